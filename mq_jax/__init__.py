@@ -1,0 +1,1 @@
+"""MetaQuant in JAX."""
