@@ -1,1 +1,17 @@
-"""MetaQuant in JAX."""
+"""Training networks of 1 to 8 bit weights, with learned gradients, in JAX."""
+
+from mq_jax.diagnostics import Diagnostics as Diagnostics
+from mq_jax.estimators import GradientEstimator as GradientEstimator
+from mq_jax.estimators import fc_grad as fc_grad
+from mq_jax.estimators import lstm_fc as lstm_fc
+from mq_jax.estimators import multi_fc as multi_fc
+from mq_jax.estimators import ste as ste
+from mq_jax.late_update import State as State
+from mq_jax.quantizers import Quantizer as Quantizer
+from mq_jax.quantizers import bwn as bwn
+from mq_jax.quantizers import dequantize as dequantize
+from mq_jax.quantizers import dorefa as dorefa
+from mq_jax.train_step import TrainStep as TrainStep
+from mq_jax.train_step import make_train_step as make_train_step
+
+__version__ = '0.1.0'

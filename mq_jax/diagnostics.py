@@ -1,0 +1,75 @@
+"""What quantized training does to the weights, layer by layer."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax.estimators import GradientEstimator
+from mq_jax.quantizers import Quantizer
+from mq_jax.selection import map_selected
+
+Array = jax.Array
+
+
+class Diagnostics(NamedTuple):
+  """A look at the quantized layers.
+
+  Attributes:
+    flipped: Path to the share of codes, 0 to 1, that differ from those of the
+      earlier snapshot; empty without one.
+    saturation: Path to the share of weights, 0 to 1, beyond the quantizer's
+      active range.
+    factor: The scalars that a stack without activation amounts to: `s`, and
+      `offset` where it has biases; else empty.
+  """
+
+  flipped: dict[str, Array]
+  saturation: dict[str, Array]
+  factor: dict[str, Array]
+
+
+def diagnose(
+  selected: Mapping[str, Quantizer],
+  estimator: GradientEstimator,
+  phi: Any,
+  w_tilde: Mapping[str, Array],
+  variables: Mapping[str, Any],
+  codes: Mapping[str, Array],
+  since: Mapping[str, Array] | None,
+) -> Diagnostics:
+  """Compares codes with an earlier snapshot and looks at W̃ and φ.
+
+  Args:
+    selected: Path to quantizer.
+    estimator: The estimator that φ belongs to.
+    phi: φ.
+    w_tilde: Path to pre-processed weight.
+    variables: Path to the quantizer's variables.
+    codes: Path to the codes of now.
+    since: Path to the codes of an earlier step, or None.
+
+  Returns:
+    `Diagnostics`.
+
+  Raises:
+    ValueError: If `since` is a snapshot of other layers or other shapes.
+  """
+  if since is not None:
+    shapes = {path: jnp.shape(leaf) for path, leaf in codes.items()}
+    others = {path: jnp.shape(leaf) for path, leaf in since.items()}
+    if shapes != others:
+      raise ValueError(
+        f'since has the codes of {others}, but the state has {shapes}: take'
+        ' the snapshot with codes(state) of the same train step.'
+      )
+  return Diagnostics(
+    flipped={}
+    if since is None
+    else {path: jnp.mean(codes[path] != since[path]) for path in codes},
+    saturation=map_selected(
+      lambda q, w, v: jnp.mean(q.saturated(w, v)), selected, w_tilde, variables
+    ),
+    factor=estimator.factor(phi),
+  )

@@ -1,0 +1,148 @@
+"""Rules: which leaf of a parameter pytree gets which quantizer.
+
+The library sees pytrees, never modules. A leaf is named by its path, such as
+`stage1/conv1/kernel`, and all leaves that one method works on travel as a
+dict from path to array.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax.quantizers import Quantizer
+
+Array = jax.Array
+Params = Any
+Leaves = dict[str, Array]
+Rules = Quantizer | Sequence[tuple[str, Quantizer | None]]
+T = TypeVar('T')
+
+
+def named_leaves(params: Params) -> Leaves:
+  """All leaves of `params` by path, in the order of the pytree.
+
+  Raises:
+    ValueError: If two leaves have the same path.
+  """
+  flat, _ = jax.tree_util.tree_flatten_with_path(params)
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in flat
+  }
+  if len(leaves) < len(flat):
+    raise ValueError(
+      'Two leaves have the same path, so a key must contain "/". The paths'
+      f' are: {_listing(leaves)}.'
+    )
+  return leaves
+
+
+def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
+  """Chooses a quantizer for each leaf that is to be quantized.
+
+  Args:
+    params: Pytree of arrays, or of anything with a dtype and a shape.
+    rules: Sequence of `(regex, Quantizer or None)`. The regex must match the
+      whole path; the first that does decides, None keeps full precision, and so
+      does a leaf that no rule matches. A bare `Quantizer` takes every leaf of
+      two or more dimensions.
+
+  Returns:
+    Path to quantizer, in the order of the pytree.
+
+  Raises:
+    TypeError: If `rules` is neither, or a chosen leaf is not floating point.
+    ValueError: If a rule decides about no leaf, or a bare quantizer finds no
+      leaf of two dimensions.
+  """
+  check_rules(rules)
+  leaves = named_leaves(params)
+  if isinstance(rules, Quantizer):
+    selected = {p: rules for p, leaf in leaves.items() if jnp.ndim(leaf) >= 2}
+    if not selected:
+      raise ValueError(
+        'No leaf has two or more dimensions, so nothing would be quantized.'
+        f' The paths are: {_listing(leaves)}.'
+      )
+  else:
+    selected = _first_match(leaves, rules)
+  for path in selected:
+    if not jnp.issubdtype(jnp.result_type(leaves[path]), jnp.floating):
+      raise TypeError(
+        f'{path} has dtype {jnp.result_type(leaves[path])}, and only floating'
+        ' point leaves can be quantized: give it a rule with None.'
+      )
+  return selected
+
+
+def check_rules(rules: Any) -> None:
+  """Raises unless `rules` are a quantizer or `(regex, Quantizer or None)`s.
+
+  Raises:
+    TypeError: If they are not.
+    ValueError: If a regex is none.
+  """
+  if isinstance(rules, Quantizer):
+    return
+  hint = 'quantizer must be a Quantizer or a sequence of (regex, Quantizer)'
+  if isinstance(rules, str) or not isinstance(rules, Sequence):
+    raise TypeError(f'{hint}, not {type(rules).__name__}.')
+  for rule in rules:
+    if isinstance(rule, Quantizer) or not (
+      isinstance(rule, tuple | list) and len(rule) == 2
+    ):
+      raise TypeError(f'{hint} pairs, but one rule is {rule!r}.')
+    if not (rule[1] is None or isinstance(rule[1], Quantizer)):
+      raise TypeError(
+        f'{hint} pairs, but the rule {rule[0]!r} has {rule[1]!r}.'
+      )
+    try:
+      re.compile(rule[0])
+    except re.error as error:
+      raise ValueError(
+        f'The rule {rule[0]!r} is no regular expression: {error}.'
+      ) from error
+
+
+def _first_match(
+  leaves: Mapping[str, Any], rules: Sequence[tuple[str, Quantizer | None]]
+) -> dict[str, Quantizer]:
+  decided: dict[str, Quantizer | None] = {}
+  for pattern, quantizer in rules:
+    matched = [p for p in leaves if re.fullmatch(pattern, p)]
+    fresh = [p for p in matched if p not in decided]
+    if not fresh:
+      reason = (
+        f'matches only leaves that earlier rules took: {_listing(matched)}'
+        if matched
+        else f'matches no leaf. The paths are: {_listing(leaves)}'
+      )
+      raise ValueError(f'The rule {pattern!r} {reason}.')
+    decided.update(dict.fromkeys(fresh, quantizer))
+  return {p: q for p in leaves if (q := decided.get(p)) is not None}
+
+
+def _listing(paths: Any) -> str:
+  return ', '.join(paths) or '(none)'
+
+
+def replace(params: Params, leaves: Mapping[str, Array]) -> Params:
+  """`params` with the leaves of these paths put in the place of its own."""
+  own = named_leaves(params)
+  own.update(leaves)
+  return jax.tree.unflatten(jax.tree.structure(params), list(own.values()))
+
+
+def map_selected(
+  function: Callable[..., T],
+  selected: Mapping[str, Quantizer],
+  *trees: Mapping[str, Any],
+) -> dict[str, T]:
+  """`{path: function(quantizer, tree[path], ...)}` over the selected leaves."""
+  return {
+    path: function(quantizer, *(tree[path] for tree in trees))
+    for path, quantizer in selected.items()
+  }

@@ -1,0 +1,173 @@
+"""FCs(φ, σ, x): the fully-connected stack that acts on single coordinates.
+
+Every layer maps one coordinate alone, so a stack without activation is one
+straight line, and a ReLU stack without hidden biases is two half-lines that
+meet at zero. Such stacks are evaluated at two or three points, in place of all
+coordinates: the same numbers and the same φ-gradients, at no cost.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax import coordinates
+
+Array = jax.Array
+Leaves = coordinates.Leaves
+Phi = tuple[dict[str, Array], ...]
+
+_ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
+  None: lambda x: x,
+  'relu': lambda x: jnp.maximum(x, 0),
+  'tanh': jnp.tanh,
+}
+
+
+class Stack(NamedTuple):
+  """Shape of a stack of linear layers with one input and one output.
+
+  Attributes:
+    hidden: Width of the layers between; a single layer ignores it.
+    layers: Number of linear layers.
+    activation: None, 'relu' or 'tanh', between the layers.
+    bias: Whether the layers before the last have a bias.
+    last_bias: Whether the last layer has a bias.
+  """
+
+  hidden: int
+  layers: int
+  activation: str | None
+  bias: bool
+  last_bias: bool
+
+
+def checked_stack(
+  hidden: int,
+  layers: int,
+  activation: str | None,
+  bias: bool,
+  last_bias: bool,
+) -> Stack:
+  """A `Stack`, or a `ValueError` that names what is wrong."""
+  check_count('hidden', hidden)
+  check_count('layers', layers)
+  if activation not in _ACTIVATIONS:
+    raise ValueError(
+      f'activation={activation!r} is unknown: choose None, "relu" or "tanh".'
+    )
+  # A single layer has nothing to activate.
+  return Stack(
+    hidden, layers, activation if layers > 1 else None, bias, last_bias
+  )
+
+
+def check_count(name: str, value: int) -> None:
+  """Raises a `ValueError` unless `value` is a positive integer."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise ValueError(f'{name}={value!r} must be a positive integer.')
+
+
+def init(key: Array, stack: Stack, dtype: Any) -> Phi:
+  """φ of the stack, its layers from U(±1/sqrt(fan_in)).
+
+  Args:
+    key: PRNG key.
+    stack: Shape of the stack.
+    dtype: Of all parameters.
+
+  Returns:
+    A layer a dict: `kernel` (in, out) and, where it has one, `bias` (out,).
+  """
+  widths = (1, *(stack.hidden,) * (stack.layers - 1), 1)
+  keys = jax.random.split(key, stack.layers)
+  biases = [stack.bias] * (stack.layers - 1) + [stack.last_bias]
+  return tuple(
+    init_layer(k, shape, bias, dtype)
+    for k, shape, bias in zip(
+      keys, itertools.pairwise(widths), biases, strict=True
+    )
+  )
+
+
+def init_layer(
+  key: Array, shape: tuple[int, int], bias: bool, dtype: Any
+) -> dict[str, Array]:
+  """A linear layer, everything from U(±1/sqrt(fan_in)) as in PyTorch."""
+  bound = 1 / math.sqrt(shape[0])
+  kernel_key, bias_key = jax.random.split(key)
+  layer = {'kernel': jax.random.uniform(kernel_key, shape, dtype, -bound, bound)}
+  if bias:
+    layer['bias'] = jax.random.uniform(
+      bias_key, shape[1:], dtype, -bound, bound
+    )
+  return layer
+
+
+def init_identity(key: Array, stack: Stack, dtype: Any) -> Phi:
+  """φ of a stack without activation whose layers multiply to 1.
+
+  Each hidden unit passes on 1/hidden of its input, with a sign of its own, so
+  that all units start alive and alike; biases start at 0.
+  """
+  first, *rest = init(key, stack, dtype)
+  if not rest:
+    kernels = [jnp.ones_like(first['kernel'])]
+  else:
+    sign = jnp.where(first['kernel'] < 0, -1.0, 1.0).astype(dtype)
+    unit = sign / math.sqrt(stack.hidden)
+    middle = [jnp.eye(stack.hidden, dtype=dtype)] * (stack.layers - 2)
+    kernels = [unit, *middle, unit.T]
+  return tuple(
+    {name: jnp.zeros_like(leaf) for name, leaf in layer.items()}
+    | {'kernel': kernel}
+    for layer, kernel in zip((first, *rest), kernels, strict=True)
+  )
+
+
+def evaluate(phi: Phi, stack: Stack, x: Array) -> Array:
+  """FCs(φ, σ, x) by the plain network, for x of shape (n,): shape (n,)."""
+  activation = _ACTIVATIONS[stack.activation]
+  signal = x[:, None]
+  for index, layer in enumerate(phi):
+    signal = activation(signal) if index else signal
+    signal = signal @ layer['kernel']
+    if 'bias' in layer:
+      signal = signal + layer['bias'][None, :]
+  return signal[:, 0]
+
+
+def line(phi: Phi, stack: Stack) -> tuple[Array, Array]:
+  """`(slope, offset)` of a stack without activation, two scalars."""
+  offset, at_one = evaluate(phi, stack, jnp.arange(2, dtype=_dtype(phi)))
+  return at_one - offset, offset
+
+
+def apply(phi: Phi, stack: Stack, leaves: Leaves) -> dict[str, Array]:
+  """FCs(φ, σ, ·) of every coordinate of every leaf, in the cheapest way."""
+  if stack.activation is None:
+    slope, offset = line(phi, stack)
+    has_offset = any('bias' in layer for layer in phi)
+    return {
+      path: slope * x + offset if has_offset else slope * x
+      for path, x in leaves.items()
+    }
+  if stack.activation == 'relu' and not stack.bias:
+    probes = jnp.arange(-1, 2, dtype=_dtype(phi))
+    at_minus_one, offset, at_one = evaluate(phi, stack, probes)
+    rising, falling = at_one - offset, at_minus_one - offset
+    return {
+      path: offset + jnp.where(x >= 0, rising, -falling) * x
+      for path, x in leaves.items()
+    }
+  blocks = coordinates.map_blocks(
+    lambda x: evaluate(phi, stack, x), coordinates.to_blocks(leaves)
+  )
+  return coordinates.from_blocks(blocks, leaves)
+
+
+def _dtype(phi: Phi) -> Any:
+  return phi[0]['kernel'].dtype
