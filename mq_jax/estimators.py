@@ -135,7 +135,9 @@ def multi_fc(
     ValueError: If an argument is out of range.
   """
   identity = _checked_init(init)
-  stack = stacks.checked_stack(hidden, layers, activation, bias, bias or identity)
+  stack = stacks.checked_stack(
+    hidden, layers, activation, bias, bias or identity
+  )
 
   def init_fn(key: Array, leaves: Leaves) -> Phi:
     *first, last = stacks.init(key, stack, _dtype(leaves))

@@ -184,3 +184,16 @@ def check_differentiable(
         ' as optax.scale_by_adam(eps_root=1e-8), or leave'
         ' differentiate_refinement False.'
       )
+
+
+def check_with_stand_in(refine: optax.GradientTransformation) -> None:
+  """`check_differentiable` before there are parameters.
+
+  A transformation that takes only the real tree passes here.
+  """
+  stand_in = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+  try:
+    refine.update(stand_in, refine.init(stand_in), stand_in)
+  except Exception:
+    return
+  check_differentiable(refine, stand_in)

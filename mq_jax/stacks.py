@@ -99,7 +99,9 @@ def init_layer(
   """A linear layer, everything from U(±1/sqrt(fan_in)) as in PyTorch."""
   bound = 1 / math.sqrt(shape[0])
   kernel_key, bias_key = jax.random.split(key)
-  layer = {'kernel': jax.random.uniform(kernel_key, shape, dtype, -bound, bound)}
+  layer = {
+    'kernel': jax.random.uniform(kernel_key, shape, dtype, -bound, bound)
+  }
   if bias:
     layer['bias'] = jax.random.uniform(
       bias_key, shape[1:], dtype, -bound, bound

@@ -22,19 +22,16 @@ from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import (
   State,
   check_differentiable,
+  check_with_stand_in,
   late_update,
   weight_gradient,
 )
+from mq_jax.loss import Batch, LossFn, Metrics, checked_loss, merged_metrics
 from mq_jax.quantizers import dequantize, quantize
 from mq_jax.selection import Rules, map_selected, named_leaves
 
 Array = jax.Array
 Params = Any
-Batch = Any
-Metrics = dict[str, Array]
-LossFn = Callable[
-  [Params, Any, Batch, Array], tuple[Array, tuple[Any, Metrics]]
-]
 
 
 class TrainStep(NamedTuple):
@@ -128,10 +125,10 @@ def make_train_step(
     differentiate_refinement=differentiate_refinement,
   )
   if differentiate_refinement:
-    _check_with_stand_in(refine)
+    check_with_stand_in(refine)
   select = functools.partial(selection.select, rules=quantizer)
   ste = estimators.ste()
-  checked_loss = _checked_loss(loss_fn)
+  loss_at = checked_loss(loss_fn)
 
   def preprocessed(state: State) -> dict[str, Array]:
     return map_selected(
@@ -151,7 +148,7 @@ def make_train_step(
       selected, w_tilde, state.variables,
     )  # fmt: skip
     (loss, (model_state, metrics)), grads = jax.value_and_grad(
-      checked_loss, has_aux=True
+      loss_at, has_aux=True
     )(
       selection.replace(state.params, w_hat),
       state.model_state,
@@ -162,8 +159,10 @@ def make_train_step(
       lambda q, *leaf: q.update(*leaf),
       selected, state.variables, w_tilde, w_hat, named_leaves(grads),
     )  # fmt: skip
-    return loss, metrics, state._replace(
-      model_state=model_state, grads=grads, variables=variables
+    return (
+      loss,
+      metrics,
+      state._replace(model_state=model_state, grads=grads, variables=variables),
     )
 
   def loss_of_phi(
@@ -174,9 +173,7 @@ def make_train_step(
     # What follows is a constant but for the cotangent of W', attached below.
     new = lax.stop_gradient(moved)
     loss, metrics, evaluated = evaluate(new, batch, state.step + 1)
-    back, back_phi = (
-      (ste, ()) if phi_cotangent == 'ste' else (estimator, phi)
-    )
+    back, back_phi = (ste, ()) if phi_cotangent == 'ste' else (estimator, phi)
     cotangent, _ = weight_gradient(
       back, selected, lax.stop_gradient(back_phi), evaluated
     )
@@ -238,10 +235,10 @@ def make_train_step(
     )
     own = {
       'loss': loss,
-      'phi_grad_norm': jnp.asarray(optax.global_norm(phi_grad), loss.dtype),
+      'phi_grad_norm': jnp.asarray(optax.tree.norm(phi_grad), loss.dtype),
       'finite': _all_finite((loss, new.grads, phi_grad)),
     }
-    return new, _merged(metrics, own)
+    return new, merged_metrics(metrics, own)
 
   def quantized(state: State) -> Params:
     w_hat = map_selected(
@@ -295,64 +292,6 @@ def _schedule(
       ' schedule.'
     )
   return lambda step: learning_rate
-
-
-def _check_with_stand_in(refine: optax.GradientTransformation) -> None:
-  # Refuses at construction, before there are parameters; a transformation
-  # that only takes the real tree fails here and is checked by `init`.
-  stand_in = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
-  try:
-    refine.update(stand_in, refine.init(stand_in), stand_in)
-  except Exception:  # noqa: BLE001
-    return
-  check_differentiable(refine, stand_in)
-
-
-def _checked_loss(loss_fn: LossFn) -> LossFn:
-  def checked(
-    params: Params, model_state: Any, batch: Batch, rng: Array
-  ) -> tuple[Array, tuple[Any, Metrics]]:
-    returned = loss_fn(params, model_state, batch, rng)
-    try:
-      loss, (new_model_state, metrics) = returned
-    except (TypeError, ValueError) as error:
-      raise TypeError(
-        'loss_fn must return (loss, (model_state, metrics)), not'
-        f' {jax.tree.structure(returned)}.'
-      ) from error
-    if jnp.shape(loss) != ():
-      raise ValueError(
-        f'loss_fn returned a loss of shape {jnp.shape(loss)}: take its mean.'
-      )
-    if not isinstance(metrics, Mapping):
-      raise TypeError(
-        f'loss_fn must return its metrics as a dict, not {type(metrics)}.'
-      )
-    old, new = _specification(model_state), _specification(new_model_state)
-    if old != new:
-      raise ValueError(
-        f'loss_fn must keep the structure, shapes and dtypes of model_state: it'
-        f' got {old} and returned {new}.'
-      )
-    return loss, (new_model_state, dict(metrics))
-
-  return checked
-
-
-def _specification(tree: Any) -> tuple[Any, list[str]]:
-  leaves, structure = jax.tree.flatten(tree)
-  return structure, [
-    f'{jnp.result_type(leaf)}{list(jnp.shape(leaf))}' for leaf in leaves
-  ]
-
-
-def _merged(metrics: Metrics, own: Metrics) -> Metrics:
-  if taken := sorted(own.keys() & metrics.keys()):
-    raise ValueError(
-      f'loss_fn returned metrics named {taken}, which the step itself'
-      ' reports: give them other names.'
-    )
-  return metrics | own
 
 
 def _only(paths: Iterable[str], tree: Any) -> dict[str, Array]:

@@ -1,0 +1,75 @@
+# Two commands do everything, set-up included: make demo, make test.
+# A stamp in .venv records what is installed; pip runs again where setup.cfg or
+# pyproject.toml is newer than the stamp.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+DEMO_DIR := runs/demo
+
+# Evaluated only where .venv is made: the first Python that works and is new
+# enough. A shim of pyenv can be found and still not run.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; \
+  do $$p -c $(NEW_ENOUGH) >/dev/null 2>&1 && echo $$p && break; done)
+NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+
+# Overrides of the configuration, such as --config.epochs=1
+DEMO_ARGS ?=
+# More for pytest, such as "-k lstm -x". On two cores two processes take about
+# half the time: a test spends its time compiling, on one core.
+TEST_ARGS ?=
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: demo test lint format clean distclean help install
+
+demo: $(VENV)/.experiments  ## Train a ResNet20 of 1-bit weights, a few minutes
+	rm -rf $(DEMO_DIR)
+	$(BIN)/python -m experiments.cifar \
+	  --config=experiments/configs/digits.py --workdir=$(DEMO_DIR) $(DEMO_ARGS)
+
+test: $(VENV)/.dev  ## Run the tests
+	$(BIN)/python -m pytest -n $(WORKERS) $(TEST_ARGS)
+
+lint: $(VENV)/.dev  ## Check style, format and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mq_jax experiments
+
+format: $(VENV)/.dev  ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.dev  ## Make .venv with all that development needs
+
+clean:  ## Remove the demo's run, caches and build outputs
+	rm -rf $(DEMO_DIR) build dist .pytest_cache .hypothesis .mypy_cache \
+	  .ruff_cache
+	find mq_jax experiments tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove the environments and unpacked test data too
+	rm -rf $(VENV) .venv-newest .mq_data mq_jax.egg-info
+
+help:  ## Show this list
+	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "make %-10s%s\n", $$1, $$2}' \
+	  $(firstword $(MAKEFILE_LIST))
+
+# Without --clear, so that an environment made by hand is kept.
+$(VENV)/.made:
+	@python="$(PYTHON)"; "$${python:-false}" -c $(NEW_ENOUGH) || { \
+	  echo "No working Python of 3.11 or newer: PYTHON='$$python'." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }; \
+	echo "Making $(VENV) with $$python"; "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.experiments: setup.cfg pyproject.toml | $(VENV)/.made
+	@echo "Installing what the experiments need into $(VENV): about a minute"
+	$(PIP_INSTALL) -e '.[experiments]'
+	@touch $@
+
+$(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/.made
+	@echo "Installing what development needs into $(VENV): about a minute"
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/.experiments $@

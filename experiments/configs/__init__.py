@@ -1,0 +1,1 @@
+"""One file a network or a dataset, each with a `get_config()`."""

@@ -1,0 +1,52 @@
+"""ResNet20 on CIFAR-10 at 1 bit: the protocol of MetaQuant's Table 1.
+
+  python -m experiments.cifar --config=experiments/configs/resnet20.py \
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+
+Any value is overridden on the command line, such as `--config.quantizer=bwn
+--config.estimator=lstm_fc --config.optimizer=adam --config.seed=3`. Without
+`pretrained` a full-precision base model is trained first, `pretrain_epochs`
+long.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+  """The configuration; every key that a run may have is listed here."""
+  config = ConfigDict()
+  config.network = 'resnet20'  # 20, 32, 44, 56 or 110
+  config.dataset = 'cifar10'  # cifar10, cifar100, digits
+  config.data_dir = ''  # default: $TFDS_DATA_DIR, then ~/tensorflow_datasets
+  config.pretrained = ''  # model file, or one of the authors' .pth files
+  config.pretrain_epochs = 164
+  config.dtype = 'float32'  # of the computation; parameters stay float32
+  config.seed = 0
+
+  config.quantizer = 'dorefa'  # dorefa, bwn, none
+  config.bits = 1  # dorefa: 1 to 8
+  config.per_channel = False  # bwn
+  config.clip = 1.0  # of the straight-through rule; 0 for none
+  config.scaled_gradient = True  # bwn: the straight-through rule's factor
+
+  config.estimator = 'multi_fc'  # ste, fc_grad, multi_fc, lstm_fc
+  config.hidden = 100
+  config.layers = 2  # fc_grad, multi_fc
+  config.activation = config_dict.placeholder(str)  # None, relu, tanh
+  config.init = 'random'  # random, identity
+  config.carry = True  # lstm_fc: keep the memory from step to step
+  config.phi_cotangent = 'ste'  # ste, estimator
+  config.differentiate_refinement = False
+
+  config.optimizer = 'sgd'  # sgd, momentum, adam
+  config.eps_root = 0.0  # adam
+  config.weight_decay = 0.0  # coupled, on every parameter
+  config.learning_rate = 1e-3  # alpha
+  config.meta_learning_rate = 1e-3  # gamma
+  config.decay_every = 30  # epochs after which both are divided by 10
+  config.batch_size = 128
+  config.epochs = 100
+
+  config.chunk = 10  # steps run at a time without a look from the host
+  config.checkpoint_every = 100  # steps; the end of an epoch always
+  return config

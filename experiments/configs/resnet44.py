@@ -1,0 +1,16 @@
+"""ResNet44 on CIFAR-10 at 1 bit: the protocol of MetaQuant's Table 1.
+
+  python -m experiments.cifar --config=experiments/configs/resnet44.py \
+    --config.pretrained=MetaQuant-ResNet44-CIFAR10.pth
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import resnet20
+
+
+def get_config() -> ConfigDict:
+  """The configuration of ResNet20 with another network."""
+  config = resnet20.get_config()
+  config.network = 'resnet44'
+  return config

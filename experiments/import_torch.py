@@ -1,0 +1,353 @@
+r"""Converts the authors' .pth files to our model files, without torch.
+
+The files are of torch before 1.6: five pickles one after the other (a magic
+number, the version, the machine, the state dict, the names of its storages),
+then each storage as its length and its numbers. A pickle can name any function
+and have it called. Here it may name the five things that a state dict needs,
+and gets stand-ins of ours even for those.
+
+  python -m experiments.import_torch MetaQuant-ResNet20-CIFAR10.pth \
+    resnet20.safetensors
+"""
+
+import argparse
+import hashlib
+import io
+import math
+import os
+import pathlib
+import pickle
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import model_file
+from mq_jax import models
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+# Little-endian, as every machine with a GPU writes them.
+_DTYPES = {
+  'FloatStorage': '<f4',
+  'DoubleStorage': '<f8',
+  'HalfStorage': '<f2',
+  'LongStorage': '<i8',
+}
+_PICKLE_ERRORS = (
+  pickle.UnpicklingError,
+  ArithmeticError,
+  AttributeError,
+  EOFError,
+  LookupError,
+  MemoryError,
+  TypeError,
+  ValueError,
+)
+
+
+def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
+  """Reads a .pth file of the authors; runs nothing that is in it.
+
+  Depth and number of classes come from the names and shapes of the weights.
+
+  Args:
+    path: A state dict of a ResNet for CIFAR, saved by torch before 1.6 or with
+      `_use_new_zipfile_serialization=False`.
+
+  Returns:
+    Parameters and batch statistics in float32; `metadata` has `network`,
+    `num_classes`, and the `source` file's name and SHA-256.
+
+  Raises:
+    FileNotFoundError: If there is none.
+    ValueError: If it is damaged, of another format, names anything but tensors,
+      or holds another network.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no file {path}')
+  content = path.read_bytes()
+  try:
+    arrays = read_state_dict(content)
+    network, num_classes = _identify(arrays)
+    variables = _convert(arrays, network, num_classes)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+  metadata = {
+    'network': network,
+    'num_classes': str(num_classes),
+    'source': path.name,
+    'source_sha256': hashlib.sha256(content).hexdigest(),
+  }
+  return model_file.ModelFile(
+    variables['params'], variables['batch_stats'], metadata
+  )
+
+
+class _Storage(NamedTuple):
+  name: str
+  dtype: str
+  length: int
+
+
+class _Tensor(NamedTuple):
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+class _StateDict(dict):
+  """In place of OrderedDict; drops the attributes torch hangs on it."""
+
+  def __setstate__(self, state: Any) -> None:
+    pass
+
+
+class _Unpickler(pickle.Unpickler):
+  """Builds descriptions of tensors, and refuses whatever else is named."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) == ('collections', 'OrderedDict'):
+      return _StateDict
+    if (module, name) == ('torch._utils', '_rebuild_tensor_v2'):
+      return self._tensor
+    if module == 'torch' and name in _DTYPES:
+      return name
+    raise pickle.UnpicklingError(
+      f'it asks for {module}.{name}, which no state dict needs; nothing of it'
+      ' was run. If the file is a whole module and you trust it, save its'
+      ' state_dict() with torch'
+    )
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    kind, storage_type, name, _, length, view = pid
+    if kind != 'storage' or storage_type not in _DTYPES or view is not None:
+      raise pickle.UnpicklingError(f'it has an unknown storage {pid!r}')
+    return _Storage(name, _DTYPES[storage_type], length)
+
+  def _tensor(
+    self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+  ) -> _Tensor:
+    if not isinstance(storage, _Storage):
+      raise pickle.UnpicklingError(f'it has a tensor of {type(storage)}')
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
+  """The arrays of a state dict in torch's old format.
+
+  Args:
+    content: Of a whole file.
+
+  Returns:
+    Arrays by torch's names, such as `layer1.0.conv1.weight`.
+
+  Raises:
+    ValueError: If the file is damaged, of another format or names anything but
+      tensors.
+  """
+  if content.startswith(b'PK'):
+    raise ValueError(
+      'it is a zip archive, the format of torch from 1.6 on. Where torch is'
+      ' installed: torch.save(torch.load(path, weights_only=True), path,'
+      ' _use_new_zipfile_serialization=False)'
+    )
+  stream = io.BytesIO(content)
+  if _unpickle(stream, 'magic number') != MAGIC_NUMBER:
+    raise ValueError('it is a pickle, but torch.save did not write it')
+  version = _unpickle(stream, 'version')
+  if version != PROTOCOL_VERSION:
+    raise ValueError(f'its version is {version!r}, not {PROTOCOL_VERSION}')
+  machine = _unpickle(stream, 'machine')
+  if not isinstance(machine, dict) or machine.get('little_endian') is not True:
+    raise ValueError('it was not written by a little-endian machine')
+  tensors = _unpickle(stream, 'state dict')
+  if not isinstance(tensors, dict) or not all(
+    isinstance(name, str) and isinstance(tensor, _Tensor)
+    for name, tensor in tensors.items()
+  ):
+    raise ValueError(
+      'it is not a state dict, tensors by name: save model.state_dict() itself'
+    )
+  names = _unpickle(stream, 'list of storages')
+  storages = _read_storages(stream, tensors, names)
+  return {
+    name: _array(name, tensor, storages) for name, tensor in tensors.items()
+  }
+
+
+def _unpickle(stream: io.BytesIO, what: str) -> Any:
+  try:
+    return _Unpickler(stream).load()
+  except _PICKLE_ERRORS as error:
+    raise ValueError(
+      f'its {what} cannot be read: {error or type(error).__name__}. The file is'
+      ' cut short, damaged or not a .pth file'
+    ) from error
+
+
+def _read_storages(
+  stream: io.BytesIO, tensors: Mapping[str, _Tensor], names: Any
+) -> dict[str, np.ndarray]:
+  wanted = {tensor.storage.name: tensor.storage for tensor in tensors.values()}
+  if not isinstance(names, list) or not set(wanted) <= set(map(str, names)):
+    raise ValueError('its list of storages lacks some that its tensors need')
+  storages = {}
+  for name in names:
+    if name not in wanted:
+      raise ValueError(f'its storage {name!r} belongs to no tensor')
+    length = int.from_bytes(stream.read(8), 'little')
+    _, dtype, expected = wanted[name]
+    if length == expected:
+      size = length * np.dtype(dtype).itemsize
+      data = stream.read(size)
+    if length != expected or len(data) != size:
+      raise ValueError(
+        f'its numbers end early or are damaged, at byte {stream.tell()}: copy'
+        ' it again'
+      )
+    storages[name] = np.frombuffer(data, dtype)
+  return storages
+
+
+def _array(
+  name: str, tensor: _Tensor, storages: Mapping[str, np.ndarray]
+) -> np.ndarray:
+  storage = storages[tensor.storage.name]
+  _, offset, shape, strides = tensor
+  numbers = (offset, *shape, *strides)
+  sane = len(shape) == len(strides) and all(
+    type(number) is int and number >= 0 for number in numbers
+  )
+  # A view beyond its storage would read memory that is not the file's.
+  if sane and 0 not in shape:
+    last = offset + sum(
+      (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
+    )
+    sane = last < storage.size
+  if not sane or 0 in shape:
+    raise ValueError(f'its tensor {name} lies outside its storage')
+  return np.lib.stride_tricks.as_strided(
+    storage[offset:],
+    shape,
+    [stride * storage.itemsize for stride in strides],
+    writeable=False,
+  )
+
+
+def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
+  blocks = {
+    int(match[1])
+    for name in arrays
+    if (match := re.fullmatch(r'layer1\.(\d+)\.conv1\.weight', name))
+  }
+  if (
+    not blocks or 'fc.weight' not in arrays or 'layer4.0.conv1.weight' in arrays
+  ):
+    raise ValueError(
+      'it holds no ResNet for CIFAR, of layer1 to layer3 and fc. Its tensors:'
+      f' {_few(arrays)}'
+    )
+  return f'resnet{6 * len(blocks) + 2}', int(arrays['fc.weight'].shape[0])
+
+
+def _convert(
+  arrays: Mapping[str, np.ndarray], network: str, num_classes: int
+) -> Any:
+  """Our variables from torch's, each name and shape compared."""
+  net = models.resnet(int(network.removeprefix('resnet')), num_classes)
+  expected = jax.eval_shape(
+    lambda key, images: net.init(key, images, train=False),
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
+  )
+  paths, treedef = jax.tree_util.tree_flatten_with_path(expected)
+  names = {
+    torch_name(jax.tree_util.keystr(path, simple=True, separator='/')): leaf
+    for path, leaf in paths
+  }
+  # Count of batches: only torch's mean over all of them needs it.
+  given = {n for n in arrays if not n.endswith('.num_batches_tracked')}
+  if missing := names.keys() - given:
+    raise ValueError(f'it looks like {network} but lacks {_few(missing)}')
+  if unknown := given - names.keys():
+    raise ValueError(f'{network} does not have its tensors {_few(unknown)}')
+  return jax.tree_util.tree_unflatten(
+    treedef,
+    [_leaf(name, arrays[name], like.shape) for name, like in names.items()],
+  )
+
+
+def torch_name(path: str) -> str:
+  """The authors' name of one of our variables.
+
+  Args:
+    path: Such as `params/stage2/block0/shortcut/kernel`.
+
+  Returns:
+    Such as `layer2.0.downsample.0.weight`.
+  """
+  name = path.split('/', 1)[1]
+  for pattern, replacement in (
+    (r'^stem_norm', 'bn1'),
+    (r'^stem', 'conv1'),
+    (r'^head', 'fc'),
+    (r'^stage(\d)/block(\d+)', r'layer\1.\2'),
+    (r'shortcut_norm', 'downsample.1'),
+    (r'shortcut', 'downsample.0'),
+    (r'norm(\d)', r'bn\1'),
+    (r'(kernel|scale)$', 'weight'),
+    (r'(mean|var)$', r'running_\1'),
+    ('/', '.'),
+  ):
+    name = re.sub(pattern, replacement, name)
+  return name
+
+
+def _leaf(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """An array in our order of axes: (height, width, in, out) or (in, out)."""
+  ours = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+  if ours.shape != shape:
+    raise ValueError(
+      f'its tensor {name} becomes {ours.shape}, but the network has {shape}'
+    )
+  if ours.dtype.kind != 'f' or not np.isfinite(ours).all():
+    raise ValueError(f'its tensor {name} has values that are no finite numbers')
+  return np.ascontiguousarray(ours, np.float32)
+
+
+def _few(names: Any, count: int = 4) -> str:
+  names = sorted(names)
+  rest = f' and {len(names) - count} more' if len(names) > count else ''
+  return ', '.join(names[:count]) + rest
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Converts one file and says what it was."""
+  parser = argparse.ArgumentParser(
+    description='Converts a .pth file of the MetaQuant authors.'
+  )
+  parser.add_argument('source', help='their .pth file')
+  parser.add_argument('destination', help='ours to write, .safetensors')
+  arguments = parser.parse_args(argv)
+  try:
+    model = load_torch(arguments.source)
+    model_file.save_model(arguments.destination, *model)
+  except (OSError, ValueError) as error:
+    sys.exit(f'import_torch: {error}')
+  leaves = jax.tree_util.tree_leaves(model.params)
+  print(
+    f'{arguments.destination}: {model.metadata["network"]},'
+    f' {model.metadata["num_classes"]} classes,'
+    f' {sum(leaf.size for leaf in leaves):,} parameters'
+  )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,82 @@
+"""The contract of the user's loss function, and its checks.
+
+All checks run while JAX traces, so they cost nothing in a step.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Params = Any
+Batch = Any
+Metrics = dict[str, Array]
+LossFn = Callable[
+  [Params, Any, Batch, Array], tuple[Array, tuple[Any, Metrics]]
+]
+
+
+def checked_loss(loss_fn: LossFn) -> LossFn:
+  """`loss_fn`, refusing what a train step cannot work with.
+
+  Args:
+    loss_fn: `(params, model_state, batch, rng) -> (loss, (model_state,
+      metrics))`.
+
+  Returns:
+    The same function, which raises when it is traced: `TypeError` if it does
+    not return that, `ValueError` if the loss is no scalar or the model's state
+    changes its structure, shapes or dtypes.
+  """
+
+  def checked(
+    params: Params, model_state: Any, batch: Batch, rng: Array
+  ) -> tuple[Array, tuple[Any, Metrics]]:
+    returned = loss_fn(params, model_state, batch, rng)
+    try:
+      loss, (new_model_state, metrics) = returned
+    except (TypeError, ValueError) as error:
+      raise TypeError(
+        'loss_fn must return (loss, (model_state, metrics)), not'
+        f' {jax.tree.structure(returned)}.'
+      ) from error
+    if jnp.shape(loss) != ():
+      raise ValueError(
+        f'loss_fn returned a loss of shape {jnp.shape(loss)}: take its mean.'
+      )
+    if not isinstance(metrics, Mapping):
+      raise TypeError(
+        f'loss_fn must return its metrics as a dict, not {type(metrics)}.'
+      )
+    old, new = _specification(model_state), _specification(new_model_state)
+    if old != new:
+      raise ValueError(
+        f'loss_fn must keep the structure, shapes and dtypes of model_state: it'
+        f' got {old} and returned {new}.'
+      )
+    return loss, (new_model_state, dict(metrics))
+
+  return checked
+
+
+def _specification(tree: Any) -> tuple[Any, list[str]]:
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, [
+    f'{jnp.result_type(leaf)}{list(jnp.shape(leaf))}' for leaf in leaves
+  ]
+
+
+def merged_metrics(metrics: Metrics, own: Metrics) -> Metrics:
+  """The metrics of the loss function and of the step, none named twice.
+
+  Raises:
+    ValueError: If both have a name.
+  """
+  if taken := sorted(own.keys() & metrics.keys()):
+    raise ValueError(
+      f'loss_fn returned metrics named {taken}, which the step itself'
+      ' reports: give them other names.'
+    )
+  return metrics | own

@@ -1,0 +1,10 @@
+"""Flax Linen networks and their layers: the one place that imports flax."""
+
+from mq_jax.models.batch_norm import BatchNorm as BatchNorm
+from mq_jax.models.resnet import ResNet as ResNet
+from mq_jax.models.resnet import resnet as resnet
+from mq_jax.models.resnet import resnet20 as resnet20
+from mq_jax.models.resnet import resnet32 as resnet32
+from mq_jax.models.resnet import resnet44 as resnet44
+from mq_jax.models.resnet import resnet56 as resnet56
+from mq_jax.models.resnet import resnet110 as resnet110

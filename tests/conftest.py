@@ -1,0 +1,50 @@
+"""How every test runs: on the CPU, as two devices, with strict shapes.
+
+The environment is set before jax is imported; processes that tests start
+inherit it.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+# Tests of sharding need two devices. A count given from outside stands.
+_DEVICES = '--xla_force_host_platform_device_count'
+_FLAGS = os.environ.get('XLA_FLAGS', '')
+if _DEVICES not in _FLAGS:
+  os.environ['XLA_FLAGS'] = f'{_FLAGS} {_DEVICES}=2'.strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+_DATA_FOLDERS = ('cifar-10-batches-bin', 'pretrained')
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+  """Lets one test compute in float64, for exact comparisons."""
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture(scope='session')
+def data_dir() -> pathlib.Path:
+  """The folder of real data that MQ_DATA_DIR names; skips where it is unset.
+
+  It holds cifar-10-batches-bin/ and pretrained/.
+  """
+  name = os.environ.get('MQ_DATA_DIR')
+  if not name:
+    pytest.skip(
+      'MQ_DATA_DIR is not set: real data is tested where it names a folder'
+      f' with {" and ".join(_DATA_FOLDERS)}'
+    )
+  path = pathlib.Path(name).expanduser().resolve()
+  if absent := [f for f in _DATA_FOLDERS if not (path / f).is_dir()]:
+    # Skipping here would hide a mistyped path.
+    pytest.fail(f'MQ_DATA_DIR={name} lacks the folders {absent}')
+  return path

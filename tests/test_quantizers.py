@@ -1,0 +1,205 @@
+"""Quantizers against hand-computed numbers and closed forms."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import mq_jax
+from mq_jax.quantizers import quantize
+
+WEIGHTS = hnp.arrays(
+  np.float32,
+  hnp.array_shapes(min_dims=1, max_dims=4, max_side=5),
+  elements=st.floats(-3, 3, width=32),
+)
+ATANH_HALF = np.arctanh(0.5)
+
+
+def codes_and_levels(quantizer, w):
+  return quantizer.codes(quantizer.preprocess(w, ()), ())
+
+
+def test_dorefa_2_bit_by_hand():
+  # tanh(W) = (0.5, -0.25, 0, 0.1), so W~ = tanh(W) + 1/2, and 3 W~ =
+  # (3, 0.75, 1.5, 1.8) rounds to (3, 1, 2, 2), the tie upwards.
+  w = jnp.arctanh(jnp.array([0.5, -0.25, 0.0, 0.1]))
+  quantizer = mq_jax.dorefa(bits=2)
+  np.testing.assert_allclose(
+    quantizer.preprocess(w, ()), [1.0, 0.25, 0.5, 0.6], rtol=1e-6
+  )
+  codes, levels = codes_and_levels(quantizer, w)
+  np.testing.assert_array_equal(codes, [3, 1, 2, 2])
+  np.testing.assert_allclose(levels, [-1, -1 / 3, 1 / 3, 1], rtol=1e-6)
+  np.testing.assert_allclose(
+    quantize(quantizer, w, ()), [1, -1 / 3, 1 / 3, 1 / 3], rtol=1e-6
+  )
+
+
+def test_dorefa_calibration_is_equation_4_as_printed():
+  w = jnp.arctanh(jnp.array([0.5, -0.25, 0.0]))
+  g = mq_jax.dorefa().calibrate(w, jnp.array([1.0, 2.0, -1.0]), ())
+  # (1 - tanh^2) / max|tanh| = (0.75, 0.9375, 1) / 0.5
+  np.testing.assert_allclose(g, [1.5, 3.75, -2.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 3, 8])
+def test_dorefa_calibration_is_twice_the_derivative_of_a(x64, bits):
+  quantizer = mq_jax.dorefa(bits)
+  w = jnp.array([0.7, -0.3, 0.0, 1.2])
+  derivative = jax.vjp(lambda w: quantizer.preprocess(w, ()), w)[1]
+  (slope,) = derivative(jnp.ones(4))
+  np.testing.assert_allclose(
+    quantizer.calibrate(w, jnp.ones(4), ()), 2 * slope, rtol=1e-12
+  )
+  # Finite differences see the maximum move, all coordinates but the largest
+  # do not.
+  eps = 1e-6
+  for i in range(3):
+    step = jnp.zeros(4).at[i].set(eps)
+    difference = quantizer.preprocess(w + step, ()) - quantizer.preprocess(
+      w - step, ()
+    )
+    np.testing.assert_allclose(difference[i] / (2 * eps), slope[i], rtol=1e-8)
+
+
+@hypothesis.given(WEIGHTS, st.integers(1, 8))
+@hypothesis.settings(deadline=None, max_examples=40)
+def test_dorefa_levels_and_order(w, bits):
+  quantizer = mq_jax.dorefa(bits)
+  codes, levels = codes_and_levels(quantizer, jnp.asarray(w))
+  assert levels.shape == (2**bits,)
+  assert codes.dtype == jnp.uint8
+  assert codes.shape == w.shape
+  assert int(codes.max()) < 2**bits
+  order = np.argsort(w, axis=None)
+  assert np.all(np.diff(np.asarray(codes).ravel()[order].astype(int)) >= 0)
+  # No level is nearer to 2 W~ - 1 than the chosen one.
+  target = 2 * np.asarray(quantizer.preprocess(jnp.asarray(w), ())) - 1
+  distance = np.abs(target - np.asarray(mq_jax.dequantize(codes, levels)))
+  assert np.all(distance <= 1 / (2**bits - 1) + 1e-5)
+
+
+def test_a_tie_quantizes_upwards():
+  w = jnp.array([0.0, 1.0, -1.0, -0.0])
+  for quantizer in (mq_jax.dorefa(), mq_jax.bwn()):
+    np.testing.assert_array_equal(
+      codes_and_levels(quantizer, w)[0], [1, 1, 0, 1]
+    )
+
+
+@pytest.mark.parametrize('bits', range(1, 9))
+def test_a_layer_of_zeros_stays_finite(bits):
+  w = jnp.zeros((2, 3))
+  quantizer = mq_jax.dorefa(bits)
+  np.testing.assert_array_equal(
+    quantizer.preprocess(w, ()), jnp.full((2, 3), 0.5)
+  )
+  np.testing.assert_array_equal(quantizer.calibrate(w, w + 2, ()), w + 2)
+  assert np.all(np.isfinite(quantize(quantizer, w, ())))
+  np.testing.assert_array_equal(quantize(mq_jax.bwn(), w, ()), w)
+
+
+def test_bwn_by_hand():
+  w = jnp.array([[0.5, -1.5], [0.0, -2.0]])  # mean |w| = 1
+  quantizer = mq_jax.bwn()
+  np.testing.assert_array_equal(
+    quantize(quantizer, w, ()), [[1.0, -1.0], [1.0, -1.0]]
+  )
+  g = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  np.testing.assert_array_equal(
+    quantizer.straight_through(g, w, ()), [[1.0, 0.0], [3.0, 0.0]]
+  )
+  np.testing.assert_array_equal(quantizer.calibrate(w, g, ()), g)
+
+
+def test_bwn_scale_and_clip_options():
+  w, g = jnp.array([0.2, -0.6, 1.6]), jnp.ones(3)
+  rule = lambda **options: mq_jax.bwn(**options).straight_through(g, w, ())
+  np.testing.assert_allclose(rule(), [0.8, 0.8, 0.0], rtol=1e-6)
+  np.testing.assert_allclose(rule(clip=0.5), [0.8, 0, 0], rtol=1e-6)
+  np.testing.assert_allclose(rule(clip=None), [0.8, 0.8, 0.8], rtol=1e-6)
+  np.testing.assert_array_equal(rule(scaled_gradient=False), [1, 1, 0])
+
+
+@pytest.mark.parametrize('axis', [-1, 0, 1])
+def test_bwn_per_channel_is_bwn_of_each_channel(axis):
+  w = jax.random.normal(jax.random.key(0), (3, 4, 5))
+  g = jax.random.normal(jax.random.key(1), (3, 4, 5))
+  per_channel = mq_jax.bwn(per_channel=True, channel_axis=axis)
+  w_hat = quantize(per_channel, w, ())
+  g_ste = per_channel.straight_through(g, w, ())
+  for channel in range(w.shape[axis]):
+    one = jnp.take(w, channel, axis=axis)
+    np.testing.assert_allclose(
+      jnp.take(w_hat, channel, axis=axis),
+      quantize(mq_jax.bwn(), one, ()),
+      rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+      jnp.take(g_ste, channel, axis=axis),
+      mq_jax.bwn().straight_through(jnp.take(g, channel, axis=axis), one, ()),
+      rtol=1e-6,
+    )
+
+
+@hypothesis.given(WEIGHTS)
+@hypothesis.settings(deadline=None, max_examples=25)
+def test_bwn_scale_is_the_least_squares_one(w):
+  # mean|w| minimises |w - a sign(w)|^2: the residual is orthogonal to sign(w).
+  w_hat = np.asarray(quantize(mq_jax.bwn(), jnp.asarray(w), ()))
+  sign = np.where(w >= 0, 1.0, -1.0)
+  residual = np.sum((w - w_hat).astype(np.float64) * sign)
+  assert abs(residual) <= 1e-5 * (1 + np.abs(w).sum())
+
+
+def test_dorefa_original_form():
+  w, g = jnp.array([0.5, -1.5, 0.0]), jnp.array([1.0, -2.0, 3.0])
+  quantizer = mq_jax.dorefa(bits=1, original=True)
+  np.testing.assert_array_equal(quantizer.preprocess(w, ()), w)
+  np.testing.assert_allclose(
+    quantize(quantizer, w, ()), np.array([2, -2, 2]) / 3, rtol=1e-6
+  )
+  np.testing.assert_array_equal(quantizer.straight_through(g, w, ()), g)
+  np.testing.assert_array_equal(quantizer.calibrate(w, g, ()), g)
+
+
+def test_saturation():
+  dorefa, bwn = mq_jax.dorefa(), mq_jax.bwn()
+  w_tilde = jnp.array([0.0, 0.004, 0.5, 0.996, 1.0])
+  np.testing.assert_array_equal(
+    dorefa.saturated(w_tilde, ()), [True, True, False, True, True]
+  )
+  np.testing.assert_array_equal(
+    bwn.saturated(jnp.array([-1.1, 1.0, 1.1]), ()), [True, False, True]
+  )
+
+
+def test_straight_through_of_dorefa_clips_only_where_asked():
+  g, w_tilde = jnp.ones(3), jnp.array([0.0, 0.6, 1.0])
+  np.testing.assert_array_equal(
+    mq_jax.dorefa().straight_through(g, w_tilde, ()), g
+  )
+  np.testing.assert_array_equal(
+    mq_jax.dorefa(clip=0.5).straight_through(g, w_tilde, ()), [1, 0, 0]
+  )
+
+
+@pytest.mark.parametrize('bits', [0, 9, -1, 1.0, True, '1'])
+def test_bits_out_of_range(bits):
+  with pytest.raises(ValueError, match=f'bits={bits!r}.*1 to 8'):
+    mq_jax.dorefa(bits)
+
+
+def test_other_bad_arguments():
+  with pytest.raises(ValueError, match='clip=-1'):
+    mq_jax.dorefa(clip=-1)
+  with pytest.raises(ValueError, match='clip=0'):
+    mq_jax.bwn(clip=0)
+  with pytest.raises(ValueError, match='original=True.*bits=2'):
+    mq_jax.dorefa(bits=2, original=True)
+  with pytest.raises(ValueError, match='channel_axis=2.*\\(2, 2\\)'):
+    quantize(mq_jax.bwn(per_channel=True, channel_axis=2), jnp.ones((2, 2)), ())

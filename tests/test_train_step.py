@@ -1,0 +1,532 @@
+"""The train step: what it equals, what it keeps, what it refuses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import mq_jax
+from mq_jax.quantizers import quantize
+from tests import problem
+
+ESTIMATORS = {
+  'ste': mq_jax.ste(),
+  'fc_grad': mq_jax.fc_grad(hidden=3),
+  'multi_fc tanh': mq_jax.multi_fc(hidden=3, activation='tanh'),
+  'lstm_fc': mq_jax.lstm_fc(hidden=3),
+}
+
+
+def assert_trees_close(ours, theirs, rtol=1e-12, atol=1e-12):
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+      a, b = jax.random.key_data(a), jax.random.key_data(b)
+    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def straight_through_weights(quantizer):
+  """W^ of W with the quantizer's hand-made rule as its custom derivative."""
+
+  @jax.custom_vjp
+  def forward(w):
+    return quantize(quantizer, w, ())
+
+  def backward(w, g_hat):
+    g_ste = quantizer.straight_through(g_hat, quantizer.preprocess(w, ()), ())
+    return (quantizer.calibrate(w, g_ste, ()),)
+
+  forward.defvjp(lambda w: (quantize(quantizer, w, ()), w), backward)
+  return forward
+
+
+@pytest.mark.parametrize(
+  'quantizer',
+  [mq_jax.dorefa(), mq_jax.dorefa(3), mq_jax.bwn(), mq_jax.bwn(True, clip=0.2)],
+)
+@pytest.mark.parametrize(
+  'refine',
+  [
+    optax.identity(),
+    optax.scale_by_adam(),
+    optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9)),
+  ],
+)
+def test_ste_is_plain_training_with_a_custom_vjp(x64, quantizer, refine):
+  forward = straight_through_weights(quantizer)
+
+  def loss_of_weights(params, model_state, batch):
+    hat = jax.tree.map(lambda p: forward(p) if p.ndim > 1 else p, params)
+    return problem.loss_fn(hat, model_state, batch, None)
+
+  n, schedule = 5, optax.exponential_decay(0.3, 1, 0.8)
+  optimizer = optax.chain(refine, optax.scale_by_learning_rate(schedule))
+  params, model_state = problem.params(), problem.model_state()
+  opt_state = optimizer.init(params)
+  batches = list(problem.batches(n + 1))
+  for batch in batches[:n]:
+    grads, (model_state, _) = jax.grad(loss_of_weights, has_aux=True)(
+      params, model_state, batch
+    )
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+  # The state's batch statistics are those of the last loss, one batch ahead.
+  loss, (model_state, _) = loss_of_weights(params, model_state, batches[n])
+
+  train = problem.make(
+    quantizer, mq_jax.ste(), refine=refine, learning_rate=schedule
+  )
+  state = problem.start(train)
+  for batch in batches[1:]:
+    state, metrics = train.step(state, batch)
+  assert_trees_close(state.params, params)
+  assert_trees_close(state.model_state, model_state)
+  np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-12)
+  assert int(state.step) == n
+  assert metrics['phi_grad_norm'] == 0
+
+
+def test_init_updates_no_weight_and_consumes_one_batch():
+  train = problem.make()
+  state = problem.start(train)
+  assert_trees_close(state.params, problem.params(), rtol=0, atol=0)
+  assert int(state.step) == 0
+  assert state.model_state['seen'] == 1
+
+
+@pytest.mark.parametrize('cotangent', ['ste', 'estimator'])
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_the_gradient_of_phi_loss_is_that_of_the_step(x64, name, cotangent):
+  train = problem.make(
+    estimator=ESTIMATORS[name],
+    refine=optax.scale_by_adam(),
+    meta_optimizer=optax.sgd(1.0),
+    phi_cotangent=cotangent,
+  )
+  state = problem.start(train)
+  for batch in problem.batches(3):
+    loss = train.phi_loss(state.phi, state, batch)
+    gradient = jax.grad(train.phi_loss)(state.phi, state, batch)
+    phi = jax.tree.map(jnp.copy, state.phi)
+    state, metrics = train.step(state, batch)
+    assert_trees_close(
+      state.phi, jax.tree.map(jnp.subtract, phi, gradient), 1e-9
+    )
+    np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-12)
+    np.testing.assert_allclose(
+      metrics['phi_grad_norm'], optax.tree.norm(gradient), rtol=1e-9
+    )
+
+
+def assert_gradient_is_finite_difference(function, phi, eps=1e-5):
+  flat, unflatten = ravel_pytree(phi)
+  gradient = ravel_pytree(jax.grad(function)(phi))[0]
+  assert np.any(np.abs(gradient) > 1e-4)
+  value = jax.jit(lambda flat: function(unflatten(flat)))
+  for index in range(flat.size):
+    step = jnp.zeros_like(flat).at[index].set(eps)
+    difference = (value(flat + step) - value(flat - step)) / (2 * eps)
+    np.testing.assert_allclose(
+      difference, gradient[index], rtol=1e-5, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+  'estimator',
+  [
+    mq_jax.fc_grad(hidden=2, activation='tanh', bias=True),
+    mq_jax.multi_fc(hidden=2),
+    mq_jax.multi_fc(hidden=2, init='identity'),
+    mq_jax.lstm_fc(hidden=2),
+  ],
+)
+def test_phi_gradient_is_that_of_a_smooth_loss(x64, estimator):
+  train = problem.make(problem.smooth(), estimator)
+  state = problem.start(train)
+  for batch in problem.batches(3):
+    state, _ = train.step(state, batch)
+  assert_gradient_is_finite_difference(
+    lambda phi: train.phi_loss(phi, state, batch), state.phi
+  )
+
+
+def test_phi_gradient_through_adam_is_that_of_a_smooth_loss(x64):
+  train = problem.make(
+    problem.smooth(),
+    mq_jax.multi_fc(hidden=2),
+    refine=optax.scale_by_adam(eps_root=1e-8),
+    differentiate_refinement=True,
+  )
+  state = problem.start(train)
+  for batch in problem.batches(3):
+    state, _ = train.step(state, batch)
+  assert_gradient_is_finite_difference(
+    lambda phi: train.phi_loss(phi, state, batch), state.phi
+  )
+
+
+def test_the_refinements_residual_is_a_constant(x64):
+  # With the residual constant, dW'/dg = -alpha whatever refine does: doubling
+  # the refined gradient moves W' but leaves W''s derivative alone.
+  batch = next(problem.batches(1))
+
+  def gradient(refine):
+    train = problem.make(
+      problem.smooth(),
+      refine=refine,
+      learning_rate=0.0,
+      finish=optax.identity(),
+    )
+    state = problem.start(train)
+    return jax.grad(train.phi_loss)(state.phi, state, batch)
+
+  assert_trees_close(gradient(optax.scale(2.0)), gradient(optax.identity()))
+
+
+def test_differentiating_adam_at_zero_is_refused_at_construction():
+  refuse = pytest.raises(
+    ValueError, match=r'differentiate_refinement.*eps_root'
+  )
+  with refuse:
+    problem.make(refine=optax.scale_by_adam(), differentiate_refinement=True)
+  by_path = optax.partition(
+    {'kernel': optax.scale_by_adam(), 'bias': optax.identity()},
+    lambda params: jax.tree.map_with_path(lambda p, _: p[-1].key, params),
+  )
+  with refuse:
+    problem.make(refine=by_path, differentiate_refinement=True)
+
+
+def test_differentiating_adam_of_a_fixed_tree_is_refused_by_init():
+  labels = {'first': {'kernel': 'a', 'bias': 'b'}, 'last': {'kernel': 'a'}}
+  refine = optax.partition(
+    {'a': optax.scale_by_adam(), 'b': optax.identity()}, labels
+  )
+  train = problem.make(refine=refine, differentiate_refinement=True)
+  with pytest.raises(ValueError, match='eps_root'):
+    problem.start(train)
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_jit_equals_no_jit(x64, name):
+  train = problem.make(estimator=ESTIMATORS[name], refine=optax.scale_by_adam())
+  jitted, plain = problem.start(train), problem.start(train)
+  for batch in problem.batches(3):
+    jitted, metrics = train.step(jitted, batch)
+    with jax.disable_jit():
+      plain, plain_metrics = train.step_fn(plain, batch)
+  assert_trees_close(jitted, plain, 1e-10, 1e-10)
+  assert_trees_close(metrics, plain_metrics, 1e-10, 1e-10)
+
+
+def test_scan_equals_a_loop(x64):
+  train = problem.make(estimator=mq_jax.lstm_fc(hidden=3))
+  batches = list(problem.batches(4))
+  looped = problem.start(train)
+  for batch in batches:
+    looped, _ = train.step(looped, batch)
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+  scanned, metrics = jax.lax.scan(train.step_fn, problem.start(train), stacked)
+  assert_trees_close(scanned, looped)
+  assert metrics['loss'].shape == (4,)
+
+
+def test_donation_never_eats_the_callers_arrays():
+  params, model_state, key = (
+    problem.params(),
+    problem.model_state(),
+    jax.random.key(0),
+  )
+  batch = next(problem.batches(1))
+  # This refinement keeps the parameters themselves in its state.
+  refine = optax.GradientTransformation(
+    lambda params: params, lambda g, state, params: (g, params)
+  )
+  train = problem.make(refine=refine)
+  state = train.init(key, params, model_state, batch)
+  for _ in range(2):
+    state, _ = train.step(state, batch)
+  mine = jax.tree.leaves((params, model_state, key, batch))
+  assert not any(leaf.is_deleted() for leaf in mine)
+
+
+def test_the_state_is_donated():
+  train = problem.make()
+  state = problem.start(train)
+  train.step(state, next(problem.batches(1)))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_step_traces_once():
+  traces = []
+
+  def loss_fn(*arguments):
+    traces.append(1)
+    return problem.loss_fn(*arguments)
+
+  train = mq_jax.make_train_step(
+    loss_fn, mq_jax.bwn(), mq_jax.lstm_fc(2), refine=optax.scale_by_adam()
+  )
+  state = problem.start(train)
+  before = len(traces)
+  for batch in problem.batches(4):
+    state, _ = train.step(state, batch)
+  assert len(traces) == before + 1
+
+
+def test_quantized_never_applies_the_pending_gradient():
+  train = problem.make(mq_jax.dorefa(2))
+  state = problem.start(train)
+  state, _ = train.step(state, next(problem.batches(1)))
+  hat = train.quantized(state)
+  np.testing.assert_array_equal(
+    hat['first']['bias'], state.params['first']['bias']
+  )
+  for layer in ('first', 'last'):
+    np.testing.assert_allclose(
+      hat[layer]['kernel'],
+      quantize(mq_jax.dorefa(2), state.params[layer]['kernel'], ()),
+      rtol=1e-6,
+    )
+
+
+def test_what_is_stored_is_what_is_trained():
+  for quantizer in (mq_jax.dorefa(2), mq_jax.bwn(), mq_jax.bwn(True)):
+    seen = []
+
+    def loss_fn(params, model_state, batch, rng, seen=seen):
+      jax.debug.callback(
+        lambda w: seen.append(np.asarray(w)), params['first']['kernel']
+      )
+      return problem.loss_fn(params, model_state, batch, rng)
+
+    train = mq_jax.make_train_step(loss_fn, quantizer, mq_jax.ste())
+    state = problem.start(train)
+    for batch in problem.batches(2):
+      state, _ = train.step(state, batch)
+    stored = train.quantized(state)['first']['kernel']
+    jax.effects_barrier()
+    np.testing.assert_array_equal(seen[-1], stored)
+
+
+def test_codes_and_diagnostics():
+  train = problem.make(mq_jax.bwn(), mq_jax.fc_grad(hidden=3))
+  state = problem.start(train)
+  before = train.codes(state)
+  np.testing.assert_array_equal(
+    before['last/kernel'], problem.params()['last']['kernel'] >= 0
+  )
+  look = train.diagnostics(state, since=before)
+  assert all(share == 0 for share in look.flipped.values())
+  np.testing.assert_allclose(
+    look.factor['s'],
+    (state.phi[0]['kernel'] @ state.phi[1]['kernel'])[0, 0],
+    rtol=1e-6,
+  )
+  # Turn one of six signs of the last layer over, push another beyond 1.
+  w = state.params['last']['kernel']
+  w = w.at[0, 0].multiply(-1).at[1, 0].set(jnp.sign(w[1, 0]) * 2)
+  params = state.params | {'last': {'kernel': w}}
+  look = train.diagnostics(state._replace(params=params), since=before)
+  np.testing.assert_allclose(look.flipped['last/kernel'], 1 / 6)
+  np.testing.assert_allclose(look.saturation['last/kernel'], 1 / 6)
+  assert look.flipped['first/kernel'] == look.saturation['first/kernel'] == 0
+  assert train.diagnostics(state).flipped == {}
+
+
+def test_a_snapshot_of_other_layers_is_refused():
+  train = problem.make()
+  state = problem.start(train)
+  with pytest.raises(ValueError, match='snapshot'):
+    train.diagnostics(state, since={'first/kernel': jnp.zeros((4, 6))})
+
+
+def test_a_snapshot_outlives_the_state():
+  train = problem.make()
+  state = problem.start(train)
+  before = train.codes(state)
+  for batch in problem.batches(2):
+    state, _ = train.step(state, batch)
+  assert train.diagnostics(state, since=before).flipped.keys() == before.keys()
+
+
+def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
+  def keep_within(bound):
+    return optax.stateless(
+      lambda moves, params: jax.tree.map(
+        lambda m, p: jnp.clip(p + m, -bound, bound) - p, moves, params
+      )
+    )
+
+  batch = next(problem.batches(1))
+  free, kept = problem.make(), problem.make(finish=keep_within(0.2))
+  free_state, _ = free.step(problem.start(free), batch)
+  kept_state, _ = kept.step(problem.start(kept), batch)
+  assert_trees_close(
+    kept_state.params,
+    jax.tree.map(lambda p: jnp.clip(p, -0.2, 0.2), free_state.params),
+  )
+  # A bound that nothing reaches leaves the gradient of phi as it is, though
+  # the derivative of clip at a bound is 0.
+  state = problem.start(free)
+  pushed = problem.make(
+    finish=optax.stateless(lambda m, p: jax.tree.map(jnp.sign, m))
+  )
+  unpushed = problem.make(
+    finish=optax.stateless(
+      lambda m, p: jax.tree.map(lambda x: jnp.sign(x) + 0 * x, m)
+    )
+  )
+  state = problem.start(pushed)
+  gradient = jax.grad(pushed.phi_loss)(state.phi, state, batch)
+  assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+  assert_trees_close(
+    gradient, jax.grad(unpushed.phi_loss)(state.phi, state, batch)
+  )
+
+
+def test_variables_of_a_quantizer_are_kept_and_updated():
+  plain = mq_jax.bwn()
+  counting = plain._replace(
+    init=lambda w: {'seen': jnp.zeros(()), 'last': jnp.zeros_like(w)},
+    update=lambda variables, w_tilde, w_hat, g_hat: {
+      'seen': variables['seen'] + 1,
+      'last': g_hat * w_hat + w_tilde,
+    },
+  )
+  train = problem.make([('last/kernel', counting), ('first/kernel', plain)])
+  state = problem.start(train)
+  for batch in problem.batches(3):
+    state, _ = train.step(state, batch)
+  assert state.variables['first/kernel'] == ()
+  variables = state.variables['last/kernel']
+  assert variables['seen'] == 4  # the first state's and three steps'
+  w_hat = train.quantized(state)['last']['kernel']
+  np.testing.assert_allclose(
+    variables['last'],
+    state.grads['last']['kernel'] * w_hat + state.params['last']['kernel'],
+    rtol=1e-5,
+  )
+
+
+def test_full_precision_training_is_a_rule():
+  train = problem.make([('.*', None)], mq_jax.ste())
+  state = problem.start(train)
+  batch = next(problem.batches(1))
+  losses = []
+  for _ in range(30):
+    state, metrics = train.step(state, batch)
+    losses.append(float(metrics['loss']))
+  assert losses[-1] < 0.5 * losses[0]
+  assert_trees_close(train.quantized(state), state.params)
+
+
+@pytest.mark.parametrize('name', ['ste', 'lstm_fc'])
+def test_a_non_finite_step_is_reported_and_raises_nothing(name):
+  train = problem.make(estimator=ESTIMATORS[name])
+  state = problem.start(train)
+  x, y = next(problem.batches(1))
+  state, metrics = train.step(state, (x, y))
+  assert metrics['finite']
+  state, metrics = train.step(state, (x.at[0, 0].set(jnp.inf), y))
+  assert not metrics['finite']
+
+
+def test_every_step_has_its_own_rng():
+  def loss_fn(params, model_state, batch, rng):
+    loss, (model_state, metrics) = problem.loss_fn(
+      params, model_state, batch, rng
+    )
+    return loss, (model_state, {'draw': jax.random.uniform(rng)})
+
+  train = mq_jax.make_train_step(loss_fn, mq_jax.bwn(), mq_jax.ste())
+  draws = []
+  for seed in (0, 0, 1):
+    state = problem.start(train, seed)
+    for batch in problem.batches(3):
+      state, metrics = train.step(state, batch)
+      draws.append(float(metrics['draw']))
+  assert draws[:3] == draws[3:6]
+  assert len(set(draws)) == 6
+
+
+def test_old_style_keys_work_too():
+  train = problem.make()
+  state = train.init(
+    jax.random.PRNGKey(0),
+    problem.params(),
+    problem.model_state(),
+    next(problem.batches(1)),
+  )
+  assert train.step(state, next(problem.batches(1)))[1]['finite']
+
+
+def returning(change):
+  def loss_fn(params, model_state, batch, rng):
+    return change(*problem.loss_fn(params, model_state, batch, rng))
+
+  train = mq_jax.make_train_step(loss_fn, mq_jax.bwn(), mq_jax.ste())
+  state = functools.partial(problem.start, train)
+  return lambda: train.step(state(), next(problem.batches(1)))
+
+
+@pytest.mark.parametrize(
+  ('change', 'error', 'message'),
+  [
+    (lambda loss, aux: (loss[None], aux), ValueError, r'shape \(1,\)'),
+    (lambda loss, aux: (loss, aux[0]), TypeError, 'must return'),
+    (lambda loss, aux: loss, TypeError, 'must return'),
+    (lambda loss, aux: (loss, (aux[0], loss)), TypeError, 'dict'),
+    (
+      lambda loss, aux: (loss, ({'seen': 0.0}, aux[1])),
+      ValueError,
+      'model_state',
+    ),
+    (
+      lambda loss, aux: (loss, (aux[0], {'loss': loss})),
+      ValueError,
+      r"\['loss'\]",
+    ),
+  ],
+)
+def test_a_loss_function_that_breaks_the_contract(change, error, message):
+  with pytest.raises(error, match=message):
+    returning(change)()
+
+
+def test_an_estimator_that_changes_shapes_is_refused():
+  estimator = mq_jax.ste()._replace(
+    apply=lambda phi, g_hat, w_tilde, g_ste, state: (
+      {path: g.ravel() for path, g in g_hat.items()},
+      state,
+    )
+  )
+  train = problem.make(estimator=estimator)
+  state = problem.start(train)
+  with pytest.raises(AssertionError, match='shape'):
+    train.step(state, next(problem.batches(1)))
+
+
+@pytest.mark.parametrize(
+  ('options', 'error', 'message'),
+  [
+    ({'phi_cotangent': 'adjoint'}, ValueError, "phi_cotangent='adjoint'"),
+    ({'learning_rate': -1.0}, ValueError, 'learning_rate=-1.0'),
+    ({'learning_rate': float('nan')}, ValueError, 'learning_rate=nan'),
+    ({'estimator': 'ste'}, TypeError, 'estimator'),
+    ({'quantizer': 'dorefa'}, TypeError, 'quantizer'),
+  ],
+)
+def test_bad_arguments_are_named_at_construction(options, error, message):
+  with pytest.raises(error, match=message):
+    problem.make(**options)
+
+
+def test_a_rule_that_matches_nothing_is_named_by_init():
+  train = problem.make([('frist/kernel', mq_jax.bwn()), ('.*kernel', None)])
+  with pytest.raises(ValueError, match=r"'frist/kernel'.*first/kernel"):
+    problem.start(train)
