@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     sys.exit(f'{error}')
   except KeyboardInterrupt:
     sys.exit(130)
-  display.print_summary(result, workdir)
+  display.print_summary(*result[:5])
 
 
 if __name__ == '__main__':

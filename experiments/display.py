@@ -256,8 +256,10 @@ def _recent_rate(
   samples: collections.deque[tuple[float, int]] = collections.deque()
 
   def rate(step: int) -> float | None:
-    now = clock()
-    samples.append((now, step))
+    # An update of the same step, after a test, says nothing about its speed.
+    if not samples or step != samples[-1][1]:
+      samples.append((clock(), step))
+    now = samples[-1][0]
     # An update older than that is needed where updates are rare.
     while len(samples) > 1 and samples[1][0] <= now - RECENT:
       samples.popleft()

@@ -13,13 +13,13 @@ and gets stand-ins of ours even for those.
 import argparse
 import hashlib
 import io
-import math
 import os
 import pathlib
 import pickle
+import pickletools
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -109,34 +109,49 @@ class _StateDict(dict):
     pass
 
 
+class _RefusedError(ValueError):
+  """What the file asks for, and does not get."""
+
+
+class _RebuildTensor:
+  """In place of torch's function; has no attribute that a file could set."""
+
+  __slots__ = ()
+
+  def __call__(
+    self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+  ) -> _Tensor:
+    if not isinstance(storage, _Storage):
+      raise _RefusedError('it has a tensor without a storage')
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
 class _Unpickler(pickle.Unpickler):
   """Builds descriptions of tensors, and refuses whatever else is named."""
 
   def find_class(self, module: str, name: str) -> Any:
+    """Our stand-in for what the pickle names."""
     if (module, name) == ('collections', 'OrderedDict'):
       return _StateDict
     if (module, name) == ('torch._utils', '_rebuild_tensor_v2'):
-      return self._tensor
+      return _RebuildTensor()
     if module == 'torch' and name in _DTYPES:
       return name
-    raise pickle.UnpicklingError(
+    raise _RefusedError(
       f'it asks for {module}.{name}, which no state dict needs; nothing of it'
       ' was run. If the file is a whole module and you trust it, save its'
       ' state_dict() with torch'
     )
 
   def persistent_load(self, pid: Any) -> _Storage:
+    """A storage, known by name until its numbers are read."""
     kind, storage_type, name, _, length, view = pid
-    if kind != 'storage' or storage_type not in _DTYPES or view is not None:
-      raise pickle.UnpicklingError(f'it has an unknown storage {pid!r}')
+    described = isinstance(name, str) and type(length) is int and view is None
+    if kind != 'storage' or storage_type not in _DTYPES or not described:
+      raise _RefusedError(
+        f'it has a storage that is none of {sorted(_DTYPES)}, or a view'
+      )
     return _Storage(name, _DTYPES[storage_type], length)
-
-  def _tensor(
-    self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
-  ) -> _Tensor:
-    if not isinstance(storage, _Storage):
-      raise pickle.UnpicklingError(f'it has a tensor of {type(storage)}')
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
@@ -163,7 +178,7 @@ def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
     raise ValueError('it is a pickle, but torch.save did not write it')
   version = _unpickle(stream, 'version')
   if version != PROTOCOL_VERSION:
-    raise ValueError(f'its version is {version!r}, not {PROTOCOL_VERSION}')
+    raise ValueError(f'its version is not {PROTOCOL_VERSION}')
   machine = _unpickle(stream, 'machine')
   if not isinstance(machine, dict) or machine.get('little_endian') is not True:
     raise ValueError('it was not written by a little-endian machine')
@@ -184,7 +199,10 @@ def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
 
 def _unpickle(stream: io.BytesIO, what: str) -> Any:
   try:
+    _check_memo(stream)
     return _Unpickler(stream).load()
+  except _RefusedError:
+    raise
   except _PICKLE_ERRORS as error:
     raise ValueError(
       f'its {what} cannot be read: {error or type(error).__name__}. The file is'
@@ -192,27 +210,41 @@ def _unpickle(stream: io.BytesIO, what: str) -> Any:
     ) from error
 
 
+def _check_memo(stream: io.BytesIO) -> None:
+  """Reads one pickle without building it; raises where it ends early."""
+  start = stream.tell()
+  size = stream.getbuffer().nbytes
+  for opcode, argument, _ in pickletools.genops(stream):
+    # The unpickler would allocate as many places: 64 GB after a flipped bit.
+    if opcode.name.endswith('PUT') and (argument or 0) > size:
+      raise pickle.UnpicklingError(f'it numbers an object {argument}')
+  stream.seek(start)
+
+
 def _read_storages(
   stream: io.BytesIO, tensors: Mapping[str, _Tensor], names: Any
 ) -> dict[str, np.ndarray]:
   wanted = {tensor.storage.name: tensor.storage for tensor in tensors.values()}
-  if not isinstance(names, list) or not set(wanted) <= set(map(str, names)):
-    raise ValueError('its list of storages lacks some that its tensors need')
+  if (
+    not isinstance(names, list)
+    or not all(isinstance(name, str) for name in names)
+    or sorted(names) != sorted(wanted)
+  ):
+    raise ValueError('its list of storages is not that of its tensors')
   storages = {}
   for name in names:
-    if name not in wanted:
-      raise ValueError(f'its storage {name!r} belongs to no tensor')
-    length = int.from_bytes(stream.read(8), 'little')
     _, dtype, expected = wanted[name]
-    if length == expected:
-      size = length * np.dtype(dtype).itemsize
-      data = stream.read(size)
+    length = int.from_bytes(stream.read(8), 'little')
+    size = length * np.dtype(dtype).itemsize
+    data = stream.read(min(size, stream.getbuffer().nbytes))
     if length != expected or len(data) != size:
       raise ValueError(
-        f'its numbers end early or are damaged, at byte {stream.tell()}: copy'
+        f'its numbers end early or are damaged, by byte {stream.tell()}: copy'
         ' it again'
       )
     storages[name] = np.frombuffer(data, dtype)
+  if rest := len(stream.read()):
+    raise ValueError(f'{rest} bytes follow its last number: copy it again')
   return storages
 
 
@@ -221,18 +253,16 @@ def _array(
 ) -> np.ndarray:
   storage = storages[tensor.storage.name]
   _, offset, shape, strides = tensor
-  numbers = (offset, *shape, *strides)
-  sane = len(shape) == len(strides) and all(
-    type(number) is int and number >= 0 for number in numbers
+  inside = len(shape) == len(strides) and all(
+    type(number) is int and least <= number <= storage.size
+    for least, numbers in ((0, (offset, *strides)), (1, shape))
+    for number in numbers
   )
   # A view beyond its storage would read memory that is not the file's.
-  if sane and 0 not in shape:
-    last = offset + sum(
-      (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
-    )
-    sane = last < storage.size
-  if not sane or 0 in shape:
-    raise ValueError(f'its tensor {name} lies outside its storage')
+  if not inside or storage.size <= offset + sum(
+    (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
+  ):
+    raise ValueError(f'its tensor {name} is empty or not inside its storage')
   return np.lib.stride_tricks.as_strided(
     storage[offset:],
     shape,
@@ -247,14 +277,13 @@ def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
     for name in arrays
     if (match := re.fullmatch(r'layer1\.(\d+)\.conv1\.weight', name))
   }
-  if (
-    not blocks or 'fc.weight' not in arrays or 'layer4.0.conv1.weight' in arrays
-  ):
+  head = arrays.get('fc.weight', np.zeros(()))
+  if not blocks or head.ndim != 2 or 'layer4.0.conv1.weight' in arrays:
     raise ValueError(
       'it holds no ResNet for CIFAR, of layer1 to layer3 and fc. Its tensors:'
       f' {_few(arrays)}'
     )
-  return f'resnet{6 * len(blocks) + 2}', int(arrays['fc.weight'].shape[0])
+  return f'resnet{6 * len(blocks) + 2}', head.shape[0]
 
 
 def _convert(

@@ -35,6 +35,15 @@ class Totals(NamedTuple):
   finite: Array
 
 
+def _no_totals() -> Totals:
+  return Totals(
+    steps=jnp.zeros((), jnp.int32),
+    loss=jnp.zeros((), jnp.float32),
+    accuracy=jnp.zeros((), jnp.float32),
+    finite=jnp.array(True),
+  )
+
+
 class Loop(NamedTuple):
   """The compiled parts of a run.
 
@@ -108,31 +117,35 @@ def make_loop(
     first = jax.jit(batch)(split, orders_from(0), 0, 0)
     return train.init(jax.random.key(config.seed), params, batch_stats, first)
 
-  def chunk(
-    state: mq_jax.State, split: data.Split, orders: Array, steps: Array
+  def one(
+    carry: tuple[mq_jax.State, Totals], split: data.Split, orders: Array
   ) -> tuple[mq_jax.State, Totals]:
+    state, totals = carry
+    # The last step of an epoch is the only one whose batch is of the next.
     epoch = state.step // spe
-    zero = jnp.zeros((), jnp.float32)
-    totals = Totals(jnp.zeros((), jnp.int32), zero, zero, jnp.array(True))
-
-    def step(carry: tuple[mq_jax.State, Totals]) -> Any:
-      state, totals = carry
-      state, metrics = train.step_fn(
-        state, batch(split, orders, epoch, state.step + 1)
-      )
-      return state, Totals(
-        totals.steps + 1,
-        totals.loss + metrics['loss'],
-        totals.accuracy + metrics['accuracy'],
-        metrics['finite'],
-      )
-
-    return lax.while_loop(
-      lambda carry: (carry[1].steps < steps) & carry[1].finite,
-      step,
-      (state, totals),
+    state, metrics = train.step_fn(
+      state, batch(split, orders, epoch, state.step + 1)
+    )
+    return state, Totals(
+      totals.steps + 1,
+      totals.loss + metrics['loss'],
+      totals.accuracy + metrics['accuracy'],
+      metrics['finite'],
     )
 
+  def chunk(
+    carry: tuple[mq_jax.State, Totals],
+    split: data.Split,
+    orders: Array,
+    steps: Array,
+  ) -> tuple[mq_jax.State, Totals]:
+    return lax.while_loop(
+      lambda carry: (carry[1].steps < steps) & carry[1].finite,
+      lambda carry: one(carry, split, orders),
+      carry,
+    )
+
+  jitted_one = jax.jit(one, donate_argnums=0)
   jitted_chunk = jax.jit(chunk, donate_argnums=0)
 
   def run(
@@ -140,24 +153,33 @@ def make_loop(
   ) -> tuple[mq_jax.State, Totals]:
     if first // spe != (first + steps - 1) // spe:
       raise ValueError(f'{steps} steps from {first} leave their epoch.')
-    return jitted_chunk(state, split, orders_from(first // spe), steps)
+    orders = orders_from(first // spe)
+    carry = state, _no_totals()
+    if jax.default_backend() != 'cpu':
+      return jitted_chunk(carry, split, orders, steps)
+    # XLA's CPU compiler runs a convolution within a loop some forty times
+    # slower than one outside, so the loop is Python's here.
+    while carry[1].steps < steps and carry[1].finite:
+      carry = jitted_one(carry, split, orders)
+    return carry
 
   evaluate_batch = build.make_evaluation(net)
   n_test = len(dataset.test_labels)
 
   @jax.jit
-  def sums(test: data.Split, params: Any, batch_stats: Any) -> Any:
-    def body(total: Any, index: Array) -> Any:
-      batch = data.eval_batch(test, index, EVAL_BATCH, **pixels)
-      scores = evaluate_batch(params, batch_stats, batch)
-      return jax.tree.map(jnp.add, total, scores), None
-
-    zero = jnp.zeros((), jnp.float32)
-    batches = jnp.arange(-(-n_test // EVAL_BATCH))
-    return lax.scan(body, (zero, zero), batches)[0]
+  def add_batch(
+    total: Any, test: data.Split, index: Array, params: Any, batch_stats: Any
+  ) -> Any:
+    batch = data.eval_batch(test, index, EVAL_BATCH, **pixels)
+    return jax.tree.map(
+      jnp.add, total, evaluate_batch(params, batch_stats, batch)
+    )
 
   def evaluate(params: Any, batch_stats: Any) -> tuple[float, float]:
-    loss, correct = jax.device_get(sums(test, params, batch_stats))
+    total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+    for index in range(data.eval_batches(n_test, EVAL_BATCH)):
+      total = add_batch(total, test, index, params, batch_stats)
+    loss, correct = jax.device_get(total)
     return float(loss) / n_test, 100 * float(correct) / n_test
 
   return Loop(spe, train, start, run, evaluate)

@@ -53,7 +53,7 @@ def save_model(
 
   Raises:
     ValueError: If `path` ends otherwise, a container is no dict, a name has a
-      slash, or `metadata` is no text.
+      slash, an array is bfloat16, or `metadata` is no text.
   """
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
@@ -111,9 +111,9 @@ def load_any(path: str | os.PathLike[str]) -> ModelFile:
     ValueError: If it ends otherwise, is damaged or something else.
   """
   # Not above: import_torch needs ModelFile from this file.
-  from experiments import import_torch
+  from experiments.import_torch import load_torch
 
-  readers = {'.safetensors': load_model, '.pth': import_torch.load_torch}
+  readers = {'.safetensors': load_model, '.pth': load_torch}
   suffix = pathlib.Path(path).suffix
   if suffix not in readers:
     raise ValueError(f'{path}: the name must end in one of {sorted(readers)}')
@@ -144,6 +144,11 @@ def _flatten(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
     name = '/'.join(entry.key for entry in path)
     # safetensors writes the buffer as it lies, strides or not.
     flat[name] = np.asarray(leaf, order='C')
+    if flat[name].dtype.kind not in 'fiub':
+      raise ValueError(
+        f'{name} is {flat[name].dtype}, which numpy cannot read back: save'
+        ' float32'
+      )
   return flat
 
 

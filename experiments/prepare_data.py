@@ -27,7 +27,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -44,22 +44,22 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 PIXELS = 3 * 32 * 32
 VERSION = '3.0.2'  # of tensorflow-datasets' own cifar10 and cifar100
 STAGING = '.mq_jax_prepare_'
+_CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy
+bridge bus butterfly camel can castle caterpillar cattle chair chimpanzee clock
+cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange
+orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
 CLASSES = {
-  'cifar10': tuple(
-    'airplane automobile bird cat deer dog frog horse ship truck'.split()
-  ),
-  'cifar100': tuple(
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl
-    boy bridge bus butterfly camel can castle caterpillar cattle chair
-    chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
-    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
-    mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
-    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea
-    seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-    sunflower sweet_pepper table tank telephone television tiger tractor train
-    trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
-  ),
+  'cifar10': tuple(_CIFAR10.split()),
+  'cifar100': tuple(_CIFAR100.split()),
 }
 
 
@@ -70,8 +70,11 @@ class SourceError(ValueError):
 class Sizes(NamedTuple):
   """How many images the splits of a set have; smaller in tests."""
 
-  train: int = 50_000
-  test: int = 10_000
+  train: int
+  test: int
+
+
+OFFICIAL = Sizes(50_000, 10_000)
 
 
 class Layout(NamedTuple):
@@ -123,7 +126,7 @@ def prepare(
   source: str | os.PathLike[str],
   data_dir: str | os.PathLike[str] | None = None,
   *,
-  sizes: Sizes = Sizes(),
+  sizes: Sizes = OFFICIAL,
   report: Report = quiet,
 ) -> Path:
   """Prepares the set in `source`, unless it stands in `data_dir` already.
@@ -142,25 +145,17 @@ def prepare(
     SourceError: If the source is not whole; nothing was written then.
     OSError: If the place of the set is taken or cannot be written.
   """
-  source = Path(source).expanduser()
   root = data.resolve_data_dir(data_dir)
-  with _open(source) as files:
-    name, layout = _recognise(source, files)
-    target = root / name / VERSION
-    if target.exists():
-      try:
-        return data.find_prepared(name, root)
-      except FileNotFoundError as error:
-        raise FileExistsError(
-          f'{target} exists, but is not a set that can be read. Remove it and'
-          ' run this command again.'
-        ) from error
-    advance = report(f'reading {source.name}', sum(sizes))
-    if layout is None:
-      splits = _read_folders(source, name, sizes, advance)
-    else:
-      splits = _read_layout(files, layout, sizes, advance)
-  _check_labels(splits, name)
+  name, splits = read_source(source, sizes=sizes, report=report)
+  target = root / name / VERSION
+  if target.exists():
+    try:
+      return data.find_prepared(name, root)
+    except FileNotFoundError as error:
+      raise FileExistsError(
+        f'{target} exists, but is not a set that can be read. Remove it and run'
+        ' this command again.'
+      ) from error
   root.mkdir(parents=True, exist_ok=True)
   _remove_leftovers(root)
   with tempfile.TemporaryDirectory(prefix=STAGING, dir=root) as staging:
@@ -171,10 +166,12 @@ def prepare(
       data_dir=staging,
       file_format='array_record',
     )
-    builder.download_and_prepare(
-      # The default would look for a ready set in the cloud first.
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    # It prints that it downloads, and to where it only stands meanwhile.
+    with contextlib.redirect_stdout(None):
+      builder.download_and_prepare(
+        # The default would look for a ready set in the cloud first.
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
     written = data.find_prepared(name, staging)
     # This also leaves the copy of the pixels that later starts read.
     *arrays, _ = data.read_prepared(written, report('checking', sum(sizes)))
@@ -197,6 +194,39 @@ def _remove_leftovers(root: Path) -> None:
 # Reading the source.
 
 
+def read_source(
+  source: str | os.PathLike[str],
+  *,
+  sizes: Sizes = OFFICIAL,
+  report: Report = quiet,
+) -> tuple[str, Splits]:
+  """Reads a source whole, and writes nothing.
+
+  Args:
+    source: As in `prepare`.
+    sizes: As in `prepare`.
+    report: As in `prepare`.
+
+  Returns:
+    The name of the set; and by split the images, uint8 of shape (N, 32, 32, 3),
+    and their labels, int32 of shape (N,), in the order of the files.
+
+  Raises:
+    SourceError: If the source is not a whole set.
+    OSError: If the disk fails.
+  """
+  source = Path(source).expanduser()
+  with _open(source) as files:
+    name, layout = _recognise(source, files)
+    advance = report(f'reading {source.name}', sum(sizes))
+    if layout is None:
+      splits = _read_folders(source, name, sizes, advance)
+    else:
+      splits = _read_layout(files, layout, sizes, advance)
+  _check_labels(splits, name)
+  return name, splits
+
+
 class Files(NamedTuple):
   """What can be read by name: sizes in bytes, and the function that reads."""
 
@@ -213,25 +243,37 @@ def _open(source: Path) -> Iterator[Files]:
     yield Files(sizes, lambda name: paths[name].read_bytes())
     return
   if not source.exists():
-    raise SourceError(f'--source {source} does not exist.')
-  try:
-    with tarfile.open(source) as tar:
-      # Links and devices are left out, and no path is ever used.
-      members = [member for member in tar if member.isreg()]
-      by_name = {member.name.rsplit('/', 1)[-1]: member for member in members}
+    raise SourceError(f'The source {source} does not exist.')
+  with contextlib.ExitStack() as stack:
+    with _archive_errors(source):
+      tar = stack.enter_context(tarfile.open(source))
+      # Links and devices are left out, and no member's path is ever used.
+      members = {
+        member.name.rsplit('/', 1)[-1]: member
+        for member in tar
+        if member.isreg()
+      }
 
-      def read(name: str) -> bytes:
-        file = tar.extractfile(by_name[name])
-        assert file is not None  # It is for links only.
+    def read(name: str) -> bytes:
+      with _archive_errors(source):
+        file = tar.extractfile(members[name])
+        assert file is not None  # It is for links and devices only.
         with file:
           return file.read()
 
-      yield Files({name: m.size for name, m in by_name.items()}, read)
+    yield Files({name: m.size for name, m in members.items()}, read)
+
+
+@contextlib.contextmanager
+def _archive_errors(source: Path) -> Iterator[None]:
+  try:
+    yield
   except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
     if isinstance(error, OSError) and error.errno:
-      raise
+      raise  # Of the disk, not of what is on it.
+    cause = str(error).partition(':')[0]
     raise SourceError(
-      f'{source} is no whole tar archive ({error}). Was it downloaded to its'
+      f'{source} is not a whole tar archive ({cause}). Was it downloaded to its'
       ' end?'
     ) from error
 
@@ -247,7 +289,10 @@ def _recognise(source: Path, files: Files) -> tuple[str, Layout | None]:
       f'{source}/train has {count} folders of classes; CIFAR-10 has 10 and'
       ' CIFAR-100 has 100.'
     )
-  lacking = lambda layout: [f for f in layout.files if f not in files.sizes]
+
+  def lacking(layout: Layout) -> list[str]:
+    return [file for file in layout.files if file not in files.sizes]
+
   # The layout of which most is there, so that the message names the rest.
   layout = min(LAYOUTS, key=lambda x: len(lacking(x)) / len(x.files))
   missing = lacking(layout)
@@ -354,9 +399,10 @@ def _read_pickle(
     batch = {k.decode() if isinstance(k, bytes) else k: batch[k] for k in batch}
     _, shape, dtype, fortran, pixels = batch['data'].state
     code = dtype.code.decode() if isinstance(dtype.code, bytes) else dtype.code
-    if code.lstrip('|') != 'u1' or fortran:
-      raise ValueError(f'the pixels are {code}, Fortran order {fortran}')
-    rows = np.frombuffer(pixels, np.uint8).reshape(shape)
+    if code.lstrip('|') != 'u1':
+      raise ValueError(f'the pixels are {code}, not u1')
+    order: Literal['F', 'C'] = 'F' if fortran else 'C'
+    rows = np.frombuffer(pixels, np.uint8).reshape(shape, order=order)
     labels = np.array(batch[key])
     if rows.shape != (count, PIXELS) or labels.shape != (count,):
       raise ValueError(f'{rows.shape} pixels and {labels.shape} labels')
@@ -443,7 +489,9 @@ def _check_labels(splits: Splits, name: str) -> None:
 # Writing the set.
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Builder(  # type: ignore[call-arg]
+  tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
   """Writes splits that are in memory already."""
 
   VERSION = tfds.core.Version(VERSION)
@@ -481,11 +529,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       self._advance(1)
 
 
-class _Cifar10(_Builder, skip_registration=True):
+class _Cifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
   name = 'cifar10'
 
 
-class _Cifar100(_Builder, skip_registration=True):
+class _Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
   name = 'cifar100'
 
 
@@ -517,7 +565,8 @@ def main(arguments: list[str] | None = None) -> int:
   # So that what is half-written is removed as it is after Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *unused: sys.exit(143))
   tfds.disable_progress_bar()
-  console = Console()
+  # The stream is given, because another stands in for it while writing.
+  console = Console(file=sys.stdout)
   columns = (
     TextColumn('{task.description:24}'),
     BarColumn(),

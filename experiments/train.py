@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
@@ -108,7 +109,11 @@ def train_and_evaluate(
       metrics.describe_run(config.to_dict()) | {'start': start},
       epochs_done=progress['step'] // loop.steps_per_epoch,
     )
-    state = _train(config, loop, saved, progress, manager, log)
+    scalars = metrics.open_scalars(
+      workdir / 'tensorboard', progress['step'] // loop.steps_per_epoch
+    )
+    state = _train(config, loop, saved, progress, manager, log, scalars)
+    scalars.close()
   finally:
     checkpoints.close(manager)
   header, records = metrics.read_log(workdir / 'metrics.jsonl')
@@ -161,7 +166,7 @@ def _pretrained_here(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   base = build.full_precision(config)
   path = workdir / 'pretrain' / _model_name(base)
   if not path.exists():
-    display.say(
+    print(
       f'No config.pretrained: training a full-precision {config.network} on'
       f' {config.dataset} first, {base.epochs} epochs, in {path.parent}.'
     )
@@ -174,7 +179,7 @@ def _factor(loop: Loop, state: mq_jax.State) -> dict[str, float]:
   return {name: float(value) for name, value in factor.items()}
 
 
-_NO_PROGRESS = {
+_NO_PROGRESS: dict[str, Any] = {
   'step': 0,
   'loss_sum': 0.0,
   'accuracy_sum': 0.0,
@@ -187,8 +192,9 @@ def _train(
   loop: Loop,
   saved: Saved,
   progress: dict[str, Any],
-  manager: checkpoints.Manager,
+  manager: ocp.CheckpointManager,
   log: metrics.Log,
+  scalars: Any,
 ) -> mq_jax.State:
   """Steps to the end; saves as it goes and when a signal comes."""
   spe, every = loop.steps_per_epoch, config.checkpoint_every
@@ -197,7 +203,9 @@ def _train(
   state, codes = saved
   with (
     interrupt.noticed() as signal_number,
-    display.progress(config.epochs * spe, step, title) as bar,
+    display.progress(
+      config.epochs * spe, step, title, epochs=config.epochs
+    ) as bar,
   ):
     while step < config.epochs * spe:
       steps = min(config.chunk, spe - step % spe, every - step % every)
@@ -218,12 +226,17 @@ def _train(
         step,
         epoch=(step - 1) // spe + 1,
         loss=progress['loss_sum'] / done_of_epoch,
-        accuracy=100 * progress['accuracy_sum'] / done_of_epoch,
       )
       if step % spe == 0:
         record, new_codes = _epoch_record(loop, state, progress, codes)
         metrics.append(log, record)
-        bar.log(_line(record))
+        metrics.write_scalars(scalars, record)
+        bar.update(
+          step,
+          epoch=record['epoch'],
+          loss=record['train_loss'],
+          accuracy=record['test_accuracy'],
+        )
         progress, codes = _NO_PROGRESS | {'step': step}, new_codes
       number = signal_number()
       if step % spe == 0 or step % every == 0 or number is not None:
@@ -264,17 +277,8 @@ def _epoch_record(
   return record, loop.train.codes(state)
 
 
-def _line(record: dict[str, Any]) -> str:
-  return (
-    f'epoch {record["epoch"]}: train loss {record["train_loss"]:.4f},'
-    f' test loss {record["test_loss"]:.4f},'
-    f' test accuracy {record["test_accuracy"]:.2f} %,'
-    f' {record["seconds"]:.0f} s'
-  )
-
-
 def _divergence(
-  step: int, last_saved: int, manager: checkpoints.Manager
+  step: int, last_saved: int, manager: ocp.CheckpointManager
 ) -> str:
   kept = (
     f'The last good checkpoint is that of step {last_saved} in'

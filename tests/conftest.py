@@ -16,10 +16,16 @@ _FLAGS = os.environ.get('XLA_FLAGS', '')
 if _DEVICES not in _FLAGS:
   os.environ['XLA_FLAGS'] = f'{_FLAGS} {_DEVICES}=2'.strip()
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# No deadline: the first example of a test compiles. All else stays as it is:
+# where CI is set, hypothesis repeats the same examples in every run.
+hypothesis.settings.register_profile('compiles', deadline=None)
+hypothesis.settings.load_profile('compiles')
 
 _DATA_FOLDERS = ('cifar-10-batches-bin', 'pretrained')
 

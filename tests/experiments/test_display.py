@@ -276,6 +276,19 @@ def test_updates_further_apart_than_the_window_have_a_speed() -> None:
   ]
 
 
+def test_a_long_test_between_epochs_leaves_the_speed() -> None:
+  def use(bar: display.Bar, wait: Callable[[float], None]) -> None:
+    for epoch in (1, 2):
+      wait(100)
+      bar.update(100 * epoch, epoch=epoch)
+      wait(100)
+      bar.update(100 * epoch, epoch=epoch, accuracy=epoch)
+
+  # An epoch takes 200 s, half of it the test.
+  last = without_terminal(use)[-1]
+  assert last.endswith('acc 2.00%  0.5 steps/s  0:26:40 left')
+
+
 LONG_PATH = '/home/someone/runs/' + 'resnet20_dorefa_1bit_multifc_sgd/' * 3
 
 

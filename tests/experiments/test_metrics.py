@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import signal
 import struct
 import subprocess
@@ -63,10 +62,13 @@ def test_header_says_what_ran_where() -> None:
     *('python', 'jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
   }
   assert described['date'].endswith('+00:00')
+  # The tests run the code of the checkout that they lie in.
+  source = metrics._source(pathlib.Path(__file__).parents[2])
+  assert {name: described[name] for name in source} == source
 
 
 def test_commit_is_that_of_the_checkout_the_code_lies_in(
-  tmp_path: pathlib.Path,
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   def git(*args: str) -> str:
     identity = ('-c', 'user.name=n', '-c', 'user.email=e@x')
@@ -77,51 +79,30 @@ def test_commit_is_that_of_the_checkout_the_code_lies_in(
       text=True,
     ).stdout.strip()
 
-  def described(folder: pathlib.Path, **env: str) -> tuple[Any, Any]:
-    program = (
-      'import json; from experiments import metrics; '
-      'print(json.dumps(metrics.describe_run({})))'
-    )
-    done = subprocess.run(
-      [sys.executable, '-c', program],
-      cwd=folder,
-      check=True,
-      capture_output=True,
-      text=True,
-      env={
-        **os.environ,
-        'PYTHONPATH': str(folder),
-        'PYTHONDONTWRITEBYTECODE': '1',
-        'JAX_PLATFORMS': 'cpu',
-        **env,
-      },
-    )
-    described = json.loads(done.stdout)
-    return described['commit'], described['dirty']
-
-  def copy(folder: pathlib.Path) -> pathlib.Path:
-    package = folder / 'experiments'
-    package.mkdir(parents=True)
-    (package / '__init__.py').touch()
-    assert metrics.__file__ is not None
-    return pathlib.Path(shutil.copy(metrics.__file__, package))
-
-  source = copy(tmp_path)
-  (tmp_path / 'mq_jax').mkdir()
-  assert described(tmp_path) == (None, None)
+  for variable in ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'):
+    monkeypatch.delenv(variable, raising=False)
+  none = {'commit': None, 'dirty': None}
+  source = tmp_path / 'experiments' / 'train.py'
+  installed = tmp_path / 'venv' / 'site-packages'
+  for folder in (source.parent, tmp_path / 'mq_jax', installed):
+    folder.mkdir(parents=True)
+  source.write_text('a = 1\n')
+  assert metrics._source(tmp_path) == none
   git('init')
   git('add', '.')
   git('commit', '-m', 'first')
   commit = git('rev-parse', 'HEAD')
-  # Neither a log of results nor a git hook's environment matters.
-  (tmp_path / 'results.jsonl').touch()
-  assert described(tmp_path, GIT_DIR='/nowhere') == (commit, False)
-  source.write_text(source.read_text() + '# changed\n')
-  assert described(tmp_path) == (commit, True)
-  installed = tmp_path / 'venv'
-  copy(installed)
-  assert described(installed) == (None, None)
-  assert described(tmp_path, PATH='/nowhere') == (None, None)
+  assert metrics._source(tmp_path) == {'commit': commit, 'dirty': False}
+  (tmp_path / 'results.jsonl').touch()  # A run's own output is no change.
+  assert metrics._source(tmp_path) == {'commit': commit, 'dirty': False}
+  source.write_text('a = 2\n')
+  assert metrics._source(tmp_path) == {'commit': commit, 'dirty': True}
+  # Somebody else's repository around an installed copy is not the source.
+  assert metrics._source(installed) == none
+  monkeypatch.setenv('GIT_DIR', '/nowhere')  # As within a git hook.
+  assert metrics._source(tmp_path) == {'commit': commit, 'dirty': True}
+  monkeypatch.setenv('PATH', '/nowhere')
+  assert metrics._source(tmp_path) == none
 
 
 def test_a_new_log_reads_back(tmp_path: pathlib.Path) -> None:

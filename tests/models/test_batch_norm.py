@@ -1,0 +1,130 @@
+"""Batch normalisation against its closed form in float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mq_jax.models import BatchNorm
+
+F64 = np.float64
+
+
+def start(module, x):
+  return module.init(jax.random.key(0), x, train=False)
+
+
+def train(module, variables, x):
+  y, stats = module.apply(variables, x, train=True, mutable=['batch_stats'])
+  return y, {**variables, **stats}
+
+
+def batches(count, shape=(5, 3, 4, 2)):
+  rng = np.random.default_rng(3)
+  return [rng.normal(2.0, 3.0, shape) for _ in range(count)]
+
+
+def test_one_step_computed_by_hand():
+  x = jnp.array([[1.0], [2.0], [6.0]])
+  module = BatchNorm(epsilon=0.0)
+  y, variables = train(module, start(module, x), x)
+  # Mean 3, deviations -2, -1, 3: squares 14, variance 14/3 and unbiased 7.
+  np.testing.assert_allclose(
+    y[:, 0], np.array([-2.0, -1.0, 3.0]) / np.sqrt(14 / 3), rtol=1e-6
+  )
+  stats = variables['batch_stats']
+  np.testing.assert_allclose(stats['mean'], [0.1 * 3.0], rtol=1e-6)
+  np.testing.assert_allclose(stats['var'], [0.9 * 1.0 + 0.1 * 7.0], rtol=1e-6)
+
+
+def test_several_steps_are_the_closed_form(x64):
+  module = BatchNorm(dtype=jnp.float64, momentum=0.8, epsilon=1e-3)
+  data = batches(4)
+  variables = start(module, jnp.asarray(data[0]))
+  scale, bias = np.array([0.5, -2.0]), np.array([3.0, 0.25])
+  variables['params'] = {'scale': jnp.asarray(scale), 'bias': jnp.asarray(bias)}
+  count = 5 * 3 * 4
+  mean, var = np.zeros(2), np.ones(2)
+  for x in data:
+    y, variables = train(module, variables, jnp.asarray(x))
+    flat = x.reshape(-1, 2)
+    expected = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-3) * scale + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    mean = 0.8 * mean + 0.2 * flat.mean(0)
+    var = 0.8 * var + 0.2 * ((flat - flat.mean(0)) ** 2).sum(0) / (count - 1)
+  stats = variables['batch_stats']
+  assert stats['var'].dtype == jnp.float64
+  np.testing.assert_allclose(stats['mean'], mean, rtol=1e-12)
+  np.testing.assert_allclose(stats['var'], var, rtol=1e-12)
+
+  y = module.apply(variables, jnp.asarray(data[0]), train=False)
+  expected = (data[0] - mean) / np.sqrt(var + 1e-3) * scale + bias
+  np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_is_the_closed_form(x64):
+  module = BatchNorm(dtype=jnp.float64)
+  x, weight = batches(2, (7, 2))
+  variables = start(module, jnp.asarray(x))
+
+  @jax.jit
+  def gradient(x):
+    return jax.grad(lambda x: jnp.sum(train(module, variables, x)[0] * weight))(
+      x
+    )
+
+  deviation = np.sqrt(x.var(0) + 1e-5)
+  normal = (x - x.mean(0)) / deviation
+  expected = (
+    weight - weight.mean(0) - normal * (weight * normal).mean(0)
+  ) / deviation
+  np.testing.assert_allclose(gradient(x), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_float32_keeps_the_variance_beside_a_large_mean():
+  # E[x²] − E[x]² in float32 is off by more than the variance itself here.
+  x = (4096 + batches(1, (4096, 1))[0] / 3).astype(np.float32)
+  module = BatchNorm(momentum=0.0)
+  _, variables = train(module, start(module, jnp.asarray(x)), jnp.asarray(x))
+  np.testing.assert_allclose(
+    variables['batch_stats']['var'], x.astype(F64).var(0, ddof=1), rtol=1e-4
+  )
+
+
+def test_bfloat16_normalises_in_float32():
+  # 256 + 1 rounds to 256 in bfloat16: a sum there would lose every other 1.
+  x = jnp.tile(jnp.array([[1.0], [2.0]], jnp.bfloat16), (4096, 1))
+  module = BatchNorm(dtype=jnp.bfloat16, momentum=0.0, epsilon=0.0)
+  y, variables = train(module, start(module, x), x)
+  assert y.dtype == jnp.bfloat16
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {
+    jnp.dtype('float32')
+  }
+  np.testing.assert_array_equal(y[:2, 0], [-1.0, 1.0])
+  np.testing.assert_allclose(variables['batch_stats']['mean'], [1.5])
+  np.testing.assert_allclose(
+    variables['batch_stats']['var'], [0.25 * 8192 / 8191], rtol=1e-6
+  )
+
+
+def test_init_and_evaluation_leave_the_statistics_alone():
+  x = jnp.asarray(batches(1)[0], jnp.float32)
+  for mode in (False, True):
+    stats = BatchNorm().init(jax.random.key(0), x, train=mode)['batch_stats']
+    np.testing.assert_array_equal(stats['mean'], [0, 0])
+    np.testing.assert_array_equal(stats['var'], [1, 1])
+  variables = start(BatchNorm(), x)
+  y, changed = BatchNorm().apply(
+    variables, x, train=False, mutable=['batch_stats']
+  )
+  np.testing.assert_allclose(y, x / np.sqrt(1 + 1e-5), rtol=1e-6)
+  np.testing.assert_array_equal(changed['batch_stats']['mean'], [0, 0])
+
+
+def test_one_value_a_channel_is_refused():
+  module = BatchNorm()
+  x = jnp.ones((1, 1, 1, 3))
+  variables = start(module, x)
+  with pytest.raises(ValueError, match=r'1 value a channel.*larger batches'):
+    train(module, variables, x)
+  assert module.apply(variables, x, train=False).shape == x.shape
