@@ -236,7 +236,8 @@ def test_factor_is_what_a_linear_stack_amounts_to():
     },
     1e-5,
   )
-  assert set(mq_jax.fc_grad().factor(mq_jax.fc_grad().init(jax.random.key(0), g_hat))) == {'s'}  # fmt: skip
+  plain = mq_jax.fc_grad()
+  assert set(plain.factor(plain.init(jax.random.key(0), g_hat))) == {'s'}
   for other in (
     mq_jax.multi_fc(activation='relu'),
     mq_jax.lstm_fc(2),
@@ -245,8 +246,9 @@ def test_factor_is_what_a_linear_stack_amounts_to():
     assert other.factor(other.init(jax.random.key(0), w_tilde)) == {}
 
 
-@pytest.mark.parametrize('size', [1, coordinates.BLOCK - 1, coordinates.BLOCK, 3 * coordinates.BLOCK + 5])  # fmt: skip
-def test_blocks_and_back(size):
+@pytest.mark.parametrize(('blocks', 'more'), [(0, 1), (1, -1), (1, 0), (3, 5)])
+def test_blocks_and_back(blocks, more):
+  size = blocks * coordinates.BLOCK + more
   like = {'a': jnp.arange(size, dtype=jnp.float32), 'b': jnp.ones((2, 3))}
   blocks = coordinates.to_blocks(like)
   assert blocks.shape == coordinates.block_shape(like)

@@ -118,7 +118,10 @@ def test_bwn_by_hand():
 
 def test_bwn_scale_and_clip_options():
   w, g = jnp.array([0.2, -0.6, 1.6]), jnp.ones(3)
-  rule = lambda **options: mq_jax.bwn(**options).straight_through(g, w, ())
+
+  def rule(**options):
+    return mq_jax.bwn(**options).straight_through(g, w, ())
+
   np.testing.assert_allclose(rule(), [0.8, 0.8, 0.0], rtol=1e-6)
   np.testing.assert_allclose(rule(clip=0.5), [0.8, 0, 0], rtol=1e-6)
   np.testing.assert_allclose(rule(clip=None), [0.8, 0.8, 0.8], rtol=1e-6)
@@ -199,7 +202,7 @@ def test_other_bad_arguments():
     mq_jax.dorefa(clip=-1)
   with pytest.raises(ValueError, match='clip=0'):
     mq_jax.bwn(clip=0)
-  with pytest.raises(ValueError, match='original=True.*bits=2'):
+  with pytest.raises(ValueError, match=r'original=True.*bits=2'):
     mq_jax.dorefa(bits=2, original=True)
-  with pytest.raises(ValueError, match='channel_axis=2.*\\(2, 2\\)'):
+  with pytest.raises(ValueError, match=r'channel_axis=2.*\(2, 2\)'):
     quantize(mq_jax.bwn(per_channel=True, channel_axis=2), jnp.ones((2, 2)), ())

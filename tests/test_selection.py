@@ -37,9 +37,7 @@ def test_what_matches_no_rule_keeps_full_precision():
 
 
 def test_a_part_of_a_path_is_no_match():
-  with pytest.raises(
-    ValueError, match="'kernel' matches no leaf.*dense/kernel"
-  ):
+  with pytest.raises(ValueError, match=r"'kernel' matches no leaf.*dense"):
     selection.select(PARAMS, [('kernel', ONE)])
 
 
