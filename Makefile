@@ -15,9 +15,9 @@ NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3,
 
 # Overrides of the configuration, such as --config.epochs=1
 DEMO_ARGS ?=
-# More for pytest, such as "-k lstm -x". On two cores two processes take about
-# half the time: a test spends its time compiling, on one core.
+# More for pytest, such as "-k lstm -x".
 TEST_ARGS ?=
+# Processes of pytest, for two cores.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help

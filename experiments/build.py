@@ -10,12 +10,20 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.configs import resnet20
+from experiments.errors import InvalidError
 from mq_jax import models
 
 Array = jax.Array
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 CHOICES = {
-  'network': ('resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110'),
+  'network': (
+    'resnet8',
+    'resnet20',
+    'resnet32',
+    'resnet44',
+    'resnet56',
+    'resnet110',
+  ),
   'dataset': ('cifar10', 'cifar100', 'digits'),
   'dtype': tuple(DTYPES),
   'quantizer': ('dorefa', 'bwn', 'none'),
@@ -39,9 +47,20 @@ AT_LEAST = {
   'checkpoint_every': 1,
   'seed': 0,
 }
+LARGEST_SEED = 2**31 - 1  # what jax takes for a key in 32 bits
+BASE_KEYS = (
+  'network',
+  'dataset',
+  'data_dir',
+  'dtype',
+  'seed',
+  'batch_size',
+  'chunk',
+  'checkpoint_every',
+)
 
 
-class ConfigError(ValueError):
+class ConfigError(InvalidError):
   """A configuration that no run can have; the message names the mend."""
 
 
@@ -61,16 +80,7 @@ def check(config: ConfigDict) -> None:
       f'config keys {missing} are missing: start from'
       ' experiments.configs.resnet20.get_config()'
     )
-  for key, choices in CHOICES.items():
-    if config[key] not in choices:
-      raise ConfigError(
-        f'config.{key}={config[key]!r} must be one of {choices}'
-      )
-  for key, least in AT_LEAST.items():
-    if not least <= config[key] < float('inf'):
-      raise ConfigError(
-        f'config.{key}={config[key]!r} must be at least {least} and finite'
-      )
+  _check_values(config, known)
   if config.quantizer == 'none' and config.estimator != 'ste':
     raise ConfigError(
       f'config.estimator={config.estimator!r} has nothing to estimate where'
@@ -84,6 +94,43 @@ def check(config: ConfigDict) -> None:
     raise ConfigError(str(error)) from error
 
 
+def _check_values(config: ConfigDict, known: ConfigDict) -> None:
+  """Refuses a value of another type, or one out of its range."""
+  for key, default in known.items():
+    value, kind = config[key], known.get_type(key)
+    # A bool is an int to Python, and an int does where a float is wanted.
+    kinds = (int, float) if kind is float else (kind,)
+    if not (type(value) in kinds or (value is None and default is None)):
+      raise ConfigError(f'config.{key}={value!r} must be of {kind.__name__}')
+  for key, choices in CHOICES.items():
+    if config[key] not in choices:
+      raise ConfigError(
+        f'config.{key}={config[key]!r} must be one of {choices}'
+      )
+  for key, least in AT_LEAST.items():
+    if not least <= config[key] < float('inf'):
+      raise ConfigError(
+        f'config.{key}={config[key]!r} must be at least {least} and finite'
+      )
+  if config.seed > LARGEST_SEED:
+    raise ConfigError(
+      f'config.seed={config.seed!r} must be at most {LARGEST_SEED}'
+    )
+
+
+def check_batch_size(config: ConfigDict, images: int) -> None:
+  """Refuses a batch that is larger than the training set.
+
+  Raises:
+    ConfigError: With the sizes of both.
+  """
+  if config.batch_size > images:
+    raise ConfigError(
+      f'config.batch_size={config.batch_size} must be at most {images}, the'
+      f' number of training images in {config.dataset}'
+    )
+
+
 def _no_loss(*_: Any) -> Any:
   raise NotImplementedError('only the arguments of the step are checked')
 
@@ -92,19 +139,18 @@ def full_precision(config: ConfigDict) -> ConfigDict:
   """The run that makes the base model of `config`, by the standard recipe.
 
   SGD with momentum 0.9, weight decay 1e-4 and a cosine from 0.1 to 0, from
-  random weights, as ResNets for CIFAR are trained.
+  random weights, as ResNets for CIFAR are trained. What only quantized training
+  reads is left at its default, so that runs which differ in it share a base.
   """
-  base = ConfigDict(config.to_dict())
+  base = resnet20.get_config()
+  base.update({key: config[key] for key in BASE_KEYS})
   base.update(
     quantizer='none',
-    bits=1,
     estimator='ste',
-    differentiate_refinement=False,
     optimizer='momentum',
     weight_decay=1e-4,
     learning_rate=0.1,
     epochs=config.pretrain_epochs,
-    pretrained='',
   )
   return base
 

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from experiments.errors import InvalidError, UnreadableError
+
 
 class Restored(NamedTuple):
   """One checkpoint, read back.
@@ -210,7 +212,7 @@ def _check_fit(
   shown = 8
   if len(differ) > shown:
     differ = [*differ[:shown], f'  and {len(differ) - shown} more']
-  raise ValueError(
+  raise InvalidError(
     f'the checkpoint {folder} is of another configuration:\n'
     + '\n'.join(differ)
     + '\nUse another --workdir, or the configuration it was written with.'
@@ -223,7 +225,7 @@ def _unreadable(folder: Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    raise RuntimeError(
+    raise UnreadableError(
       f'the checkpoint {folder} cannot be read ({error}); delete that folder '
       'to go on from the one before it'
     ) from error

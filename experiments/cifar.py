@@ -5,44 +5,80 @@
 Flags and `main` only; the work is in `experiments.train`.
 """
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments import build, display, train
+from experiments.errors import UserError
 
+DEFAULT = 'experiments/configs/resnet20.py'
+# Without a default here: a default would be read, and the command line applied
+# to it, as soon as this module is imported.
 CONFIG = config_flags.DEFINE_config_file(
-  'config', 'experiments/configs/resnet20.py', 'Configuration file.'
+  'config', None, f'Configuration file. Default: {DEFAULT}.'
 )
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run. Default: a dated one under runs/.'
 )
 
 
-def main(argv: list[str]) -> None:
-  """Runs the configuration and shows what came of it."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  config = CONFIG.value
-  name = '-'.join(
-    config[key] for key in ('network', 'quantizer', 'estimator', 'optimizer')
-  )
-  workdir = WORKDIR.value or time.strftime(f'runs/%Y%m%d-%H%M%S-{name}')
+def parse_flags(argv: list[str]) -> list[str]:
+  """As absl does it, but a mistaken --config is told without a traceback."""
+  if not any(arg.lstrip('-').split('=')[0] == 'config' for arg in argv[1:]):
+    argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
   try:
-    result = train.train_and_evaluate(config, workdir)
-  except (
-    build.ConfigError,
-    FileNotFoundError,
-    ValueError,
-    train.TrainingDiverged,
-  ) as error:
+    rest = app.parse_flags_with_usage(argv)
+    # A file that cannot be read is first noticed where it is used.
+    CONFIG.value.keys()
+  except OSError as error:
+    sys.exit(f'{error}')
+  except (AttributeError, KeyError) as error:
+    # What ml_collections raises of an unknown key is, or wraps, a KeyError.
+    inner = error.args[0] if error.args else None
+    key = error if isinstance(error, KeyError) else inner
+    if not isinstance(key, KeyError):
+      raise
+    sys.exit('unknown config key ' + f'{key.args[0]}'.replace('\n', '. '))
+  if len(rest) > 1:
+    sys.exit(f'unknown arguments {rest[1:]}: a flag starts with --')
+  return rest
+
+
+def workdir_for(config: ConfigDict) -> str:
+  """The folder that --workdir names, or else a new one."""
+  if WORKDIR.value:
+    return WORKDIR.value
+  keys = ('network', 'quantizer', 'estimator', 'optimizer')
+  name = '-'.join([time.strftime('%Y%m%d-%H%M%S'), *(config[k] for k in keys)])
+  print(f'To go on after a stop, add --workdir=runs/{name}', flush=True)
+  return f'runs/{name}'
+
+
+@contextlib.contextmanager
+def told_plainly() -> Iterator[None]:
+  """Exits with the message alone where that says all that there is to say."""
+  try:
+    yield
+  except UserError as error:
     sys.exit(f'{error}')
   except KeyboardInterrupt:
     sys.exit(130)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the configuration and shows what came of it."""
+  del argv
+  with told_plainly():
+    config = CONFIG.value
+    build.check(config)
+    result = train.train_and_evaluate(config, workdir_for(config))
   display.print_summary(*result[:5])
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from experiments.errors import InvalidError, MissingError
+
 Array = jax.Array
 Floats3 = tuple[float, float, float]
 
@@ -175,7 +177,7 @@ def find_prepared(
   if folder is None:
     number = name.removeprefix('cifar')
     archive = ARCHIVE.format(number)
-    raise FileNotFoundError(
+    raise MissingError(
       f'{name} is not in {root}. '
       + (f'{problem}; remove that folder. ' if problem else '')
       + f'To prepare the set there, run\n  curl -LO {archive}\n'
@@ -275,7 +277,7 @@ def read_prepared(
   try:
     state = _fingerprint(folder)
   except OSError as error:
-    raise ValueError(f'{folder} cannot be read: {error}.') from error
+    raise InvalidError(f'{folder} cannot be read: {error}.') from error
   pixels = _read_cache(folder / CACHE, state)
   if pixels is None:
     logging.info('Decoding %s, once.', folder)
@@ -349,7 +351,7 @@ def _decode(folder: Path, advance: Callable[[int], object]) -> Pixels:
       if not 0 <= labels.min() <= labels.max() < len(names):
         raise ValueError(f'it has labels outside of 0 to {len(names) - 1}')
   except Exception as error:  # The readers raise whatever they stumble over.
-    raise ValueError(
+    raise InvalidError(
       f'{folder} is damaged ({error}); remove it and prepare the set again.'
     ) from error
   finally:

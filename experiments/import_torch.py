@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import model_file
+from experiments.errors import InvalidError, MissingError
 from mq_jax import models
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -70,14 +71,14 @@ def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'there is no file {path}')
+    raise MissingError(f'there is no file {path}')
   content = path.read_bytes()
   try:
     arrays = read_state_dict(content)
     network, num_classes = _identify(arrays)
     variables = _convert(arrays, network, num_classes)
   except ValueError as error:
-    raise ValueError(f'{path}: {error}') from error
+    raise InvalidError(f'{path}: {error}') from error
   metadata = {
     'network': network,
     'num_classes': str(num_classes),

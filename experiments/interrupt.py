@@ -13,8 +13,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def noticed() -> Iterator[Callable[[], int | None]]:
   """Holds both signals back, so that a run can save before it leaves.
 
-  A second signal of the same kind acts at once, as it always does. Outside of
-  the main thread, where Python takes no signals, nothing is changed.
+  A second signal of the same kind acts at once, as it always does. A signal
+  that came after the last look is acted upon at the end. Outside of the main
+  thread, where Python takes no signals, nothing is changed.
 
   Yields:
     A function that gives the number of the signal that came, or None.
@@ -23,7 +24,11 @@ def noticed() -> Iterator[Callable[[], int | None]]:
   if threading.current_thread() is not threading.main_thread():
     yield lambda: None
     return
-  before = {int(number): signal.getsignal(number) for number in SIGNALS}
+  # None stands for a handler that is not Python's: it cannot be put back.
+  before = {
+    int(number): signal.getsignal(number) or signal.SIG_DFL
+    for number in SIGNALS
+  }
 
   def receive(number: int, frame: FrameType | None) -> None:
     del frame
@@ -37,6 +42,8 @@ def noticed() -> Iterator[Callable[[], int | None]]:
   finally:
     for number in SIGNALS:
       signal.signal(number, before[number])
+  if received:
+    leave(received[0])
 
 
 def leave(number: int) -> None:

@@ -35,6 +35,11 @@ class Totals(NamedTuple):
   finite: Array
 
 
+Carry = tuple[mq_jax.State, Totals]
+Run = Callable[[mq_jax.State, int, int], Carry]
+Evaluate = Callable[[Any, Any], tuple[float, float]]
+
+
 def _no_totals() -> Totals:
   return Totals(
     steps=jnp.zeros((), jnp.int32),
@@ -59,8 +64,23 @@ class Loop(NamedTuple):
   steps_per_epoch: int
   train: mq_jax.TrainStep
   start: Callable[[], mq_jax.State]
-  run: Callable[[mq_jax.State, int, int], tuple[mq_jax.State, Totals]]
-  evaluate: Callable[[Any, Any], tuple[float, float]]
+  run: Run
+  evaluate: Evaluate
+
+
+class _Batches(NamedTuple):
+  """The training batches, counted over all epochs.
+
+  Attributes:
+    split: Images and labels on the device.
+    orders: `(epoch) -> orders` of that epoch and of the next.
+    get: `(split, orders, first, count) -> batch`; `first` is the epoch of the
+      first of the two orders.
+  """
+
+  split: data.Split
+  orders: Callable[[Any], Array]
+  get: Callable[[data.Split, Array, Any, Any], dict[str, Array]]
 
 
 def make_loop(
@@ -82,19 +102,47 @@ def make_loop(
   Returns:
     A `Loop`.
   """
-  size = len(dataset.train_labels)
-  spe = data.steps_per_epoch(size, config.batch_size)
+  spe = data.steps_per_epoch(len(dataset.train_labels), config.batch_size)
   train = build.make_train_step(config, build.make_loss(net), spe)
-  split = data.to_device(dataset.train_images, dataset.train_labels)
-  test = data.to_device(dataset.test_images, dataset.test_labels)
-  pixels = {
+  batches = _make_batches(config, dataset, spe)
+
+  def start() -> mq_jax.State:
+    first = jax.jit(batches.get)(batches.split, batches.orders(0), 0, 0)
+    return train.init(jax.random.key(config.seed), params, batch_stats, first)
+
+  return Loop(
+    steps_per_epoch=spe,
+    train=train,
+    start=start,
+    run=_make_run(train.step_fn, batches, spe),
+    evaluate=_make_evaluate(config, dataset, net),
+  )
+
+
+def _pixels(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
+  """How images are normalised, in training and in the test."""
+  return {
     'mean': dataset.mean,
     'std': dataset.std,
     'dtype': build.DTYPES[config.dtype],
   }
 
-  def batch(split: data.Split, orders: Array, first: Any, count: Any) -> Any:
-    # `orders` are those of epoch `first` and of the next.
+
+def _make_batches(
+  config: ConfigDict, dataset: data.Dataset, spe: int
+) -> _Batches:
+  size = len(dataset.train_labels)
+  pixels = _pixels(config, dataset)
+
+  @jax.jit
+  def orders(epoch: Array) -> Array:
+    return jnp.stack(
+      [data.epoch_order(config.seed, epoch + later, size) for later in (0, 1)]
+    )
+
+  def get(
+    split: data.Split, orders: Array, first: Any, count: Any
+  ) -> dict[str, Array]:
     epoch = count // spe
     return data.train_batch(
       split,
@@ -107,25 +155,19 @@ def make_loop(
       **pixels,
     )
 
-  @jax.jit
-  def orders_from(epoch: Array) -> Array:
-    return jnp.stack(
-      [data.epoch_order(config.seed, epoch + later, size) for later in (0, 1)]
-    )
+  split = data.to_device(dataset.train_images, dataset.train_labels)
+  return _Batches(split, orders, get)
 
-  def start() -> mq_jax.State:
-    first = jax.jit(batch)(split, orders_from(0), 0, 0)
-    return train.init(jax.random.key(config.seed), params, batch_stats, first)
 
-  def one(
-    carry: tuple[mq_jax.State, Totals], split: data.Split, orders: Array
-  ) -> tuple[mq_jax.State, Totals]:
+def _make_run(step_fn: Any, batches: _Batches, spe: int) -> Run:
+  """A chunk of steps within one epoch."""
+
+  def one(carry: Carry, split: data.Split, orders: Array) -> Carry:
     state, totals = carry
     # The last step of an epoch is the only one whose batch is of the next.
     epoch = state.step // spe
-    state, metrics = train.step_fn(
-      state, batch(split, orders, epoch, state.step + 1)
-    )
+    batch = batches.get(split, orders, epoch, state.step + 1)
+    state, metrics = step_fn(state, batch)
     return state, Totals(
       totals.steps + 1,
       totals.loss + metrics['loss'],
@@ -134,11 +176,8 @@ def make_loop(
     )
 
   def chunk(
-    carry: tuple[mq_jax.State, Totals],
-    split: data.Split,
-    orders: Array,
-    steps: Array,
-  ) -> tuple[mq_jax.State, Totals]:
+    carry: Carry, split: data.Split, orders: Array, steps: Array
+  ) -> Carry:
     return lax.while_loop(
       lambda carry: (carry[1].steps < steps) & carry[1].finite,
       lambda carry: one(carry, split, orders),
@@ -148,23 +187,29 @@ def make_loop(
   jitted_one = jax.jit(one, donate_argnums=0)
   jitted_chunk = jax.jit(chunk, donate_argnums=0)
 
-  def run(
-    state: mq_jax.State, first: int, steps: int
-  ) -> tuple[mq_jax.State, Totals]:
+  def run(state: mq_jax.State, first: int, steps: int) -> Carry:
     if first // spe != (first + steps - 1) // spe:
       raise ValueError(f'{steps} steps from {first} leave their epoch.')
-    orders = orders_from(first // spe)
+    orders = batches.orders(first // spe)
     carry = state, _no_totals()
     if jax.default_backend() != 'cpu':
-      return jitted_chunk(carry, split, orders, steps)
+      return jitted_chunk(carry, batches.split, orders, steps)
     # XLA's CPU compiler runs a convolution within a loop some forty times
     # slower than one outside, so the loop is Python's here.
     while carry[1].steps < steps and carry[1].finite:
-      carry = jitted_one(carry, split, orders)
+      carry = jitted_one(carry, batches.split, orders)
     return carry
 
+  return run
+
+
+def _make_evaluate(
+  config: ConfigDict, dataset: data.Dataset, net: Any
+) -> Evaluate:
+  test = data.to_device(dataset.test_images, dataset.test_labels)
   evaluate_batch = build.make_evaluation(net)
-  n_test = len(dataset.test_labels)
+  pixels = _pixels(config, dataset)
+  size = len(dataset.test_labels)
 
   @jax.jit
   def add_batch(
@@ -177,9 +222,9 @@ def make_loop(
 
   def evaluate(params: Any, batch_stats: Any) -> tuple[float, float]:
     total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-    for index in range(data.eval_batches(n_test, EVAL_BATCH)):
+    for index in range(data.eval_batches(size, EVAL_BATCH)):
       total = add_batch(total, test, index, params, batch_stats)
     loss, correct = jax.device_get(total)
-    return float(loss) / n_test, 100 * float(correct) / n_test
+    return float(loss) / size, 100 * float(correct) / size
 
-  return Loop(spe, train, start, run, evaluate)
+  return evaluate

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.errors import InvalidError
+
 REQUIRED = (
   'epoch',
   'step',
@@ -30,6 +32,8 @@ REQUIRED = (
   'test_accuracy',
   'seconds',
 )
+# Where files lie changes no number, so a run goes on after they have moved.
+PLACES = ('data_dir',)
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
 
 
@@ -96,12 +100,11 @@ def open_log(
   first = _plain(header, 'header')
   kept: list[dict[str, Any]] = []
   if path.exists():
-    config = first['config']
+    check_same_config(path, first['config'])
     first, records = read_log(path)
-    _check_same_config(path, first['config'], config)
     kept = [r for r in records if r['epoch'] <= epochs_done]
   if epochs_done > 0 and (not kept or kept[-1]['epoch'] != epochs_done):
-    raise ValueError(
+    raise InvalidError(
       f'{path} has no record of epoch {epochs_done}, which the checkpoint '
       'ends with; put the file of that run back, or use another --workdir'
     )
@@ -160,20 +163,50 @@ def read_log(
       # can be read is whole even if its newline is not there.
       if 1 < number == len(lines):
         break
-      raise ValueError(
+      raise InvalidError(
         f'line {number} of {path} is not JSON ({error}); a run writes one '
         'object a line, so repair that line or use another --workdir'
       ) from error
     wanted = 'config' if number == 1 else 'epoch'
     if not isinstance(entry, dict) or wanted not in entry:
-      raise ValueError(
+      raise InvalidError(
         f'line {number} of {path} has no {wanted!r}, so this is not the log of '
         'a run; use another --workdir'
       )
     objects.append(entry)
   if not objects:
-    raise ValueError(f'{path} is empty; delete it or use another --workdir')
+    raise InvalidError(f'{path} is empty; delete it or use another --workdir')
   return objects[0], objects[1:]
+
+
+def check_same_config(
+  path: str | os.PathLike[str], config: Mapping[str, Any]
+) -> None:
+  """Refuses a log of another configuration.
+
+  Args:
+    path: the log.
+    config: the whole configuration, as for `describe_run`.
+
+  Raises:
+    ValueError: with the keys in which the two differ; those of `PLACES` may.
+  """
+  header, _ = read_log(path)
+  old, new = (
+    _flat({k: v for k, v in entry.items() if k not in PLACES})
+    for entry in (header['config'], _plain(config, 'config'))
+  )
+  differ = [
+    f'  {key}: {old.get(key, "absent")} there, {new.get(key, "absent")} now'
+    for key in dict.fromkeys([*old, *new])
+    if old.get(key) != new.get(key)
+  ]
+  if differ:
+    raise InvalidError(
+      f'{path} is of a run with another configuration:\n'
+      + '\n'.join(differ)
+      + '\nUse another --workdir, or the configuration of that run.'
+    )
 
 
 def open_scalars(directory: str | os.PathLike[str], epochs_done: int) -> Any:
@@ -230,22 +263,6 @@ def _line(entry: Mapping[str, Any]) -> str:
 def _sync(file: Any) -> None:
   file.flush()
   os.fsync(file.fileno())
-
-
-def _check_same_config(path: Path, there: Any, here: Any) -> None:
-  """Raises a ValueError that names the keys in which two configs differ."""
-  old, new = _flat(there), _flat(here)
-  differ = [
-    f'  {key}: {old.get(key, "absent")} there, {new.get(key, "absent")} now'
-    for key in dict.fromkeys([*old, *new])
-    if old.get(key) != new.get(key)
-  ]
-  if differ:
-    raise ValueError(
-      f'{path} is of a run with another configuration:\n'
-      + '\n'.join(differ)
-      + '\nUse another --workdir, or the configuration of that run.'
-    )
 
 
 def _flat(value: Any, key: str = '') -> dict[str, str]:

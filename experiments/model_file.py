@@ -15,6 +15,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from experiments.errors import InvalidError, MissingError
+
 _COLLECTIONS = ('params', 'batch_stats')
 _FIRST_BYTES = {
   b'PK': 'a zip archive, as torch.save and numpy.savez write them',
@@ -87,7 +89,7 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
   content = _read(path)
   for start, what in _FIRST_BYTES.items():
     if content.startswith(start):
-      raise ValueError(
+      raise InvalidError(
         f'{path} is {what}, not a safetensors file: convert a .pth file with'
         ' python -m experiments.import_torch SRC.pth DEST.safetensors'
       )
@@ -96,7 +98,7 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
     with safetensors.safe_open(path, framework='numpy') as file:
       metadata = file.metadata() or {}
   except (safetensors.SafetensorError, KeyError) as error:
-    raise ValueError(
+    raise InvalidError(
       f'{path} ({len(content)} bytes) is cut short, damaged or not a'
       f' safetensors file ({error}): copy it again'
     ) from error
@@ -116,13 +118,13 @@ def load_any(path: str | os.PathLike[str]) -> ModelFile:
   readers = {'.safetensors': load_model, '.pth': load_torch}
   suffix = pathlib.Path(path).suffix
   if suffix not in readers:
-    raise ValueError(f'{path}: the name must end in one of {sorted(readers)}')
+    raise InvalidError(f'{path}: the name must end in one of {sorted(readers)}')
   return readers[suffix](path)
 
 
 def _read(path: pathlib.Path) -> bytes:
   if not path.is_file():
-    raise FileNotFoundError(f'there is no file {path}')
+    raise MissingError(f'there is no file {path}')
   return path.read_bytes()
 
 
@@ -161,7 +163,7 @@ def _model(
   for name, leaf in flat.items():
     *folders, last = name.split('/')
     if not folders or folders[0] not in _COLLECTIONS:
-      raise ValueError(
+      raise InvalidError(
         f'{path} has an array {name!r}, but in our model files they all start'
         ' with params/ or batch_stats/: it is from another program'
       )
@@ -170,5 +172,5 @@ def _model(
       tree = tree.setdefault(folder, {})
     tree[last] = leaf
   if not trees['params']:
-    raise ValueError(f'{path} has no parameters')
+    raise InvalidError(f'{path} has no parameters')
   return ModelFile(**trees, metadata=metadata)

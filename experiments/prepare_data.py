@@ -253,6 +253,9 @@ def _open(source: Path) -> Iterator[Files]:
         for member in tar
         if member.isreg()
       }
+      # tarfile stops before the compression's checksum, at the very end.
+      while tar.fileobj and tar.fileobj.read(2**20):
+        pass
 
     def read(name: str) -> bytes:
       with _archive_errors(source):

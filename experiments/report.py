@@ -23,6 +23,8 @@ _COLUMNS = (
   'forward',
   'backward',
   'optimizer',
+  'α',
+  'seed',
   's at start',
   's at end',
   'train loss',
@@ -60,6 +62,8 @@ def _row(run: ledger.Run) -> list[str]:
     _forward(config),
     _backward(config),
     config['optimizer'],
+    f'{config["learning_rate"]:g}',
+    str(config['seed']),
     _factor(start),
     _factor(last),
     f'{last["train_loss"]:.3f}',
@@ -95,10 +99,8 @@ def _conditions(runs: Sequence[ledger.Run]) -> str:
   described = {
     'network': {run.header['config']['network'] for run in runs},
     'dataset': {run.header['config']['dataset'] for run in runs},
-    'seed': {run.header['config']['seed'] for run in runs},
     'batch size': {run.header['config']['batch_size'] for run in runs},
-    'alpha': {run.header['config']['learning_rate'] for run in runs},
-    'gamma': {run.header['config']['meta_learning_rate'] for run in runs},
+    'γ': {run.header['config']['meta_learning_rate'] for run in runs},
     'full precision': {
       f'{run.header["start"]["full_precision_accuracy"]:.2f} %' for run in runs
     },

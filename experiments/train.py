@@ -1,8 +1,7 @@
 """Trains and evaluates one configuration; resumes where it was stopped."""
 
-import functools
+import contextlib
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +10,10 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import (
-  build,
-  checkpoints,
-  data,
-  display,
-  interrupt,
-  metrics,
-  model_file,
-)
+from experiments import build, checkpoints, data, metrics, model_file
+from experiments.epochs import Outputs, Progress, Saved, factor, run_epochs
+from experiments.epochs import TrainingDiverged as TrainingDiverged
+from experiments.errors import InvalidError
 from experiments.loop import Loop, make_loop
 from mq_jax.selection import named_leaves
 
@@ -30,7 +24,8 @@ class Result(NamedTuple):
   """What a run has to show.
 
   Attributes:
-    full_precision_accuracy: Of the base model, percent.
+    full_precision_accuracy: Of the base model, percent; of the run itself where
+      it makes one.
     last_accuracy: Mean test accuracy of the last 10 epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
@@ -46,22 +41,6 @@ class Result(NamedTuple):
   records: list[dict[str, Any]]
 
 
-class TrainingDiverged(RuntimeError):
-  """A loss or a gradient was not finite."""
-
-
-class Saved(NamedTuple):
-  """What a checkpoint holds.
-
-  Attributes:
-    state: Of the train step.
-    codes: Integer codes at the end of the last epoch, by which flips count.
-  """
-
-  state: mq_jax.State
-  codes: dict[str, jax.Array]
-
-
 def train_and_evaluate(
   config: ConfigDict, workdir: str | pathlib.Path
 ) -> Result:
@@ -73,63 +52,53 @@ def train_and_evaluate(
   Args:
     config: As `experiments.configs.resnet20.get_config` returns it.
     workdir: Folder of the run; made if missing. A run of the same
-      configuration that stands there goes on from its last checkpoint.
+      configuration that stands there goes on from its last checkpoint, and a
+      finished one is only read.
 
   Returns:
     The `Result`.
 
   Raises:
     ConfigError: If the configuration is not one that a run can have.
-    FileNotFoundError: If the data or the base model is missing.
-    ValueError: If `workdir` holds another run, or the base model does not fit.
+    MissingError: If the data or the base model is missing.
+    InvalidError: If `workdir` holds another run, or the base model does not
+      fit.
+    UnreadableError: If the last checkpoint is damaged.
     TrainingDiverged: If a loss or a gradient is not finite.
     KeyboardInterrupt: After Ctrl-C, once all is saved.
     SystemExit: After SIGTERM, once all is saved.
   """
   build.check(config)
   workdir = pathlib.Path(workdir)
+  log_path, model_path = _log_path(workdir), workdir / _model_name(config)
+  if log_path.exists():
+    metrics.check_same_config(log_path, config.to_dict())
+    if _is_finished(config, workdir):
+      return _result(*metrics.read_log(log_path), model_path)
   dataset = data.load(config.dataset, config.data_dir or None)
-  net = build.network(config, len(dataset.class_names))
-  params, batch_stats = _base_model(config, workdir, net)
+  build.check_batch_size(config, len(dataset.train_labels))
+  classes = len(dataset.class_names)
+  net = build.network(config, classes)
+  params, batch_stats = _first_weights(config, workdir, net)
   loop = make_loop(config, dataset, net, params, batch_stats)
-  state = loop.start()
-  saved = Saved(state, loop.train.codes(state))
-  manager = checkpoints.open_manager(workdir / 'checkpoints')
-  try:
-    restored = checkpoints.restore_latest(manager, saved)
-    progress = _NO_PROGRESS
-    start = {}
-    if restored is not None:
-      _, saved, progress = restored
-    else:
-      _, accuracy = loop.evaluate(params, batch_stats)
-      start = {'full_precision_accuracy': accuracy, **_factor(loop, state)}
-    log = metrics.open_log(
-      workdir / 'metrics.jsonl',
-      metrics.describe_run(config.to_dict()) | {'start': start},
-      epochs_done=progress['step'] // loop.steps_per_epoch,
-    )
-    scalars = metrics.open_scalars(
-      workdir / 'tensorboard', progress['step'] // loop.steps_per_epoch
-    )
-    state = _train(config, loop, saved, progress, manager, log, scalars)
-    scalars.close()
-  finally:
-    checkpoints.close(manager)
-  header, records = metrics.read_log(workdir / 'metrics.jsonl')
-  path = workdir / _model_name(config)
+  # A base model that is made here has no accuracy yet.
+  base = None if _is_from_scratch(config) else (params, batch_stats)
+  state = _train(config, workdir, loop, base)
+  header, records = metrics.read_log(log_path)
+  metadata = {
+    'network': config.network,
+    'dataset': config.dataset,
+    'num_classes': str(classes),
+    'accuracy': f'{records[-1]["test_accuracy"]:.2f}',
+  }
   model_file.save_model(
-    path,
-    loop.train.quantized(state),
-    state.model_state,
-    {
-      'network': config.network,
-      'dataset': config.dataset,
-      'num_classes': str(len(dataset.class_names)),
-      'accuracy': f'{records[-1]["test_accuracy"]:.2f}',
-    },
+    model_path, loop.train.quantized(state), state.model_state, metadata
   )
-  return _result(header, records, path)
+  return _result(header, records, model_path)
+
+
+def _log_path(workdir: pathlib.Path) -> pathlib.Path:
+  return workdir / 'metrics.jsonl'
 
 
 def _model_name(config: ConfigDict) -> str:
@@ -137,160 +106,116 @@ def _model_name(config: ConfigDict) -> str:
   return f'{kind}.safetensors'
 
 
-def _base_model(
+def _is_from_scratch(config: ConfigDict) -> bool:
+  return config.quantizer == 'none' and not config.pretrained
+
+
+def _is_finished(config: ConfigDict, workdir: pathlib.Path) -> bool:
+  """Whether the run that stands in `workdir` has come to its end."""
+  if not (workdir / _model_name(config)).exists():
+    return False
+  _, records = metrics.read_log(_log_path(workdir))
+  return bool(records) and records[-1]['epoch'] == config.epochs
+
+
+def _first_weights(
   config: ConfigDict, workdir: pathlib.Path, net: Any
 ) -> tuple[Any, Any]:
   """Parameters and batch statistics to start from; trains them if need be."""
-  image = jnp.zeros((1, 32, 32, 3))
-  fresh = jax.jit(functools.partial(net.init, train=False))(
-    jax.random.key(config.seed), image
-  )
-  if config.quantizer == 'none' and not config.pretrained:
-    return fresh['params'], fresh['batch_stats']
-  path = config.pretrained or _pretrained_here(config, workdir)
-  base = model_file.load_any(path)
+
+  def fresh() -> Any:
+    image = jnp.zeros((1, 32, 32, 3))
+    return net.init(jax.random.key(config.seed), image, train=False)
+
+  if _is_from_scratch(config):
+    variables = jax.jit(fresh)()
+    return variables['params'], variables['batch_stats']
+  path = config.pretrained or _base_model(config, workdir)
+  base = model_file.load_any(pathlib.Path(path).expanduser())
+  wanted = jax.eval_shape(fresh)
   for name, new in (('params', base.params), ('batch_stats', base.batch_stats)):
-    wanted = {p: jnp.shape(x) for p, x in named_leaves(fresh[name]).items()}
-    found = {p: jnp.shape(x) for p, x in named_leaves(new).items()}
-    if wanted != found:
-      odd = sorted(set(wanted.items()) ^ set(found.items()))[:4]
-      raise ValueError(
+    differ = set(_shapes(wanted[name])) ^ set(_shapes(new))
+    if differ:
+      raise InvalidError(
         f'{path} does not fit config.network={config.network!r} on'
-        f' {config.dataset}: its {name} differ, for instance in {odd}. It was'
-        f' made for {base.metadata}.'
+        f' {config.dataset}: its {name} differ, for instance in'
+        f' {sorted(differ)[:4]}. It was made for {base.metadata}.'
       )
   return base.params, base.batch_stats
 
 
-def _pretrained_here(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-  base = build.full_precision(config)
-  path = workdir / 'pretrain' / _model_name(base)
-  if not path.exists():
+def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
+  return [(path, jnp.shape(x)) for path, x in named_leaves(tree).items()]
+
+
+def _base_model(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+  """The full-precision model in `workdir`, made there if it is not yet."""
+  base, folder = build.full_precision(config), workdir / 'pretrain'
+  if not _is_finished(base, folder):
     print(
       f'No config.pretrained: training a full-precision {config.network} on'
-      f' {config.dataset} first, {base.epochs} epochs, in {path.parent}.'
+      f' {config.dataset} first, {base.epochs} epochs, in {folder}.',
+      flush=True,
     )
-    train_and_evaluate(base, path.parent)
+  path = train_and_evaluate(base, folder).model_path
+  print(f'The base model is {path}.', flush=True)
   return path
-
-
-def _factor(loop: Loop, state: mq_jax.State) -> dict[str, float]:
-  factor = loop.train.diagnostics(state).factor
-  return {name: float(value) for name, value in factor.items()}
-
-
-_NO_PROGRESS: dict[str, Any] = {
-  'step': 0,
-  'loss_sum': 0.0,
-  'accuracy_sum': 0.0,
-  'seconds': 0.0,
-}
 
 
 def _train(
   config: ConfigDict,
+  workdir: pathlib.Path,
   loop: Loop,
-  saved: Saved,
-  progress: dict[str, Any],
-  manager: ocp.CheckpointManager,
-  log: metrics.Log,
-  scalars: Any,
+  base: tuple[Any, Any] | None,
 ) -> mq_jax.State:
-  """Steps to the end; saves as it goes and when a signal comes."""
-  spe, every = loop.steps_per_epoch, config.checkpoint_every
-  last_saved = step = progress['step']
-  title = f'{config.network} {config.quantizer} {config.estimator}'
-  state, codes = saved
-  with (
-    interrupt.noticed() as signal_number,
-    display.progress(
-      config.epochs * spe, step, title, epochs=config.epochs
-    ) as bar,
-  ):
-    while step < config.epochs * spe:
-      steps = min(config.chunk, spe - step % spe, every - step % every)
-      began = time.perf_counter()
-      state, totals = loop.run(state, step, steps)
-      totals = jax.device_get(totals)
-      step += int(totals.steps)
-      if not totals.finite:
-        raise TrainingDiverged(_divergence(step, last_saved, manager))
-      progress = {
-        'step': step,
-        'loss_sum': progress['loss_sum'] + float(totals.loss),
-        'accuracy_sum': progress['accuracy_sum'] + float(totals.accuracy),
-        'seconds': progress['seconds'] + time.perf_counter() - began,
-      }
-      done_of_epoch = (step - 1) % spe + 1
-      bar.update(
-        step,
-        epoch=(step - 1) // spe + 1,
-        loss=progress['loss_sum'] / done_of_epoch,
-      )
-      if step % spe == 0:
-        record, new_codes = _epoch_record(loop, state, progress, codes)
-        metrics.append(log, record)
-        metrics.write_scalars(scalars, record)
-        bar.update(
-          step,
-          epoch=record['epoch'],
-          loss=record['train_loss'],
-          accuracy=record['test_accuracy'],
-        )
-        progress, codes = _NO_PROGRESS | {'step': step}, new_codes
-      number = signal_number()
-      if step % spe == 0 or step % every == 0 or number is not None:
-        checkpoints.save(manager, step, Saved(state, codes), progress)
-        last_saved = step
-      if number is not None:
-        bar.log(f'Saved at step {step}; the same command goes on from there.')
-        interrupt.leave(number)
-  return state
+  """Opens what a run writes to, restores, and runs the epochs that are left."""
+
+  def first() -> Saved:
+    state = loop.start()
+    return Saved(state, loop.train.codes(state))
+
+  with contextlib.ExitStack() as stack:
+    manager = checkpoints.open_manager(workdir / 'checkpoints')
+    stack.callback(checkpoints.close, manager)
+    start: dict[str, Any] = {}
+    restored = checkpoints.restore_latest(manager, jax.eval_shape(first))
+    if restored is None:
+      saved, progress = first(), Progress()
+      start = _start(loop, saved.state, base)
+    else:
+      _check_log_is_there(workdir, manager)
+      saved, progress = restored.state, Progress(**restored.progress)
+    epochs_done = progress.step // loop.steps_per_epoch
+    log = metrics.open_log(
+      _log_path(workdir),
+      metrics.describe_run(config.to_dict()) | {'start': start},
+      epochs_done,
+    )
+    scalars = metrics.open_scalars(workdir / 'tensorboard', epochs_done)
+    stack.callback(scalars.close)
+    outputs = Outputs(manager, log, scalars)
+    return run_epochs(config, loop, saved, progress, outputs)
 
 
-def _epoch_record(
-  loop: Loop,
-  state: mq_jax.State,
-  progress: dict[str, Any],
-  codes: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The epoch's line of metrics.jsonl, and its codes for the next one."""
-  began = time.perf_counter()
-  spe = loop.steps_per_epoch
-  test_loss, test_accuracy = loop.evaluate(
-    loop.train.quantized(state), state.model_state
-  )
-  look = loop.train.diagnostics(state, codes)
-  record = {
-    'epoch': progress['step'] // spe,
-    'step': progress['step'],
-    'train_loss': progress['loss_sum'] / spe,
-    'train_accuracy': 100 * progress['accuracy_sum'] / spe,
-    'test_loss': test_loss,
-    'test_accuracy': test_accuracy,
-    'seconds': progress['seconds'],
-    'test_seconds': time.perf_counter() - began,
-    **_factor(loop, state),
-    'flipped': {path: float(x) for path, x in look.flipped.items()},
-    'saturation': {path: float(x) for path, x in look.saturation.items()},
-  }
-  return record, loop.train.codes(state)
+def _check_log_is_there(
+  workdir: pathlib.Path, manager: ocp.CheckpointManager
+) -> None:
+  """Refuses checkpoints without the log, which says of what run they are."""
+  if not _log_path(workdir).exists():
+    raise InvalidError(
+      f'{manager.directory} has checkpoints, but {_log_path(workdir)} is'
+      ' missing: put the file of that run back, or use another --workdir.'
+    )
 
 
-def _divergence(
-  step: int, last_saved: int, manager: ocp.CheckpointManager
-) -> str:
-  kept = (
-    f'The last good checkpoint is that of step {last_saved} in'
-    f' {manager.directory}'
-    if last_saved
-    else 'There is no checkpoint yet'
-  )
-  return (
-    f'The loss or a gradient was not finite at step {step}. {kept}. Try a'
-    ' smaller config.learning_rate or config.meta_learning_rate, or'
-    " config.init='identity', in a new workdir."
-  )
+def _start(
+  loop: Loop, state: mq_jax.State, base: tuple[Any, Any] | None
+) -> dict[str, Any]:
+  """What is measured before the first step."""
+  measured: dict[str, Any] = factor(loop.train.diagnostics(state))
+  if base is not None:
+    _, measured['full_precision_accuracy'] = loop.evaluate(*base)
+  return measured
 
 
 def _result(
@@ -298,8 +223,9 @@ def _result(
 ) -> Result:
   accuracies = [record['test_accuracy'] for record in records]
   last = accuracies[-LAST:]
+  own = accuracies[-1]
   return Result(
-    full_precision_accuracy=header['start']['full_precision_accuracy'],
+    full_precision_accuracy=header['start'].get('full_precision_accuracy', own),
     last_accuracy=sum(last) / len(last),
     best_accuracy=max(accuracies),
     seconds_per_epoch=sum(r['seconds'] for r in records) / len(records),

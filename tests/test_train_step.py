@@ -59,7 +59,9 @@ def straight_through_weights(quantizer):
 def test_ste_is_plain_training_with_a_custom_vjp(x64, quantizer, refine):
   forward = straight_through_weights(quantizer)
 
-  def loss_of_weights(params, model_state, batch):
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def loss_and_grads(params, model_state, batch):
     hat = jax.tree.map(lambda p: forward(p) if p.ndim > 1 else p, params)
     return problem.loss_fn(hat, model_state, batch, None)
 
@@ -69,13 +71,11 @@ def test_ste_is_plain_training_with_a_custom_vjp(x64, quantizer, refine):
   opt_state = optimizer.init(params)
   batches = list(problem.batches(n + 1))
   for batch in batches[:n]:
-    grads, (model_state, _) = jax.grad(loss_of_weights, has_aux=True)(
-      params, model_state, batch
-    )
+    (_, (model_state, _)), grads = loss_and_grads(params, model_state, batch)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
   # The state's batch statistics are those of the last loss, one batch ahead.
-  loss, (model_state, _) = loss_of_weights(params, model_state, batches[n])
+  (loss, (model_state, _)), _ = loss_and_grads(params, model_state, batches[n])
 
   train = problem.make(
     quantizer, mq_jax.ste(), refine=refine, learning_rate=schedule
@@ -108,9 +108,9 @@ def test_the_gradient_of_phi_loss_is_that_of_the_step(x64, name, cotangent):
     phi_cotangent=cotangent,
   )
   state = problem.start(train)
+  loss_and_gradient = jax.jit(jax.value_and_grad(train.phi_loss))
   for batch in problem.batches(3):
-    loss = train.phi_loss(state.phi, state, batch)
-    gradient = jax.grad(train.phi_loss)(state.phi, state, batch)
+    loss, gradient = loss_and_gradient(state.phi, state, batch)
     phi = jax.tree.map(jnp.copy, state.phi)
     state, metrics = train.step(state, batch)
     assert_trees_close(
@@ -124,7 +124,7 @@ def test_the_gradient_of_phi_loss_is_that_of_the_step(x64, name, cotangent):
 
 def assert_gradient_is_finite_difference(function, phi, eps=1e-5):
   flat, unflatten = ravel_pytree(phi)
-  gradient = ravel_pytree(jax.grad(function)(phi))[0]
+  gradient = ravel_pytree(jax.jit(jax.grad(function))(phi))[0]
   assert np.any(np.abs(gradient) > 1e-4)
   value = jax.jit(lambda flat: function(unflatten(flat)))
   for index in range(flat.size):
@@ -370,23 +370,13 @@ def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
     kept_state.params,
     jax.tree.map(lambda p: jnp.clip(p, -0.2, 0.2), free_state.params),
   )
-  # A bound that nothing reaches leaves the gradient of phi as it is, though
-  # the derivative of clip at a bound is 0.
-  state = problem.start(free)
+  # Where the derivative of finish is 0, that of W' by phi is still -alpha.
   pushed = problem.make(
-    finish=optax.stateless(lambda m, p: jax.tree.map(jnp.sign, m))
-  )
-  unpushed = problem.make(
-    finish=optax.stateless(
-      lambda m, p: jax.tree.map(lambda x: jnp.sign(x) + 0 * x, m)
-    )
+    finish=optax.stateless(lambda moves, params: jax.tree.map(jnp.sign, moves))
   )
   state = problem.start(pushed)
   gradient = jax.grad(pushed.phi_loss)(state.phi, state, batch)
   assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-  assert_trees_close(
-    gradient, jax.grad(unpushed.phi_loss)(state.phi, state, batch)
-  )
 
 
 def test_variables_of_a_quantizer_are_kept_and_updated():
@@ -438,9 +428,7 @@ def test_a_non_finite_step_is_reported_and_raises_nothing(name):
 
 def test_every_step_has_its_own_rng():
   def loss_fn(params, model_state, batch, rng):
-    loss, (model_state, metrics) = problem.loss_fn(
-      params, model_state, batch, rng
-    )
+    loss, (model_state, _) = problem.loss_fn(params, model_state, batch, rng)
     return loss, (model_state, {'draw': jax.random.uniform(rng)})
 
   train = mq_jax.make_train_step(loss_fn, mq_jax.bwn(), mq_jax.ste())

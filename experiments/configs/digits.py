@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
   """The configuration of ResNet20, shrunk."""
   config = resnet20.get_config()
   config.dataset = 'digits'
-  config.pretrain_epochs = 4
-  config.epochs = 4
+  config.pretrain_epochs = 6
+  config.epochs = 6
   config.batch_size = 64
+  config.optimizer = 'adam'
   return config

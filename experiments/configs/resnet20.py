@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   """The configuration; every key that a run may have is listed here."""
   config = ConfigDict()
-  config.network = 'resnet20'  # 20, 32, 44, 56 or 110
+  config.network = 'resnet20'  # 20, 32, 44, 56 or 110; 8 to try things out
   config.dataset = 'cifar10'  # cifar10, cifar100, digits
   config.data_dir = ''  # default: $TFDS_DATA_DIR, then ~/tensorflow_datasets
   config.pretrained = ''  # model file, or one of the authors' .pth files

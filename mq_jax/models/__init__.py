@@ -3,6 +3,7 @@
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.resnet import ResNet as ResNet
 from mq_jax.models.resnet import resnet as resnet
+from mq_jax.models.resnet import resnet8 as resnet8
 from mq_jax.models.resnet import resnet20 as resnet20
 from mq_jax.models.resnet import resnet32 as resnet32
 from mq_jax.models.resnet import resnet44 as resnet44

@@ -187,6 +187,11 @@ def resnet(
   return ResNet(depth // 6, num_classes, dtype)
 
 
+def resnet8(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+  """ResNet8: 77,360 weights with 10 classes, for tests; see `resnet`."""
+  return resnet(8, num_classes, dtype)
+
+
 def resnet20(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
   """ResNet20: 270,896 weights with 10 classes; see `resnet`."""
   return resnet(20, num_classes, dtype)

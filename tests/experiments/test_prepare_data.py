@@ -375,12 +375,14 @@ def test_incomplete_binaries_are_refused(
 
 
 @pytest.mark.parametrize('mode', ['w', 'w:gz'])
-@pytest.mark.parametrize('kept', [0, 0.00001, 0.3, 0.9])
+@pytest.mark.parametrize('kept', [0, 0.00001, 0.3, 0.9, 0.9999])
 def test_cut_archives_are_refused(
   tmp_path: pathlib.Path, mode: str, kept: float
 ) -> None:
   source = write_tar(tmp_path / 'a.tar', binary('cifar10'), mode)
-  os.truncate(source, int(kept * source.stat().st_size))
+  # A bare tar ends in kilobytes of zeros, which may be missing.
+  size = source.stat().st_size - (10_240 if mode == 'w' else 0)
+  os.truncate(source, int(kept * size))
   refused(source, 'is not a whole tar archive|lacks', tmp_path)
 
 
@@ -389,7 +391,8 @@ def test_flipped_bit_is_refused(tmp_path: pathlib.Path) -> None:
   content = bytearray(source.read_bytes())
   content[len(content) // 2] ^= 16
   source.write_bytes(content)
-  # The noise of this set is stored as it is; only gzip's checksum sees it.
+  # Noise does not compress and is stored as it is: the bit is one of a pixel,
+  # and only the checksum at the end tells.
   refused(source, 'is not a whole tar archive', tmp_path)
 
 
@@ -598,13 +601,13 @@ def test_set_that_reads_back_otherwise_is_not_left(
 # Interruptions.
 
 SLOW = """
-import signal, sys, time
+import os, sys, time
 from experiments import prepare_data
 
 def report(text, total):
   def advance(n):
     if text == stage:
-      print(text, flush=True)
+      os.write(1, b'reached\\n')  # sys.stdout is redirected meanwhile
       time.sleep(60)
   return advance
 
@@ -637,7 +640,7 @@ def test_stopped_preparation_leaves_no_set(
     text=True,
   ) as process:
     assert process.stdout is not None
-    while stage not in (line := process.stdout.readline()):
+    while 'reached' not in (line := process.stdout.readline()):
       assert line, process.communicate()[1]
     assert any(root.iterdir())
     process.send_signal(number)

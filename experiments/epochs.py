@@ -1,0 +1,186 @@
+"""The steps of a run, from where it stands to its end.
+
+What happens between two chunks of steps: sums, an epoch's record, a
+checkpoint, a signal, a loss that is not finite.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+import mq_jax
+from experiments import checkpoints, display, interrupt, metrics
+from experiments.errors import UserError
+from experiments.loop import Loop
+
+
+class TrainingDiverged(UserError, RuntimeError):
+  """A loss or a gradient was not finite."""
+
+
+class Saved(NamedTuple):
+  """What a checkpoint holds.
+
+  Attributes:
+    state: Of the train step.
+    codes: Integer codes at the end of the last epoch, by which flips count.
+  """
+
+  state: mq_jax.State
+  codes: dict[str, jax.Array]
+
+
+class Progress(NamedTuple):
+  """Where a run stands, and the sums over its epoch so far.
+
+  Attributes:
+    step: Updates so far.
+    loss_sum: Of the steps of this epoch.
+    accuracy_sum: Likewise, 0 to 1 each.
+    seconds: Spent in them.
+  """
+
+  step: int = 0
+  loss_sum: float = 0.0
+  accuracy_sum: float = 0.0
+  seconds: float = 0.0
+
+
+class Outputs(NamedTuple):
+  """Where a run writes.
+
+  Attributes:
+    manager: Of its checkpoints.
+    log: Its metrics.jsonl.
+    scalars: TensorBoard's writer.
+  """
+
+  manager: ocp.CheckpointManager
+  log: metrics.Log
+  scalars: Any
+
+
+def run_epochs(
+  config: ConfigDict,
+  loop: Loop,
+  saved: Saved,
+  progress: Progress,
+  outputs: Outputs,
+) -> mq_jax.State:
+  """Steps to the end; saves as it goes and when a signal comes.
+
+  Args:
+    config: A checked configuration.
+    loop: The compiled parts.
+    saved: Where to start; its state is donated.
+    progress: As it was saved with `saved`.
+    outputs: Where to write.
+
+  Returns:
+    The last state.
+
+  Raises:
+    TrainingDiverged: If a loss or a gradient is not finite.
+    KeyboardInterrupt: After Ctrl-C, once all is saved.
+    SystemExit: After SIGTERM, once all is saved.
+  """
+  spe, every = loop.steps_per_epoch, config.checkpoint_every
+  total = config.epochs * spe
+  title = f'{config.network} {config.quantizer} {config.estimator}'
+  state, codes = saved
+  with (
+    interrupt.noticed() as signal_number,
+    display.progress(total, progress.step, title, epochs=config.epochs) as bar,
+  ):
+    while progress.step < total:
+      step = progress.step
+      steps = min(config.chunk, spe - step % spe, every - step % every)
+      state, progress, finite = _advance(loop, state, progress, steps)
+      step = progress.step
+      if not finite:
+        raise TrainingDiverged(_divergence(step, outputs.manager))
+      epoch, left = -(-step // spe), step % spe
+      mean_loss = progress.loss_sum / (left or spe)
+      bar.update(step, epoch=epoch, loss=mean_loss)
+      if not left:
+        record, codes = _epoch_record(loop, state, progress, codes)
+        metrics.append(outputs.log, record)
+        metrics.write_scalars(outputs.scalars, record)
+        bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
+        progress = Progress(step)
+      number = signal_number()
+      if not left or step % every == 0 or number is not None:
+        saved = Saved(state, codes)
+        checkpoints.save(outputs.manager, step, saved, progress._asdict())
+      if number is not None:
+        bar.log(f'Saved at step {step}; the same command goes on from there.')
+        interrupt.leave(number)
+  return state
+
+
+def _advance(
+  loop: Loop, state: mq_jax.State, progress: Progress, steps: int
+) -> tuple[mq_jax.State, Progress, bool]:
+  """One chunk of steps, and whether it was finite."""
+  began = time.perf_counter()
+  state, totals = loop.run(state, progress.step, steps)
+  totals = jax.device_get(totals)
+  progress = Progress(
+    step=progress.step + int(totals.steps),
+    loss_sum=progress.loss_sum + float(totals.loss),
+    accuracy_sum=progress.accuracy_sum + float(totals.accuracy),
+    seconds=progress.seconds + time.perf_counter() - began,
+  )
+  return state, progress, bool(totals.finite)
+
+
+def _epoch_record(
+  loop: Loop,
+  state: mq_jax.State,
+  progress: Progress,
+  codes: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The epoch's line of metrics.jsonl, and its codes for the next one."""
+  began = time.perf_counter()
+  spe = loop.steps_per_epoch
+  test_loss, test_accuracy = loop.evaluate(
+    loop.train.quantized(state), state.model_state
+  )
+  look = loop.train.diagnostics(state, codes)
+  record = {
+    'epoch': progress.step // spe,
+    'step': progress.step,
+    'train_loss': progress.loss_sum / spe,
+    'train_accuracy': 100 * progress.accuracy_sum / spe,
+    'test_loss': test_loss,
+    'test_accuracy': test_accuracy,
+    'seconds': progress.seconds,
+    'test_seconds': time.perf_counter() - began,
+    **factor(look),
+    'flipped': {path: float(x) for path, x in look.flipped.items()},
+    'saturation': {path: float(x) for path, x in look.saturation.items()},
+  }
+  return record, loop.train.codes(state)
+
+
+def factor(look: mq_jax.Diagnostics) -> dict[str, float]:
+  """The factors that a learned estimator multiplies with, as numbers."""
+  return {name: float(value) for name, value in look.factor.items()}
+
+
+def _divergence(step: int, manager: ocp.CheckpointManager) -> str:
+  last = manager.latest_step()
+  kept = (
+    'There is no checkpoint yet'
+    if last is None
+    else f'The last good checkpoint is that of step {last} in'
+    f' {manager.directory}'
+  )
+  return (
+    f'The loss or a gradient was not finite at step {step}. {kept}. Try a'
+    ' smaller config.learning_rate or config.meta_learning_rate, or'
+    " config.init='identity', in a new workdir."
+  )

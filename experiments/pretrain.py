@@ -1,0 +1,30 @@
+"""Makes the full-precision base model that quantized training starts from.
+
+  python -m experiments.pretrain --workdir=runs/base --config.network=resnet20
+
+The standard recipe, `config.pretrain_epochs` long: `build.full_precision`.
+"""
+
+from absl import app, flags
+
+from experiments import build, cifar, train
+
+flags.adopt_module_key_flags(cifar)
+
+
+def main(argv: list[str]) -> None:
+  """Trains the base model and says how to use it."""
+  del argv
+  with cifar.told_plainly():
+    build.check(cifar.CONFIG.value)
+    config = build.full_precision(cifar.CONFIG.value)
+    result = train.train_and_evaluate(config, cifar.workdir_for(config))
+  print(
+    f'{config.network} on {config.dataset}:'
+    f' {result.full_precision_accuracy:.2f}% test accuracy.\n'
+    f'Start from it with --config.pretrained={result.model_path}'
+  )
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=cifar.parse_flags)

@@ -1,0 +1,305 @@
+"""From a configuration to its parts: what is refused, and what is built."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import build
+from experiments.configs import digits, resnet20, resnet110
+from mq_jax import models
+from tests.experiments import tiny
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    resnet20.get_config(),
+    resnet110.get_config(),
+    digits.get_config(),
+    tiny.config(),
+    build.full_precision(resnet20.get_config()),
+  ],
+)
+def test_configurations_that_stand(config):
+  build.check(config)
+
+
+@pytest.mark.parametrize('quantizer', ['dorefa', 'bwn'])
+@pytest.mark.parametrize('optimizer', ['sgd', 'momentum', 'adam'])
+@pytest.mark.parametrize('estimator', ['ste', 'fc_grad', 'multi_fc', 'lstm_fc'])
+def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
+  config = tiny.config(
+    quantizer=quantizer, optimizer=optimizer, estimator=estimator
+  )
+  build.check(config)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'mend'),
+  [
+    ('network', 'resnet21', "'resnet20', 'resnet32'"),
+    ('dataset', 'mnist', "'cifar10', 'cifar100', 'digits'"),
+    ('dtype', 'float16', "'float32', 'bfloat16'"),
+    ('quantizer', 'xnor', "'dorefa', 'bwn', 'none'"),
+    ('estimator', 'fc', "'ste', 'fc_grad'"),
+    ('activation', 'gelu', "None, 'relu', 'tanh'"),
+    ('init', 'zeros', "'random', 'identity'"),
+    ('phi_cotangent', 'both', "'ste', 'estimator'"),
+    ('optimizer', 'lion', "'sgd', 'momentum', 'adam'"),
+    ('bits', 0, '1 to 8'),
+    ('bits', 9, '1 to 8'),
+    ('hidden', 0, 'hidden'),
+    ('clip', -1.0, 'at least 0'),
+    ('eps_root', -1.0, 'at least 0'),
+    ('weight_decay', -1e-4, 'at least 0'),
+    ('learning_rate', -1e-3, 'at least 0'),
+    ('learning_rate', float('nan'), 'finite'),
+    ('learning_rate', float('inf'), 'finite'),
+    ('meta_learning_rate', -1e-3, 'at least 0'),
+    ('decay_every', 0, 'at least 1'),
+    ('batch_size', 0, 'at least 1'),
+    ('epochs', 0, 'at least 1'),
+    ('pretrain_epochs', 0, 'at least 1'),
+    ('chunk', 0, 'at least 1'),
+    ('checkpoint_every', -5, 'at least 1'),
+    ('seed', -1, 'at least 0'),
+    ('seed', 2**31, 'at most 2147483647'),
+  ],
+)
+def test_a_value_out_of_range_is_refused_by_name(key, value, mend):
+  config = tiny.config()
+  config[key] = value
+  with pytest.raises(build.ConfigError) as error:
+    build.check(config)
+  assert repr(value) in str(error.value)
+  assert mend in str(error.value)
+  assert key in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('epochs', 3.0),
+    ('epochs', True),
+    ('epochs', '3'),
+    ('seed', None),
+    ('learning_rate', '1e-3'),
+    ('learning_rate', None),
+    ('carry', 1),
+    ('network', 20),
+  ],
+)
+def test_a_value_of_another_type_is_refused_by_name(key, value):
+  # As somebody may write it in a notebook, without ml_collections' own check.
+  config = ConfigDict(tiny.config().to_dict() | {key: value})
+  with pytest.raises(build.ConfigError, match=f'config.{key}=') as error:
+    build.check(config)
+  assert repr(value) in str(error.value)
+
+
+def test_a_whole_number_is_a_learning_rate():
+  build.check(ConfigDict(tiny.config().to_dict() | {'learning_rate': 1}))
+
+
+def test_unknown_and_missing_keys_are_refused_by_name():
+  config = tiny.config(lerning_rate=0.1)
+  with pytest.raises(build.ConfigError, match=r"\['lerning_rate'\].*'bits'"):
+    build.check(config)
+  config = tiny.config()
+  del config.bits
+  with pytest.raises(build.ConfigError, match=r"\['bits'\] are missing"):
+    build.check(config)
+
+
+@pytest.mark.parametrize(
+  ('values', 'mend'),
+  [
+    ({'quantizer': 'none'}, "take 'ste'"),
+    ({'quantizer': 'bwn', 'bits': 2}, 'bwn has 1 bit'),
+    ({'differentiate_refinement': True}, 'eps_root'),
+  ],
+)
+def test_values_that_do_not_go_together_are_refused(values, mend):
+  with pytest.raises(build.ConfigError, match=mend):
+    build.check(tiny.config(**values))
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+  config = tiny.config()
+  build.check_batch_size(config, images=256)
+  with pytest.raises(build.ConfigError, match='256 must be at most 255'):
+    build.check_batch_size(config, images=255)
+
+
+def test_base_model_depends_on_nothing_that_only_quantizing_reads():
+  ours = tiny.config(
+    seed=3, batch_size=100, pretrain_epochs=9, network='resnet8'
+  )
+  base = build.full_precision(ours)
+  other = ours.copy_and_resolve_references()
+  other.update(
+    quantizer='bwn',
+    estimator='fc_grad',
+    hidden=7,
+    learning_rate=0.5,
+    meta_learning_rate=0.5,
+    decay_every=1,
+    epochs=1,
+    clip=0.0,
+    pretrained='elsewhere',
+  )
+  assert build.full_precision(other) == base
+  assert (base.quantizer, base.estimator, base.pretrained) == (
+    'none',
+    'ste',
+    '',
+  )
+  assert (base.seed, base.batch_size, base.network) == (3, 100, 'resnet8')
+  assert base.epochs == 9
+  build.check(base)
+
+
+def test_learning_rate_is_divided_by_ten_every_so_many_epochs():
+  config = tiny.config(decay_every=2)
+  rate = build.schedule(config, 0.5, steps_per_epoch=5)
+  at = [float(rate(step)) for step in (0, 9, 10, 19, 20)]
+  np.testing.assert_allclose(at, [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-6)
+
+
+def test_base_model_anneals_by_a_cosine_to_zero():
+  base = build.full_precision(tiny.config(pretrain_epochs=4))
+  rate = build.schedule(base, base.learning_rate, steps_per_epoch=5)
+  at = [float(rate(step)) for step in (0, 5, 10, 20)]
+  want = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]
+  np.testing.assert_allclose(at, want, rtol=1e-6, atol=1e-9)
+
+
+def moves(refine, params, *gradients):
+  """The last of the refined gradients of one weight."""
+  state = refine.init(params)
+  for gradient in gradients:
+    out, state = refine.update(gradient, state, params)
+  return float(out)
+
+
+@pytest.mark.usefixtures('x64')
+def test_optimizers_by_hand():
+  weight, first, second = jnp.array(3.0), jnp.array(2.0), jnp.array(1.0)
+
+  def last(**values):
+    return moves(build.refine(tiny.config(**values)), weight, first, second)
+
+  assert last(optimizer='sgd') == 1.0
+  # 0.9·2 + 1
+  assert last(optimizer='momentum') == pytest.approx(2.8)
+  # m = (0.9·0.2 + 0.1)/(1 − 0.81), v = (0.999·0.004 + 0.001)/(1 − 0.998001)
+  m, v = 0.28 / 0.19, 0.004996 / 0.001999
+  assert last(optimizer='adam') == pytest.approx(m / (np.sqrt(v) + 1e-8))
+  assert last(optimizer='adam', eps_root=1.0) == pytest.approx(
+    m / (np.sqrt(v + 1) + 1e-8)
+  )
+  # The decay joins the gradient before the momentum: 0.9·(2 + 0.3) + 1.3
+  decayed = last(optimizer='momentum', weight_decay=0.1)
+  assert decayed == pytest.approx(0.9 * 2.3 + 1.3)
+
+
+@pytest.mark.parametrize('depth', [8, 20, 32, 44, 56, 110])
+def test_networks_by_name(depth):
+  net = build.network(tiny.config(network=f'resnet{depth}'), 100)
+  assert (net.blocks, net.num_classes) == ((depth - 2) // 6, 100)
+  assert f'resnet{depth}' in build.CHOICES['network']
+
+
+def test_resnet8_has_the_weights_its_docstring_says():
+  shapes = jax.eval_shape(
+    lambda: models.resnet8().init(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
+    )
+  )
+  leaves = jax.tree.leaves(shapes['params'])
+  assert sum(leaf.size for leaf in leaves if leaf.ndim > 1) == 77_360
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_dtype_is_that_of_the_computation(dtype):
+  net = build.network(tiny.config(dtype=dtype), 10)
+  assert net.dtype == jnp.dtype(dtype)
+
+
+def oracle(logits, labels):
+  """Cross entropy and hit of each example, in float64."""
+  logits = np.asarray(logits, np.float64)
+  top = logits.max(axis=1, keepdims=True)
+  log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+  losses = log_sum - logits[np.arange(len(labels)), labels]
+  return losses, logits.argmax(axis=1) == labels
+
+
+def a_batch(size=6):
+  rng = np.random.default_rng(0)
+  return {
+    'image': jnp.asarray(rng.normal(size=(size, 32, 32, 3)), jnp.float32),
+    'label': jnp.asarray(rng.integers(0, 10, size), jnp.int32),
+  }
+
+
+def test_loss_is_the_mean_over_the_batch_in_training_mode():
+  net, batch = tiny.Net(10), a_batch()
+  weights = tiny.variables(net)
+  loss, (stats, metrics) = build.make_loss(net)(
+    weights['params'], weights['batch_stats'], batch, jax.random.key(0)
+  )
+  logits, new = net.apply(
+    weights, batch['image'], train=True, mutable=['batch_stats']
+  )
+  losses, hits = oracle(logits, batch['label'])
+  assert float(loss) == pytest.approx(losses.mean(), rel=1e-5)
+  assert float(metrics['accuracy']) == pytest.approx(hits.mean())
+  assert tiny.as_bytes(stats) == tiny.as_bytes(new['batch_stats'])
+  assert tiny.as_bytes(stats) != tiny.as_bytes(weights['batch_stats'])
+
+
+def test_evaluation_counts_what_the_mask_shows():
+  net, batch = tiny.Net(10), a_batch()
+  weights = tiny.variables(net)
+  logits = net.apply(weights, batch['image'], train=False)
+  # One wrong answer and one right one are masked.
+  labels = np.asarray(logits.argmax(axis=1)).astype(np.int32)
+  labels[:3] = (labels[:3] + 1) % 10
+  batch['label'] = jnp.asarray(labels)
+  batch['mask'] = jnp.array([0.0, 1, 1, 0, 1, 1])
+  loss, correct = build.make_evaluation(net)(
+    weights['params'], weights['batch_stats'], batch
+  )
+  losses, _ = oracle(logits, labels)
+  assert float(correct) == 2.0
+  assert float(loss) == pytest.approx(losses[[1, 2, 4, 5]].sum(), rel=1e-5)
+
+
+def test_the_step_has_the_config_s_rates():
+  """One leaf that is not quantized moves by exactly −α(t)·gradient."""
+  config = tiny.config(
+    quantizer='dorefa',
+    estimator='ste',
+    optimizer='sgd',
+    learning_rate=0.5,
+    decay_every=1,
+  )
+
+  def loss_fn(params, model_state, batch, rng):
+    loss = jnp.sum(params['bias'] * batch) + jnp.sum(params['kernel'] ** 2)
+    return loss, (model_state, {})
+
+  step = build.make_train_step(config, loss_fn, steps_per_epoch=2)
+  params = {'bias': jnp.zeros(2), 'kernel': jnp.ones((2, 2))}
+  ones = jnp.ones(2)
+  state = step.init(jax.random.key(0), params, {}, ones)
+  seen = []
+  for _ in range(4):
+    state, _ = step.step(state, ones)
+    seen.append(float(state.params['bias'][0]))
+  np.testing.assert_allclose(seen, [-0.5, -1.0, -1.05, -1.1], rtol=1e-6)
+  assert isinstance(build.refine(config), optax.GradientTransformation)

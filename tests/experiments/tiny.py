@@ -1,0 +1,148 @@
+"""Runs that cost next to nothing: a network of one layer, and how to compare.
+
+The network takes the place of a ResNet in tests of what stands around it.
+"""
+
+import contextlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.experimental.compilation_cache import (
+  compilation_cache as compilation_cache_module,
+)
+
+from experiments import build, checkpoints, data, model_file, train
+from experiments.configs import digits
+from experiments.loop import make_loop
+from mq_jax.models import BatchNorm
+from mq_jax.selection import named_leaves
+
+BATCH = 256
+STEPS = 5  # full batches of 256 in the 1437 training images
+
+
+class Net(nn.Module):
+  """One dense layer on 4x4 pixels, with batch statistics."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = nn.avg_pool(images, (8, 8), (8, 8)).reshape(len(images), -1)
+    x = BatchNorm(name='norm')(x, train)
+    return nn.Dense(self.num_classes, name='head')(x)
+
+
+def put_in(monkeypatch):
+  """Makes every configuration's network the tiny one."""
+  monkeypatch.setattr(
+    build, 'network', lambda config, num_classes: Net(num_classes)
+  )
+
+
+@contextlib.contextmanager
+def compilation_cache(folder):
+  """Compiles what many runs of one module share only once."""
+  values = {
+    'jax_compilation_cache_dir': str(folder),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in values}
+  for name, value in values.items():
+    jax.config.update(name, value)
+  # The first compilation of a process settles whether there is a cache.
+  compilation_cache_module.reset_cache()
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache_module.reset_cache()
+
+
+def config(**overrides):
+  """A run of two epochs on the digits, without dated defaults."""
+  result = digits.get_config()
+  result.update(
+    network='resnet8',
+    estimator='lstm_fc',
+    hidden=3,
+    optimizer='adam',
+    batch_size=BATCH,
+    epochs=2,
+    pretrain_epochs=1,
+    chunk=2,
+    checkpoint_every=3,
+  )
+  result.update(overrides)
+  return result
+
+
+def variables(net, seed=7):
+  """Random weights of a network, compiled by nobody."""
+  shapes = jax.eval_shape(
+    lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+  )
+  rng = np.random.default_rng(seed)
+
+  def leaf(like):
+    if len(like.shape) == 1:
+      return rng.uniform(0.5, 1.5, like.shape).astype(np.float32)
+    deviation = np.sqrt(2 / np.prod(like.shape[:-1]))
+    return rng.normal(0, deviation, like.shape).astype(np.float32)
+
+  return jax.tree.map(leaf, shapes)
+
+
+def write_model(path, net, seed=7):
+  """A model file with random weights, as `config.pretrained` takes it."""
+  random = variables(net, seed)
+  model_file.save_model(path, random['params'], random['batch_stats'], {})
+  return str(path)
+
+
+def last_checkpoint(config, workdir):
+  """What the newest checkpoint in `workdir` holds; compiles nothing."""
+  dataset = data.load(config.dataset)
+  net = build.network(config, 10)
+  random = variables(net)
+  loop = make_loop(
+    config, dataset, net, random['params'], random['batch_stats']
+  )
+
+  def first():
+    state = loop.start()
+    return train.Saved(state, loop.train.codes(state))
+
+  manager = checkpoints.open_manager(pathlib.Path(workdir) / 'checkpoints')
+  try:
+    return checkpoints.restore_latest(manager, jax.eval_shape(first))
+  finally:
+    checkpoints.close(manager)
+
+
+def as_arrays(tree):
+  """Every leaf of a tree by its path, in NumPy."""
+
+  def one(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+  return {path: one(leaf) for path, leaf in named_leaves(tree).items()}
+
+
+def as_bytes(tree):
+  """Every leaf of a tree by its path, bit for bit."""
+  return {path: leaf.tobytes() for path, leaf in as_arrays(tree).items()}
+
+
+def timeless(records):
+  """Records without what a clock measured, which no two runs share."""
+  clock = ('seconds', 'test_seconds')
+  return [
+    {k: v for k, v in record.items() if k not in clock} for record in records
+  ]
