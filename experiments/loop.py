@@ -13,7 +13,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import build, data
+from experiments import batches, build, data
 
 Array = jax.Array
 EVAL_BATCH = 500
@@ -78,9 +78,9 @@ class _Batches(NamedTuple):
       first of the two orders.
   """
 
-  split: data.Split
+  split: batches.Split
   orders: Callable[[Any], Array]
-  get: Callable[[data.Split, Array, Any, Any], dict[str, Array]]
+  get: Callable[[batches.Split, Array, Any, Any], dict[str, Array]]
 
 
 def make_loop(
@@ -102,19 +102,19 @@ def make_loop(
   Returns:
     A `Loop`.
   """
-  spe = data.steps_per_epoch(len(dataset.train_labels), config.batch_size)
+  spe = batches.steps_per_epoch(len(dataset.train_labels), config.batch_size)
   train = build.make_train_step(config, build.make_loss(net), spe)
-  batches = _make_batches(config, dataset, spe)
+  training = _make_batches(config, dataset, spe)
 
   def start() -> mq_jax.State:
-    first = jax.jit(batches.get)(batches.split, batches.orders(0), 0, 0)
+    first = jax.jit(training.get)(training.split, training.orders(0), 0, 0)
     return train.init(jax.random.key(config.seed), params, batch_stats, first)
 
   return Loop(
     steps_per_epoch=spe,
     train=train,
     start=start,
-    run=_make_run(train.step_fn, batches, spe),
+    run=_make_run(train.step_fn, training, spe),
     evaluate=_make_evaluate(config, dataset, net),
   )
 
@@ -137,14 +137,17 @@ def _make_batches(
   @jax.jit
   def orders(epoch: Array) -> Array:
     return jnp.stack(
-      [data.epoch_order(config.seed, epoch + later, size) for later in (0, 1)]
+      [
+        batches.epoch_order(config.seed, epoch + later, size)
+        for later in (0, 1)
+      ]
     )
 
   def get(
-    split: data.Split, orders: Array, first: Any, count: Any
+    split: batches.Split, orders: Array, first: Any, count: Any
   ) -> dict[str, Array]:
     epoch = count // spe
-    return data.train_batch(
+    return batches.train_batch(
       split,
       orders[epoch - first],
       count % spe,
@@ -155,18 +158,18 @@ def _make_batches(
       **pixels,
     )
 
-  split = data.to_device(dataset.train_images, dataset.train_labels)
+  split = batches.to_device(dataset.train_images, dataset.train_labels)
   return _Batches(split, orders, get)
 
 
-def _make_run(step_fn: Any, batches: _Batches, spe: int) -> Run:
+def _make_run(step_fn: Any, training: _Batches, spe: int) -> Run:
   """A chunk of steps within one epoch."""
 
-  def one(carry: Carry, split: data.Split, orders: Array) -> Carry:
+  def one(carry: Carry, split: batches.Split, orders: Array) -> Carry:
     state, totals = carry
     # The last step of an epoch is the only one whose batch is of the next.
     epoch = state.step // spe
-    batch = batches.get(split, orders, epoch, state.step + 1)
+    batch = training.get(split, orders, epoch, state.step + 1)
     state, metrics = step_fn(state, batch)
     return state, Totals(
       totals.steps + 1,
@@ -176,7 +179,7 @@ def _make_run(step_fn: Any, batches: _Batches, spe: int) -> Run:
     )
 
   def chunk(
-    carry: Carry, split: data.Split, orders: Array, steps: Array
+    carry: Carry, split: batches.Split, orders: Array, steps: Array
   ) -> Carry:
     return lax.while_loop(
       lambda carry: (carry[1].steps < steps) & carry[1].finite,
@@ -190,14 +193,14 @@ def _make_run(step_fn: Any, batches: _Batches, spe: int) -> Run:
   def run(state: mq_jax.State, first: int, steps: int) -> Carry:
     if first // spe != (first + steps - 1) // spe:
       raise ValueError(f'{steps} steps from {first} leave their epoch.')
-    orders = batches.orders(first // spe)
+    orders = training.orders(first // spe)
     carry = state, _no_totals()
     if jax.default_backend() != 'cpu':
-      return jitted_chunk(carry, batches.split, orders, steps)
+      return jitted_chunk(carry, training.split, orders, steps)
     # XLA's CPU compiler runs a convolution within a loop some forty times
     # slower than one outside, so the loop is Python's here.
     while carry[1].steps < steps and carry[1].finite:
-      carry = jitted_one(carry, batches.split, orders)
+      carry = jitted_one(carry, training.split, orders)
     return carry
 
   return run
@@ -206,23 +209,23 @@ def _make_run(step_fn: Any, batches: _Batches, spe: int) -> Run:
 def _make_evaluate(
   config: ConfigDict, dataset: data.Dataset, net: Any
 ) -> Evaluate:
-  test = data.to_device(dataset.test_images, dataset.test_labels)
+  test = batches.to_device(dataset.test_images, dataset.test_labels)
   evaluate_batch = build.make_evaluation(net)
   pixels = _pixels(config, dataset)
   size = len(dataset.test_labels)
 
   @jax.jit
   def add_batch(
-    total: Any, test: data.Split, index: Array, params: Any, batch_stats: Any
+    total: Any, test: batches.Split, index: Array, params: Any, batch_stats: Any
   ) -> Any:
-    batch = data.eval_batch(test, index, EVAL_BATCH, **pixels)
+    batch = batches.eval_batch(test, index, EVAL_BATCH, **pixels)
     return jax.tree.map(
       jnp.add, total, evaluate_batch(params, batch_stats, batch)
     )
 
   def evaluate(params: Any, batch_stats: Any) -> tuple[float, float]:
     total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-    for index in range(data.eval_batches(size, EVAL_BATCH)):
+    for index in range(batches.eval_batches(size, EVAL_BATCH)):
       total = add_batch(total, test, index, params, batch_stats)
     loss, correct = jax.device_get(total)
     return float(loss) / size, 100 * float(correct) / size

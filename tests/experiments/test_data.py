@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from experiments import data, prepare_data
+from experiments import batches, cifar_sources, data, prepare_data, prepared
 
-SIZES = prepare_data.Sizes(50, 20)
+SIZES = cifar_sources.Sizes(50, 20)
 PLAIN = {'mean': (0.0, 0.0, 0.0), 'std': (1 / 255, 1 / 255, 1 / 255)}
 
 
@@ -61,13 +61,13 @@ def prepare(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
 
 
 @pytest.fixture
-def prepared(tmp_path: pathlib.Path) -> pathlib.Path:
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
   """Folder of a small prepared set; data_dir is two levels above."""
   return prepare(tmp_path)
 
 
-def load(prepared: pathlib.Path) -> data.Dataset:
-  return data.load('cifar10', prepared.parent.parent)
+def load(folder: pathlib.Path) -> data.Dataset:
+  return data.load('cifar10', folder.parent.parent)
 
 
 def assert_is_raw(got: data.Dataset, seed: int = 0) -> None:
@@ -91,8 +91,8 @@ def assert_is_raw(got: data.Dataset, seed: int = 0) -> None:
 # What is on disk.
 
 
-def test_load_gives_the_bytes_of_the_source(prepared: pathlib.Path) -> None:
-  got = load(prepared)
+def test_load_gives_the_bytes_of_the_source(folder: pathlib.Path) -> None:
+  got = load(folder)
   assert_is_raw(got)
   assert got.class_names[3] == 'cat'
   assert len(got.class_names) == 10
@@ -102,12 +102,12 @@ def test_load_gives_the_bytes_of_the_source(prepared: pathlib.Path) -> None:
 
 
 def test_tensorflow_datasets_reads_the_set_by_its_name(
-  prepared: pathlib.Path,
+  folder: pathlib.Path,
 ) -> None:
   source = tfds.data_source(
     'cifar10',
     split='test',
-    data_dir=prepared.parent.parent,
+    data_dir=folder.parent.parent,
     download=False,
   )
   table = raw_records(0)['test_batch.bin']
@@ -126,16 +126,16 @@ def test_rows_of_the_stock_builders_are_read() -> None:
     source = tfds.data_source('cifar100', split='train')
     assert 'coarse_label' in source[0]
     rows = sorted((source[i] for i in range(7)), key=lambda row: row['id'])
-    images, labels = data._decode_split(source, lambda n: None)
+    images, labels = prepared._decode_split(source, lambda n: None)
   np.testing.assert_array_equal(images, np.stack([r['image'] for r in rows]))
   assert labels.tolist() == [row['label'] for row in rows]
 
 
 def test_second_start_decodes_nothing(
-  prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(data, '_decode', None)
-  assert_is_raw(load(prepared))
+  monkeypatch.setattr(prepared, '_decode', None)
+  assert_is_raw(load(folder))
 
 
 def break_nothing(cache: pathlib.Path) -> None:
@@ -158,7 +158,7 @@ def flip_bit(cache: pathlib.Path) -> None:
 
 def of_another_set(cache: pathlib.Path) -> None:
   other = prepare(cache.parent.parent.parent.parent / 'other', seed=1)
-  os.replace(other / data.CACHE, cache)
+  os.replace(other / prepared.CACHE, cache)
 
 
 def drop_field(cache: pathlib.Path) -> None:
@@ -173,39 +173,39 @@ def drop_field(cache: pathlib.Path) -> None:
   'spoil', [break_nothing, cut, empty, flip_bit, of_another_set, drop_field]
 )
 def test_spoiled_copy_is_made_again(
-  prepared: pathlib.Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
+  folder: pathlib.Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  spoil(prepared / data.CACHE)
-  assert_is_raw(load(prepared))
-  assert [p.name for p in prepared.iterdir() if 'part' in p.name] == []
-  monkeypatch.setattr(data, '_decode', None)
-  assert_is_raw(load(prepared))
+  spoil(folder / prepared.CACHE)
+  assert_is_raw(load(folder))
+  assert [p.name for p in folder.iterdir() if 'part' in p.name] == []
+  monkeypatch.setattr(prepared, '_decode', None)
+  assert_is_raw(load(folder))
 
 
 def test_folder_that_cannot_be_written_is_still_read(
-  prepared: pathlib.Path,
+  folder: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   caplog: pytest.LogCaptureFixture,
 ) -> None:
-  (prepared / data.CACHE).unlink()
+  (folder / prepared.CACHE).unlink()
 
   def refuse(*args: Any) -> None:
     raise PermissionError('read-only')
 
   monkeypatch.setattr(os, 'replace', refuse)
   with caplog.at_level(logging.WARNING):
-    assert_is_raw(load(prepared))
+    assert_is_raw(load(folder))
   assert 'read-only' in caplog.text
-  assert not [p for p in prepared.iterdir() if data.CACHE in p.name]
+  assert not [p for p in folder.iterdir() if prepared.CACHE in p.name]
 
 
-def test_damaged_records_are_named(prepared: pathlib.Path) -> None:
-  (prepared / data.CACHE).unlink()
-  record = next(prepared.glob('cifar10-train.array_record*'))
+def test_damaged_records_are_named(folder: pathlib.Path) -> None:
+  (folder / prepared.CACHE).unlink()
+  record = next(folder.glob('cifar10-train.array_record*'))
   os.truncate(record, record.stat().st_size // 2)
-  with pytest.raises(ValueError, match=f'{prepared} is damaged'):
-    load(prepared)
-  assert not (prepared / data.CACHE).exists()
+  with pytest.raises(ValueError, match=f'{folder} is damaged'):
+    load(folder)
+  assert not (folder / prepared.CACHE).exists()
 
 
 # Data that is missing.
@@ -233,11 +233,11 @@ def test_unknown_set_is_refused() -> None:
 
 
 def test_default_folders(
-  prepared: pathlib.Path,
+  folder: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setenv('TFDS_DATA_DIR', str(prepared.parent.parent))
+  monkeypatch.setenv('TFDS_DATA_DIR', str(folder.parent.parent))
   assert_is_raw(data.load('cifar10'))
   with pytest.raises(FileNotFoundError, match=str(tmp_path / 'none')):
     data.load('cifar10', tmp_path / 'none')
@@ -280,23 +280,23 @@ def be_incomplete(folder: pathlib.Path) -> str:
   [lose_a_file, lose_the_info, cut_the_info, be_tfrecord, be_incomplete],
 )
 def test_set_that_is_not_whole_is_missing(
-  prepared: pathlib.Path, spoil: Any
+  folder: pathlib.Path, spoil: Any
 ) -> None:
-  message = spoil(prepared)
+  message = spoil(folder)
   with pytest.raises(FileNotFoundError, match=re.escape(message)) as error:
-    load(prepared)
+    load(folder)
   assert 'python -m experiments.prepare_data' in str(error.value)
 
 
-def test_newest_whole_version_is_read(prepared: pathlib.Path) -> None:
+def test_newest_whole_version_is_read(folder: pathlib.Path) -> None:
   for version in ('3.0.1', '3.0.10', '3.1.0'):
-    other = prepared.with_name(version)
+    other = folder.with_name(version)
     other.mkdir()
-    for path in prepared.iterdir():
+    for path in folder.iterdir():
       (other / path.name).write_bytes(path.read_bytes())
-  lose_a_file(prepared.with_name('3.1.0'))
-  root = prepared.parent.parent
-  assert data.find_prepared('cifar10', root).name == '3.0.10'
+  lose_a_file(folder.with_name('3.1.0'))
+  root = folder.parent.parent
+  assert prepared.find_prepared('cifar10', root).name == '3.0.10'
 
 
 def pretend_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +315,7 @@ def test_site_that_hangs_is_not_waited_for(
 
   monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
   # The limit is 5 s; a shorter one shows the same.
-  monkeypatch.setattr(data._answers, '__defaults__', (0.2,))
+  monkeypatch.setattr(prepared._answers, '__defaults__', (0.2,))
   monkeypatch.setattr(tfds, 'builder', None)
   start = time.perf_counter()
   with pytest.raises(FileNotFoundError):
@@ -412,14 +412,14 @@ def test_digits_are_split_evenly_and_normalise_to_zero_and_one() -> None:
 
 
 def test_epoch_has_full_batches_only() -> None:
-  assert data.steps_per_epoch(50_000, 128) == 390
-  assert data.steps_per_epoch(128, 128) == 1
+  assert batches.steps_per_epoch(50_000, 128) == 390
+  assert batches.steps_per_epoch(128, 128) == 1
   for size, batch in ((127, 128), (10, 0), (10, -1)):
     with pytest.raises(ValueError, match=f'batch_size is {batch}.*1 to {size}'):
-      data.steps_per_epoch(size, batch)
+      batches.steps_per_epoch(size, batch)
 
 
-ORDER = jax.jit(data.epoch_order, static_argnums=2)
+ORDER = jax.jit(batches.epoch_order, static_argnums=2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -432,7 +432,7 @@ def test_order_is_a_permutation_that_seed_and_epoch_give(
   order = ORDER(seed, epoch, size)
   assert order.dtype == jnp.int32
   assert sorted(order.tolist()) == list(range(size))
-  assert data.epoch_order(seed, epoch, size).tolist() == order.tolist()
+  assert batches.epoch_order(seed, epoch, size).tolist() == order.tolist()
 
 
 def test_orders_differ_between_seeds_and_epochs() -> None:
@@ -446,21 +446,21 @@ def test_orders_differ_between_seeds_and_epochs() -> None:
 
 
 def test_order_does_not_depend_on_the_default_generator() -> None:
-  before = data.epoch_order(3, 5, 20).tolist()
+  before = batches.epoch_order(3, 5, 20).tolist()
   with jax.default_prng_impl('rbg'):
-    assert data.epoch_order(3, 5, 20).tolist() == before
+    assert batches.epoch_order(3, 5, 20).tolist() == before
 
 
-def random_split(size: int = 30, seed: int = 0) -> data.Split:
+def random_split(size: int = 30, seed: int = 0) -> batches.Split:
   rng = np.random.default_rng(seed)
   images = rng.integers(1, 256, (size, 32, 32, 3), dtype=np.uint8)
-  return data.to_device(images, np.arange(size))
+  return batches.to_device(images, np.arange(size))
 
 
 STATIC = ('batch_size', 'flip', 'padding', 'dtype')
 
 
-def batch_of(split: data.Split, index: Any = 0, **options: Any) -> Any:
+def batch_of(split: batches.Split, index: Any = 0, **options: Any) -> Any:
   """A batch, compiled once for all tests of split size 30."""
   options = {'seed': 0, 'epoch': 0, 'flip': True, **PLAIN, **options}
   batch_size = options.pop('batch_size', 8)
@@ -468,11 +468,11 @@ def batch_of(split: data.Split, index: Any = 0, **options: Any) -> Any:
 
 
 def plain_batch(
-  split: data.Split, index: Any, *, seed: Any, epoch: Any, **options: Any
+  split: batches.Split, index: Any, *, seed: Any, epoch: Any, **options: Any
 ) -> Any:
-  order = data.epoch_order(seed, epoch, len(split.labels))
+  order = batches.epoch_order(seed, epoch, len(split.labels))
   batch_size = options.pop('batch_size')
-  return data.train_batch(
+  return batches.train_batch(
     split, order, index, batch_size, seed=seed, epoch=epoch, **options
   )
 
@@ -553,13 +553,13 @@ def test_batches_follow_the_order_and_drop_the_remainder() -> None:
   split = random_split()
   order = ORDER(0, 2, 30)
   seen = []
-  for index in range(data.steps_per_epoch(30, 8)):
+  for index in range(batches.steps_per_epoch(30, 8)):
     seen += batch_of(split, index, epoch=2)['label'].tolist()
   assert seen == order[:24].tolist()
   options: Any = {'seed': 0, 'epoch': 2, 'flip': True, **PLAIN}
   for index in (3, -1):
     with pytest.raises(ValueError, match=f'batch {index} of an epoch of 3'):
-      data.train_batch(split, order, index, 8, **options)
+      batches.train_batch(split, order, index, 8, **options)
   with pytest.raises(ValueError, match='padding is -1'):
     batch_of(split, padding=-1)
   with pytest.raises(ValueError, match='batch_size is 31'):
@@ -569,22 +569,22 @@ def test_batches_follow_the_order_and_drop_the_remainder() -> None:
 def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
   # All images are alike, so that only crops and flips tell batches apart.
   images = np.random.default_rng(0).integers(1, 256, (1, 32, 32, 3), np.uint8)
-  split = data.to_device(images.repeat(30, axis=0), np.zeros(30, np.int32))
+  split = batches.to_device(images.repeat(30, axis=0), np.zeros(30, np.int32))
 
   seen = set()
   for seed, epoch, index in np.ndindex(3, 3, 2):
-    batches = [
+    twice = [
       as_bytes(batch_of(split, index, seed=seed, epoch=epoch)) for _ in range(2)
     ]
-    assert batches[0] == batches[1]
-    seen.add(tuple(batches[0]))
+    assert twice[0] == twice[1]
+    seen.add(tuple(twice[0]))
   assert len(seen) == 18
 
 
 def test_pixels_are_normalised_and_the_border_is_black() -> None:
   mean, std = data.PIXELS['cifar10']
   images = np.full((30, 32, 32, 3), (255, 0, 51), np.uint8)
-  split = data.to_device(images, np.zeros(30, np.int32))
+  split = batches.to_device(images, np.zeros(30, np.int32))
   batch = batch_of(split, mean=mean, std=std)
   assert batch['image'].dtype == jnp.float32
   colours = {
@@ -610,10 +610,10 @@ def test_every_test_image_counts_once(size: int, batch: int) -> None:
   split = random_split(size)
 
   @jax.jit
-  def scan(split: data.Split) -> Any:
+  def scan(split: batches.Split) -> Any:
     return jax.lax.map(
-      lambda i: data.eval_batch(split, i, batch, **PLAIN),
-      jnp.arange(data.eval_batches(size, batch)),
+      lambda i: batches.eval_batch(split, i, batch, **PLAIN),
+      jnp.arange(batches.eval_batches(size, batch)),
     )
 
   got = scan(split)
@@ -630,15 +630,15 @@ def test_every_test_image_counts_once(size: int, batch: int) -> None:
 def test_evaluation_refuses_empty_batches() -> None:
   for size, batch in ((0, 5), (5, 0)):
     with pytest.raises(ValueError, match=f'batch_size is {batch} with {size}'):
-      data.eval_batches(size, batch)
+      batches.eval_batches(size, batch)
 
 
 def test_device_takes_bytes_with_a_label_each() -> None:
   images = np.zeros((3, 32, 32, 3), np.uint8)
-  split = data.to_device(images, np.arange(3, dtype=np.int64))
+  split = batches.to_device(images, np.arange(3, dtype=np.int64))
   assert split.images.dtype == jnp.uint8
   assert split.labels.dtype == jnp.int32
   with pytest.raises(ValueError, match='images are float32'):
-    data.to_device(images.astype(np.float32), np.arange(3))
+    batches.to_device(images.astype(np.float32), np.arange(3))
   with pytest.raises(ValueError, match=r'labels have shape \(2,\), for 3'):
-    data.to_device(images, np.arange(2))
+    batches.to_device(images, np.arange(2))

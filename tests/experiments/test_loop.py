@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, data, loop
+from experiments import batches, build, data, loop
 from tests.experiments import tiny
 
 SPE = 3
@@ -51,13 +51,13 @@ def by_hand(config, steps):
   dataset, net = a_dataset(), tiny.Net(10)
   weights = tiny.variables(net)
   train = build.make_train_step(config, build.make_loss(net), SPE)
-  split = data.to_device(dataset.train_images, dataset.train_labels)
+  split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
   def batch(count):
     epoch = count // SPE
-    order = data.epoch_order(config.seed, epoch, len(dataset.train_labels))
-    return data.train_batch(
+    order = batches.epoch_order(config.seed, epoch, len(dataset.train_labels))
+    return batches.train_batch(
       *(split, order, count % SPE, config.batch_size),
       seed=config.seed,
       epoch=epoch,

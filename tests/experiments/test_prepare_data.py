@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data, prepare_data
-from experiments.prepare_data import Sizes, SourceError
+from experiments import cifar_sources, data, prepare_data, prepared
+from experiments.cifar_sources import Sizes, SourceError
 
 SIZES = {'cifar10': Sizes(50, 20), 'cifar100': Sizes(200, 100)}
 Files = dict[str, bytes]
 
 
-def make_splits(name: str, seed: int = 0) -> prepare_data.Splits:
+def make_splits(name: str, seed: int = 0) -> cifar_sources.Splits:
   """A small set of noise: the pixels of the archives' rows, and the labels."""
   rng = np.random.default_rng(seed)
-  classes = len(prepare_data.CLASSES[name])
+  classes = len(cifar_sources.CLASSES[name])
   return {
     split: (
       rng.integers(0, 256, (size, 3072), dtype=np.uint8),
@@ -169,7 +169,7 @@ def write_tar(
 def write_pngs(
   folder: pathlib.Path, name: str, names: tuple[str, ...] | None = None
 ) -> pathlib.Path:
-  names = names or prepare_data.CLASSES[name]
+  names = names or cifar_sources.CLASSES[name]
   for split, (rows, labels) in make_splits(name).items():
     images = as_images(rows).reshape(-1, 32, 32, 3)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -180,7 +180,7 @@ def write_pngs(
 
 
 def read(source: pathlib.Path, name: str = 'cifar10') -> Any:
-  return prepare_data.read_source(source, sizes=SIZES[name])
+  return cifar_sources.read_source(source, sizes=SIZES[name])
 
 
 # Sources.
@@ -222,7 +222,7 @@ def test_pixels_in_fortran_order(tmp_path: pathlib.Path) -> None:
 def test_folders_of_pngs(
   tmp_path: pathlib.Path, name: str, numbered: bool
 ) -> None:
-  classes = len(prepare_data.CLASSES[name])
+  classes = len(cifar_sources.CLASSES[name])
   names = tuple(map(str, range(classes))) if numbered else None
   write_pngs(tmp_path, name, names)
   (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()
@@ -240,7 +240,7 @@ def test_folders_of_pngs(
 
 
 def test_class_names_are_the_official_ones() -> None:
-  for name, classes in prepare_data.CLASSES.items():
+  for name, classes in cifar_sources.CLASSES.items():
     assert len(set(classes)) == len(classes) == int(name[5:])
     # Both sets number their classes by the alphabet.
     assert list(classes) == sorted(classes)
@@ -264,14 +264,14 @@ def test_prepared_set_is_the_source(tmp_path: pathlib.Path, name: str) -> None:
   assert folder == root / name / '3.0.2'
   # Nothing but the set is left, and its pixels are decoded already.
   assert [p.name for p in root.iterdir()] == [name]
-  assert (folder / data.CACHE).exists()
+  assert (folder / prepared.CACHE).exists()
   got = data.load(name, root)
   splits = {
     'train': (got.train_images, got.train_labels),
     'test': (got.test_images, got.test_labels),
   }
   assert_read((name, splits), name)
-  assert got.class_names == prepare_data.CLASSES[name]
+  assert got.class_names == cifar_sources.CLASSES[name]
   total = sum(SIZES[name])
   assert list(calls.values()) == [[total, total]] * 3
   # A second time finds it there and leaves it alone.
@@ -465,11 +465,11 @@ def test_only_the_needed_names_are_resolved() -> None:
     ('_codecs', 'lookup'),
   ):
     with pytest.raises(pickle.UnpicklingError, match=f'{module}.{name}'):
-      prepare_data._Unpickler(io.BytesIO()).find_class(module, name)
+      cifar_sources._Unpickler(io.BytesIO()).find_class(module, name)
   # _codecs.encode would run any codec.
   zipped = b'c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.'
   with pytest.raises(pickle.UnpicklingError, match="encoding 'zli'"):
-    prepare_data._Unpickler(io.BytesIO(zipped)).load()
+    cifar_sources._Unpickler(io.BytesIO(zipped)).load()
 
 
 def spoiled_pickle(**values: Any) -> bytes:
@@ -602,7 +602,7 @@ def test_set_that_reads_back_otherwise_is_not_left(
 
 SLOW = """
 import os, sys, time
-from experiments import prepare_data
+from experiments import cifar_sources, prepare_data
 
 def report(text, total):
   def advance(n):
@@ -614,7 +614,7 @@ def report(text, total):
 source, root, stage = sys.argv[1:]
 official = prepare_data.prepare
 prepare_data.prepare = lambda source, root, **unused: official(
-  source, root, sizes=prepare_data.Sizes(50, 20), report=report)
+  source, root, sizes=cifar_sources.Sizes(50, 20), report=report)
 sys.exit(prepare_data.main(['--source', source, '--data_dir', root]))
 """
 

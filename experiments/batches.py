@@ -1,0 +1,220 @@
+"""Batches, made on the device from uint8 images that lie there whole.
+
+The epoch's order, crop, flip and normalisation are functions of (seed, epoch,
+index), to be called inside jit.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Array = jax.Array
+Floats3 = tuple[float, float, float]
+
+# Large numbers, so that these keys meet none that a run folds a step into.
+_ORDER, _AUGMENT = 0xDA7A0001, 0xDA7A0002
+
+
+class Split(NamedTuple):
+  """Images (uint8, (N, H, W, C)) and labels (int32, (N,)) on the device."""
+
+  images: Array
+  labels: Array
+
+
+def to_device(images: np.ndarray, labels: np.ndarray) -> Split:
+  """Puts a split on the device whole.
+
+  Args:
+    images: uint8 of shape (N, H, W, C).
+    labels: Integers of shape (N,).
+
+  Returns:
+    The `Split`.
+
+  Raises:
+    ValueError: If the arrays are not of this kind or differ in length.
+  """
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+      f'images are {images.dtype} of shape {images.shape}; they must be uint8'
+      ' of shape (N, H, W, C).'
+    )
+  if labels.shape != images.shape[:1]:
+    raise ValueError(
+      f'labels have shape {labels.shape}, for {len(images)} images.'
+    )
+  return Split(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+  """The number of full batches in `size` images; the remainder is dropped.
+
+  Raises:
+    ValueError: If `batch_size` is below 1 or there is no full batch.
+  """
+  if not 1 <= batch_size <= size:
+    raise ValueError(
+      f'batch_size is {batch_size}; with {size} images it is 1 to {size}.'
+    )
+  return size // batch_size
+
+
+def eval_batches(size: int, batch_size: int) -> int:
+  """The number of batches that hold `size` images, the last one padded.
+
+  Raises:
+    ValueError: If either number is below 1.
+  """
+  if batch_size < 1 or size < 1:
+    raise ValueError(
+      f'batch_size is {batch_size} with {size} images; both must be positive.'
+    )
+  return -(-size // batch_size)
+
+
+def _key(seed: int | Array, use: int) -> Array:
+  # The generator is named: jax.config may choose one that is no function of
+  # the key alone across devices.
+  key = jax.random.key(seed, impl='threefry2x32')
+  return jax.random.fold_in(key, np.uint32(use))
+
+
+def epoch_order(seed: int | Array, epoch: int | Array, size: int) -> Array:
+  """The order of the images in an epoch, a function of (seed, epoch).
+
+  Args:
+    seed: Of the run; may be traced.
+    epoch: From 0; may be traced.
+    size: Number of images.
+
+  Returns:
+    A permutation of 0 ... size - 1, int32 of shape (size,).
+  """
+  key = jax.random.fold_in(_key(seed, _ORDER), epoch)
+  return jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
+
+
+def train_batch(
+  split: Split,
+  order: Array,
+  index: int | Array,
+  batch_size: int,
+  *,
+  seed: int | Array,
+  epoch: int | Array,
+  mean: Floats3,
+  std: Floats3,
+  flip: bool,
+  padding: int = 4,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> dict[str, Array]:
+  """One batch of training images: cropped, flipped and normalised.
+
+  Each image is cropped at random, on its own, out of itself with `padding`
+  black pixels around it, and mirrored with probability 1/2.
+
+  Args:
+    split: The training split.
+    order: Of this epoch, from `epoch_order`.
+    index: Of the batch in its epoch, 0 to `steps_per_epoch` - 1; may be traced,
+      and is then not checked.
+    batch_size: Number of images, B.
+    seed: Of the run; may be traced.
+    epoch: From 0; may be traced.
+    mean: Of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, likewise.
+    flip: Whether to mirror.
+    padding: Pixels; 0 leaves out the crop.
+    dtype: Of the images; they are normalised in float32.
+
+  Returns:
+    'image' of shape (B, H, W, C), 'label' int32 of shape (B,).
+
+  Raises:
+    ValueError: If the padding is negative or there is no such batch.
+  """
+  steps = steps_per_epoch(len(order), batch_size)
+  if padding < 0:
+    raise ValueError(f'padding is {padding}; it must be at least 0.')
+  if isinstance(index, int) and not 0 <= index < steps:
+    raise ValueError(f'batch {index} of an epoch of {steps} batches.')
+  chosen = lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
+  key = jax.random.fold_in(_key(seed, _AUGMENT), epoch)
+  key = jax.random.fold_in(key, index)
+  images = _augmented(split.images, chosen, key, flip, padding)
+  image = _normalised(images, mean, std, dtype)
+  return {'image': image, 'label': split.labels[chosen]}
+
+
+def _augmented(
+  images: Array, chosen: Array, key: Array, flip: bool, padding: int
+) -> Array:
+  """Gathers, crops and mirrors in one go, without padding a copy."""
+  batch, (height, width) = len(chosen), images.shape[1:3]
+  crop_key, flip_key = jax.random.split(key)
+  shift = jax.random.randint(
+    crop_key, (2, batch, 1), -padding, padding + 1, jnp.int32
+  )
+  rows = shift[0] + jnp.arange(height)[None]
+  columns = shift[1] + jnp.arange(width)[None]
+  if flip:
+    mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1))
+    columns = jnp.where(mirrored, width - 1 - columns, columns)
+  rows, columns = rows[:, :, None], columns[:, None, :]
+  inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+  pixels = images[
+    chosen[:, None, None],
+    jnp.clip(rows, 0, height - 1),
+    jnp.clip(columns, 0, width - 1),
+  ]
+  return jnp.where(inside[..., None], pixels, jnp.uint8(0))
+
+
+def _normalised(
+  images: Array, mean: Floats3, std: Floats3, dtype: jax.typing.DTypeLike
+) -> Array:
+  shape = (1, 1, 1, -1)
+  centre = jnp.asarray(mean, jnp.float32).reshape(shape)
+  scale = jnp.asarray(std, jnp.float32).reshape(shape)
+  return ((images.astype(jnp.float32) / 255 - centre) / scale).astype(dtype)
+
+
+def eval_batch(
+  split: Split,
+  index: int | Array,
+  batch_size: int,
+  *,
+  mean: Floats3,
+  std: Floats3,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> dict[str, Array]:
+  """One batch of images as they are, normalised, in their order.
+
+  Args:
+    split: Usually the test split.
+    index: Of the batch, 0 to `eval_batches` - 1; may be traced.
+    batch_size: Number of images, B.
+    mean: Of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, likewise.
+    dtype: Of the images; they are normalised in float32.
+
+  Returns:
+    'image' of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask',
+    float32 of shape (B,): 1 for an image, 0 for what fills up the last batch.
+    Over all batches every image has the mask 1 exactly once.
+
+  Raises:
+    ValueError: If `batch_size` is below 1 or the split is empty.
+  """
+  eval_batches(len(split.labels), batch_size)
+  places = index * batch_size + jnp.arange(batch_size)
+  chosen = jnp.minimum(places, len(split.labels) - 1)
+  return {
+    'image': _normalised(split.images[chosen], mean, std, dtype),
+    'label': split.labels[chosen],
+    'mask': (places < len(split.labels)).astype(jnp.float32),
+  }
