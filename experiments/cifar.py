@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import build, display, train
@@ -62,6 +62,8 @@ def workdir_for(config: ConfigDict) -> str:
 @contextlib.contextmanager
 def told_plainly() -> Iterator[None]:
   """Exits with the message alone where that says all that there is to say."""
+  # Below this level JAX tells of every kind of device that it does not find.
+  logging.set_verbosity(logging.WARNING)
   try:
     yield
   except UserError as error:
@@ -77,7 +79,9 @@ def main(argv: list[str]) -> None:
     config = CONFIG.value
     build.check(config)
     result = train.train_and_evaluate(config, workdir_for(config))
-  display.print_summary(*result[:5])
+  display.print_summary(
+    *result[:5], last_epochs=min(train.LAST, len(result.records))
+  )
 
 
 if __name__ == '__main__':

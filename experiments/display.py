@@ -144,21 +144,25 @@ def print_summary(
   seconds_per_epoch: float,
   model_path: str | os.PathLike[str],
   *,
+  last_epochs: int = 10,
   console: rich.console.Console | None = None,
 ) -> None:
   """Prints what a finished run has to show.
 
   Args:
     full_precision_accuracy: of the base model, percent.
-    last_accuracy: mean test accuracy of the last 10 epochs, percent.
+    last_accuracy: mean test accuracy of the last epochs, percent.
     best_accuracy: best test accuracy of an epoch, percent.
     seconds_per_epoch: mean over the epochs.
     model_path: the file with the quantized parameters.
+    last_epochs: how many epochs `last_accuracy` is the mean of.
     console: where to print; standard output by default.
   """
   rows = {
     'full-precision test accuracy': f'{full_precision_accuracy:.2f}%',
-    'test accuracy, mean of the last 10 epochs': f'{last_accuracy:.2f}%',
+    f'test accuracy, mean of the last {last_epochs} epochs': (
+      f'{last_accuracy:.2f}%'
+    ),
     'test accuracy, best epoch': f'{best_accuracy:.2f}%',
     'seconds per epoch': f'{seconds_per_epoch:#.3g}',
     'quantized parameters': os.fspath(model_path),
