@@ -105,23 +105,6 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
   return _model(flat, metadata, path)
 
 
-def load_any(path: str | os.PathLike[str]) -> ModelFile:
-  """Reads a model file, or the authors' .pth file, by the name's ending.
-
-  Raises:
-    FileNotFoundError: If there is none.
-    ValueError: If it ends otherwise, is damaged or something else.
-  """
-  # Not above: import_torch needs ModelFile from this file.
-  from experiments.import_torch import load_torch
-
-  readers = {'.safetensors': load_model, '.pth': load_torch}
-  suffix = pathlib.Path(path).suffix
-  if suffix not in readers:
-    raise InvalidError(f'{path}: the name must end in one of {sorted(readers)}')
-  return readers[suffix](path)
-
-
 def _read(path: pathlib.Path) -> bytes:
   if not path.is_file():
     raise MissingError(f'there is no file {path}')

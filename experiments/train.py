@@ -10,7 +10,14 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import build, checkpoints, data, metrics, model_file
+from experiments import (
+  build,
+  checkpoints,
+  data,
+  import_torch,
+  metrics,
+  model_file,
+)
 from experiments.epochs import Outputs, Progress, Saved, factor, run_epochs
 from experiments.epochs import TrainingDiverged as TrainingDiverged
 from experiments.errors import InvalidError
@@ -131,7 +138,7 @@ def _first_weights(
     variables = jax.jit(fresh)()
     return variables['params'], variables['batch_stats']
   path = config.pretrained or _base_model(config, workdir)
-  base = model_file.load_any(pathlib.Path(path).expanduser())
+  base = import_torch.load_any(pathlib.Path(path).expanduser())
   wanted = jax.eval_shape(fresh)
   for name, new in (('params', base.params), ('batch_stats', base.batch_stats)):
     differ = set(_shapes(wanted[name])) ^ set(_shapes(new))

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import import_torch, model_file
+from experiments import import_torch, torch_file
 from mq_jax import models
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -136,7 +136,7 @@ def refused(tmp_path, content, match):
 
 def test_every_number_has_its_place(tmp_path):
   state = state_dict(blocks=2)
-  model = model_file.load_any(write(tmp_path, legacy(state)))
+  model = import_torch.load_any(write(tmp_path, legacy(state)))
   assert model.metadata['network'] == 'resnet14'
   assert model.metadata['num_classes'] == '7'
   assert model.metadata['source'] == 'net.pth'
@@ -203,8 +203,8 @@ def test_command_converts_without_torch(tmp_path):
   )
   # Stem 432, stages 4608 + 14336 + 57344, head 455, norms 2 · 336.
   assert 'resnet8, 7 classes, 77,847 parameters' in done.stdout
-  converted = model_file.load_any(destination)
-  direct = model_file.load_any(source)
+  converted = import_torch.load_any(destination)
+  direct = import_torch.load_any(source)
   assert converted.metadata == direct.metadata
   jax.tree.map(np.testing.assert_array_equal, converted[:2], direct[:2])
 
@@ -269,8 +269,8 @@ def test_stand_ins_cannot_be_changed():
       content = b'\x80\x02' + name + state + b'b.'
       # Not 'torch.save did not write it', which is what comes after BUILD.
       with pytest.raises(ValueError, match='magic number cannot be read'):
-        import_torch.read_state_dict(content)
-  assert not hasattr(import_torch._StateDict, 'x')
+        torch_file.read_state_dict(content)
+  assert not hasattr(torch_file._StateDict, 'x')
 
 
 def test_zip_files_are_told_what_to_do(tmp_path):
@@ -316,7 +316,7 @@ SMALL = {
 
 
 def test_small_state_dict_is_read_exactly():
-  arrays = import_torch.read_state_dict(legacy(SMALL))
+  arrays = torch_file.read_state_dict(legacy(SMALL))
   assert list(arrays) == ['a', 'b']
   for name, array in SMALL.items():
     assert arrays[name].dtype == array.dtype
@@ -327,9 +327,9 @@ def test_a_file_cut_anywhere_is_refused():
   content = legacy(SMALL)
   for length in range(len(content)):
     with pytest.raises(ValueError):
-      import_torch.read_state_dict(content[:length])
+      torch_file.read_state_dict(content[:length])
   with pytest.raises(ValueError, match='1 bytes follow'):
-    import_torch.read_state_dict(content + b'\0')
+    torch_file.read_state_dict(content + b'\0')
 
 
 @given(st.integers(0, len(legacy(SMALL)) - 1), st.integers(1, 255))
@@ -337,7 +337,7 @@ def test_a_changed_byte_gives_arrays_or_a_value_error(position, change):
   content = bytearray(legacy(SMALL))
   content[position] ^= change
   try:
-    arrays = import_torch.read_state_dict(bytes(content))
+    arrays = torch_file.read_state_dict(bytes(content))
   except ValueError:
     return
   # Reading a view beyond the file's memory would crash here.
@@ -346,14 +346,14 @@ def test_a_changed_byte_gives_arrays_or_a_value_error(position, change):
 
 def test_views_beyond_the_storage_are_refused():
   with pytest.raises(ValueError, match='tensor a is empty or not inside'):
-    import_torch.read_state_dict(legacy(SMALL, offset=1))
+    torch_file.read_state_dict(legacy(SMALL, offset=1))
 
 
 def test_unknown_storages_are_refused():
   with pytest.raises(ValueError, match=r'asks for torch\.ByteStorage'):
-    import_torch.read_state_dict(legacy({'a': np.zeros(2, np.uint8)}))
+    torch_file.read_state_dict(legacy({'a': np.zeros(2, np.uint8)}))
   with pytest.raises(ValueError, match=r'storage that is none of .* or a view'):
-    import_torch.read_state_dict(legacy(SMALL, view=('1000', 0, 2)))
+    torch_file.read_state_dict(legacy(SMALL, view=('1000', 0, 2)))
 
 
 def without(name):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import model_file
+from experiments import import_torch, model_file
 
 METADATA = {'network': 'resnet20', 'accuracy': '91.50', 'comment': 'é "q" \n'}
 
@@ -41,7 +41,7 @@ def test_what_is_saved_is_loaded_bit_by_bit(tmp_path):
   params, batch_stats = trees()
   path = tmp_path / 'new' / 'net.safetensors'
   model_file.save_model(path, params, batch_stats, METADATA)
-  for load in (model_file.load_model, model_file.load_any):
+  for load in (model_file.load_model, import_torch.load_any):
     model = load(path)
     assert_same(model.params, params)
     assert_same(model.batch_stats, batch_stats)
@@ -112,13 +112,13 @@ def test_other_endings_are_refused(tmp_path):
   with pytest.raises(ValueError, match=r'net\.npz.*end in \.safetensors'):
     model_file.save_model(tmp_path / 'net.npz', {}, {}, {})
   with pytest.raises(ValueError, match=r'net\.h5.*\.pth.*\.safetensors'):
-    model_file.load_any(tmp_path / 'net.h5')
+    import_torch.load_any(tmp_path / 'net.h5')
 
 
 @pytest.mark.parametrize('name', ['none.safetensors', 'none.pth'])
 def test_a_missing_file_is_named(tmp_path, name):
   with pytest.raises(FileNotFoundError, match=f'no file .*{name}'):
-    model_file.load_any(tmp_path / name)
+    import_torch.load_any(tmp_path / name)
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
