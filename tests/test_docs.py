@@ -1,0 +1,48 @@
+"""What the pages say: the example runs, links lead somewhere."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+def python_blocks(page):
+  text = page.read_text(encoding='utf-8')
+  return re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_example_of_the_readme_runs_and_learns(tmp_path):
+  code = python_blocks(ROOT / 'README.md')[0]
+  assert len([line for line in code.splitlines() if line.strip()]) <= 25
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True, text=True, check=True, cwd=tmp_path,
+  )  # fmt: skip
+  accuracy = float(re.search(r"'accuracy': ([0-9.]+)", result.stdout)[1])
+  # Of two classes about as frequent.
+  assert accuracy > 0.8
+  levels = re.search(r'\[(-?[0-9.]+)\s+([0-9.]+)\]', result.stdout)
+  assert float(levels[1]) == -float(levels[2]) != 0
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+  links = re.findall(r'\]\(([^)#]+)', page.read_text(encoding='utf-8'))
+  for link in links:
+    if '://' not in link:
+      assert (page.parent / link).exists(), link
+
+
+def test_the_blocks_of_your_project_run(tmp_path):
+  code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True, text=True, check=False, cwd=tmp_path,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr[-2000:]
+  assert 'Dense_1/kernel' in result.stdout
