@@ -158,11 +158,10 @@ def print_summary(
     last_epochs: how many epochs `last_accuracy` is the mean of.
     console: where to print; standard output by default.
   """
+  epochs = 'epoch' if last_epochs == 1 else f'{last_epochs} epochs'
   rows = {
     'full-precision test accuracy': f'{full_precision_accuracy:.2f}%',
-    f'test accuracy, mean of the last {last_epochs} epochs': (
-      f'{last_accuracy:.2f}%'
-    ),
+    f'test accuracy, mean of the last {epochs}': f'{last_accuracy:.2f}%',
     'test accuracy, best epoch': f'{best_accuracy:.2f}%',
     'seconds per epoch': f'{seconds_per_epoch:#.3g}',
     'quantized parameters': os.fspath(model_path),
