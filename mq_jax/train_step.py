@@ -216,7 +216,13 @@ def make_train_step(
   jitted_first_state = jax.jit(first_state)
 
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
-    select(params)
+    if not select(params) and jax.tree.leaves(
+      jax.eval_shape(lambda key: estimator.init(key, {}), key)
+    ):
+      raise ValueError(
+        'The estimator is to be learned, but no leaf is quantized: full'
+        ' precision is trained with mq_jax.ste().'
+      )
     if differentiate_refinement:
       check_differentiable(refine, params)
     return jitted_first_state(key, params, model_state, batch)
@@ -286,7 +292,8 @@ def _schedule(
 ) -> Callable[[Any], Any]:
   if callable(learning_rate):
     return learning_rate
-  if isinstance(learning_rate, bool | str) or not float(learning_rate) >= 0:
+  no_number = learning_rate is None or isinstance(learning_rate, bool | str)
+  if no_number or not float(learning_rate) >= 0:
     raise ValueError(
       f'learning_rate={learning_rate!r} must be a number of at least 0, or a'
       ' schedule.'

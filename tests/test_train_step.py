@@ -505,6 +505,7 @@ def test_an_estimator_that_changes_shapes_is_refused():
     ({'phi_cotangent': 'adjoint'}, ValueError, "phi_cotangent='adjoint'"),
     ({'learning_rate': -1.0}, ValueError, 'learning_rate=-1.0'),
     ({'learning_rate': float('nan')}, ValueError, 'learning_rate=nan'),
+    ({'learning_rate': None}, ValueError, 'learning_rate=None'),
     ({'estimator': 'ste'}, TypeError, 'estimator'),
     ({'quantizer': 'dorefa'}, TypeError, 'quantizer'),
   ],
@@ -517,4 +518,11 @@ def test_bad_arguments_are_named_at_construction(options, error, message):
 def test_a_rule_that_matches_nothing_is_named_by_init():
   train = problem.make([('frist/kernel', mq_jax.bwn()), ('.*kernel', None)])
   with pytest.raises(ValueError, match=r"'frist/kernel'.*first/kernel"):
+    problem.start(train)
+
+
+@pytest.mark.parametrize('name', ['fc_grad', 'multi_fc tanh', 'lstm_fc'])
+def test_nothing_to_estimate_is_refused_by_init(name):
+  train = problem.make([('.*', None)], ESTIMATORS[name])
+  with pytest.raises(ValueError, match=r'no leaf is quantized.*mq_jax.ste'):
     problem.start(train)
