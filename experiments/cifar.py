@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build, display, train
+from experiments import build, display, runtime, train
 from experiments.errors import UserError
 
 DEFAULT = 'experiments/configs/resnet20.py'
@@ -75,6 +75,7 @@ def told_plainly() -> Iterator[None]:
 def main(argv: list[str]) -> None:
   """Runs the configuration and shows what came of it."""
   del argv
+  runtime.configure()
   with told_plainly():
     config = CONFIG.value
     build.check(config)

@@ -7,7 +7,7 @@ The standard recipe, `config.pretrain_epochs` long: `build.full_precision`.
 
 from absl import app, flags
 
-from experiments import build, cifar, train
+from experiments import build, cifar, runtime, train
 
 flags.adopt_module_key_flags(cifar)
 
@@ -15,6 +15,7 @@ flags.adopt_module_key_flags(cifar)
 def main(argv: list[str]) -> None:
   """Trains the base model and says how to use it."""
   del argv
+  runtime.configure()
   with cifar.told_plainly():
     build.check(cifar.CONFIG.value)
     config = build.full_precision(cifar.CONFIG.value)

@@ -5,7 +5,9 @@ authors' networks were trained with the second, and so must ours be if the two
 are to be compared.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,7 +27,8 @@ class BatchNorm(nn.Module):
 
   The collection `params` has `scale` and `bias`, `batch_stats` has `mean` and
   `var`, each of shape `(channels,)` and of `dtype`, or float32 where that is
-  wider.
+  wider. Training has a backward rule of its own, so that it can be
+  differentiated in reverse only (`jax.grad`, not `jax.jvp`).
 
   Attributes:
     dtype: Of the result.
@@ -43,13 +46,22 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """Normalises a batch.
+  def __call__(
+    self,
+    x: Array,
+    train: bool,
+    *,
+    shortcut: Array | None = None,
+    relu: bool = False,
+  ) -> Array:
+    """Normalises a batch, and does what follows in a residual block.
 
     Args:
       x: `(..., channels)`.
       train: Whether to take the statistics from `x` and to update the running
         ones; `apply` then needs `mutable=['batch_stats']`.
+      shortcut: Of the shape of `x`, added to what is normalised.
+      relu: Whether a ReLU follows.
 
     Returns:
       Of the shape of `x`, in `dtype`.
@@ -65,38 +77,132 @@ class BatchNorm(nn.Module):
     running_mean = self.variable(stats, 'mean', jnp.zeros, shape, wide)
     running_var = self.variable(stats, 'var', jnp.ones, shape, wide)
 
-    x = x.astype(wide)
-    if train:
-      mean, var, unbiased = _moments(x)
-      # `init` shows the shapes; its batch is not one of the training.
-      if not self.is_initializing():
-        running_mean.value = self._move(running_mean.value, mean)
-        running_var.value = self._move(running_var.value, unbiased)
-    else:
-      mean, var = running_mean.value, running_var.value
-
-    factor = scale * lax.rsqrt(var + self.epsilon)
-    # The mean goes first: folded into the bias, it cancels in float32.
-    normal = (x - _last(mean, x)) * _last(factor, x) + _last(bias, x)
-    return normal.astype(self.dtype)
+    if not train:
+      factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+      return _affine(
+        relu, self.dtype, x, running_mean.value, factor, bias, shortcut
+      )
+    count = math.prod(x.shape[:-1])
+    if count < 2:
+      raise ValueError(
+        f'a batch of shape {x.shape} has {count} value a channel, and no'
+        ' variance: train on larger batches'
+      )
+    y, mean, var = _normalise(
+      relu, self.dtype, self.epsilon, x, scale, bias, shortcut
+    )
+    # `init` shows the shapes; its batch is not one of the training.
+    if not self.is_initializing():
+      unbiased = var * (count / (count - 1))
+      running_mean.value = self._move(running_mean.value, mean)
+      running_var.value = self._move(running_var.value, unbiased)
+    return y
 
   def _move(self, old: Array, new: Array) -> Array:
     return self.momentum * old + (1 - self.momentum) * new
 
 
-def _moments(x: Array) -> tuple[Array, Array, Array]:
-  """Mean, biased and unbiased variance of each channel, `(channels,)` each."""
-  count = math.prod(x.shape[:-1])
-  if count < 2:
-    raise ValueError(
-      f'a batch of shape {x.shape} has {count} value a channel, and no'
-      ' variance: train on larger batches'
-    )
-  axes = tuple(range(x.ndim - 1))
-  mean = jnp.mean(x, axis=axes)
+def _affine(
+  relu: bool,
+  dtype: Any,
+  x: Array,
+  mean: Array,
+  factor: Array,
+  bias: Array,
+  shortcut: Array | None,
+) -> Array:
+  """(x − mean) · factor + bias, then the shortcut and the ReLU."""
+  x = x.astype(mean.dtype)
+  # The mean goes first: folded into the bias, it cancels in float32.
+  y = (x - _last(mean, x)) * _last(factor, x) + _last(bias, x)
+  if shortcut is not None:
+    y = y + shortcut.astype(y.dtype)
+  return (jnp.maximum(y, 0) if relu else y).astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _normalise(
+  relu: bool,
+  dtype: Any,
+  epsilon: float,
+  x: Array,
+  scale: Array,
+  bias: Array,
+  shortcut: Array | None,
+) -> tuple[Array, Array, Array]:
+  """The result, the batch's mean and its biased variance."""
+  return _normalise_fwd(relu, dtype, epsilon, x, scale, bias, shortcut)[0]
+
+
+def _normalise_fwd(
+  relu: bool,
+  dtype: Any,
+  epsilon: float,
+  x: Array,
+  scale: Array,
+  bias: Array,
+  shortcut: Array | None,
+) -> tuple[tuple[Array, Array, Array], tuple[Any, ...]]:
+  wide, axes = x.astype(scale.dtype), tuple(range(x.ndim - 1))
+  mean = jnp.mean(wide, axis=axes)
   # In two passes: E[x²] − E[x]² loses all digits where |mean| ≫ deviation.
-  var = jnp.mean(jnp.square(x - _last(mean, x)), axis=axes)
-  return mean, var, var * (count / (count - 1))
+  var = jnp.mean(jnp.square(wide - _last(mean, x)), axis=axes)
+  inverse = lax.rsqrt(var + epsilon)
+  affine = functools.partial(_affine, relu, dtype)
+  y = lax.platform_dependent(
+    x, mean, scale * inverse, bias, shortcut,
+    cpu=functools.partial(_once, var, affine),
+    default=affine,
+  )  # fmt: skip
+  # The dtype of a shortcut that is there, without keeping the array itself.
+  like = None if shortcut is None else jnp.zeros((), shortcut.dtype)
+  residuals = x, mean, inverse, scale, y if relu else None, like
+  return (y, mean, var), residuals
+
+
+def _normalise_bwd(
+  relu: bool,
+  dtype: Any,
+  epsilon: float,
+  residuals: tuple[Any, ...],
+  cotangents: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array, Array | None]:
+  del dtype, epsilon
+  x, mean, inverse, scale, y, like = residuals
+  g, g_mean, g_var = cotangents
+  axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
+  g = g.astype(scale.dtype)
+  if relu:
+    g = jnp.where(y > 0, g, 0)
+  centred = x.astype(scale.dtype) - _last(mean, x)
+  normal = centred * _last(inverse, x)
+  d_bias = jnp.sum(g, axis=axes)
+  d_scale = jnp.sum(g * normal, axis=axes)
+  dx = _last(scale * inverse, x) * (
+    g - _last(d_bias / count, x) - normal * _last(d_scale / count, x)
+  )
+  # What comes by way of the statistics themselves; nothing in training.
+  dx = dx + _last(g_mean / count, x) + centred * _last(2 * g_var / count, x)
+  d_shortcut = None if like is None else g.astype(like.dtype)
+  return dx.astype(x.dtype), d_scale, d_bias, d_shortcut
+
+
+_normalise.defvjp(_normalise_fwd, _normalise_bwd)
+
+
+def _once(var: Array, function: Callable[..., Array], *operands: Any) -> Array:
+  """`function(*operands)`, computed once, whoever reads it.
+
+  XLA's CPU compiler would compute it anew within each of its readers: behind a
+  chain of residual blocks that costs more than their convolutions. It cannot
+  look into the branch of a condition that it does not know; `var`, variances,
+  is never below zero.
+  """
+
+  def never(*operands: Any) -> Array:
+    return jnp.full_like(function(*operands), jnp.nan)
+
+  return lax.cond(var[0] < 0, never, function, *operands)
 
 
 def _last(channels: Array, x: Array) -> Array:

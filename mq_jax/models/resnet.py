@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.models.convolution import conv_general_dilated
 
 Array = jax.Array
 WIDTHS = (16, 32, 64)
@@ -43,6 +44,7 @@ def _conv(
     dtype=dtype,
     param_dtype=jnp.promote_types(jnp.float32, dtype),
     kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    conv_general_dilated=conv_general_dilated,
     name=name,
   )
 
@@ -57,13 +59,13 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     y = _conv(self.features, 3, self.stride, self.dtype, 'conv1')(x)
-    y = nn.relu(BatchNorm(self.dtype, name='norm1')(y, train))
+    y = BatchNorm(self.dtype, name='norm1')(y, train, relu=True)
     y = _conv(self.features, 3, 1, self.dtype, 'conv2')(y)
-    y = BatchNorm(self.dtype, name='norm2')(y, train)
     if self.stride != 1 or x.shape[-1] != self.features:
       x = _conv(self.features, 1, self.stride, self.dtype, 'shortcut')(x)
       x = BatchNorm(self.dtype, name='shortcut_norm')(x, train)
-    return nn.relu(x + y)
+    norm2 = BatchNorm(self.dtype, name='norm2')
+    return norm2(y, train, shortcut=x, relu=True)
 
 
 class _Stage(nn.Module):
@@ -116,7 +118,7 @@ class ResNet(nn.Module):
     _check_images(images)
     wide = jnp.promote_types(jnp.float32, self.dtype)
     x = _conv(WIDTHS[0], 3, 1, self.dtype, 'stem')(images)
-    x = nn.relu(BatchNorm(self.dtype, name='stem_norm')(x, train))
+    x = BatchNorm(self.dtype, name='stem_norm')(x, train, relu=True)
     for i, features in enumerate(WIDTHS, start=1):
       stride = 1 if i == 1 else 2
       x = _Stage(features, self.blocks, stride, self.dtype, name=f'stage{i}')(

@@ -128,3 +128,63 @@ def test_one_value_a_channel_is_refused():
   with pytest.raises(ValueError, match=r'1 value a channel.*larger batches'):
     train(module, variables, x)
   assert module.apply(variables, x, train=False).shape == x.shape
+
+
+@pytest.mark.parametrize('with_shortcut', [False, True])
+@pytest.mark.parametrize('relu', [False, True])
+def test_backward_rule_is_jaxs_of_the_plain_formula(x64, relu, with_shortcut):
+  module = BatchNorm(dtype=jnp.float64, epsilon=1e-3)
+  x, shortcut, weight = (jnp.asarray(b) for b in batches(3))
+  params = {'scale': jnp.array([0.5, -2.0]), 'bias': jnp.array([0.3, 1.0])}
+  stats = start(module, x)['batch_stats']
+  arguments = params, x, *([shortcut] if with_shortcut else [])
+
+  def score(y, stats):
+    # The running statistics count too: their derivative must not be lost.
+    return (
+      jnp.sum(jnp.sin(y) * weight)
+      + jnp.sum(jnp.exp(stats['mean']))
+      + jnp.sum(jnp.cos(stats['var']))
+    )
+
+  @jax.jit
+  def ours(params, x, shortcut=None):
+    y, new = module.apply(
+      {'params': params, 'batch_stats': stats},
+      x,
+      train=True,
+      shortcut=shortcut,
+      relu=relu,
+      mutable=['batch_stats'],
+    )
+    return score(y, new['batch_stats'])
+
+  def plain(params, x, shortcut=None):
+    flat = x.reshape(-1, 2)
+    mean, var = flat.mean(0), flat.var(0)
+    flat = flat - mean[None]
+    flat = flat * (params['scale'] / jnp.sqrt(var + 1e-3))[None]
+    y = (flat + params['bias'][None]).reshape(x.shape)
+    if shortcut is not None:
+      y = y + shortcut
+    y = jnp.where(y > 0, y, 0) if relu else y
+    unbiased = var * 60 / 59
+    return score(y, {'mean': 0.1 * mean, 'var': 0.9 + 0.1 * unbiased})
+
+  places = tuple(range(len(arguments)))
+  value, gradients = jax.value_and_grad(ours, places)(*arguments)
+  expected, expected_gradients = jax.value_and_grad(plain, places)(*arguments)
+  np.testing.assert_allclose(value, expected, rtol=1e-12)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11),
+    gradients,
+    expected_gradients,
+  )
+
+
+def test_a_value_that_is_not_finite_shows():
+  x = jnp.asarray(batches(1)[0], jnp.float32).at[0, 0, 0, 1].set(jnp.inf)
+  y, variables = train(BatchNorm(), start(BatchNorm(), x), x)
+  assert np.isfinite(y[..., 0]).all()
+  assert np.isnan(y[..., 1]).all()
+  assert not np.isfinite(variables['batch_stats']['mean'][1])

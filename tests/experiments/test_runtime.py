@@ -1,0 +1,66 @@
+"""Settings of a process, looked at in processes of their own."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import numpy as np
+from experiments import runtime
+if {keep}:
+  runtime.keep_memory()
+def use():
+  np.empty(1 << 26, np.uint8)[:] = 1  # 64 MB, freed at once
+for _ in range(3):
+  use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+  use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+CACHE = """
+import jax
+from experiments import runtime
+runtime.configure()
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def output(program, **environment):
+  inherited = {
+    name: value
+    for name, value in os.environ.items()
+    if name != 'JAX_COMPILATION_CACHE_DIR'
+  }
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    env={**inherited, **environment},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return done.stdout.strip()
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != 'glibc', reason='only glibc has mallopt'
+)
+def test_freed_memory_is_not_faulted_in_again():
+  # NumPy asks for huge pages, which would hide the difference.
+  small = {'NUMPY_MADVISE_HUGEPAGE': '0'}
+  given_back = int(output(FAULTS.format(keep=False), **small))
+  kept = int(output(FAULTS.format(keep=True), **small))
+  assert given_back >= 10 * (1 << 26) // 4096
+  assert kept < given_back / 100
+
+
+def test_compiled_programs_are_kept_where_the_user_says(tmp_path):
+  home = str(tmp_path / 'cache')
+  assert output(CACHE, XDG_CACHE_HOME=home) == f'{home}/mq_jax'
+  own = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'own')}
+  assert output(CACHE, XDG_CACHE_HOME=home, **own) == str(tmp_path / 'own')
+  assert output(CACHE, JAX_COMPILATION_CACHE_DIR='') in ('', 'None')
