@@ -1,0 +1,128 @@
+"""What is compared: full precision, and each estimator under one train step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mq_jax
+from experiments import build
+from mq_jax import models
+
+FULL, STE = 'full precision', 'ste'
+ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
+  STE: lambda hidden: mq_jax.ste(),
+  'fc_grad': lambda hidden: mq_jax.fc_grad(hidden),
+  'multi_fc': lambda hidden: mq_jax.multi_fc(hidden),
+  'multi_fc, 3 layers': lambda hidden: mq_jax.multi_fc(hidden, layers=3),
+  'multi_fc, relu': lambda hidden: mq_jax.multi_fc(hidden, activation='relu'),
+  'multi_fc, 3 layers, relu': lambda hidden: mq_jax.multi_fc(
+    hidden, layers=3, activation='relu'
+  ),
+  'multi_fc, tanh': lambda hidden: mq_jax.multi_fc(hidden, activation='tanh'),
+  'multi_fc, 3 layers, tanh': lambda hidden: mq_jax.multi_fc(
+    hidden, layers=3, activation='tanh'
+  ),
+  'lstm_fc': lambda hidden: mq_jax.lstm_fc(hidden),
+}
+# These are two or three numbers, whatever the width of their layers.
+COLLAPSED = (
+  'fc_grad',
+  'multi_fc',
+  'multi_fc, 3 layers',
+  'multi_fc, relu',
+  'multi_fc, 3 layers, relu',
+)
+
+
+class Case(NamedTuple):
+  """One row of a table.
+
+  Attributes:
+    name: What is shown.
+    step_fn: `(state, batch) -> (state, metrics)`, pure.
+    state: What the first step takes, on the host.
+    batch: What every step takes.
+  """
+
+  name: str
+  step_fn: Callable[[Any, Any], tuple[Any, Any]]
+  state: Any
+  batch: Any
+
+
+class Problem(NamedTuple):
+  """A network, a batch of random images, and where training starts."""
+
+  loss_fn: Callable[..., Any]
+  params: Any
+  model_state: Any
+  batch: dict[str, jax.Array]
+
+
+def problem(network: str, batch_size: int, dtype: str) -> Problem:
+  """Random weights and images: no time depends on their values."""
+  net = getattr(models, network)(dtype=build.DTYPES[dtype])
+  keys = jax.random.split(jax.random.key(0), 3)
+  shape = (batch_size, 32, 32, 3)
+  batch = {
+    'image': jax.random.normal(keys[0], shape, build.DTYPES[dtype]),
+    'label': jax.random.randint(keys[1], (batch_size,), 0, 10),
+  }
+  variables = jax.jit(net.init, static_argnames='train')(
+    keys[2], batch['image'][:2], train=False
+  )
+  return Problem(
+    build.make_loss(net), variables['params'], variables['batch_stats'], batch
+  )
+
+
+def full_precision(at: Problem) -> Case:
+  """Plain SGD, without this library."""
+
+  def step_fn(state: Any, batch: Any) -> tuple[Any, Any]:
+    params, model_state = state
+    (loss, (model_state, metrics)), grads = jax.value_and_grad(
+      at.loss_fn, has_aux=True
+    )(params, model_state, batch, jax.random.key(0))
+    params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
+    return (params, model_state), {**metrics, 'loss': loss}
+
+  return Case(FULL, step_fn, _host((at.params, at.model_state)), at.batch)
+
+
+def quantized(at: Problem, name: str, hidden: int) -> Case:
+  """One estimator, dorefa at 1 bit on every layer, SGD."""
+  train = mq_jax.make_train_step(
+    at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden)
+  )
+  state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
+  return Case(name, train.step_fn, _host(state), at.batch)
+
+
+def all_cases(
+  at: Problem, names: list[str] | None, hidden: int
+) -> list[Case]:
+  """Full precision, STE, and the estimators of these names, or all."""
+  chosen = [name for name in ESTIMATORS if names is None or name in names]
+  chosen = [STE, *(name for name in chosen if name != STE)]
+  return [full_precision(at), *(quantized(at, name, hidden) for name in chosen)]
+
+
+def weights(at: Problem) -> int:
+  """The number of quantized weights."""
+  return sum(
+    leaf.size for leaf in jax.tree.leaves(at.params) if leaf.ndim >= 2
+  )
+
+
+def _host(tree: Any) -> Any:
+  # Keys have no NumPy form; they are small.
+  return jax.tree.map(
+    lambda leaf: leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    else np.asarray(leaf),
+    tree,
+  )

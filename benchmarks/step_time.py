@@ -1,0 +1,63 @@
+"""Time, memory and work of one train step, estimator by estimator.
+
+  python -m benchmarks.step_time [--quick] [--json FILE] [--only NAME …]
+
+Exits with an error if a stack of layers that amounts to two or three numbers is
+evaluated at every weight.
+"""
+
+import sys
+
+from benchmarks import cases, flops, measure, table
+
+QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
+
+
+def main() -> None:
+  """Prints the table."""
+  options = table.parser(__doc__.splitlines()[0])
+  options.add_argument('--hidden', type=int, default=100)
+  options.add_argument('--only', nargs='+', choices=tuple(cases.ESTIMATORS))
+  options.add_argument(
+    '--steps', type=int, default=2, help='steps to time in one go'
+  )
+  args = table.parse(options, QUICK)
+
+  at = cases.problem(args.network, args.batch_size, args.dtype)
+  compared = cases.all_cases(at, args.only, args.hidden)
+  operations = [flops.count(c.step_fn, c.state, c.batch) for c in compared]
+  programs = [measure.compile_case(case, args.steps) for case in compared]
+  seconds = measure.interleaved(programs, args.rounds)
+  rows = [
+    {
+      'backward': program.name,
+      'ms': 1e3 * measure.spread([turn[i] for turn in seconds]).median,
+      'time / full precision': measure.ratios(seconds, i, over=0),
+      'time / STE': measure.ratios(seconds, i, over=1),
+      'peak memory / STE': program.memory / programs[1].memory,
+      'GFLOP': operations[i] / 1e9,
+      'XLA GFLOP': program.xla_flops / 1e9,
+      'XLA GB': program.xla_bytes / 1e9,
+    }
+    for i, program in enumerate(programs)
+  ]
+  table.show(
+    'One step: median (least-largest) of'
+    f' {args.rounds} interleaved rounds of {args.steps} steps',
+    rows,
+    args,
+    'GFLOP: products and convolutions, loops as often as they run. XLA counts'
+    ' the body of a loop once.',
+  )
+  limit = cases.weights(at) * args.hidden
+  expanded = [
+    row['backward']
+    for row, work in zip(rows, operations, strict=True)
+    if row['backward'] in cases.COLLAPSED and work - operations[1] > limit
+  ]
+  if expanded:
+    sys.exit(f'evaluated at every weight, but should have collapsed: {expanded}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,87 @@
+"""The command line, the table and the JSON that all benchmarks share."""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.measure import Spread
+from experiments import metrics, runtime
+from experiments.build import CHOICES, DTYPES
+
+Row = dict[str, Any]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """The options of every benchmark."""
+  options = argparse.ArgumentParser(description=description)
+  networks = CHOICES['network']
+  options.add_argument('--network', choices=networks, default='resnet20')
+  options.add_argument('--batch_size', type=_positive, default=128)
+  options.add_argument('--dtype', choices=tuple(DTYPES), default='float32')
+  options.add_argument('--rounds', type=_positive, default=7)
+  options.add_argument(
+    '--quick', action='store_true', help='sizes for a look, under a minute'
+  )
+  options.add_argument('--json', metavar='FILE', help='write the rows there too')
+  return options
+
+
+def _positive(text: str) -> int:
+  number = int(text)
+  if number < 1:
+    raise argparse.ArgumentTypeError(f'{text} must be at least 1')
+  return number
+
+
+def parse(options: argparse.ArgumentParser, quick: Row) -> argparse.Namespace:
+  """Reads the command line; `quick` has what --quick makes of the defaults."""
+  runtime.keep_memory()
+  if options.parse_known_args()[0].quick:
+    options.set_defaults(**quick)
+  return options.parse_args()
+
+
+def show(
+  title: str, rows: Sequence[Row], args: argparse.Namespace, note: str = ''
+) -> None:
+  """Prints the rows as Markdown, and writes them as JSON where wanted."""
+  device = metrics.describe_run(vars(args))
+  names = list(rows[0])
+  cells = [[_cell(row[name]) for name in names] for row in rows]
+  widths = [
+    max(len(text) for text in column)
+    for column in zip(names, *cells, strict=True)
+  ]
+
+  def line(texts: Sequence[str]) -> str:
+    padded = [t.ljust(w) for t, w in zip(texts, widths, strict=True)]
+    return f'| {" | ".join(padded)} |'
+
+  print(f'\n{title}')
+  print(
+    f'{device["device"]["kind"]} x {device["device"]["count"]},'
+    f' {device["host_cpus"]} host cores, jax {device["versions"]["jax"]};'
+    f' {args.network}, batch {args.batch_size}, {args.dtype}\n'
+  )
+  print(line(names))
+  print(line(['-' * width for width in widths]))
+  for texts in cells:
+    print(line(texts))
+  if note:
+    print(f'\n{note}')
+  if args.json:
+    path = pathlib.Path(args.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+      json.dumps({'title': title, **device, 'rows': rows}, indent=1) + '\n'
+    )
+
+
+def _cell(value: Any) -> str:
+  if isinstance(value, Spread):
+    return f'{value.median:.3f} ({value.least:.3f}-{value.largest:.3f})'
+  if isinstance(value, float):
+    return f'{value:.3f}'
+  return '' if value is None else str(value)
