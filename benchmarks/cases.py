@@ -26,6 +26,9 @@ ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
     hidden, layers=3, activation='tanh'
   ),
   'lstm_fc': lambda hidden: mq_jax.lstm_fc(hidden),
+  'lstm_fc, bfloat16 memory': lambda hidden: mq_jax.lstm_fc(
+    hidden, memory_dtype=jnp.bfloat16
+  ),
 }
 # These are two or three numbers, whatever the width of their layers.
 COLLAPSED = (
@@ -102,9 +105,7 @@ def quantized(at: Problem, name: str, hidden: int) -> Case:
   return Case(name, train.step_fn, _host(state), at.batch)
 
 
-def all_cases(
-  at: Problem, names: list[str] | None, hidden: int
-) -> list[Case]:
+def all_cases(at: Problem, names: list[str] | None, hidden: int) -> list[Case]:
   """Full precision, STE, and the estimators of these names, or all."""
   chosen = [name for name in ESTIMATORS if names is None or name in names]
   chosen = [STE, *(name for name in chosen if name != STE)]
@@ -113,16 +114,16 @@ def all_cases(
 
 def weights(at: Problem) -> int:
   """The number of quantized weights."""
-  return sum(
-    leaf.size for leaf in jax.tree.leaves(at.params) if leaf.ndim >= 2
-  )
+  return sum(leaf.size for leaf in jax.tree.leaves(at.params) if leaf.ndim >= 2)
 
 
 def _host(tree: Any) -> Any:
   # Keys have no NumPy form; they are small.
   return jax.tree.map(
-    lambda leaf: leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    else np.asarray(leaf),
+    lambda leaf: (
+      leaf
+      if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+      else np.asarray(leaf)
+    ),
     tree,
   )

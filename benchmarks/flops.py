@@ -1,9 +1,8 @@
 """The floating-point operations of a program, counted from what jax traced.
 
-XLA's own count takes the body of a loop once, however often it runs, and knows
-nothing of the products that its CPU compiler hands to other libraries. This one
-counts multiplications and additions in products and convolutions, loops as often
-as they run, and nothing else.
+XLA's own count takes the body of a loop once, however often it runs. This one
+counts the multiplications and additions of products and convolutions, those of
+a loop as often as it runs, and nothing else.
 """
 
 import math

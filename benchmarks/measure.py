@@ -93,9 +93,7 @@ def interleaved(programs: Sequence[Program], rounds: int) -> list[list[float]]:
   return [[program.run() for program in programs] for _ in range(rounds)]
 
 
-def ratios(
-  seconds: Sequence[Sequence[float]], index: int, over: int
-) -> Spread:
+def ratios(seconds: Sequence[Sequence[float]], index: int, over: int) -> Spread:
   """Time of one program over that of another, round by round."""
   return spread([turn[index] / turn[over] for turn in seconds])
 

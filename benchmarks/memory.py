@@ -1,6 +1,6 @@
 """Memory at the peak of one train step, as XLA plans its buffers.
 
-  python -m benchmarks.memory [--quick] [--json FILE]
+python -m benchmarks.memory [--quick] [--json FILE]
 """
 
 import jax

@@ -56,7 +56,9 @@ def main() -> None:
     if row['backward'] in cases.COLLAPSED and work - operations[1] > limit
   ]
   if expanded:
-    sys.exit(f'evaluated at every weight, but should have collapsed: {expanded}')
+    sys.exit(
+      f'evaluated at every weight, but should have collapsed: {expanded}'
+    )
 
 
 if __name__ == '__main__':

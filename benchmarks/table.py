@@ -24,7 +24,9 @@ def parser(description: str) -> argparse.ArgumentParser:
   options.add_argument(
     '--quick', action='store_true', help='sizes for a look, under a minute'
   )
-  options.add_argument('--json', metavar='FILE', help='write the rows there too')
+  options.add_argument(
+    '--json', metavar='FILE', help='write the rows there too'
+  )
   return options
 
 

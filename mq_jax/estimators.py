@@ -158,7 +158,10 @@ def multi_fc(
 
 
 def lstm_fc(
-  hidden: int = 100, carry: bool = True, init: str = 'random'
+  hidden: int = 100,
+  carry: bool = True,
+  init: str = 'random',
+  memory_dtype: Any = None,
 ) -> GradientEstimator:
   """LSTMFC, eq. (11): g_W̃ = g_Ŵ · FC(φ_FC, LSTM(φ_LSTM, W̃)).
 
@@ -173,6 +176,9 @@ def lstm_fc(
     init: 'random' or 'identity', which starts exactly at the straight-through
       rule: the factor multiplies g_ste in place of g_Ŵ, and the head starts
       with weights 0 and a bias of 1.
+    memory_dtype: In which (h, c) are kept between steps; jnp.bfloat16 halves
+      them. None: that of the weights, float32 at least. The LSTM computes in
+      the dtype of the weights whatever it is.
 
   Returns:
     A `GradientEstimator`; its state takes 2 · hidden numbers a coordinate.
@@ -182,6 +188,13 @@ def lstm_fc(
   """
   stacks.check_count('hidden', hidden)
   identity = _checked_init(init)
+  if memory_dtype is not None and not jnp.issubdtype(
+    memory_dtype, jnp.floating
+  ):
+    raise ValueError(
+      f'memory_dtype={memory_dtype!r} must be a floating point type, such as'
+      ' jnp.bfloat16, or None.'
+    )
 
   def init_fn(key: Array, leaves: Leaves) -> Phi:
     lstm_key, head_key = jax.random.split(key)
@@ -192,22 +205,30 @@ def lstm_fc(
     }
 
   def init_state(leaves: Leaves) -> Any:
-    return lstm.no_memory(leaves, hidden, _dtype(leaves)) if carry else ()
+    if not carry:
+      return ()
+    return lstm.no_history(leaves, hidden, _dtype(leaves), memory_dtype)
 
   def apply(
     phi: Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    def block(inputs: tuple[Array, Any]) -> tuple[Array, Any]:
+    def block(inputs: tuple[Array, Any]) -> Array:
       x, memory = inputs
-      memory = lstm.cell(phi['lstm'], x, memory if carry else None)
-      factor = memory.h @ phi['head']['kernel'] + phi['head']['bias'][None, :]
-      # What is kept is a constant to later steps, and its derivative with
-      # respect to this step's φ is never asked for.
-      return factor[:, 0], lax.stop_gradient(memory) if carry else ()
+      if carry:
+        memory = jax.tree.map(
+          lambda part: lstm.widen(part, x.dtype, memory_dtype), memory
+        )
+      h = lstm.cell(phi['lstm'], x, memory).h
+      return (h @ phi['head']['kernel'] + phi['head']['bias'][None, :])[:, 0]
 
     blocks = coordinates.to_blocks(w_tilde)
-    factor, state = coordinates.map_blocks(block, (blocks, state))
+    memory = lstm.recall(state, memory_dtype) if carry else None
+    factor = coordinates.map_blocks(block, (blocks, memory))
     factor = coordinates.from_blocks(factor, w_tilde)
+    if memory is not None:
+      # A constant to later steps: its derivative with respect to this step's φ
+      # is never asked for.
+      state = lax.stop_gradient(lstm.History(memory, phi['lstm'], blocks))
     return _times(g_ste if identity else g_hat, factor), state
 
   return GradientEstimator(

@@ -15,6 +15,7 @@ import pytest
 from jax import lax
 
 import mq_jax
+from mq_jax import lstm
 from tests import oracle
 
 STEPS, GAMMA, HIDDEN = 3, 0.01, 4
@@ -195,7 +196,9 @@ def test_iterations_equal_the_oracles(
     assert_close(state.model_state, expected.model_state)
     assert_close(state.phi, expected.phi)
     if estimator == 'lstm_fc':
-      for mine, name in zip(state.estimator_state, 'hc', strict=True):
+      for mine, name in zip(
+        lstm.recall(state.estimator_state, None), 'hc', strict=True
+      ):
         memory = expected.estimator_state
         other = np.concatenate(
           [getattr(memory[p], name) for p in sorted(memory)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mq_jax
-from mq_jax import coordinates, stacks
+from mq_jax import coordinates, lstm, stacks
 
 LAYER_SHAPES = {'a/kernel': (3, 3, 2, 4), 'b/kernel': (5, 7)}
 
@@ -275,3 +275,32 @@ def test_blocks_and_back(blocks, more):
 def test_bad_arguments_are_named(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_a_narrow_memory_takes_half_and_rounds_once_a_step(x64):
+  """By the LSTM itself, with the memory rounded to bfloat16 between steps."""
+  leaves = {'a': jnp.linspace(-1.0, 1.0, 7), 'b': jnp.ones((2, 3)) / 3}
+  estimator = mq_jax.lstm_fc(hidden=4, memory_dtype=jnp.bfloat16)
+  phi = estimator.init(jax.random.key(3), leaves)
+  state = estimator.init_state(leaves)
+  wide = mq_jax.lstm_fc(hidden=4).init_state(leaves)
+  assert state.memory.h.nbytes * 4 == wide.memory.h.nbytes  # of float64
+  x = jnp.concatenate([leaf.ravel() for leaf in leaves.values()])
+  memory = lstm.Memory(jnp.zeros((13, 4)), jnp.zeros((13, 4)))
+  for _ in range(4):
+    factor, state = estimator.apply(
+      phi, {k: jnp.ones_like(v) for k, v in leaves.items()}, leaves, {}, state
+    )
+    memory = lstm.cell(phi['lstm'], x, memory)
+    expected = memory.h @ phi['head']['kernel'] + phi['head']['bias'][None]
+    got = jnp.concatenate([factor[path].ravel() for path in leaves])
+    np.testing.assert_allclose(got, expected[:, 0], rtol=1e-12)
+    memory = jax.tree.map(
+      lambda part: part.astype(jnp.bfloat16).astype(jnp.float64), memory
+    )
+
+
+@pytest.mark.parametrize('dtype', [jnp.int8, 'int16'])
+def test_memory_of_integers_is_refused(dtype):
+  with pytest.raises(ValueError, match='memory_dtype=.*floating point'):
+    mq_jax.lstm_fc(memory_dtype=dtype)

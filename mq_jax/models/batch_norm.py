@@ -7,13 +7,14 @@ are to be compared.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from mq_jax.once import computed_once
 
 Array = jax.Array
 
@@ -148,11 +149,10 @@ def _normalise_fwd(
   # In two passes: E[x²] − E[x]² loses all digits where |mean| ≫ deviation.
   var = jnp.mean(jnp.square(wide - _last(mean, x)), axis=axes)
   inverse = lax.rsqrt(var + epsilon)
-  affine = functools.partial(_affine, relu, dtype)
-  y = lax.platform_dependent(
+  y = computed_once(
+    functools.partial(_affine, relu, dtype),
     x, mean, scale * inverse, bias, shortcut,
-    cpu=functools.partial(_once, var, affine),
-    default=affine,
+    never=var[0] < 0,
   )  # fmt: skip
   # The dtype of a shortcut that is there, without keeping the array itself.
   like = None if shortcut is None else jnp.zeros((), shortcut.dtype)
@@ -188,21 +188,6 @@ def _normalise_bwd(
 
 
 _normalise.defvjp(_normalise_fwd, _normalise_bwd)
-
-
-def _once(var: Array, function: Callable[..., Array], *operands: Any) -> Array:
-  """`function(*operands)`, computed once, whoever reads it.
-
-  XLA's CPU compiler would compute it anew within each of its readers: behind a
-  chain of residual blocks that costs more than their convolutions. It cannot
-  look into the branch of a condition that it does not know; `var`, variances,
-  is never below zero.
-  """
-
-  def never(*operands: Any) -> Array:
-    return jnp.full_like(function(*operands), jnp.nan)
-
-  return lax.cond(var[0] < 0, never, function, *operands)
 
 
 def _last(channels: Array, x: Array) -> Array:
