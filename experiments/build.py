@@ -26,6 +26,7 @@ CHOICES = {
   ),
   'dataset': ('cifar10', 'cifar100', 'digits'),
   'dtype': tuple(DTYPES),
+  'memory_dtype': tuple(DTYPES),
   'quantizer': ('dorefa', 'bwn', 'none'),
   'estimator': ('ste', 'fc_grad', 'multi_fc', 'lstm_fc'),
   'activation': (None, 'relu', 'tanh'),
@@ -46,6 +47,8 @@ AT_LEAST = {
   'chunk': 1,
   'checkpoint_every': 1,
   'seed': 0,
+  'trials': 1,
+  'mesh_data': -1,
 }
 LARGEST_SEED = 2**31 - 1  # what jax takes for a key in 32 bits
 BASE_KEYS = (
@@ -54,6 +57,7 @@ BASE_KEYS = (
   'data_dir',
   'dtype',
   'seed',
+  'mesh_data',
   'batch_size',
   'chunk',
   'checkpoint_every',
@@ -86,6 +90,14 @@ def check(config: ConfigDict) -> None:
       f'config.estimator={config.estimator!r} has nothing to estimate where'
       " config.quantizer is 'none': take 'ste'"
     )
+  if config.trials > 1 and config.quantizer == 'none' and not config.pretrained:
+    raise ConfigError(
+      f'config.trials={config.trials} share the weights they start from, and'
+      ' there are none: give config.pretrained, or train from random weights'
+      ' one seed at a time'
+    )
+  if config.mesh_data == 0:
+    raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
   if config.quantizer == 'bwn' and config.bits != 1:
     raise ConfigError(f'config.bits={config.bits!r}, but bwn has 1 bit')
   try:
@@ -112,18 +124,24 @@ def _check_values(config: ConfigDict, known: ConfigDict) -> None:
       raise ConfigError(
         f'config.{key}={config[key]!r} must be at least {least} and finite'
       )
-  if config.seed > LARGEST_SEED:
+  if config.seed + config.trials - 1 > LARGEST_SEED:
     raise ConfigError(
-      f'config.seed={config.seed!r} must be at most {LARGEST_SEED}'
+      f'config.seed={config.seed!r} with config.trials={config.trials!r} must'
+      f' end at {LARGEST_SEED} at most'
     )
 
 
-def check_batch_size(config: ConfigDict, images: int) -> None:
-  """Refuses a batch that is larger than the training set.
+def check_batch_size(config: ConfigDict, images: int, devices: int) -> None:
+  """Refuses a batch that is larger than the training set, or cannot be split.
 
   Raises:
     ConfigError: With the sizes of both.
   """
+  if config.batch_size % devices:
+    raise ConfigError(
+      f'config.batch_size={config.batch_size} must be a multiple of {devices},'
+      ' the number of devices that config.mesh_data splits it over'
+    )
   if config.batch_size > images:
     raise ConfigError(
       f'config.batch_size={config.batch_size} must be at most {images}, the'
@@ -174,7 +192,13 @@ def estimator(config: ConfigDict) -> mq_jax.GradientEstimator:
   if config.estimator == 'ste':
     return mq_jax.ste()
   if config.estimator == 'lstm_fc':
-    return mq_jax.lstm_fc(config.hidden, carry=config.carry, init=config.init)
+    narrow = config.memory_dtype != 'float32'
+    return mq_jax.lstm_fc(
+      config.hidden,
+      carry=config.carry,
+      init=config.init,
+      memory_dtype=DTYPES[config.memory_dtype] if narrow else None,
+    )
   make = {'fc_grad': mq_jax.fc_grad, 'multi_fc': mq_jax.multi_fc}
   return make[config.estimator](
     hidden=config.hidden,

@@ -81,7 +81,9 @@ def main(argv: list[str]) -> None:
     build.check(config)
     result = train.train_and_evaluate(config, workdir_for(config))
   display.print_summary(
-    *result[:5], last_epochs=min(train.LAST, len(result.records))
+    *result[:5],
+    last_epochs=min(train.LAST, len(result.records)),
+    trial_accuracies=result.trial_accuracies,
   )
 
 

@@ -8,8 +8,9 @@ in metrics.jsonl.
 import collections
 import contextlib
 import os
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import rich.console
@@ -145,6 +146,7 @@ def print_summary(
   model_path: str | os.PathLike[str],
   *,
   last_epochs: int = 10,
+  trial_accuracies: Sequence[float] = (),
   console: rich.console.Console | None = None,
 ) -> None:
   """Prints what a finished run has to show.
@@ -156,17 +158,30 @@ def print_summary(
     seconds_per_epoch: mean over the epochs.
     model_path: the file with the quantized parameters.
     last_epochs: how many epochs `last_accuracy` is the mean of.
+    trial_accuracies: of each trial, percent; shown where there are several.
     console: where to print; standard output by default.
   """
   epochs = 'epoch' if last_epochs == 1 else f'{last_epochs} epochs'
   rows = {
     'full-precision test accuracy': f'{full_precision_accuracy:.2f}%',
     f'test accuracy, mean of the last {epochs}': f'{last_accuracy:.2f}%',
+    **_trial_rows(trial_accuracies),
     'test accuracy, best epoch': f'{best_accuracy:.2f}%',
     'seconds per epoch': f'{seconds_per_epoch:#.3g}',
     'quantized parameters': os.fspath(model_path),
   }
   final_table(rows, console=console)
+
+
+def _trial_rows(accuracies: Sequence[float]) -> dict[str, str]:
+  if len(accuracies) < 2:
+    return {}
+  return {
+    f'its deviation over {len(accuracies)} trials': (
+      f'{statistics.stdev(accuracies):.2f}%'
+    ),
+    'the trials': ', '.join(f'{a:.2f}%' for a in accuracies),
+  }
 
 
 def _is_live(console: rich.console.Console) -> bool:

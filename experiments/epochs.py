@@ -4,6 +4,7 @@ What happens between two chunks of steps: sums, an epoch's record, a
 checkpoint, a signal, a loss that is not finite.
 """
 
+import statistics
 import time
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import mq_jax
 from experiments import checkpoints, display, interrupt, metrics
 from experiments.errors import UserError
 from experiments.loop import Loop
+from experiments.trials import pick
 
 
 class TrainingDiverged(UserError, RuntimeError):
@@ -22,7 +24,7 @@ class TrainingDiverged(UserError, RuntimeError):
 
 
 class Saved(NamedTuple):
-  """What a checkpoint holds.
+  """What a checkpoint holds, with a leading axis of trials.
 
   Attributes:
     state: Of the train step.
@@ -38,15 +40,21 @@ class Progress(NamedTuple):
 
   Attributes:
     step: Updates so far.
-    loss_sum: Of the steps of this epoch.
-    accuracy_sum: Likewise, 0 to 1 each.
+    loss_sum: Of the steps of this epoch, one a trial.
+    accuracy_sum: Likewise, 0 to 1 each step.
     seconds: Spent in them.
   """
 
-  step: int = 0
-  loss_sum: float = 0.0
-  accuracy_sum: float = 0.0
+  step: int
+  loss_sum: list[float]
+  accuracy_sum: list[float]
   seconds: float = 0.0
+
+
+def new_epoch(loop: Loop, step: int) -> Progress:
+  """At the start of an epoch."""
+  zeros = [0.0] * len(loop.seeds)
+  return Progress(step, zeros, zeros)
 
 
 class Outputs(NamedTuple):
@@ -103,14 +111,14 @@ def run_epochs(
       if not finite:
         raise TrainingDiverged(_divergence(step, outputs.manager))
       epoch, left = -(-step // spe), step % spe
-      mean_loss = progress.loss_sum / (left or spe)
+      mean_loss = statistics.fmean(progress.loss_sum) / (left or spe)
       bar.update(step, epoch=epoch, loss=mean_loss)
       if not left:
         record, codes = _epoch_record(loop, state, progress, codes)
         metrics.append(outputs.log, record)
         metrics.write_scalars(outputs.scalars, record)
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
-        progress = Progress(step)
+        progress = new_epoch(loop, step)
       number = signal_number()
       if not left or step % every == 0 or number is not None:
         saved = Saved(state, codes)
@@ -129,12 +137,16 @@ def _advance(
   state, totals = loop.run(state, progress.step, steps)
   totals = jax.device_get(totals)
   progress = Progress(
-    step=progress.step + int(totals.steps),
-    loss_sum=progress.loss_sum + float(totals.loss),
-    accuracy_sum=progress.accuracy_sum + float(totals.accuracy),
+    step=progress.step + int(totals.steps[0]),
+    loss_sum=_plus(progress.loss_sum, totals.loss),
+    accuracy_sum=_plus(progress.accuracy_sum, totals.accuracy),
     seconds=progress.seconds + time.perf_counter() - began,
   )
-  return state, progress, bool(totals.finite)
+  return state, progress, bool(totals.finite.all())
+
+
+def _plus(sums: list[float], more: Any) -> list[float]:
+  return [a + float(b) for a, b in zip(sums, more, strict=True)]
 
 
 def _epoch_record(
@@ -145,25 +157,55 @@ def _epoch_record(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """The epoch's line of metrics.jsonl, and its codes for the next one."""
   began = time.perf_counter()
-  spe = loop.steps_per_epoch
-  test_loss, test_accuracy = loop.evaluate(
-    loop.train.quantized(state), state.model_state
-  )
-  look = loop.train.diagnostics(state, codes)
+  params = jax.vmap(loop.train.quantized)(state)
+  looks = jax.vmap(loop.train.diagnostics)(state, codes)
+  each = [
+    _trial_record(
+      loop, progress, i, pick((params, state.model_state, looks), i)
+    )
+    for i in range(len(loop.seeds))
+  ]
   record = {
-    'epoch': progress.step // spe,
+    'epoch': progress.step // loop.steps_per_epoch,
     'step': progress.step,
-    'train_loss': progress.loss_sum / spe,
-    'train_accuracy': 100 * progress.accuracy_sum / spe,
-    'test_loss': test_loss,
-    'test_accuracy': test_accuracy,
+    **means(each),
     'seconds': progress.seconds,
     'test_seconds': time.perf_counter() - began,
+  }
+  if len(each) > 1:
+    record['trials'] = [
+      {'seed': seed, **trial}
+      for seed, trial in zip(loop.seeds, each, strict=True)
+    ]
+  return record, jax.vmap(loop.train.codes)(state)
+
+
+def _trial_record(
+  loop: Loop,
+  progress: Progress,
+  trial: int,
+  own: tuple[Any, Any, mq_jax.Diagnostics],
+) -> dict[str, Any]:
+  """What one trial has to show for an epoch."""
+  params, batch_stats, look = own
+  spe = loop.steps_per_epoch
+  test_loss, test_accuracy = loop.evaluate(params, batch_stats)
+  return {
+    'train_loss': progress.loss_sum[trial] / spe,
+    'train_accuracy': 100 * progress.accuracy_sum[trial] / spe,
+    'test_loss': test_loss,
+    'test_accuracy': test_accuracy,
     **factor(look),
     'flipped': {path: float(x) for path, x in look.flipped.items()},
     'saturation': {path: float(x) for path, x in look.saturation.items()},
   }
-  return record, loop.train.codes(state)
+
+
+def means(records: list[dict[str, Any]]) -> dict[str, Any]:
+  """Number by number, over records of the same shape."""
+  if len(records) == 1:
+    return records[0]
+  return jax.tree.map(lambda *values: statistics.fmean(values), *records)
 
 
 def factor(look: mq_jax.Diagnostics) -> dict[str, float]:

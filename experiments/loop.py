@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import batches, build, data
+from experiments import batches, build, data, sharding, trials
 
 Array = jax.Array
-EVAL_BATCH = 500
+EVAL_BATCH = 512  # divides among 2, 4, 8 … devices
 
 
 class Totals(NamedTuple):
   """Sums over the steps of a chunk, which ends early where one is not finite.
+
+  All have a leading axis of trials.
 
   Attributes:
     steps: Steps taken, int32.
@@ -38,30 +41,33 @@ class Totals(NamedTuple):
 Carry = tuple[mq_jax.State, Totals]
 Run = Callable[[mq_jax.State, int, int], Carry]
 Evaluate = Callable[[Any, Any], tuple[float, float]]
+Own = tuple[mq_jax.State, Totals, Array, Array]
 
 
-def _no_totals() -> Totals:
+def _no_totals(trials: int) -> Totals:
   return Totals(
-    steps=jnp.zeros((), jnp.int32),
-    loss=jnp.zeros((), jnp.float32),
-    accuracy=jnp.zeros((), jnp.float32),
-    finite=jnp.array(True),
+    steps=jnp.zeros(trials, jnp.int32),
+    loss=jnp.zeros(trials, jnp.float32),
+    accuracy=jnp.zeros(trials, jnp.float32),
+    finite=jnp.ones(trials, bool),
   )
 
 
 class Loop(NamedTuple):
-  """The compiled parts of a run.
+  """The compiled parts of a run. States have a leading axis of trials.
 
   Attributes:
     steps_per_epoch: Full batches in the training set.
-    train: The train step.
+    seeds: One a trial.
+    train: The train step, of one trial.
     start: `() -> state` before the first step.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
-    evaluate: `(params, batch_stats) -> (loss, accuracy in percent)` on the
-      whole test set.
+    evaluate: `(params, batch_stats) -> (loss, accuracy in percent)` of one
+      trial on the whole test set.
   """
 
   steps_per_epoch: int
+  seeds: tuple[int, ...]
   train: mq_jax.TrainStep
   start: Callable[[], mq_jax.State]
   run: Run
@@ -69,18 +75,18 @@ class Loop(NamedTuple):
 
 
 class _Batches(NamedTuple):
-  """The training batches, counted over all epochs.
+  """The training batches of a seed, counted over all epochs.
 
   Attributes:
     split: Images and labels on the device.
-    orders: `(epoch) -> orders` of that epoch and of the next.
-    get: `(split, orders, first, count) -> batch`; `first` is the epoch of the
-      first of the two orders.
+    orders: `(seed, epoch) -> orders` of that epoch and of the next.
+    get: `(split, orders, first, count, seed) -> batch`; `first` is the epoch of
+      the first of the two orders.
   """
 
   split: batches.Split
-  orders: Callable[[Any], Array]
-  get: Callable[[batches.Split, Array, Any, Any], dict[str, Array]]
+  orders: Callable[[Any, Any], Array]
+  get: Callable[[batches.Split, Array, Any, Any, Any], dict[str, Array]]
 
 
 def make_loop(
@@ -94,28 +100,36 @@ def make_loop(
 
   Args:
     config: A checked configuration.
-    dataset: The data, which is moved to the device whole.
+    dataset: The data, which is moved to the devices whole.
     net: Linen module.
-    params: Weights to start from.
-    batch_stats: Batch statistics to start from.
+    params: Weights that all trials start from.
+    batch_stats: Batch statistics likewise.
 
   Returns:
     A `Loop`.
   """
   spe = batches.steps_per_epoch(len(dataset.train_labels), config.batch_size)
+  seeds = tuple(range(config.seed, config.seed + config.trials))
+  devices = sharding.data_mesh(config.mesh_data)
   train = build.make_train_step(config, build.make_loss(net), spe)
-  training = _make_batches(config, dataset, spe)
+  training = _make_batches(config, dataset, spe, devices)
+  get = jax.jit(training.get)
 
   def start() -> mq_jax.State:
-    first = jax.jit(training.get)(training.split, training.orders(0), 0, 0)
-    return train.init(jax.random.key(config.seed), params, batch_stats, first)
+    states = []
+    for seed in seeds:
+      first = get(training.split, training.orders(seed, 0), 0, 0, seed)
+      key = jax.random.key(seed)
+      states.append(train.init(key, params, batch_stats, first))
+    return sharding.replicated(trials.stack(states), devices)
 
   return Loop(
     steps_per_epoch=spe,
+    seeds=seeds,
     train=train,
     start=start,
-    run=_make_run(train.step_fn, training, spe),
-    evaluate=_make_evaluate(config, dataset, net),
+    run=_make_run(train.step_fn, training, spe, seeds, devices),
+    evaluate=_make_evaluate(config, dataset, net, devices),
   )
 
 
@@ -129,47 +143,51 @@ def _pixels(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
 
 
 def _make_batches(
-  config: ConfigDict, dataset: data.Dataset, spe: int
+  config: ConfigDict, dataset: data.Dataset, spe: int, devices: Mesh
 ) -> _Batches:
   size = len(dataset.train_labels)
   pixels = _pixels(config, dataset)
 
   @jax.jit
-  def orders(epoch: Array) -> Array:
+  def orders(seed: Array, epoch: Array) -> Array:
     return jnp.stack(
-      [
-        batches.epoch_order(config.seed, epoch + later, size)
-        for later in (0, 1)
-      ]
+      [batches.epoch_order(seed, epoch + later, size) for later in (0, 1)]
     )
 
   def get(
-    split: batches.Split, orders: Array, first: Any, count: Any
+    split: batches.Split, orders: Array, first: Any, count: Any, seed: Any
   ) -> dict[str, Array]:
     epoch = count // spe
-    return batches.train_batch(
+    batch = batches.train_batch(
       split,
       orders[epoch - first],
       count % spe,
       config.batch_size,
-      seed=config.seed,
+      seed=seed,
       epoch=epoch,
       flip=dataset.flip,
       **pixels,
     )
+    return sharding.split_batch(batch, devices)
 
   split = batches.to_device(dataset.train_images, dataset.train_labels)
-  return _Batches(split, orders, get)
+  return _Batches(sharding.replicated(split, devices), orders, get)
 
 
-def _make_run(step_fn: Any, training: _Batches, spe: int) -> Run:
+def _make_run(
+  step_fn: Any,
+  training: _Batches,
+  spe: int,
+  seeds: tuple[int, ...],
+  devices: Mesh,
+) -> Run:
   """A chunk of steps within one epoch."""
 
-  def one(carry: Carry, split: batches.Split, orders: Array) -> Carry:
-    state, totals = carry
+  def one_trial(own: Own, split: batches.Split) -> tuple[mq_jax.State, Totals]:
+    state, totals, seed, orders = own
     # The last step of an epoch is the only one whose batch is of the next.
     epoch = state.step // spe
-    batch = training.get(split, orders, epoch, state.step + 1)
+    batch = training.get(split, orders, epoch, state.step + 1, seed)
     state, metrics = step_fn(state, batch)
     return state, Totals(
       totals.steps + 1,
@@ -178,38 +196,63 @@ def _make_run(step_fn: Any, training: _Batches, spe: int) -> Run:
       metrics['finite'],
     )
 
+  all_trials = trials.over_trials(
+    one_trial, len(seeds), batched=trials.batched_here()
+  )
+
+  def one(
+    carry: Carry, split: batches.Split, orders: Array, seeds: Array
+  ) -> Carry:
+    state, totals = all_trials((*carry, seeds, orders), split)
+    return sharding.kept_replicated(state, devices), totals
+
   def chunk(
-    carry: Carry, split: batches.Split, orders: Array, steps: Array
+    carry: Carry,
+    split: batches.Split,
+    orders: Array,
+    seeds: Array,
+    steps: Array,
   ) -> Carry:
     return lax.while_loop(
-      lambda carry: (carry[1].steps < steps) & carry[1].finite,
-      lambda carry: one(carry, split, orders),
+      lambda carry: (carry[1].steps[0] < steps) & jnp.all(carry[1].finite),
+      lambda carry: one(carry, split, orders, seeds),
       carry,
     )
 
   jitted_one = jax.jit(one, donate_argnums=0)
   jitted_chunk = jax.jit(chunk, donate_argnums=0)
+  seed_array = jnp.asarray(seeds, jnp.int32)
+  orders_of = jax.jit(jax.vmap(training.orders, in_axes=(0, None)))
 
   def run(state: mq_jax.State, first: int, steps: int) -> Carry:
     if first // spe != (first + steps - 1) // spe:
       raise ValueError(f'{steps} steps from {first} leave their epoch.')
-    orders = training.orders(first // spe)
-    carry = state, _no_totals()
-    if jax.default_backend() != 'cpu':
-      return jitted_chunk(carry, training.split, orders, steps)
-    # XLA's CPU compiler runs a convolution within a loop some forty times
-    # slower than one outside, so the loop is Python's here.
-    while carry[1].steps < steps and carry[1].finite:
-      carry = jitted_one(carry, training.split, orders)
+    orders = orders_of(seed_array, jnp.asarray(first // spe))
+    carry = state, _no_totals(len(seeds))
+    fixed = sharding.replicated((training.split, orders, seed_array), devices)
+    carry = sharding.replicated(carry, devices)
+    limit = sharding.replicated(jnp.asarray(steps), devices)
+    # Whatever would wait for the host, or for the device, is an error here.
+    with jax.transfer_guard('disallow'):
+      if jax.default_backend() != 'cpu':
+        return jitted_chunk(carry, *fixed, limit)
+      # XLA's CPU compiler runs a convolution within a loop some forty times
+      # slower than one outside, so the loop is Python's here.
+      for _ in range(steps):
+        carry = jitted_one(carry, *fixed)
+        if not carry[1].finite.all():
+          break
     return carry
 
   return run
 
 
 def _make_evaluate(
-  config: ConfigDict, dataset: data.Dataset, net: Any
+  config: ConfigDict, dataset: data.Dataset, net: Any, devices: Mesh
 ) -> Evaluate:
-  test = batches.to_device(dataset.test_images, dataset.test_labels)
+  test = sharding.replicated(
+    batches.to_device(dataset.test_images, dataset.test_labels), devices
+  )
   evaluate_batch = build.make_evaluation(net)
   pixels = _pixels(config, dataset)
   size = len(dataset.test_labels)
@@ -219,6 +262,7 @@ def _make_evaluate(
     total: Any, test: batches.Split, index: Array, params: Any, batch_stats: Any
   ) -> Any:
     batch = batches.eval_batch(test, index, EVAL_BATCH, **pixels)
+    batch = sharding.split_batch(batch, devices)
     return jax.tree.map(
       jnp.add, total, evaluate_batch(params, batch_stats, batch)
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import statistics
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,18 @@ from experiments import (
   import_torch,
   metrics,
   model_file,
+  sharding,
+  trials,
 )
-from experiments.epochs import Outputs, Progress, Saved, factor, run_epochs
+from experiments.epochs import (
+  Outputs,
+  Progress,
+  Saved,
+  factor,
+  means,
+  new_epoch,
+  run_epochs,
+)
 from experiments.epochs import TrainingDiverged as TrainingDiverged
 from experiments.errors import InvalidError
 from experiments.loop import Loop, make_loop
@@ -36,8 +47,11 @@ class Result(NamedTuple):
     last_accuracy: Mean test accuracy of the last 10 epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
-    model_path: File with the quantized parameters and batch statistics.
-    records: One dict an epoch, as in metrics.jsonl.
+    model_path: File with the quantized parameters and batch statistics, of the
+      first trial; the others' lie beside it.
+    records: One dict an epoch, as in metrics.jsonl; with several trials, means
+      over them and, under 'trials', those of each.
+    trial_accuracies: `last_accuracy` of each trial.
   """
 
   full_precision_accuracy: float
@@ -46,6 +60,7 @@ class Result(NamedTuple):
   seconds_per_epoch: float
   model_path: pathlib.Path
   records: list[dict[str, Any]]
+  trial_accuracies: list[float]
 
 
 def train_and_evaluate(
@@ -83,7 +98,8 @@ def train_and_evaluate(
     if _is_finished(config, workdir):
       return _result(*metrics.read_log(log_path), model_path)
   dataset = data.load(config.dataset, config.data_dir or None)
-  build.check_batch_size(config, len(dataset.train_labels))
+  devices = sharding.data_mesh(config.mesh_data).size
+  build.check_batch_size(config, len(dataset.train_labels), devices)
   classes = len(dataset.class_names)
   net = build.network(config, classes)
   params, batch_stats = _first_weights(config, workdir, net)
@@ -96,11 +112,16 @@ def train_and_evaluate(
     'network': config.network,
     'dataset': config.dataset,
     'num_classes': str(classes),
-    'accuracy': f'{records[-1]["test_accuracy"]:.2f}',
   }
-  model_file.save_model(
-    model_path, loop.train.quantized(state), state.model_state, metadata
-  )
+  for trial, seed in reversed(list(enumerate(loop.seeds))):
+    own = trials.pick(state, trial)
+    # The first trial's last: it is by that file that a run has finished.
+    model_file.save_model(
+      workdir / _model_name(config, seed),
+      loop.train.quantized(own),
+      own.model_state,
+      metadata | _own_accuracy(records[-1], trial),
+    )
   return _result(header, records, model_path)
 
 
@@ -108,9 +129,17 @@ def _log_path(workdir: pathlib.Path) -> pathlib.Path:
   return workdir / 'metrics.jsonl'
 
 
-def _model_name(config: ConfigDict) -> str:
+def _model_name(config: ConfigDict, seed: int | None = None) -> str:
+  """Of one trial's model; without a seed, of the first trial's."""
   kind = 'model' if config.quantizer == 'none' else 'quantized'
+  if config.trials > 1:
+    kind += f'-seed{config.seed if seed is None else seed}'
   return f'{kind}.safetensors'
+
+
+def _own_accuracy(record: dict[str, Any], trial: int) -> dict[str, str]:
+  own = record['trials'][trial] if 'trials' in record else record
+  return {'accuracy': f'{own["test_accuracy"]:.2f}'}
 
 
 def _is_from_scratch(config: ConfigDict) -> bool:
@@ -179,7 +208,7 @@ def _train(
 
   def first() -> Saved:
     state = loop.start()
-    return Saved(state, loop.train.codes(state))
+    return Saved(state, jax.vmap(loop.train.codes)(state))
 
   with contextlib.ExitStack() as stack:
     manager = checkpoints.open_manager(workdir / 'checkpoints')
@@ -187,7 +216,7 @@ def _train(
     start: dict[str, Any] = {}
     restored = checkpoints.restore_latest(manager, jax.eval_shape(first))
     if restored is None:
-      saved, progress = first(), Progress()
+      saved, progress = first(), new_epoch(loop, 0)
       start = _start(loop, saved.state, base)
     else:
       _check_log_is_there(workdir, manager)
@@ -219,7 +248,11 @@ def _start(
   loop: Loop, state: mq_jax.State, base: tuple[Any, Any] | None
 ) -> dict[str, Any]:
   """What is measured before the first step."""
-  measured: dict[str, Any] = factor(loop.train.diagnostics(state))
+  looks = jax.vmap(loop.train.diagnostics)(state)
+  each = [factor(trials.pick(looks, i)) for i in range(len(loop.seeds))]
+  measured: dict[str, Any] = dict(means(each))
+  if len(each) > 1:
+    measured['trials'] = each
   if base is not None:
     _, measured['full_precision_accuracy'] = loop.evaluate(*base)
   return measured
@@ -238,4 +271,14 @@ def _result(
     seconds_per_epoch=sum(r['seconds'] for r in records) / len(records),
     model_path=path,
     records=records,
+    trial_accuracies=[
+      statistics.fmean(accuracies)
+      for accuracies in zip(
+        *(
+          [trial['test_accuracy'] for trial in record.get('trials', [record])]
+          for record in records[-LAST:]
+        ),
+        strict=True,
+      )
+    ],
   )

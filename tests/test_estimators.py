@@ -302,5 +302,5 @@ def test_a_narrow_memory_takes_half_and_rounds_once_a_step(x64):
 
 @pytest.mark.parametrize('dtype', [jnp.int8, 'int16'])
 def test_memory_of_integers_is_refused(dtype):
-  with pytest.raises(ValueError, match='memory_dtype=.*floating point'):
+  with pytest.raises(ValueError, match=r'memory_dtype=.*floating point'):
     mq_jax.lstm_fc(memory_dtype=dtype)

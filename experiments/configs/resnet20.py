@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
   config.pretrain_epochs = 164
   config.dtype = 'float32'  # of the computation; parameters stay float32
   config.seed = 0
+  config.trials = 1  # runs at once, with the seeds seed, seed + 1, …
+  config.mesh_data = 1  # devices that each batch is split over; -1 for all
 
   config.quantizer = 'dorefa'  # dorefa, bwn, none
   config.bits = 1  # dorefa: 1 to 8
@@ -35,6 +37,7 @@ def get_config() -> ConfigDict:
   config.activation = config_dict.placeholder(str)  # None, relu, tanh
   config.init = 'random'  # random, identity
   config.carry = True  # lstm_fc: keep the memory from step to step
+  config.memory_dtype = 'float32'  # lstm_fc: of the memory; or bfloat16
   config.phi_cotangent = 'ste'  # ste, estimator
   config.differentiate_refinement = False
 

@@ -66,7 +66,11 @@ def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
     ('chunk', 0, 'at least 1'),
     ('checkpoint_every', -5, 'at least 1'),
     ('seed', -1, 'at least 0'),
-    ('seed', 2**31, 'at most 2147483647'),
+    ('seed', 2**31, 'at 2147483647 at most'),
+    ('trials', 0, 'at least 1'),
+    ('mesh_data', 0, 'a number of devices, or -1'),
+    ('mesh_data', -2, 'at least -1'),
+    ('memory_dtype', 'float16', 'must be one of'),
   ],
 )
 def test_a_value_out_of_range_is_refused_by_name(key, value, mend):
@@ -127,11 +131,13 @@ def test_values_that_do_not_go_together_are_refused(values, mend):
     build.check(tiny.config(**values))
 
 
-def test_a_batch_larger_than_the_training_set_is_refused():
+def test_a_batch_that_the_data_or_the_devices_do_not_fit_is_refused():
   config = tiny.config()
-  build.check_batch_size(config, images=256)
+  build.check_batch_size(config, images=256, devices=2)
   with pytest.raises(build.ConfigError, match='256 must be at most 255'):
-    build.check_batch_size(config, images=255)
+    build.check_batch_size(config, images=255, devices=1)
+  with pytest.raises(build.ConfigError, match='256 must be a multiple of 3'):
+    build.check_batch_size(config, images=256, devices=3)
 
 
 def test_base_model_depends_on_nothing_that_only_quantizing_reads():

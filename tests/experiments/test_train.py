@@ -110,6 +110,51 @@ def test_a_run_writes_what_it_measured(tmp_path, config):
   assert result.seconds_per_epoch == pytest.approx(sum(seconds) / 2)
 
 
+def test_trials_have_one_log_one_checkpoint_and_a_model_each(
+  tmp_path, config, monkeypatch
+):
+  config.update(trials=2, seed=5)
+  work = tmp_path / 'run'
+  result = train.train_and_evaluate(config, work)
+  _, records = metrics.read_log(work / 'metrics.jsonl')
+  assert records == result.records
+  for record in records:
+    assert [trial['seed'] for trial in record['trials']] == [5, 6]
+    for name in ('train_loss', 'test_loss', 'test_accuracy', 's'):
+      mine = [trial[name] for trial in record['trials']]
+      assert record[name] == pytest.approx(sum(mine) / 2)
+      assert name == 'test_accuracy' or mine[0] != mine[1]
+  for trial, path in zip(
+    records[-1]['trials'],
+    (
+      work / 'quantized-seed5.safetensors',
+      work / 'quantized-seed6.safetensors',
+    ),
+    strict=True,
+  ):
+    loss, accuracy = numpy_test(path)
+    assert trial['test_loss'] == pytest.approx(loss, rel=1e-4)
+    assert trial['test_accuracy'] == pytest.approx(accuracy, rel=1e-6)
+  assert result.model_path == work / 'quantized-seed5.safetensors'
+  assert result.last_accuracy == pytest.approx(sum(result.trial_accuracies) / 2)
+  # Each is the run of its seed alone, but for the rounding of two compilations.
+  alone = train.train_and_evaluate(
+    tiny.config(**{**config.to_dict(), 'trials': 1, 'seed': 6}),
+    tmp_path / 'alone',
+  )
+  assert alone.records[0]['train_loss'] == pytest.approx(
+    records[0]['trials'][1]['train_loss'], rel=1e-4
+  )
+  no_more(monkeypatch)
+  assert train.train_and_evaluate(config, work) == result
+
+
+def test_trials_from_random_weights_are_refused(tmp_path):
+  config = tiny.config(trials=2, quantizer='none', estimator='ste')
+  with pytest.raises(build.ConfigError, match=r'give config\.pretrained'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+
 def test_train_loss_is_the_mean_over_the_epoch(tmp_path, config, monkeypatch):
   taken = []
   make_loop = train.make_loop
@@ -121,9 +166,9 @@ def test_train_loss_is_the_mean_over_the_epoch(tmp_path, config, monkeypatch):
       # One step at a time, to see each one's loss.
       for step in range(first, first + steps):
         state, totals = loop.run(state, step, 1)
-        taken.append(float(totals.loss))
+        taken.append(float(totals.loss[0]))
       return state, totals._replace(
-        steps=np.int32(steps), loss=sum(taken[-steps:])
+        steps=np.array([steps]), loss=np.array([sum(taken[-steps:])])
       )
 
     return loop._replace(run=run)

@@ -5,6 +5,7 @@ The network takes the place of a ResNet in tests of what stands around it.
 
 import contextlib
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +29,15 @@ class Net(nn.Module):
   """One dense layer on 4x4 pixels, with batch statistics."""
 
   num_classes: int
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images, train):
     x = nn.avg_pool(images, (8, 8), (8, 8)).reshape(len(images), -1)
-    x = BatchNorm(name='norm')(x, train)
-    return nn.Dense(self.num_classes, name='head')(x)
+    x = BatchNorm(self.dtype, name='norm')(x, train)
+    return nn.Dense(
+      self.num_classes, dtype=self.dtype, param_dtype=self.dtype, name='head'
+    )(x)
 
 
 def put_in(monkeypatch):
@@ -115,7 +119,7 @@ def last_checkpoint(config, workdir):
 
   def first():
     state = loop.start()
-    return train.Saved(state, loop.train.codes(state))
+    return train.Saved(state, jax.vmap(loop.train.codes)(state))
 
   manager = checkpoints.open_manager(pathlib.Path(workdir) / 'checkpoints')
   try:
