@@ -1,0 +1,89 @@
+"""Time of an epoch of the experiment over that of its bare train steps.
+
+  python -m benchmarks.epoch [--quick] [--images 12800] [--json FILE]
+
+What is beyond 1 is the data pipeline (order, crop, flip, normalisation), the
+loop over steps and what the host asks between two chunks. Images are random.
+"""
+
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import cases, measure, table
+from experiments import build, data
+from experiments.configs import resnet20
+from experiments.loop import make_loop
+from experiments.trials import pick
+from mq_jax import models
+
+QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3, 'images': 320}
+
+
+def main() -> None:
+  """Prints the table."""
+  options = table.parser(__doc__.splitlines()[0])
+  options.add_argument('--images', type=int, default=12800)
+  options.add_argument('--estimator', default='multi_fc')
+  args = table.parse(options, QUICK)
+  config = resnet20.get_config()
+  config.update(
+    network=args.network,
+    batch_size=args.batch_size,
+    dtype=args.dtype,
+    estimator=args.estimator,
+  )
+  build.check(config)
+  at = cases.problem(args.network, args.batch_size, args.dtype)
+  dataset = _random_images(args.images)
+  net = getattr(models, args.network)(dtype=build.DTYPES[args.dtype])
+  loop = make_loop(config, dataset, net, at.params, at.model_state)
+  state = loop.start()
+  bare = cases.Case(
+    'bare steps', loop.train.step_fn, jax.device_get(pick(state, 0)), at.batch
+  )
+  bare_program = measure.compile_case(bare, steps=loop.steps_per_epoch)
+  seconds, begun = [], [state, 0]
+
+  def epoch() -> float:
+    began = time.perf_counter()
+    spe = loop.steps_per_epoch
+    for first in range(begun[1], begun[1] + spe, config.chunk):
+      steps = min(config.chunk, begun[1] + spe - first)
+      begun[0], totals = loop.run(begun[0], first, steps)
+      jax.device_get(totals)
+    begun[1] += spe
+    return (time.perf_counter() - began) / spe
+
+  epoch()
+  for _ in range(args.rounds):
+    seconds.append([bare_program.run(), epoch()])
+  rows = [
+    {
+      'what': name,
+      'ms a step': 1e3 * measure.spread([turn[i] for turn in seconds]).median,
+      'over bare steps': measure.ratios(seconds, i, over=0),
+    }
+    for i, name in enumerate(('bare steps', 'epoch'))
+  ]
+  table.show(
+    f'An epoch of {loop.steps_per_epoch} steps, {args.estimator}: median'
+    f' (least-largest) of {args.rounds} rounds',
+    rows,
+    args,
+  )
+
+
+def _random_images(count: int) -> data.Dataset:
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+  labels = rng.integers(0, 10, count).astype(np.int32)
+  return data.Dataset(
+    images, labels, images[:10], labels[:10],
+    (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), tuple('0123456789'), True,
+  )  # fmt: skip
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,66 @@
+"""Several trials at once against one: a batch axis, or one after another.
+
+python -m benchmarks.trials [--quick] [--trials 5] [--json FILE]
+"""
+
+import jax
+
+from benchmarks import cases, measure, table
+from experiments import trials
+
+QUICK = {'network': 'resnet8', 'batch_size': 8, 'rounds': 3, 'trials': 3}
+
+
+def main() -> None:
+  """Prints the table."""
+  options = table.parser(__doc__.splitlines()[0])
+  options.add_argument('--trials', type=int, default=5)
+  options.add_argument('--steps', type=int, default=2)
+  options.add_argument(
+    '--estimator', choices=tuple(cases.ESTIMATORS), default='fc_grad'
+  )
+  args = table.parse(options, QUICK)
+  at = cases.problem(args.network, args.batch_size, args.dtype)
+  single = cases.quantized(at, args.estimator, hidden=100)
+  compared = [
+    single,
+    _several(single, args.trials, 'one after another', batched=False),
+    _several(single, args.trials, 'a batch axis', batched=True),
+  ]
+  programs = [measure.compile_case(case, args.steps) for case in compared]
+  seconds = measure.interleaved(programs, args.rounds)
+  rows = [
+    {
+      'trials': program.name,
+      'ms': 1e3 * measure.spread([turn[i] for turn in seconds]).median,
+      'time / one trial': measure.ratios(seconds, i, over=0),
+      'peak memory / one trial': program.memory / programs[0].memory,
+    }
+    for i, program in enumerate(programs)
+  ]
+  way = 'a batch axis' if trials.batched_here() else 'one after another'
+  table.show(
+    f'One step of {args.trials} trials, {args.estimator}: median'
+    f' (least-largest) of {args.rounds} rounds',
+    rows,
+    args,
+    f'The experiments take {way} on this device.',
+  )
+
+
+def _several(
+  single: cases.Case, count: int, name: str, *, batched: bool
+) -> cases.Case:
+  together = trials.over_trials(
+    lambda own: single.step_fn(*own), count, batched=batched
+  )
+  return cases.Case(
+    f'{count}, {name}',
+    lambda state, batch: together((state, batch)),
+    jax.device_get(trials.stack([single.state] * count)),
+    trials.stack([single.batch] * count),
+  )
+
+
+if __name__ == '__main__':
+  main()
