@@ -35,7 +35,7 @@ test: $(VENV)/.dev  ## Run the tests
 lint: $(VENV)/.dev  ## Check style, format and types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy mq_jax experiments
+	$(BIN)/mypy mq_jax experiments benchmarks
 
 format: $(VENV)/.dev  ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -46,7 +46,7 @@ install: $(VENV)/.dev  ## Make .venv with all that development needs
 clean:  ## Remove the demo's run, caches and build outputs
 	rm -rf $(DEMO_DIR) build dist .pytest_cache .hypothesis .mypy_cache \
 	  .ruff_cache
-	find mq_jax experiments tests -name __pycache__ -prune -exec rm -rf {} +
+	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove the environments and unpacked test data too
 	rm -rf $(VENV) .venv-newest .mq_data mq_jax.egg-info

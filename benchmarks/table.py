@@ -3,10 +3,9 @@
 import argparse
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.measure import Spread
 from experiments import metrics, runtime
 from experiments.build import CHOICES, DTYPES
 
@@ -49,7 +48,23 @@ def show(
   title: str, rows: Sequence[Row], args: argparse.Namespace, note: str = ''
 ) -> None:
   """Prints the rows as Markdown, and writes them as JSON where wanted."""
-  device = metrics.describe_run(vars(args))
+  sizes = {k: v for k, v in vars(args).items() if k != 'json'}
+  result = {
+    'title': title,
+    'note': note,
+    **metrics.describe_run(sizes),
+    'rows': list(rows),
+  }
+  print(f'\n{markdown(result)}')
+  if args.json:
+    path = pathlib.Path(args.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+  """A result, as `show` writes it, as a page shows it."""
+  device, sizes, rows = result['device'], result['config'], result['rows']
   names = list(rows[0])
   cells = [[_cell(row[name]) for name in names] for row in rows]
   widths = [
@@ -61,29 +76,22 @@ def show(
     padded = [t.ljust(w) for t, w in zip(texts, widths, strict=True)]
     return f'| {" | ".join(padded)} |'
 
-  print(f'\n{title}')
-  print(
-    f'{device["device"]["kind"]} x {device["device"]["count"]},'
-    f' {device["host_cpus"]} host cores, jax {device["versions"]["jax"]};'
-    f' {args.network}, batch {args.batch_size}, {args.dtype}\n'
+  conditions = (
+    f'{device["kind"]} x {device["count"]}, {result["host_cpus"]} host cores,'
+    f' jax {result["versions"]["jax"]}; {sizes["network"]}, batch'
+    f' {sizes["batch_size"]}, {sizes["dtype"]}.'
   )
-  print(line(names))
-  print(line(['-' * width for width in widths]))
-  for texts in cells:
-    print(line(texts))
-  if note:
-    print(f'\n{note}')
-  if args.json:
-    path = pathlib.Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-      json.dumps({'title': title, **device, 'rows': rows}, indent=1) + '\n'
-    )
+  table = [line(names), line(['-' * width for width in widths])]
+  table += [line(texts) for texts in cells]
+  lines = [result['title'] + '.', conditions, '', *table]
+  note = result.get('note')
+  return '\n'.join([*lines, '', note] if note else lines) + '\n'
 
 
 def _cell(value: Any) -> str:
-  if isinstance(value, Spread):
-    return f'{value.median:.3f} ({value.least:.3f}-{value.largest:.3f})'
+  if isinstance(value, list | tuple):
+    median, least, largest = value
+    return f'{median:.3f} ({least:.3f}-{largest:.3f})'
   if isinstance(value, float):
     return f'{value:.3f}'
   return '' if value is None else str(value)

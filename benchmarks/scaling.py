@@ -1,0 +1,99 @@
+"""The cost model of docs/performance.md, and what it predicts.
+
+  python -m benchmarks.scaling [--json FILE]
+
+Arithmetic only: nothing is run. `tests/benchmarks` holds the model against the
+operations counted in the train step itself.
+"""
+
+from typing import NamedTuple
+
+from benchmarks import table
+
+GB = 1e9
+
+
+class Model(NamedTuple):
+  """A network and how it is trained.
+
+  Attributes:
+    name: What is shown.
+    weights: Quantized weights N.
+    network: FLOPs of one step's forward and backward pass.
+  """
+
+  name: str
+  weights: float
+  network: float
+
+
+# FLOPs are 2 a multiplication and addition, and backward costs twice forward.
+# ResNet18: 1.82e9 multiplications an image (He et al., 2015, Table 1); the
+# transformer: 6 N a token (Kaplan et al., 2020, section 2.1).
+MODELS = (
+  Model('ResNet20, CIFAR, 128 images', 270_896, 3 * 128 * 2 * 40.6e6),
+  Model('ResNet18, ImageNet, 256 images', 11.7e6, 3 * 256 * 2 * 1.82e9),
+  Model('transformer, 0.5 M tokens', 7e9, 6 * 7e9 * 0.5e6),
+)
+ESTIMATORS = (
+  'ste, fc_grad, multi_fc',
+  'multi_fc, relu',
+  'multi_fc, tanh',
+  'multi_fc, 3 layers, tanh',
+  'lstm_fc, carry=False',
+  'lstm_fc',
+)
+
+
+def estimator_flops(name: str, weights: float, hidden: float) -> float:
+  """FLOPs a step of an estimator, beyond those of the network.
+
+  Every layer is evaluated forward and once more for the backward pass, which
+  then takes a product for its weights and, behind the first layer, one for its
+  input. The LSTM's memory is a constant, so its product has no gradient of the
+  input; keeping the memory takes one more evaluation.
+  """
+  n, h = weights, hidden
+  return {
+    'multi_fc, tanh': 12 * n * h,
+    'multi_fc, 3 layers, tanh': 12 * n * h + 8 * n * h**2,
+    # Without a memory only the head is a product.
+    'lstm_fc, carry=False': 6 * n * h,
+    'lstm_fc': 32 * n * h**2,
+  }.get(name, 0)
+
+
+def estimator_bytes(name: str, weights: float, hidden: float) -> float:
+  """Bytes of float32 that an estimator keeps between steps."""
+  return 8 * weights * hidden if name == 'lstm_fc' else 0
+
+
+def main() -> None:
+  """Prints the predictions."""
+  options = table.parser(__doc__.splitlines()[0])
+  options.add_argument('--hidden', type=int, default=100)
+  args = table.parse(options, {})
+  rows = [
+    {
+      'model': model.name,
+      'estimator': name,
+      'network TFLOP': model.network / 1e12,
+      'estimator TFLOP': estimator_flops(name, model.weights, args.hidden)
+      / 1e12,
+      'work / STE': 1
+      + estimator_flops(name, model.weights, args.hidden) / model.network,
+      'weights and pending gradients GB': 8 * model.weights / GB,
+      'estimator state GB': estimator_bytes(name, model.weights, args.hidden)
+      / GB,
+      'in bfloat16 GB': estimator_bytes(name, model.weights, args.hidden)
+      / 2
+      / GB,
+    }
+    for model in MODELS
+    for name in ESTIMATORS
+  ]
+  table.show(f'Predicted cost of one step, H = {args.hidden}', rows, args)
+
+
+if __name__ == '__main__':
+  main()

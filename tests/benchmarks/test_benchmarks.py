@@ -1,0 +1,154 @@
+"""What the benchmarks count, and that they notice what they are there for."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+import mq_jax
+from benchmarks import (
+  cases,
+  compile,
+  epoch,
+  flops,
+  measure,
+  memory,
+  report,
+  scaling,
+  step_time,
+  trials,
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
+NHWC = ('NHWC', 'HWIO', 'NHWC')
+
+
+def test_flops_of_products_are_their_closed_forms():
+  a, b = jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))
+  assert flops.count(lambda a, b: a @ b, a, b) == 2 * 3 * 4 * 5 * 6
+  looped = lambda a, b: lax.map(lambda t: t[0] @ t[1], (a, b))  # noqa: E731
+  assert flops.count(looped, a, b) == 2 * 3 * 4 * 5 * 6
+  either = lambda a, b: lax.cond(  # noqa: E731
+    a[0, 0, 0] > 0, lambda: a @ b, lambda: jnp.zeros((3, 4, 6))
+  )
+  assert flops.count(jax.jit(either), a, b) == 2 * 3 * 4 * 5 * 6
+  assert flops.count(jnp.tanh, a) == 0
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_a_convolution_and_its_two_gradients_take_the_same(stride):
+  x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+
+  def convolve(x, w):
+    return lax.conv_general_dilated(
+      x, w, (stride,) * 2, ((1, 1), (1, 1)), dimension_numbers=NHWC
+    )
+
+  side = 8 // stride
+  one = 2 * (2 * side * side * 5) * (3 * 3 * 3)
+  assert flops.count(convolve, x, w) == one
+
+  def both(x, w):
+    y, pullback = jax.vjp(convolve, x, w)
+    return pullback(y)
+
+  assert flops.count(both, x, w) == pytest.approx(3 * one, rel=0.01)
+
+
+@pytest.fixture(scope='module')
+def at():
+  return cases.problem('resnet8', 8, 'float32')
+
+
+def work(at, name, hidden):
+  case = cases.quantized(at, name, hidden)
+  return flops.count(case.step_fn, case.state, case.batch)
+
+
+def test_collapsed_stacks_cost_nothing_and_the_others_what_they_must(at):
+  ste = work(at, cases.STE, 1)
+  weights = cases.weights(at)
+  for name in cases.COLLAPSED:
+    assert 0 <= work(at, name, 64) - ste < weights
+  # The blocks are padded: the model is of what is really computed.
+  padded = -(-weights // 4096) * 4096
+  for name in ('multi_fc, tanh', 'multi_fc, 3 layers, tanh', 'lstm_fc'):
+    predicted = scaling.estimator_flops(name, padded, 64)
+    assert work(at, name, 64) - ste == pytest.approx(predicted, rel=0.06)
+
+
+def test_the_cost_model_of_the_network_is_what_is_counted():
+  at = cases.problem('resnet20', 2, 'float32')
+  predicted = scaling.MODELS[0].network * 2 / 128
+  assert work(at, cases.STE, 1) == pytest.approx(predicted, rel=0.01)
+  assert cases.weights(at) == scaling.MODELS[0].weights
+
+
+def quick(monkeypatch, tmp_path, module, *args):
+  path = tmp_path / 'result.json'
+  monkeypatch.setattr(
+    sys, 'argv', ['benchmark', '--quick', '--json', str(path), *args]
+  )
+  module.main()
+  return json.loads(path.read_text())
+
+
+def test_an_evaluation_at_every_weight_is_noticed(monkeypatch, tmp_path):
+  monkeypatch.setitem(
+    cases.ESTIMATORS,
+    'fc_grad',
+    lambda hidden: mq_jax.fc_grad(hidden, activation='tanh'),
+  )
+  args = ['--only', 'fc_grad', '--rounds', '1', '--steps', '1']
+  with pytest.raises(SystemExit, match=r"should have collapsed: \['fc_grad'\]"):
+    quick(monkeypatch, tmp_path, step_time, *args)
+
+
+def test_the_tables_have_their_rows(monkeypatch, tmp_path, capsys):
+  one = ['--rounds', '1', '--batch_size', '4']
+  result = quick(
+    monkeypatch, tmp_path, step_time, '--only', 'multi_fc', '--steps', '1', *one
+  )
+  rows = result['rows']
+  assert [row['backward'] for row in rows] == [
+    'full precision', 'ste', 'multi_fc'
+  ]  # fmt: skip
+  assert rows[1]['time / STE'] == [1.0, 1.0, 1.0]
+  assert all(row['ms'] > 0 and row['XLA GFLOP'] > 0 for row in rows)
+  assert 'json' not in result['config']
+  assert '| multi_fc' in capsys.readouterr().out
+
+  rows = quick(monkeypatch, tmp_path, memory, *one)['rows']
+  kept = {row['backward']: row for row in rows}
+  wide, narrow = kept['lstm_fc'], kept['lstm_fc, bfloat16 memory']
+  assert kept['multi_fc']['estimator state MB'] == 0
+  assert narrow['estimator state MB'] < 0.52 * wide['estimator state MB']
+  assert wide['beyond STE / state'] < 1.2
+
+  rows = quick(
+    monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *one
+  )['rows']
+  assert len(rows) == 3
+  rows = quick(monkeypatch, tmp_path, epoch, '--images', '8', *one)['rows']
+  assert [row['what'] for row in rows] == ['bare steps', 'epoch']
+  rows = quick(
+    monkeypatch, tmp_path, compile, '--only', 'fc_grad', '--batch_size', '4'
+  )['rows']
+  assert all(row['together s'] > 0 for row in rows)
+
+
+def test_spread_and_ratios():
+  assert measure.spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+  # Round by round: 2/1, 6/2, 4/4.
+  seconds = [[1.0, 2.0], [2.0, 6.0], [4.0, 4.0]]
+  assert measure.ratios(seconds, 1, over=0) == (2.0, 1.0, 3.0)
+
+
+def test_the_page_shows_what_results_hold():
+  page = (ROOT / report.PAGE).read_text()
+  assert '<!-- benchmark: ' in page
+  assert report.fill(page, ROOT / report.RESULTS) == page
