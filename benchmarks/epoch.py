@@ -44,16 +44,17 @@ def main() -> None:
     'bare steps', loop.train.step_fn, jax.device_get(pick(state, 0)), at.batch
   )
   bare_program = measure.compile_case(bare, steps=loop.steps_per_epoch)
-  seconds, begun = [], [state, 0]
+  seconds: list[list[float]] = []
+  states, done = [state], [0]
 
   def epoch() -> float:
     began = time.perf_counter()
     spe = loop.steps_per_epoch
-    for first in range(begun[1], begun[1] + spe, config.chunk):
-      steps = min(config.chunk, begun[1] + spe - first)
-      begun[0], totals = loop.run(begun[0], first, steps)
+    for first in range(done[0], done[0] + spe, config.chunk):
+      steps = min(config.chunk, done[0] + spe - first)
+      states[0], totals = loop.run(states[0], first, steps)
       jax.device_get(totals)
-    begun[1] += spe
+    done[0] += spe
     return (time.perf_counter() - began) / spe
 
   epoch()

@@ -31,18 +31,21 @@ def _count(jaxpr: Any) -> int:
 
 def _equation(equation: Any) -> int:
   name, params = equation.primitive.name, equation.params
-  out = equation.outvars[0].aval if equation.outvars else None
   if name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
     left = equation.invars[0].aval.shape
-    return 2 * math.prod(out.shape) * math.prod(left[i] for i in contracted)
+    return (
+      2
+      * math.prod(equation.outvars[0].aval.shape)
+      * math.prod(left[i] for i in contracted)
+    )
   if name == 'conv_general_dilated':
     kernel = equation.invars[1].aval.shape
     features = kernel[params['dimension_numbers'].rhs_spec[0]]
     taps = math.prod(kernel) // features
     # Steps between the pixels of a dilated input meet zeros only.
     zeros = math.prod(params['lhs_dilation'])
-    return 2 * math.prod(out.shape) * taps // zeros
+    return 2 * math.prod(equation.outvars[0].aval.shape) * taps // zeros
   if name == 'cond':
     return max(_count(branch.jaxpr) for branch in params['branches'])
   inner = sum(_count(_open(value)) for value in _jaxprs(params))

@@ -17,18 +17,18 @@ def main() -> None:
   args = table.parse(options, QUICK)
   at = cases.problem(args.network, args.batch_size, args.dtype)
   compared = cases.all_cases(at, None, args.hidden)
-  peaks = [_peak(case) for case in compared]
+  peaks = [peak(case) for case in compared]
   rows = []
-  for case, peak in zip(compared, peaks, strict=True):
-    extra = peak - peaks[1]
-    kept = _bytes(getattr(case.state, 'estimator_state', ()))
+  for case, needed in zip(compared, peaks, strict=True):
+    extra = needed - peaks[1]
+    kept = bytes_of(getattr(case.state, 'estimator_state', ()))
     rows.append(
       {
         'backward': case.name,
-        'peak MB': peak / measure.MB,
-        'peak / STE': peak / peaks[1],
+        'peak MB': needed / measure.MB,
+        'peak / STE': needed / peaks[1],
         'beyond STE MB': extra / measure.MB,
-        'pending gradients MB': _bytes(getattr(case.state, 'grads', ()))
+        'pending gradients MB': bytes_of(getattr(case.state, 'grads', ()))
         / measure.MB,
         'estimator state MB': kept / measure.MB,
         'beyond STE / state': extra / kept if kept else None,
@@ -37,12 +37,14 @@ def main() -> None:
   table.show('Memory of one step', rows, args)
 
 
-def _peak(case: cases.Case) -> int:
+def peak(case: cases.Case) -> int:
+  """Bytes that one step needs, its state and batch included."""
   step = jax.jit(case.step_fn, donate_argnums=0)
   return measure.peak_bytes(step.lower(case.state, case.batch).compile())
 
 
-def _bytes(tree: object) -> int:
+def bytes_of(tree: object) -> int:
+  """Of all the leaves of a pytree."""
   return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 

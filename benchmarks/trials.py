@@ -1,4 +1,4 @@
-"""Several trials at once against one: a batch axis, or one after another.
+"""Several trials as one program, a batch axis, against one.
 
 python -m benchmarks.trials [--quick] [--trials 5] [--json FILE]
 """
@@ -24,8 +24,7 @@ def main() -> None:
   single = cases.quantized(at, args.estimator, hidden=100)
   compared = [
     single,
-    _several(single, args.trials, 'one after another', batched=False),
-    _several(single, args.trials, 'a batch axis', batched=True),
+    _several(single, args.trials),
   ]
   programs = [measure.compile_case(case, args.steps) for case in compared]
   seconds = measure.interleaved(programs, args.rounds)
@@ -38,24 +37,19 @@ def main() -> None:
     }
     for i, program in enumerate(programs)
   ]
-  way = 'a batch axis' if trials.batched_here() else 'one after another'
   table.show(
     f'One step of {args.trials} trials, {args.estimator}: median'
     f' (least-largest) of {args.rounds} rounds',
     rows,
     args,
-    f'The experiments take {way} on this device.',
+    'On CPU the experiments let trials take turns, at the price of one each.',
   )
 
 
-def _several(
-  single: cases.Case, count: int, name: str, *, batched: bool
-) -> cases.Case:
-  together = trials.over_trials(
-    lambda own: single.step_fn(*own), count, batched=batched
-  )
+def _several(single: cases.Case, count: int) -> cases.Case:
+  together = trials.over_trials(lambda own: single.step_fn(*own), count)
   return cases.Case(
-    f'{count}, {name}',
+    f'{count}, a batch axis',
     lambda state, batch: together((state, batch)),
     jax.device_get(trials.stack([single.state] * count)),
     trials.stack([single.batch] * count),

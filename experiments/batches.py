@@ -129,7 +129,7 @@ def train_batch(
     std: Standard deviation of each channel, likewise.
     flip: Whether to mirror.
     padding: Pixels; 0 leaves out the crop.
-    dtype: Of the images; they are normalised in float32.
+    dtype: Of the images; they are normalised in float32 at least.
 
   Returns:
     'image' of shape (B, H, W, C), 'label' int32 of shape (B,).
@@ -178,9 +178,10 @@ def _normalised(
   images: Array, mean: Floats3, std: Floats3, dtype: jax.typing.DTypeLike
 ) -> Array:
   shape = (1, 1, 1, -1)
-  centre = jnp.asarray(mean, jnp.float32).reshape(shape)
-  scale = jnp.asarray(std, jnp.float32).reshape(shape)
-  return ((images.astype(jnp.float32) / 255 - centre) / scale).astype(dtype)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  centre = jnp.asarray(mean, wide).reshape(shape)
+  scale = jnp.asarray(std, wide).reshape(shape)
+  return ((images.astype(wide) / 255 - centre) / scale).astype(dtype)
 
 
 def eval_batch(
@@ -200,7 +201,7 @@ def eval_batch(
     batch_size: Number of images, B.
     mean: Of each channel, with pixels in [0, 1].
     std: Standard deviation of each channel, likewise.
-    dtype: Of the images; they are normalised in float32.
+    dtype: Of the images; they are normalised in float32 at least.
 
   Returns:
     'image' of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask',

@@ -41,7 +41,7 @@ class Totals(NamedTuple):
 Carry = tuple[mq_jax.State, Totals]
 Run = Callable[[mq_jax.State, int, int], Carry]
 Evaluate = Callable[[Any, Any], tuple[float, float]]
-Own = tuple[mq_jax.State, Totals, Array, Array]
+Own = tuple[mq_jax.State, Totals, Array, Array]  # and the seed, the orders
 
 
 def _no_totals(trials: int) -> Totals:
@@ -183,66 +183,81 @@ def _make_run(
 ) -> Run:
   """A chunk of steps within one epoch."""
 
-  def one_trial(own: Own, split: batches.Split) -> tuple[mq_jax.State, Totals]:
-    state, totals, seed, orders = own
+  def next_batch(
+    step: Array, seed: Array, orders: Array, split: batches.Split
+  ) -> dict[str, Array]:
     # The last step of an epoch is the only one whose batch is of the next.
-    epoch = state.step // spe
-    batch = training.get(split, orders, epoch, state.step + 1, seed)
+    return training.get(split, orders, step // spe, step + 1, seed)
+
+  def advance(carry: Carry, batch: dict[str, Array]) -> Carry:
+    state, totals = carry
     state, metrics = step_fn(state, batch)
-    return state, Totals(
+    return sharding.kept_replicated(state, devices), Totals(
       totals.steps + 1,
-      totals.loss + metrics['loss'],
-      totals.accuracy + metrics['accuracy'],
+      totals.loss + metrics['loss'].astype(jnp.float32),
+      totals.accuracy + metrics['accuracy'].astype(jnp.float32),
       metrics['finite'],
     )
 
-  all_trials = trials.over_trials(
-    one_trial, len(seeds), batched=trials.batched_here()
-  )
+  def one_trial(own: Own, split: batches.Split) -> Carry:
+    state, totals, seed, orders = own
+    batch = next_batch(state.step, seed, orders, split)
+    return advance((state, totals), batch)
 
-  def one(
-    carry: Carry, split: batches.Split, orders: Array, seeds: Array
-  ) -> Carry:
-    state, totals = all_trials((*carry, seeds, orders), split)
-    return sharding.kept_replicated(state, devices), totals
+  all_trials = trials.over_trials(one_trial, len(seeds))
 
   def chunk(
     carry: Carry,
     split: batches.Split,
-    orders: Array,
     seeds: Array,
+    orders: Array,
     steps: Array,
   ) -> Carry:
     return lax.while_loop(
       lambda carry: (carry[1].steps[0] < steps) & jnp.all(carry[1].finite),
-      lambda carry: one(carry, split, orders, seeds),
+      lambda carry: all_trials((*carry, seeds, orders), split),
       carry,
     )
 
-  jitted_one = jax.jit(one, donate_argnums=0)
   jitted_chunk = jax.jit(chunk, donate_argnums=0)
+  jitted_batch = jax.jit(next_batch)
+  jitted_advance = jax.jit(advance, donate_argnums=0)
+  split_up = jax.jit(lambda tree: trials.split(tree, len(seeds)))
+  stacked = jax.jit(trials.stack)
+
+  def in_turn(
+    carry: Carry, fixed: tuple[batches.Split, Array, Array], steps: int
+  ) -> Carry:
+    # XLA's CPU compiler runs a convolution within a loop some forty times
+    # slower than one outside, so both loops are Python's here. And it would
+    # make the batch anew in everything that reads it.
+    split, *own = fixed
+    carries, each = split_up(carry), split_up(tuple(own))
+    for leaf in jax.tree.leaves(carry):
+      leaf.delete()
+    for _ in range(steps):
+      for i, (seed, orders) in enumerate(each):
+        batch = jitted_batch(carries[i][0].step, seed, orders, split)
+        carries[i] = jitted_advance(carries[i], batch)
+      if not all(totals.finite for _, totals in carries):
+        break
+    return stacked(carries)
+
   seed_array = jnp.asarray(seeds, jnp.int32)
   orders_of = jax.jit(jax.vmap(training.orders, in_axes=(0, None)))
 
   def run(state: mq_jax.State, first: int, steps: int) -> Carry:
     if first // spe != (first + steps - 1) // spe:
       raise ValueError(f'{steps} steps from {first} leave their epoch.')
-    orders = orders_of(seed_array, jnp.asarray(first // spe))
-    carry = state, _no_totals(len(seeds))
-    fixed = sharding.replicated((training.split, orders, seed_array), devices)
-    carry = sharding.replicated(carry, devices)
+    own = seed_array, orders_of(seed_array, jnp.asarray(first // spe))
+    fixed = sharding.replicated((training.split, *own), devices)
+    carry = sharding.replicated((state, _no_totals(len(seeds))), devices)
     limit = sharding.replicated(jnp.asarray(steps), devices)
     # Whatever would wait for the host, or for the device, is an error here.
     with jax.transfer_guard('disallow'):
-      if jax.default_backend() != 'cpu':
-        return jitted_chunk(carry, *fixed, limit)
-      # XLA's CPU compiler runs a convolution within a loop some forty times
-      # slower than one outside, so the loop is Python's here.
-      for _ in range(steps):
-        carry = jitted_one(carry, *fixed)
-        if not carry[1].finite.all():
-          break
-    return carry
+      if jax.default_backend() == 'cpu':
+        return in_turn(carry, fixed, steps)
+      return jitted_chunk(carry, *fixed, limit)
 
   return run
 

@@ -12,36 +12,27 @@ import jax.numpy as jnp
 
 
 def over_trials(
-  function: Callable[..., Any], trials: int, *, batched: bool
+  function: Callable[..., Any], trials: int
 ) -> Callable[..., Any]:
-  """Lets a function of one trial work on all.
+  """Lets a function of one trial work on all, as a batch axis.
+
+  That fills an accelerator. On CPU a convolution with filters of its own for
+  every trial is many times slower, and trials had better take turns.
 
   Args:
     function: `(own, *shared) -> own`; `own` are pytrees of one trial.
     trials: Their number.
-    batched: Whether they become a batch axis of one computation, which fills an
-      accelerator, or follow one another in one program: on CPU a convolution
-      with filters of its own for every trial is many times slower.
 
   Returns:
     The function, of pytrees with a leading axis of trials.
   """
-  if batched and trials > 1:
+  if trials == 1:
+    return lambda own, *shared: stack([function(pick(own, 0), *shared)])
 
-    def together(own: Any, *shared: Any) -> Any:
-      return jax.vmap(lambda own: function(own, *shared))(own)
+  def together(own: Any, *shared: Any) -> Any:
+    return jax.vmap(lambda own: function(own, *shared))(own)
 
-    return together
-
-  def in_turn(own: Any, *shared: Any) -> Any:
-    return stack([function(pick(own, i), *shared) for i in range(trials)])
-
-  return in_turn
-
-
-def batched_here() -> bool:
-  """Whether trials are a batch axis on the devices there are."""
-  return jax.default_backend() != 'cpu'
+  return together
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -52,3 +43,8 @@ def stack(trees: Sequence[Any]) -> Any:
 def pick(tree: Any, trial: int) -> Any:
   """One trial's part of a pytree with a leading axis."""
   return jax.tree.map(lambda leaf: leaf[trial], tree)
+
+
+def split(tree: Any, trials: int) -> list[Any]:
+  """All trials' parts of a pytree with a leading axis."""
+  return [pick(tree, trial) for trial in range(trials)]
