@@ -29,6 +29,10 @@ ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
   'lstm_fc, bfloat16 memory': lambda hidden: mq_jax.lstm_fc(
     hidden, memory_dtype=jnp.bfloat16
   ),
+  'multi_fc, tanh, slim': lambda hidden: mq_jax.slim(
+    mq_jax.multi_fc(hidden, activation='tanh')
+  ),
+  'lstm_fc, slim': lambda hidden: mq_jax.slim(mq_jax.lstm_fc(hidden)),
 }
 # These are two or three numbers, whatever the width of their layers.
 COLLAPSED = (

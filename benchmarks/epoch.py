@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks import cases, measure, table
-from experiments import build, data
+from experiments import build, config_check, data
 from experiments.configs import resnet20
 from experiments.loop import make_loop
 from experiments.trials import pick
@@ -34,7 +34,7 @@ def main() -> None:
     dtype=args.dtype,
     estimator=args.estimator,
   )
-  build.check(config)
+  config_check.check(config)
   at = cases.problem(args.network, args.batch_size, args.dtype)
   dataset = _random_images(args.images)
   net = getattr(models, args.network)(dtype=build.DTYPES[args.dtype])

@@ -26,7 +26,14 @@ def count(function: Any, *args: Any) -> int:
 
 
 def _count(jaxpr: Any) -> int:
-  return sum(_equation(equation) for equation in jaxpr.eqns)
+  total = 0
+  # What nothing reads is traced all the same, and never computed.
+  read = {id(var) for var in jaxpr.outvars}
+  for equation in reversed(jaxpr.eqns):
+    if any(id(var) in read for var in equation.outvars):
+      read |= {id(var) for var in equation.invars}
+      total += _equation(equation)
+  return total
 
 
 def _equation(equation: Any) -> int:

@@ -3,10 +3,21 @@
 python -m benchmarks.memory [--quick] [--json FILE]
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 
 from benchmarks import cases, measure, table
+from mq_jax import coordinates
 
+# Shown as well with all coordinates at once, as a plain network has them.
+UNBLOCKED = (
+  'multi_fc, tanh',
+  'multi_fc, tanh, slim',
+  'lstm_fc',
+  'lstm_fc, slim',
+)
 QUICK = {'network': 'resnet8', 'batch_size': 16}
 
 
@@ -18,6 +29,11 @@ def main() -> None:
   at = cases.problem(args.network, args.batch_size, args.dtype)
   compared = cases.all_cases(at, None, args.hidden)
   peaks = [peak(case) for case in compared]
+  with unblocked():
+    for name in UNBLOCKED:
+      case = cases.quantized(at, name, args.hidden)
+      compared.append(case._replace(name=f'{name}, unblocked'))
+      peaks.append(peak(case))
   rows = []
   for case, needed in zip(compared, peaks, strict=True):
     extra = needed - peaks[1]
@@ -35,6 +51,17 @@ def main() -> None:
       }
     )
   table.show('Memory of one step', rows, args)
+
+
+@contextlib.contextmanager
+def unblocked() -> Iterator[None]:
+  """Makes one block of all coordinates."""
+  size = coordinates.BLOCK
+  coordinates.BLOCK = 2**31 - 1
+  try:
+    yield
+  finally:
+    coordinates.BLOCK = size
 
 
 def peak(case: cases.Case) -> int:

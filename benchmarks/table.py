@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import metrics, runtime
-from experiments.build import CHOICES, DTYPES
+from experiments.build import DTYPES
+from experiments.config_check import CHOICES
 
 Row = dict[str, Any]
 

@@ -10,147 +10,31 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.configs import resnet20
-from experiments.errors import InvalidError
 from mq_jax import models
 
 Array = jax.Array
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-CHOICES = {
-  'network': (
-    'resnet8',
-    'resnet20',
-    'resnet32',
-    'resnet44',
-    'resnet56',
-    'resnet110',
-  ),
-  'dataset': ('cifar10', 'cifar100', 'digits'),
-  'dtype': tuple(DTYPES),
-  'memory_dtype': tuple(DTYPES),
-  'quantizer': ('dorefa', 'bwn', 'none'),
-  'estimator': ('ste', 'fc_grad', 'multi_fc', 'lstm_fc'),
-  'activation': (None, 'relu', 'tanh'),
-  'init': ('random', 'identity'),
-  'phi_cotangent': ('ste', 'estimator'),
-  'optimizer': ('sgd', 'momentum', 'adam'),
+# π without learning rate and weight decay, and whether the latter is decoupled.
+OPTIMIZERS: dict[str, tuple[Callable[[ConfigDict], Any], bool]] = {
+  'sgd': (lambda config: optax.identity(), False),
+  'momentum': (lambda config: optax.trace(0.9), False),
+  'adam': (lambda config: optax.scale_by_adam(eps_root=config.eps_root), False),
+  'adamw': (lambda config: optax.scale_by_adam(eps_root=config.eps_root), True),
+  'rmsprop': (lambda config: optax.scale_by_rms(), False),
+  'lion': (lambda config: optax.scale_by_lion(), True),
 }
-AT_LEAST = {
-  'pretrain_epochs': 1,
-  'clip': 0,
-  'eps_root': 0,
-  'weight_decay': 0,
-  'learning_rate': 0,
-  'meta_learning_rate': 0,
-  'decay_every': 1,
-  'batch_size': 1,
-  'epochs': 1,
-  'chunk': 1,
-  'checkpoint_every': 1,
-  'seed': 0,
-  'trials': 1,
-  'mesh_data': -1,
-}
-LARGEST_SEED = 2**31 - 1  # what jax takes for a key in 32 bits
 BASE_KEYS = (
   'network',
   'dataset',
   'data_dir',
   'dtype',
   'seed',
+  'holdout',
   'mesh_data',
   'batch_size',
   'chunk',
   'checkpoint_every',
 )
-
-
-class ConfigError(InvalidError):
-  """A configuration that no run can have; the message names the mend."""
-
-
-def check(config: ConfigDict) -> None:
-  """Refuses unknown keys, unknown names and values out of range.
-
-  Raises:
-    ConfigError: With the key, its value and what it may be.
-  """
-  known = resnet20.get_config()
-  if unknown := sorted(set(config) - set(known)):
-    raise ConfigError(
-      f'unknown config keys {unknown}: the keys are {sorted(known)}'
-    )
-  if missing := sorted(set(known) - set(config)):
-    raise ConfigError(
-      f'config keys {missing} are missing: start from'
-      ' experiments.configs.resnet20.get_config()'
-    )
-  _check_values(config, known)
-  if config.quantizer == 'none' and config.estimator != 'ste':
-    raise ConfigError(
-      f'config.estimator={config.estimator!r} has nothing to estimate where'
-      " config.quantizer is 'none': take 'ste'"
-    )
-  if config.trials > 1 and config.quantizer == 'none' and not config.pretrained:
-    raise ConfigError(
-      f'config.trials={config.trials} share the weights they start from, and'
-      ' there are none: give config.pretrained, or train from random weights'
-      ' one seed at a time'
-    )
-  if config.mesh_data == 0:
-    raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
-  if config.quantizer == 'bwn' and config.bits != 1:
-    raise ConfigError(f'config.bits={config.bits!r}, but bwn has 1 bit')
-  try:
-    quantizer(config), estimator(config), make_train_step(config, _no_loss, 1)
-  except ValueError as error:
-    raise ConfigError(str(error)) from error
-
-
-def _check_values(config: ConfigDict, known: ConfigDict) -> None:
-  """Refuses a value of another type, or one out of its range."""
-  for key, default in known.items():
-    value, kind = config[key], known.get_type(key)
-    # A bool is an int to Python, and an int does where a float is wanted.
-    kinds = (int, float) if kind is float else (kind,)
-    if not (type(value) in kinds or (value is None and default is None)):
-      raise ConfigError(f'config.{key}={value!r} must be of {kind.__name__}')
-  for key, choices in CHOICES.items():
-    if config[key] not in choices:
-      raise ConfigError(
-        f'config.{key}={config[key]!r} must be one of {choices}'
-      )
-  for key, least in AT_LEAST.items():
-    if not least <= config[key] < float('inf'):
-      raise ConfigError(
-        f'config.{key}={config[key]!r} must be at least {least} and finite'
-      )
-  if config.seed + config.trials - 1 > LARGEST_SEED:
-    raise ConfigError(
-      f'config.seed={config.seed!r} with config.trials={config.trials!r} must'
-      f' end at {LARGEST_SEED} at most'
-    )
-
-
-def check_batch_size(config: ConfigDict, images: int, devices: int) -> None:
-  """Refuses a batch that is larger than the training set, or cannot be split.
-
-  Raises:
-    ConfigError: With the sizes of both.
-  """
-  if config.batch_size % devices:
-    raise ConfigError(
-      f'config.batch_size={config.batch_size} must be a multiple of {devices},'
-      ' the number of devices that config.mesh_data splits it over'
-    )
-  if config.batch_size > images:
-    raise ConfigError(
-      f'config.batch_size={config.batch_size} must be at most {images}, the'
-      f' number of training images in {config.dataset}'
-    )
-
-
-def _no_loss(*_: Any) -> Any:
-  raise NotImplementedError('only the arguments of the step are checked')
 
 
 def full_precision(config: ConfigDict) -> ConfigDict:
@@ -176,19 +60,33 @@ def full_precision(config: ConfigDict) -> ConfigDict:
 def quantizer(config: ConfigDict) -> Any:
   """The `Quantizer`, or the rules, that `config` names."""
   clip = config.clip or None
+  if config.quantizer == 'none':
+    return [('.*', None)]
   if config.quantizer == 'dorefa':
-    return mq_jax.dorefa(bits=config.bits, clip=clip)
-  if config.quantizer == 'bwn':
-    return mq_jax.bwn(
+    one = mq_jax.dorefa(bits=config.bits, clip=clip)
+  else:
+    one = mq_jax.bwn(
       per_channel=config.per_channel,
       clip=clip,
       scaled_gradient=config.scaled_gradient,
     )
-  return [('.*', None)]
+  if not config.full_precision:
+    return one
+  return [(config.full_precision, None), ('.*/kernel', one)]
 
 
-def estimator(config: ConfigDict) -> mq_jax.GradientEstimator:
+def estimator(
+  config: ConfigDict, steps_per_epoch: int
+) -> mq_jax.GradientEstimator:
   """The `GradientEstimator` that `config` names."""
+  made = _estimator(config, steps_per_epoch)
+  made = mq_jax.per_layer(made) if config.per_layer else made
+  return mq_jax.slim(made) if config.slim else made
+
+
+def _estimator(
+  config: ConfigDict, steps_per_epoch: int
+) -> mq_jax.GradientEstimator:
   if config.estimator == 'ste':
     return mq_jax.ste()
   if config.estimator == 'lstm_fc':
@@ -198,6 +96,14 @@ def estimator(config: ConfigDict) -> mq_jax.GradientEstimator:
       carry=config.carry,
       init=config.init,
       memory_dtype=DTYPES[config.memory_dtype] if narrow else None,
+    )
+  if config.estimator == 'kernel_wise':
+    return mq_jax.kernel_wise(hidden=config.hidden, init=config.init)
+  if config.estimator == 'feature_fc':
+    return mq_jax.feature_fc(
+      tuple(config.features.split()),
+      config.hidden,
+      steps=config.epochs * steps_per_epoch,
     )
   make = {'fc_grad': mq_jax.fc_grad, 'multi_fc': mq_jax.multi_fc}
   return make[config.estimator](
@@ -210,25 +116,66 @@ def estimator(config: ConfigDict) -> mq_jax.GradientEstimator:
 
 def refine(config: ConfigDict) -> optax.GradientTransformation:
   """π: the optimizer that `config` names, without a learning rate."""
-  optimizers = {
-    'sgd': optax.identity(),
-    'momentum': optax.trace(0.9),
-    'adam': optax.scale_by_adam(eps_root=config.eps_root),
-  }
-  optimizer = optimizers[config.optimizer]
+  make, decoupled = OPTIMIZERS[config.optimizer]
+  optimizer = make(config)
   if not config.weight_decay:
     return optimizer
-  return optax.chain(optax.add_decayed_weights(config.weight_decay), optimizer)
+  decay = optax.add_decayed_weights(config.weight_decay)
+  parts = (optimizer, decay) if decoupled else (decay, optimizer)
+  return optax.chain(*parts)
+
+
+def meta_optimizer(
+  config: ConfigDict, steps_per_epoch: int
+) -> optax.GradientTransformation:
+  """What trains φ, with its learning rate γ.
+
+  Between its turns, and once it has stopped, φ stands still.
+  """
+  gamma = schedule(
+    config, config.meta_learning_rate, config.meta_decay_every, steps_per_epoch
+  )
+  last = config.meta_stop * steps_per_epoch or jnp.inf
+
+  def rate(step: Array) -> Array:
+    has_turn = (step % config.meta_every == 0) & (step < last)
+    return jnp.where(has_turn, gamma(step), 0.0)
+
+  make = {'adam': optax.adam, 'sgd': optax.sgd}[config.meta_optimizer]
+  return make(rate)
+
+
+def finish(config: ConfigDict) -> optax.GradientTransformation:
+  """What is done to the weights' move last."""
+  return _one_move_ahead() if config.reapply else optax.identity()
+
+
+def _one_move_ahead() -> optax.GradientTransformation:
+  """Keeps V = W + move in the weights' place, so that the loss is taken there.
+
+  That is the order of the released code, whose forward pass applies the last
+  move a second time: V' − V = 2 · move' − move.
+  """
+
+  def update(moves: Any, last: Any, params: Any = None) -> tuple[Any, Any]:
+    del params
+    return jax.tree.map(lambda new, old: 2 * new - old, moves, last), moves
+
+  return optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params), update
+  )
 
 
 def schedule(
-  config: ConfigDict, initial: float, steps_per_epoch: int
+  config: ConfigDict, initial: float, decay_every: int, steps_per_epoch: int
 ) -> Callable[[Any], Any]:
   """A learning rate as a function of the number of updates so far."""
   if config.quantizer == 'none':
     return optax.cosine_decay_schedule(initial, config.epochs * steps_per_epoch)
+  if not decay_every:
+    return optax.constant_schedule(initial)
   return optax.exponential_decay(
-    initial, config.decay_every * steps_per_epoch, 0.1, staircase=True
+    initial, decay_every * steps_per_epoch, 0.1, staircase=True
   )
 
 
@@ -239,12 +186,13 @@ def make_train_step(
   return mq_jax.make_train_step(
     loss_fn,
     quantizer=quantizer(config),
-    estimator=estimator(config),
+    estimator=estimator(config, steps_per_epoch),
     refine=refine(config),
-    learning_rate=schedule(config, config.learning_rate, steps_per_epoch),
-    meta_optimizer=optax.adam(
-      schedule(config, config.meta_learning_rate, steps_per_epoch)
+    learning_rate=schedule(
+      config, config.learning_rate, config.decay_every, steps_per_epoch
     ),
+    finish=finish(config),
+    meta_optimizer=meta_optimizer(config, steps_per_epoch),
     differentiate_refinement=config.differentiate_refinement,
     phi_cotangent=config.phi_cotangent,
   )

@@ -5,16 +5,14 @@
 Flags and `main` only; the work is in `experiments.train`.
 """
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build, display, runtime, train
-from experiments.errors import UserError
+from experiments import config_check, runtime, summary, train
+from experiments.errors import told_plainly
 
 DEFAULT = 'experiments/configs/resnet20.py'
 # Without a default here: a default would be read, and the command line applied
@@ -59,28 +57,15 @@ def workdir_for(config: ConfigDict) -> str:
   return f'runs/{name}'
 
 
-@contextlib.contextmanager
-def told_plainly() -> Iterator[None]:
-  """Exits with the message alone where that says all that there is to say."""
-  # Below this level JAX tells of every kind of device that it does not find.
-  logging.set_verbosity(logging.WARNING)
-  try:
-    yield
-  except UserError as error:
-    sys.exit(f'{error}')
-  except KeyboardInterrupt:
-    sys.exit(130)
-
-
 def main(argv: list[str]) -> None:
   """Runs the configuration and shows what came of it."""
   del argv
   runtime.configure()
   with told_plainly():
     config = CONFIG.value
-    build.check(config)
+    config_check.check(config)
     result = train.train_and_evaluate(config, workdir_for(config))
-  display.print_summary(
+  summary.print_summary(
     *result[:5],
     last_epochs=min(train.LAST, len(result.records)),
     trial_accuracies=result.trial_accuracies,

@@ -78,6 +78,28 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   )
 
 
+def hold_out(dataset: Dataset, count: int) -> Dataset:
+  """Tests on training images, which are then not trained on.
+
+  Args:
+    dataset: Any.
+    count: Training images to take, the same at every call; 0 for none.
+
+  Returns:
+    A `Dataset` whose test set is these images.
+  """
+  if not count:
+    return dataset
+  order = np.random.default_rng(0).permutation(len(dataset.train_labels))
+  held, kept = np.sort(order[:count]), np.sort(order[count:])
+  return dataset._replace(
+    train_images=dataset.train_images[kept],
+    train_labels=dataset.train_labels[kept],
+    test_images=dataset.train_images[held],
+    test_labels=dataset.train_labels[held],
+  )
+
+
 def _digits() -> Dataset:
   """1437 + 360 handwritten digits of 8x8 pixels, each pixel drawn as 4x4."""
   # Slow to import, and of no use to the other sets.

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar while it trains, a table at its end.
+"""What a person sees of a run while it trains: a bar.
 
 On a terminal the bar is drawn by rich; into a file, a pipe or a notebook go
 plain lines instead. Nothing is read back from here: the numbers of record are
@@ -7,10 +7,8 @@ in metrics.jsonl.
 
 import collections
 import contextlib
-import os
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import rich.console
@@ -35,7 +33,7 @@ class Bar(NamedTuple):
   log: Callable[[str], None]
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
   """The numbers on display, as text."""
 
   epoch: str = 'epoch -'
@@ -53,6 +51,7 @@ def progress(
   *,
   epochs: int | None = None,
   console: rich.console.Console | None = None,
+  live: rich.progress.Progress | None = None,
   clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Bar]:
   """Shows how far training is, for as long as the context lasts.
@@ -66,6 +65,7 @@ def progress(
     description: printed once, as a line above the bar.
     epochs: the number of epochs, to be shown beside the epoch.
     console: where to print; standard output by default.
+    live: from `open_live`, to draw the bar beside others; by default alone.
     clock: gives the time in seconds.
 
   Yields:
@@ -80,9 +80,16 @@ def progress(
   if description:
     log(description)
   rate = _recent_rate(clock)
-  open_view = _bar if _is_live(console) else _lines
-  with open_view(console, log, total_steps, start_step, clock) as show:
-    shown = _Shown()
+  with contextlib.ExitStack() as stack:
+    if live is None and is_terminal(console):
+      live = stack.enter_context(open_live(console))
+    view = (
+      _lines(log, total_steps, clock)
+      if live is None
+      else _bar(live, total_steps, start_step)
+    )
+    show = stack.enter_context(view)
+    shown = Shown()
 
     def update(
       step: int,
@@ -94,150 +101,62 @@ def progress(
       nonlocal shown
       speed = rate(step)
       of = '' if epochs is None else f'/{epochs}'
-      shown = _Shown(
+      shown = Shown(
         f'epoch {epoch}{of}',
         shown.loss if loss is None else f'loss {loss:#.4g}',
         shown.accuracy if accuracy is None else f'acc {accuracy:.2f}%',
         _speed_text(speed),
-        _left_text(total_steps - step, speed),
+        left_text(total_steps - step, speed),
       )
       show(step, shown)
 
     yield Bar(update, log)
 
 
-def final_table(
-  rows: Mapping[str, str],
-  title: str = '',
-  console: rich.console.Console | None = None,
-) -> None:
-  """Prints rows of a name and a value as a table.
-
-  A value too long for the console, such as a path, goes below the table in one
-  piece, so that it can be copied.
-
-  Args:
-    rows: name -> value.
-    title: above the table.
-    console: where to print; standard output by default.
-  """
-  console = console or rich.console.Console()
-  table = rich.table.Table(title=title or None, show_header=False)
-  table.add_column(no_wrap=True)
-  table.add_column(no_wrap=True, justify='right')
-  widest = max(len(name) for name in rows)
-  borders = 7
-  room = console.width - widest - borders
-  below = {k: v for k, v in rows.items() if len(v) > room}
-  for name, value in rows.items():
-    if name not in below:
-      table.add_row(name, rich.text.Text(value))
-  console.print(table)
-  for name, value in below.items():
-    line = rich.text.Text(f'{name}: {value}')
-    console.print(line, soft_wrap=True, highlight=False)
-
-
-def print_summary(
-  full_precision_accuracy: float,
-  last_accuracy: float,
-  best_accuracy: float,
-  seconds_per_epoch: float,
-  model_path: str | os.PathLike[str],
-  *,
-  last_epochs: int = 10,
-  trial_accuracies: Sequence[float] = (),
-  console: rich.console.Console | None = None,
-) -> None:
-  """Prints what a finished run has to show.
-
-  Args:
-    full_precision_accuracy: of the base model, percent.
-    last_accuracy: mean test accuracy of the last epochs, percent.
-    best_accuracy: best test accuracy of an epoch, percent.
-    seconds_per_epoch: mean over the epochs.
-    model_path: the file with the quantized parameters.
-    last_epochs: how many epochs `last_accuracy` is the mean of.
-    trial_accuracies: of each trial, percent; shown where there are several.
-    console: where to print; standard output by default.
-  """
-  epochs = 'epoch' if last_epochs == 1 else f'{last_epochs} epochs'
-  rows = {
-    'full-precision test accuracy': f'{full_precision_accuracy:.2f}%',
-    f'test accuracy, mean of the last {epochs}': f'{last_accuracy:.2f}%',
-    **_trial_rows(trial_accuracies),
-    'test accuracy, best epoch': f'{best_accuracy:.2f}%',
-    'seconds per epoch': f'{seconds_per_epoch:#.3g}',
-    'quantized parameters': os.fspath(model_path),
-  }
-  final_table(rows, console=console)
-
-
-def _trial_rows(accuracies: Sequence[float]) -> dict[str, str]:
-  if len(accuracies) < 2:
-    return {}
-  return {
-    f'its deviation over {len(accuracies)} trials': (
-      f'{statistics.stdev(accuracies):.2f}%'
-    ),
-    'the trials': ', '.join(f'{a:.2f}%' for a in accuracies),
-  }
-
-
-def _is_live(console: rich.console.Console) -> bool:
+def is_terminal(console: rich.console.Console) -> bool:
   """Whether a bar can be drawn; FORCE_COLOR alone makes no terminal."""
   return console.is_interactive and console.file.isatty()
 
 
-@contextlib.contextmanager
-def _bar(
-  console: rich.console.Console,
-  log: Callable[[str], None],
-  total_steps: int,
-  start_step: int,
-  clock: Callable[[], float],
-) -> Iterator[Callable[[int, _Shown], None]]:
-  """A bar over the whole width, as long as the texts beside it leave room."""
-  del log, clock
+def open_live(console: rich.console.Console) -> rich.progress.Progress:
+  """What bars are drawn in, over the whole width as far as texts leave room."""
   texts = [
     rich.progress.TextColumn(
       f'{{task.fields[{name}]}}',
       table_column=rich.table.Column(no_wrap=True),
     )
-    for name in _Shown._fields
+    for name in Shown._fields
   ]
   bar = rich.progress.BarColumn(
     bar_width=None, table_column=rich.table.Column(ratio=1)
   )
-  with rich.progress.Progress(
-    texts[0],
-    bar,
-    *texts[1:],
+  return rich.progress.Progress(
+    *(texts[0], bar, *texts[1:]),
     console=console,
     expand=True,
     refresh_per_second=4,
-  ) as live:
-    task = live.add_task(
-      '', total=total_steps, completed=start_step, **_Shown()._asdict()
-    )
-    yield lambda step, shown: live.update(
-      task, completed=step, **shown._asdict()
-    )
-    live.refresh()
+  )
+
+
+@contextlib.contextmanager
+def _bar(
+  live: rich.progress.Progress, total_steps: int, start_step: int
+) -> Iterator[Callable[[int, Shown], None]]:
+  """A bar among those of `live`."""
+  task = live.add_task(
+    '', total=total_steps, completed=start_step, **Shown()._asdict()
+  )
+  yield lambda step, shown: live.update(task, completed=step, **shown._asdict())
+  live.refresh()
 
 
 @contextlib.contextmanager
 def _lines(
-  console: rich.console.Console,
-  log: Callable[[str], None],
-  total_steps: int,
-  start_step: int,
-  clock: Callable[[], float],
-) -> Iterator[Callable[[int, _Shown], None]]:
+  log: Callable[[str], None], total_steps: int, clock: Callable[[], float]
+) -> Iterator[Callable[[int, Shown], None]]:
   """A line an epoch, and one now and then in a long epoch."""
-  del console, start_step
-  pending: tuple[int, _Shown] | None = None
-  last = _Shown()
+  pending: tuple[int, Shown] | None = None
+  last = Shown()
   printed_at = clock()
 
   def flush() -> None:
@@ -248,7 +167,7 @@ def _lines(
       printed_at = clock()
     pending = None
 
-  def show(step: int, shown: _Shown) -> None:
+  def show(step: int, shown: Shown) -> None:
     nonlocal pending, last
     if shown.epoch != last.epoch:
       flush()
@@ -293,7 +212,8 @@ def _speed_text(speed: float | None) -> str:
   return f'{speed:.0f} steps/s' if speed >= 100 else f'{speed:.3g} steps/s'
 
 
-def _left_text(steps: int, speed: float | None) -> str:
+def left_text(steps: float, speed: float | None) -> str:
+  """The time that so many steps take, as text."""
   if not speed or speed < 0:
     return '-:--:-- left'
   seconds = round(max(steps, 0) / speed)

@@ -6,6 +6,7 @@ checkpoint, a signal, a loss that is not finite.
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import checkpoints, display, interrupt, metrics
+from experiments import checkpoints, interrupt, metrics
 from experiments.errors import UserError
 from experiments.loop import Loop
 from experiments.trials import pick
@@ -21,6 +22,10 @@ from experiments.trials import pick
 
 class TrainingDiverged(UserError, RuntimeError):
   """A loss or a gradient was not finite."""
+
+
+class Stopped(Exception):
+  """A run was asked to stop; all of it is saved."""
 
 
 class Saved(NamedTuple):
@@ -64,11 +69,18 @@ class Outputs(NamedTuple):
     manager: Of its checkpoints.
     log: Its metrics.jsonl.
     scalars: TensorBoard's writer.
+    show: `display.progress`, or what takes its place.
   """
 
   manager: ocp.CheckpointManager
   log: metrics.Log
   scalars: Any
+  show: Callable[..., Any]
+
+
+def never() -> bool:
+  """Does not ask a run to stop."""
+  return False
 
 
 def run_epochs(
@@ -77,6 +89,7 @@ def run_epochs(
   saved: Saved,
   progress: Progress,
   outputs: Outputs,
+  stop: Callable[[], bool] = never,
 ) -> mq_jax.State:
   """Steps to the end; saves as it goes and when a signal comes.
 
@@ -86,6 +99,7 @@ def run_epochs(
     saved: Where to start; its state is donated.
     progress: As it was saved with `saved`.
     outputs: Where to write.
+    stop: Asked after each chunk of steps.
 
   Returns:
     The last state.
@@ -94,6 +108,7 @@ def run_epochs(
     TrainingDiverged: If a loss or a gradient is not finite.
     KeyboardInterrupt: After Ctrl-C, once all is saved.
     SystemExit: After SIGTERM, once all is saved.
+    Stopped: If `stop` says so before the last step, once all is saved.
   """
   spe, every = loop.steps_per_epoch, config.checkpoint_every
   total = config.epochs * spe
@@ -101,7 +116,7 @@ def run_epochs(
   state, codes = saved
   with (
     interrupt.noticed() as signal_number,
-    display.progress(total, progress.step, title, epochs=config.epochs) as bar,
+    outputs.show(total, progress.step, title, epochs=config.epochs) as bar,
   ):
     while progress.step < total:
       step = progress.step
@@ -120,12 +135,16 @@ def run_epochs(
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
         progress = new_epoch(loop, step)
       number = signal_number()
-      if not left or step % every == 0 or number is not None:
+      stopped = step < total and number is None and stop()
+      if not left or step % every == 0 or stopped or number is not None:
         saved = Saved(state, codes)
         checkpoints.save(outputs.manager, step, saved, progress._asdict())
-      if number is not None:
+      if stopped or number is not None:
         bar.log(f'Saved at step {step}; the same command goes on from there.')
+      if number is not None:
         interrupt.leave(number)
+      if stopped:
+        raise Stopped
   return state
 
 
@@ -188,6 +207,7 @@ def _trial_record(
 ) -> dict[str, Any]:
   """What one trial has to show for an epoch."""
   params, batch_stats, look = own
+  look = jax.device_get(look)
   spe = loop.steps_per_epoch
   test_loss, test_accuracy = loop.evaluate(params, batch_stats)
   return {
@@ -198,6 +218,9 @@ def _trial_record(
     **factor(look),
     'flipped': {path: float(x) for path, x in look.flipped.items()},
     'saturation': {path: float(x) for path, x in look.saturation.items()},
+    'histogram': [
+      int(sum(counts)) for counts in zip(*look.histogram.values(), strict=True)
+    ],
   }
 
 

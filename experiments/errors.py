@@ -4,6 +4,12 @@ A command shows them as one line and without a traceback. Whatever else is
 raised is a defect, and keeps its traceback.
 """
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from absl import logging
+
 
 class UserError(Exception):
   """The base of them all."""
@@ -19,3 +25,16 @@ class MissingError(UserError, FileNotFoundError):
 
 class UnreadableError(UserError, RuntimeError):
   """A file or a folder of our own is damaged."""
+
+
+@contextlib.contextmanager
+def told_plainly() -> Iterator[None]:
+  """Exits with the message alone where that says all that there is to say."""
+  # Below this level JAX tells of every kind of device that it does not find.
+  logging.set_verbosity(logging.WARNING)
+  try:
+    yield
+  except UserError as error:
+    sys.exit(f'{error}')
+  except KeyboardInterrupt:
+    sys.exit(130)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from experiments import metrics
+from experiments.errors import InvalidError, MissingError
 
 RESULTS = 'results'
 PATHS = ('data_dir', 'pretrained')
@@ -34,38 +35,79 @@ class Run(NamedTuple):
 
 
 def add(
-  workdir: str | pathlib.Path, results: str | pathlib.Path, name: str
+  workdir: str | pathlib.Path,
+  results: str | pathlib.Path,
+  name: str,
+  *,
+  diverged: str = '',
 ) -> pathlib.Path:
-  """Copies a run into the ledger.
+  """Copies a run into the ledger, whole or not at all.
 
   Args:
     workdir: Folder of the run.
     results: Folder of the ledger; made if missing.
     name: Name of the entry.
+    diverged: What stopped a run that did not come to its end; a result too.
 
   Returns:
     The new file.
 
   Raises:
-    FileNotFoundError: If `workdir` has no metrics.jsonl.
-    ValueError: If the run has no epoch yet, or did not reach its last one.
+    MissingError: If `workdir` has no metrics.jsonl.
+    InvalidError: If the run did not reach its last epoch and did not diverge,
+      or if there is an entry of this name that is of another run.
   """
-  header, records = metrics.read_log(pathlib.Path(workdir) / 'metrics.jsonl')
+  log = pathlib.Path(workdir) / 'metrics.jsonl'
+  if not log.exists():
+    raise MissingError(f'{log} is missing: no run stands in {workdir}.')
+  header, records = metrics.read_log(log)
   config = header['config']
-  if not records or records[-1]['epoch'] < config['epochs']:
-    raise ValueError(
-      f'{workdir} has {len(records)} of {config["epochs"]} epochs: let the run'
-      ' end before it goes into the ledger.'
+  done = records[-1]['epoch'] if records else 0
+  if done < config['epochs'] and not diverged:
+    raise InvalidError(
+      f'{workdir} has {done} of {config["epochs"]} epochs: let the run end'
+      ' before it goes into the ledger.'
     )
+  if diverged:
+    header['diverged'] = diverged
   for key in PATHS:
     config[key] = pathlib.PurePath(config[key]).name
   path = pathlib.Path(results) / f'{name}.jsonl'
+  if path.exists():
+    there = metrics.read_log(path)[0]
+    if (there['config'], there['date']) != (config, header['date']):
+      raise InvalidError(
+        f'{path} is the entry of another run: take another name, or delete it.'
+      )
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(
+  new = path.with_name(f'.{path.name}.new')
+  new.write_text(
     ''.join(json.dumps(line) + '\n' for line in (header, *records)),
     encoding='utf-8',
   )
+  new.replace(path)
   return path
+
+
+def seeds(run: Run) -> list[int]:
+  """The seeds of a run, in the order of its trials."""
+  config = run.header['config']
+  first: int = config['seed']
+  return list(range(first, first + config.get('trials', 1)))
+
+
+def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
+  """The records of each trial of a run, one an epoch, by seed."""
+  if len(seeds(run)) == 1:
+    return {seeds(run)[0]: run.records}
+  return {
+    seed: [
+      {k: v for k, v in record.items() if k != 'trials'}
+      | record['trials'][index]
+      for record in run.records
+    ]
+    for index, seed in enumerate(seeds(run))
+  }
 
 
 def read(results: str | pathlib.Path = RESULTS) -> list[Run]:

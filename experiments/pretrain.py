@@ -7,7 +7,7 @@ The standard recipe, `config.pretrain_epochs` long: `build.full_precision`.
 
 from absl import app, flags
 
-from experiments import build, cifar, runtime, train
+from experiments import build, cifar, config_check, errors, runtime, train
 
 flags.adopt_module_key_flags(cifar)
 
@@ -16,8 +16,8 @@ def main(argv: list[str]) -> None:
   """Trains the base model and says how to use it."""
   del argv
   runtime.configure()
-  with cifar.told_plainly():
-    build.check(cifar.CONFIG.value)
+  with errors.told_plainly():
+    config_check.check(cifar.CONFIG.value)
     config = build.full_precision(cifar.CONFIG.value)
     result = train.train_and_evaluate(config, cifar.workdir_for(config))
   print(

@@ -1,143 +1,200 @@
-"""Tables from the ledger, into the pages between their markers.
+"""Tables and figures from the ledger; nothing else makes numbers of ours.
 
-  python -m experiments.report
+  python -m experiments.report [--results DIR] [--out docs/results]
 
-writes every table that README.md and docs/*.md mark by a comment
-`<!-- table: NAME -->` and end by `<!-- end -->`. Nothing else makes numbers of
-these pages.
+writes every study of which the ledger has runs as Markdown, CSV and LaTeX, and
+its figures as PNG and SVG, into --out, and prints the tables. In a checkout it
+also fills README.md and docs/*.md, where a comment `<!-- table: NAME -->`
+begins a table and `<!-- end -->` ends it.
 """
 
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import Any
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags
+from ml_collections import ConfigDict
 
-from experiments import ledger
+from experiments import comparison, figures, ledger, settings, tables
+from experiments.first_epoch import first_epoch_table
 
+OUT = 'docs/results'
 _MARKED = re.compile(
   r'(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)', re.DOTALL
 )
 _COLUMNS = (
-  'forward',
-  'backward',
-  'optimizer',
-  'α',
-  'seed',
-  's at start',
-  's at end',
-  'train loss',
-  'test accuracy',
-  'run',
+  'setting',
+  'accuracy %',
+  'trials',
+  'epochs',
+  'paper %',
+  'its logs %',
+  'ours − paper',
+  'mark',
 )
+NO_RUN = 'no run'
 
 
-def first_epoch_table(runs: Sequence[ledger.Run]) -> str:
-  """One-epoch runs from a pretrained network, one row a run, as Markdown."""
-  chosen = [run for run in runs if run.header['config']['epochs'] == 1]
-  rows = [_row(run) for run in sorted(chosen, key=_order)]
-  lines = [_COLUMNS, ['---'] * len(_COLUMNS), *rows]
-  table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-  return f'{table}\n\n{_conditions(chosen)}\n'
+def study_table(
+  name: str, study: settings.Study, runs: Sequence[ledger.Run]
+) -> tables.Table:
+  """One row a setting, beside what the paper printed and its logs say."""
+  rows = [
+    _row(setting, config, name, runs)
+    for setting, config in study.settings.items()
+  ]
+  return tables.Table(name, study.title, _COLUMNS, rows, _note(study, runs))
 
 
-TABLES = {'first-epoch': first_epoch_table}
-
-
-def _order(run: ledger.Run) -> Any:
-  config = run.header['config']
-  return (
-    config['quantizer'],
-    config['optimizer'],
-    config['estimator'] != 'ste',
-    run.name,
-  )
-
-
-def _row(run: ledger.Run) -> list[str]:
-  config, start = run.header['config'], run.header['start']
-  last = run.records[-1]
+def _row(
+  setting: str, config: ConfigDict, study: str, runs: Sequence[ledger.Run]
+) -> list[str]:
+  ours = comparison.cell(config, runs)
+  theirs = None
+  if not setting.endswith('-fair'):
+    theirs = comparison.published(study, config)
+  printed = [
+    _number(theirs.paper) if theirs else '',
+    _number(theirs.raw) if theirs else '',
+  ]
+  if ours is None:
+    return [f'`{setting}`', NO_RUN, '0', '', *printed, '', '']
+  accuracies = comparison.accuracies(ours)
   return [
-    _forward(config),
-    _backward(config),
-    config['optimizer'],
-    f'{config["learning_rate"]:g}',
-    str(config['seed']),
-    _factor(start),
-    _factor(last),
-    f'{last["train_loss"]:.3f}',
-    f'{last["test_accuracy"]:.2f} %',
-    f'`{run.name}`',
+    f'`{setting}`',
+    mean_and_deviation(accuracies),
+    str(len(accuracies)),
+    str(ours.epochs),
+    *printed,
+    difference(accuracies, theirs),
+    mark(ours, theirs),
   ]
 
 
-def _forward(config: dict[str, Any]) -> str:
-  if config['quantizer'] == 'dorefa':
-    return f'dorefa({config["bits"]})'
-  return str(config['quantizer'])
+def _number(value: float | None) -> str:
+  return 'incomplete' if value is None else f'{value:.2f}'
 
 
-def _backward(config: dict[str, Any]) -> str:
-  words = [config['estimator']]
-  if config['estimator'] in ('fc_grad', 'multi_fc') and config['layers'] != 2:
-    words.append(f'{config["layers"]} layers')
-  if config['init'] != 'random':
-    words.append(f'init={config["init"]}')
-  return ', '.join(words)
+def mean_and_deviation(values: Sequence[float]) -> str:
+  """Mean and, of two or more, standard deviation over trials."""
+  if not values:
+    return 'diverged'
+  mean = f'{statistics.fmean(values):.2f}'
+  if len(values) < 2:
+    return mean
+  return f'{mean} ± {statistics.stdev(values):.2f}'
 
 
-def _factor(values: dict[str, Any]) -> str:
-  if 's' not in values:
+def difference(
+  values: Sequence[float], theirs: comparison.Published | None
+) -> str:
+  """Ours less the paper's, with its 95 % interval from three trials on."""
+  if theirs is None or not values:
     return ''
-  offset = f', offset {values["offset"]:.2f}' if 'offset' in values else ''
-  return f'{values["s"]:+.2f}{offset}'
+  text = f'{statistics.fmean(values) - theirs.paper:+.2f}'.replace('-', '−')
+  ends = comparison.interval(values)
+  if ends is None:
+    return text
+  low, high = (f'{e - theirs.paper:+.2f}'.replace('-', '−') for e in ends)
+  return f'{text} ({low} to {high})'
 
 
-def _conditions(runs: Sequence[ledger.Run]) -> str:
-  """What all of these runs share, said once; what differs, said in full."""
-  described = {
-    'network': {run.header['config']['network'] for run in runs},
-    'dataset': {run.header['config']['dataset'] for run in runs},
-    'batch size': {run.header['config']['batch_size'] for run in runs},
-    'γ': {run.header['config']['meta_learning_rate'] for run in runs},
-    'full precision': {
-      f'{run.header["start"]["full_precision_accuracy"]:.2f} %' for run in runs
-    },
-    'device': {run.header['device']['kind'] for run in runs},
-    'jax': {run.header['versions']['jax'] for run in runs},
-  }
-  parts = [
-    f'{name} {", ".join(map(str, sorted(values)))}'
-    for name, values in described.items()
-  ]
-  return f'One epoch, one trial a row; {"; ".join(parts)}.'
+def mark(ours: comparison.Cell, theirs: comparison.Published | None) -> str:
+  """What has to be known before a row is compared."""
+  remarks = []
+  if ours.diverged:
+    remarks.append(f'{len(ours.diverged)} diverged')
+  if theirs and ours.epochs < theirs.epochs:
+    remarks.append(f'{ours.epochs} of {theirs.epochs} epochs')
+  if theirs and len(ours.records) < theirs.trials:
+    remarks.append(f'{len(ours.records)} of {theirs.trials} trials')
+  return ', '.join(remarks)
 
 
-def fill(page: str, runs: Sequence[ledger.Run]) -> str:
+def _note(study: settings.Study, runs: Sequence[ledger.Run]) -> str:
+  cells = [comparison.cell(c, runs) for c in study.settings.values()]
+  names = {name for cell in cells if cell for name in cell.names}
+  used = [run for run in runs if run.name in names]
+  text = (
+    'Test accuracy, mean of the last ten epochs (of all, if there are fewer);'
+    ' ± is the standard deviation over trials; the interval is a bootstrap over'
+    ' ours and takes the printed number as exact.'
+  )
+  if not used:
+    return text
+  kinds = ', '.join(sorted({run.header['device']['kind'] for run in used}))
+  versions = ', '.join(sorted({run.header['versions']['jax'] for run in used}))
+  return f'{text} Device {kinds}, jax {versions}.'
+
+
+def all_tables(
+  runs: Sequence[ledger.Run], studies: Mapping[str, settings.Study]
+) -> dict[str, Callable[[], tables.Table]]:
+  """Name to what makes the table."""
+
+  def of(name: str) -> Callable[[], tables.Table]:
+    return lambda: study_table(name, studies[name], runs)
+
+  made = {name: of(name) for name in studies}
+  return made | {'first-epoch': lambda: first_epoch_table(runs)}
+
+
+def fill(
+  page: str,
+  runs: Sequence[ledger.Run],
+  studies: Mapping[str, settings.Study],
+) -> str:
   """The page with every marked table made anew.
 
   Raises:
     ValueError: If a marker names no table.
   """
+  made = all_tables(runs, studies)
 
   def table(match: re.Match[str]) -> str:
-    if match['name'] not in TABLES:
+    if match['name'] not in made:
       raise ValueError(
-        f'no table is called {match["name"]!r}: there are {sorted(TABLES)}.'
+        f'no table is called {match["name"]!r}: there are {sorted(made)}.'
       )
-    return f'{match[1]}{TABLES[match["name"]](runs)}{match[3]}'
+    text = tables.markdown(made[match['name']]())
+    return f'{match[1]}{text}{match[3]}'
 
   return _MARKED.sub(table, page)
 
 
+def with_runs(
+  runs: Sequence[ledger.Run], studies: Mapping[str, settings.Study]
+) -> dict[str, settings.Study]:
+  """The studies of which the ledger has a run."""
+  return {
+    name: study
+    for name, study in studies.items()
+    if any(comparison.cell(c, runs) for c in study.settings.values())
+  }
+
+
 def main(argv: list[str]) -> None:
-  """Fills all pages from the ledger."""
+  """Writes all that the ledger gives."""
   del argv
-  runs = ledger.read(flags.FLAGS.results)
+  arguments = flags.FLAGS
+  runs, studies = ledger.read(arguments.results), settings.load_all()
+  out = pathlib.Path(arguments.out)
+  shown = with_runs(runs, studies)
+  for name, study in shown.items():
+    table = study_table(name, study, runs)
+    print(f'\n## {table.title}\n\n{tables.markdown(table)}')
+    for path in tables.write(table, out):
+      print(f'wrote {path}')
+  for path in figures.write_all(shown, runs, out):
+    print(f'wrote {path}')
+  if not shown:
+    print(f'{arguments.results} has no run of a study.')
+  if arguments.results != ledger.RESULTS:
+    return
   for path in [pathlib.Path('README.md'), *pathlib.Path('docs').glob('*.md')]:
     page = path.read_text(encoding='utf-8')
-    filled = fill(page, runs)
+    filled = fill(page, runs, studies)
     if filled != page:
       path.write_text(filled, encoding='utf-8')
       print(f'wrote {path}')
@@ -145,4 +202,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('results', ledger.RESULTS, 'Folder of the ledger.')
+  flags.DEFINE_string('out', OUT, 'Folder for tables and figures.')
   app.run(main)

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import statistics
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,9 @@ import mq_jax
 from experiments import (
   build,
   checkpoints,
+  config_check,
   data,
+  display,
   import_torch,
   metrics,
   model_file,
@@ -27,9 +30,11 @@ from experiments.epochs import (
   Saved,
   factor,
   means,
+  never,
   new_epoch,
   run_epochs,
 )
+from experiments.epochs import Stopped as Stopped
 from experiments.epochs import TrainingDiverged as TrainingDiverged
 from experiments.errors import InvalidError
 from experiments.loop import Loop, make_loop
@@ -64,7 +69,11 @@ class Result(NamedTuple):
 
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: str | pathlib.Path
+  config: ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  stop: Callable[[], bool] = never,
+  show: Callable[..., Any] = display.progress,
 ) -> Result:
   """Runs `config` to its end, from where `workdir` stands.
 
@@ -76,6 +85,8 @@ def train_and_evaluate(
     workdir: Folder of the run; made if missing. A run of the same
       configuration that stands there goes on from its last checkpoint, and a
       finished one is only read.
+    stop: Asked between chunks of steps; True saves and ends the run.
+    show: What shows the progress, in the place of `display.progress`.
 
   Returns:
     The `Result`.
@@ -89,8 +100,9 @@ def train_and_evaluate(
     TrainingDiverged: If a loss or a gradient is not finite.
     KeyboardInterrupt: After Ctrl-C, once all is saved.
     SystemExit: After SIGTERM, once all is saved.
+    Stopped: If `stop` said so, once all is saved.
   """
-  build.check(config)
+  config_check.check(config)
   workdir = pathlib.Path(workdir)
   log_path, model_path = _log_path(workdir), workdir / _model_name(config)
   if log_path.exists():
@@ -99,14 +111,15 @@ def train_and_evaluate(
       return _result(*metrics.read_log(log_path), model_path)
   dataset = data.load(config.dataset, config.data_dir or None)
   devices = sharding.data_mesh(config.mesh_data).size
-  build.check_batch_size(config, len(dataset.train_labels), devices)
+  config_check.check_sizes(config, len(dataset.train_labels), devices)
+  dataset = data.hold_out(dataset, config.holdout)
   classes = len(dataset.class_names)
   net = build.network(config, classes)
-  params, batch_stats = _first_weights(config, workdir, net)
+  params, batch_stats = _first_weights(config, workdir, net, stop, show)
   loop = make_loop(config, dataset, net, params, batch_stats)
   # A base model that is made here has no accuracy yet.
   base = None if _is_from_scratch(config) else (params, batch_stats)
-  state = _train(config, workdir, loop, base)
+  state = _train(config, workdir, loop, base, stop, show)
   header, records = metrics.read_log(log_path)
   metadata = {
     'network': config.network,
@@ -155,7 +168,11 @@ def _is_finished(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
 
 def _first_weights(
-  config: ConfigDict, workdir: pathlib.Path, net: Any
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  net: Any,
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
 ) -> tuple[Any, Any]:
   """Parameters and batch statistics to start from; trains them if need be."""
 
@@ -166,7 +183,7 @@ def _first_weights(
   if _is_from_scratch(config):
     variables = jax.jit(fresh)()
     return variables['params'], variables['batch_stats']
-  path = config.pretrained or _base_model(config, workdir)
+  path = config.pretrained or _base_model(config, workdir, stop, show)
   base = import_torch.load_any(pathlib.Path(path).expanduser())
   wanted = jax.eval_shape(fresh)
   for name, new in (('params', base.params), ('batch_stats', base.batch_stats)):
@@ -184,7 +201,12 @@ def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
   return [(path, jnp.shape(x)) for path, x in named_leaves(tree).items()]
 
 
-def _base_model(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+def _base_model(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
+) -> pathlib.Path:
   """The full-precision model in `workdir`, made there if it is not yet."""
   base, folder = build.full_precision(config), workdir / 'pretrain'
   if not _is_finished(base, folder):
@@ -193,7 +215,7 @@ def _base_model(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
       f' {config.dataset} first, {base.epochs} epochs, in {folder}.',
       flush=True,
     )
-  path = train_and_evaluate(base, folder).model_path
+  path = train_and_evaluate(base, folder, stop=stop, show=show).model_path
   print(f'The base model is {path}.', flush=True)
   return path
 
@@ -203,6 +225,8 @@ def _train(
   workdir: pathlib.Path,
   loop: Loop,
   base: tuple[Any, Any] | None,
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
 ) -> mq_jax.State:
   """Opens what a run writes to, restores, and runs the epochs that are left."""
 
@@ -229,8 +253,8 @@ def _train(
     )
     scalars = metrics.open_scalars(workdir / 'tensorboard', epochs_done)
     stack.callback(scalars.close)
-    outputs = Outputs(manager, log, scalars)
-    return run_epochs(config, loop, saved, progress, outputs)
+    outputs = Outputs(manager, log, scalars, show)
+    return run_epochs(config, loop, saved, progress, outputs, stop)
 
 
 def _check_log_is_there(

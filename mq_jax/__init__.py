@@ -6,6 +6,8 @@ from mq_jax.estimators import fc_grad as fc_grad
 from mq_jax.estimators import lstm_fc as lstm_fc
 from mq_jax.estimators import multi_fc as multi_fc
 from mq_jax.estimators import ste as ste
+from mq_jax.features import feature_fc as feature_fc
+from mq_jax.kernels import kernel_wise as kernel_wise
 from mq_jax.late_update import State as State
 from mq_jax.quantizers import Quantizer as Quantizer
 from mq_jax.quantizers import bwn as bwn
@@ -13,5 +15,7 @@ from mq_jax.quantizers import dequantize as dequantize
 from mq_jax.quantizers import dorefa as dorefa
 from mq_jax.train_step import TrainStep as TrainStep
 from mq_jax.train_step import make_train_step as make_train_step
+from mq_jax.wrappers import per_layer as per_layer
+from mq_jax.wrappers import slim as slim
 
 __version__ = '0.1.0'

@@ -59,14 +59,44 @@ def from_blocks(blocks: Array, like: Leaves) -> dict[str, Array]:
   return leaves
 
 
-def map_blocks(function: Callable[[Any], Any], blocks: Any) -> Any:
+def map_blocks(
+  function: Callable[[Any, Any], Array], phi: Any, blocks: Any
+) -> Array:
   """Maps over the leading axis and keeps nothing for the backward pass.
 
+  Of a block whose cotangent is zero all over, nothing is computed backwards.
+
   Args:
-    function: From one block (a pytree without the leading axis) to a pytree.
+    function: `(phi, block) -> array`; a block is without the leading axis.
+    phi: What `function` is differentiated with respect to; the blocks are
+      constants.
     blocks: Pytree of arrays with an equal leading axis.
 
   Returns:
     The results, stacked along a leading axis.
   """
-  return lax.map(jax.checkpoint(function), blocks)
+
+  @jax.custom_vjp
+  def mapped(phi: Any, blocks: Any) -> Array:
+    return lax.map(lambda block: function(phi, block), blocks)
+
+  def forward(phi: Any, blocks: Any) -> tuple[Array, Any]:
+    return mapped(phi, blocks), (phi, blocks)
+
+  def backward(kept: Any, cotangents: Array) -> tuple[Any, None]:
+    phi, blocks = kept
+
+    def add(total: Any, block_and_cotangent: Any) -> tuple[Any, None]:
+      block, cotangent = block_and_cotangent
+
+      def added(total: Any) -> Any:
+        pullback = jax.vjp(lambda phi: function(phi, block), phi)[1]
+        return jax.tree.map(jnp.add, total, pullback(cotangent)[0])
+
+      return lax.cond(jnp.any(cotangent != 0), added, lambda t: t, total), None
+
+    zeros = jax.tree.map(jnp.zeros_like, phi)
+    return lax.scan(add, zeros, (blocks, cotangents))[0], None
+
+  mapped.defvjp(forward, backward)
+  return mapped(phi, lax.stop_gradient(blocks))

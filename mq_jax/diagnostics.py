@@ -13,6 +13,11 @@ from mq_jax.selection import map_selected
 Array = jax.Array
 
 
+# Bins of `histogram`, and the standard deviations on either side of the mean
+# that they cover.
+BINS, REACH = 64, 4.0
+
+
 class Diagnostics(NamedTuple):
   """A look at the quantized layers.
 
@@ -23,11 +28,15 @@ class Diagnostics(NamedTuple):
       active range.
     factor: The scalars that a stack without activation amounts to: `s`, and
       `offset` where it has biases; else empty.
+    histogram: Path to the number of weights in each of 64 equal bins of W̃,
+      less its mean in the layer and over its standard deviation, from -4 to 4;
+      what is beyond counts in the outermost.
   """
 
   flipped: dict[str, Array]
   saturation: dict[str, Array]
   factor: dict[str, Array]
+  histogram: dict[str, Array]
 
 
 def diagnose(
@@ -72,4 +81,14 @@ def diagnose(
       lambda q, w, v: jnp.mean(q.saturated(w, v)), selected, w_tilde, variables
     ),
     factor=estimator.factor(phi),
+    histogram={path: _histogram(leaf) for path, leaf in w_tilde.items()},
   )
+
+
+def _histogram(w_tilde: Array) -> Array:
+  deviation = jnp.std(w_tilde)
+  scale = jnp.where(deviation > 0, deviation, 1)
+  standardised = (w_tilde - jnp.mean(w_tilde)) / scale
+  place = jnp.floor((standardised + REACH) * (BINS / (2 * REACH)))
+  index = jnp.clip(place, 0, BINS - 1).astype(jnp.int32)
+  return jnp.bincount(index.ravel(), length=BINS)

@@ -32,7 +32,8 @@ class GradientEstimator(NamedTuple):
 
   Attributes:
     init: `(key, leaves) -> phi`; `()` where nothing is learned.
-    init_state: `(leaves) -> state`, what is kept between steps; `()` if none.
+    init_state: `(key, leaves) -> state`, what is kept between steps; `()` if
+      none.
     apply: `(phi, g_hat, w_tilde, g_ste, state) -> (g_tilde, state)`. g_tilde
       has the paths and shapes of g_hat. `g_ste` is the quantizer's
       straight-through gradient.
@@ -41,7 +42,7 @@ class GradientEstimator(NamedTuple):
   """
 
   init: Callable[[Array, Leaves], Phi]
-  init_state: Callable[[Leaves], Any]
+  init_state: Callable[[Array, Leaves], Any]
   apply: Callable[[Phi, Leaves, Leaves, Leaves, Any], tuple[Leaves, Any]]
   factor: Callable[[Phi], dict[str, Array]]
 
@@ -50,7 +51,7 @@ def ste() -> GradientEstimator:
   """The straight-through estimator: hands the quantizer's own rule on."""
   return GradientEstimator(
     init=lambda key, leaves: (),
-    init_state=lambda leaves: (),
+    init_state=lambda key, leaves: (),
     apply=lambda phi, g_hat, w_tilde, g_ste, state: (g_ste, state),
     factor=lambda phi: {},
   )
@@ -84,7 +85,7 @@ def fc_grad(
       a stack with an activation, which has no such point.
   """
   stack = stacks.checked_stack(hidden, layers, activation, bias, bias)
-  identity = _checked_init(init)
+  identity = stacks.is_identity(init)
   if identity and stack.activation is not None:
     raise ValueError(
       f"init='identity' needs activation=None in fc_grad, not {activation!r}:"
@@ -104,7 +105,7 @@ def fc_grad(
 
   return GradientEstimator(
     init=init_fn,
-    init_state=lambda leaves: (),
+    init_state=lambda key, leaves: (),
     apply=apply,
     factor=_factor(stack),
   )
@@ -134,14 +135,14 @@ def multi_fc(
   Raises:
     ValueError: If an argument is out of range.
   """
-  identity = _checked_init(init)
+  identity = stacks.is_identity(init)
   stack = stacks.checked_stack(
     hidden, layers, activation, bias, bias or identity
   )
 
   def init_fn(key: Array, leaves: Leaves) -> Phi:
     *first, last = stacks.init(key, stack, _dtype(leaves))
-    return (*first, _constant_one(last) if identity else last)
+    return (*first, stacks.constant_one(last) if identity else last)
 
   def apply(
     phi: Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
@@ -151,7 +152,7 @@ def multi_fc(
 
   return GradientEstimator(
     init=init_fn,
-    init_state=lambda leaves: (),
+    init_state=lambda key, leaves: (),
     apply=apply,
     factor=_factor(stack),
   )
@@ -187,7 +188,7 @@ def lstm_fc(
     ValueError: If an argument is out of range.
   """
   stacks.check_count('hidden', hidden)
-  identity = _checked_init(init)
+  identity = stacks.is_identity(init)
   if memory_dtype is not None and not jnp.issubdtype(
     memory_dtype, jnp.floating
   ):
@@ -201,10 +202,11 @@ def lstm_fc(
     head = stacks.init_layer(head_key, (hidden, 1), True, _dtype(leaves))
     return {
       'lstm': lstm.init(lstm_key, hidden, _dtype(leaves)),
-      'head': _constant_one(head) if identity else head,
+      'head': stacks.constant_one(head) if identity else head,
     }
 
-  def init_state(leaves: Leaves) -> Any:
+  def init_state(key: Array, leaves: Leaves) -> Any:
+    del key  # every memory starts empty
     if not carry:
       return ()
     return lstm.no_history(leaves, hidden, _dtype(leaves), memory_dtype)
@@ -212,7 +214,7 @@ def lstm_fc(
   def apply(
     phi: Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    def block(inputs: tuple[Array, Any]) -> Array:
+    def block(phi: Phi, inputs: tuple[Array, Any]) -> Array:
       x, memory = inputs
       if carry:
         memory = jax.tree.map(
@@ -223,8 +225,9 @@ def lstm_fc(
 
     blocks = coordinates.to_blocks(w_tilde)
     memory = lstm.recall(state, memory_dtype) if carry else None
-    factor = coordinates.map_blocks(block, (blocks, memory))
-    factor = coordinates.from_blocks(factor, w_tilde)
+    factor = coordinates.from_blocks(
+      coordinates.map_blocks(block, phi, (blocks, memory)), w_tilde
+    )
     if memory is not None:
       # A constant to later steps: its derivative with respect to this step's φ
       # is never asked for.
@@ -236,21 +239,8 @@ def lstm_fc(
   )
 
 
-def _checked_init(init: str) -> bool:
-  if init not in ('random', 'identity'):
-    raise ValueError(f'init={init!r} is unknown: "random" or "identity".')
-  return init == 'identity'
-
-
 def _dtype(leaves: Leaves) -> Any:
   return jnp.result_type(jnp.float32, *leaves.values())
-
-
-def _constant_one(layer: dict[str, Array]) -> dict[str, Array]:
-  return {
-    'kernel': jnp.zeros_like(layer['kernel']),
-    'bias': jnp.ones_like(layer['bias']),
-  }
 
 
 def _times(g: Leaves, factor: Leaves) -> Leaves:

@@ -71,6 +71,13 @@ def check_count(name: str, value: int) -> None:
     raise ValueError(f'{name}={value!r} must be a positive integer.')
 
 
+def is_identity(init: str) -> bool:
+  """Whether `init` is 'identity'; raises unless it is that or 'random'."""
+  if init not in ('random', 'identity'):
+    raise ValueError(f'init={init!r} is unknown: "random" or "identity".')
+  return init == 'identity'
+
+
 def init(key: Array, stack: Stack, dtype: Any) -> Phi:
   """φ of the stack, its layers from U(±1/sqrt(fan_in)).
 
@@ -107,6 +114,14 @@ def init_layer(
       bias_key, shape[1:], dtype, -bound, bound
     )
   return layer
+
+
+def constant_one(layer: dict[str, Array]) -> dict[str, Array]:
+  """The linear layer made one that gives 1 whatever it reads."""
+  return {
+    'kernel': jnp.zeros_like(layer['kernel']),
+    'bias': jnp.ones_like(layer['bias']),
+  }
 
 
 def init_identity(key: Array, stack: Stack, dtype: Any) -> Phi:
@@ -166,7 +181,7 @@ def apply(phi: Phi, stack: Stack, leaves: Leaves) -> dict[str, Array]:
       for path, x in leaves.items()
     }
   blocks = coordinates.map_blocks(
-    lambda x: evaluate(phi, stack, x), coordinates.to_blocks(leaves)
+    lambda phi, x: evaluate(phi, stack, x), phi, coordinates.to_blocks(leaves)
   )
   return coordinates.from_blocks(blocks, leaves)
 

@@ -206,7 +206,9 @@ def make_train_step(
     state = state._replace(
       phi=phi,
       meta_opt_state=meta_optimizer.init(phi),
-      estimator_state=estimator.init_state(w_tilde),
+      estimator_state=estimator.init_state(
+        jax.random.fold_in(phi_key, 1), w_tilde
+      ),
     )
     state = evaluate(state, batch, state.step)[2]
     # Without copies jit would hand the caller's own arrays through, and the

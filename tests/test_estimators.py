@@ -27,7 +27,9 @@ def gradients():
 
 def apply(estimator, phi, state=None):
   g_hat, w_tilde, g_ste = gradients()
-  state = estimator.init_state(w_tilde) if state is None else state
+  state = (
+    estimator.init_state(jax.random.key(9), w_tilde) if state is None else state
+  )
   return estimator.apply(phi, g_hat, w_tilde, g_ste, state)
 
 
@@ -144,7 +146,7 @@ def test_lstm_with_one_unit_by_hand(x64, carry):
     'head': {'kernel': jnp.array([[1.7]]), 'bias': jnp.array([-0.3])},
   }
   g_hat, w_tilde, _ = gradients()
-  state = estimator.init_state(w_tilde)
+  state = estimator.init_state(jax.random.key(9), w_tilde)
   memory = {path: (0.0, 0.0) for path in g_hat}
   for _ in range(3):
     g_tilde, state = apply(estimator, phi, state)
@@ -282,8 +284,8 @@ def test_a_narrow_memory_takes_half_and_rounds_once_a_step(x64):
   leaves = {'a': jnp.linspace(-1.0, 1.0, 7), 'b': jnp.ones((2, 3)) / 3}
   estimator = mq_jax.lstm_fc(hidden=4, memory_dtype=jnp.bfloat16)
   phi = estimator.init(jax.random.key(3), leaves)
-  state = estimator.init_state(leaves)
-  wide = mq_jax.lstm_fc(hidden=4).init_state(leaves)
+  state = estimator.init_state(jax.random.key(9), leaves)
+  wide = mq_jax.lstm_fc(hidden=4).init_state(jax.random.key(9), leaves)
   assert state.memory.h.nbytes * 4 == wide.memory.h.nbytes  # of float64
   x = jnp.concatenate([leaf.ravel() for leaf in leaves.values()])
   memory = lstm.Memory(jnp.zeros((13, 4)), jnp.zeros((13, 4)))

@@ -313,6 +313,23 @@ def test_what_is_stored_is_what_is_trained():
     np.testing.assert_array_equal(seen[-1], stored)
 
 
+def test_the_histogram_counts_standardised_weights():
+  train = problem.make(mq_jax.bwn())
+  state = problem.start(train)
+  w = jnp.array([30.0, -1.0, -1.0, 1.0, 1.0, 0.5] + [0.0] * 18)
+  params = {**state.params, 'first': {**state.params['first']}}
+  params['first']['kernel'] = w.reshape(4, 6)
+  params['last'] = {'kernel': jnp.full((6, 1), 0.3)}  # one value: no spread
+  counts = train.diagnostics(state._replace(params=params)).histogram
+  edges = np.linspace(-4, 4, 65)
+  standardised = (np.asarray(w) - np.mean(w)) / np.std(w)
+  inside = np.clip(standardised, -3.99, 3.99)
+  assert standardised.max() > 4
+  want = np.histogram(inside, edges)[0]
+  np.testing.assert_array_equal(counts['first/kernel'], want)
+  assert counts['last/kernel'][32] == 6
+
+
 def test_codes_and_diagnostics():
   train = problem.make(mq_jax.bwn(), mq_jax.fc_grad(hidden=3))
   state = problem.start(train)

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
   config.data_dir = ''  # default: $TFDS_DATA_DIR, then ~/tensorflow_datasets
   config.pretrained = ''  # model file, or one of the authors' .pth files
   config.pretrain_epochs = 164
+  config.holdout = 0  # training images to test on, in place of the test set
   config.dtype = 'float32'  # of the computation; parameters stay float32
   config.seed = 0
   config.trials = 1  # runs at once, with the seeds seed, seed + 1, …
@@ -30,23 +31,33 @@ def get_config() -> ConfigDict:
   config.per_channel = False  # bwn
   config.clip = 1.0  # of the straight-through rule; 0 for none
   config.scaled_gradient = True  # bwn: the straight-through rule's factor
+  config.full_precision = ''  # regular expression: leaves left unquantized
 
-  config.estimator = 'multi_fc'  # ste, fc_grad, multi_fc, lstm_fc
+  # ste, fc_grad, multi_fc, lstm_fc, kernel_wise, feature_fc
+  config.estimator = 'multi_fc'
   config.hidden = 100
   config.layers = 2  # fc_grad, multi_fc
   config.activation = config_dict.placeholder(str)  # None, relu, tanh
   config.init = 'random'  # random, identity
   config.carry = True  # lstm_fc: keep the memory from step to step
   config.memory_dtype = 'float32'  # lstm_fc: of the memory; or bfloat16
+  config.features = 'gradient momentum weight progress'  # feature_fc
+  config.per_layer = False  # a φ for each layer
+  config.slim = False  # one layer a step, drawn at random, trains φ
   config.phi_cotangent = 'ste'  # ste, estimator
   config.differentiate_refinement = False
 
-  config.optimizer = 'sgd'  # sgd, momentum, adam
-  config.eps_root = 0.0  # adam
-  config.weight_decay = 0.0  # coupled, on every parameter
+  config.optimizer = 'sgd'  # sgd, momentum, adam, adamw, rmsprop, lion
+  config.eps_root = 0.0  # adam, adamw
+  config.weight_decay = 0.0  # on every parameter; adamw, lion: decoupled
+  config.reapply = False  # as released: the loss sees each move twice, at first
   config.learning_rate = 1e-3  # alpha
   config.meta_learning_rate = 1e-3  # gamma
-  config.decay_every = 30  # epochs after which both are divided by 10
+  config.decay_every = 30  # epochs after which alpha is divided by 10; 0: never
+  config.meta_optimizer = 'adam'  # adam, sgd
+  config.meta_decay_every = 30  # of gamma, likewise
+  config.meta_every = 1  # steps from one update of φ to the next
+  config.meta_stop = 0  # epochs after which φ stands still; 0: never
   config.batch_size = 128
   config.epochs = 100
 

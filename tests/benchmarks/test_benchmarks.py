@@ -37,6 +37,8 @@ def test_flops_of_products_are_their_closed_forms():
   )
   assert flops.count(jax.jit(either), a, b) == 2 * 3 * 4 * 5 * 6
   assert flops.count(jnp.tanh, a) == 0
+  unread = lambda a, b: (a @ b, a + 1)[1]  # noqa: E731
+  assert flops.count(jax.jit(unread), a, b) == 0
 
 
 @pytest.mark.parametrize('stride', [1, 2])
@@ -122,12 +124,19 @@ def test_the_tables_have_their_rows(monkeypatch, tmp_path, capsys):
   assert 'json' not in result['config']
   assert '| multi_fc' in capsys.readouterr().out
 
+  some = ('ste', 'fc_grad', 'multi_fc', 'lstm_fc', 'lstm_fc, bfloat16 memory')
+  monkeypatch.setattr(
+    cases, 'ESTIMATORS', {name: cases.ESTIMATORS[name] for name in some}
+  )
+  monkeypatch.setattr(memory, 'UNBLOCKED', ('lstm_fc',))
   rows = quick(monkeypatch, tmp_path, memory, *one)['rows']
   kept = {row['backward']: row for row in rows}
   wide, narrow = kept['lstm_fc'], kept['lstm_fc, bfloat16 memory']
   assert kept['multi_fc']['estimator state MB'] == 0
   assert narrow['estimator state MB'] < 0.52 * wide['estimator state MB']
   assert narrow['beyond STE MB'] < 0.7 * wide['beyond STE MB']
+  everything = kept['lstm_fc, unblocked']
+  assert everything['beyond STE MB'] > 3 * wide['beyond STE MB']
 
   rows = quick(
     monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *one

@@ -7,9 +7,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import build
+from experiments import build, config_check
 from experiments.configs import digits, resnet20, resnet110
-from mq_jax import models
+from mq_jax import features, models, selection, wrappers
 from tests.experiments import tiny
 
 
@@ -24,17 +24,17 @@ from tests.experiments import tiny
   ],
 )
 def test_configurations_that_stand(config):
-  build.check(config)
+  config_check.check(config)
 
 
 @pytest.mark.parametrize('quantizer', ['dorefa', 'bwn'])
-@pytest.mark.parametrize('optimizer', ['sgd', 'momentum', 'adam'])
+@pytest.mark.parametrize('optimizer', list(build.OPTIMIZERS))
 @pytest.mark.parametrize('estimator', ['ste', 'fc_grad', 'multi_fc', 'lstm_fc'])
 def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
   config = tiny.config(
     quantizer=quantizer, optimizer=optimizer, estimator=estimator
   )
-  build.check(config)
+  config_check.check(config)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,8 @@ def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
     ('activation', 'gelu', "None, 'relu', 'tanh'"),
     ('init', 'zeros', "'random', 'identity'"),
     ('phi_cotangent', 'both', "'ste', 'estimator'"),
-    ('optimizer', 'lion', "'sgd', 'momentum', 'adam'"),
+    ('optimizer', 'adagrad', "'sgd', 'momentum', 'adam'"),
+    ('meta_optimizer', 'lion', "'adam', 'sgd'"),
     ('bits', 0, '1 to 8'),
     ('bits', 9, '1 to 8'),
     ('hidden', 0, 'hidden'),
@@ -59,7 +60,11 @@ def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
     ('learning_rate', float('nan'), 'finite'),
     ('learning_rate', float('inf'), 'finite'),
     ('meta_learning_rate', -1e-3, 'at least 0'),
-    ('decay_every', 0, 'at least 1'),
+    ('decay_every', -1, 'at least 0'),
+    ('meta_decay_every', -1, 'at least 0'),
+    ('meta_every', 0, 'at least 1'),
+    ('meta_stop', -1, 'at least 0'),
+    ('holdout', -1, 'at least 0'),
     ('batch_size', 0, 'at least 1'),
     ('epochs', 0, 'at least 1'),
     ('pretrain_epochs', 0, 'at least 1'),
@@ -76,8 +81,8 @@ def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
 def test_a_value_out_of_range_is_refused_by_name(key, value, mend):
   config = tiny.config()
   config[key] = value
-  with pytest.raises(build.ConfigError) as error:
-    build.check(config)
+  with pytest.raises(config_check.ConfigError) as error:
+    config_check.check(config)
   assert repr(value) in str(error.value)
   assert mend in str(error.value)
   assert key in str(error.value)
@@ -99,23 +104,25 @@ def test_a_value_out_of_range_is_refused_by_name(key, value, mend):
 def test_a_value_of_another_type_is_refused_by_name(key, value):
   # As somebody may write it in a notebook, without ml_collections' own check.
   config = ConfigDict(tiny.config().to_dict() | {key: value})
-  with pytest.raises(build.ConfigError, match=f'config.{key}=') as error:
-    build.check(config)
+  with pytest.raises(config_check.ConfigError, match=f'config.{key}=') as error:
+    config_check.check(config)
   assert repr(value) in str(error.value)
 
 
 def test_a_whole_number_is_a_learning_rate():
-  build.check(ConfigDict(tiny.config().to_dict() | {'learning_rate': 1}))
+  config_check.check(ConfigDict(tiny.config().to_dict() | {'learning_rate': 1}))
 
 
 def test_unknown_and_missing_keys_are_refused_by_name():
   config = tiny.config(lerning_rate=0.1)
-  with pytest.raises(build.ConfigError, match=r"\['lerning_rate'\].*'bits'"):
-    build.check(config)
+  with pytest.raises(
+    config_check.ConfigError, match=r"\['lerning_rate'\].*'bits'"
+  ):
+    config_check.check(config)
   config = tiny.config()
   del config.bits
-  with pytest.raises(build.ConfigError, match=r"\['bits'\] are missing"):
-    build.check(config)
+  with pytest.raises(config_check.ConfigError, match=r"\['bits'\] are missing"):
+    config_check.check(config)
 
 
 @pytest.mark.parametrize(
@@ -124,20 +131,32 @@ def test_unknown_and_missing_keys_are_refused_by_name():
     ({'quantizer': 'none'}, "take 'ste'"),
     ({'quantizer': 'bwn', 'bits': 2}, 'bwn has 1 bit'),
     ({'differentiate_refinement': True}, 'eps_root'),
+    ({'full_precision': '('}, r"rule '\(' is no regular expression"),
+    ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
+    ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
+    ({'estimator': 'ste', 'slim': True}, 'must be False'),
+    ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],
 )
 def test_values_that_do_not_go_together_are_refused(values, mend):
-  with pytest.raises(build.ConfigError, match=mend):
-    build.check(tiny.config(**values))
+  with pytest.raises(config_check.ConfigError, match=mend):
+    config_check.check(tiny.config(**values))
 
 
 def test_a_batch_that_the_data_or_the_devices_do_not_fit_is_refused():
   config = tiny.config()
-  build.check_batch_size(config, images=256, devices=2)
-  with pytest.raises(build.ConfigError, match='256 must be at most 255'):
-    build.check_batch_size(config, images=255, devices=1)
-  with pytest.raises(build.ConfigError, match='256 must be a multiple of 3'):
-    build.check_batch_size(config, images=256, devices=3)
+  config_check.check_sizes(config, images=256, devices=2)
+  with pytest.raises(config_check.ConfigError, match='256 must be at most 255'):
+    config_check.check_sizes(config, images=255, devices=1)
+  with pytest.raises(
+    config_check.ConfigError, match='256 must be a multiple of 3'
+  ):
+    config_check.check_sizes(config, images=256, devices=3)
+  config.holdout = 10
+  with pytest.raises(
+    config_check.ConfigError, match=r'at most 255.*config\.holdout=10'
+  ):
+    config_check.check_sizes(config, images=265, devices=1)
 
 
 def test_base_model_depends_on_nothing_that_only_quantizing_reads():
@@ -165,19 +184,85 @@ def test_base_model_depends_on_nothing_that_only_quantizing_reads():
   )
   assert (base.seed, base.batch_size, base.network) == (3, 100, 'resnet8')
   assert base.epochs == 9
-  build.check(base)
+  config_check.check(base)
 
 
 def test_learning_rate_is_divided_by_ten_every_so_many_epochs():
   config = tiny.config(decay_every=2)
-  rate = build.schedule(config, 0.5, steps_per_epoch=5)
+  rate = build.schedule(config, 0.5, config.decay_every, steps_per_epoch=5)
   at = [float(rate(step)) for step in (0, 9, 10, 19, 20)]
   np.testing.assert_allclose(at, [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-6)
+  never = build.schedule(config, 0.5, 0, steps_per_epoch=5)
+  assert [float(never(step)) for step in (0, 1000)] == [0.5, 0.5]
+
+
+def test_phi_moves_only_in_its_turns_and_until_it_is_stopped():
+  config = tiny.config(
+    meta_optimizer='sgd',
+    meta_learning_rate=0.5,
+    meta_every=3,
+    meta_stop=2,
+    meta_decay_every=1,
+  )
+  optimizer = build.meta_optimizer(config, steps_per_epoch=5)
+  phi, moves = jnp.array(0.0), []
+  state = optimizer.init(phi)
+  for _ in range(16):
+    move, state = optimizer.update(jnp.array(1.0), state, phi)
+    moves.append(float(-move))
+  want = np.zeros(16)
+  want[[0, 3]], want[[6, 9]] = 0.5, 0.05
+  np.testing.assert_allclose(moves, want, rtol=1e-6)
+
+
+def test_reapplied_moves_put_the_loss_one_move_ahead():
+  finish = build.finish(tiny.config(reapply=True))
+  kept, seen = 0.0, jnp.array(0.0)
+  state = finish.init(seen)
+  for move in (0.5, -0.25, 1.0):
+    finished, state = finish.update(jnp.array(move), state, seen)
+    seen = seen + finished
+    kept += move
+    assert float(seen) == kept + move
+
+
+def test_full_precision_leaves_and_quantized_ones():
+  config = tiny.config(full_precision=r'head/kernel|.*/shortcut/kernel')
+  shapes = jax.eval_shape(
+    lambda: models.resnet8().init(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
+    )
+  )['params']
+  chosen = set(selection.select(shapes, build.quantizer(config)))
+  everything = set(selection.select(shapes, build.quantizer(tiny.config())))
+  assert everything - chosen == {
+    'head/kernel',
+    'stage2/block0/shortcut/kernel',
+    'stage3/block0/shortcut/kernel',
+  }
+
+
+@pytest.mark.parametrize(
+  ('values', 'state'),
+  [
+    ({'estimator': 'multi_fc', 'slim': True}, wrappers.SlimState),
+    ({'estimator': 'feature_fc'}, features.FeatureState),
+    ({'estimator': 'fc_grad', 'per_layer': True}, dict),
+    (
+      {'estimator': 'lstm_fc', 'slim': True, 'per_layer': True},
+      wrappers.SlimState,
+    ),
+  ],
+)
+def test_estimators_by_name(values, state):
+  made = build.estimator(tiny.config(**values), steps_per_epoch=5)
+  w = {'a': jnp.ones((3, 3, 1, 2))}
+  assert isinstance(made.init_state(jax.random.key(0), w), state)
 
 
 def test_base_model_anneals_by_a_cosine_to_zero():
   base = build.full_precision(tiny.config(pretrain_epochs=4))
-  rate = build.schedule(base, base.learning_rate, steps_per_epoch=5)
+  rate = build.schedule(base, base.learning_rate, 30, steps_per_epoch=5)
   at = [float(rate(step)) for step in (0, 5, 10, 20)]
   want = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]
   np.testing.assert_allclose(at, want, rtol=1e-6, atol=1e-9)
@@ -210,13 +295,24 @@ def test_optimizers_by_hand():
   # The decay joins the gradient before the momentum: 0.9·(2 + 0.3) + 1.3
   decayed = last(optimizer='momentum', weight_decay=0.1)
   assert decayed == pytest.approx(0.9 * 2.3 + 1.3)
+  # Decoupled, it does not: Adam's move, and 0.1·3 beside it.
+  assert last(optimizer='adamw', weight_decay=0.1) == pytest.approx(
+    m / (np.sqrt(v) + 1e-8) + 0.3
+  )
+  # v = 0.9·0.4 + 0.1
+  assert last(optimizer='rmsprop') == pytest.approx(1 / np.sqrt(0.46 + 1e-8))
+  # The sign of 0.9·m + 0.1·g, with m = 0.01·2; then −0.9·0.02 + 0.1·0.1 < 0.
+  assert last(optimizer='lion') == 1.0
+  refine = build.refine(tiny.config(optimizer='lion', weight_decay=0.1))
+  turned = moves(refine, weight, jnp.array(-2.0), jnp.array(0.1))
+  assert turned == pytest.approx(-1 + 0.3)
 
 
 @pytest.mark.parametrize('depth', [8, 20, 32, 44, 56, 110])
 def test_networks_by_name(depth):
   net = build.network(tiny.config(network=f'resnet{depth}'), 100)
   assert (net.blocks, net.num_classes) == ((depth - 2) // 6, 100)
-  assert f'resnet{depth}' in build.CHOICES['network']
+  assert f'resnet{depth}' in config_check.CHOICES['network']
 
 
 def test_resnet8_has_the_weights_its_docstring_says():

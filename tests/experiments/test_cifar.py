@@ -13,7 +13,15 @@ import types
 
 import pytest
 
-from experiments import build, cifar, errors, metrics, model_file, pretrain
+from experiments import (
+  build,
+  cifar,
+  config_check,
+  errors,
+  metrics,
+  model_file,
+  pretrain,
+)
 from experiments import train as train_module
 from mq_jax import models
 from tests.experiments import tiny
@@ -298,21 +306,21 @@ def test_without_a_workdir_it_says_how_to_go_on(
   [
     (errors.MissingError('no data: run this'), 'no data: run this'),
     (errors.UnreadableError('damaged'), 'damaged'),
-    (build.ConfigError('bits=9'), 'bits=9'),
+    (config_check.ConfigError('bits=9'), 'bits=9'),
     (train_module.TrainingDiverged('at step 9'), 'at step 9'),
     (KeyboardInterrupt(), 130),
     (SystemExit(143), 143),
   ],
 )
 def test_what_is_told_plainly(raised, code):
-  with pytest.raises(SystemExit) as error, cifar.told_plainly():
+  with pytest.raises(SystemExit) as error, errors.told_plainly():
     raise raised
   assert error.value.code == code
 
 
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])
 def test_a_defect_keeps_its_traceback(kind):
-  with pytest.raises(kind), cifar.told_plainly():
+  with pytest.raises(kind), errors.told_plainly():
     raise kind('a defect')
 
 

@@ -642,3 +642,24 @@ def test_device_takes_bytes_with_a_label_each() -> None:
     batches.to_device(images.astype(np.float32), np.arange(3))
   with pytest.raises(ValueError, match=r'labels have shape \(2,\), for 3'):
     batches.to_device(images, np.arange(2))
+
+
+def test_held_out_images_are_tested_on_and_not_trained_on():
+  whole = data.load('digits')
+  assert data.hold_out(whole, 0) is whole
+  held = data.hold_out(whole, 300)
+  assert (len(held.train_labels), len(held.test_labels)) == (1137, 300)
+  assert held.train_images.shape[0] == 1137
+
+  def rows(images, labels):
+    return sorted(
+      (image.tobytes(), int(label))
+      for image, label in zip(images, labels, strict=True)
+    )
+
+  both = rows(held.train_images, held.train_labels)
+  both += rows(held.test_images, held.test_labels)
+  assert sorted(both) == rows(whole.train_images, whole.train_labels)
+  again = data.hold_out(whole, 300)
+  np.testing.assert_array_equal(again.test_images, held.test_images)
+  assert len(set(held.test_labels.tolist())) == 10

@@ -16,7 +16,7 @@ import rich.console
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import display
+from experiments import display, summary
 
 
 def in_terminal(program: str, width: int, **env: str) -> str:
@@ -76,7 +76,7 @@ def without_terminal(
 # diverges, a full accuracy, a rate of a toy network, more than four days left.
 WIDEST = """
 import time
-from experiments import display
+from experiments import display, summary
 now = iter([0., 1.] + [2.] * 1000)
 with display.progress(
   1_800_000_000, 0, 'a run', epochs=1000, clock=lambda: next(now)
@@ -130,7 +130,7 @@ except KeyboardInterrupt:
 
 
 def test_a_terminal_of_ascii_gets_ascii() -> None:
-  program = WIDEST + "display.print_summary(1., 2., 3., 4., 'a/path')"
+  program = f"{WIDEST}summary.print_summary(1., 2., 3., 4., 'a/path')"
   written = in_terminal(program, 80, PYTHONIOENCODING='ascii')
   assert written.isascii()
   assert '| a/path |' in written
@@ -297,7 +297,7 @@ def test_the_table_has_every_number_in_one_piece(width: int) -> None:
   console = rich.console.Console(
     record=True, width=width, file=io.StringIO(), legacy_windows=False
   )
-  display.print_summary(
+  summary.print_summary(
     92.13, 91.7349, 100.0, 12.3456, 'runs/a/model.npz', console=console
   )
   assert console.export_text().splitlines() == [
@@ -314,7 +314,7 @@ def test_the_table_has_every_number_in_one_piece(width: int) -> None:
 @pytest.mark.parametrize('width', [80, 120])
 def test_a_path_too_long_for_the_table_stays_in_one_piece(width: int) -> None:
   console = rich.console.Console(record=True, width=width, file=io.StringIO())
-  display.print_summary(1.0, 2.0, 3.0, 4.0, LONG_PATH, console=console)
+  summary.print_summary(1.0, 2.0, 3.0, 4.0, LONG_PATH, console=console)
   lines = console.export_text().splitlines()
   assert lines[-1] == f'quantized parameters: {LONG_PATH}'
   assert {len(line) for line in lines[:-1]} == {len(lines[0])}
@@ -326,7 +326,7 @@ def test_a_value_is_in_the_table_up_to_the_last_column(spare: int) -> None:
   out = io.StringIO()
   console = rich.console.Console(file=out, width=40)
   value = 'x' * (40 - len('name') - 7 + spare)
-  display.final_table({'name': value}, 'A title', console=console)
+  summary.final_table({'name': value}, 'A title', console=console)
   lines = out.getvalue().splitlines()
   assert lines[0].strip() == 'A title'
   if spare:

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import batches, build, data, loop, sharding, trials
+from experiments import (
+  batches,
+  build,
+  config_check,
+  data,
+  loop,
+  sharding,
+  trials,
+)
 from tests.experiments import tiny
 
 SPE = 3
@@ -137,7 +145,7 @@ def test_the_compiled_loop_of_accelerators_is_the_same(monkeypatch, x64):
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 def test_a_chunk_ends_where_a_loss_is_not_finite(monkeypatch, backend):
-  def rate(config, initial, steps_per_epoch):
+  def rate(config, initial, decay_every, steps_per_epoch):
     return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
 
   monkeypatch.setattr(build, 'schedule', rate)
@@ -156,7 +164,9 @@ def test_a_chunk_across_epochs_is_refused():
 
 def test_two_starts_are_the_same_and_share_nothing():
   parts = make(
-    tiny.config(batch_size=4, estimator='fc_grad', seed=build.LARGEST_SEED)
+    tiny.config(
+      batch_size=4, estimator='fc_grad', seed=config_check.LARGEST_SEED
+    )
   )
   first, second = parts.start(), parts.start()
   assert tiny.as_bytes(first) == tiny.as_bytes(second)

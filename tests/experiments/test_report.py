@@ -5,13 +5,15 @@ import pathlib
 
 import pytest
 
-from experiments import ledger, report
+from experiments import comparison, ledger, report, settings, tables
+from tests.experiments import ledgers
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def write_run(workdir, epochs=1, done=1, **config):
   header = {
+    'date': 'today',
     'config': {
       'network': 'resnet20',
       'dataset': 'cifar10',
@@ -76,7 +78,8 @@ def test_a_row_says_what_was_run(tmp_path):
   other = write_run(tmp_path / 'long', epochs=2, done=2)
   ledger.add(other, tmp_path / 'results', 'long')
   page = 'a\n<!-- table: first-epoch -->\nold\n<!-- end -->\nz\n'
-  filled = report.fill(page, ledger.read(tmp_path / 'results'))
+  runs = ledger.read(tmp_path / 'results')
+  filled = report.fill(page, runs, {})
   rows = [line for line in filled.splitlines() if line.startswith('| dorefa')]
   assert rows == [
     '| dorefa(2) | multi_fc, 3 layers, init=identity | adam | 0.001 | 4 |'
@@ -85,20 +88,21 @@ def test_a_row_says_what_was_run(tmp_path):
   assert 'old' not in filled
   assert filled.startswith('a\n')
   assert filled.endswith('<!-- end -->\nz\n')
-  assert report.fill(filled, ledger.read(tmp_path / 'results')) == filled
+  assert report.fill(filled, runs, {}) == filled
 
 
 def test_an_unknown_table_is_named():
   with pytest.raises(ValueError, match="'tabel1'"):
-    report.fill('<!-- table: tabel1 -->\n<!-- end -->\n', [])
+    report.fill('<!-- table: tabel1 -->\n<!-- end -->\n', [], {})
 
 
 def test_the_pages_show_what_the_ledger_holds():
   runs = ledger.read(ROOT / ledger.RESULTS)
   assert runs
+  studies = settings.load_all()
   for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
     page = path.read_text(encoding='utf-8')
-    assert report.fill(page, runs) == page, (
+    assert report.fill(page, runs, studies) == page, (
       f'{path} is stale: python -m experiments.report'
     )
 
@@ -108,3 +112,95 @@ def test_no_entry_of_the_ledger_is_of_changed_code_or_names_a_folder():
     assert run.header['dirty'] is False, run.name
     for key in ledger.PATHS:
       assert '/' not in run.header['config'][key], run.name
+
+
+def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
+  runs, studies = ledger.read(ROOT / ledger.RESULTS), settings.load_all()
+  shown = report.with_runs(runs, studies)
+  assert shown
+  for name, study in shown.items():
+    for path in tables.write(report.study_table(name, study, runs), tmp_path):
+      committed = ROOT / report.OUT / path.name
+      assert committed.read_text(encoding='utf-8') == path.read_text(
+        encoding='utf-8'
+      ), f'{committed} is stale: python -m experiments.report'
+
+
+def table_rows(tmp_path, study='table1'):
+  study_ = settings.load_all()[study]
+  table = report.study_table(study, study_, ledger.read(tmp_path))
+  return {
+    row[0].strip('`'): dict(zip(table.columns, row, strict=True))
+    for row in table.rows
+  }
+
+
+def test_a_row_beside_the_paper(tmp_path):
+  name = 'resnet20-bwn-sgd-fc_grad'
+  config = settings.load_all()['table1'].settings[name].to_dict()
+  each = [[80.0, 84.0], [81.0, 85.0], [82.0, 86.0]]
+  ledgers.write(tmp_path, 'a', config | {'seed': 3}, each)
+  row = table_rows(tmp_path)[name]
+  # Means 82, 83, 84; the paper has 88.949, its logs 89.028.
+  low, high = comparison.interval([82.0, 83.0, 84.0])
+  assert row['accuracy %'] == '83.00 ± 1.00'
+  assert (row['trials'], row['epochs']) == ('3', '2')
+  assert (row['paper %'], row['its logs %']) == ('88.95', '89.03')
+  assert row['ours − paper'] == (
+    f'−5.95 (−{88.949 - low:.2f} to −{88.949 - high:.2f})'
+  )
+  assert row['mark'] == '2 of 100 epochs, 3 of 5 trials'
+
+
+def test_cells_without_a_run_say_so(tmp_path):
+  rows = table_rows(tmp_path)
+  assert len(rows) == 48
+  assert {row['accuracy %'] for row in rows.values()} == {'no run'}
+  assert rows['resnet20-dorefa-adam-ste-paper']['paper %'] == '89.78'
+  assert rows['resnet20-dorefa-adam-ste-paper']['its logs %'] == 'incomplete'
+  # The paper did not run its baselines by the fair protocol.
+  assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
+
+
+def test_one_or_two_trials_have_no_interval_and_a_diverged_one_is_told(
+  tmp_path,
+):
+  name = 'resnet20-bwn-sgd-fc_grad'
+  config = settings.load_all()['table1'].settings[name].to_dict()
+  config['epochs'] = 1
+  ledgers.write(tmp_path, 'a', config, [80.0])
+  ledgers.write(tmp_path, 'b', config | {'seed': 1}, [], diverged='step 2')
+  row = table_rows(tmp_path)[name]
+  assert row['accuracy %'] == '80.00'
+  assert row['ours − paper'] == '−8.95'
+  assert row['mark'] == '1 diverged, 1 of 100 epochs, 1 of 5 trials'
+
+
+def test_trials_that_all_diverged(tmp_path):
+  name = 'resnet20-bwn-sgd-fc_grad'
+  config = settings.load_all()['table1'].settings[name].to_dict()
+  ledgers.write(tmp_path, 'b', config, [], diverged='step 2')
+  row = table_rows(tmp_path)[name]
+  assert (row['accuracy %'], row['trials']) == ('diverged', '0')
+
+
+def test_an_entry_is_not_overwritten_by_another_run(tmp_path):
+  ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
+  ledger.add(tmp_path / 'run', tmp_path / 'results', 'mine')
+  other = write_run(tmp_path / 'other', seed=9)
+  with pytest.raises(ValueError, match=r'mine\.jsonl is the entry of another'):
+    ledger.add(other, tmp_path / 'results', 'mine')
+  assert len(ledger.read(tmp_path / 'results')) == 1
+
+
+def test_what_diverged_goes_into_the_ledger_and_says_so(tmp_path):
+  workdir = write_run(tmp_path / 'run', epochs=3, done=1)
+  path = ledger.add(workdir, tmp_path / 'results', 'mine', diverged='at 9')
+  (run,) = ledger.read(path.parent)
+  assert run.header['diverged'] == 'at 9'
+  assert len(run.records) == 1
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+  with pytest.raises(FileNotFoundError, match='no run stands in'):
+    ledger.add(tmp_path, tmp_path / 'results', 'mine')

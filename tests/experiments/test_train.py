@@ -10,6 +10,7 @@ import pytest
 from experiments import (
   build,
   checkpoints,
+  config_check,
   data,
   errors,
   metrics,
@@ -151,7 +152,9 @@ def test_trials_have_one_log_one_checkpoint_and_a_model_each(
 
 def test_trials_from_random_weights_are_refused(tmp_path):
   config = tiny.config(trials=2, quantizer='none', estimator='ste')
-  with pytest.raises(build.ConfigError, match=r'give config\.pretrained'):
+  with pytest.raises(
+    config_check.ConfigError, match=r'give config\.pretrained'
+  ):
     train.train_and_evaluate(config, tmp_path / 'run')
 
 
@@ -327,14 +330,16 @@ def test_a_config_is_refused_before_anything_is_done(
   no_more(monkeypatch)
   config.update(values)
   config.pretrained = ''  # A base model would be trained, and nothing checked.
-  with pytest.raises(build.ConfigError, match=next(iter(values))):
+  with pytest.raises(config_check.ConfigError, match=next(iter(values))):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
 def test_a_batch_too_large_is_refused_before_a_base_is_made(tmp_path, config):
   config.update(batch_size=2000, pretrained='')
-  with pytest.raises(build.ConfigError, match='2000 must be at most 1437'):
+  with pytest.raises(
+    config_check.ConfigError, match='2000 must be at most 1437'
+  ):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
@@ -414,7 +419,7 @@ class Writer:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, config, monkeypatch):
-  def rate(config, initial, steps_per_epoch):
+  def rate(config, initial, decay_every, steps_per_epoch):
     # The steps counted from 1: the ninth is the first to take infinity.
     return lambda step: jax.numpy.where(step < 8, initial, jax.numpy.inf)
 

@@ -1,0 +1,142 @@
+"""What the ledger has of a setting, beside what was published of it."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import ledger
+from experiments.settings import identity
+
+LAST = 10  # epochs whose mean test accuracy the paper reports
+PUBLISHED = pathlib.Path(__file__).parent / 'studies' / 'published.json'
+RESAMPLES = 10_000
+LEAST_TRIALS = 3  # below which an interval would mean nothing
+# Runs of one setting may differ in these; a cell holds runs that do not.
+_GROUPED = ('epochs', 'pretrained', 'pretrain_epochs')
+
+
+class Cell(NamedTuple):
+  """What was measured of one setting: trials that differ in their seeds alone.
+
+  Attributes:
+    records: Of each trial, one dict an epoch, by seed; those that diverged are
+      left out.
+    diverged: Seeds of those.
+    epochs: That each was to run.
+    full_precision: Test accuracy of the base model, percent; None if not known.
+    names: Of the entries in the ledger.
+  """
+
+  records: dict[int, list[dict[str, Any]]]
+  diverged: list[int]
+  epochs: int
+  full_precision: float | None
+  names: list[str]
+
+
+class Published(NamedTuple):
+  """A cell of the paper, percent.
+
+  Attributes:
+    paper: As printed.
+    raw: Recomputed from the authors' logs, None if they are not complete.
+    trials: That the paper says it ran.
+    epochs: That the paper says it ran.
+  """
+
+  paper: float
+  raw: float | None = None
+  trials: int = 5
+  epochs: int = 100
+
+
+def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
+  """What the ledger has of a setting, the longest runs if there are several.
+
+  A seed that stands there twice counts once.
+  """
+  wanted = identity(config.to_dict(), without=_GROUPED)
+  groups: dict[str, list[ledger.Run]] = {}
+  for run in runs:
+    own = run.header['config']
+    if identity(own, without=_GROUPED) == wanted:
+      groups.setdefault(identity(own), []).append(run)
+  if not groups:
+    return None
+  chosen = max(
+    groups.values(),
+    key=lambda group: (
+      group[0].header['config']['epochs'],
+      len({seed for run in group for seed in ledger.seeds(run)}),
+    ),
+  )
+  records: dict[int, list[dict[str, Any]]] = {}
+  diverged: set[int] = set()
+  for run in chosen:
+    if 'diverged' in run.header:
+      diverged |= set(ledger.seeds(run))
+    else:
+      records = ledger.trials(run) | records
+  first = chosen[0].header
+  return Cell(
+    dict(sorted(records.items())),
+    sorted(diverged),
+    first['config']['epochs'],
+    first['start'].get('full_precision_accuracy'),
+    [run.name for run in chosen],
+  )
+
+
+def accuracies(measured: Cell) -> list[float]:
+  """Of each trial the mean test accuracy of its last ten epochs, percent."""
+  return [
+    statistics.fmean(record['test_accuracy'] for record in records[-LAST:])
+    for records in measured.records.values()
+  ]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+  """The 95 % interval of a mean, by the percentile bootstrap over trials.
+
+  Args:
+    values: One a trial.
+
+  Returns:
+    Its ends, or None of fewer than three values. The same at every call.
+  """
+  if len(values) < LEAST_TRIALS:
+    return None
+  generator = np.random.default_rng(0)
+  drawn = generator.choice(values, size=(RESAMPLES, len(values)))
+  low, high = np.percentile(drawn.mean(axis=1), (2.5, 97.5))
+  return float(low), float(high)
+
+
+def published(study: str, config: ConfigDict) -> Published | None:
+  """The paper's cell of a setting, None if it has none.
+
+  A straight-through baseline in the fair protocol has none: the paper did not
+  run it.
+  """
+  tables = json.loads(PUBLISHED.read_text(encoding='utf-8'))
+  keys = {
+    'table1': ('tables_1_and_2', _MAIN),
+    'table2': ('tables_1_and_2', _MAIN),
+    'table5': ('table_5', ('estimator', 'slim')),
+    'table6': ('table_6', ('hidden', 'activation')),
+  }
+  if study not in keys:
+    return None
+  table, names = keys[study]
+  for entry in tables[table]:
+    if all(entry[name] == config[name] for name in names):
+      return Published(entry['paper'], entry.get('raw'))
+  return None
+
+
+_MAIN = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')

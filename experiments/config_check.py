@@ -1,0 +1,153 @@
+"""What a configuration must be for a run to begin."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import build
+from experiments.configs import resnet20
+from experiments.errors import InvalidError
+
+CHOICES = {
+  'network': (
+    'resnet8',
+    'resnet20',
+    'resnet32',
+    'resnet44',
+    'resnet56',
+    'resnet110',
+  ),
+  'dataset': ('cifar10', 'cifar100', 'digits'),
+  'dtype': tuple(build.DTYPES),
+  'memory_dtype': tuple(build.DTYPES),
+  'quantizer': ('dorefa', 'bwn', 'none'),
+  'estimator': (
+    'ste',
+    'fc_grad',
+    'multi_fc',
+    'lstm_fc',
+    'kernel_wise',
+    'feature_fc',
+  ),
+  'activation': (None, 'relu', 'tanh'),
+  'init': ('random', 'identity'),
+  'phi_cotangent': ('ste', 'estimator'),
+  'optimizer': tuple(build.OPTIMIZERS),
+  'meta_optimizer': ('adam', 'sgd'),
+}
+AT_LEAST = {
+  'pretrain_epochs': 1,
+  'clip': 0,
+  'eps_root': 0,
+  'weight_decay': 0,
+  'learning_rate': 0,
+  'meta_learning_rate': 0,
+  'decay_every': 0,
+  'meta_decay_every': 0,
+  'meta_every': 1,
+  'meta_stop': 0,
+  'holdout': 0,
+  'batch_size': 1,
+  'epochs': 1,
+  'chunk': 1,
+  'checkpoint_every': 1,
+  'seed': 0,
+  'trials': 1,
+  'mesh_data': -1,
+}
+LARGEST_SEED = 2**31 - 1  # what jax takes for a key in 32 bits
+
+
+class ConfigError(InvalidError):
+  """A configuration that no run can have; the message names the mend."""
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses unknown keys, unknown names and values out of range.
+
+  Raises:
+    ConfigError: With the key, its value and what it may be.
+  """
+  known = resnet20.get_config()
+  if unknown := sorted(set(config) - set(known)):
+    raise ConfigError(
+      f'unknown config keys {unknown}: the keys are {sorted(known)}'
+    )
+  if missing := sorted(set(known) - set(config)):
+    raise ConfigError(
+      f'config keys {missing} are missing: start from'
+      ' experiments.configs.resnet20.get_config()'
+    )
+  _check_values(config, known)
+  if config.quantizer == 'none' and config.estimator != 'ste':
+    raise ConfigError(
+      f'config.estimator={config.estimator!r} has nothing to estimate where'
+      " config.quantizer is 'none': take 'ste'"
+    )
+  if config.estimator == 'ste' and (config.slim or config.per_layer):
+    raise ConfigError(
+      "config.estimator='ste' learns nothing, so config.slim and"
+      ' config.per_layer must be False'
+    )
+  if config.trials > 1 and config.quantizer == 'none' and not config.pretrained:
+    raise ConfigError(
+      f'config.trials={config.trials} share the weights they start from, and'
+      ' there are none: give config.pretrained, or train from random weights'
+      ' one seed at a time'
+    )
+  if config.mesh_data == 0:
+    raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
+  if config.quantizer == 'bwn' and config.bits != 1:
+    raise ConfigError(f'config.bits={config.bits!r}, but bwn has 1 bit')
+  try:
+    build.make_train_step(config, _no_loss, 1)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+
+
+def _check_values(config: ConfigDict, known: ConfigDict) -> None:
+  """Refuses a value of another type, or one out of its range."""
+  for key, default in known.items():
+    value, kind = config[key], known.get_type(key)
+    # A bool is an int to Python, and an int does where a float is wanted.
+    kinds = (int, float) if kind is float else (kind,)
+    if not (type(value) in kinds or (value is None and default is None)):
+      raise ConfigError(f'config.{key}={value!r} must be of {kind.__name__}')
+  for key, choices in CHOICES.items():
+    if config[key] not in choices:
+      raise ConfigError(
+        f'config.{key}={config[key]!r} must be one of {choices}'
+      )
+  for key, least in AT_LEAST.items():
+    if not least <= config[key] < float('inf'):
+      raise ConfigError(
+        f'config.{key}={config[key]!r} must be at least {least} and finite'
+      )
+  if config.seed + config.trials - 1 > LARGEST_SEED:
+    raise ConfigError(
+      f'config.seed={config.seed!r} with config.trials={config.trials!r} must'
+      f' end at {LARGEST_SEED} at most'
+    )
+
+
+def check_sizes(config: ConfigDict, images: int, devices: int) -> None:
+  """Refuses a batch that the data cannot fill or the devices cannot split.
+
+  Raises:
+    ConfigError: With the sizes of both.
+  """
+  if config.batch_size % devices:
+    raise ConfigError(
+      f'config.batch_size={config.batch_size} must be a multiple of {devices},'
+      ' the number of devices that config.mesh_data splits it over'
+    )
+  if config.batch_size > images - config.holdout:
+    raise ConfigError(
+      f'config.batch_size={config.batch_size} must be at most'
+      f' {images - config.holdout}, the number of training images in'
+      f' {config.dataset} less config.holdout={config.holdout}'
+    )
+
+
+def _no_loss(*_: Any) -> Any:
+  raise NotImplementedError('only the arguments of the step are checked')

@@ -1,0 +1,1 @@
+"""One file a study, each with a `get_study()`."""

@@ -1,0 +1,75 @@
+"""Ablations of ours: each choice that the paper leaves open, one at a time.
+
+  python -m experiments.study --study=experiments/studies/ablations.py \
+    --workdir=runs/ablations --pretrained=FOLDER
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.settings import Study, both_protocols, in_protocol
+
+# kernel_wise takes 3x3 kernels alone, so its opponents get no others either.
+ONLY_3X3 = r'head/kernel|.*/shortcut/kernel'
+CHANGES: dict[str, dict[str, Any]] = {
+  'phi_cotangent-estimator': {'phi_cotangent': 'estimator'},
+  'init-identity': {'init': 'identity'},
+  **{f'layers-{n}': {'layers': n} for n in (1, 2, 4)},
+  **{
+    f'gamma-{gamma:g}': {'meta_learning_rate': gamma}
+    for gamma in (1e-4, 1e-2, 1e-1)
+  },
+  'gamma-decays': {'meta_decay_every': 30},
+  **{f'meta_every-{n}': {'meta_every': n} for n in (5, 20)},
+  **{f'meta_stop-{n}': {'meta_stop': n} for n in (1, 5, 30)},
+  'reapply': {'reapply': True},
+  'only_3x3': {'full_precision': ONLY_3X3},
+  'only_3x3-kernel_wise': {
+    'full_precision': ONLY_3X3,
+    'estimator': 'kernel_wise',
+  },
+}
+
+
+def get_study() -> Study:
+  """Around MultiFC and the straight-through rule on ResNet20, dorefa."""
+  settings: dict[str, ConfigDict] = {}
+  for optimizer in ('sgd', 'adam'):
+    base = f'resnet20-dorefa-{optimizer}'
+    for estimator in ('ste', 'multi_fc'):
+      settings |= both_protocols(
+        f'{base}-{estimator}', optimizer=optimizer, estimator=estimator
+      )
+    for name, change in CHANGES.items():
+      settings[f'{base}-multi_fc-{name}'] = in_protocol(
+        'fair', optimizer=optimizer, **change
+      )
+    settings[f'{base}-lstm_fc-carry'] = in_protocol(
+      'fair', optimizer=optimizer, estimator='lstm_fc', carry=True
+    )
+    for estimator in ('ste', 'fc_grad'):
+      for per_channel in (False, True):
+        name = f'resnet20-bwn-{optimizer}-{estimator}'
+        settings[name + '-per_channel' * per_channel] = in_protocol(
+          'fair',
+          quantizer='bwn',
+          per_channel=per_channel,
+          optimizer=optimizer,
+          estimator=estimator,
+        )
+  settings['resnet20-dorefa-adam-multi_fc-differentiate'] = in_protocol(
+    'fair', optimizer='adam', differentiate_refinement=True, eps_root=1e-8
+  )
+  settings['resnet20-dorefa-adam-multi_fc-eps_root'] = in_protocol(
+    'fair', optimizer='adam', eps_root=1e-8
+  )
+  for optimizer in ('momentum', 'adamw', 'rmsprop', 'lion'):
+    for estimator in ('ste', 'multi_fc'):
+      settings[f'resnet20-dorefa-{optimizer}-{estimator}'] = in_protocol(
+        'fair',
+        optimizer=optimizer,
+        estimator=estimator,
+        learning_rate=1e-4 if optimizer == 'lion' else 1e-3,
+      )
+  return Study('Ablations: ResNet20, CIFAR-10', settings, trials=3)

@@ -1,0 +1,54 @@
+"""Beyond the paper: learned rules that start at the straight-through rule.
+
+  python -m experiments.study --study=experiments/studies/beyond.py \
+    --workdir=runs/beyond --pretrained=FOLDER
+
+Everything here is tuned on ResNet20 with 5,000 training images held out; what
+wins goes on to other networks in `beyond_report.py`. The authors' pretrained
+network has seen those images, as full-precision weights.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.settings import Study, in_protocol
+
+HELD_OUT = 5_000
+# Straight-through with these; the learned rules start at the best.
+RATES = {'sgd': (1e-2, 3e-2, 1e-1, 3e-1), 'adam': (3e-4, 1e-3, 3e-3)}
+TUNED = {'sgd': 1e-1, 'adam': 1e-3}
+RULES: dict[str, dict[str, Any]] = {
+  'scalar': {'estimator': 'fc_grad', 'layers': 1, 'init': 'identity'},
+  'line': {'estimator': 'multi_fc', 'layers': 1, 'init': 'identity'},
+  'features': {'estimator': 'feature_fc', 'hidden': 16},
+}
+
+
+def get_study() -> Study:
+  """ResNet20, dorefa, SGD and Adam."""
+  settings: dict[str, ConfigDict] = {}
+  for optimizer, rates in RATES.items():
+    base = f'resnet20-dorefa-{optimizer}'
+    for alpha in rates:
+      settings[f'{base}-ste-alpha{alpha:g}'] = in_protocol(
+        'fair',
+        optimizer=optimizer,
+        estimator='ste',
+        learning_rate=alpha,
+        holdout=HELD_OUT,
+      )
+    for rule, change in RULES.items():
+      for per_layer in (False, True):
+        for gamma in (1e-3, 1e-2):
+          name = f'{rule}{"_per_layer" * per_layer}-gamma{gamma:g}'
+          settings[f'{base}-{name}'] = in_protocol(
+            'fair',
+            optimizer=optimizer,
+            learning_rate=TUNED[optimizer],
+            meta_learning_rate=gamma,
+            per_layer=per_layer,
+            holdout=HELD_OUT,
+            **change,
+          )
+  return Study('Beyond the paper: ResNet20, held-out images', settings, 1)

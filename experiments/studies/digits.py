@@ -1,0 +1,28 @@
+"""A study in minutes, without a download: handwritten digits, ResNet8.
+
+  python -m experiments.study --study=experiments/studies/digits.py \
+    --workdir=runs/digits
+"""
+
+from experiments.settings import Study, in_protocol
+
+
+def get_study() -> Study:
+  """Three estimators under SGD, two epochs."""
+  return Study(
+    'Digits: ResNet8, dorefa, SGD, to try studies out',
+    {
+      f'resnet8-dorefa-sgd-{estimator}': in_protocol(
+        'fair',
+        network='resnet8',
+        dataset='digits',
+        estimator=estimator,
+        learning_rate=1e-2,
+        batch_size=64,
+        epochs=2,
+        pretrain_epochs=2,
+      )
+      for estimator in ('ste', 'multi_fc', 'fc_grad')
+    },
+    trials=2,
+  )

@@ -1,0 +1,49 @@
+"""What MetaQuant under SGD has to beat: straight-through with a tuned step.
+
+  python -m experiments.study --study=experiments/studies/opponents.py \
+    --workdir=runs/opponents --pretrained=FOLDER
+
+FCGrad without activation is a learned step size, so a straight-through rule
+whose step size is chosen, or learned by the hypergradient, is its honest
+opponent.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.settings import Study, in_protocol
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+
+def get_study() -> Study:
+  """ResNet20, SGD, both quantizers."""
+  settings: dict[str, ConfigDict] = {}
+  for quantizer in ('dorefa', 'bwn'):
+    base = f'resnet20-{quantizer}-sgd'
+    for alpha in RATES:
+      settings[f'{base}-ste-alpha{alpha:g}'] = in_protocol(
+        'fair', quantizer=quantizer, estimator='ste', learning_rate=alpha
+      )
+    scalar = {
+      'quantizer': quantizer,
+      'estimator': 'fc_grad',
+      'layers': 1,
+      'init': 'identity',
+    }
+    for gamma in (1.0, 10.0):
+      settings[f'{base}-hypergradient{gamma:g}'] = in_protocol(
+        'fair', meta_optimizer='sgd', meta_learning_rate=gamma, **scalar
+      )
+    for gamma in (1e-3, 1e-2, 1e-1):
+      settings[f'{base}-scalar-gamma{gamma:g}'] = in_protocol(
+        'fair', meta_learning_rate=gamma, **scalar
+      )
+      settings[f'{base}-scalar_per_layer-gamma{gamma:g}'] = in_protocol(
+        'fair', per_layer=True, meta_learning_rate=gamma, **scalar
+      )
+    for estimator in ('multi_fc', 'fc_grad', 'lstm_fc'):
+      if (quantizer, estimator) != ('bwn', 'multi_fc'):
+        settings[f'{base}-{estimator}'] = in_protocol(
+          'fair', quantizer=quantizer, estimator=estimator
+        )
+  return Study('Opponents: ResNet20, CIFAR-10, SGD', settings, trials=3)

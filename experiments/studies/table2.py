@@ -1,0 +1,13 @@
+"""MetaQuant's Table 2, and figures 11 to 14: CIFAR-100 at 1 bit.
+
+  python -m experiments.study --study=experiments/studies/table2.py \
+    --workdir=runs/table2 --pretrained=FOLDER
+"""
+
+from experiments.settings import Study
+from experiments.studies.table1 import main_table
+
+
+def get_study() -> Study:
+  """ResNet56 and ResNet110."""
+  return main_table('Table 2', 'cifar100', ('resnet56', 'resnet110'))

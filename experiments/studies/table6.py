@@ -1,0 +1,35 @@
+"""MetaQuant's Table 6: hidden sizes and activations of MultiFC.
+
+  python -m experiments.study --study=experiments/studies/table6.py \
+    --workdir=runs/table6 --pretrained=FOLDER
+"""
+
+from experiments.settings import Study, in_protocol
+
+CELLS = (
+  (1, None),
+  (30, None),
+  (100, None),
+  (1500, None),
+  (100, 'relu'),
+  (100, 'tanh'),
+)
+
+
+def get_study() -> Study:
+  """ResNet20, dorefa, Adam: no baseline, so both protocols are one."""
+  return Study(
+    'Table 6: MultiFC, ResNet20, CIFAR-10, dorefa, Adam',
+    {
+      f'resnet20-dorefa-adam-multi_fc-{hidden}-{activation or "none"}': (
+        in_protocol(
+          'fair',
+          optimizer='adam',
+          estimator='multi_fc',
+          hidden=hidden,
+          activation=activation,
+        )
+      )
+      for hidden, activation in CELLS
+    },
+  )

@@ -1,0 +1,252 @@
+"""Runs a study: a grid of configurations, resumable, in slices if wanted.
+
+  python -m experiments.study --study=experiments/studies/table1.py \
+    --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
+    [--epochs N] [--budget 8m] [--list]
+
+The same command goes on where it was stopped, by whatever. Finished runs go
+into the ledger, `WORKDIR/results` or --results, from which
+`python -m experiments.report --results=…` makes tables and figures. Several
+such processes may share one folder: each run has one of them.
+"""
+
+import pathlib
+import re
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from experiments import (
+  build,
+  errors,
+  ledger,
+  runtime,
+  settings,
+  study_display,
+  study_plan,
+  train,
+)
+from experiments.errors import InvalidError, MissingError
+
+Stop = Callable[[], bool]
+
+
+def narrowed(
+  study: settings.Study, only: str, epochs: int | None, data_dir: str
+) -> dict[str, ConfigDict]:
+  """The settings that are wanted.
+
+  Args:
+    study: Any.
+    only: Regular expression; a setting is kept if it is found in its name.
+    epochs: Of every run, in place of its own; the schedule is not shrunk, so
+      these are the first epochs of the protocol.
+    data_dir: Of every run.
+
+  Raises:
+    InvalidError: If no setting is left, or `only` is no regular expression.
+  """
+  try:
+    pattern = re.compile(only)
+  except re.error as error:
+    raise InvalidError(f'--only={only!r}: {error}') from error
+  chosen = {k: v for k, v in study.settings.items() if pattern.search(k)}
+  if not chosen:
+    raise InvalidError(
+      f'--only={only!r} is found in no name. There are:\n  '
+      + '\n  '.join(study.settings)
+    )
+  for config in chosen.values():
+    config.data_dir = data_dir
+    config.epochs = epochs or config.epochs
+  return chosen
+
+
+def base_models(
+  configs: Sequence[ConfigDict], folder: str, workdir: pathlib.Path
+) -> dict[str, ConfigDict]:
+  """Names the base model of every configuration, which it sets.
+
+  Args:
+    configs: Their `pretrained` is set.
+    folder: With model files; empty if the study makes its own.
+    workdir: Of the study.
+
+  Returns:
+    What has to be trained first: folder of the run to its configuration.
+
+  Raises:
+    MissingError: If `folder` lacks one; the message has the names it may have.
+  """
+  first: dict[str, ConfigDict] = {}
+  for config in configs:
+    if folder:
+      config.pretrained = str(_model_in(pathlib.Path(folder), config))
+      continue
+    base = build.full_precision(config)
+    own = workdir / 'base' / f'{config.network}-{config.dataset}'
+    own = own.with_name(
+      own.name + f'-holdout{config.holdout}' * bool(config.holdout)
+    )
+    first[str(own)] = base
+    config.pretrained = str(own / 'model.safetensors')
+  return first
+
+
+def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
+  depth = config.network.removeprefix('resnet')
+  names = (
+    f'{config.network}-{config.dataset}.safetensors',
+    f'MetaQuant-ResNet{depth}-{config.dataset.upper()}.pth',
+  )
+  for name in names:
+    if (folder / name).is_file():
+      return folder / name
+  raise MissingError(
+    f'{folder} has no base model of {config.network} on {config.dataset}: it'
+    f' may be called {" or ".join(names)}. Without --pretrained the study'
+    ' trains its own.'
+  )
+
+
+def seconds(text: str) -> float:
+  """A duration such as 90s, 8m, 2h or 1h30m, in seconds.
+
+  Raises:
+    InvalidError: If it is none.
+  """
+  match = re.fullmatch(r'(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?', text)
+  if not text or not match:
+    raise InvalidError(
+      f'--budget={text!r} must be a duration such as 90s, 8m or 1h30m'
+    )
+  hours, minutes, rest = (int(part or 0) for part in match.groups())
+  return 3600 * hours + 60 * minutes + rest
+
+
+def run_study(
+  planned: Sequence[study_plan.Job],
+  bases: dict[str, ConfigDict],
+  results: pathlib.Path,
+  stop: Stop,
+  display: study_display.Display,
+) -> None:
+  """Runs what is planned, one after another, until `stop` says so.
+
+  Args:
+    planned: Jobs that are not in the ledger.
+    bases: What `base_models` returned.
+    results: Folder of the ledger.
+    stop: Asked before each run and within.
+    display: Shows where the study is.
+  """
+  try:
+    for folder, config in bases.items():
+      needed = any(job.config.pretrained.startswith(folder) for job in planned)
+      if needed and not stop():
+        name = pathlib.Path(folder).name
+        train.train_and_evaluate(
+          config, folder, stop=stop, show=display.beside(f'base {name}')
+        )
+    for done, job in enumerate(planned):
+      if stop():
+        return
+      with study_plan.claimed(job) as mine:
+        if mine:
+          _run(job, results, stop, display.of(done, job.name))
+        else:
+          display.log(f'{job.name}: another process has it')
+  except train.Stopped:
+    return
+
+
+def _run(
+  job: study_plan.Job,
+  results: pathlib.Path,
+  stop: Stop,
+  show: study_display.Show,
+) -> None:
+  diverged = ''
+  try:
+    train.train_and_evaluate(job.config, job.workdir, stop=stop, show=show)
+  except train.TrainingDiverged as error:
+    diverged = str(error).split('. ')[0]
+  ledger.add(job.workdir, results, job.name, diverged=diverged)
+
+
+def _deadline(budget: str) -> Stop:
+  if not budget:
+    return lambda: False
+  end = time.monotonic() + seconds(budget)
+  return lambda: time.monotonic() >= end
+
+
+def main(argv: list[str]) -> None:
+  """Lists the study, runs what is left of it, and lists it again."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  with errors.told_plainly():
+    _main()
+
+
+def _main() -> None:
+  arguments = flags.FLAGS
+  workdir = pathlib.Path(arguments.workdir)
+  results = pathlib.Path(arguments.results or workdir / 'results')
+  stop = _deadline(arguments.budget)
+  name = pathlib.Path(arguments.study).stem
+  study = settings.load(arguments.study)
+  chosen = narrowed(study, arguments.only, arguments.epochs, arguments.data_dir)
+  bases = base_models(list(chosen.values()), arguments.pretrained, workdir)
+  trials = arguments.trials or study.trials
+
+  def plan() -> list[study_plan.Job]:
+    # On CPU trials take turns anyway, and alone each is done sooner.
+    return study_plan.jobs(
+      name,
+      chosen,
+      trials,
+      ledger.read(results),
+      workdir,
+      together=jax.default_backend() != 'cpu',
+    )
+
+  def show() -> list[study_plan.Job]:
+    planned = plan()
+    study_display.print_status(
+      study.title, chosen, trials, ledger.read(results), planned
+    )
+    return planned
+
+  if arguments.list:
+    show()
+    return
+  runtime.configure()
+  planned = show()
+  if planned:
+    with study_display.opened(len(planned)) as display:
+      run_study(planned, bases, results, stop, display)
+    planned = show()
+  print(
+    f'{len(planned)} runs are left; the same command goes on.'
+    if planned
+    else f'All runs are in {results}. For tables and figures: python -m'
+    f' experiments.report --results={results} --out={workdir / "report"}'
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('study', None, 'File of the study.', required=True)
+  flags.DEFINE_string('workdir', None, 'Folder of its runs.', required=True)
+  flags.DEFINE_string('results', '', 'Ledger. Default: WORKDIR/results.')
+  flags.DEFINE_string('pretrained', '', 'Folder with base models.')
+  flags.DEFINE_string('data_dir', '', 'Where prepared sets lie.')
+  flags.DEFINE_string('only', '', 'Regular expression, found in a name.')
+  flags.DEFINE_integer('trials', None, 'Seeds a setting.', lower_bound=1)
+  flags.DEFINE_integer('epochs', None, 'Of every run.', lower_bound=1)
+  flags.DEFINE_string('budget', '', 'Stop cleanly after, such as 8m or 2h.')
+  flags.DEFINE_bool('list', False, 'Only say what is done and what is not.')
+  app.run(main)

@@ -1,0 +1,142 @@
+"""What a person sees of a study: a list, and one display for the whole."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import rich.console
+import rich.table
+import rich.text
+from ml_collections import ConfigDict
+
+from experiments import display, ledger, study_plan
+
+Show = Callable[..., Any]
+TICKS = 1000  # of a run, in the bar of the whole
+
+
+class Display(NamedTuple):
+  """A running display.
+
+  Attributes:
+    of: `(runs done, name) -> show`; `show` takes the place of
+      `display.progress` in that run.
+    beside: `(name) -> show` of what is no run of the study, such as a base
+      model.
+    log: `(text)`, prints a line.
+  """
+
+  of: Callable[[int, str], Show]
+  beside: Callable[[str], Show]
+  log: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def opened(
+  total: int, console: rich.console.Console | None = None
+) -> Iterator[Display]:
+  """Shows how far a study of `total` runs is, for as long as the context lasts.
+
+  On a terminal there are two bars, the run's and the study's; elsewhere each
+  line is the run's, after a title that counts the runs.
+  """
+  console = console or rich.console.Console()
+  with contextlib.ExitStack() as stack:
+    live, whole = None, None
+    if display.is_terminal(console):
+      live = stack.enter_context(display.open_live(console))
+      whole = live.add_task(
+        '',
+        total=total * TICKS,
+        **display.Shown(f'run 0/{total}', '', '', '', '')._asdict(),
+      )
+    began: list[tuple[float, float]] = []
+
+    def advance(done: float) -> None:
+      if live is None or whole is None:
+        return
+      began.append((time.monotonic(), done))
+      (then, before), (now, _) = began[0], began[-1]
+      speed = (done - before) / (now - then) if now > then else None
+      live.update(
+        whole,
+        completed=done * TICKS,
+        epoch=f'run {min(int(done) + 1, total)}/{total}',
+        left=display.left_text(total - done, speed),
+      )
+
+    def show_in(done: int | None, title: str) -> Show:
+      @contextlib.contextmanager
+      def show(
+        total_steps: int, start_step: int, description: str, *, epochs: int
+      ) -> Iterator[display.Bar]:
+        del description  # the title says more
+        with display.progress(
+          *(total_steps, start_step, title),
+          epochs=epochs,
+          console=console,
+          live=live,
+        ) as bar:
+
+          def update(step: int, **shown: Any) -> None:
+            bar.update(step, **shown)
+            if done is not None:
+              advance(done + step / total_steps)
+
+          yield bar._replace(update=update)
+
+      return show
+
+    yield Display(
+      of=lambda done, name: show_in(done, f'[{done + 1}/{total}] {name}'),
+      beside=lambda name: show_in(None, name),
+      log=lambda text: console.print(
+        rich.text.Text(text), soft_wrap=True, highlight=False
+      ),
+    )
+
+
+def print_status(
+  title: str,
+  settings: Mapping[str, ConfigDict],
+  trials: int,
+  runs: Sequence[ledger.Run],
+  planned: Sequence[study_plan.Job],
+  console: rich.console.Console | None = None,
+) -> None:
+  """Prints, setting by setting, which trials are done and which are not.
+
+  Args:
+    title: Of the study.
+    settings: Name to configuration.
+    trials: Wanted of each.
+    runs: Of the ledger.
+    planned: What is not in it.
+    console: Where to print; standard output by default.
+  """
+  console = console or rich.console.Console()
+  table = rich.table.Table(title=rich.text.Text(title))
+  table.add_column('setting', overflow='fold')
+  table.add_column('trials done', justify='right')
+  table.add_column('not done')
+  finished = 0
+  for name, config in settings.items():
+    done = study_plan.done_seeds(config.to_dict(), runs) & set(range(trials))
+    finished += len(done)
+    table.add_row(
+      name,
+      f'{len(done)}/{trials}',
+      ', '.join(_state(job) for job in planned if job.setting == name),
+    )
+  console.print(table)
+  console.print(f'{finished} of {len(settings) * trials} trials are done.')
+
+
+def _state(job: study_plan.Job) -> str:
+  state, epochs = study_plan.status(job)
+  seeds = f'seed {job.config.seed}'
+  if job.config.trials > 1:
+    seeds += f' to {job.config.seed + job.config.trials - 1}'
+  of = f' ({epochs}/{job.config.epochs} epochs)'
+  return f'{seeds} {state}' + of * (state != study_plan.MISSING)

@@ -1,0 +1,154 @@
+"""What a study has done, what is under way, and what is missing."""
+
+import contextlib
+import fcntl
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments import ledger, metrics
+from experiments.settings import identity
+
+DONE, RUNNING, BEGUN, MISSING = 'done', 'running', 'begun', 'missing'
+
+
+class Job(NamedTuple):
+  """One run: a setting with some of its seeds, as one program.
+
+  Attributes:
+    name: Of its entry in the ledger and of its folder.
+    setting: Name of the setting.
+    config: The whole configuration, seed and trials included.
+    workdir: Folder of the run.
+  """
+
+  name: str
+  setting: str
+  config: ConfigDict
+  workdir: pathlib.Path
+
+
+def done_seeds(
+  config: Mapping[str, Any], runs: Sequence[ledger.Run]
+) -> set[int]:
+  """The seeds of a configuration that the ledger has."""
+  wanted = identity(dict(config))
+  return {
+    seed
+    for run in runs
+    if identity(run.header['config']) == wanted
+    for seed in ledger.seeds(run)
+  }
+
+
+def jobs(
+  study: str,
+  settings: Mapping[str, ConfigDict],
+  trials: int,
+  runs: Sequence[ledger.Run],
+  workdir: pathlib.Path,
+  *,
+  together: bool,
+) -> list[Job]:
+  """The runs that are not in the ledger yet.
+
+  Args:
+    study: Its name.
+    settings: Name to configuration.
+    trials: The seeds 0 … trials - 1 are wanted of each.
+    runs: Of the ledger.
+    workdir: Of the study.
+    together: Whether the seeds of a setting run as one program, and not one by
+      one. Runs that were begun go on as they were begun.
+
+  Returns:
+    Jobs, setting by setting; one configuration under two names comes once.
+  """
+  planned: list[Job] = []
+  seen: set[str] = set()
+  for name, config in settings.items():
+    key = identity(config.to_dict())
+    if key in seen:
+      continue
+    seen.add(key)
+    left = set(range(trials)) - done_seeds(config, runs)
+    stem = f'{study}-{name}-{config.epochs}epochs'
+    begun = _begun(workdir, stem)
+    groups = [own for own in begun if set(own) <= left]
+    left -= {seed for own in groups for seed in own}
+    groups += _consecutive(left) if together else [[s] for s in sorted(left)]
+    for seeds in sorted(groups):
+      own = ConfigDict(config.to_dict())
+      own.update(seed=seeds[0], trials=len(seeds))
+      label = f'{stem}-{_seeds_text(seeds)}'
+      planned.append(Job(label, name, own, _folder(workdir) / label))
+  return planned
+
+
+def status(job: Job) -> tuple[str, int]:
+  """`(status, epochs done)` of a run that is not in the ledger."""
+  log = job.workdir / 'metrics.jsonl'
+  epochs = len(metrics.read_log(log)[1]) if log.exists() else 0
+  with claimed(job) as mine:
+    if not mine:
+      return RUNNING, epochs
+  return (BEGUN if log.exists() else MISSING), epochs
+
+
+@contextlib.contextmanager
+def claimed(job: Job) -> Iterator[bool]:
+  """Whether the run is ours for as long as the context lasts.
+
+  It is not if another process has it. The claim ends with the process, however
+  that ends.
+  """
+  if not job.workdir.parent.exists():
+    job.workdir.parent.mkdir(parents=True)
+  lock = job.workdir.with_name(f'{job.workdir.name}.lock')
+  with lock.open('w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+
+
+def _folder(workdir: pathlib.Path) -> pathlib.Path:
+  return workdir / 'runs'
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+  if len(seeds) == 1:
+    return f'seed{seeds[0]}'
+  return f'seeds{seeds[0]}to{seeds[-1]}'
+
+
+def _begun(workdir: pathlib.Path, stem: str) -> list[list[int]]:
+  """The groups of seeds whose folders stand in `workdir`, widest first."""
+  groups = []
+  for path in _folder(workdir).glob(f'{stem}-seed*'):
+    match = re.fullmatch(
+      re.escape(stem) + r'-(?:seed(\d+)|seeds(\d+)to(\d+))', path.name
+    )
+    if match and (path / 'metrics.jsonl').exists():
+      first, last = match[1] or match[2], match[1] or match[3]
+      groups.append(list(range(int(first), int(last) + 1)))
+  chosen: list[list[int]] = []
+  for own in sorted(groups, key=len, reverse=True):
+    if not any(set(own) & set(other) for other in chosen):
+      chosen.append(own)
+  return chosen
+
+
+def _consecutive(seeds: set[int]) -> list[list[int]]:
+  groups: list[list[int]] = []
+  for seed in sorted(seeds):
+    if groups and groups[-1][-1] == seed - 1:
+      groups[-1].append(seed)
+    else:
+      groups.append([seed])
+  return groups

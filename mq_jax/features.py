@@ -1,0 +1,131 @@
+"""A meta quantizer that reads what helps learned optimizers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax import coordinates, stacks
+from mq_jax.estimators import GradientEstimator, Leaves
+
+Array = jax.Array
+
+FEATURES = ('gradient', 'momentum', 'weight', 'progress')
+
+
+class FeatureState(NamedTuple):
+  """What is kept between steps.
+
+  Attributes:
+    momentum: Path to the running mean of the straight-through gradient.
+    seen: Steps so far, int32.
+  """
+
+  momentum: dict[str, Array]
+  seen: Array
+
+
+def feature_fc(
+  features: Sequence[str] = FEATURES,
+  hidden: int = 16,
+  decay: float = 0.9,
+  steps: int = 10_000,
+) -> GradientEstimator:
+  """g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
+
+  It starts exactly at the straight-through rule. Features are of order 1
+  whatever the layer's scale, as learned optimizers want them:
+
+  - 'gradient': the straight-through gradient over its root mean square in the
+    layer;
+  - 'momentum': its running mean, likewise;
+  - 'weight': W̃, less its mean in the layer, over its standard deviation:
+    about the signed distance to the threshold of a 1-bit quantizer;
+  - 'progress': steps so far over `steps`, at most 1.
+
+  Args:
+    features: Which of them, in any order.
+    hidden: Width of the layer between.
+    decay: Of the running mean, 0 to below 1.
+    steps: At which 'progress' comes to 1.
+
+  Returns:
+    A `GradientEstimator`; its state takes one number a coordinate.
+
+  Raises:
+    ValueError: If an argument is out of range.
+
+  References:
+    Metz et al., `Understanding and correcting pathologies in the training of
+    learned optimizers <https://arxiv.org/abs/1810.10180>`_, 2019: inputs of a
+    per-coordinate network
+  """
+  if unknown := sorted(set(features) - set(FEATURES)):
+    raise ValueError(f'features {unknown} are unknown: there are {FEATURES}.')
+  if not features or len(set(features)) < len(features):
+    raise ValueError(f'features={features!r} must be different, and some.')
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay={decay!r} must be at least 0 and below 1.')
+  stacks.check_count('hidden', hidden)
+  stacks.check_count('steps', steps)
+
+  def init(key: Array, leaves: Leaves) -> Any:
+    first_key, last_key = jax.random.split(key)
+    dtype = jnp.result_type(jnp.float32, *leaves.values())
+    first = stacks.init_layer(first_key, (len(features), hidden), True, dtype)
+    last = stacks.init_layer(last_key, (hidden, 1), True, dtype)
+    return first, stacks.constant_one(last)
+
+  def init_state(key: Array, leaves: Leaves) -> FeatureState:
+    del key  # nothing is drawn
+    return FeatureState(
+      {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()},
+      jnp.zeros((), jnp.int32),
+    )
+
+  def apply(
+    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: FeatureState
+  ) -> tuple[Leaves, FeatureState]:
+    del g_hat
+    momentum = {
+      path: decay * state.momentum[path] + (1 - decay) * g
+      for path, g in g_ste.items()
+    }
+    progress = jnp.minimum(state.seen / steps, 1.0)
+    inputs = {
+      'gradient': _over_rms(g_ste),
+      'momentum': _over_rms(momentum),
+      'weight': _over_rms(
+        {path: w - jnp.mean(w) for path, w in w_tilde.items()}
+      ),
+      'progress': {
+        path: jnp.full_like(w, progress) for path, w in w_tilde.items()
+      },
+    }
+    blocks = jnp.stack(
+      [coordinates.to_blocks(inputs[name]) for name in features], axis=-1
+    )
+    factor = coordinates.from_blocks(
+      coordinates.map_blocks(_factor, phi, blocks), g_ste
+    )
+    g_tilde = {path: factor[path] * g for path, g in g_ste.items()}
+    return g_tilde, FeatureState(momentum, state.seen + 1)
+
+  return GradientEstimator(init, init_state, apply, factor=lambda phi: {})
+
+
+def _factor(phi: Any, block: Array) -> Array:
+  first, last = phi
+  signal = jnp.tanh(block @ first['kernel'] + first['bias'][None, :])
+  return (signal @ last['kernel'] + last['bias'][None, :])[:, 0]
+
+
+def _over_rms(leaves: Leaves) -> dict[str, Array]:
+  """Each leaf over its root mean square; zeros stay zeros."""
+
+  def normalised(leaf: Array) -> Array:
+    scale = jnp.sqrt(jnp.mean(jnp.square(leaf)))
+    return leaf / jnp.where(scale > 0, scale, 1)
+
+  return {path: normalised(leaf) for path, leaf in leaves.items()}

@@ -1,0 +1,58 @@
+"""Ledgers of runs that nobody ran."""
+
+import json
+
+from experiments.configs import resnet20
+
+
+def record(epoch, accuracy, loss=1.0, **more):
+  """One epoch of one trial."""
+  return {
+    'epoch': epoch,
+    'step': 390 * epoch,
+    'train_loss': loss,
+    'test_loss': 0.6,
+    'test_accuracy': accuracy,
+    'seconds': 3.0,
+    's': 0.5 * epoch,
+    'flipped': {'a/kernel': 0.25, 'b/kernel': 0.75},
+    'histogram': [1] * 64,
+  } | more
+
+
+def write(folder, name, config, accuracies, **header):
+  """An entry of the ledger: `accuracies` are those of one trial, or of several.
+
+  Args:
+    folder: Of the ledger.
+    name: Of the entry.
+    config: Changes of the configuration.
+    accuracies: One an epoch, or a list of such lists, one a trial.
+    **header: More of the first line.
+  """
+  several = bool(accuracies) and isinstance(accuracies[0], list)
+  each = accuracies if several else [accuracies]
+  whole = resnet20.get_config().to_dict() | config
+  whole['trials'] = len(each)
+  if 'diverged' not in header:
+    whole['epochs'] = len(each[0])
+  records = []
+  for epoch, values in enumerate(zip(*each, strict=True), start=1):
+    mean = record(epoch, sum(values) / len(values))
+    if several:
+      mean['trials'] = [
+        {'seed': whole['seed'] + i, **record(epoch, value)}
+        for i, value in enumerate(values)
+      ]
+    records.append(mean)
+  first = {
+    'config': whole,
+    'date': 'today',
+    'device': {'kind': 'cpu'},
+    'versions': {'jax': '0.10.2'},
+    'start': {'full_precision_accuracy': 91.5},
+    **header,
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  lines = (json.dumps(line) for line in (first, *records))
+  (folder / f'{name}.jsonl').write_text('\n'.join(lines) + '\n')

@@ -1,0 +1,69 @@
+"""What the ledger has of a setting, and the statistics of its trials."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from experiments import comparison, ledger, settings
+from tests.experiments import ledgers
+
+
+def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
+  config = settings.in_protocol('fair', estimator='fc_grad')
+  own = config.to_dict() | {'epochs': 2}
+  ledgers.write(tmp_path, 'a', own | {'seed': 1}, [10.0, 20.0])
+  ledgers.write(tmp_path, 'again', own | {'seed': 1}, [10.0, 20.0])
+  ledgers.write(tmp_path, 'b', own | {'seed': 2}, [[30.0, 50.0], [1.0, 3.0]])
+  ledgers.write(tmp_path, 'other', own | {'hidden': 7}, [90.0, 90.0])
+  ledgers.write(tmp_path, 'short', own | {'epochs': 1, 'seed': 9}, [80.0])
+  ledgers.write(tmp_path, 'bad', own | {'seed': 5}, [5.0], diverged='at step 9')
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert list(measured.records) == [1, 2, 3]
+  assert comparison.accuracies(measured) == [15.0, 40.0, 2.0]
+  assert measured.diverged == [5]
+  assert measured.epochs == 2
+  assert measured.full_precision == 91.5
+  assert 'other' not in measured.names
+  assert 'short' not in measured.names
+  assert comparison.cell(config, []) is None
+
+
+def test_the_last_ten_epochs_count(tmp_path):
+  config = settings.in_protocol('fair')
+  ledgers.write(
+    tmp_path, 'a', config.to_dict() | {'epochs': 12}, [0.0, 0.0, *range(10)]
+  )
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert comparison.accuracies(measured) == [4.5]
+
+
+def test_the_interval_is_that_of_all_resamples():
+  values = [1.0, 2.0, 4.0]
+  means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
+  low, high = comparison.interval(values)
+  # 1 and 4 have a share of 1/27 each, more than 2.5 %.
+  assert (low, high) == (min(means), max(means))
+  assert comparison.interval(values) == (low, high)
+  many = list(np.random.default_rng(1).normal(3.0, 2.0, 200))
+  low, high = comparison.interval(many)
+  deviation = np.std(many) / np.sqrt(200)
+  assert low == pytest.approx(np.mean(many) - 1.96 * deviation, abs=0.03)
+  assert high == pytest.approx(np.mean(many) + 1.96 * deviation, abs=0.03)
+  assert comparison.interval(values[:2]) is None
+
+
+def test_published_numbers():
+  table1 = settings.load_all()['table1'].settings
+  ste = comparison.published('table1', table1['resnet44-bwn-adam-ste-paper'])
+  assert (ste.paper, ste.raw) == (91.121, 92.095)
+  some = comparison.published('table1', table1['resnet20-dorefa-adam-lstm_fc'])
+  assert (some.paper, some.raw) == (89.979, None)
+  table5 = settings.load_all()['table5'].settings
+  slim = comparison.published(
+    'table5', table5['resnet20-dorefa-sgd-multi_fc-slim']
+  )
+  assert slim.paper == 88.7
+  assert (
+    comparison.published('ablations', table1['resnet20-bwn-sgd-ste']) is None
+  )

@@ -1,0 +1,93 @@
+"""Figures: what is drawn is what the ledger holds."""
+
+import matplotlib.colors
+import numpy as np
+import pytest
+
+from experiments import comparison, figures, ledger, settings
+from tests.experiments import ledgers
+
+
+@pytest.fixture
+def measured(tmp_path):
+  """Two trials of STE, one of FCGrad, under SGD and Adam."""
+  settings_ = {}
+  for optimizer in ('sgd', 'adam'):
+    for estimator in ('ste', 'fc_grad'):
+      name = f'resnet20-dorefa-{optimizer}-{estimator}'
+      settings_[name] = settings.in_protocol(
+        'fair', optimizer=optimizer, estimator=estimator
+      )
+      each = [[10.0, 20.0], [30.0, 60.0]][: 2 if estimator == 'ste' else 1]
+      ledgers.write(tmp_path, name, settings_[name].to_dict(), each)
+  runs = ledger.read(tmp_path)
+  return [
+    (name, config, comparison.cell(config, runs))
+    for name, config in settings_.items()
+  ]
+
+
+def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
+  figure = figures.curves(measured, 'accuracy', 'a title')
+  assert [axis.get_title() for axis in figure.axes] == ['sgd', 'adam']
+  for axis in figure.axes:
+    ste, fc = axis.get_lines()
+    np.testing.assert_array_equal(ste.get_xdata(), [1, 2])
+    np.testing.assert_array_equal(ste.get_ydata(), [20, 40])
+    np.testing.assert_array_equal(fc.get_ydata(), [10, 20])
+    assert [line.get_label() for line in (ste, fc)] == [
+      'ste, 2 trials',
+      'fc_grad',
+    ]
+    assert ste.get_color() == figures.COLOURS['ste']
+    band = axis.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
+    assert axis.get_xlabel() == 'epoch'
+  assert figure.axes[0].get_ylabel() == 'test accuracy, %'
+
+
+def test_flips_are_the_mean_over_layers_in_percent(measured):
+  figure = figures.curves(measured, 'flips', '')
+  assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
+
+
+def test_figure_4_has_two_axes(measured):
+  fc = [entry for entry in measured if entry[1].estimator == 'fc_grad'][:1]
+  left, right = figures.factors(fc).axes
+  assert left.get_lines()[0].get_ydata().tolist() == [1.0, 1.0]
+  assert right.get_lines()[0].get_ydata().tolist() == [0.5, 1.0]
+  assert 'loss' in left.get_ylabel()
+  assert 'factor' in right.get_ylabel()
+
+
+def test_histograms_show_shares_of_the_first_trial(measured):
+  figure = figures.histograms(measured)
+  image = figure.axes[0].get_images()[0].get_array()
+  assert image.shape == (64, 2)
+  np.testing.assert_allclose(image, 100 / 64)
+
+
+def test_colours_can_be_told_apart_without_their_hue():
+  """By lightness, in pairs that share a figure, or by their markers."""
+  assert figures.COLOURS.keys() == figures.MARKERS.keys()
+  assert len(set(figures.MARKERS.values())) == len(figures.MARKERS)
+  rgb = [matplotlib.colors.to_rgb(c) for c in figures.COLOURS.values()]
+  assert len(set(rgb)) == len(rgb)
+
+
+def test_files_of_a_study(tmp_path, measured):
+  study = settings.Study('t', {name: config for name, config, _ in measured})
+  paths = figures.write_all(
+    {'table1': study}, ledger.read(tmp_path), tmp_path / 'out'
+  )
+  assert sorted(p.name for p in paths if p.suffix == '.png') == [
+    'table1-resnet20-dorefa-accuracy.png',
+    'table1-resnet20-dorefa-flips.png',
+    'table1-resnet20-dorefa-loss.png',
+    'table1-resnet20-dorefa-weights.png',
+  ]
+  for path in paths:
+    assert path.stat().st_size > 1000
+  before = {p: p.read_bytes() for p in paths}
+  figures.write_all({'table1': study}, ledger.read(tmp_path), tmp_path / 'out')
+  assert {p: p.read_bytes() for p in paths} == before

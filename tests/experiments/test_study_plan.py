@@ -1,0 +1,123 @@
+"""What is left of a study, and who has it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments import ledger, settings, study_plan
+from tests.experiments import ledgers
+
+
+def a_study(**changes):
+  return {
+    name: settings.in_protocol('fair', epochs=2, **changes, **own)
+    for name, own in {
+      'ste': {'estimator': 'ste'},
+      'fc': {'estimator': 'fc_grad'},
+    }.items()
+  }
+
+
+def names(planned):
+  return [job.name for job in planned]
+
+
+def plan(tmp_path, trials=2, together=False, study=None):
+  return study_plan.jobs(
+    'mine',
+    study or a_study(),
+    trials,
+    ledger.read(tmp_path / 'results'),
+    tmp_path,
+    together=together,
+  )
+
+
+def test_what_the_ledger_has_is_not_planned(tmp_path):
+  assert names(plan(tmp_path)) == [
+    f'mine-{name}-2epochs-seed{seed}'
+    for name in ('ste', 'fc')
+    for seed in (0, 1)
+  ]
+  config = a_study()['fc'].to_dict()
+  # By another name, and with a third trial that nobody asked for.
+  ledgers.write(
+    tmp_path / 'results', 'any', config | {'seed': 1}, [[1.0, 2.0], [3.0, 4.0]]
+  )
+  ledgers.write(tmp_path / 'results', 'long', config, [1.0, 2.0, 3.0])
+  assert names(plan(tmp_path)) == [
+    'mine-ste-2epochs-seed0', 'mine-ste-2epochs-seed1', 'mine-fc-2epochs-seed0'
+  ]  # fmt: skip
+  (job,) = plan(tmp_path)[2:]
+  assert (job.config.seed, job.config.trials, job.setting) == (0, 1, 'fc')
+  assert job.workdir == tmp_path / 'runs' / job.name
+
+
+def test_a_diverged_run_is_done(tmp_path):
+  config = a_study()['fc'].to_dict()
+  ledgers.write(tmp_path / 'results', 'a', config, [], diverged='at step 3')
+  assert len(plan(tmp_path, trials=1)) == 1
+
+
+def test_one_configuration_under_two_names_runs_once(tmp_path):
+  study = a_study()
+  study['same'] = study['ste']
+  assert names(plan(tmp_path, 1, study=study)) == [
+    'mine-ste-2epochs-seed0', 'mine-fc-2epochs-seed0'
+  ]  # fmt: skip
+
+
+def test_trials_together_but_for_those_begun_and_done(tmp_path):
+  assert names(plan(tmp_path, 5, together=True)) == [
+    'mine-ste-2epochs-seeds0to4', 'mine-fc-2epochs-seeds0to4'
+  ]  # fmt: skip
+  config = a_study()['fc'].to_dict()
+  ledgers.write(tmp_path / 'results', 'two', config | {'seed': 2}, [1.0, 2.0])
+  begun = tmp_path / 'runs' / 'mine-ste-2epochs-seeds0to1'
+  begun.mkdir(parents=True)
+  (begun / 'metrics.jsonl').write_text('{"config": {}}\n')
+  planned = plan(tmp_path, 5, together=True)
+  assert names(planned) == [
+    'mine-ste-2epochs-seeds0to1', 'mine-ste-2epochs-seeds2to4',
+    'mine-fc-2epochs-seeds0to1', 'mine-fc-2epochs-seeds3to4',
+  ]  # fmt: skip
+  assert [job.config.trials for job in planned] == [2, 3, 2, 2]
+  assert study_plan.status(planned[0]) == (study_plan.BEGUN, 0)
+  assert study_plan.status(planned[1]) == (study_plan.MISSING, 0)
+
+
+def test_a_claim_is_held_by_one_process_and_ends_with_it(tmp_path):
+  job = plan(tmp_path)[0]
+  program = f"""
+import sys
+from experiments import settings, study_plan
+from tests.experiments.test_study_plan import plan
+import pathlib
+with study_plan.claimed(plan(pathlib.Path({str(tmp_path)!r}))[0]) as mine:
+  print(mine, flush=True)
+  sys.stdin.read()
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as other:
+    assert other.stdout.readline() == 'True\n'
+    with study_plan.claimed(job) as mine:
+      assert not mine
+    assert study_plan.status(job)[0] == study_plan.RUNNING
+    assert study_plan.status(plan(tmp_path)[1])[0] == study_plan.MISSING
+    other.kill()
+    other.wait(60)
+  with study_plan.claimed(job) as mine:
+    assert mine
+
+
+def test_an_error_within_a_claim_ends_it(tmp_path):
+  job = plan(tmp_path)[0]
+  with pytest.raises(KeyError), study_plan.claimed(job):
+    raise KeyError
+  with study_plan.claimed(job) as mine:
+    assert mine

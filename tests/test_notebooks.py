@@ -1,0 +1,56 @@
+"""Notebooks: shrunk, from top to bottom, as a reader runs them."""
+
+import json
+import pathlib
+import re
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+SECONDS = 600
+
+
+def test_there_are_three():
+  assert [path.stem for path in NOTEBOOKS] == [
+    'ablations', 'from_scratch', 'quickstart'
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_every_notebook_has(path):
+  book = json.loads(path.read_text(encoding='utf-8'))
+  text = ''.join(''.join(cell['source']) for cell in book['cells'])
+  assert f'/notebooks/{path.name})' in text  # the badge
+  assert text.count('%pip install') == 1
+  # It would be a reader's own, and go stale.
+  assert not any(cell.get('outputs') for cell in book['cells'])
+  # The public interface only.
+  used = set(re.findall(r'from (experiments[\w.]*) import', text))
+  assert used <= {'experiments.configs', 'experiments.train'}
+  assert not re.findall(r'mq_jax\._|from mq_jax', text)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path, monkeypatch):
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))
+  # Most of what the runs of one notebook compile is the same.
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))
+  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+  book = nbformat.read(path, as_version=4)
+  nbclient.NotebookClient(
+    book, timeout=SECONDS, resources={'metadata': {'path': str(tmp_path)}}
+  ).execute()
+  for cell in book.cells:
+    for output in cell.get('outputs', ()):
+      assert output['output_type'] != 'error'
+  pictures = sum(
+    'image/png' in output.get('data', {})
+    for cell in book.cells
+    for output in cell.get('outputs', ())
+  )
+  assert (
+    pictures == {'ablations': 2, 'from_scratch': 0, 'quickstart': 2}[path.stem]
+  )

@@ -1,0 +1,123 @@
+"""Slim: the full estimator forwards, one layer's φ-gradient backwards."""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mq_jax
+from mq_jax import coordinates
+from tests import problem
+
+ESTIMATORS = {
+  'fc_grad': mq_jax.fc_grad(hidden=5),
+  'multi_fc, tanh': mq_jax.multi_fc(hidden=5, activation='tanh'),
+  'lstm_fc': mq_jax.lstm_fc(hidden=3),
+}
+
+
+def leaves(seed):
+  keys = jax.random.split(jax.random.key(seed), 3)
+  shapes = {'a': (3, 5), 'b': (4,), 'c': (2, 2, 3)}
+  return {
+    path: jax.random.normal(key, shape)
+    for key, (path, shape) in zip(keys, shapes.items(), strict=True)
+  }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def phi_gradient(estimator, phi, state, cotangent):
+  g, w = leaves(0), leaves(1)
+  g_tilde, pullback, new_state = jax.vjp(
+    lambda phi: estimator.apply(phi, g, w, g, state), phi, has_aux=True
+  )
+  return g_tilde, pullback(cotangent)[0], new_state
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_a_step_is_the_full_one_with_one_layer_in_the_gradient(
+  x64, monkeypatch, name
+):
+  monkeypatch.setattr(coordinates, 'BLOCK', 4)  # layers share blocks
+  full, slim = ESTIMATORS[name], mq_jax.slim(ESTIMATORS[name])
+  w, cotangent = leaves(1), leaves(2)
+  phi = slim.init(jax.random.key(3), w)
+  state = slim.init_state(jax.random.key(4), w)
+  drawn = collections.Counter()
+  for _ in range(12):
+    g_tilde, gradient, new_state = phi_gradient(slim, phi, state, cotangent)
+    want, _, inner = phi_gradient(full, phi, state.inner, cotangent)
+    jax.tree.map(np.testing.assert_array_equal, g_tilde, want)
+    jax.tree.map(np.testing.assert_array_equal, new_state.inner, inner)
+    fits = []
+    for path in w:
+      only = {p: x * (p == path) for p, x in cotangent.items()}
+      alone = phi_gradient(full, phi, state.inner, only)[1]
+      same = jax.tree.map(
+        lambda a, b: np.allclose(a, b, rtol=1e-12, atol=1e-14), gradient, alone
+      )
+      if all(jax.tree.leaves(same)):
+        fits.append(path)
+    assert len(fits) == 1
+    drawn.update(fits)
+    state = new_state
+  assert set(drawn) == set(w)
+
+
+def test_layers_are_drawn_uniformly():
+  slim = mq_jax.slim(mq_jax.fc_grad(layers=1))
+  w = {path: jnp.ones(()) for path in 'abcd'}
+  cotangent = {path: jnp.asarray(10.0**i) for i, path in enumerate('abcd')}
+  phi = slim.init(jax.random.key(0), w)
+
+  def draw(state, _):
+    _, pullback, state = jax.vjp(
+      lambda phi: slim.apply(phi, w, w, w, state), phi, has_aux=True
+    )
+    return state, pullback(cotangent)[0][0]['kernel'][0, 0]
+
+  state = slim.init_state(jax.random.key(1), w)
+  _, drawn = jax.lax.scan(draw, state, length=4000)
+  counts = [int(jnp.sum(drawn == 10.0**i)) for i in range(4)]
+  assert sum(counts) == 4000
+  # Four standard deviations of a binomial count with p = 1/4.
+  assert all(abs(count - 1000) < 4 * (4000 * 3 / 16) ** 0.5 for count in counts)
+
+
+def test_blocks_without_a_cotangent_are_not_gone_through(monkeypatch):
+  """What would be computed there is made to be NaN."""
+  monkeypatch.setattr(coordinates, 'BLOCK', 4)
+
+  @jax.custom_vjp
+  def poisoned(phi, x):
+    return phi * x
+
+  poisoned.defvjp(
+    lambda phi, x: (phi * x, x),
+    lambda x, c: (jnp.where(jnp.any(x == 13.0), jnp.nan, jnp.sum(c * x)), None),
+  )
+  blocks = jnp.arange(8.0, 20.0).reshape(3, 4)
+  phi = jnp.asarray(2.0)
+  _, pullback = jax.vjp(
+    lambda phi: coordinates.map_blocks(poisoned, phi, blocks), phi
+  )
+  cotangent = jnp.zeros((3, 4)).at[2, 1].set(1.0)
+  assert pullback(cotangent)[0] == 17.0
+  assert jnp.isnan(pullback(jnp.ones((3, 4)))[0])
+
+
+def test_it_trains_under_the_step():
+  train = problem.make(estimator=mq_jax.slim(mq_jax.multi_fc(hidden=5)))
+  state = problem.start(train)
+  first_phi = jax.tree.map(np.asarray, state.phi)
+  losses = []
+  for batch in problem.batches(60):
+    state, metrics = train.step(state, batch)
+    losses.append(float(metrics['loss']))
+    assert metrics['finite']
+  assert np.mean(losses[-10:]) < np.mean(losses[:10])
+  moved = jax.tree.map(lambda a, b: np.any(a != b), state.phi, first_phi)
+  assert all(jax.tree.leaves(moved))
