@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.configs import resnet20
-from mq_jax import models
+from mq_jax import models, selection
 
 Array = jax.Array
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -103,7 +103,8 @@ def _estimator(
     return mq_jax.feature_fc(
       tuple(config.features.split()),
       config.hidden,
-      steps=config.epochs * steps_per_epoch,
+      steps=config.progress_epochs * steps_per_epoch,
+      threshold=0.5 if config.quantizer == 'dorefa' else 0.0,
     )
   make = {'fc_grad': mq_jax.fc_grad, 'multi_fc': mq_jax.multi_fc}
   return make[config.estimator](
@@ -147,7 +148,17 @@ def meta_optimizer(
 
 def finish(config: ConfigDict) -> optax.GradientTransformation:
   """What is done to the weights' move last."""
-  return _one_move_ahead() if config.reapply else optax.identity()
+  if not config.reapply:
+    return optax.identity()
+
+  def quantized(params: Any) -> Any:
+    chosen = selection.select(params, quantizer(config))
+    paths = selection.named_leaves(params)
+    return jax.tree.unflatten(
+      jax.tree.structure(params), [path in chosen for path in paths]
+    )
+
+  return optax.masked(_one_move_ahead(), quantized)
 
 
 def _one_move_ahead() -> optax.GradientTransformation:

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import ledger
+from experiments import ledger, train
 from experiments.settings import identity
 
-LAST = 10  # epochs whose mean test accuracy the paper reports
 PUBLISHED = pathlib.Path(__file__).parent / 'studies' / 'published.json'
 RESAMPLES = 10_000
 LEAST_TRIALS = 3  # below which an interval would mean nothing
@@ -44,15 +43,15 @@ class Published(NamedTuple):
 
   Attributes:
     paper: As printed.
-    raw: Recomputed from the authors' logs, None if they are not complete.
-    trials: That the paper says it ran.
-    epochs: That the paper says it ran.
+    raw: Recomputed from the authors' logs; None where there are none.
+    raw_trials: That these logs have; the paper says 5.
+    remark: What is wrong with the printed number, by the logs.
   """
 
   paper: float
   raw: float | None = None
-  trials: int = 5
-  epochs: int = 100
+  raw_trials: int = 0
+  remark: str = ''
 
 
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
@@ -95,7 +94,9 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
 def accuracies(measured: Cell) -> list[float]:
   """Of each trial the mean test accuracy of its last ten epochs, percent."""
   return [
-    statistics.fmean(record['test_accuracy'] for record in records[-LAST:])
+    statistics.fmean(
+      record['test_accuracy'] for record in records[-train.LAST :]
+    )
     for records in measured.records.values()
   ]
 
@@ -135,7 +136,12 @@ def published(study: str, config: ConfigDict) -> Published | None:
   table, names = keys[study]
   for entry in tables[table]:
     if all(entry[name] == config[name] for name in names):
-      return Published(entry['paper'], entry.get('raw'))
+      return Published(
+        entry['paper'],
+        entry.get('raw'),
+        entry.get('raw_trials', 0),
+        entry.get('remark', ''),
+      )
   return None
 
 

@@ -1,12 +1,16 @@
 """What a configuration must be for a run to begin."""
 
+import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments import build
 from experiments.configs import resnet20
 from experiments.errors import InvalidError
+from mq_jax import models, selection
 
 CHOICES = {
   'network': (
@@ -47,6 +51,7 @@ AT_LEAST = {
   'meta_every': 1,
   'meta_stop': 0,
   'holdout': 0,
+  'progress_epochs': 1,
   'batch_size': 1,
   'epochs': 1,
   'chunk': 1,
@@ -101,8 +106,31 @@ def check(config: ConfigDict) -> None:
     raise ConfigError(f'config.bits={config.bits!r}, but bwn has 1 bit')
   try:
     build.make_train_step(config, _no_loss, 1)
+    if config.full_precision or config.estimator == 'kernel_wise':
+      _check_leaves(config)
   except ValueError as error:
     raise ConfigError(str(error)) from error
+
+
+def _check_leaves(config: ConfigDict) -> None:
+  """Refuses rules and estimators that the network's leaves do not fit."""
+  params = _shapes(config.network)
+  chosen = selection.select(params, build.quantizer(config))
+  leaves = selection.named_leaves(params)
+  estimator = build.estimator(config, 1)
+  jax.eval_shape(
+    lambda leaves: estimator.init(jax.random.key(0), leaves),
+    {path: leaves[path] for path in chosen},
+  )
+
+
+@functools.cache
+def _shapes(network: str) -> Any:
+  net = getattr(models, network)(num_classes=10)
+  variables = jax.eval_shape(
+    lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+  )
+  return variables['params']
 
 
 def _check_values(config: ConfigDict, known: ConfigDict) -> None:

@@ -4,6 +4,7 @@ A method has one colour everywhere, from a palette that colour-blind readers can
 tell apart (Okabe and Ito), and a marker of its own.
 """
 
+import collections
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
@@ -35,6 +37,7 @@ MARKERS = {
   'kernel_wise': 'v',
   'feature_fc': 'P',
 }
+MOST = 8  # curves a panel
 # Figure of the paper and its appendix: network and quantizer.
 PAPER = {
   ('resnet20', 'dorefa'): '3 and 5',
@@ -65,7 +68,7 @@ CURVES: dict[str, tuple[str, Curve]] = {
   'loss': ('training loss', lambda r: r['train_loss']),
   'accuracy': ('test accuracy, %', lambda r: r['test_accuracy']),
   'flips': (
-    'codes turned over in an epoch, %',
+    'codes turned over, mean over layers, %',
     lambda r: 100 * statistics.fmean(r['flipped'].values()),
   ),
 }
@@ -95,21 +98,49 @@ def write_all(
 
 
 def _figures(study: str, measured: Measured) -> dict[str, Figure]:
-  drawn = {}
+  drawn: dict[str, Figure] = {}
   groups: dict[tuple[str, str], Measured] = {}
   for entry in measured:
     config = entry[1]
     groups.setdefault((config.network, config.quantizer), []).append(entry)
   for (network, quantizer), group in groups.items():
-    for kind in CURVES:
-      title = f'{network}, {quantizer}'
-      if study in ('table1', 'table2') and kind == 'loss':
-        title += f' (figure {PAPER[network, quantizer]} of the paper)'
-      drawn[f'{network}-{quantizer}-{kind}'] = curves(group, kind, title)
-    drawn[f'{network}-{quantizer}-weights'] = histograms(group)
+    for part, some in enumerate(_few(group)):
+      number = f'-{part + 1}' if len(group) > len(some) else ''
+      _draw(drawn, study, network, quantizer, some, number)
   if any('s' in _last(own) for _, _, own in measured) and study == 'fig4':
     drawn['factor'] = factors(measured)
   return drawn
+
+
+def _few(group: Measured) -> list[Measured]:
+  """Parts of at most eight curves a panel, in their order."""
+  parts: list[Measured] = []
+  panels: collections.Counter[str] = collections.Counter()
+  for entry in group:
+    part = panels[entry[1].optimizer] // MOST
+    panels[entry[1].optimizer] += 1
+    parts += [[] for _ in range(part + 1 - len(parts))]
+    parts[part].append(entry)
+  return parts
+
+
+def _draw(
+  drawn: dict[str, Figure],
+  study: str,
+  network: str,
+  quantizer: str,
+  group: Measured,
+  number: str,
+) -> None:
+  for kind in CURVES:
+    title = f'{network}, {quantizer}'
+    if study in ('table1', 'table2') and kind == 'loss':
+      title += f' (figure {PAPER[network, quantizer]} of the paper)'
+    drawn[f'{network}-{quantizer}-{kind}{number}'] = curves(group, kind, title)
+  # Entries of the ledger that are older than it have no histogram.
+  looked_at = [entry for entry in group if 'histogram' in _last(entry[2])]
+  if looked_at:
+    drawn[f'{network}-{quantizer}-weights{number}'] = histograms(looked_at)
 
 
 def _last(own: comparison.Cell) -> dict[str, Any]:
@@ -134,8 +165,10 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
   axes = figure.subplots(1, len(optimizers), squeeze=False, sharey=True)[0]
   for axis, optimizer in zip(axes, optimizers, strict=True):
     own = [entry for entry in group if entry[1].optimizer == optimizer]
-    for index, (name, config, measured) in enumerate(own):
-      _line(axis, curve, name, config, measured, index)
+    seen: collections.Counter[str] = collections.Counter()
+    for name, config, measured in own:
+      _line(axis, curve, name, config, measured, seen[config.estimator])
+      seen[config.estimator] += 1
     axis.set_title(optimizer)
     axis.set_xlabel('epoch')
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -154,13 +187,13 @@ def _line(
   name: str,
   config: ConfigDict,
   measured: comparison.Cell,
-  index: int,
+  earlier: int,
 ) -> None:
   values = np.array(
     [[curve(record) for record in trial] for trial in measured.records.values()]
   )
   epochs = np.arange(1, values.shape[1] + 1)
-  colour = COLOURS[config.estimator]
+  colour = shade(COLOURS[config.estimator], earlier)
   trials = f', {len(values)} trials' if len(values) > 1 else ''
   axis.plot(
     epochs,
@@ -169,7 +202,7 @@ def _line(
     marker=MARKERS[config.estimator],
     markevery=max(1, len(epochs) // 10),
     markersize=4,
-    linestyle=('-', '--', ':', '-.')[index % 4],
+    linestyle=('-', '--', ':', '-.')[earlier % 4],
     label=_short(name) + trials,
   )
   axis.fill_between(
@@ -180,6 +213,13 @@ def _line(
     alpha=0.15,
     linewidth=0,
   )
+
+
+def shade(colour: str, earlier: int) -> tuple[float, float, float]:
+  """A method's colour, the paler the more of its settings came before."""
+  rgb = np.array(to_rgb(colour))
+  red, green, blue = 1 - (1 - rgb) * 0.72**earlier
+  return red, green, blue
 
 
 def _short(name: str) -> str:

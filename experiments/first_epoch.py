@@ -20,8 +20,18 @@ _COLUMNS = (
 
 
 def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
-  """Of all such runs in the ledger."""
-  chosen = [run for run in runs if run.header['config']['epochs'] == 1]
+  """Of all such runs in the ledger: CIFAR-10, one trial, the test set."""
+  configs = ((run, run.header['config']) for run in runs)
+  chosen = [
+    run
+    for run, config in configs
+    if config['epochs'] == 1
+    and config['dataset'] == 'cifar10'
+    and config.get('trials', 1) == 1
+    and not config.get('holdout')
+    and run.records
+    and 'full_precision_accuracy' in run.header['start']
+  ]
   return tables.Table(
     'first-epoch',
     'One epoch from a pretrained network',

@@ -6,6 +6,7 @@ copies a run's metrics.jsonl there. Names of folders on one's own machine are
 no result: a path in the configuration is kept by its last part alone.
 """
 
+import hashlib
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -17,6 +18,21 @@ from experiments.errors import InvalidError, MissingError
 
 RESULTS = 'results'
 PATHS = ('data_dir', 'pretrained')
+
+
+class TakenError(InvalidError):
+  """An entry of this name is of another run.
+
+  Attributes:
+    digest: To be added to the name; no other run has it.
+  """
+
+  def __init__(self, path: pathlib.Path, header: dict[str, Any]) -> None:
+    super().__init__(
+      f'{path} is the entry of another run: take another name, or delete it.'
+    )
+    whole = json.dumps([header['config'], header['date']], sort_keys=True)
+    self.digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
 
 
 class Run(NamedTuple):
@@ -54,8 +70,8 @@ def add(
 
   Raises:
     MissingError: If `workdir` has no metrics.jsonl.
-    InvalidError: If the run did not reach its last epoch and did not diverge,
-      or if there is an entry of this name that is of another run.
+    InvalidError: If the run did not reach its last epoch and did not diverge.
+    TakenError: If there is an entry of this name that is of another run.
   """
   log = pathlib.Path(workdir) / 'metrics.jsonl'
   if not log.exists():
@@ -76,9 +92,7 @@ def add(
   if path.exists():
     there = metrics.read_log(path)[0]
     if (there['config'], there['date']) != (config, header['date']):
-      raise InvalidError(
-        f'{path} is the entry of another run: take another name, or delete it.'
-      )
+      raise TakenError(path, header)
   path.parent.mkdir(parents=True, exist_ok=True)
   new = path.with_name(f'.{path.name}.new')
   new.write_text(

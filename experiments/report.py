@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags
-from ml_collections import ConfigDict
 
 from experiments import comparison, figures, ledger, settings, tables
 from experiments.first_epoch import first_epoch_table
@@ -26,89 +25,100 @@ _MARKED = re.compile(
 _COLUMNS = (
   'setting',
   'accuracy %',
+  'std',
   'trials',
   'epochs',
+  'base %',
   'paper %',
   'its logs %',
-  'ours − paper',
+  'their trials',
+  'ours - paper',
+  '95 % from',
+  'to',
   'mark',
 )
 NO_RUN = 'no run'
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def study_table(
   name: str, study: settings.Study, runs: Sequence[ledger.Run]
 ) -> tables.Table:
   """One row a setting, beside what the paper printed and its logs say."""
-  rows = [
-    _row(setting, config, name, runs)
-    for setting, config in study.settings.items()
-  ]
+  rows = [_row(name, setting, study, runs) for setting in study.settings]
   return tables.Table(name, study.title, _COLUMNS, rows, _note(study, runs))
 
 
 def _row(
-  setting: str, config: ConfigDict, study: str, runs: Sequence[ledger.Run]
+  name: str, setting: str, study: settings.Study, runs: Sequence[ledger.Run]
 ) -> list[str]:
+  config = study.settings[setting]
   ours = comparison.cell(config, runs)
   theirs = None
   if not setting.endswith('-fair'):
-    theirs = comparison.published(study, config)
-  printed = [
-    _number(theirs.paper) if theirs else '',
-    _number(theirs.raw) if theirs else '',
-  ]
-  if ours is None:
-    return [f'`{setting}`', NO_RUN, '0', '', *printed, '', '']
-  accuracies = comparison.accuracies(ours)
+    theirs = comparison.published(name, config)
+  values = comparison.accuracies(ours) if ours else []
+  printed = ['', '', '']
+  if theirs:
+    printed[0] = _number(theirs.paper)
+  if theirs and theirs.raw is not None:
+    printed[1:] = _number(theirs.raw), str(theirs.raw_trials)
   return [
     f'`{setting}`',
-    mean_and_deviation(accuracies),
-    str(len(accuracies)),
-    str(ours.epochs),
+    _number(statistics.fmean(values)) if values else _without_values(ours),
+    _number(statistics.stdev(values)) if len(values) > 1 else '',
+    str(len(values)),
+    str(ours.epochs) if ours else '',
+    _number(ours.full_precision) if ours and ours.full_precision else '',
     *printed,
-    difference(accuracies, theirs),
-    mark(ours, theirs),
+    *difference(values, theirs),
+    mark(ours, theirs, study.trials, config.epochs),
   ]
 
 
-def _number(value: float | None) -> str:
-  return 'incomplete' if value is None else f'{value:.2f}'
+def _without_values(ours: comparison.Cell | None) -> str:
+  return 'diverged' if ours else NO_RUN
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
-  """Mean and, of two or more, standard deviation over trials."""
-  if not values:
-    return 'diverged'
-  mean = f'{statistics.fmean(values):.2f}'
-  if len(values) < 2:
-    return mean
-  return f'{mean} ± {statistics.stdev(values):.2f}'
+def _number(value: float) -> str:
+  return f'{value:.2f}'
 
 
 def difference(
   values: Sequence[float], theirs: comparison.Published | None
-) -> str:
-  """Ours less the paper's, with its 95 % interval from three trials on."""
+) -> list[str]:
+  """Ours less the paper's, and its 95 % interval from three trials on."""
   if theirs is None or not values:
-    return ''
-  text = f'{statistics.fmean(values) - theirs.paper:+.2f}'.replace('-', '−')
-  ends = comparison.interval(values)
-  if ends is None:
-    return text
-  low, high = (f'{e - theirs.paper:+.2f}'.replace('-', '−') for e in ends)
-  return f'{text} ({low} to {high})'
+    return [''] * 3
+  ends = comparison.interval(values) or ()
+  numbers = [statistics.fmean(values), *ends]
+  texts = [f'{number - theirs.paper:+.2f}' for number in numbers]
+  return texts + [''] * (3 - len(texts))
 
 
-def mark(ours: comparison.Cell, theirs: comparison.Published | None) -> str:
-  """What has to be known before a row is compared."""
+def mark(
+  ours: comparison.Cell | None,
+  theirs: comparison.Published | None,
+  trials: int,
+  epochs: int,
+) -> str:
+  """What has to be known before a row is compared.
+
+  Args:
+    ours: What was measured, if anything.
+    theirs: What was published, if anything.
+    trials: That the study wants.
+    epochs: That its protocol has.
+  """
   remarks = []
-  if ours.diverged:
+  if ours and ours.diverged:
     remarks.append(f'{len(ours.diverged)} diverged')
-  if theirs and ours.epochs < theirs.epochs:
-    remarks.append(f'{ours.epochs} of {theirs.epochs} epochs')
-  if theirs and len(ours.records) < theirs.trials:
-    remarks.append(f'{len(ours.records)} of {theirs.trials} trials')
+  if ours and ours.epochs < epochs:
+    remarks.append(f'{ours.epochs} of {epochs} epochs')
+  if ours and len(ours.records) < trials:
+    remarks.append(f'{len(ours.records)} of {trials} trials')
+  if theirs and theirs.remark:
+    remarks.append(f'paper: {theirs.remark}')
   return ', '.join(remarks)
 
 
@@ -118,8 +128,10 @@ def _note(study: settings.Study, runs: Sequence[ledger.Run]) -> str:
   used = [run for run in runs if run.name in names]
   text = (
     'Test accuracy, mean of the last ten epochs (of all, if there are fewer);'
-    ' ± is the standard deviation over trials; the interval is a bootstrap over'
-    ' ours and takes the printed number as exact.'
+    ' std is the standard deviation over trials; base is the full-precision'
+    ' network that the runs start from; the interval is that of the'
+    ' difference, by a bootstrap over our trials, the printed number taken as'
+    ' exact.'
   )
   if not used:
     return text
@@ -163,14 +175,17 @@ def fill(
   return _MARKED.sub(table, page)
 
 
-def with_runs(
+def to_show(
   runs: Sequence[ledger.Run], studies: Mapping[str, settings.Study]
 ) -> dict[str, settings.Study]:
-  """The studies of which the ledger has a run."""
+  """The studies of which the paper has numbers, or the ledger a run."""
   return {
     name: study
     for name, study in studies.items()
-    if any(comparison.cell(c, runs) for c in study.settings.values())
+    if any(
+      comparison.published(name, config) or comparison.cell(config, runs)
+      for config in study.settings.values()
+    )
   }
 
 
@@ -180,7 +195,7 @@ def main(argv: list[str]) -> None:
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), settings.load_all()
   out = pathlib.Path(arguments.out)
-  shown = with_runs(runs, studies)
+  shown = to_show(runs, studies)
   for name, study in shown.items():
     table = study_table(name, study, runs)
     print(f'\n## {table.title}\n\n{tables.markdown(table)}')
@@ -188,11 +203,9 @@ def main(argv: list[str]) -> None:
       print(f'wrote {path}')
   for path in figures.write_all(shown, runs, out):
     print(f'wrote {path}')
-  if not shown:
-    print(f'{arguments.results} has no run of a study.')
-  if arguments.results != ledger.RESULTS:
+  if pathlib.Path(arguments.results).resolve() != _ROOT / ledger.RESULTS:
     return
-  for path in [pathlib.Path('README.md'), *pathlib.Path('docs').glob('*.md')]:
+  for path in [_ROOT / 'README.md', *(_ROOT / 'docs').glob('*.md')]:
     page = path.read_text(encoding='utf-8')
     filled = fill(page, runs, studies)
     if filled != page:

@@ -5,6 +5,7 @@ they compute, never by a name: two studies that hold the same configuration
 share its runs.
 """
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -20,6 +21,9 @@ from experiments.errors import InvalidError, MissingError
 PROTOCOLS = ('paper', 'fair')
 # What changes no number of a run, or is no part of a setting.
 APART = ('seed', 'trials', 'data_dir', 'mesh_data', 'chunk', 'checkpoint_every')
+
+# What no other estimator reads than `feature_fc`.
+OF_FEATURES = ('features', 'progress_epochs')
 
 
 class Study(NamedTuple):
@@ -132,11 +136,19 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
     JSON. Keys that the configuration lacks, because it is older than they are,
     have their defaults; a base model counts by the name of its file.
   """
-  defaults = resnet20.get_config().to_dict()
+  defaults = _defaults()
   whole = defaults | {
     key: float(value) if isinstance(defaults.get(key), float) else value
     for key, value in config.items()
   }
   whole['pretrained'] = pathlib.PurePath(whole['pretrained']).name
-  kept = {k: v for k, v in whole.items() if k not in (*APART, *without)}
+  unread = () if whole['estimator'] == 'feature_fc' else OF_FEATURES
+  apart = (*APART, *unread, *without)
+  kept = {k: v for k, v in whole.items() if k not in apart}
   return json.dumps(kept, sort_keys=True)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+  defaults: dict[str, Any] = resnet20.get_config().to_dict()
+  return defaults

@@ -44,7 +44,7 @@ def narrowed(
     only: Regular expression; a setting is kept if it is found in its name.
     epochs: Of every run, in place of its own; the schedule is not shrunk, so
       these are the first epochs of the protocol.
-    data_dir: Of every run.
+    data_dir: Of every run, if not empty.
 
   Raises:
     InvalidError: If no setting is left, or `only` is no regular expression.
@@ -60,7 +60,7 @@ def narrowed(
       + '\n  '.join(study.settings)
     )
   for config in chosen.values():
-    config.data_dir = data_dir
+    config.data_dir = data_dir or config.data_dir
     config.epochs = epochs or config.epochs
   return chosen
 
@@ -80,11 +80,14 @@ def base_models(
 
   Raises:
     MissingError: If `folder` lacks one; the message has the names it may have.
+    InvalidError: If two configurations want different models of one network.
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
     if folder:
-      config.pretrained = str(_model_in(pathlib.Path(folder), config))
+      config.pretrained = str(
+        _model_in(pathlib.Path(folder).absolute(), config)
+      )
       continue
     base = build.full_precision(config)
     own = workdir / 'base' / f'{config.network}-{config.dataset}'
@@ -128,16 +131,16 @@ def seconds(text: str) -> float:
 
 
 def run_study(
-  planned: Sequence[study_plan.Job],
+  plan: Callable[[], list[study_plan.Job]],
   bases: dict[str, ConfigDict],
   results: pathlib.Path,
   stop: Stop,
   display: study_display.Display,
 ) -> None:
-  """Runs what is planned, one after another, until `stop` says so.
+  """Runs what is left, one after another, until `stop` says so.
 
   Args:
-    planned: Jobs that are not in the ledger.
+    plan: Gives the jobs that are not in the ledger.
     bases: What `base_models` returned.
     results: Folder of the ledger.
     stop: Asked before each run and within.
@@ -145,22 +148,50 @@ def run_study(
   """
   try:
     for folder, config in bases.items():
-      needed = any(job.config.pretrained.startswith(folder) for job in planned)
-      if needed and not stop():
-        name = pathlib.Path(folder).name
-        train.train_and_evaluate(
-          config, folder, stop=stop, show=display.beside(f'base {name}')
-        )
-    for done, job in enumerate(planned):
-      if stop():
-        return
-      with study_plan.claimed(job) as mine:
-        if mine:
-          _run(job, results, stop, display.of(done, job.name))
-        else:
+      path = pathlib.Path(folder)
+      if any(path in _base_of(job).parents for job in plan()):
+        _make_base(config, path, stop, display)
+    done, told = 0, set[str]()
+    # Again and again, since what another process had may be free by now, and
+    # what was one run may have become several.
+    while not stop():
+      for job in plan():
+        with study_plan.claimed(job.workdir) as mine:
+          if mine:
+            _run(job, results, stop, display.of(done, job.name))
+            done += 1
+            break
+        if job.name not in told:
           display.log(f'{job.name}: another process has it')
+        told.add(job.name)
+      else:
+        return
   except train.Stopped:
     return
+
+
+def _base_of(job: study_plan.Job) -> pathlib.Path:
+  return pathlib.Path(job.config.pretrained)
+
+
+def _make_base(
+  config: ConfigDict,
+  folder: pathlib.Path,
+  stop: Stop,
+  display: study_display.Display,
+) -> None:
+  """Trains a base model, or waits for the process that does."""
+  waits = False
+  while not stop():
+    with study_plan.claimed(folder) as mine:
+      if mine:
+        show = display.beside(f'base {folder.name}')
+        train.train_and_evaluate(config, folder, stop=stop, show=show)
+        return
+    if not waits:
+      display.log(f'base {folder.name}: another process makes it')
+    waits = True
+    time.sleep(1)
 
 
 def _run(
@@ -174,7 +205,16 @@ def _run(
     train.train_and_evaluate(job.config, job.workdir, stop=stop, show=show)
   except train.TrainingDiverged as error:
     diverged = str(error).split('. ')[0]
-  ledger.add(job.workdir, results, job.name, diverged=diverged)
+    if job.config.trials > 1:
+      study_plan.take_apart(job)
+      return
+  try:
+    ledger.add(job.workdir, results, job.name, diverged=diverged)
+  except ledger.TakenError as error:
+    # Entries are told apart by what they hold; the name is for people.
+    ledger.add(
+      job.workdir, results, f'{job.name}-{error.digest}', diverged=diverged
+    )
 
 
 def _deadline(budget: str) -> Stop:
@@ -194,7 +234,8 @@ def main(argv: list[str]) -> None:
 
 def _main() -> None:
   arguments = flags.FLAGS
-  workdir = pathlib.Path(arguments.workdir)
+  # A run that was begun has the path of its base model in its log.
+  workdir = pathlib.Path(arguments.workdir).absolute()
   results = pathlib.Path(arguments.results or workdir / 'results')
   stop = _deadline(arguments.budget)
   name = pathlib.Path(arguments.study).stem
@@ -228,7 +269,7 @@ def _main() -> None:
   planned = show()
   if planned:
     with study_display.opened(len(planned)) as display:
-      run_study(planned, bases, results, stop, display)
+      run_study(plan, bases, results, stop, display)
     planned = show()
   print(
     f'{len(planned)} runs are left; the same command goes on.'

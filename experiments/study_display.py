@@ -51,13 +51,14 @@ def opened(
         total=total * TICKS,
         **display.Shown(f'run 0/{total}', '', '', '', '')._asdict(),
       )
-    began: list[tuple[float, float]] = []
+    began: tuple[float, float] | None = None
 
     def advance(done: float) -> None:
+      nonlocal began
       if live is None or whole is None:
         return
-      began.append((time.monotonic(), done))
-      (then, before), (now, _) = began[0], began[-1]
+      now = time.monotonic()
+      then, before = began = began or (now, done)
       speed = (done - before) / (now - then) if now > then else None
       live.update(
         whole,
@@ -119,7 +120,7 @@ def print_status(
   table = rich.table.Table(title=rich.text.Text(title))
   table.add_column('setting', overflow='fold')
   table.add_column('trials done', justify='right')
-  table.add_column('not done')
+  table.add_column('seeds not done')
   finished = 0
   for name, config in settings.items():
     done = study_plan.done_seeds(config.to_dict(), runs) & set(range(trials))
@@ -127,16 +128,20 @@ def print_status(
     table.add_row(
       name,
       f'{len(done)}/{trials}',
-      ', '.join(_state(job) for job in planned if job.setting == name),
+      _states([job for job in planned if job.setting == name]),
     )
   console.print(table)
   console.print(f'{finished} of {len(settings) * trials} trials are done.')
 
 
-def _state(job: study_plan.Job) -> str:
-  state, epochs = study_plan.status(job)
-  seeds = f'seed {job.config.seed}'
-  if job.config.trials > 1:
-    seeds += f' to {job.config.seed + job.config.trials - 1}'
-  of = f' ({epochs}/{job.config.epochs} epochs)'
-  return f'{seeds} {state}' + of * (state != study_plan.MISSING)
+def _states(planned: Sequence[study_plan.Job]) -> str:
+  """The seeds that are not done, by how far they are."""
+  seeds: dict[str, list[str]] = {}
+  for job in planned:
+    state, epochs = study_plan.status(job)
+    if state != study_plan.MISSING:
+      state += f' ({epochs}/{job.config.epochs} epochs)'
+    first, trials = job.config.seed, job.config.trials
+    own = f'{first}' if trials == 1 else f'{first} to {first + trials - 1}'
+    seeds.setdefault(state, []).append(own)
+  return '; '.join(f'{state}: {", ".join(own)}' for state, own in seeds.items())

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from experiments import ledger, metrics
 from experiments.settings import identity
 
-DONE, RUNNING, BEGUN, MISSING = 'done', 'running', 'begun', 'missing'
+RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
+_APART = 'one-of-these-seeds-diverged'
 
 
 class Job(NamedTuple):
@@ -62,7 +63,8 @@ def jobs(
     runs: Of the ledger.
     workdir: Of the study.
     together: Whether the seeds of a setting run as one program, and not one by
-      one. Runs that were begun go on as they were begun.
+      one. Runs that were begun go on as they were begun, but for seeds of which
+      one diverged (`take_apart`): these run alone.
 
   Returns:
     Jobs, setting by setting; one configuration under two names comes once.
@@ -76,10 +78,11 @@ def jobs(
     seen.add(key)
     left = set(range(trials)) - done_seeds(config, runs)
     stem = f'{study}-{name}-{config.epochs}epochs'
-    begun = _begun(workdir, stem)
-    groups = [own for own in begun if set(own) <= left]
+    begun, apart = _begun(workdir, stem)
+    groups = [own for own in begun if set(own) & left]
     left -= {seed for own in groups for seed in own}
-    groups += _consecutive(left) if together else [[s] for s in sorted(left)]
+    alone = left & apart if together else left
+    groups += [[seed] for seed in alone] + _consecutive(left - alone)
     for seeds in sorted(groups):
       own = ConfigDict(config.to_dict())
       own.update(seed=seeds[0], trials=len(seeds))
@@ -92,22 +95,22 @@ def status(job: Job) -> tuple[str, int]:
   """`(status, epochs done)` of a run that is not in the ledger."""
   log = job.workdir / 'metrics.jsonl'
   epochs = len(metrics.read_log(log)[1]) if log.exists() else 0
-  with claimed(job) as mine:
-    if not mine:
-      return RUNNING, epochs
+  if _lock(job.workdir).exists():
+    with claimed(job.workdir) as mine:
+      if not mine:
+        return RUNNING, epochs
   return (BEGUN if log.exists() else MISSING), epochs
 
 
 @contextlib.contextmanager
-def claimed(job: Job) -> Iterator[bool]:
-  """Whether the run is ours for as long as the context lasts.
+def claimed(workdir: pathlib.Path) -> Iterator[bool]:
+  """Whether the run in a folder is ours for as long as the context lasts.
 
   It is not if another process has it. The claim ends with the process, however
   that ends.
   """
-  if not job.workdir.parent.exists():
-    job.workdir.parent.mkdir(parents=True)
-  lock = job.workdir.with_name(f'{job.workdir.name}.lock')
+  lock = _lock(workdir)
+  lock.parent.mkdir(parents=True, exist_ok=True)
   with lock.open('w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,6 +118,11 @@ def claimed(job: Job) -> Iterator[bool]:
       yield False
       return
     yield True
+
+
+def _lock(workdir: pathlib.Path) -> pathlib.Path:
+  # Beside the folder: that it exists says that the run has begun.
+  return workdir.with_name(f'{workdir.name}.lock')
 
 
 def _folder(workdir: pathlib.Path) -> pathlib.Path:
@@ -127,21 +135,33 @@ def _seeds_text(seeds: Sequence[int]) -> str:
   return f'seeds{seeds[0]}to{seeds[-1]}'
 
 
-def _begun(workdir: pathlib.Path, stem: str) -> list[list[int]]:
-  """The groups of seeds whose folders stand in `workdir`, widest first."""
-  groups = []
+def take_apart(job: Job) -> None:
+  """Lets the seeds of a run each have one of its own from now on."""
+  (job.workdir / _APART).touch()
+
+
+def _begun(
+  workdir: pathlib.Path, stem: str
+) -> tuple[list[list[int]], set[int]]:
+  """Groups of seeds that stand in `workdir`, and seeds that must run alone."""
+  groups: list[list[int]] = []
+  apart: set[int] = set()
   for path in _folder(workdir).glob(f'{stem}-seed*'):
     match = re.fullmatch(
       re.escape(stem) + r'-(?:seed(\d+)|seeds(\d+)to(\d+))', path.name
     )
     if match and (path / 'metrics.jsonl').exists():
       first, last = match[1] or match[2], match[1] or match[3]
-      groups.append(list(range(int(first), int(last) + 1)))
+      seeds = list(range(int(first), int(last) + 1))
+      if (path / _APART).exists():
+        apart |= set(seeds)
+      else:
+        groups.append(seeds)
   chosen: list[list[int]] = []
   for own in sorted(groups, key=len, reverse=True):
     if not any(set(own) & set(other) for other in chosen):
       chosen.append(own)
-  return chosen
+  return chosen, apart
 
 
 def _consecutive(seeds: set[int]) -> list[list[int]]:

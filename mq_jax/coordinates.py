@@ -64,7 +64,9 @@ def map_blocks(
 ) -> Array:
   """Maps over the leading axis and keeps nothing for the backward pass.
 
-  Of a block whose cotangent is zero all over, nothing is computed backwards.
+  Of a block whose cotangent is zero all over, nothing is computed backwards,
+  except under `jax.vmap`, which takes both branches of a condition. There is a
+  rule for reverse mode alone: no `jax.jvp`, no Hessian.
 
   Args:
     function: `(phi, block) -> array`; a block is without the leading axis.

@@ -11,7 +11,7 @@ from mq_jax.estimators import GradientEstimator, Leaves
 
 Array = jax.Array
 
-FEATURES = ('gradient', 'momentum', 'weight', 'progress')
+FEATURES = ('gradient', 'momentum', 'distance', 'progress')
 
 
 class FeatureState(NamedTuple):
@@ -31,6 +31,7 @@ def feature_fc(
   hidden: int = 16,
   decay: float = 0.9,
   steps: int = 10_000,
+  threshold: float = 0.5,
 ) -> GradientEstimator:
   """g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
 
@@ -40,8 +41,7 @@ def feature_fc(
   - 'gradient': the straight-through gradient over its root mean square in the
     layer;
   - 'momentum': its running mean, likewise;
-  - 'weight': W̃, less its mean in the layer, over its standard deviation:
-    about the signed distance to the threshold of a 1-bit quantizer;
+  - 'distance': W̃ less `threshold`, likewise;
   - 'progress': steps so far over `steps`, at most 1.
 
   Args:
@@ -49,6 +49,8 @@ def feature_fc(
     hidden: Width of the layer between.
     decay: Of the running mean, 0 to below 1.
     steps: At which 'progress' comes to 1.
+    threshold: Of the quantizer, where W̃'s code turns over: 0.5 in dorefa at
+      1 bit, 0 in bwn.
 
   Returns:
     A `GradientEstimator`; its state takes one number a coordinate.
@@ -96,8 +98,8 @@ def feature_fc(
     inputs = {
       'gradient': _over_rms(g_ste),
       'momentum': _over_rms(momentum),
-      'weight': _over_rms(
-        {path: w - jnp.mean(w) for path, w in w_tilde.items()}
+      'distance': _over_rms(
+        {path: w - threshold for path, w in w_tilde.items()}
       ),
       'progress': {
         path: jnp.full_like(w, progress) for path, w in w_tilde.items()

@@ -28,7 +28,8 @@ def slim(estimator: GradientEstimator) -> GradientEstimator:
 
   The gradient of the drawn layer is not rescaled by the number of layers. The
   forward pass is that of `estimator`. Where that works coordinate by coordinate
-  in blocks, the blocks of the other layers are not gone through backwards.
+  in blocks, the blocks of the other layers are not gone through backwards (but
+  under `jax.vmap`, which takes both branches of a condition).
 
   Args:
     estimator: Any estimator with a φ.

@@ -27,8 +27,10 @@ def rms(x):
 
 def test_three_steps_by_hand(x64, monkeypatch):
   monkeypatch.setattr(coordinates, 'BLOCK', 7)
-  names = ('progress', 'gradient', 'weight', 'momentum')
-  estimator = mq_jax.feature_fc(names, hidden=3, decay=0.8, steps=2)
+  names = ('progress', 'gradient', 'distance', 'momentum')
+  estimator = mq_jax.feature_fc(
+    names, hidden=3, decay=0.8, steps=2, threshold=0.1
+  )
   w = leaves(0)
   phi = estimator.init(jax.random.key(1), w)
   phi = jax.tree.map(lambda x: x + 0.2, phi)
@@ -43,7 +45,7 @@ def test_three_steps_by_hand(x64, monkeypatch):
       columns = [
         np.full(w[path].shape, min(step / 2, 1)),
         g[path] / rms(g[path]),
-        (w[path] - np.mean(w[path])) / np.std(w[path]),
+        (w[path] - 0.1) / rms(w[path] - 0.1),
         momentum[path] / rms(momentum[path]),
       ]
       x = np.stack([np.ravel(column) for column in columns], axis=1)

@@ -41,7 +41,8 @@ def get_config() -> ConfigDict:
   config.init = 'random'  # random, identity
   config.carry = True  # lstm_fc: keep the memory from step to step
   config.memory_dtype = 'float32'  # lstm_fc: of the memory; or bfloat16
-  config.features = 'gradient momentum weight progress'  # feature_fc
+  config.features = 'gradient momentum distance progress'  # feature_fc
+  config.progress_epochs = 100  # feature_fc: when 'progress' comes to 1
   config.per_layer = False  # a φ for each layer
   config.slim = False  # one layer a step, drawn at random, trains φ
   config.phi_cotangent = 'ste'  # ste, estimator
@@ -50,7 +51,7 @@ def get_config() -> ConfigDict:
   config.optimizer = 'sgd'  # sgd, momentum, adam, adamw, rmsprop, lion
   config.eps_root = 0.0  # adam, adamw
   config.weight_decay = 0.0  # on every parameter; adamw, lion: decoupled
-  config.reapply = False  # as released: the loss sees each move twice, at first
+  config.reapply = False  # as released: each move is seen twice, kept once
   config.learning_rate = 1e-3  # alpha
   config.meta_learning_rate = 1e-3  # gamma
   config.decay_every = 30  # epochs after which alpha is divided by 10; 0: never

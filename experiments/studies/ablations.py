@@ -24,11 +24,13 @@ CHANGES: dict[str, dict[str, Any]] = {
   **{f'meta_every-{n}': {'meta_every': n} for n in (5, 20)},
   **{f'meta_stop-{n}': {'meta_stop': n} for n in (1, 5, 30)},
   'reapply': {'reapply': True},
-  'only_3x3': {'full_precision': ONLY_3X3},
-  'only_3x3-kernel_wise': {
-    'full_precision': ONLY_3X3,
-    'estimator': 'kernel_wise',
-  },
+}
+# In the form that each is used in.
+OTHER_OPTIMIZERS: dict[str, dict[str, Any]] = {
+  'momentum': {},
+  'rmsprop': {},
+  'adamw': {'weight_decay': 1e-2},
+  'lion': {'weight_decay': 1e-2, 'learning_rate': 1e-4},
 }
 
 
@@ -44,6 +46,13 @@ def get_study() -> Study:
     for name, change in CHANGES.items():
       settings[f'{base}-multi_fc-{name}'] = in_protocol(
         'fair', optimizer=optimizer, **change
+      )
+    for estimator in ('ste', 'multi_fc', 'kernel_wise'):
+      settings[f'{base}-{estimator}-only_3x3'] = in_protocol(
+        'fair',
+        optimizer=optimizer,
+        estimator=estimator,
+        full_precision=ONLY_3X3,
       )
     settings[f'{base}-lstm_fc-carry'] = in_protocol(
       'fair', optimizer=optimizer, estimator='lstm_fc', carry=True
@@ -64,12 +73,12 @@ def get_study() -> Study:
   settings['resnet20-dorefa-adam-multi_fc-eps_root'] = in_protocol(
     'fair', optimizer='adam', eps_root=1e-8
   )
-  for optimizer in ('momentum', 'adamw', 'rmsprop', 'lion'):
+  for optimizer, change in OTHER_OPTIMIZERS.items():
     for estimator in ('ste', 'multi_fc'):
       settings[f'resnet20-dorefa-{optimizer}-{estimator}'] = in_protocol(
         'fair',
         optimizer=optimizer,
         estimator=estimator,
-        learning_rate=1e-4 if optimizer == 'lion' else 1e-3,
+        **change,
       )
   return Study('Ablations: ResNet20, CIFAR-10', settings, trials=3)

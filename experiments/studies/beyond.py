@@ -4,7 +4,7 @@
     --workdir=runs/beyond --pretrained=FOLDER
 
 Everything here is tuned on ResNet20 with 5,000 training images held out; what
-wins goes on to other networks in `beyond_report.py`. The authors' pretrained
+wins goes on to other networks in `beyond_others.py`. The authors' pretrained
 network has seen those images, as full-precision weights.
 """
 

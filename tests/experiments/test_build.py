@@ -217,13 +217,34 @@ def test_phi_moves_only_in_its_turns_and_until_it_is_stopped():
 
 def test_reapplied_moves_put_the_loss_one_move_ahead():
   finish = build.finish(tiny.config(reapply=True))
-  kept, seen = 0.0, jnp.array(0.0)
-  state = finish.init(seen)
+  seen = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
+  kept, state = 0.0, finish.init(seen)
   for move in (0.5, -0.25, 1.0):
-    finished, state = finish.update(jnp.array(move), state, seen)
-    seen = seen + finished
+    moves = {'kernel': jnp.full((1, 1), move), 'bias': jnp.full(1, move)}
+    finished, state = finish.update(moves, state, seen)
+    seen = optax.apply_updates(seen, finished)
     kept += move
-    assert float(seen) == kept + move
+    assert float(seen['kernel'][0, 0]) == kept + move
+    assert float(seen['bias'][0]) == kept  # not quantized
+
+
+def test_leaves_that_do_not_fit_are_refused_before_a_run():
+  with pytest.raises(
+    config_check.ConfigError, match=r"'conv9' matches no leaf"
+  ):
+    config_check.check(tiny.config(full_precision='conv9'))
+  with pytest.raises(
+    config_check.ConfigError, match=r'shortcut/kernel has shape'
+  ):
+    config_check.check(
+      tiny.config(estimator='kernel_wise', full_precision='head/kernel')
+    )
+  config_check.check(
+    tiny.config(
+      estimator='kernel_wise',
+      full_precision='head/kernel|.*/shortcut/kernel',
+    )
+  )
 
 
 def test_full_precision_leaves_and_quantized_ones():

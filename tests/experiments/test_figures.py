@@ -39,7 +39,7 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
       'ste, 2 trials',
       'fc_grad',
     ]
-    assert ste.get_color() == figures.COLOURS['ste']
+    assert matplotlib.colors.to_hex(ste.get_color()) == figures.COLOURS['ste']
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
     assert axis.get_xlabel() == 'epoch'
@@ -49,6 +49,21 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
 def test_flips_are_the_mean_over_layers_in_percent(measured):
   figure = figures.curves(measured, 'flips', '')
   assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
+
+
+def test_settings_of_one_method_are_told_apart(measured):
+  """Twenty settings of one method: parts of eight, paler and paler."""
+  many = [(f'{i}', measured[0][1], measured[0][2]) for i in range(20)]
+  drawn = figures._figures('ablations', many)
+  assert sorted(drawn) == sorted(
+    f'resnet20-dorefa-{kind}-{part}'
+    for kind in ('loss', 'accuracy', 'flips', 'weights')
+    for part in (1, 2, 3)
+  )
+  (axis,) = drawn['resnet20-dorefa-loss-1'].axes
+  colours = [line.get_color() for line in axis.get_lines()]
+  assert len(set(colours)) == 8
+  assert colours == sorted(colours)  # from black on
 
 
 def test_figure_4_has_two_axes(measured):

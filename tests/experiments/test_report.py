@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from experiments import comparison, ledger, report, settings, tables
+from experiments.first_epoch import first_epoch_table
 from tests.experiments import ledgers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -116,8 +117,8 @@ def test_no_entry_of_the_ledger_is_of_changed_code_or_names_a_folder():
 
 def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
   runs, studies = ledger.read(ROOT / ledger.RESULTS), settings.load_all()
-  shown = report.with_runs(runs, studies)
-  assert shown
+  shown = report.to_show(runs, studies)
+  assert {'table1', 'table2', 'table5', 'table6'} <= set(shown)
   for name, study in shown.items():
     for path in tables.write(report.study_table(name, study, runs), tmp_path):
       committed = ROOT / report.OUT / path.name
@@ -143,12 +144,13 @@ def test_a_row_beside_the_paper(tmp_path):
   row = table_rows(tmp_path)[name]
   # Means 82, 83, 84; the paper has 88.949, its logs 89.028.
   low, high = comparison.interval([82.0, 83.0, 84.0])
-  assert row['accuracy %'] == '83.00 ± 1.00'
+  assert (row['accuracy %'], row['std']) == ('83.00', '1.00')
   assert (row['trials'], row['epochs']) == ('3', '2')
   assert (row['paper %'], row['its logs %']) == ('88.95', '89.03')
-  assert row['ours − paper'] == (
-    f'−5.95 (−{88.949 - low:.2f} to −{88.949 - high:.2f})'
-  )
+  assert (row['their trials'], row['base %']) == ('3', '91.50')
+  assert row['ours - paper'] == '-5.95'
+  assert row['95 % from'] == f'{low - 88.949:.2f}'
+  assert row['to'] == f'{high - 88.949:.2f}'
   assert row['mark'] == '2 of 100 epochs, 3 of 5 trials'
 
 
@@ -157,7 +159,11 @@ def test_cells_without_a_run_say_so(tmp_path):
   assert len(rows) == 48
   assert {row['accuracy %'] for row in rows.values()} == {'no run'}
   assert rows['resnet20-dorefa-adam-ste-paper']['paper %'] == '89.78'
-  assert rows['resnet20-dorefa-adam-ste-paper']['its logs %'] == 'incomplete'
+  assert rows['resnet20-dorefa-adam-ste-paper']['its logs %'] == ''
+  swapped = rows['resnet44-bwn-sgd-lstm_fc']
+  assert swapped['mark'] == 'paper: label swapped'
+  low = rows['resnet44-bwn-adam-ste-paper']
+  assert low['mark'] == 'paper: 1.00 below its logs'
   # The paper did not run its baselines by the fair protocol.
   assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
 
@@ -172,7 +178,7 @@ def test_one_or_two_trials_have_no_interval_and_a_diverged_one_is_told(
   ledgers.write(tmp_path, 'b', config | {'seed': 1}, [], diverged='step 2')
   row = table_rows(tmp_path)[name]
   assert row['accuracy %'] == '80.00'
-  assert row['ours − paper'] == '−8.95'
+  assert (row['ours - paper'], row['to'], row['std']) == ('-8.95', '', '')
   assert row['mark'] == '1 diverged, 1 of 100 epochs, 1 of 5 trials'
 
 
@@ -204,3 +210,34 @@ def test_what_diverged_goes_into_the_ledger_and_says_so(tmp_path):
 def test_a_folder_without_a_run_is_told(tmp_path):
   with pytest.raises(FileNotFoundError, match='no run stands in'):
     ledger.add(tmp_path, tmp_path / 'results', 'mine')
+
+
+def test_rows_that_the_paper_has_not_are_marked_as_well(tmp_path):
+  name = 'resnet20-dorefa-adam-ste-fair'
+  config = settings.load_all()['table1'].settings[name].to_dict()
+  ledgers.write(tmp_path, 'a', config, [80.0, 82.0])
+  row = table_rows(tmp_path)[name]
+  assert (row['accuracy %'], row['paper %']) == ('81.00', '')
+  assert row['mark'] == '2 of 100 epochs, 1 of 5 trials'
+
+
+def test_what_is_no_first_epoch_of_cifar_10_stays_out(tmp_path):
+  ledgers.write(tmp_path, 'ours', {}, [80.0])
+  ledgers.write(tmp_path, 'held', {'holdout': 100}, [80.0])
+  ledgers.write(tmp_path, 'two', {}, [[80.0], [81.0]])
+  ledgers.write(tmp_path, 'digits', {'dataset': 'digits'}, [80.0])
+  ledgers.write(tmp_path, 'bad', {'epochs': 1}, [], diverged='at step 2')
+  rows = first_epoch_table(ledger.read(tmp_path)).rows
+  assert [row[-1] for row in rows] == ['`ours`']
+
+
+def test_a_taken_name_comes_with_another(tmp_path):
+  ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
+  other = write_run(tmp_path / 'other', seed=9)
+  with pytest.raises(ledger.TakenError) as error:
+    ledger.add(other, tmp_path / 'results', 'mine')
+  name = f'mine-{error.value.digest}'
+  assert ledger.add(other, tmp_path / 'results', name).exists()
+  assert {
+    ledger.seeds(run)[0] for run in ledger.read(tmp_path / 'results')
+  } == {4, 9}

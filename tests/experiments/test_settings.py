@@ -61,6 +61,7 @@ def test_what_makes_two_runs_one_setting():
     'trials': 3,
     'data_dir': '/elsewhere',
     'chunk': 1,
+    'features': 'gradient',  # which MultiFC does not read
     'clip': 1,  # as a number that was written by hand
   }
   assert settings.identity(same) == settings.identity(config)

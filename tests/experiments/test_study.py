@@ -104,7 +104,7 @@ def test_a_study_runs_each_trial_once(reference):
     for run in ledger.read(reference / 'results')
   }
   assert len(bases) == 1
-  assert len(list((reference / 'base').iterdir())) == 1
+  assert len(list((reference / 'base').glob('*/metrics.jsonl'))) == 1
 
 
 def test_a_finished_study_is_only_read(folder, reference):
@@ -139,12 +139,13 @@ def test_killed_at_any_moment_it_counts_nothing_twice(folder, reference):
 
 def test_in_slices_and_by_two_processes_at_once(folder, reference):
   workdir = folder / 'sliced'
-  status, out = finish(start(folder, workdir, '--budget=1s'))
-  assert status == 0, out
-  assert '4 runs are left; the same command goes on.' in out
   status, out = finish(start(folder, workdir, '--list'))
   assert status == 0, out
   assert '0 of 4 trials are done.' in out
+  assert not workdir.exists()
+  status, out = finish(start(folder, workdir, '--budget=1s'))
+  assert status == 0, out
+  assert '4 runs are left; the same command goes on.' in out
   both = [start(folder, workdir) for _ in range(2)]
   told = [finish(process) for process in both]
   assert [status for status, _ in told] == [0, 0], told

@@ -87,6 +87,24 @@ def test_trials_together_but_for_those_begun_and_done(tmp_path):
   assert study_plan.status(planned[1]) == (study_plan.MISSING, 0)
 
 
+def test_a_group_that_was_begun_goes_on_though_fewer_are_wanted(tmp_path):
+  begun = tmp_path / 'runs' / 'mine-ste-2epochs-seeds0to4'
+  begun.mkdir(parents=True)
+  (begun / 'metrics.jsonl').write_text('{"config": {}}\n')
+  assert names(plan(tmp_path, 2, together=True))[0] == begun.name
+
+
+def test_of_seeds_of_which_one_diverged_each_runs_alone(tmp_path):
+  job = plan(tmp_path, 3, together=True)[0]
+  job.workdir.mkdir(parents=True)
+  (job.workdir / 'metrics.jsonl').write_text('{"config": {}}\n')
+  assert names(plan(tmp_path, 3, together=True))[0] == job.name
+  study_plan.take_apart(job)
+  assert names(plan(tmp_path, 4, together=True))[:4] == [
+    f'mine-ste-2epochs-seed{seed}' for seed in range(4)
+  ]
+
+
 def test_a_claim_is_held_by_one_process_and_ends_with_it(tmp_path):
   job = plan(tmp_path)[0]
   program = f"""
@@ -94,7 +112,8 @@ import sys
 from experiments import settings, study_plan
 from tests.experiments.test_study_plan import plan
 import pathlib
-with study_plan.claimed(plan(pathlib.Path({str(tmp_path)!r}))[0]) as mine:
+first = plan(pathlib.Path({str(tmp_path)!r}))[0]
+with study_plan.claimed(first.workdir) as mine:
   print(mine, flush=True)
   sys.stdin.read()
 """
@@ -105,19 +124,19 @@ with study_plan.claimed(plan(pathlib.Path({str(tmp_path)!r}))[0]) as mine:
     text=True,
   ) as other:
     assert other.stdout.readline() == 'True\n'
-    with study_plan.claimed(job) as mine:
+    with study_plan.claimed(job.workdir) as mine:
       assert not mine
     assert study_plan.status(job)[0] == study_plan.RUNNING
     assert study_plan.status(plan(tmp_path)[1])[0] == study_plan.MISSING
     other.kill()
     other.wait(60)
-  with study_plan.claimed(job) as mine:
+  with study_plan.claimed(job.workdir) as mine:
     assert mine
 
 
 def test_an_error_within_a_claim_ends_it(tmp_path):
   job = plan(tmp_path)[0]
-  with pytest.raises(KeyError), study_plan.claimed(job):
+  with pytest.raises(KeyError), study_plan.claimed(job.workdir):
     raise KeyError
-  with study_plan.claimed(job) as mine:
+  with study_plan.claimed(job.workdir) as mine:
     assert mine

@@ -1,0 +1,38 @@
+"""What `beyond.py` chose on ResNet20, on networks that it was not tuned on.
+
+  python -m experiments.study --study=experiments/studies/beyond_others.py \
+    --workdir=runs/beyond --pretrained=FOLDER
+
+On the test set, beside straight-through with the step size of the same tuning.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.settings import Study, in_protocol
+from experiments.studies.beyond import RULES, TUNED
+
+GAMMA = 1e-2
+
+
+def get_study() -> Study:
+  """ResNet32 and ResNet44, dorefa, SGD and Adam."""
+  settings: dict[str, ConfigDict] = {}
+  for network in ('resnet32', 'resnet44'):
+    for optimizer, alpha in TUNED.items():
+      base = f'{network}-dorefa-{optimizer}'
+      common = {
+        'network': network,
+        'optimizer': optimizer,
+        'learning_rate': alpha,
+      }
+      settings[f'{base}-ste'] = in_protocol('fair', estimator='ste', **common)
+      for rule, change in RULES.items():
+        for per_layer in (False, True):
+          settings[f'{base}-{rule}{"_per_layer" * per_layer}'] = in_protocol(
+            'fair',
+            meta_learning_rate=GAMMA,
+            per_layer=per_layer,
+            **common,
+            **change,
+          )
+  return Study('Beyond the paper, on other networks', settings, trials=3)
