@@ -65,7 +65,8 @@ def progress(
     description: printed once, as a line above the bar.
     epochs: the number of epochs, to be shown beside the epoch.
     console: where to print; standard output by default.
-    live: from `open_live`, to draw the bar beside others; by default alone.
+    live: from `open_live`, to draw the bar beside others. At the end it then
+      makes room, and a line is left.
     clock: gives the time in seconds.
 
   Yields:
@@ -81,13 +82,14 @@ def progress(
     log(description)
   rate = _recent_rate(clock)
   with contextlib.ExitStack() as stack:
-    if live is None and is_terminal(console):
-      live = stack.enter_context(open_live(console))
-    view = (
-      _lines(log, total_steps, clock)
-      if live is None
-      else _bar(live, total_steps, start_step)
-    )
+    if live is not None:
+      view = _passing_bar(live, total_steps, start_step, log)
+    elif is_terminal(console):
+      view = _bar(
+        stack.enter_context(open_live(console)), total_steps, start_step
+      )
+    else:
+      view = _lines(log, total_steps, clock)
     show = stack.enter_context(view)
     shown = Shown()
 
@@ -148,6 +150,29 @@ def _bar(
   )
   yield lambda step, shown: live.update(task, completed=step, **shown._asdict())
   live.refresh()
+
+
+@contextlib.contextmanager
+def _passing_bar(
+  live: rich.progress.Progress,
+  total_steps: int,
+  start_step: int,
+  log: Callable[[str], None],
+) -> Iterator[Callable[[int, Shown], None]]:
+  """A bar that goes when it is done, and leaves what it showed as a line."""
+  last = Shown()
+  with _bar(live, total_steps, start_step) as draw:
+
+    def show(step: int, shown: Shown) -> None:
+      nonlocal last
+      last = shown
+      draw(step, shown)
+
+    try:
+      yield show
+    finally:
+      live.remove_task(live.task_ids[-1])
+      log('  '.join(last[:3]))
 
 
 @contextlib.contextmanager

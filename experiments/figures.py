@@ -79,9 +79,15 @@ def write_all(
   runs: Sequence[ledger.Run],
   out: pathlib.Path,
 ) -> list[pathlib.Path]:
-  """Draws all that the ledger has; returns the paths of the files."""
+  """Draws all that the ledger has; returns the paths of the files.
+
+  The paper's tables come first. What only repeats curves of a figure that was
+  drawn before is left out.
+  """
   paths = []
-  for name, study in studies.items():
+  seen: list[set[str]] = []
+  for name in sorted(studies, key=lambda name: (name[:5] != 'table', name)):
+    study = studies[name]
     cells = (
       (setting, config, comparison.cell(config, runs))
       for setting, config in study.settings.items()
@@ -92,18 +98,24 @@ def write_all(
       if own is not None and own.records
     ]
     with mpl.rc_context(STYLE):
-      for label, figure in _figures(name, measured).items():
+      for label, figure in _figures(name, measured, seen).items():
         paths += save(figure, out / f'{name}-{label}')
   return paths
 
 
-def _figures(study: str, measured: Measured) -> dict[str, Figure]:
+def _figures(
+  study: str, measured: Measured, seen: list[set[str]]
+) -> dict[str, Figure]:
   drawn: dict[str, Figure] = {}
   groups: dict[tuple[str, str], Measured] = {}
   for entry in measured:
     config = entry[1]
     groups.setdefault((config.network, config.quantizer), []).append(entry)
   for (network, quantizer), group in groups.items():
+    entries = {entry for _, _, own in group for entry in own.names}
+    if any(entries <= before for before in seen):
+      continue
+    seen.append(entries)
     for part, some in enumerate(_few(group)):
       number = f'-{part + 1}' if len(group) > len(some) else ''
       _draw(drawn, study, network, quantizer, some, number)
@@ -250,7 +262,7 @@ def factors(group: Measured) -> Figure:
   right.set_ylabel('factor s (dotted)')
   right.grid(visible=False)
   right.spines['right'].set_visible(True)
-  left.legend()
+  left.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
   figure.suptitle('FCGrad: loss and amplification (figure 4)')
   figure.set_layout_engine('constrained')
   return figure

@@ -333,3 +333,26 @@ def test_a_value_is_in_the_table_up_to_the_last_column(spare: int) -> None:
     assert lines[-1] == f'name: {value}'
   else:
     assert f'│ name │ {value} │' in lines
+
+
+def test_a_study_has_a_bar_for_the_whole_and_a_line_for_each_run() -> None:
+  program = """
+from experiments import study_display
+with study_display.opened(2) as shown:
+  for done, name in enumerate(['first', 'second']):
+    with shown.of(done, name)(10, 0, 'not shown', epochs=2) as bar:
+      bar.update(5, epoch=1, loss=1.5)
+      bar.update(10, epoch=2, loss=1.25 + done, accuracy=70.)
+"""
+  written = in_terminal(program, 100, NO_COLOR='1')
+  plain = re.sub(r'\x1b\[[\d;?]*[A-Za-z]', '', written)
+  for line in (
+    '[1/2] first',
+    'epoch 2/2  loss 1.250  acc 70.00%',
+    '[2/2] second',
+    'epoch 2/2  loss 2.250  acc 70.00%',
+  ):
+    assert plain.count(line) == 1, line
+  assert 'run 2/2' in plain
+  assert 'not shown' not in plain
+  assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')

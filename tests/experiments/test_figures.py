@@ -54,7 +54,7 @@ def test_flips_are_the_mean_over_layers_in_percent(measured):
 def test_settings_of_one_method_are_told_apart(measured):
   """Twenty settings of one method: parts of eight, paler and paler."""
   many = [(f'{i}', measured[0][1], measured[0][2]) for i in range(20)]
-  drawn = figures._figures('ablations', many)
+  drawn = figures._figures('ablations', many, [])
   assert sorted(drawn) == sorted(
     f'resnet20-dorefa-{kind}-{part}'
     for kind in ('loss', 'accuracy', 'flips', 'weights')
@@ -104,5 +104,11 @@ def test_files_of_a_study(tmp_path, measured):
   for path in paths:
     assert path.stat().st_size > 1000
   before = {p: p.read_bytes() for p in paths}
-  figures.write_all({'table1': study}, ledger.read(tmp_path), tmp_path / 'out')
+  some = settings.Study('s', dict(list(study.settings.items())[:2]))
+  again = figures.write_all(
+    {'ablations': some, 'table1': study},
+    ledger.read(tmp_path),
+    tmp_path / 'out',
+  )
+  assert again == paths  # nothing of the other study is new
   assert {p: p.read_bytes() for p in paths} == before
