@@ -1,5 +1,6 @@
 """What the ledger has of a setting, beside what was published of it."""
 
+import functools
 import json
 import pathlib
 import statistics
@@ -17,6 +18,14 @@ RESAMPLES = 10_000
 LEAST_TRIALS = 3  # below which an interval would mean nothing
 # Runs of one setting may differ in these; a cell holds runs that do not.
 _GROUPED = ('epochs', 'pretrained', 'pretrain_epochs')
+_MAIN = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
+# Study to its published table, and the keys by which that is looked up.
+_KEYS = {
+  'table1': ('tables_1_and_2', _MAIN),
+  'table2': ('tables_1_and_2', _MAIN),
+  'table5': ('table_5', ('estimator', 'slim')),
+  'table6': ('table_6', ('hidden', 'activation')),
+}
 
 
 class Cell(NamedTuple):
@@ -119,22 +128,11 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def published(study: str, config: ConfigDict) -> Published | None:
-  """The paper's cell of a setting, None if it has none.
-
-  A straight-through baseline in the fair protocol has none: the paper did not
-  run it.
-  """
-  tables = json.loads(PUBLISHED.read_text(encoding='utf-8'))
-  keys = {
-    'table1': ('tables_1_and_2', _MAIN),
-    'table2': ('tables_1_and_2', _MAIN),
-    'table5': ('table_5', ('estimator', 'slim')),
-    'table6': ('table_6', ('hidden', 'activation')),
-  }
-  if study not in keys:
+  """The paper's cell of a setting, None if it has none."""
+  if study not in _KEYS:
     return None
-  table, names = keys[study]
-  for entry in tables[table]:
+  table, names = _KEYS[study]
+  for entry in _published_tables()[table]:
     if all(entry[name] == config[name] for name in names):
       return Published(
         entry['paper'],
@@ -145,4 +143,7 @@ def published(study: str, config: ConfigDict) -> Published | None:
   return None
 
 
-_MAIN = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
+@functools.cache
+def _published_tables() -> dict[str, Any]:
+  tables: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
+  return tables

@@ -2,10 +2,10 @@
 
   python -m experiments.report [--results DIR] [--out docs/results]
 
-writes every study of which the ledger has runs as Markdown, CSV and LaTeX, and
-its figures as PNG and SVG, into --out, and prints the tables. In a checkout it
-also fills README.md and docs/*.md, where a comment `<!-- table: NAME -->`
-begins a table and `<!-- end -->` ends it.
+writes every study of which the paper has numbers or the ledger runs as
+Markdown, CSV and LaTeX, and its figures as PNG and SVG, into --out, and prints
+the tables. In a checkout it also fills README.md and docs/*.md, where a comment
+`<!-- table: NAME -->` begins a table and `<!-- end -->` ends it.
 """
 
 import pathlib
@@ -45,16 +45,25 @@ def study_table(
   name: str, study: settings.Study, runs: Sequence[ledger.Run]
 ) -> tables.Table:
   """One row a setting, beside what the paper printed and its logs say."""
-  rows = [_row(name, setting, study, runs) for setting in study.settings]
-  return tables.Table(name, study.title, _COLUMNS, rows, _note(study, runs))
+  cells = {
+    setting: comparison.cell(config, runs)
+    for setting, config in study.settings.items()
+  }
+  rows = [_row(name, setting, study, ours) for setting, ours in cells.items()]
+  names = {entry for ours in cells.values() if ours for entry in ours.names}
+  used = [run for run in runs if run.name in names]
+  return tables.Table(name, study.title, _COLUMNS, rows, _note(used))
 
 
 def _row(
-  name: str, setting: str, study: settings.Study, runs: Sequence[ledger.Run]
+  name: str,
+  setting: str,
+  study: settings.Study,
+  ours: comparison.Cell | None,
 ) -> list[str]:
   config = study.settings[setting]
-  ours = comparison.cell(config, runs)
   theirs = None
+  # The paper did not run its baselines by the fair protocol.
   if not setting.endswith('-fair'):
     theirs = comparison.published(name, config)
   values = comparison.accuracies(ours) if ours else []
@@ -122,10 +131,7 @@ def mark(
   return ', '.join(remarks)
 
 
-def _note(study: settings.Study, runs: Sequence[ledger.Run]) -> str:
-  cells = [comparison.cell(c, runs) for c in study.settings.values()]
-  names = {name for cell in cells if cell for name in cell.names}
-  used = [run for run in runs if run.name in names]
+def _note(used: Sequence[ledger.Run]) -> str:
   text = (
     'Test accuracy, mean of the last ten epochs (of all, if there are fewer);'
     ' std is the standard deviation over trials; base is the full-precision'

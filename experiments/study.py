@@ -90,11 +90,16 @@ def base_models(
       )
       continue
     base = build.full_precision(config)
-    own = workdir / 'base' / f'{config.network}-{config.dataset}'
-    own = own.with_name(
-      own.name + f'-holdout{config.holdout}' * bool(config.holdout)
-    )
-    first[str(own)] = base
+    name = f'{config.network}-{config.dataset}'
+    if config.holdout:
+      name += f'-holdout{config.holdout}'
+    own = workdir / 'base' / name
+    if first.setdefault(str(own), base) != base:
+      raise InvalidError(
+        f'the settings want different base models of {config.network} on'
+        f' {config.dataset}: take some of them by --only, or name a folder with'
+        ' base models by --pretrained'
+      )
     config.pretrained = str(own / 'model.safetensors')
   return first
 

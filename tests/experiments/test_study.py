@@ -242,3 +242,7 @@ def test_base_models_by_the_names_they_may_have(tmp_path):
   ]
   base = own[configs[0].pretrained.removesuffix('/model.safetensors')]
   assert (base.quantizer, base.network) == ('none', 'resnet20')
+  changed = configs[0].copy_and_resolve_references()
+  changed.batch_size = 64
+  with pytest.raises(errors.InvalidError, match='want different base models'):
+    study.base_models([configs[0], changed], '', tmp_path)
