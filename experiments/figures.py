@@ -66,7 +66,7 @@ Measured = list[tuple[str, ConfigDict, comparison.Cell]]
 
 CURVES: dict[str, tuple[str, Curve]] = {
   'loss': ('training loss', lambda r: r['train_loss']),
-  'accuracy': ('test accuracy, %', lambda r: r['test_accuracy']),
+  'accuracy': ('accuracy, %', lambda r: r['test_accuracy']),
   'flips': (
     'codes turned over, mean over layers, %',
     lambda r: 100 * statistics.fmean(r['flipped'].values()),
@@ -82,7 +82,7 @@ def write_all(
   """Draws all that the ledger has; returns the paths of the files.
 
   The paper's tables come first. What only repeats curves of a figure that was
-  drawn before is left out.
+  drawn before is left out, and so are runs of one epoch, which have no curve.
   """
   paths = []
   seen: list[set[str]] = []
@@ -95,7 +95,7 @@ def write_all(
     measured = [
       (setting, config, own)
       for setting, config, own in cells
-      if own is not None and own.records
+      if own is not None and any(len(r) > 1 for r in own.records.values())
     ]
     with mpl.rc_context(STYLE):
       for label, figure in _figures(name, measured, seen).items():
@@ -187,6 +187,8 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
     axis.legend(
       fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=1
     )
+  if kind == 'accuracy':
+    label = f'{"held-out" if group[0][1].holdout else "test"} {label}'
   axes[0].set_ylabel(label)
   figure.suptitle(title)
   figure.set_layout_engine('constrained')

@@ -133,17 +133,27 @@ def mark(
 
 def _note(used: Sequence[ledger.Run]) -> str:
   text = (
-    'Test accuracy, mean of the last ten epochs (of all, if there are fewer);'
-    ' std is the standard deviation over trials; base is the full-precision'
-    ' network that the runs start from; the interval is that of the'
-    ' difference, by a bootstrap over our trials, the printed number taken as'
-    ' exact.'
+    f'{_measured_on(used)}, mean of the last ten epochs (of all, if there are'
+    ' fewer); std is the standard deviation over trials; base is the'
+    ' full-precision network that the runs start from; the interval is that of'
+    ' the difference, by a bootstrap over our trials, the printed number taken'
+    ' as exact.'
   )
   if not used:
     return text
   kinds = ', '.join(sorted({run.header['device']['kind'] for run in used}))
   versions = ', '.join(sorted({run.header['versions']['jax'] for run in used}))
   return f'{text} Device {kinds}, jax {versions}.'
+
+
+def _measured_on(used: Sequence[ledger.Run]) -> str:
+  numbers = sorted({run.header['config'].get('holdout', 0) for run in used})
+  return ' or '.join(
+    f'accuracy on {number:,} training images held out'
+    if number
+    else 'test accuracy'
+    for number in numbers or [0]
+  ).capitalize()
 
 
 def all_tables(

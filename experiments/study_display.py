@@ -11,6 +11,7 @@ import rich.text
 from ml_collections import ConfigDict
 
 from experiments import display, ledger, study_plan
+from experiments.settings import identity
 
 Show = Callable[..., Any]
 TICKS = 1000  # of a run, in the bar of the whole
@@ -121,6 +122,9 @@ def print_status(
   table.add_column('setting', overflow='fold')
   table.add_column('trials done', justify='right')
   table.add_column('seeds not done')
+  left: dict[str, list[study_plan.Job]] = {}
+  for job in planned:
+    left.setdefault(identity(job.config.to_dict()), []).append(job)
   finished = 0
   for name, config in settings.items():
     done = study_plan.done_seeds(config.to_dict(), runs) & set(range(trials))
@@ -128,7 +132,7 @@ def print_status(
     table.add_row(
       name,
       f'{len(done)}/{trials}',
-      _states([job for job in planned if job.setting == name]),
+      _states(left.get(identity(config.to_dict()), [])),
     )
   console.print(table)
   console.print(f'{finished} of {len(settings) * trials} trials are done.')

@@ -21,13 +21,11 @@ class Job(NamedTuple):
 
   Attributes:
     name: Of its entry in the ledger and of its folder.
-    setting: Name of the setting.
     config: The whole configuration, seed and trials included.
     workdir: Folder of the run.
   """
 
   name: str
-  setting: str
   config: ConfigDict
   workdir: pathlib.Path
 
@@ -87,7 +85,7 @@ def jobs(
       own = ConfigDict(config.to_dict())
       own.update(seed=seeds[0], trials=len(seeds))
       label = f'{stem}-{_seeds_text(seeds)}'
-      planned.append(Job(label, name, own, _folder(workdir) / label))
+      planned.append(Job(label, own, _folder(workdir) / label))
   return planned
 
 

@@ -3,6 +3,7 @@
 import matplotlib.colors
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import comparison, figures, ledger, settings
 from tests.experiments import ledgers
@@ -44,6 +45,23 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
     assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
     assert axis.get_xlabel() == 'epoch'
   assert figure.axes[0].get_ylabel() == 'test accuracy, %'
+
+
+def test_runs_of_one_epoch_have_no_curve(tmp_path):
+  study = settings.Study('Mine', {'a-b-c-ste': settings.in_protocol('fair')})
+  (config,) = study.settings.values()
+  ledgers.write(tmp_path, 'short', config.to_dict(), [10.0])
+  out = tmp_path / 'out'
+  assert figures.write_all({'mine': study}, ledger.read(tmp_path), out) == []
+  ledgers.write(tmp_path, 'long', config.to_dict(), [10.0, 20.0])
+  assert figures.write_all({'mine': study}, ledger.read(tmp_path), out)
+
+
+def test_accuracy_says_which_images_it_was(measured):
+  (name, config, own), *_ = measured
+  held_out = ConfigDict(config.to_dict() | {'holdout': 500})
+  figure = figures.curves([(name, held_out, own)], 'accuracy', '')
+  assert figure.axes[0].get_ylabel() == 'held-out accuracy, %'
 
 
 def test_flips_are_the_mean_over_layers_in_percent(measured):

@@ -168,6 +168,27 @@ def test_cells_without_a_run_say_so(tmp_path):
   assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
 
 
+@pytest.mark.parametrize(
+  ('holdouts', 'told'),
+  [
+    ([0], 'Test accuracy, mean'),
+    ([5_000], 'Accuracy on 5,000 training images held out, mean'),
+    (
+      [0, 500],
+      'Test accuracy or accuracy on 500 training images held out, mean',
+    ),
+  ],
+)
+def test_the_note_says_which_images_it_was(tmp_path, holdouts, told):
+  study = settings.Study(
+    'Mine', {f'{n}': settings.in_protocol('fair', holdout=n) for n in holdouts}
+  )
+  for name, config in study.settings.items():
+    ledgers.write(tmp_path, name, config.to_dict(), [50.0])
+  table = report.study_table('mine', study, ledger.read(tmp_path))
+  assert table.note.startswith(told)
+
+
 def test_one_or_two_trials_have_no_interval_and_a_diverged_one_is_told(
   tmp_path,
 ):

@@ -50,7 +50,7 @@ def test_what_the_ledger_has_is_not_planned(tmp_path):
     'mine-ste-2epochs-seed0', 'mine-ste-2epochs-seed1', 'mine-fc-2epochs-seed0'
   ]  # fmt: skip
   (job,) = plan(tmp_path)[2:]
-  assert (job.config.seed, job.config.trials, job.setting) == (0, 1, 'fc')
+  assert (job.config.seed, job.config.trials) == (0, 1)
   assert job.workdir == tmp_path / 'runs' / job.name
 
 
