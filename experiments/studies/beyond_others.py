@@ -9,7 +9,7 @@ On the test set, beside straight-through with the step size of the same tuning.
 from ml_collections import ConfigDict
 
 from experiments.settings import Study, in_protocol
-from experiments.studies.beyond import RULES, TUNED
+from experiments.studies.beyond import RULES, SHORT, TUNED
 
 GAMMA = 1e-2
 
@@ -24,6 +24,7 @@ def get_study() -> Study:
         'network': network,
         'optimizer': optimizer,
         'learning_rate': alpha,
+        **SHORT,
       }
       settings[f'{base}-ste'] = in_protocol('fair', estimator='ste', **common)
       for rule, change in RULES.items():
