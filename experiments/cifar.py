@@ -11,7 +11,7 @@ import time
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import config_check, runtime, summary, train
+from experiments import config_check, metrics, runtime, summary, train
 from experiments.errors import told_plainly
 
 DEFAULT = 'experiments/configs/resnet20.py'
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     result = train.train_and_evaluate(config, workdir_for(config))
   summary.print_summary(
     *result[:5],
-    last_epochs=min(train.LAST, len(result.records)),
+    last_epochs=len(metrics.last_epochs(result.records)),
     trial_accuracies=result.trial_accuracies,
   )
 

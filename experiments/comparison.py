@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import ledger, train
+from experiments import ledger, metrics
 from experiments.settings import identity
 
 PUBLISHED = pathlib.Path(__file__).parent / 'studies' / 'published.json'
@@ -101,10 +101,10 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
 
 
 def accuracies(measured: Cell) -> list[float]:
-  """Of each trial the mean test accuracy of its last ten epochs, percent."""
+  """Each trial's mean test accuracy, last tenth of its epochs, percent."""
   return [
     statistics.fmean(
-      record['test_accuracy'] for record in records[-train.LAST :]
+      record['test_accuracy'] for record in metrics.last_epochs(records)
     )
     for records in measured.records.values()
   ]

@@ -16,7 +16,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,6 +177,11 @@ def read_log(
   if not objects:
     raise InvalidError(f'{path} is empty; delete it or use another --workdir')
   return objects[0], objects[1:]
+
+
+def last_epochs(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The last tenth of a run's epochs, at least one; ten of the paper's 100."""
+  return list(records[-max(1, len(records) // 10) :])
 
 
 def check_same_config(

@@ -133,11 +133,11 @@ def mark(
 
 def _note(used: Sequence[ledger.Run]) -> str:
   text = (
-    f'{_measured_on(used)}, mean of the last ten epochs (of all, if there are'
-    ' fewer); std is the standard deviation over trials; base is the'
-    ' full-precision network that the runs start from; the interval is that of'
-    ' the difference, by a bootstrap over our trials, the printed number taken'
-    ' as exact.'
+    f'{_measured_on(used)}, mean of the last tenth of the epochs (at'
+    ' least one; in the paper, of the last ten); std is the standard deviation'
+    ' over trials; base is the full-precision network that the runs start from;'
+    ' the interval is that of the difference, by a bootstrap over our trials,'
+    ' the printed number taken as exact.'
   )
   if not used:
     return text

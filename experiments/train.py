@@ -40,8 +40,6 @@ from experiments.errors import InvalidError
 from experiments.loop import Loop, make_loop
 from mq_jax.selection import named_leaves
 
-LAST = 10  # epochs whose mean test accuracy the paper reports
-
 
 class Result(NamedTuple):
   """What a run has to show.
@@ -49,7 +47,7 @@ class Result(NamedTuple):
   Attributes:
     full_precision_accuracy: Of the base model, percent; of the run itself where
       it makes one.
-    last_accuracy: Mean test accuracy of the last 10 epochs, percent.
+    last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
     model_path: File with the quantized parameters and batch statistics, of the
@@ -286,7 +284,7 @@ def _result(
   header: dict[str, Any], records: list[dict[str, Any]], path: pathlib.Path
 ) -> Result:
   accuracies = [record['test_accuracy'] for record in records]
-  last = accuracies[-LAST:]
+  last = [record['test_accuracy'] for record in metrics.last_epochs(records)]
   own = accuracies[-1]
   return Result(
     full_precision_accuracy=header['start'].get('full_precision_accuracy', own),
@@ -300,7 +298,7 @@ def _result(
       for accuracies in zip(
         *(
           [trial['test_accuracy'] for trial in record.get('trials', [record])]
-          for record in records[-LAST:]
+          for record in metrics.last_epochs(records)
         ),
         strict=True,
       )

@@ -20,7 +20,7 @@ def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
   ledgers.write(tmp_path, 'bad', own | {'seed': 5}, [5.0], diverged='at step 9')
   measured = comparison.cell(config, ledger.read(tmp_path))
   assert list(measured.records) == [1, 2, 3]
-  assert comparison.accuracies(measured) == [15.0, 40.0, 2.0]
+  assert comparison.accuracies(measured) == [20.0, 50.0, 3.0]
   assert measured.diverged == [5]
   assert measured.epochs == 2
   assert measured.full_precision == 91.5
@@ -29,13 +29,16 @@ def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
   assert comparison.cell(config, []) is None
 
 
-def test_the_last_ten_epochs_count(tmp_path):
+@pytest.mark.parametrize(
+  ('epochs', 'mean'), [(100, 94.5), (20, 18.5), (19, 18.0), (1, 0.0)]
+)
+def test_the_last_tenth_of_the_epochs_counts(tmp_path, epochs, mean):
   config = settings.in_protocol('fair')
   ledgers.write(
-    tmp_path, 'a', config.to_dict() | {'epochs': 12}, [0.0, 0.0, *range(10)]
+    tmp_path, 'a', config.to_dict(), [float(i) for i in range(epochs)]
   )
   measured = comparison.cell(config, ledger.read(tmp_path))
-  assert comparison.accuracies(measured) == [4.5]
+  assert comparison.accuracies(measured) == [mean]
 
 
 def test_the_interval_is_that_of_all_resamples():
