@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import comparison, figures, ledger, settings
+from experiments import comparison, figures, ledger, plots, settings
 from tests.experiments import ledgers
 
 
@@ -29,7 +29,7 @@ def measured(tmp_path):
 
 
 def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
-  figure = figures.curves(measured, 'accuracy', 'a title')
+  figure = plots.curves(measured, 'accuracy', 'a title')
   assert [axis.get_title() for axis in figure.axes] == ['sgd', 'adam']
   for axis in figure.axes:
     ste, fc = axis.get_lines()
@@ -40,7 +40,7 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
       'ste, 2 trials',
       'fc_grad',
     ]
-    assert matplotlib.colors.to_hex(ste.get_color()) == figures.COLOURS['ste']
+    assert matplotlib.colors.to_hex(ste.get_color()) == plots.COLOURS['ste']
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
     assert axis.get_xlabel() == 'epoch'
@@ -60,12 +60,51 @@ def test_runs_of_one_epoch_have_no_curve(tmp_path):
 def test_accuracy_says_which_images_it_was(measured):
   (name, config, own), *_ = measured
   held_out = ConfigDict(config.to_dict() | {'holdout': 500})
-  figure = figures.curves([(name, held_out, own)], 'accuracy', '')
+  figure = plots.curves([(name, held_out, own)], 'accuracy', '')
   assert figure.axes[0].get_ylabel() == 'held-out accuracy, %'
 
 
+def test_step_sizes_beside_what_learns_its_own(tmp_path):
+  study = {
+    f'n-q-o-ste-{alpha}': settings.in_protocol(
+      'fair', estimator='ste', learning_rate=alpha
+    )
+    for alpha in (1e-1, 1e-3, 1e-2)
+  }
+  for (name, config), accuracy in zip(
+    study.items(), (70.0, 50.0, 90.0), strict=True
+  ):
+    each = [[1.0, accuracy], [1.0, accuracy + 2]]
+    ledgers.write(tmp_path, name, config.to_dict(), each)
+  for hidden, accuracies in {1: [80.0, 85.0], 2: [1.0] * 30}.items():
+    name = f'n-q-o-fc-{hidden}'
+    study[name] = settings.in_protocol(
+      'fair', estimator='fc_grad', hidden=hidden
+    )
+    ledgers.write(tmp_path, name, study[name].to_dict(), accuracies)
+  runs = ledger.read(tmp_path)
+  group = [(n, c, comparison.cell(c, runs)) for n, c in study.items()]
+  assert [name for name, _, _ in plots.swept(group)] == list(study)[:4]
+  (axis,) = plots.rates(plots.swept(group), '').axes
+  lines = {line.get_label(): line.get_xydata() for line in axis.get_lines()}
+  np.testing.assert_array_equal(
+    lines['ste'], [[1e-3, 51], [1e-2, 91], [1e-1, 71]]
+  )
+  bars = {c.get_label(): c for c in axis.containers}
+  ((alpha, accuracy),) = bars['fc-1'].lines[0].get_xydata()
+  assert accuracy == 85
+  assert 1e-3 < alpha < 1.2e-3  # beside the other points at that step size
+  (ends,) = axis.containers[0].lines[2][0].get_segments()
+  np.testing.assert_array_equal(ends[:, 1], [70, 72])
+  assert plots.swept(group[1:]) == []
+  drawn = figures.write_all(
+    {'t': settings.Study('T', study)}, runs, tmp_path / 'out'
+  )
+  assert 't-resnet20-dorefa-rates.png' in [path.name for path in drawn]
+
+
 def test_flips_are_the_mean_over_layers_in_percent(measured):
-  figure = figures.curves(measured, 'flips', '')
+  figure = plots.curves(measured, 'flips', '')
   assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
 
 
@@ -86,7 +125,7 @@ def test_settings_of_one_method_are_told_apart(measured):
 
 def test_figure_4_has_two_axes(measured):
   fc = [entry for entry in measured if entry[1].estimator == 'fc_grad'][:1]
-  left, right = figures.factors(fc).axes
+  left, right = plots.factors(fc).axes
   assert left.get_lines()[0].get_ydata().tolist() == [1.0, 1.0]
   assert right.get_lines()[0].get_ydata().tolist() == [0.5, 1.0]
   assert 'loss' in left.get_ylabel()
@@ -94,7 +133,7 @@ def test_figure_4_has_two_axes(measured):
 
 
 def test_histograms_show_shares_of_the_first_trial(measured):
-  figure = figures.histograms(measured)
+  figure = plots.histograms(measured)
   image = figure.axes[0].get_images()[0].get_array()
   assert image.shape == (64, 2)
   np.testing.assert_allclose(image, 100 / 64)
@@ -102,9 +141,9 @@ def test_histograms_show_shares_of_the_first_trial(measured):
 
 def test_colours_can_be_told_apart_without_their_hue():
   """By lightness, in pairs that share a figure, or by their markers."""
-  assert figures.COLOURS.keys() == figures.MARKERS.keys()
-  assert len(set(figures.MARKERS.values())) == len(figures.MARKERS)
-  rgb = [matplotlib.colors.to_rgb(c) for c in figures.COLOURS.values()]
+  assert plots.COLOURS.keys() == plots.MARKERS.keys()
+  assert len(set(plots.MARKERS.values())) == len(plots.MARKERS)
+  rgb = [matplotlib.colors.to_rgb(c) for c in plots.COLOURS.values()]
   assert len(set(rgb)) == len(rgb)
 
 
