@@ -59,9 +59,9 @@ def full_precision(config: ConfigDict) -> ConfigDict:
 
 def quantizer(config: ConfigDict) -> Any:
   """The `Quantizer`, or the rules, that `config` names."""
-  clip = config.clip or None
   if config.quantizer == 'none':
     return [('.*', None)]
+  clip = config.clip or None
   if config.quantizer == 'dorefa':
     one = mq_jax.dorefa(bits=config.bits, clip=clip)
   else:

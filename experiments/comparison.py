@@ -64,22 +64,25 @@ class Published(NamedTuple):
 
 
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
-  """What the ledger has of a setting, the longest runs if there are several.
+  """What the ledger has of a setting.
 
-  A seed that stands there twice counts once.
+  Of runs that differ in length or in their base model, those that are nearest
+  to the setting's epochs without being longer, then the most. A seed that
+  stands there twice counts once.
   """
   wanted = identity(config.to_dict(), without=_GROUPED)
-  groups: dict[str, list[ledger.Run]] = {}
+  groups: dict[Any, list[ledger.Run]] = {}
   for run in runs:
     own = run.header['config']
     if identity(own, without=_GROUPED) == wanted:
-      groups.setdefault(identity(own), []).append(run)
+      base = run.header['start'].get('full_precision_accuracy')
+      groups.setdefault((identity(own), base), []).append(run)
   if not groups:
     return None
   chosen = max(
     groups.values(),
     key=lambda group: (
-      group[0].header['config']['epochs'],
+      _nearness(group[0].header['config']['epochs'], config.epochs),
       len({seed for run in group for seed in ledger.seeds(run)}),
     ),
   )
@@ -98,6 +101,10 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('full_precision_accuracy'),
     [run.name for run in chosen],
   )
+
+
+def _nearness(epochs: int, wanted: int) -> tuple[bool, int]:
+  return epochs <= wanted, -abs(wanted - epochs)
 
 
 def accuracies(measured: Cell) -> list[float]:

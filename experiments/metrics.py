@@ -34,6 +34,7 @@ REQUIRED = (
 )
 # Where files lie changes no number, so a run goes on after they have moved.
 PLACES = ('data_dir',)
+FILES = ('pretrained',)  # told apart by the last part of their paths
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
 
 
@@ -194,11 +195,18 @@ def check_same_config(
     config: the whole configuration, as for `describe_run`.
 
   Raises:
-    ValueError: with the keys in which the two differ; those of `PLACES` may.
+    ValueError: with the keys in which the two differ; those of `PLACES` may,
+      and those of `FILES` in the folder.
   """
   header, _ = read_log(path)
   old, new = (
-    _flat({k: v for k, v in entry.items() if k not in PLACES})
+    _flat(
+      {
+        key: Path(value).name if key in FILES and value else value
+        for key, value in entry.items()
+        if key not in PLACES
+      }
+    )
     for entry in (header['config'], _plain(config, 'config'))
   )
   differ = [

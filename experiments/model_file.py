@@ -5,6 +5,7 @@ numbers. Reading one executes nothing. The names are paths such as
 `params/stage1/block0/conv1/kernel` and `batch_stats/stem_norm/mean`.
 """
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -37,6 +38,12 @@ class ModelFile(NamedTuple):
   params: dict[str, Any]
   batch_stats: dict[str, Any]
   metadata: dict[str, str]
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+  """A short text that tells the content of a file from any other."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()[:16]
 
 
 def save_model(

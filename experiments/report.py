@@ -122,7 +122,7 @@ def mark(
   remarks = []
   if ours and ours.diverged:
     remarks.append(f'{len(ours.diverged)} diverged')
-  if ours and ours.epochs < epochs:
+  if ours and ours.epochs != epochs:
     remarks.append(f'{ours.epochs} of {epochs} epochs')
   if ours and len(ours.records) < trials:
     remarks.append(f'{len(ours.records)} of {trials} trials')

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import json
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -21,9 +22,39 @@ from experiments.errors import InvalidError, MissingError
 PROTOCOLS = ('paper', 'fair')
 # What changes no number of a run, or is no part of a setting.
 APART = ('seed', 'trials', 'data_dir', 'mesh_data', 'chunk', 'checkpoint_every')
+NAME = re.compile(r'[\w.+-]+')  # of a setting: part of a file's name
 
-# What no other estimator reads than `feature_fc`.
-OF_FEATURES = ('features', 'progress_epochs')
+_LEARNED = tuple(
+  name for name in config_check.CHOICES['estimator'] if name != 'ste'
+)
+_STACKS = ('fc_grad', 'multi_fc')
+_QUANTIZED = ('dorefa', 'bwn')
+# Keys that not every run reads: on what that depends, and who reads them.
+READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
+  'hidden': ('estimator', _LEARNED),
+  'layers': ('estimator', _STACKS),
+  'activation': ('estimator', _STACKS),
+  'init': ('estimator', (*_STACKS, 'lstm_fc', 'kernel_wise')),
+  'carry': ('estimator', ('lstm_fc',)),
+  'memory_dtype': ('estimator', ('lstm_fc',)),
+  'features': ('estimator', ('feature_fc',)),
+  'progress_epochs': ('estimator', ('feature_fc',)),
+  'per_layer': ('estimator', _LEARNED),
+  'slim': ('estimator', _LEARNED),
+  'phi_cotangent': ('estimator', _LEARNED),
+  'differentiate_refinement': ('estimator', _LEARNED),
+  'meta_learning_rate': ('estimator', _LEARNED),
+  'meta_optimizer': ('estimator', _LEARNED),
+  'meta_decay_every': ('estimator', _LEARNED),
+  'meta_every': ('estimator', _LEARNED),
+  'meta_stop': ('estimator', _LEARNED),
+  'bits': ('quantizer', ('dorefa',)),
+  'per_channel': ('quantizer', ('bwn',)),
+  'scaled_gradient': ('quantizer', ('bwn',)),
+  'clip': ('quantizer', _QUANTIZED),
+  'full_precision': ('quantizer', _QUANTIZED),
+  'eps_root': ('optimizer', ('adam', 'adamw')),
+}
 
 
 class Study(NamedTuple):
@@ -45,7 +76,7 @@ def load(path: str | pathlib.Path) -> Study:
 
   Raises:
     MissingError: If there is no such file.
-    InvalidError: If it has no `get_study`.
+    InvalidError: If it has no `get_study`, or a name cannot be one of a file.
     ConfigError: If a setting is not one that a run can have.
   """
   path = pathlib.Path(path)
@@ -63,6 +94,11 @@ def load(path: str | pathlib.Path) -> Study:
     raise InvalidError(f'{path} has no function get_study()')
   study: Study = module.get_study()
   for name, config in study.settings.items():
+    if not NAME.fullmatch(name):
+      raise InvalidError(
+        f'{name!r} in {path} names files, so it must be of letters, digits'
+        ' and any of . _ + -'
+      )
     try:
       config_check.check(config)
     except config_check.ConfigError as error:
@@ -133,8 +169,9 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
     without: Further keys that are not to count.
 
   Returns:
-    JSON. Keys that the configuration lacks, because it is older than they are,
-    have their defaults; a base model counts by the name of its file.
+    JSON. Keys that such a run does not read are left out; those that the
+    configuration lacks, because it is older than they are, have their defaults;
+    a base model counts by the name of its file.
   """
   defaults = _defaults()
   whole = defaults | {
@@ -142,7 +179,11 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
     for key, value in config.items()
   }
   whole['pretrained'] = pathlib.PurePath(whole['pretrained']).name
-  unread = () if whole['estimator'] == 'feature_fc' else OF_FEATURES
+  unread = [
+    key for key, (on, values) in READ_BY.items() if whole[on] not in values
+  ]
+  if whole['pretrained']:
+    unread.append('pretrain_epochs')
   apart = (*APART, *unread, *without)
   kept = {k: v for k, v in whole.items() if k not in apart}
   return json.dumps(kept, sort_keys=True)

@@ -71,7 +71,8 @@ def base_models(
   """Names the base model of every configuration, which it sets.
 
   Args:
-    configs: Their `pretrained` is set.
+    configs: Their `pretrained` is set, where they name none themselves and
+      are to be quantized.
     folder: With model files; empty if the study makes its own.
     workdir: Of the study.
 
@@ -80,10 +81,14 @@ def base_models(
 
   Raises:
     MissingError: If `folder` lacks one; the message has the names it may have.
+      If the file that a configuration names is missing.
     InvalidError: If two configurations want different models of one network.
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
+    if config.quantizer == 'none' or config.pretrained:
+      _check_own_model(config)
+      continue
     if folder:
       config.pretrained = str(
         _model_in(pathlib.Path(folder).absolute(), config)
@@ -102,6 +107,15 @@ def base_models(
       )
     config.pretrained = str(own / 'model.safetensors')
   return first
+
+
+def _check_own_model(config: ConfigDict) -> None:
+  path = pathlib.Path(config.pretrained).expanduser()
+  if config.pretrained and not path.is_file():
+    raise MissingError(
+      f'the study names pretrained={config.pretrained!r}, but there is no such'
+      ' file'
+    )
 
 
 def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
@@ -165,6 +179,7 @@ def run_study(
           if mine:
             _run(job, results, stop, display.of(done, job.name))
             done += 1
+            _check_done(job, plan(), results)
             break
         if job.name not in told:
           display.log(f'{job.name}: another process has it')
@@ -173,6 +188,17 @@ def run_study(
         return
   except train.Stopped:
     return
+
+
+def _check_done(
+  job: study_plan.Job, planned: list[study_plan.Job], results: pathlib.Path
+) -> None:
+  """Refuses to run for ever what does not come to stand in the ledger."""
+  if job.workdir in [left.workdir for left in planned]:
+    raise InvalidError(
+      f'{job.workdir} has ended, but {results} does not show it: is an entry'
+      ' being written or deleted there by something else?'
+    )
 
 
 def _base_of(job: study_plan.Job) -> pathlib.Path:

@@ -2,14 +2,16 @@
 
 import contextlib
 import fcntl
+import hashlib
 import pathlib
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import ledger, metrics
+from experiments import ledger, metrics, model_file
 from experiments.settings import identity
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
@@ -33,12 +35,16 @@ class Job(NamedTuple):
 def done_seeds(
   config: Mapping[str, Any], runs: Sequence[ledger.Run]
 ) -> set[int]:
-  """The seeds of a configuration that the ledger has."""
+  """The seeds of a configuration, base model included, that the ledger has."""
   wanted = identity(dict(config))
+  path = pathlib.Path(config['pretrained']).expanduser()
+  base = model_file.digest(path) if path.is_file() else None
   return {
     seed
     for run in runs
     if identity(run.header['config']) == wanted
+    # What is older than this digest, or has no base yet, goes by its name.
+    and (not base or run.header['start'].get('base', base) == base)
     for seed in ledger.seeds(run)
   }
 
@@ -76,7 +82,9 @@ def jobs(
     seen.add(key)
     left = set(range(trials)) - done_seeds(config, runs)
     stem = f'{study}-{name}-{config.epochs}epochs'
-    begun, apart = _begun(workdir, stem)
+    # A file of a study may change; what was begun before is another run.
+    digest = hashlib.sha256(key.encode()).hexdigest()[:6]
+    begun, apart = _begun(workdir, f'{stem}-{digest}')
     groups = [own for own in begun if set(own) & left]
     left -= {seed for own in groups for seed in own}
     alone = left & apart if together else left
@@ -84,8 +92,9 @@ def jobs(
     for seeds in sorted(groups):
       own = ConfigDict(config.to_dict())
       own.update(seed=seeds[0], trials=len(seeds))
-      label = f'{stem}-{_seeds_text(seeds)}'
-      planned.append(Job(label, own, _folder(workdir) / label))
+      text = _seeds_text(seeds)
+      folder = _folder(workdir) / f'{stem}-{digest}-{text}'
+      planned.append(Job(f'{stem}-{text}', own, folder))
   return planned
 
 
@@ -110,12 +119,19 @@ def claimed(workdir: pathlib.Path) -> Iterator[bool]:
   lock = _lock(workdir)
   lock.parent.mkdir(parents=True, exist_ok=True)
   with lock.open('w') as file:
+    yield _taken(file)
+
+
+def _taken(file: IO[str]) -> bool:
+  # Whoever only looks (`status`) has the lock for an instant.
+  for _ in range(10):
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      yield False
-      return
-    yield True
+      time.sleep(0.02)
+    else:
+      return True
+  return False
 
 
 def _lock(workdir: pathlib.Path) -> pathlib.Path:

@@ -105,6 +105,7 @@ def train_and_evaluate(
   log_path, model_path = _log_path(workdir), workdir / _model_name(config)
   if log_path.exists():
     metrics.check_same_config(log_path, config.to_dict())
+    _check_same_base(log_path, config)
     if _is_finished(config, workdir):
       return _result(*metrics.read_log(log_path), model_path)
   dataset = data.load(config.dataset, config.data_dir or None)
@@ -134,6 +135,17 @@ def train_and_evaluate(
       metadata | _own_accuracy(records[-1], trial),
     )
   return _result(header, records, model_path)
+
+
+def _check_same_base(log_path: pathlib.Path, config: ConfigDict) -> None:
+  """Refuses another base model than the run began with."""
+  path = pathlib.Path(config.pretrained).expanduser()
+  began = metrics.read_log(log_path)[0].get('start', {}).get('base')
+  if began and path.is_file() and model_file.digest(path) != began:
+    raise InvalidError(
+      f'config.pretrained={config.pretrained!r} is another file than the run in'
+      f' {log_path.parent} began with: use that one, or another --workdir.'
+    )
 
 
 def _log_path(workdir: pathlib.Path) -> pathlib.Path:
@@ -240,6 +252,9 @@ def _train(
     if restored is None:
       saved, progress = first(), new_epoch(loop, 0)
       start = _start(loop, saved.state, base)
+      if config.pretrained:
+        path = pathlib.Path(config.pretrained).expanduser()
+        start['base'] = model_file.digest(path)
     else:
       _check_log_is_there(workdir, manager)
       saved, progress = restored.state, Progress(**restored.progress)

@@ -329,6 +329,48 @@ def test_optimizers_by_hand():
   assert turned == pytest.approx(-1 + 0.3)
 
 
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('estimator', ['ste', 'fc_grad'])
+@pytest.mark.parametrize('decay', [0.0, 0.1])
+@pytest.mark.parametrize('optimizer', build.OPTIMIZERS)
+def test_one_step_of_every_optimizer(optimizer, decay, estimator):
+  """Of a loss that is linear in Ŵ, so that the gradient is known: g, or s·g."""
+  config = tiny.config(
+    quantizer='bwn',
+    scaled_gradient=False,
+    clip=0.0,
+    estimator=estimator,
+    layers=1,
+    init='identity',
+    optimizer=optimizer,
+    weight_decay=decay,
+    learning_rate=0.25,
+  )
+  w = np.array([[0.5, -2.0], [1.5, 3.0]])
+  g = np.array([[2.0, -0.5], [-1.0, 0.25]])
+
+  def loss_fn(params, model_state, batch, rng):
+    return jnp.sum(batch * params['kernel']), (model_state, {})
+
+  train = build.make_train_step(config, loss_fn, steps_per_epoch=10)
+  state = train.init(
+    jax.random.key(0), {'kernel': jnp.asarray(w)}, {}, jnp.asarray(g)
+  )
+  state, _ = train.step(state, jnp.asarray(g))
+  _, decoupled = build.OPTIMIZERS[optimizer]
+  coupled = g if decoupled else g + decay * w
+  refined = {
+    'sgd': coupled,
+    'momentum': coupled,
+    'adam': coupled / (np.abs(coupled) + 1e-8),
+    'adamw': coupled / (np.abs(coupled) + 1e-8),
+    'rmsprop': coupled / np.sqrt(0.1 * coupled**2 + 1e-8),
+    'lion': np.sign(coupled),
+  }[optimizer]
+  want = w - 0.25 * (refined + decay * w * decoupled)
+  np.testing.assert_allclose(state.params['kernel'], want, rtol=1e-9)
+
+
 @pytest.mark.parametrize('depth', [8, 20, 32, 44, 56, 110])
 def test_networks_by_name(depth):
   net = build.network(tiny.config(network=f'resnet{depth}'), 100)

@@ -41,6 +41,30 @@ def test_the_last_tenth_of_the_epochs_counts(tmp_path, epochs, mean):
   assert comparison.accuracies(measured) == [mean]
 
 
+def test_runs_as_long_as_the_protocol_come_before_longer_and_shorter(tmp_path):
+  config = settings.in_protocol('fair', epochs=3)
+
+  def shown():
+    return comparison.cell(config, ledger.read(tmp_path)).names
+
+  for name, epochs in (('long', 5), ('short', 1), ('nearer', 2), ('own', 3)):
+    ledgers.write(tmp_path, name, config.to_dict(), [1.0] * epochs)
+    assert shown() == [name]
+  ledgers.write(tmp_path, 'last', config.to_dict(), [1.0] * 4)
+  assert shown() == ['own']
+
+
+def test_trials_from_other_base_models_are_not_pooled(tmp_path):
+  config = settings.in_protocol('fair')
+  for seed, base in enumerate((91.5, 60.0, 91.5)):
+    ledgers.write(
+      *(tmp_path, f'{seed}', config.to_dict() | {'seed': seed}, [50.0]),
+      start={'full_precision_accuracy': base},
+    )
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert (list(measured.records), measured.full_precision) == ([0, 2], 91.5)
+
+
 def test_the_interval_is_that_of_all_resamples():
   values = [1.0, 2.0, 4.0]
   means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]

@@ -1,8 +1,13 @@
 """Studies, protocols, and when two runs are of one setting."""
 
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import comparison, settings
+from experiments import build, comparison, config_check, settings
 from experiments.config_check import ConfigError
 from experiments.configs import resnet20
 from experiments.errors import InvalidError, MissingError
@@ -62,6 +67,9 @@ def test_what_makes_two_runs_one_setting():
     'data_dir': '/elsewhere',
     'chunk': 1,
     'features': 'gradient',  # which MultiFC does not read
+    'carry': False,  # nor this
+    'per_channel': True,  # nor dorefa this
+    'eps_root': 1.0,  # nor SGD this
     'clip': 1,  # as a number that was written by hand
   }
   assert settings.identity(same) == settings.identity(config)
@@ -72,9 +80,114 @@ def test_what_makes_two_runs_one_setting():
   for key, value in (('slim', True), ('epochs', 3), ('pretrained', 'a.pth')):
     changed = config | {key: value}
     assert settings.identity(changed) != settings.identity(config)
-    assert settings.identity(changed, without=[key]) == settings.identity(
-      config, without=[key]
+    # What a base model took is no matter where it is given.
+    apart = [key, 'pretrain_epochs']
+    assert settings.identity(changed, without=apart) == settings.identity(
+      config, without=apart
     )
+
+
+class Recorder:
+  """A configuration that notes which of its keys are read."""
+
+  def __init__(self, config):
+    self.config, self.seen = config, set()
+
+  def __getattr__(self, key):
+    self.seen.add(key)
+    return self.config[key]
+
+
+@pytest.mark.parametrize('optimizer', config_check.CHOICES['optimizer'])
+@pytest.mark.parametrize('quantizer', config_check.CHOICES['quantizer'])
+@pytest.mark.parametrize('estimator', config_check.CHOICES['estimator'])
+def test_what_a_run_reads_tells_it_from_others(estimator, quantizer, optimizer):
+  config = in_all(estimator, quantizer, optimizer)
+  recorder = Recorder(config)
+  build.quantizer(recorder)
+  build.estimator(recorder, 1)
+  build.refine(recorder)
+  told = json.loads(settings.identity(config.to_dict()))
+  # These are asked for always, and do nothing where nothing is learned.
+  nothing = {'per_layer', 'slim'} if estimator == 'ste' else set()
+  assert recorder.seen - nothing <= set(told)
+  unread = set(settings.READ_BY) - set(told)
+  assert not unread & (recorder.seen - nothing)
+  # And nothing tells runs apart that none of them reads.
+  stack = {'hidden', 'layers', 'activation', 'init', 'carry', 'memory_dtype'}
+  own = {'features', 'progress_epochs', 'bits', 'per_channel', 'clip'}
+  others = {'full_precision', 'scaled_gradient', 'eps_root'}
+  assert set(told) & (stack | own | others) <= recorder.seen
+
+
+def in_all(estimator, quantizer, optimizer):
+  config = resnet20.get_config()
+  config.update(estimator=estimator, quantizer=quantizer, optimizer=optimizer)
+  return config
+
+
+def test_what_learns_nothing_reads_nothing_of_phi():
+  """Two steps with any value of the keys that only learned rules read."""
+
+  def after(**changes):
+    config = in_all('ste', 'dorefa', 'adam')
+    config.update(changes)
+    assert settings.identity(config.to_dict()) == settings.identity(
+      in_all('ste', 'dorefa', 'adam').to_dict()
+    )
+
+    def loss_fn(params, model_state, batch, rng):
+      return jnp.sum(batch * params['kernel'] ** 3), (model_state, {})
+
+    train = build.make_train_step(config, loss_fn, steps_per_epoch=2)
+    kernel = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    state = train.init(jax.random.key(0), {'kernel': kernel}, {}, kernel)
+    for _ in range(3):
+      state, _ = train.step(state, kernel + 2)
+    return np.asarray(state.params['kernel'])
+
+  np.testing.assert_array_equal(
+    after(
+      phi_cotangent='estimator',
+      meta_learning_rate=1.0,
+      meta_optimizer='sgd',
+      meta_decay_every=1,
+      meta_every=2,
+      meta_stop=1,
+    ),
+    after(),
+  )
+
+
+@pytest.mark.parametrize('optimizer', config_check.CHOICES['optimizer'])
+@pytest.mark.parametrize('estimator', config_check.CHOICES['estimator'])
+@pytest.mark.parametrize('protocol', settings.PROTOCOLS)
+def test_a_protocol_sets_what_the_logs_ran(protocol, estimator, optimizer):
+  config = settings.in_protocol(
+    protocol, estimator=estimator, optimizer=optimizer
+  )
+  assert config.layers == (3 if estimator == 'multi_fc' else 2)
+  bare = optimizer != 'adam' or (protocol, estimator) == ('paper', 'ste')
+  assert config.weight_decay == (0.0 if bare else 5e-4)
+  assert (config.carry, config.meta_decay_every) == (False, 0)
+  assert (config.learning_rate, config.meta_learning_rate) == (1e-3, 1e-3)
+  assert (config.epochs, config.batch_size, config.decay_every) == (
+    *(100, 128, 30),
+  )
+  assert (config.phi_cotangent, config.init, config.hidden) == (
+    *('ste', 'random', 100),
+  )
+
+
+def test_a_name_that_is_none_of_a_file_is_refused(tmp_path):
+  path = tmp_path / 'slash.py'
+  path.write_text(
+    'from experiments.settings import Study, in_protocol\n'
+    'def get_study():\n'
+    "  return Study('slash', {'a/b': in_protocol('fair')})\n"
+  )
+  with pytest.raises(InvalidError, match=r"'a/b' in .*slash\.py names files"):
+    settings.load(path)
 
 
 def test_a_study_that_cannot_be_read_is_told(tmp_path):

@@ -1,5 +1,6 @@
 """Whole studies by real processes: killed, sliced, shared."""
 
+import io
 import os
 import pathlib
 import random
@@ -8,8 +9,17 @@ import sys
 import time
 
 import pytest
+import rich.console
 
-from experiments import errors, ledger, settings, study
+from experiments import (
+  errors,
+  ledger,
+  metrics,
+  settings,
+  study,
+  study_display,
+  study_plan,
+)
 from tests.experiments import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -168,23 +178,85 @@ def test_a_run_that_diverges_is_a_result(folder):
   assert gone.records == []
 
 
-def test_a_signal_saves_and_leaves(folder):
-  workdir = folder / 'stopped'
-  process = start(folder, workdir, '--trials=1', '--only=fc_grad')
-  log = workdir / 'runs' / 'tiny-fc_grad-3epochs-seed0' / 'metrics.jsonl'
+def test_a_signal_or_a_spent_budget_saves_within_a_run(folder):
+  """A run of many epochs: stopped by SIGTERM, then by its budget."""
+  workdir, long = folder / 'stopped', folder / 'long.py'
+  long.write_text(STUDY.replace('epochs=3', 'epochs=2000'))
+  own = (f'--study={long}', '--trials=1', '--only=fc_grad')
+
+  def logs():
+    return list((workdir / 'runs').glob('*/metrics.jsonl'))
+
+  process = start(folder, workdir, *own)
   end = time.monotonic() + SECONDS
-  while not log.exists():
+  while not logs():
     assert process.poll() is None
     assert time.monotonic() < end
     time.sleep(0.01)
   process.terminate()
   status, out = finish(process)
-  # Outside of a run the signal acts at once: there is nothing to save.
-  assert status in (143, -15, 0), out
+  assert status == 143, out
+  assert 'Saved at step' in out
   assert 'Traceback' not in out
-  status, out = finish(start(folder, workdir, '--trials=1', '--only=fc_grad'))
-  assert status == 0, out
-  assert '1 of 1 trials are done.' in out
+  (log,) = logs()
+  before = len(metrics.read_log(log)[1])
+  for _ in range(10):
+    # A slow machine may spend a slice on what comes before the first step.
+    status, out = finish(start(folder, workdir, *own, '--budget=8s'))
+    assert status == 0, out
+    assert '1 runs are left; the same command goes on.' in out
+    _, records = metrics.read_log(log)
+    if len(records) > before:
+      break
+  assert len(records) > before
+  assert [r['epoch'] for r in records] == list(range(1, len(records) + 1))
+  status, out = finish(start(folder, workdir, *own, '--list'))
+  assert f'begun ({len(records)}/2000 epochs): 0' in ' '.join(out.split())
+
+
+def in_process(tmp_path, monkeypatch, trials, **changes):
+  """Runs one setting of the tiny network, its trials as one program."""
+  tiny.put_in(monkeypatch)
+  base = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
+  config = tiny.config(pretrained=base, **changes)
+  results = tmp_path / 'results'
+
+  def plan():
+    return study_plan.jobs(
+      *('t', {'own': config}, trials, ledger.read(results), tmp_path),
+      together=True,
+    )
+
+  console = rich.console.Console(file=io.StringIO())
+  with study_display.opened(1, console) as display:
+    study.run_study(plan, {}, results, lambda: False, display)
+  return ledger.read(results)
+
+
+def test_trials_that_diverge_as_one_run_are_told_one_by_one(
+  tmp_path, monkeypatch
+):
+  runs = in_process(
+    *(tmp_path, monkeypatch, 2), estimator='ste', learning_rate=3e38
+  )
+  assert [run.name for run in runs] == [
+    f't-own-2epochs-seed{i}' for i in (0, 1)
+  ]
+  assert all('not finite at step 1' in run.header['diverged'] for run in runs)
+
+
+def test_trials_that_end_well_are_one_entry(tmp_path, monkeypatch):
+  (run,) = in_process(tmp_path, monkeypatch, 2, estimator='ste')
+  assert run.name == 't-own-2epochs-seeds0to1'
+  assert sorted(ledger.trials(run)) == [0, 1]
+
+
+def test_what_never_stands_in_the_ledger_does_not_run_for_ever(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(ledger, 'add', lambda *args, **kwargs: None)
+  with pytest.raises(errors.InvalidError, match='does not show it'):
+    in_process(tmp_path, monkeypatch, 1, estimator='ste', epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +307,8 @@ def test_base_models_by_the_names_they_may_have(tmp_path):
   theirs.touch()
   assert study.base_models(configs, str(tmp_path), tmp_path) == {}
   assert [c.pretrained for c in configs] == [str(ours), str(theirs)]
+  for config in configs:
+    config.pretrained = ''
   own = study.base_models(configs, '', tmp_path / 'work')
   assert list(own) == [
     str(tmp_path / 'work' / 'base' / f'{net}-cifar10')
@@ -242,7 +316,26 @@ def test_base_models_by_the_names_they_may_have(tmp_path):
   ]
   base = own[configs[0].pretrained.removesuffix('/model.safetensors')]
   assert (base.quantizer, base.network) == ('none', 'resnet20')
+  for config in configs:
+    config.pretrained = ''
   changed = configs[0].copy_and_resolve_references()
   changed.batch_size = 64
   with pytest.raises(errors.InvalidError, match='want different base models'):
     study.base_models([configs[0], changed], '', tmp_path)
+
+
+def test_a_study_may_name_a_base_model_itself(tmp_path):
+  named, none = (
+    settings.in_protocol('fair', **own)
+    for own in (
+      {'pretrained': str(tmp_path / 'own.safetensors')},
+      {'quantizer': 'none', 'estimator': 'ste'},
+    )
+  )
+  with pytest.raises(errors.MissingError, match=r'own\.safetensors.*no such'):
+    study.base_models([named], '', tmp_path)
+  (tmp_path / 'own.safetensors').touch()
+  for folder in ('', str(tmp_path)):
+    assert study.base_models([named, none], folder, tmp_path) == {}
+  assert named.pretrained == str(tmp_path / 'own.safetensors')
+  assert none.pretrained == ''  # from random weights

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import ledger, settings, study_plan
+from experiments import ledger, model_file, settings, study_plan
 from tests.experiments import ledgers
 
 
@@ -51,13 +51,30 @@ def test_what_the_ledger_has_is_not_planned(tmp_path):
   ]  # fmt: skip
   (job,) = plan(tmp_path)[2:]
   assert (job.config.seed, job.config.trials) == (0, 1)
-  assert job.workdir == tmp_path / 'runs' / job.name
+  assert job.workdir.parent == tmp_path / 'runs'
 
 
 def test_a_diverged_run_is_done(tmp_path):
   config = a_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'a', config, [], diverged='at step 3')
   assert len(plan(tmp_path, trials=1)) == 1
+
+
+def test_runs_from_another_base_model_are_other_runs(tmp_path):
+  study = a_study()
+  base = tmp_path / 'base.pth'
+  for config in study.values():
+    config.pretrained = str(base)
+  own = study['fc'].to_dict() | {'pretrained': 'base.pth'}
+  results = tmp_path / 'results'
+  ledgers.write(results, 'a', own, [1.0, 2.0], start={'base': '0' * 16})
+  ledgers.write(results, 'b', own | {'seed': 1}, [1.0, 2.0])  # before digests
+  assert len(plan(tmp_path, study=study)) == 2  # of ste; no base is there yet
+  base.write_bytes(b'numbers')
+  assert names(plan(tmp_path, study=study))[2:] == ['mine-fc-2epochs-seed0']
+  start = {'base': model_file.digest(base)}
+  ledgers.write(results, 'a', own, [1.0, 2.0], start=start)
+  assert len(plan(tmp_path, study=study)) == 2
 
 
 def test_one_configuration_under_two_names_runs_once(tmp_path):
@@ -74,7 +91,7 @@ def test_trials_together_but_for_those_begun_and_done(tmp_path):
   ]  # fmt: skip
   config = a_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'two', config | {'seed': 2}, [1.0, 2.0])
-  begun = tmp_path / 'runs' / 'mine-ste-2epochs-seeds0to1'
+  begun = plan(tmp_path, 2, together=True)[0].workdir
   begun.mkdir(parents=True)
   (begun / 'metrics.jsonl').write_text('{"config": {}}\n')
   planned = plan(tmp_path, 5, together=True)
@@ -88,10 +105,15 @@ def test_trials_together_but_for_those_begun_and_done(tmp_path):
 
 
 def test_a_group_that_was_begun_goes_on_though_fewer_are_wanted(tmp_path):
-  begun = tmp_path / 'runs' / 'mine-ste-2epochs-seeds0to4'
-  begun.mkdir(parents=True)
-  (begun / 'metrics.jsonl').write_text('{"config": {}}\n')
+  begun = plan(tmp_path, 5, together=True)[0]
+  begun.workdir.mkdir(parents=True)
+  (begun.workdir / 'metrics.jsonl').write_text('{"config": {}}\n')
   assert names(plan(tmp_path, 2, together=True))[0] == begun.name
+  # What the study's file made of that name before is another run.
+  changed = a_study(hidden=7, learning_rate=0.5)
+  planned = plan(tmp_path, 2, together=True, study=changed)
+  assert names(planned)[0] == 'mine-ste-2epochs-seeds0to1'
+  assert not planned[0].workdir.exists()
 
 
 def test_of_seeds_of_which_one_diverged_each_runs_alone(tmp_path):
@@ -140,3 +162,26 @@ def test_an_error_within_a_claim_ends_it(tmp_path):
     raise KeyError
   with study_plan.claimed(job.workdir) as mine:
     assert mine
+
+
+def test_looking_takes_no_claim_from_who_wants_it(tmp_path):
+  """Another process that lists all the while never has a run for itself."""
+  job = plan(tmp_path)[0]
+  with study_plan.claimed(job.workdir):
+    pass
+  program = f"""
+from tests.experiments.test_study_plan import plan, study_plan
+import pathlib
+job = plan(pathlib.Path({str(tmp_path)!r}))[0]
+print(flush=True)
+while True:
+  study_plan.status(job)
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', program], stdout=subprocess.PIPE, text=True
+  ) as other:
+    assert other.stdout.readline() == '\n'
+    for _ in range(50):
+      with study_plan.claimed(job.workdir) as mine:
+        assert mine
+    other.kill()

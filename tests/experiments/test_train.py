@@ -373,6 +373,25 @@ def test_a_base_model_may_lie_in_the_home_folder(tmp_path, config, monkeypatch):
   assert train.train_and_evaluate(config, tmp_path / 'run').records
 
 
+def test_a_run_goes_on_from_the_base_model_that_it_began_with(
+  tmp_path, config, monkeypatch
+):
+  config.update(epochs=1)
+  train.train_and_evaluate(config, tmp_path / 'run')
+  header, _ = metrics.read_log(tmp_path / 'run' / 'metrics.jsonl')
+  assert header['start']['base'] == model_file.digest(config.pretrained)
+  no_more(monkeypatch)
+  moved = tmp_path / 'elsewhere' / 'base.safetensors'
+  moved.parent.mkdir()
+  pathlib.Path(config.pretrained).rename(moved)
+  config.update(pretrained=str(moved))
+  train.train_and_evaluate(config, tmp_path / 'run')
+  monkeypatch.undo()
+  tiny.write_model(moved, tiny.Net(10), seed=8)
+  with pytest.raises(errors.InvalidError, match='another file than the run in'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+
 def test_another_configuration_s_folder_is_refused_by_its_keys(
   tmp_path, config, monkeypatch
 ):
