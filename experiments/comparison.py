@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import ledger, metrics
-from experiments.settings import identity
+from experiments.settings import identity, in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parent / 'studies' / 'published.json'
 RESAMPLES = 10_000
@@ -52,12 +52,14 @@ class Published(NamedTuple):
 
   Attributes:
     paper: As printed.
+    full_precision: Of the base model, as printed.
     raw: Recomputed from the authors' logs; None where there are none.
     raw_trials: That these logs have; the paper says 5.
     remark: What is wrong with the printed number, by the logs.
   """
 
   paper: float
+  full_precision: float
   raw: float | None = None
   raw_trials: int = 0
   remark: str = ''
@@ -135,19 +137,30 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def published(study: str, config: ConfigDict) -> Published | None:
-  """The paper's cell of a setting, None if it has none."""
+  """The paper's cell of a setting that is of its protocol, or None."""
   if study not in _KEYS:
     return None
   table, names = _KEYS[study]
+  own = {name: config[name] for name in {*_MAIN, *names}}
+  theirs = in_protocol('paper', **own)
+  if identity(config.to_dict()) != identity(theirs.to_dict()):
+    return None
   for entry in _published_tables()[table]:
     if all(entry[name] == config[name] for name in names):
       return Published(
         entry['paper'],
+        _full_precision(config),
         entry.get('raw'),
         entry.get('raw_trials', 0),
         entry.get('remark', ''),
       )
   return None
+
+
+def _full_precision(config: ConfigDict) -> float:
+  own = f'{config.network}-{config.dataset}'
+  printed: float = _published_tables()['full_precision'][own]
+  return printed
 
 
 @functools.cache

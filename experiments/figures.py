@@ -1,6 +1,5 @@
 """The figures of a study, from the ledger, as PNG and SVG."""
 
-import collections
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,19 +10,19 @@ from experiments import comparison, ledger, plots
 from experiments.plots import Measured
 from experiments.settings import Study
 
-MOST = 8  # curves a panel
+MOST = 5  # curves a panel
 # Figure of the paper and its appendix: network and quantizer.
 PAPER = {
-  ('resnet20', 'dorefa'): '3 and 5',
-  ('resnet20', 'bwn'): '6',
-  ('resnet32', 'dorefa'): '7',
-  ('resnet32', 'bwn'): '8',
-  ('resnet44', 'dorefa'): '9',
-  ('resnet44', 'bwn'): '10',
-  ('resnet56', 'dorefa'): '11',
-  ('resnet56', 'bwn'): '12',
-  ('resnet110', 'dorefa'): '13',
-  ('resnet110', 'bwn'): '14',
+  ('resnet20', 'dorefa'): 'figures 3 and 5',
+  ('resnet20', 'bwn'): 'figure 6',
+  ('resnet32', 'dorefa'): 'figure 7',
+  ('resnet32', 'bwn'): 'figure 8',
+  ('resnet44', 'dorefa'): 'figure 9',
+  ('resnet44', 'bwn'): 'figure 10',
+  ('resnet56', 'dorefa'): 'figure 11',
+  ('resnet56', 'bwn'): 'figure 12',
+  ('resnet110', 'dorefa'): 'figure 13',
+  ('resnet110', 'bwn'): 'figure 14',
 }
 
 
@@ -65,16 +64,16 @@ def _figures(
     config = entry[1]
     groups.setdefault((config.network, config.quantizer), []).append(entry)
   for (network, quantizer), group in groups.items():
-    entries = {entry for _, _, own in group for entry in own.names}
-    if any(entries <= before for before in seen):
-      continue
-    seen.append(entries)
     label = f'{network}-{quantizer}'
-    swept = plots.swept(group)
-    if swept:
-      drawn[f'{label}-rates'] = plots.rates(swept, f'{network}, {quantizer}')
+    alike = plots.comparable(group)
+    if len(alike) > 1 and not any(_names(alike) <= one for one in seen):
+      drawn[f'{label}-ends'] = plots.ends(alike, f'{network}, {quantizer}')
     # What ran for one epoch has no curve.
     group = [e for e in group if len(plots.first_trial(e[2])) > 1]
+    drawn_before = any(_names(group) <= before for before in seen)
+    seen += [_names(alike), _names(group)]
+    if drawn_before:
+      continue
     for part, some in enumerate(_few(group)):
       number = f'-{part + 1}' if len(group) > len(some) else ''
       drawn |= _curves(study, some, label, number)
@@ -85,15 +84,23 @@ def _figures(
   return drawn
 
 
+def _names(group: Measured) -> set[str]:
+  """Of the entries in the ledger."""
+  return {entry for _, _, own in group for entry in own.names}
+
+
 def _few(group: Measured) -> list[Measured]:
-  """Parts of at most eight curves a panel, in their order."""
-  parts: list[Measured] = []
-  panels: collections.Counter[str] = collections.Counter()
+  """Parts of a few curves a panel; the panel's first baseline is in each."""
+  panels: dict[str, Measured] = {}
   for entry in group:
-    part = panels[entry[1].optimizer] // MOST
-    panels[entry[1].optimizer] += 1
-    parts += [[] for _ in range(part + 1 - len(parts))]
-    parts[part].append(entry)
+    panels.setdefault(entry[1].optimizer, []).append(entry)
+  parts: list[Measured] = []
+  for own in panels.values():
+    first = [e for e in own if e[1].estimator == 'ste'][:1]
+    others = [e for e in own if e not in first]
+    for part, begin in enumerate(range(0, len(others) or 1, MOST - 1)):
+      parts += [[] for _ in range(part + 1 - len(parts))]
+      parts[part] += first + others[begin : begin + MOST - 1]
   return parts
 
 
@@ -106,7 +113,7 @@ def _curves(
     title = f'{config.network}, {config.quantizer}'
     if study in ('table1', 'table2') and kind == 'loss':
       own = PAPER[config.network, config.quantizer]
-      title += f' (figure {own} of the paper)'
+      title += f' ({own} of the paper)'
     drawn[f'{label}-{kind}{number}'] = plots.curves(group, kind, title)
   # Entries of the ledger that are older than it have no histogram.
   looked_at = [e for e in group if 'histogram' in plots.first_trial(e[2])[-1]]

@@ -4,6 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import ledger, tables
+from experiments.configs import resnet20
+from experiments.settings import identity
+
+# Nothing else may differ from the configuration that a user begins with.
+_SHOWN = (
+  'quantizer',
+  'bits',
+  'estimator',
+  'layers',
+  'init',
+  'optimizer',
+  'learning_rate',
+)
 
 _COLUMNS = (
   'forward',
@@ -20,15 +33,11 @@ _COLUMNS = (
 
 
 def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
-  """Of all such runs in the ledger: CIFAR-10, one trial, the test set."""
-  configs = ((run, run.header['config']) for run in runs)
+  """Of all such runs in the ledger, in the default configuration otherwise."""
   chosen = [
     run
-    for run, config in configs
-    if config['epochs'] == 1
-    and config['dataset'] == 'cifar10'
-    and config.get('trials', 1) == 1
-    and not config.get('holdout')
+    for run in runs
+    if _is_first_epoch(run.header['config'])
     and run.records
     and 'full_precision_accuracy' in run.header['start']
   ]
@@ -38,6 +47,16 @@ def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
     _COLUMNS,
     [_row(run) for run in sorted(chosen, key=_order)],
     _conditions(chosen),
+  )
+
+
+def _is_first_epoch(config: dict[str, Any]) -> bool:
+  default = resnet20.get_config().to_dict()
+  shown = {key: config[key] for key in _SHOWN}
+  apart = ('pretrained', 'pretrain_epochs')
+  return config.get('trials', 1) == 1 and (
+    identity(config, without=apart)
+    == identity(default | shown | {'epochs': 1}, without=apart)
   )
 
 

@@ -34,6 +34,7 @@ MARKERS = {
   'kernel_wise': 'v',
   'feature_fc': 'P',
 }
+COLUMNS = 3  # panels in a row
 STYLE: Any = {
   'figure.dpi': 150,
   'font.size': 9,
@@ -86,11 +87,23 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
 
 
 def _panels(group: Measured) -> tuple[Figure, dict[str, Axes]]:
-  """Side by side, one an optimizer."""
+  """One an optimizer."""
   optimizers = list(dict.fromkeys(config.optimizer for _, config, _ in group))
-  figure = Figure(figsize=(3.6 * len(optimizers) + 0.4, 3.9))
-  axes = figure.subplots(1, len(optimizers), squeeze=False, sharey=True)[0]
+  figure, axes = _grid(len(optimizers), COLUMNS, (3.6, 3.9))
   return figure, dict(zip(optimizers, axes, strict=True))
+
+
+def _grid(
+  number: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+  """A figure of so many panels, of a size in inches each, in rows."""
+  columns = min(columns, number)
+  rows = -(-number // columns)
+  figure = Figure(figsize=(size[0] * columns + 0.4, size[1] * rows))
+  axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+  for axis in axes.flat[number:]:
+    axis.set_axis_off()
+  return figure, list(axes.flat[:number])
 
 
 def _finish(
@@ -101,7 +114,8 @@ def _finish(
     axis.legend(
       fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=1
     )
-  next(iter(panels.values())).set_ylabel(label)
+  for axis in list(panels.values())[::COLUMNS]:
+    axis.set_ylabel(label)
   figure.suptitle(title)
   figure.set_layout_engine('constrained')
 
@@ -118,27 +132,41 @@ def _line(
   measured: comparison.Cell,
   earlier: int,
 ) -> None:
+  _band(
+    *(axis, curve, measured, _short(name)),
+    color=shade(COLOURS[config.estimator], earlier),
+    marker=MARKERS[config.estimator],
+    linestyle=('-', '--', ':', '-.')[earlier % 4],
+  )
+
+
+def _band(
+  axis: Axes,
+  curve: Curve,
+  measured: comparison.Cell,
+  label: str,
+  color: Any,
+  **style: Any,
+) -> None:
+  """The mean over trials, and a band from the least to the largest."""
   values = np.array(
     [[curve(record) for record in trial] for trial in measured.records.values()]
   )
   epochs = np.arange(1, values.shape[1] + 1)
-  colour = shade(COLOURS[config.estimator], earlier)
-  trials = f', {len(values)} trials' if len(values) > 1 else ''
   axis.plot(
     epochs,
     values.mean(axis=0),
-    color=colour,
-    marker=MARKERS[config.estimator],
+    color=color,
     markevery=max(1, len(epochs) // 10),
     markersize=4,
-    linestyle=('-', '--', ':', '-.')[earlier % 4],
-    label=_short(name) + trials,
+    label=label + _trials(measured),
+    **style,
   )
   axis.fill_between(
     epochs,
     values.min(axis=0),
     values.max(axis=0),
-    color=colour,
+    color=color,
     alpha=0.15,
     linewidth=0,
   )
@@ -149,77 +177,78 @@ def first_trial(measured: comparison.Cell) -> list[dict[str, Any]]:
   return next(iter(measured.records.values()))
 
 
-def swept(group: Measured) -> Measured:
-  """What `rates` compares: runs as long as those that sweep the step size.
-
-  Args:
-    group: What was measured.
-
-  Returns:
-    Of the number of epochs at which the straight-through rule has the most
-    step sizes, all that ran so long; nothing if it has fewer than three.
-  """
-  lengths: dict[int, set[float]] = {}
-  for _, config, own in group:
-    if config.estimator == 'ste':
-      lengths.setdefault(own.epochs, set()).add(config.learning_rate)
+def comparable(group: Measured) -> Measured:
+  """Of the number of epochs that most settings ran, those that ran so long."""
+  lengths = collections.Counter(own.epochs for _, _, own in group)
   if not lengths:
     return []
-  epochs = max(lengths, key=lambda n: (len(lengths[n]), n))
-  if len(lengths[epochs]) < 3:
-    return []
+  epochs = max(lengths, key=lambda length: (lengths[length], length))
   return [entry for entry in group if entry[2].epochs == epochs]
 
 
-def rates(group: Measured, title: str) -> Figure:
-  """Accuracy over the step size: the straight-through rule, and what learns.
+def ends(group: Measured, title: str) -> Figure:
+  """Accuracy at the end, a row a setting.
 
   Args:
-    group: What `swept` returned.
+    group: What `comparable` returned.
     title: Of the figure.
 
   Returns:
     The figure, one panel an optimizer. A point is a mean over trials, its bar
-    from the least to the largest; points at one step size stand side by side.
+    from the least to the largest; the line is the best straight-through rule.
   """
-  figure, panels = _panels(group)
-  for optimizer, axis in panels.items():
-    seen: collections.Counter[str] = collections.Counter()
-    ste: list[tuple[float, float]] = []
-    for name, config, own in group:
-      if config.optimizer != optimizer:
-        continue
-      values = comparison.accuracies(own)
-      mean, baseline = statistics.fmean(values), config.estimator == 'ste'
-      earlier = 0 if baseline else seen[config.estimator]
-      aside = 0 if baseline else seen.total() + 1
+  panels: dict[str, Measured] = {}
+  for entry in group:
+    panels.setdefault(entry[1].optimizer, []).append(entry)
+  counts = [len(own) for own in panels.values()]
+  figure = Figure(figsize=(6.4, 0.2 * sum(counts) + 0.5 * len(panels) + 0.7))
+  axes = figure.subplots(
+    len(panels), 1, squeeze=False, sharex=True, height_ratios=counts
+  )[:, 0]
+  for axis, (optimizer, own) in zip(axes, panels.items(), strict=True):
+    values = [comparison.accuracies(measured) for _, _, measured in own]
+    for row, (_, config, _) in enumerate(own):
+      mean = statistics.fmean(values[row])
       axis.errorbar(
-        config.learning_rate * 1.1**aside,
         mean,
-        [[mean - min(values)], [max(values) - mean]],
-        color=shade(COLOURS[config.estimator], earlier),
+        row,
+        xerr=[[mean - min(values[row])], [max(values[row]) - mean]],
+        color=COLOURS[config.estimator],
         marker=MARKERS[config.estimator],
-        linestyle='',
-        label=None if baseline else _short(name),
+        markersize=5,
       )
-      if baseline:
-        ste.append((config.learning_rate, mean))
-      else:
-        seen[config.estimator] += 1
-    axis.plot(
-      *zip(*sorted(ste), strict=True), color=COLOURS['ste'], label='ste'
+    baselines = [
+      statistics.fmean(each)
+      for each, (_, config, _) in zip(values, own, strict=True)
+      if config.estimator == 'ste'
+    ]
+    if baselines:
+      axis.axvline(max(baselines), color=COLOURS['ste'], linewidth=0.8)
+    axis.set_yticks(
+      range(len(own)),
+      [_short(name) + _trials(measured) for name, _, measured in own],
+      fontsize=7,
     )
-    axis.set_xscale('log')
-    axis.set_xlabel('step size α')
-  label = f'{_images(group)} accuracy, %'
-  _finish(figure, panels, label, f'{title}, {group[0][2].epochs} epochs')
+    axis.set_ylim(len(own) - 0.5, -0.5)
+    axis.set_title(optimizer)
+  axes[-1].set_xlabel(f'{_images(group)} accuracy, %')
+  figure.suptitle(f'{title}, {group[0][2].epochs} epochs')
+  figure.set_layout_engine('constrained')
   return figure
 
 
+def _trials(measured: comparison.Cell) -> str:
+  number = len(measured.records)
+  return f', {number} trials' if number > 1 else ''
+
+
 def shade(colour: str, earlier: int) -> tuple[float, float, float]:
-  """A method's colour, the paler the more of its settings came before."""
+  """A method's colour, the paler the more of its settings came before.
+
+  Never so pale that it could not be seen; beyond, line styles tell them apart.
+  """
   rgb = np.array(to_rgb(colour))
-  red, green, blue = 1 - (1 - rgb) * 0.72**earlier
+  red, green, blue = 1 - (1 - rgb) * max(0.78**earlier, 0.4)
   return red, green, blue
 
 
@@ -233,18 +262,15 @@ def factors(group: Measured) -> Figure:
   figure = Figure(figsize=(5.4, 3.6))
   left = figure.subplots()
   right = left.twinx()
-  palette = list(COLOURS.values())[1:]
   for index, (_, config, own) in enumerate(group):
-    loss, factor = (
-      np.array(
-        [[record[key] for record in trial] for trial in own.records.values()]
-      ).mean(axis=0)
-      for key in ('train_loss', 's')
-    )
-    epochs = np.arange(1, len(loss) + 1)
-    colour = palette[index % len(palette)]
-    left.plot(epochs, loss, color=colour, label=f'hidden {config.hidden}')
-    right.plot(epochs, factor, color=colour, linestyle=':')
+    name = f'hidden {config.hidden}'
+    for axis, key, style in ((left, 'train_loss', '-'), (right, 's', ':')):
+      _band(
+        *(axis, lambda record, key=key: record[key], own, name),
+        color=shade(COLOURS[config.estimator], 2 * index),
+        marker=('D', 's', '^', 'v')[index % 4],
+        linestyle=style,
+      )
   left.set_xlabel('epoch')
   left.xaxis.set_major_locator(MaxNLocator(integer=True))
   left.set_ylabel('training loss (solid)')
@@ -259,13 +285,8 @@ def factors(group: Measured) -> Figure:
 
 def histograms(group: Measured) -> Figure:
   """How W̃ lies within its layer, epoch by epoch, of each first trial."""
-  columns = min(4, len(group))
-  rows = -(-len(group) // columns)
-  figure = Figure(figsize=(2.3 * columns + 0.6, 2.2 * rows + 0.5))
-  axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-  for axis in axes.flat[len(group) :]:
-    axis.set_axis_off()
-  for axis, (name, config, own) in zip(axes.flat, group, strict=False):
+  figure, axes = _grid(len(group), 4, (2.3, 2.5))
+  for axis, (name, config, own) in zip(axes, group, strict=True):
     trial = next(iter(own.records.values()))
     counts = np.array([record['histogram'] for record in trial]).T
     share = 100 * counts / counts.sum(axis=0, keepdims=True)
@@ -281,9 +302,8 @@ def histograms(group: Measured) -> Figure:
     axis.set_title(f'{config.optimizer} {_short(name)}', fontsize=7)
     axis.grid(visible=False)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-  for axis in axes[-1]:
     axis.set_xlabel('epoch')
-  for axis in axes[:, 0]:
+  for axis in axes[::4]:
     axis.set_ylabel('W̃, standard deviations')
   figure.colorbar(image, ax=axes, label='weights, %', shrink=0.8)
   figure.suptitle(f'{group[0][1].network}, {group[0][1].quantizer}')

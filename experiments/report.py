@@ -30,6 +30,7 @@ _COLUMNS = (
   'epochs',
   'base %',
   'paper %',
+  'its base %',
   'its logs %',
   'their trials',
   'ours - paper',
@@ -62,16 +63,13 @@ def _row(
   ours: comparison.Cell | None,
 ) -> list[str]:
   config = study.settings[setting]
-  theirs = None
-  # The paper did not run its baselines by the fair protocol.
-  if not setting.endswith('-fair'):
-    theirs = comparison.published(name, config)
+  theirs = comparison.published(name, config)
   values = comparison.accuracies(ours) if ours else []
-  printed = ['', '', '']
+  printed = [''] * 4
   if theirs:
-    printed[0] = _number(theirs.paper)
+    printed[:2] = _number(theirs.paper), _number(theirs.full_precision)
   if theirs and theirs.raw is not None:
-    printed[1:] = _number(theirs.raw), str(theirs.raw_trials)
+    printed[2:] = _number(theirs.raw), str(theirs.raw_trials)
   return [
     f'`{setting}`',
     _number(statistics.fmean(values)) if values else _without_values(ours),
@@ -205,19 +203,39 @@ def to_show(
   }
 
 
+def write_all(
+  runs: Sequence[ledger.Run],
+  studies: Mapping[str, settings.Study],
+  out: pathlib.Path,
+  show: Callable[[str], None] = lambda text: None,
+) -> list[pathlib.Path]:
+  """Writes the tables and figures that the ledger gives.
+
+  Args:
+    runs: Of the ledger.
+    studies: By name.
+    out: Folder.
+    show: Gets every table, as Markdown.
+
+  Returns:
+    The paths of the files.
+  """
+  shown = to_show(runs, studies)
+  made = [study_table(name, study, runs) for name, study in shown.items()]
+  first = first_epoch_table(runs)
+  paths = []
+  for table in [*made, first] if first.rows else made:
+    show(f'\n## {table.title}\n\n{tables.markdown(table)}')
+    paths += tables.write(table, out)
+  return paths + figures.write_all(shown, runs, out)
+
+
 def main(argv: list[str]) -> None:
-  """Writes all that the ledger gives."""
+  """Writes all that the ledger gives, and fills this project's pages."""
   del argv
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), settings.load_all()
-  out = pathlib.Path(arguments.out)
-  shown = to_show(runs, studies)
-  for name, study in shown.items():
-    table = study_table(name, study, runs)
-    print(f'\n## {table.title}\n\n{tables.markdown(table)}')
-    for path in tables.write(table, out):
-      print(f'wrote {path}')
-  for path in figures.write_all(shown, runs, out):
+  for path in write_all(runs, studies, pathlib.Path(arguments.out), print):
     print(f'wrote {path}')
   if pathlib.Path(arguments.results).resolve() != _ROOT / ledger.RESULTS:
     return

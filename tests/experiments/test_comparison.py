@@ -1,6 +1,7 @@
 """What the ledger has of a setting, and the statistics of its trials."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -78,6 +79,47 @@ def test_the_interval_is_that_of_all_resamples():
   assert low == pytest.approx(np.mean(many) - 1.96 * deviation, abs=0.03)
   assert high == pytest.approx(np.mean(many) + 1.96 * deviation, abs=0.03)
   assert comparison.interval(values[:2]) is None
+
+
+@pytest.mark.parametrize(
+  (
+    'table',
+    'cells',
+    'paper',
+    'ranked',
+    'raw',
+    'raw_ranked',
+    'trials',
+    'remarks',
+  ),
+  [
+    ('tables_1_and_2', 70, 5493.007, 189127.508, 5049.374, 179269.418, 304, 11),
+    ('table_5', 6, 530.430, 1324.890, 0.000, 0.000, 0, 0),
+    ('table_6', 6, 542.280, 1357.080, 0.000, 0.000, 0, 0),
+  ],
+)
+def test_sums_of_the_published_tables(
+  table, cells, paper, ranked, raw, raw_ranked, trials, remarks
+):
+  """Sums, also weighted by rank, of a list that was checked once."""
+  keys = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
+  keys += ('slim', 'hidden', 'activation')
+  entries = sorted(
+    json.loads(comparison.PUBLISHED.read_text())[table],
+    key=lambda entry: [str(entry.get(key)) for key in keys],
+  )
+  assert len(entries) == cells
+  for name, total, by_rank in (
+    ('paper', paper, ranked),
+    ('raw', raw, raw_ranked),
+  ):
+    values = [entry.get(name) or 0.0 for entry in entries]
+    assert sum(values) == pytest.approx(total, abs=1e-6)
+    assert sum(i * value for i, value in enumerate(values)) == pytest.approx(
+      by_rank, abs=1e-6
+    )
+  assert sum(entry.get('raw_trials') or 0 for entry in entries) == trials
+  assert sum('remark' in entry for entry in entries) == remarks
 
 
 def test_published_numbers():

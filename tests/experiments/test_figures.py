@@ -1,5 +1,7 @@
 """Figures: what is drawn is what the ledger holds."""
 
+import itertools
+
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -64,19 +66,17 @@ def test_accuracy_says_which_images_it_was(measured):
   assert figure.axes[0].get_ylabel() == 'held-out accuracy, %'
 
 
-def test_step_sizes_beside_what_learns_its_own(tmp_path):
+def test_accuracy_at_the_end_of_runs_of_one_length(tmp_path):
   study = {
     f'n-q-o-ste-{alpha}': settings.in_protocol(
       'fair', estimator='ste', learning_rate=alpha
     )
-    for alpha in (1e-1, 1e-3, 1e-2)
+    for alpha in (1e-1, 1e-3)
   }
-  for (name, config), accuracy in zip(
-    study.items(), (70.0, 50.0, 90.0), strict=True
-  ):
+  for (name, config), accuracy in zip(study.items(), (70.0, 50.0), strict=True):
     each = [[1.0, accuracy], [1.0, accuracy + 2]]
     ledgers.write(tmp_path, name, config.to_dict(), each)
-  for hidden, accuracies in {1: [80.0, 85.0], 2: [1.0] * 30}.items():
+  for hidden, accuracies in {1: [80.0, 65.0], 2: [1.0] * 30}.items():
     name = f'n-q-o-fc-{hidden}'
     study[name] = settings.in_protocol(
       'fair', estimator='fc_grad', hidden=hidden
@@ -84,23 +84,23 @@ def test_step_sizes_beside_what_learns_its_own(tmp_path):
     ledgers.write(tmp_path, name, study[name].to_dict(), accuracies)
   runs = ledger.read(tmp_path)
   group = [(n, c, comparison.cell(c, runs)) for n, c in study.items()]
-  assert [name for name, _, _ in plots.swept(group)] == list(study)[:4]
-  (axis,) = plots.rates(plots.swept(group), '').axes
-  lines = {line.get_label(): line.get_xydata() for line in axis.get_lines()}
-  np.testing.assert_array_equal(
-    lines['ste'], [[1e-3, 51], [1e-2, 91], [1e-1, 71]]
-  )
-  bars = {c.get_label(): c for c in axis.containers}
-  ((alpha, accuracy),) = bars['fc-1'].lines[0].get_xydata()
-  assert accuracy == 85
-  assert 1e-3 < alpha < 1.2e-3  # beside the other points at that step size
+  alike = plots.comparable(group)
+  assert [name for name, _, _ in alike] == list(study)[:3]
+  figure = plots.ends(alike, 'Mine')
+  (axis,) = figure.axes
+  points = [c.lines[0].get_xydata().tolist() for c in axis.containers]
+  assert points == [[[71, 0]], [[51, 1]], [[65, 2]]]
   (ends,) = axis.containers[0].lines[2][0].get_segments()
-  np.testing.assert_array_equal(ends[:, 1], [70, 72])
-  assert plots.swept(group[1:]) == []
+  np.testing.assert_array_equal(ends[:, 0], [70, 72])
+  assert [label.get_text() for label in axis.get_yticklabels()] == [
+    *('ste-0.1, 2 trials', 'ste-0.001, 2 trials', 'fc-1'),
+  ]
+  assert axis.get_lines()[-1].get_xdata() == [71, 71]  # the best baseline
+  assert figure.get_suptitle() == 'Mine, 2 epochs'
   drawn = figures.write_all(
     {'t': settings.Study('T', study)}, runs, tmp_path / 'out'
   )
-  assert 't-resnet20-dorefa-rates.png' in [path.name for path in drawn]
+  assert 't-resnet20-dorefa-ends.png' in [path.name for path in drawn]
 
 
 def test_flips_are_the_mean_over_layers_in_percent(measured):
@@ -109,42 +109,120 @@ def test_flips_are_the_mean_over_layers_in_percent(measured):
 
 
 def test_settings_of_one_method_are_told_apart(measured):
-  """Twenty settings of one method: parts of eight, paler and paler."""
-  many = [(f'{i}', measured[0][1], measured[0][2]) for i in range(20)]
-  drawn = figures._figures('ablations', many, [])
+  """Twenty settings: parts of five, each with the baseline, paler and paler."""
+  ste, fc = measured[0], measured[1]
+  many = [(f'n-q-o-{i}', *fc[1:]) for i in range(20)]
+  drawn = figures._figures('ablations', [*many[:3], ste, *many[3:]], [])
+  assert len(drawn.pop('resnet20-dorefa-ends').axes[0].get_yticks()) == 21
   assert sorted(drawn) == sorted(
     f'resnet20-dorefa-{kind}-{part}'
     for kind in ('loss', 'accuracy', 'flips', 'weights')
-    for part in (1, 2, 3)
+    for part in (1, 2, 3, 4, 5)
   )
-  (axis,) = drawn['resnet20-dorefa-loss-1'].axes
-  colours = [line.get_color() for line in axis.get_lines()]
-  assert len(set(colours)) == 8
-  assert colours == sorted(colours)  # from black on
+  for part in (1, 5):
+    (axis,) = drawn[f'resnet20-dorefa-loss-{part}'].axes
+    first, *lines = axis.get_lines()
+    assert first.get_label() == 'ste, 2 trials'
+    assert [line.get_label() for line in lines] == [
+      f'{i}' for i in range(4 * part - 4, 4 * part)
+    ]
+    light = [lightness(line.get_color()) for line in lines]
+    assert light == sorted(light)
+    assert light[-1] < 85
+    assert min(np.diff(light)) > 4
 
 
-def test_figure_4_has_two_axes(measured):
-  fc = [entry for entry in measured if entry[1].estimator == 'fc_grad'][:1]
-  left, right = plots.factors(fc).axes
-  assert left.get_lines()[0].get_ydata().tolist() == [1.0, 1.0]
-  assert right.get_lines()[0].get_ydata().tolist() == [0.5, 1.0]
+def lightness(colour):
+  """L* of CIELAB, 0 to 100."""
+  rgb = np.array(matplotlib.colors.to_rgb(colour))
+  linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+  y = linear @ [0.2126, 0.7152, 0.0722]
+  return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_never_so_pale_that_it_is_not_seen():
+  for colour in plots.COLOURS.values():
+    for earlier in range(30):
+      assert lightness(plots.shade(colour, earlier)) < 90
+
+
+def test_panels_stand_in_rows_of_three(measured):
+  name, config, own = measured[0]
+  many = [
+    (name, ConfigDict(config.to_dict() | {'optimizer': optimizer}), own)
+    for optimizer in ('sgd', 'momentum', 'adam', 'adamw', 'lion')
+  ]
+  figure = plots.curves(many, 'loss', '')
+  assert figure.axes[0].get_gridspec().get_geometry() == (2, 3)
+  assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]
+
+
+def test_figure_4_has_two_axes_and_a_band_over_trials(tmp_path):
+  entries = []
+  for hidden, losses in {1: [(3, 2), (5, 2)], 100: [(4, 1)]}.items():
+    config = settings.in_protocol('fair', estimator='fc_grad', hidden=hidden)
+    trials = {
+      seed: [ledgers.record(1, 1.0, loss) for loss in own]
+      for seed, own in enumerate(losses)
+    }
+    cell = comparison.Cell(trials, [], 2, None, [])
+    entries.append((f'{hidden}', config, cell))
+  left, right = plots.factors(entries).axes
+  assert [line.get_ydata().tolist() for line in left.get_lines()] == [
+    [4, 2],
+    [4, 1],
+  ]
+  band = left.collections[0].get_paths()[0].vertices[:, 1]
+  assert (band.min(), band.max()) == (2, 5)
+  assert right.get_lines()[0].get_ydata().tolist() == [0.5, 0.5]
+  labels = [line.get_label() for line in left.get_lines()]
+  assert labels == ['hidden 1, 2 trials', 'hidden 100']
+  colours = [lightness(line.get_color()) for line in left.get_lines()]
+  assert colours[0] < colours[1]  # of one hue, that of the method
+  assert left.get_lines()[0].get_color() == plots.shade(
+    plots.COLOURS['fc_grad'], 0
+  )
   assert 'loss' in left.get_ylabel()
   assert 'factor' in right.get_ylabel()
 
 
-def test_histograms_show_shares_of_the_first_trial(measured):
-  figure = plots.histograms(measured)
-  image = figure.axes[0].get_images()[0].get_array()
-  assert image.shape == (64, 2)
-  np.testing.assert_allclose(image, 100 / 64)
+def test_histograms_show_shares_of_the_first_trial():
+  config = settings.in_protocol('fair')
+  records = [
+    ledgers.record(1, 1.0, histogram=list(range(64))),
+    ledgers.record(2, 1.0, histogram=[0] * 63 + [5]),
+  ]
+  cell = comparison.Cell({0: records, 1: []}, [], 2, None, [])
+  figure = plots.histograms([('n-q-o-fc', config, cell)])
+  (image,) = figure.axes[0].get_images()
+  shares = image.get_array()
+  np.testing.assert_allclose(shares[:, 0], 100 * np.arange(64) / 2016)
+  assert shares[:, 1].tolist() == [0.0] * 63 + [100.0]
+  # The last bin is the uppermost: of the weights far above zero.
+  assert image.origin == 'lower'
+  assert figure.axes[0].get_ylim() == (-4, 4)
 
 
 def test_colours_can_be_told_apart_without_their_hue():
-  """By lightness, in pairs that share a figure, or by their markers."""
+  """By a marker of one's own; and as seen without red, green or blue cones."""
   assert plots.COLOURS.keys() == plots.MARKERS.keys()
   assert len(set(plots.MARKERS.values())) == len(plots.MARKERS)
-  rgb = [matplotlib.colors.to_rgb(c) for c in plots.COLOURS.values()]
-  assert len(set(rgb)) == len(rgb)
+  rgb = np.array([matplotlib.colors.to_rgb(c) for c in plots.COLOURS.values()])
+  # Viénot, Brettel and Mollon 1999, and for blue an average of the others.
+  linear = rgb**2.2
+  no_red = linear @ np.array(
+    [[0.11238, 0.11238, 0.00401], [0.88762, 0.88762, -0.00401], [0, 0, 1]]
+  )
+  no_green = linear @ np.array(
+    [[0.29275, 0.29275, -0.02234], [0.70725, 0.70725, 0.02234], [0, 0, 1]]
+  )
+  for seen in (linear, no_red, no_green):
+    seen = np.clip(seen, 0, 1) ** (1 / 2.2)
+    distances = [
+      np.linalg.norm(one - other)
+      for one, other in itertools.combinations(seen, 2)
+    ]
+    assert min(distances) > 0.1
 
 
 def test_files_of_a_study(tmp_path, measured):
@@ -154,6 +232,7 @@ def test_files_of_a_study(tmp_path, measured):
   )
   assert sorted(p.name for p in paths if p.suffix == '.png') == [
     'table1-resnet20-dorefa-accuracy.png',
+    'table1-resnet20-dorefa-ends.png',
     'table1-resnet20-dorefa-flips.png',
     'table1-resnet20-dorefa-loss.png',
     'table1-resnet20-dorefa-weights.png',

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from experiments import comparison, ledger, report, settings, tables
+from experiments import comparison, ledger, report, settings
 from experiments.first_epoch import first_epoch_table
 from tests.experiments import ledgers
 
@@ -117,10 +117,17 @@ def test_no_entry_of_the_ledger_is_of_changed_code_or_names_a_folder():
 
 def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
   runs, studies = ledger.read(ROOT / ledger.RESULTS), settings.load_all()
-  shown = report.to_show(runs, studies)
-  assert {'table1', 'table2', 'table5', 'table6'} <= set(shown)
-  for name, study in shown.items():
-    for path in tables.write(report.study_table(name, study, runs), tmp_path):
+  shown = []
+  paths = report.write_all(runs, studies, tmp_path, shown.append)
+  names = {path.name for path in paths}
+  assert names == {path.name for path in (ROOT / report.OUT).iterdir()}, (
+    f'{report.OUT} is stale: delete it, then python -m experiments.report'
+  )
+  for table in ('table1', 'table2', 'table5', 'table6', 'first-epoch'):
+    assert {f'{table}.{suffix}' for suffix in ('md', 'csv', 'tex')} <= names
+  assert len(shown) == sum(name.endswith('.csv') for name in names)
+  for path in paths:
+    if path.suffix in ('.md', '.csv', '.tex'):
       committed = ROOT / report.OUT / path.name
       assert committed.read_text(encoding='utf-8') == path.read_text(
         encoding='utf-8'
@@ -163,7 +170,8 @@ def test_cells_without_a_run_say_so(tmp_path):
   swapped = rows['resnet44-bwn-sgd-lstm_fc']
   assert swapped['mark'] == 'paper: label swapped'
   low = rows['resnet44-bwn-adam-ste-paper']
-  assert low['mark'] == 'paper: 1.00 below its logs'
+  assert low['mark'] == 'paper: 1.00 below 3 of its 5 logs'
+  assert (low['its base %'], swapped['its base %']) == ('93.56', '93.56')
   # The paper did not run its baselines by the fair protocol.
   assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
 
@@ -248,6 +256,11 @@ def test_what_is_no_first_epoch_of_cifar_10_stays_out(tmp_path):
   ledgers.write(tmp_path, 'two', {}, [[80.0], [81.0]])
   ledgers.write(tmp_path, 'digits', {'dataset': 'digits'}, [80.0])
   ledgers.write(tmp_path, 'bad', {'epochs': 1}, [], diverged='at step 2')
+  for key, value in (
+    *(('slim', True), ('activation', 'tanh'), ('network', 'resnet110')),
+    *(('phi_cotangent', 'estimator'), ('weight_decay', 5e-4)),
+  ):
+    ledgers.write(tmp_path, key, {key: value}, [80.0])
   rows = first_epoch_table(ledger.read(tmp_path)).rows
   assert [row[-1] for row in rows] == ['`ours`']
 

@@ -31,7 +31,7 @@ def test_each_published_cell_is_a_setting(study, cells):
   found = [
     name
     for name, config in settings.load_all()[study].settings.items()
-    if not name.endswith('-fair') and comparison.published(study, config)
+    if comparison.published(study, config)
   ]
   assert len(found) == cells
 
