@@ -6,7 +6,11 @@ import re
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+
+from experiments import prepare_data
+from experiments.cifar_sources import Sizes
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
@@ -29,12 +33,31 @@ def test_what_every_notebook_has(path):
   assert not any(cell.get('outputs') for cell in book['cells'])
   # The public interface only.
   used = set(re.findall(r'from (experiments[\w.]*) import', text))
-  assert used <= {'experiments.configs', 'experiments.train'}
+  public = ('configs', 'settings', 'train')
+  assert used <= {f'experiments.{name}' for name in public}
   assert not re.findall(r'mq_jax\._|from mq_jax', text)
 
 
+@pytest.fixture
+def noise(tmp_path):
+  """The data_dir of a CIFAR-10 of a few images of noise."""
+  rng = np.random.default_rng(0)
+  sizes = {f'data_batch_{i}.bin': 60 for i in range(1, 6)} | {
+    'test_batch.bin': 100
+  }
+  source = tmp_path / 'source'
+  source.mkdir()
+  for name, rows in sizes.items():
+    table = rng.integers(0, 256, (rows, 3073), dtype=np.uint8)
+    table[:, 0] = np.arange(rows) % 10
+    table.tofile(source / name)
+  prepare_data.prepare(source, tmp_path / 'sets', sizes=Sizes(300, 100))
+  return tmp_path / 'sets'
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
+def test_it_runs(path, tmp_path, noise, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(noise))
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
   # Most of what the runs of one notebook compile is the same.
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))
