@@ -104,6 +104,16 @@ def check(config: ConfigDict) -> None:
     raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
   if config.quantizer == 'bwn' and config.bits != 1:
     raise ConfigError(f'config.bits={config.bits!r}, but bwn has 1 bit')
+  if (
+    config.estimator == 'feature_fc'
+    and 'distance' in config.features.split()
+    and config.bits > 1
+  ):
+    raise ConfigError(
+      f'config.bits={config.bits!r} has several thresholds, and the feature'
+      " 'distance' is that to one: take bits=1, or leave it out of"
+      ' config.features'
+    )
   try:
     build.make_train_step(config, _no_loss, 1)
     if config.full_precision or config.estimator == 'kernel_wise':

@@ -48,8 +48,8 @@ def get_study() -> Study:
         'fair', optimizer=optimizer, **change
       )
     for estimator in ('ste', 'multi_fc', 'kernel_wise'):
-      settings[f'{base}-{estimator}-only_3x3'] = in_protocol(
-        'fair',
+      settings |= both_protocols(
+        f'{base}-{estimator}-only_3x3',
         optimizer=optimizer,
         estimator=estimator,
         full_precision=ONLY_3X3,
@@ -60,8 +60,8 @@ def get_study() -> Study:
     for estimator in ('ste', 'fc_grad'):
       for per_channel in (False, True):
         name = f'resnet20-bwn-{optimizer}-{estimator}'
-        settings[name + '-per_channel' * per_channel] = in_protocol(
-          'fair',
+        settings |= both_protocols(
+          name + '-per_channel' * per_channel,
           quantizer='bwn',
           per_channel=per_channel,
           optimizer=optimizer,

@@ -134,6 +134,7 @@ def test_unknown_and_missing_keys_are_refused_by_name():
     ({'full_precision': '('}, r"rule '\(' is no regular expression"),
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
+    ({'estimator': 'feature_fc', 'bits': 2}, 'leave it out'),
     ({'estimator': 'ste', 'slim': True}, 'must be False'),
     ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],
