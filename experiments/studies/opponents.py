@@ -6,8 +6,8 @@
 FCGrad without activation is a learned step size, so a straight-through rule
 whose step size is chosen, or learned by the hypergradient, is its honest
 opponent. With k the learned scalar, the step size is α·k, and one step of the
-hypergradient moves it by β = γ·α² times the inner product of two gradients; the γ
-below are β from 1e-6 to 1e-3. Where α is divided by ten, so is α·k.
+hypergradient moves it by β = γ·α² times the inner product of two gradients; the
+γ below are β from 1e-6 to 1e-3. Where α is divided by ten, so is α·k.
 """
 
 from ml_collections import ConfigDict
