@@ -91,7 +91,10 @@ def opened(
       return show
 
     yield Display(
-      of=lambda done, name: show_in(done, f'[{done + 1}/{total}] {name}'),
+      # A run whose trials are taken apart becomes several.
+      of=lambda done, name: show_in(
+        done, f'[{done + 1}/{max(total, done + 1)}] {name}'
+      ),
       beside=lambda name: show_in(None, name),
       log=lambda text: console.print(
         rich.text.Text(text), soft_wrap=True, highlight=False
