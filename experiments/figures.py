@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from experiments import comparison, ledger, plots
+from experiments import comparison, ledger, plot_style, plots
 from experiments.plots import Measured
 from experiments.settings import Study
 
@@ -49,7 +49,7 @@ def write_all(
       for setting, config, own in cells
       if own is not None and own.records
     ]
-    with mpl.rc_context(plots.STYLE):
+    with mpl.rc_context(plot_style.STYLE):
       for label, figure in _figures(name, measured, seen).items():
         paths += save(figure, out / f'{name}-{label}')
   return paths

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import comparison, figures, ledger, plots, settings
+from experiments import (
+  comparison,
+  figures,
+  ledger,
+  plot_style,
+  plots,
+  settings,
+)
 from tests.experiments import ledgers
 
 
@@ -42,7 +49,9 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
       'ste, 2 trials',
       'fc_grad',
     ]
-    assert matplotlib.colors.to_hex(ste.get_color()) == plots.COLOURS['ste']
+    assert (
+      matplotlib.colors.to_hex(ste.get_color()) == plot_style.COLOURS['ste']
+    )
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
     assert axis.get_xlabel() == 'epoch'
@@ -141,9 +150,9 @@ def lightness(colour):
 
 
 def test_never_so_pale_that_it_is_not_seen():
-  for colour in plots.COLOURS.values():
+  for colour in plot_style.COLOURS.values():
     for earlier in range(30):
-      assert lightness(plots.shade(colour, earlier)) < 90
+      assert lightness(plot_style.shade(colour, earlier)) < 90
 
 
 def test_panels_stand_in_rows_of_three(measured):
@@ -179,8 +188,8 @@ def test_figure_4_has_two_axes_and_a_band_over_trials(tmp_path):
   assert labels == ['hidden 1, 2 trials', 'hidden 100']
   colours = [lightness(line.get_color()) for line in left.get_lines()]
   assert colours[0] < colours[1]  # of one hue, that of the method
-  assert left.get_lines()[0].get_color() == plots.shade(
-    plots.COLOURS['fc_grad'], 0
+  assert left.get_lines()[0].get_color() == plot_style.shade(
+    plot_style.COLOURS['fc_grad'], 0
   )
   assert 'loss' in left.get_ylabel()
   assert 'factor' in right.get_ylabel()
@@ -205,9 +214,11 @@ def test_histograms_show_shares_of_the_first_trial():
 
 def test_colours_can_be_told_apart_without_their_hue():
   """By a marker of one's own; and as seen without red, green or blue cones."""
-  assert plots.COLOURS.keys() == plots.MARKERS.keys()
-  assert len(set(plots.MARKERS.values())) == len(plots.MARKERS)
-  rgb = np.array([matplotlib.colors.to_rgb(c) for c in plots.COLOURS.values()])
+  assert plot_style.COLOURS.keys() == plot_style.MARKERS.keys()
+  assert len(set(plot_style.MARKERS.values())) == len(plot_style.MARKERS)
+  rgb = np.array(
+    [matplotlib.colors.to_rgb(c) for c in plot_style.COLOURS.values()]
+  )
   # Viénot, Brettel and Mollon 1999, and for blue an average of the others.
   linear = rgb**2.2
   no_red = linear @ np.array(
