@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments.settings import Study, in_protocol
 from experiments.studies.beyond import RULES, SHORT, TUNED
 
-GAMMA = 1e-2
+GAMMA = 1e-3
 
 
 def get_study() -> Study:
