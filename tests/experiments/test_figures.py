@@ -58,14 +58,17 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
   assert figure.axes[0].get_ylabel() == 'test accuracy, %'
 
 
-def test_runs_of_one_epoch_have_no_curve(tmp_path):
-  study = settings.Study('Mine', {'a-b-c-ste': settings.in_protocol('fair')})
-  (config,) = study.settings.values()
-  ledgers.write(tmp_path, 'short', config.to_dict(), [10.0])
+@pytest.mark.parametrize(('study', 'least'), [('table1', 2), ('mine', 3)])
+def test_short_runs_have_no_curve(tmp_path, study, least):
+  own = settings.Study('S', {'a-b-c-ste': settings.in_protocol('fair')})
+  (config,) = own.settings.values()
   out = tmp_path / 'out'
-  assert figures.write_all({'mine': study}, ledger.read(tmp_path), out) == []
-  ledgers.write(tmp_path, 'long', config.to_dict(), [10.0, 20.0])
-  assert figures.write_all({'mine': study}, ledger.read(tmp_path), out)
+  for epochs in range(1, least):
+    ledgers.write(tmp_path, f'{epochs}', config.to_dict(), [10.0] * epochs)
+    assert figures.write_all({study: own}, ledger.read(tmp_path), out) == []
+  ledgers.write(tmp_path, 'long', config.to_dict(), [10.0] * least)
+  drawn = figures.write_all({study: own}, ledger.read(tmp_path), out)
+  assert len(drawn) == 8
 
 
 def test_accuracy_says_which_images_it_was(measured):
@@ -121,7 +124,8 @@ def test_settings_of_one_method_are_told_apart(measured):
   """Twenty settings: parts of five, each with the baseline, paler and paler."""
   ste, fc = measured[0], measured[1]
   many = [(f'n-q-o-{i}', *fc[1:]) for i in range(20)]
-  drawn = figures._figures('ablations', [*many[:3], ste, *many[3:]], [])
+  drawn = figures._figures('fig4', [*many[:3], ste, *many[3:]], [])
+  assert drawn.pop('factor')
   assert len(drawn.pop('resnet20-dorefa-ends').axes[0].get_yticks()) == 21
   assert sorted(drawn) == sorted(
     f'resnet20-dorefa-{kind}-{part}'
