@@ -38,6 +38,8 @@ _COLUMNS = (
   'to',
   'mark',
 )
+# Left out where the paper has no number.
+_OF_PAPER = _COLUMNS[6:-1]
 NO_RUN = 'no run'
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -51,9 +53,15 @@ def study_table(
     for setting, config in study.settings.items()
   }
   rows = [_row(name, setting, study, ours) for setting, ours in cells.items()]
+  columns: Sequence[str] = _COLUMNS
+  if not any(comparison.published(name, c) for c in study.settings.values()):
+    kept = [i for i, column in enumerate(_COLUMNS) if column not in _OF_PAPER]
+    columns = [_COLUMNS[i] for i in kept]
+    rows = [[row[i] for i in kept] for row in rows]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
-  return tables.Table(name, study.title, _COLUMNS, rows, _note(used))
+  with_paper = len(columns) == len(_COLUMNS)
+  return tables.Table(name, study.title, columns, rows, _note(used, with_paper))
 
 
 def _row(
@@ -129,14 +137,18 @@ def mark(
   return ', '.join(remarks)
 
 
-def _note(used: Sequence[ledger.Run]) -> str:
+def _note(used: Sequence[ledger.Run], with_paper: bool) -> str:
   text = (
     f'{_measured_on(used)}, mean of the last tenth of the epochs (at'
     ' least one; in the paper, of the last ten); std is the standard deviation'
-    ' over trials; base is the full-precision network that the runs start from;'
-    ' the interval is that of the difference, by a bootstrap over our trials,'
-    ' the printed number taken as exact.'
+    ' over trials; base is the full-precision network that the runs start from'
   )
+  if with_paper:
+    text += (
+      '; the interval is that of the difference, by a bootstrap over our trials,'
+      ' the printed number taken as exact'
+    )
+  text += '.'
   if not used:
     return text
   kinds = ', '.join(sorted({run.header['device']['kind'] for run in used}))

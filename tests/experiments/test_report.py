@@ -176,6 +176,19 @@ def test_cells_without_a_run_say_so(tmp_path):
   assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
 
 
+def test_a_study_of_ours_has_no_columns_of_the_paper(tmp_path):
+  study = settings.Study('Mine', {'a': settings.in_protocol('fair')})
+  ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [50.0])
+  table = report.study_table('mine', study, ledger.read(tmp_path))
+  assert list(table.columns) == [
+    *('setting', 'accuracy %', 'std', 'trials', 'epochs', 'base %', 'mark'),
+  ]
+  assert table.rows == [
+    ['`a`', '50.00', '', '1', '1', '91.50', '1 of 100 epochs, 1 of 5 trials']
+  ]
+  assert 'printed' not in table.note
+
+
 @pytest.mark.parametrize(
   ('holdouts', 'told'),
   [
