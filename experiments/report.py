@@ -145,8 +145,8 @@ def _note(used: Sequence[ledger.Run], with_paper: bool) -> str:
   )
   if with_paper:
     text += (
-      '; the interval is that of the difference, by a bootstrap over our trials,'
-      ' the printed number taken as exact'
+      '; the interval is that of the difference, by a bootstrap over our'
+      ' trials, the printed number taken as exact'
     )
   text += '.'
   if not used:
