@@ -15,7 +15,7 @@ import optax
 from jax import lax
 
 from mq_jax.estimators import GradientEstimator
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, seen_by_loss
 from mq_jax.selection import map_selected, named_leaves, replace
 
 Array = jax.Array
@@ -120,8 +120,8 @@ def late_update(
     state: Everything else.
 
   Returns:
-    The state with new `params`, `refine_state`, `finish_state` and
-    `estimator_state`.
+    The state with new `params`, `refine_state`, `finish_state`,
+    `estimator_state` and `variables`.
   """
   g, estimator_state = weight_gradient(estimator, selected, phi, state)
   refined, refine_state = refine.update(
@@ -139,9 +139,25 @@ def late_update(
   moves = _with_derivative_of(moves, finished)
   return state._replace(
     params=optax.apply_updates(state.params, moves),
+    variables=_updated_variables(selected, state),
     refine_state=refine_state,
     finish_state=finish_state,
     estimator_state=estimator_state,
+  )
+
+
+def _updated_variables(
+  selected: Mapping[str, Quantizer], state: State
+) -> dict[str, Any]:
+  weights, grads = named_leaves(state.params), named_leaves(state.grads)
+
+  def updated(q: Quantizer, w: Array, g_hat: Array, variables: Any) -> Any:
+    w_tilde = q.preprocess(w, variables)
+    w_hat = seen_by_loss(q, w_tilde, variables)
+    return q.update(variables, w_tilde, w_hat, g_hat)
+
+  return lax.stop_gradient(
+    map_selected(updated, selected, weights, grads, state.variables)
   )
 
 

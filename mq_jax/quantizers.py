@@ -24,6 +24,40 @@ Array = jax.Array
 Variables = Any
 
 
+def _no_variables(w: Array) -> tuple[()]:
+  del w  # these methods keep nothing between steps
+  return ()
+
+
+def _keep_variables(
+  variables: Variables, w_tilde: Array, w_hat: Array, g_hat: Array
+) -> Variables:
+  del w_tilde, w_hat, g_hat
+  return variables
+
+
+def _identity(w: Array, variables: Variables) -> Array:
+  del variables
+  return w
+
+
+def _hand_on(g_hat: Array, w_tilde: Array, variables: Variables) -> Array:
+  del w_tilde, variables
+  return g_hat
+
+
+def _hand_on_calibrated(
+  w: Array, g_tilde: Array, variables: Variables
+) -> Array:
+  del w, variables
+  return g_tilde
+
+
+def _never(w_tilde: Array, variables: Variables) -> Array:
+  del variables
+  return jnp.zeros(w_tilde.shape, bool)
+
+
 class Quantizer(NamedTuple):
   """The forward half of quantized training, for one weight.
 
@@ -32,28 +66,39 @@ class Quantizer(NamedTuple):
   carried between steps.
 
   Attributes:
-    init: `(w) -> variables`.
-    preprocess: A: `(w, variables) -> w_tilde`.
     codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8, of the
       shape of `w_tilde`. `levels` is the table of values, shape `(n,)` for one
       table per tensor, or `w_tilde`'s rank plus one with `n` last and 1 on
       every axis that shares a table. Q is `dequantize(codes, levels)`.
+    init: `(w) -> variables`.
+    preprocess: A: `(w, variables) -> w_tilde`.
     straight_through: `(g_hat, w_tilde, variables) -> g_ste`, the hand-made
-      estimate of ∂loss/∂W̃ of the method's own paper.
+      estimate of ∂loss/∂W̃ of the method's own paper; the default hands g_hat
+      on.
     calibrate: `(w, g_tilde, variables) -> g`, eq. (4): g_tilde · ∂W̃/∂W.
-    update: `(variables, w_tilde, w_hat, g_hat) -> variables`, called after the
-      backward pass.
+    update: `(variables, w_tilde, w_hat, g_hat) -> variables`, called with the
+      late weight update: `w_tilde`, `w_hat` and `g_hat` are those of the last
+      loss, which saw these `variables`.
     saturated: `(w_tilde, variables) -> bool array`: where the weight is beyond
       the range in which a gradient can still turn its code over.
+    relaxed: `(w_tilde, variables) -> w_hat`: what the loss sees in training in
+      the place of Q(W̃), where a method quantizes only by degrees; None where
+      it sees Q(W̃).
+    parametrized: `(w) -> theta`: what is trained in the place of `w`, where
+      that is something else; `preprocess` and `calibrate` then get theta.
   """
 
-  init: Callable[[Array], Variables]
-  preprocess: Callable[[Array, Variables], Array]
   codes: Callable[[Array, Variables], tuple[Array, Array]]
-  straight_through: Callable[[Array, Array, Variables], Array]
-  calibrate: Callable[[Array, Array, Variables], Array]
-  update: Callable[[Variables, Array, Array, Array], Variables]
-  saturated: Callable[[Array, Variables], Array]
+  init: Callable[[Array], Variables] = _no_variables
+  preprocess: Callable[[Array, Variables], Array] = _identity
+  straight_through: Callable[[Array, Array, Variables], Array] = _hand_on
+  calibrate: Callable[[Array, Array, Variables], Array] = _hand_on_calibrated
+  update: Callable[[Variables, Array, Array, Array], Variables] = (
+    _keep_variables
+  )
+  saturated: Callable[[Array, Variables], Array] = _never
+  relaxed: Callable[[Array, Variables], Array] | None = None
+  parametrized: Callable[[Array], Array] | None = None
 
 
 def dequantize(codes: Array, levels: Array) -> Array:
@@ -84,21 +129,13 @@ def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
   )
 
 
-def _no_variables(w: Array) -> tuple[()]:
-  del w  # these methods keep nothing between steps
-  return ()
-
-
-def _keep_variables(
-  variables: Variables, w_tilde: Array, w_hat: Array, g_hat: Array
-) -> Variables:
-  del w_tilde, w_hat, g_hat
-  return variables
-
-
-def _identity(w: Array, variables: Variables) -> Array:
-  del variables
-  return w
+def seen_by_loss(
+  quantizer: Quantizer, w_tilde: Array, variables: Variables
+) -> Array:
+  """What stands for a weight in the loss: Q(W̃), or its relaxation."""
+  if quantizer.relaxed is not None:
+    return quantizer.relaxed(w_tilde, variables)
+  return dequantize(*quantizer.codes(w_tilde, variables))
 
 
 def _check_clip(clip: float | None) -> None:
@@ -192,12 +229,10 @@ def dorefa(
     return jnp.abs(2 * w_tilde - 1) > 0.99
 
   return Quantizer(
-    init=_no_variables,
+    codes,
     preprocess=preprocess,
-    codes=codes,
     straight_through=straight_through,
     calibrate=calibrate,
-    update=_keep_variables,
     saturated=saturated,
   )
 
@@ -265,20 +300,10 @@ def bwn(
     g_ste = _gate(g_hat, w_tilde, clip)
     return scale(w_tilde) * g_ste if scaled_gradient else g_ste
 
-  def calibrate(w: Array, g_tilde: Array, variables: Variables) -> Array:
-    del w, variables
-    return g_tilde
-
   def saturated(w_tilde: Array, variables: Variables) -> Array:
     del variables
     return jnp.abs(w_tilde) > 1
 
   return Quantizer(
-    init=_no_variables,
-    preprocess=_identity,
-    codes=codes,
-    straight_through=straight_through,
-    calibrate=calibrate,
-    update=_keep_variables,
-    saturated=saturated,
+    codes, straight_through=straight_through, saturated=saturated
   )

@@ -27,7 +27,7 @@ from mq_jax.late_update import (
   weight_gradient,
 )
 from mq_jax.loss import Batch, LossFn, Metrics, checked_loss, merged_metrics
-from mq_jax.quantizers import dequantize, quantize
+from mq_jax.quantizers import Quantizer, quantize, seen_by_loss
 from mq_jax.selection import Rules, map_selected, named_leaves
 
 Array = jax.Array
@@ -143,10 +143,7 @@ def make_train_step(
   ) -> tuple[Array, Metrics, State]:
     # The loss and its gradients at Ŵ, eq. (7), and the model's new state.
     selected, w_tilde = select(state.params), preprocessed(state)
-    w_hat = map_selected(
-      lambda q, w, v: dequantize(*q.codes(w, v)),
-      selected, w_tilde, state.variables,
-    )  # fmt: skip
+    w_hat = map_selected(seen_by_loss, selected, w_tilde, state.variables)
     (loss, (model_state, metrics)), grads = jax.value_and_grad(
       loss_at, has_aux=True
     )(
@@ -155,15 +152,7 @@ def make_train_step(
       batch,
       jax.random.fold_in(state.key, count),
     )
-    variables = map_selected(
-      lambda q, *leaf: q.update(*leaf),
-      selected, state.variables, w_tilde, w_hat, named_leaves(grads),
-    )  # fmt: skip
-    return (
-      loss,
-      metrics,
-      state._replace(model_state=model_state, grads=grads, variables=variables),
-    )
+    return loss, metrics, state._replace(model_state=model_state, grads=grads)
 
   def loss_of_phi(
     phi: Any, state: State, batch: Batch
@@ -185,8 +174,11 @@ def make_train_step(
   def first_state(
     key: Array, params: Params, model_state: Any, batch: Batch
   ) -> State:
-    selected, leaves = select(params), named_leaves(params)
-    variables = map_selected(lambda q, w: q.init(w), selected, leaves)
+    selected = select(params)
+    variables = map_selected(
+      lambda q, w: q.init(w), selected, named_leaves(params)
+    )
+    params = _parametrized(params, selected)
     key, phi_key = jax.random.split(key)
     state = State(
       params=params,
@@ -286,6 +278,18 @@ def make_train_step(
     codes=jax.jit(codes),
     phi_loss=lambda phi, state, batch: loss_of_phi(phi, state, batch)[0],
     diagnostics=jax.jit(diagnostics),
+  )
+
+
+def _parametrized(params: Params, selected: Mapping[str, Quantizer]) -> Params:
+  leaves = named_leaves(params)
+  return selection.replace(
+    params,
+    {
+      path: q.parametrized(leaves[path])
+      for path, q in selected.items()
+      if q.parametrized is not None
+    },
   )
 
 

@@ -396,28 +396,66 @@ def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
   assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_variables_of_a_quantizer_are_kept_and_updated():
+def test_variables_move_with_the_weights_by_what_the_last_loss_saw():
   plain = mq_jax.bwn()
-  counting = plain._replace(
+  noting = plain._replace(
     init=lambda w: {'seen': jnp.zeros(()), 'last': jnp.zeros_like(w)},
+    codes=lambda w_tilde, variables: (
+      (w_tilde >= 0).astype(jnp.uint8),
+      jnp.array([-1.0, 1.0]) * (1 + variables['seen']),
+    ),
     update=lambda variables, w_tilde, w_hat, g_hat: {
       'seen': variables['seen'] + 1,
       'last': g_hat * w_hat + w_tilde,
     },
   )
-  train = problem.make([('last/kernel', counting), ('first/kernel', plain)])
+  train = problem.make([('last/kernel', noting), ('first/kernel', plain)])
   state = problem.start(train)
-  for batch in problem.batches(3):
-    state, _ = train.step(state, batch)
   assert state.variables['first/kernel'] == ()
-  variables = state.variables['last/kernel']
-  assert variables['seen'] == 4  # the first state's and three steps'
-  w_hat = train.quantized(state)['last']['kernel']
-  np.testing.assert_allclose(
-    variables['last'],
-    state.grads['last']['kernel'] * w_hat + state.params['last']['kernel'],
-    rtol=1e-5,
+  for step, batch in enumerate(problem.batches(3)):
+    assert state.variables['last/kernel']['seen'] == step
+    w_hat = train.quantized(state)['last']['kernel']
+    # The levels that the pending gradient is of.
+    np.testing.assert_allclose(np.unique(np.abs(w_hat)), [1 + step])
+    want = (
+      state.grads['last']['kernel'] * w_hat + state.params['last']['kernel']
+    )
+    want = np.asarray(want)
+    state, _ = train.step(state, batch)
+    np.testing.assert_allclose(
+      state.variables['last/kernel']['last'], want, rtol=1e-5
+    )
+
+
+@pytest.mark.usefixtures('x64')
+def test_what_is_trained_in_the_place_of_a_weight():
+  """θ of twice the weight's size, W̃ = θ₀ − θ₁, and a loss that sees W̃²."""
+  quantizer = mq_jax.bwn()._replace(
+    parametrized=lambda w: jnp.stack([w, jnp.zeros_like(w)], axis=-1),
+    preprocess=lambda theta, variables: theta[..., 0] - theta[..., 1],
+    relaxed=lambda w_tilde, variables: w_tilde**2,
+    straight_through=lambda g_hat, w_tilde, variables: 2 * w_tilde * g_hat,
+    calibrate=lambda theta, g, variables: jnp.stack([g, -g], axis=-1),
   )
+
+  def loss_fn(params, model_state, batch, rng):
+    return jnp.sum(batch * params['w']), (model_state, {})
+
+  train = mq_jax.make_train_step(
+    loss_fn, quantizer, mq_jax.ste(), learning_rate=0.1
+  )
+  w, batch = np.array([[1.0, -2.0]]), np.array([[3.0, 5.0]])
+  state = train.init(jax.random.key(0), {'w': jnp.asarray(w)}, {}, batch)
+  assert state.params['w'].shape == (1, 2, 2)
+  np.testing.assert_array_equal(state.grads['w'], batch)
+  state, metrics = train.step(state, batch)
+  moved = w - 2 * 0.1 * 2 * w * batch  # both halves of θ move
+  np.testing.assert_allclose(metrics['loss'], np.sum(batch * moved**2))
+  np.testing.assert_allclose(
+    state.params['w'][..., 0] - state.params['w'][..., 1], moved
+  )
+  w_hat = train.quantized(state)['w']
+  np.testing.assert_allclose(w_hat, np.mean(np.abs(moved)) * np.sign(moved))
 
 
 def test_full_precision_training_is_a_rule():

@@ -1,0 +1,30 @@
+"""Methods of other papers, as quantizers and optax transformations.
+
+None is a special case of the train step: a quantizer says what the loss sees
+and what `TrainStep.quantized` gives, a transformation for `refine` scales
+gradients or adds to them, one for `finish` moves weights, masks or clips them.
+"""
+
+from mq_jax.methods.admm import admm as admm
+from mq_jax.methods.admm import scaled_set as scaled_set
+from mq_jax.methods.incremental import fixed_levels as fixed_levels
+from mq_jax.methods.incremental import incremental as incremental
+from mq_jax.methods.incremental import inq as inq
+from mq_jax.methods.incremental import loss_error_aware as loss_error_aware
+from mq_jax.methods.incremental import powers_of_two as powers_of_two
+from mq_jax.methods.lab import lab as lab
+from mq_jax.methods.lq_nets import lq_nets as lq_nets
+from mq_jax.methods.lsq import lsq as lsq
+from mq_jax.methods.proximal import binary as binary
+from mq_jax.methods.proximal import binary_relax as binary_relax
+from mq_jax.methods.proximal import clipped as clipped
+from mq_jax.methods.proximal import prox_l1 as prox_l1
+from mq_jax.methods.proximal import prox_l2 as prox_l2
+from mq_jax.methods.proximal import proximal as proximal
+from mq_jax.methods.proximal import unquantized as unquantized
+from mq_jax.methods.slb import rising as rising
+from mq_jax.methods.slb import slb as slb
+from mq_jax.methods.ternary import ttq as ttq
+from mq_jax.methods.ternary import twn as twn
+from mq_jax.methods.uniform import position_scaled as position_scaled
+from mq_jax.methods.uniform import uniform as uniform

@@ -1,0 +1,146 @@
+"""ADMM: weights drawn towards a scaled set of levels by a dual variable."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from mq_jax import selection
+from mq_jax.quantizers import Quantizer, Variables, dequantize
+
+Array = jax.Array
+
+
+def scaled_set(values: Sequence[float], iterations: int = 5) -> Quantizer:
+  """Ŵ = α · q: the nearest point of all multiples of a set, per layer.
+
+  Alternates q, the nearest of `values` to W/α, and α = ⟨W, q⟩ / ⟨q, q⟩, which
+  never raises ‖W − αq‖; α starts at mean|W|.
+
+  Args:
+    values: Ascending and symmetric, such as (−1, 1), (−1, 0, 1), or powers of
+      two with 0.
+    iterations: Of both halves.
+
+  Returns:
+    A `Quantizer`.
+
+  Raises:
+    ValueError: If `values` do not ascend, are not symmetric, or are fewer than
+      two, or `iterations` is not positive.
+
+  References:
+    Leng, Dou, Li, Zhu, Jin, `Extremely Low Bit Neural Network: Squeeze the Last
+    Bit Out with ADMM <https://arxiv.org/abs/1707.09870>`_, 2018, eqs. (10) to
+    (13)
+  """
+  own = [float(value) for value in values]
+  if len(own) < 2 or sorted(set(own)) != own or own != [-v for v in own[::-1]]:
+    raise ValueError(f'values={tuple(values)} must ascend and be symmetric.')
+  if iterations < 1:
+    raise ValueError(f'iterations={iterations!r} must be at least 1.')
+
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
+    levels = jnp.asarray(own, w_tilde.dtype)
+    middles = (levels[1:] + levels[:-1]) / 2
+
+    def nearest(alpha: Array) -> Array:
+      return jnp.searchsorted(middles, w_tilde / alpha, side='right')
+
+    def improved(_: int, alpha: Array) -> Array:
+      q = levels[nearest(alpha)]
+      squares = jnp.sum(q * q)
+      better = jnp.sum(w_tilde * q) / jnp.where(squares > 0, squares, 1)
+      return jnp.where(better > 0, better, alpha)
+
+    mean = jnp.mean(jnp.abs(w_tilde))
+    alpha = jnp.where(mean > 0, mean, 1)
+    alpha = lax.fori_loop(0, iterations, improved, alpha)
+    return nearest(alpha).astype(jnp.uint8), alpha * levels
+
+  return Quantizer(codes)
+
+
+class AdmmState(NamedTuple):
+  """State of `admm`.
+
+  Attributes:
+    updates: So far, int32.
+    projected: Path to G, in the set.
+    dual: Path to the scaled dual variable L.
+  """
+
+  updates: Array
+  projected: dict[str, Array]
+  dual: dict[str, Array]
+
+
+def admm(
+  rules: selection.Rules, rho: float = 1e-3, every: int = 100
+) -> optax.GradientTransformation:
+  """Adds the gradient of ρ/2 ‖W − G + L‖²: first in `refine`.
+
+  Every so many updates G = Q(W + L), and then L ← L + W − G.
+
+  Args:
+    rules: As in `make_train_step`; Q of quantizers without variables that the
+      loss does not see: `unquantized(scaled_set((-1, 0, 1)))`.
+    rho: ρ; neither the authors' value nor how often they move G and L is known.
+    every: Updates from one move of G and L to the next.
+
+  Returns:
+    The transformation of gradients; it needs the parameters.
+
+  Raises:
+    ValueError: If `rho` is negative or `every` is no positive integer.
+
+  References:
+    Leng et al., 2018, eqs. (6) to (8). Their extragradient step for W, which
+    takes two gradients, is a plain one here.
+  """
+  if not rho >= 0:
+    raise ValueError(f'rho={rho!r} must be at least 0.')
+  if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    raise ValueError(f'every={every!r} must be a positive number of updates.')
+
+  def projection(q: Quantizer, w: Array) -> Array:
+    return dequantize(*q.codes(w, ())).astype(w.dtype)
+
+  def init(params: Any) -> AdmmState:
+    selected = selection.select(params, rules)
+    leaves = selection.named_leaves(params)
+    return AdmmState(
+      jnp.zeros((), jnp.int32),
+      selection.map_selected(projection, selected, leaves),
+      {path: jnp.zeros_like(leaves[path]) for path in selected},
+    )
+
+  def update(
+    grads: Any, state: AdmmState, params: Any = None
+  ) -> tuple[Any, AdmmState]:
+    selected = selection.select(params, rules)
+    weights, own = map(selection.named_leaves, (params, grads))
+
+    def moved() -> tuple[dict[str, Array], dict[str, Array]]:
+      sums = {path: weights[path] + state.dual[path] for path in selected}
+      g = selection.map_selected(projection, selected, sums)
+      return g, {path: sums[path] - g[path] for path in selected}
+
+    projected, dual = lax.cond(
+      (state.updates % every == 0) & (state.updates > 0),
+      moved,
+      lambda: (state.projected, state.dual),
+    )
+    new = {
+      path: own[path] + rho * (weights[path] - projected[path] + dual[path])
+      for path in selected
+    }
+    return selection.replace(grads, new), AdmmState(
+      state.updates + 1, projected, dual
+    )
+
+  return optax.GradientTransformation(init, update)

@@ -1,0 +1,240 @@
+"""Quantizing by portions: INQ, and the penalties of ELQ on top of it.
+
+The largest weights of a layer are quantized and frozen first; the others are
+trained on, to make up for it, until all are.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from mq_jax import selection
+from mq_jax.methods.proximal import unquantized
+from mq_jax.quantizers import Quantizer, Variables, dequantize
+
+Array = jax.Array
+
+
+def powers_of_two(bits: int) -> Quantizer:
+  """Ŵ = 0 or ± a power of two: INQ's levels, 2ᵇ⁻¹ + 1 of them.
+
+  The largest is 2^n₁ with n₁ = ⌊log₂(4/3 · max|W|)⌋, the smallest 2^n₂ with
+  n₂ = n₁ + 1 − 2ᵇ⁻². A weight takes the nearest; ties go away from 0.
+
+  Args:
+    bits: 2 to 6, the one for the zero included.
+
+  Returns:
+    A `Quantizer`.
+
+  Raises:
+    ValueError: If `bits` is not an integer from 2 to 6.
+
+  References:
+    Zhou, Yao, Guo, Xu, Chen, `Incremental Network Quantization
+    <https://arxiv.org/abs/1702.03044>`_, 2017, eqs. (1) to (4)
+  """
+  if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 6:
+    raise ValueError(f'bits={bits!r} must be an integer from 2 to 6.')
+  number = 2 ** (bits - 2)  # of powers
+
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
+    largest = jnp.max(jnp.abs(w_tilde))
+    # By the exponents themselves: exp2 and log2 are not exact everywhere.
+    _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
+    exponents = above - 1 - jnp.arange(number - 1, -1, -1)
+    powers = jnp.ldexp(jnp.ones(number, w_tilde.dtype), exponents)
+    levels = jnp.concatenate(
+      [-powers[::-1], jnp.zeros_like(powers[:1]), powers]
+    )
+    return _nearest(w_tilde, levels), levels
+
+  return Quantizer(codes)
+
+
+def _nearest(w: Array, levels: Array) -> Array:
+  """The code of the nearest of sorted levels, ties away from 0."""
+  middles = (levels[1:] + levels[:-1]) / 2
+  from_below = jnp.searchsorted(middles, w, side='right')
+  from_above = jnp.searchsorted(middles, w, side='left')
+  return jnp.where(w >= 0, from_below, from_above).astype(jnp.uint8)
+
+
+def fixed_levels(projection: Quantizer) -> Quantizer:
+  """The levels that a quantizer has for the first weights, ever after.
+
+  Args:
+    projection: Without variables, and with one sorted table per layer.
+
+  Returns:
+    A `Quantizer` whose variables are the levels; a weight takes the nearest.
+  """
+  return Quantizer(
+    codes=lambda w_tilde, levels: (_nearest(w_tilde, levels), levels),
+    init=lambda w: projection.codes(projection.preprocess(w, ()), ())[1],
+  )
+
+
+def inq(bits: int = 5) -> Quantizer:
+  """INQ's quantizer: the loss sees W, of which `incremental` freezes portions.
+
+  Args:
+    bits: As in `powers_of_two`.
+
+  Returns:
+    A `Quantizer`; its variables are the levels of the first weights.
+  """
+  return unquantized(fixed_levels(powers_of_two(bits)))
+
+
+class IncrementalState(NamedTuple):
+  """State of `incremental`.
+
+  Attributes:
+    updates: So far, int32.
+    frozen: Path to mask: the weights that are quantized.
+    variables: Path to the quantizer's variables.
+  """
+
+  updates: Array
+  frozen: dict[str, Array]
+  variables: dict[str, Any]
+
+
+def incremental(
+  rules: selection.Rules, portions: Sequence[float], every: int
+) -> optax.GradientTransformation:
+  """Quantizes and freezes the largest weights, more and more: for `finish`.
+
+  With update 0, `every`, 2 · `every` … the weights that are largest among the
+  free ones move onto their levels, until the next portion of their layer is
+  frozen; frozen weights never move again.
+
+  Args:
+    rules: As in `make_train_step`; leaves without a quantizer just move.
+    portions: Ascending, in (0, 1]; 1 last, so that nothing is left.
+    every: Updates from one portion to the next.
+
+  Returns:
+    The transformation of moves; it needs the parameters.
+
+  Raises:
+    ValueError: If `portions` do not ascend to 1, or `every` is no positive
+      integer.
+
+  References:
+    Zhou et al., INQ, 2017, section 2.2 and algorithm 1. A widespread
+    implementation freezes the smallest first.
+  """
+  rising = [0.0, *portions]
+  if not portions or portions[-1] != 1 or sorted(set(rising)) != rising:
+    raise ValueError(
+      f'portions={tuple(portions)} must ascend from above 0 to 1.'
+    )
+  if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    raise ValueError(f'every={every!r} must be a positive number of updates.')
+  shares = jnp.asarray(portions)
+
+  def init(params: Any) -> IncrementalState:
+    selected = selection.select(params, rules)
+    leaves = selection.named_leaves(params)
+    return IncrementalState(
+      jnp.zeros((), jnp.int32),
+      {path: jnp.zeros(leaves[path].shape, bool) for path in selected},
+      selection.map_selected(lambda q, w: q.init(w), selected, leaves),
+    )
+
+  def update(
+    moves: Any, state: IncrementalState, params: Any = None
+  ) -> tuple[Any, IncrementalState]:
+    selected = selection.select(params, rules)
+    weights, moving = map(selection.named_leaves, (params, moves))
+    number = state.updates // every
+    due = (state.updates % every == 0) & (number < len(portions))
+    share = shares[jnp.minimum(number, len(portions) - 1)]
+
+    def more(w: Array, frozen: Array) -> Array:
+      count = jnp.round(share * w.size).astype(jnp.int32)
+      size = jnp.where(frozen, jnp.inf, jnp.abs(w)).ravel()
+      rank = jnp.argsort(jnp.argsort(-size))
+      return frozen | (rank < count).reshape(w.shape)
+
+    frozen = {
+      path: lax.cond(
+        due, more, lambda w, old: old, weights[path], state.frozen[path]
+      )
+      for path in selected
+    }
+
+    def moved(
+      q: Quantizer, w: Array, move: Array, old: Array, new: Array, v: Variables
+    ) -> Array:
+      onto = dequantize(*q.codes(w, v)).astype(w.dtype) - w
+      return jnp.where(old, 0, jnp.where(new, onto, move))
+
+    new = selection.map_selected(
+      *(moved, selected, weights, moving, state.frozen, frozen),
+      state.variables,
+    )
+    return selection.replace(moves, new), IncrementalState(
+      state.updates + 1, frozen, state.variables
+    )
+
+  return optax.GradientTransformation(init, update)
+
+
+def loss_error_aware(
+  rules: selection.Rules, perturbation: float, approximation: float
+) -> optax.GradientTransformation:
+  """ELQ's penalties on what quantizing would do: first in `refine`.
+
+  A reconstruction: the paper's text was not at hand. The loss becomes
+
+    L(W) + a₁ |L(W) − L(Ŵ)| + a₂ ‖W − Ŵ‖²,
+
+  with Ŵ a constant and |L(W) − L(Ŵ)| ≈ |⟨∂L/∂W, W − Ŵ⟩| in each layer, of
+  which ∂L/∂W counts as a constant, so that
+
+    g ← g + a₁ sign⟨g, W − Ŵ⟩ g + 2 a₂ (W − Ŵ).
+
+  Args:
+    rules: As in `make_train_step`; the quantizers have levels that are fixed
+      (`fixed_levels`), or no variables.
+    perturbation: a₁.
+    approximation: a₂.
+
+  Returns:
+    The transformation of gradients; it needs the parameters.
+
+  References:
+    Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
+    Deep Neural Networks`, CVPR 2018 (abstract, and descriptions by others)
+  """
+
+  def init(params: Any) -> dict[str, Any]:
+    return selection.map_selected(
+      lambda q, w: q.init(w),
+      selection.select(params, rules),
+      selection.named_leaves(params),
+    )
+
+  def update(
+    grads: Any, variables: dict[str, Any], params: Any = None
+  ) -> tuple[Any, dict[str, Any]]:
+    selected = selection.select(params, rules)
+    weights, own = map(selection.named_leaves, (params, grads))
+
+    def penalised(q: Quantizer, w: Array, g: Array, v: Variables) -> Array:
+      error = w - dequantize(*q.codes(w, v)).astype(w.dtype)
+      rising = jnp.sign(jnp.sum(g * error))
+      return g * (1 + perturbation * rising) + 2 * approximation * error
+
+    new = selection.map_selected(penalised, selected, weights, own, variables)
+    return selection.replace(grads, new), variables
+
+  return optax.GradientTransformation(init, update)

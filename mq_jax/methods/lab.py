@@ -1,0 +1,51 @@
+"""Loss-aware binarization (LAB): binary weights scaled by the curvature."""
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax.quantizers import Quantizer
+
+Array = jax.Array
+_TINY = 1e-8
+
+
+def lab(decay: float = 0.999) -> Quantizer:
+  """Ŵ = α · sign(W) with α = ‖d ∘ W‖₁ / ‖d‖₁ and d = √v + 1e-8.
+
+  v is the moving average of g_hat², an estimate of the loss's diagonal
+  curvature, so that α and the signs minimise Σ d (α·b − W)². Where v is
+  constant, as at the start, α = mean|W|, that of `bwn`. sign(0) = +1. The
+  gradient is handed on unchanged; the authors clip W to [−1, 1] after each
+  step: `finish=mq_jax.clipped(...)`.
+
+  Args:
+    decay: β₂ of the moving average.
+
+  Returns:
+    A `Quantizer`; its variables are v, of the shape of the weight.
+
+  Raises:
+    ValueError: If `decay` is not in [0, 1).
+
+  References:
+    Hou, Yao, Kwok, `Loss-aware Binarization of Deep Networks
+    <https://arxiv.org/abs/1611.01600>`_, 2017, proposition 3.1 and algorithm 1,
+    in which "m̂ ∘ d" must be a division. Scale and bias correction of d cancel
+    in α. As their code has it, the full-precision W is kept, in the place of
+    the exact step of their eq. (7).
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay={decay!r} must lie in [0, 1).')
+
+  def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
+    d = jnp.sqrt(variables) + _TINY
+    alpha = jnp.sum(d * jnp.abs(w_tilde)) / jnp.sum(d)
+    return (w_tilde >= 0).astype(jnp.uint8), jnp.stack([-alpha, alpha])
+
+  def update(
+    variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
+  ) -> Array:
+    del w_tilde, w_hat
+    return decay * variables + (1 - decay) * g_hat**2
+
+  return Quantizer(codes, init=jnp.zeros_like, update=update)

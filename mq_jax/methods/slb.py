@@ -1,0 +1,149 @@
+"""SLB, searching for low-bit weights: a softmax over the levels, per weight."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax.quantizers import Quantizer
+
+Array = jax.Array
+Schedule = Callable[[Array], Array]
+
+
+def slb(
+  bits: int, inverse_temperature: Schedule, sharpness: float = 1.0
+) -> Quantizer:
+  """Each weight is a mixture of all levels, which sharpens to one of them.
+
+  θ has one more axis than w, of m = 2ᵇ entries. With P = softmax(T · θ) the
+  loss sees W_c = Σ P_k v_k, whose exact derivative is ∂W_c/∂θ_k =
+  T P_k (v_k − W_c): there is no straight-through rule. At the end each weight
+  is the level of its largest θ_k. Levels are evenly spaced from −1 to 1; a norm
+  layer has to follow.
+
+  Args:
+    bits: b, 1 to 4: θ takes 2ᵇ numbers a weight.
+    inverse_temperature: T of the number of updates so far, rising
+      (`rising`). Infinite: the levels themselves, and no gradient.
+    sharpness: c of the start θ_k = −c (w/max|w| − v_k)², ours: none from
+      pretrained weights is published. It is nearest to the pretrained weights
+      the larger c · T is.
+
+  Returns:
+    A `Quantizer`; its variables are the number of updates so far.
+
+  Raises:
+    ValueError: If `bits` is not an integer from 1 to 4, or `sharpness` is not
+      positive.
+
+  References:
+    Yang, Wang, Han, Xu, Xu, Tao, Xu, `Searching for Low-Bit Weights in
+    Quantized Neural Networks <https://arxiv.org/abs/2009.08695>`_, 2020, eqs.
+    (4) to (8). Transcriptions differ on T and 1/T; the authors' schedule, 0.01
+    to 10 and "sharpening", is that of the inverse.
+  """
+  if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 4:
+    raise ValueError(f'bits={bits!r} must be an integer from 1 to 4.')
+  if not sharpness > 0:
+    raise ValueError(f'sharpness={sharpness!r} must be positive.')
+
+  def levels(dtype: jnp.dtype) -> Array:
+    return jnp.linspace(-1, 1, 2**bits, dtype=dtype)
+
+  def beside(w: Array) -> Array:
+    # The levels on an axis of their own, after those of a weight.
+    return levels(w.dtype).reshape((1,) * w.ndim + (2**bits,))
+
+  def parametrized(w: Array) -> Array:
+    largest = jnp.max(jnp.abs(w))
+    relative = w / jnp.where(largest > 0, largest, 1)
+    return -sharpness * (relative[..., None] - beside(w)) ** 2
+
+  def shares(theta: Array, updates: Array) -> tuple[Array, Array]:
+    now = jnp.asarray(inverse_temperature(updates), theta.dtype)
+    hard = jax.nn.one_hot(
+      jnp.argmax(theta, axis=-1), 2**bits, dtype=theta.dtype
+    )
+    is_hard = jnp.isinf(now)
+    finite = jnp.where(is_hard, 0, now)
+    soft = jax.nn.softmax(finite * theta, axis=-1)
+    return jnp.where(is_hard, hard, soft), finite
+
+  def relaxed(w_tilde: Array, variables: Array) -> Array:
+    return shares(w_tilde, variables)[0] @ levels(w_tilde.dtype)
+
+  def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
+    del variables
+    code = jnp.argmax(w_tilde, axis=-1).astype(jnp.uint8)
+    return code, levels(w_tilde.dtype)
+
+  def straight_through(g_hat: Array, w_tilde: Array, variables: Array) -> Array:
+    share, slope = shares(w_tilde, variables)
+    mean = (share @ levels(w_tilde.dtype))[..., None]
+    return slope * share * (beside(g_hat) - mean) * g_hat[..., None]
+
+  return Quantizer(
+    codes,
+    init=lambda w: jnp.zeros((), jnp.int32),
+    straight_through=straight_through,
+    update=lambda variables, w_tilde, w_hat, g_hat: variables + 1,
+    relaxed=relaxed,
+    parametrized=parametrized,
+    saturated=lambda w_tilde, variables: (
+      jnp.max(shares(w_tilde, variables)[0], axis=-1) > 0.99
+    ),
+  )
+
+
+def rising(
+  kind: str,
+  start: float,
+  end: float,
+  total: int,
+  window: tuple[float, float] = (0.0, 1.0),
+  cycles: int = 1,
+) -> Schedule:
+  """SLB's schedules of the inverse temperature.
+
+  With u the share of `window` that has passed: 'exp' start (end/start)ᵘ,
+  'linear' start + (end − start) u, 'cos' start + (end − start)(1 − cos πu)/2.
+  'exp' is also the repository's factor per epoch, end/start its power.
+
+  Args:
+    kind: 'exp', 'linear' or 'cos'.
+    start: T at first, positive.
+    end: T at last, at least `start`.
+    total: Updates in all.
+    window: When T begins and ends to rise, as shares of `total`.
+    cycles: How often T starts anew (SGD-R), each cycle of the same length; the
+      published lengths are not known.
+
+  Returns:
+    `(updates) -> T`.
+
+  Raises:
+    ValueError: If an argument is out of range.
+  """
+  shapes: dict[str, Callable[[Array], Array]] = {
+    'exp': lambda u: start * (end / start) ** u,
+    'linear': lambda u: start + (end - start) * u,
+    'cos': lambda u: start + (end - start) * (1 - jnp.cos(jnp.pi * u)) / 2,
+  }
+  if kind not in shapes:
+    raise ValueError(f'kind={kind!r} is unknown: one of {sorted(shapes)}.')
+  first, last = window
+  if not 0 < start <= end or not 0 <= first < last <= 1:
+    raise ValueError(
+      f'start={start!r} and end={end!r} must be positive and rise, and'
+      f' window={window!r} must ascend within [0, 1].'
+    )
+  if total < 1 or cycles < 1:
+    raise ValueError(f'total={total!r} and cycles={cycles!r} must be positive.')
+
+  def schedule(updates: Array) -> Array:
+    passed = jnp.clip((updates / total - first) / (last - first), 0, 1)
+    within = jnp.where(passed < 1, (passed * cycles) % 1, 1)
+    return shapes[kind](within)
+
+  return schedule

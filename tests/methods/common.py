@@ -1,0 +1,42 @@
+"""What tests of methods share: one weight, trained on a loss of our choice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mq_jax
+from mq_jax.quantizers import dequantize
+
+SHAPE = (3, 2, 4)
+
+
+def weight(seed=0, shape=SHAPE):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def values(quantizer, w, variables):
+  """Ŵ in float64 NumPy."""
+  w_tilde = quantizer.preprocess(w, variables)
+  return np.asarray(dequantize(*quantizer.codes(w_tilde, variables)))
+
+
+def linear(quantizer, w, g, steps, **options):
+  """The states of training under the loss Σ g Ŵ, the first included."""
+
+  def loss_fn(params, model_state, batch, rng):
+    return jnp.sum(batch * params['layer']['kernel']), (model_state, {})
+
+  train = mq_jax.make_train_step(
+    loss_fn, quantizer, mq_jax.ste(), **({'learning_rate': 0.1} | options)
+  )
+  params = {'layer': {'kernel': w}}
+  state = train.init(jax.random.key(0), params, {}, g)
+  states = [jax.tree.map(np.asarray, state._replace(key=0))]
+  for _ in range(steps):
+    state, _ = train.step(state, g)
+    states.append(jax.tree.map(np.asarray, state._replace(key=0)))
+  return states
+
+
+def kernel(state):
+  return state.params['layer']['kernel']

@@ -1,0 +1,115 @@
+"""ADMM: the projection, the dual, and a quadratic that it solves."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mq_jax
+from mq_jax import methods
+from tests.methods import common
+
+pytestmark = pytest.mark.usefixtures('x64')
+SETS = [(-1, 1), (-1, 0, 1), (-2, -1, 0, 1, 2), (-4, -2, -1, 0, 1, 2, 4)]
+
+
+@pytest.mark.parametrize('values', SETS)
+def test_the_projection_lies_in_the_set_and_gets_no_worse(values):
+  w = common.weight(1, (6, 7))
+  errors = []
+  for iterations in (1, 2, 4, 8):
+    w_hat = common.values(methods.scaled_set(values, iterations), w, ())
+    # The scale is the largest level over the largest value that is taken.
+    scales = [np.max(np.abs(w_hat)) / v for v in values if v > 0]
+    assert any(
+      set(np.round(np.unique(w_hat) / s, 9)) <= set(values) for s in scales
+    )
+    errors.append(np.sum((w - w_hat) ** 2))
+  assert np.all(np.diff(errors) <= 1e-12)
+
+
+def test_binary_is_bwn_and_ternary_beats_a_grid_of_scales():
+  w = common.weight(2, (6, 7))
+  np.testing.assert_allclose(
+    common.values(methods.scaled_set((-1, 1)), w, ()),
+    common.values(mq_jax.bwn(), w, ()),
+  )
+  w_hat = common.values(methods.scaled_set((-1, 0, 1), 50), w, ())
+  best = min(
+    np.sum((w - a * np.clip(np.round(w / a), -1, 1)) ** 2)
+    for a in np.linspace(0.05, 3, 2000)
+  )
+  assert np.sum((w - w_hat) ** 2) <= best * 1.02  # alternation finds a minimum
+  assert not np.any(
+    common.values(methods.scaled_set((-1, 0, 1)), jnp.zeros((2, 2)), ())
+  )
+
+
+def test_in_training():
+  w, g = common.weight(3), common.weight(4)
+  quantizer = methods.unquantized(methods.scaled_set((-1, 0, 1)))
+  refine = methods.admm(quantizer, rho=0.5, every=2)
+  states = common.linear(quantizer, w, g, 5, refine=refine)
+
+  def project(x):
+    return common.values(quantizer, jnp.asarray(x), ())
+
+  projected, dual = project(w), np.zeros(w.shape)
+  for t, (before, after) in enumerate(itertools.pairwise(states)):
+    own = common.kernel(before)
+    if t and t % 2 == 0:
+      total = own + dual
+      projected = project(total)
+      dual = total - projected
+    np.testing.assert_allclose(
+      common.kernel(after),
+      own - 0.1 * (g + 0.5 * (own - projected + dual)),
+      rtol=1e-12,
+    )
+
+
+def test_without_a_penalty_it_is_plain_training():
+  w, g = common.weight(5), common.weight(6)
+  quantizer = methods.unquantized(methods.scaled_set((-1, 0, 1)))
+  refine = methods.admm(quantizer, rho=0.0, every=1)
+  last = common.linear(quantizer, w, g, 3, refine=refine)[-1]
+  np.testing.assert_allclose(common.kernel(last), w - 0.3 * g)
+
+
+def test_a_quadratic_ends_in_the_set_where_the_dual_balances_it():
+  """min ½ ‖W − c‖² with W in the set: W − G → 0, and ρL = −∂f = c − W."""
+  c = common.weight(7)
+  quantizer = methods.unquantized(methods.scaled_set((-1, 1)))
+  transformation = methods.admm(quantizer, rho=2.0, every=20)
+  params = {'w': c}
+  state = transformation.init(params)
+
+  @jax.jit
+  def step(params, state):
+    grads = {'w': params['w'] - c}
+    new, state = transformation.update(grads, state, params)
+    return {'w': params['w'] - 0.1 * new['w']}, state
+
+  for _ in range(4000):
+    params, state = step(params, state)
+  w = np.asarray(params['w'])
+  np.testing.assert_allclose(w, state.projected['w'], atol=1e-6)
+  np.testing.assert_allclose(2 * state.dual['w'], c - w, atol=1e-5)
+
+
+@pytest.mark.parametrize('values', [(1,), (1, -1), (-1, 2), (-1, -1, 1)])
+def test_sets_that_are_none_are_refused(values):
+  with pytest.raises(ValueError, match='values='):
+    methods.scaled_set(values)
+
+
+def test_other_arguments_out_of_range_are_refused():
+  quantizer = methods.scaled_set((-1, 1))
+  with pytest.raises(ValueError, match='rho=-1'):
+    methods.admm(quantizer, rho=-1)
+  with pytest.raises(ValueError, match='every=0'):
+    methods.admm(quantizer, every=0)
+  with pytest.raises(ValueError, match='iterations=0'):
+    methods.scaled_set((-1, 1), 0)

@@ -1,0 +1,74 @@
+"""LQ-Nets: nearest levels, and rounds of QEM that never raise the error."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mq_jax import methods
+from tests.methods import common
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+@pytest.mark.parametrize('bits', [1, 2, 3])
+def test_each_weight_takes_the_nearest_of_its_channel_s_levels(bits):
+  w = common.weight(1)
+  quantizer = methods.lq_nets(bits)
+  v = jnp.asarray(np.random.default_rng(2).uniform(0.2, 1, (4, bits)))
+  w_hat = common.values(quantizer, w, v)
+  for channel in range(4):
+    levels = [
+      np.dot(b, v[channel]) for b in itertools.product((-1, 1), repeat=bits)
+    ]
+    for x, x_hat in zip(
+      w[..., channel].ravel(), w_hat[..., channel].ravel(), strict=True
+    ):
+      nearest = min(levels, key=lambda level: abs(x - level))
+      assert x_hat == pytest.approx(nearest)
+
+
+def test_the_start_by_hand():
+  w = jnp.zeros((3, 3, 16, 8))
+  v = methods.lq_nets(2).init(w)
+  unit = 0.6745 * np.sqrt(2 / (9 * 8)) / 2
+  np.testing.assert_allclose(v, np.tile([unit, 2 * unit], (8, 1)))
+
+
+@pytest.mark.parametrize('bits', [1, 2, 3])
+def test_a_round_never_raises_the_error(bits):
+  w = common.weight(3, (3, 3, 5, 4))
+  quantizer = methods.lq_nets(bits, decay=0.0)
+  v, errors = quantizer.init(w), []
+  for _ in range(8):
+    errors.append(np.sum((w - common.values(quantizer, w, v)) ** 2))
+    v = quantizer.update(v, w, None, None)
+  assert errors == sorted(errors, reverse=True)
+  assert errors[-1] < errors[0]
+
+
+def test_one_bit_goes_to_the_mean_of_each_channel():
+  w = common.weight(4, (3, 3, 50, 4))
+  quantizer = methods.lq_nets(1, decay=0.0)
+  v = quantizer.update(quantizer.init(w), w, None, None)
+  mean = np.mean(np.abs(w), axis=(0, 1, 2))
+  np.testing.assert_allclose(v[:, 0], mean, rtol=1e-6)  # but for the ridge
+  half = methods.lq_nets(1, decay=0.9)
+  start = half.init(w)
+  moved = half.update(start, w, None, None)
+  np.testing.assert_allclose(moved, 0.9 * start + 0.1 * v)
+
+
+def test_at_most_so_many_levels_a_channel():
+  w = common.weight(5, (3, 3, 50, 4))
+  quantizer = methods.lq_nets(2)
+  w_hat = common.values(quantizer, w, quantizer.init(w))
+  for channel in range(4):
+    assert len(np.unique(w_hat[..., channel])) == 4
+
+
+@pytest.mark.parametrize('bits', [0, 5, True])
+def test_bits_out_of_range_are_refused(bits):
+  with pytest.raises(ValueError, match='bits='):
+    methods.lq_nets(bits)

@@ -1,0 +1,73 @@
+"""LSQ against its paper's equations."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mq_jax import methods
+from tests.methods import common
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+def oracle(w, s, bits):
+  """Ŵ, ∂Ŵ/∂s and whether the weight is inside, one weight at a time."""
+  least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+  rows = []
+  for x in np.ravel(w):
+    ratio = x / s
+    if ratio <= least:
+      rows.append((least * s, least, False))
+    elif ratio >= most:
+      rows.append((most * s, most, False))
+    else:
+      whole = np.floor(ratio + 0.5)
+      rows.append((whole * s, whole - ratio, True))
+  return [np.reshape(column, w.shape) for column in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize('bits', [2, 3, 8])
+def test_values_and_gradients(bits):
+  w, g = common.weight(1, (5, 7)), common.weight(2, (5, 7))
+  quantizer = methods.lsq(bits, optax.sgd(1.0))
+  most = 2 ** (bits - 1) - 1
+  start = quantizer.init(w)
+  assert float(start.step) == pytest.approx(
+    2 * np.mean(np.abs(w)) / np.sqrt(most)
+  )
+  for s in (float(start.step), 0.05, 0.4):
+    variables = start._replace(step=jnp.asarray(s))
+    w_hat, slope, inside = oracle(np.asarray(w), s, bits)
+    np.testing.assert_allclose(common.values(quantizer, w, variables), w_hat)
+    np.testing.assert_allclose(
+      quantizer.straight_through(g, w, variables), g * inside
+    )
+    np.testing.assert_array_equal(quantizer.saturated(w, variables), ~inside)
+    gradient = float(np.sum(g * slope)) / np.sqrt(w.size * most)
+    # A step of a thousandth of that, lest it should cross zero.
+    small = methods.lsq(bits, optax.sgd(1e-3))
+    own = small.init(w)._replace(step=jnp.asarray(s))
+    moved = small.update(own, w, None, g).step
+    assert s - float(moved) == pytest.approx(1e-3 * gradient, rel=1e-6)
+
+
+def test_the_step_stays_above_zero():
+  w = common.weight(3)
+  quantizer = methods.lsq(2, optax.sgd(1e9))
+  variables = quantizer.init(w)
+  moved = quantizer.update(variables, w, None, w)
+  assert float(moved.step) >= float(variables.step) / 1000
+
+
+def test_a_layer_of_zeros_has_a_step():
+  w = jnp.zeros((2, 2))
+  quantizer = methods.lsq(2)
+  assert float(quantizer.init(w).step) == 1
+  assert not np.any(common.values(quantizer, w, quantizer.init(w)))
+
+
+@pytest.mark.parametrize('bits', [1, 9, True, 2.0])
+def test_bits_out_of_range_are_refused(bits):
+  with pytest.raises(ValueError, match='bits='):
+    methods.lsq(bits)

@@ -1,0 +1,154 @@
+"""SLB: mixtures of levels, their exact gradients, and their sharpening."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mq_jax import methods
+from tests.methods import common
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+def constant(value):
+  return lambda updates: jnp.asarray(value)
+
+
+def theta_of(bits, seed=1):
+  return common.weight(seed, (3, 4, 2**bits))
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4])
+def test_the_mixture_and_its_exact_gradient(bits):
+  theta, g = theta_of(bits), common.weight(2, (3, 4))
+  levels = np.linspace(-1, 1, 2**bits)
+
+  def mixture(theta):
+    share = np.exp(1.7 * theta)
+    return (share / share.sum(axis=-1, keepdims=True)) @ levels
+
+  quantizer = methods.slb(bits, constant(1.7))
+  variables = quantizer.init(common.weight(3, (3, 4)))
+  np.testing.assert_allclose(
+    quantizer.relaxed(theta, variables), mixture(np.asarray(theta))
+  )
+  gradient = quantizer.straight_through(g, theta, variables)
+  own, step = np.asarray(theta), 1e-6
+  for index in [(0, 0, 0), (1, 2, 2**bits - 1), (2, 3, 1)]:
+    unit = np.zeros(theta.shape)
+    unit[index] = step
+    change = mixture(own + unit) - mixture(own - unit)
+    slope = float(np.sum(g * change)) / (2 * step)
+    assert float(gradient[index]) == pytest.approx(slope, rel=1e-6)
+  # The mixture does not change where all of a weight's entries do alike.
+  np.testing.assert_allclose(np.sum(gradient, axis=-1), 0, atol=1e-12)
+
+
+def test_one_bit_is_a_tanh():
+  theta = theta_of(1)
+  quantizer = methods.slb(1, constant(0.6))
+  np.testing.assert_allclose(
+    quantizer.relaxed(theta, jnp.zeros((), jnp.int32)),
+    np.tanh(0.6 * (theta[..., 1] - theta[..., 0]) / 2),
+    rtol=1e-12,
+  )
+
+
+@pytest.mark.parametrize('sharp', [3.0, 30.0])
+def test_how_far_the_mixture_is_from_its_level(sharp):
+  """|W_c − W_q| ≤ 2 (m − 1) exp(−T · gap)."""
+  theta = theta_of(2)
+  quantizer = methods.slb(2, constant(sharp))
+  w_hat = common.values(quantizer, theta, ())
+  ordered = np.sort(theta, axis=-1)
+  gap = ordered[..., -1] - ordered[..., -2]
+  error = np.abs(quantizer.relaxed(theta, 0) - w_hat)
+  assert np.all(error <= 2 * 3 * np.exp(-sharp * gap) + 1e-12)
+  # Neither the temperature nor a shift of all entries changes the level.
+  np.testing.assert_array_equal(
+    w_hat, common.values(quantizer, 5 * theta + 3.0, ())
+  )
+
+
+def test_at_infinity_the_loss_sees_the_levels_and_nothing_moves():
+  theta = theta_of(2)
+  quantizer = methods.slb(2, constant(jnp.inf))
+  np.testing.assert_array_equal(
+    quantizer.relaxed(theta, 0), common.values(quantizer, theta, ())
+  )
+  assert not np.any(quantizer.straight_through(theta[..., 0], theta, 0))
+  assert np.all(quantizer.saturated(theta, 0))
+
+
+def test_the_start_is_near_the_pretrained_weights():
+  w = common.weight(4)
+  quantizer = methods.slb(2, constant(100.0), sharpness=10.0)
+  theta = quantizer.parametrized(w)
+  assert theta.shape == (*w.shape, 4)
+  relative = np.asarray(w) / np.max(np.abs(w))
+  levels = np.linspace(-1, 1, 4)
+  nearest = levels[np.argmin(np.abs(relative[..., None] - levels), axis=-1)]
+  np.testing.assert_allclose(common.values(quantizer, theta, ()), nearest)
+
+
+def test_in_training_it_is_plain_gradient_descent_on_theta():
+  """Of the loss of the mixture, by jax.grad, with a temperature that rises."""
+  w, g = common.weight(5), common.weight(6)
+  quantizer = methods.slb(2, lambda updates: 1.0 + updates)
+  states = common.linear(quantizer, w, g, 3)
+  theta = quantizer.parametrized(w)
+  for step, state in enumerate(states):
+    np.testing.assert_allclose(common.kernel(state), theta, rtol=1e-9)
+
+    def loss(theta, sharp=1.0 + step):
+      return jnp.sum(
+        g * (jax.nn.softmax(sharp * theta) @ jnp.linspace(-1.0, 1.0, 4))
+      )
+
+    theta = theta - 0.1 * jax.grad(loss)(theta)
+
+
+@pytest.mark.parametrize('kind', ['exp', 'linear', 'cos'])
+def test_schedules_rise_between_their_ends(kind):
+  schedule = methods.rising(kind, 0.01, 10.0, 100, window=(0.2, 0.6))
+  at = np.array([float(schedule(jnp.asarray(t))) for t in range(101)])
+  np.testing.assert_allclose(at[:21], 0.01, rtol=1e-9)
+  np.testing.assert_allclose(at[60:], 10.0, rtol=1e-9)
+  assert np.all(np.diff(at[20:61]) > 0)
+  middle = {
+    'exp': np.sqrt(0.1),
+    'linear': 5.005,
+    'cos': 5.005,
+  }[kind]
+  assert at[40] == pytest.approx(middle, rel=1e-6)
+
+
+def test_a_schedule_that_starts_anew():
+  schedule = methods.rising('linear', 1.0, 5.0, 90, cycles=3)
+  at = [float(schedule(jnp.asarray(t))) for t in (0, 15, 29, 30, 45, 60, 90)]
+  late = 1 + 4 * 29 / 30
+  np.testing.assert_allclose(at, [1, 3, late, 1, 3, 1, 5], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+  'values',
+  [
+    ('sin', 1, 2, 10),
+    ('exp', 0, 2, 10),
+    ('exp', 3, 2, 10),
+    ('exp', 1, 2, 0),
+    ('exp', 1, 2, 10, (0.5, 0.5)),
+    ('exp', 1, 2, 10, (0, 1), 0),
+  ],
+)
+def test_schedules_out_of_range_are_refused(values):
+  with pytest.raises(ValueError, match='='):
+    methods.rising(*values)
+
+
+def test_arguments_out_of_range_are_refused():
+  with pytest.raises(ValueError, match='bits=5'):
+    methods.slb(5, constant(1.0))
+  with pytest.raises(ValueError, match='sharpness=0'):
+    methods.slb(1, constant(1.0), sharpness=0)

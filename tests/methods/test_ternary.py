@@ -1,0 +1,110 @@
+"""TWN and TTQ against their papers."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mq_jax import methods
+from tests.methods import common
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+def test_twn_by_hand():
+  w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.6])  # mean |w| = 2/3
+  w_hat = common.values(methods.twn(), w, ())
+  # Δ = 0.4667, so that four weights have the mean 3.7/4.
+  np.testing.assert_allclose(w_hat, 0.925 * np.array([0, 0, 1, -1, 1, -1]))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100))
+def test_twn_is_the_best_scale_of_its_code_and_scales(seed, scale):
+  with jax.enable_x64(True):
+    w = common.weight(seed)
+    w_hat = common.values(methods.twn(), w, ())
+    code = np.sign(w_hat)
+    best = np.sum(w * code) / np.sum(code**2)
+    np.testing.assert_allclose(w_hat, best * code, rtol=1e-12)
+    scaled = common.values(methods.twn(), scale * w, ())
+    np.testing.assert_allclose(scaled, scale * w_hat, rtol=1e-9)
+
+
+def test_a_layer_of_zeros_stays_zero():
+  for quantizer in (methods.twn(), methods.ttq()):
+    w = jnp.zeros((2, 3))
+    w_hat = common.values(quantizer, w, quantizer.init(w))
+    np.testing.assert_array_equal(w_hat, np.zeros((2, 3)))
+
+
+def test_ttq_gradients_are_those_of_its_levels():
+  """The scales' by finite differences, the weights' {W_n | 1 | W_p} g_hat."""
+  w, g = common.weight(1), common.weight(2)
+  scales = np.array([0.8, 1.3])
+  quantizer = methods.ttq(0.3, optax.sgd(1.0))
+  variables = quantizer.init(w)._replace(scales=jnp.asarray(scales))
+
+  def loss(scales):
+    own = variables._replace(scales=jnp.asarray(scales))
+    return np.sum(g * common.values(quantizer, w, own))
+
+  step = 1e-6
+  want = [
+    (loss(scales + step * unit) - loss(scales - step * unit)) / (2 * step)
+    for unit in np.eye(2)
+  ]
+  moved = quantizer.update(variables, w, None, g).scales
+  np.testing.assert_allclose(scales - moved, want, rtol=1e-6)
+  delta = 0.3 * np.max(np.abs(w))
+  factor = np.where(w > delta, 0.8, np.where(w < -delta, 1.3, 1.0))
+  np.testing.assert_allclose(
+    quantizer.straight_through(g, w, variables), factor * g
+  )
+  assert set(np.unique(common.values(quantizer, w, variables))) == {
+    *(-1.3, 0.0, 0.8),
+  }
+
+
+def test_ttq_extremes_and_scale():
+  w = common.weight(3)
+  for quantizer, zeros in ((methods.ttq(0), 0), (methods.ttq(1), w.size)):
+    w_hat = common.values(quantizer, w, quantizer.init(w))
+    assert np.sum(w_hat == 0) == zeros
+  quantizer = methods.ttq(0.2)
+  variables = quantizer.init(w)
+  np.testing.assert_array_equal(
+    quantizer.codes(7.0 * w, variables)[0], quantizer.codes(w, variables)[0]
+  )
+
+
+def test_ttq_in_training():
+  """Two steps of weights and scales, each from what the last loss saw."""
+  w, g = common.weight(4), common.weight(5)
+  states = common.linear(methods.ttq(0.3, optax.sgd(0.05)), w, g, 2)
+  scales = np.ones(2)
+  for before, after in itertools.pairwise(states):
+    own = common.kernel(before)
+    delta = 0.3 * np.max(np.abs(own))
+    plus, minus = own > delta, own < -delta
+    factor = np.where(plus, scales[0], np.where(minus, scales[1], 1.0))
+    np.testing.assert_allclose(
+      common.kernel(after), own - 0.1 * factor * g, rtol=1e-12
+    )
+    scales = scales - 0.05 * np.array([np.sum(g[plus]), -np.sum(g[minus])])
+    np.testing.assert_allclose(
+      after.variables['layer/kernel'].scales, scales, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize('threshold', [-0.1, float('nan')])
+def test_thresholds_out_of_range_are_refused(threshold):
+  for make in (methods.twn, methods.ttq):
+    with pytest.raises(ValueError, match='threshold='):
+      make(threshold)
+  with pytest.raises(ValueError, match=r'threshold=1\.5'):
+    methods.ttq(1.5)

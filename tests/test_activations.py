@@ -1,0 +1,108 @@
+"""Quantized activations: values by hand, gradients by their papers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mq_jax import activations
+
+pytestmark = pytest.mark.usefixtures('x64')
+X = np.array([[-3.0, -1.0, -0.6, -0.2], [0.0, 0.3, 0.9, 1.0], [1.4, 2.0, 5, 9]])
+
+
+def gradient(function, *arguments):
+  """Of the sum, with respect to each argument."""
+  return jax.grad(
+    lambda *own: jnp.sum(function(*own)), tuple(range(len(arguments)))
+  )(*(jnp.asarray(a) for a in arguments))
+
+
+def test_signs():
+  want = np.where(X >= 0, 1.0, -1.0)
+  for function, slope in (
+    (activations.sign, (np.abs(X) <= 1).astype(float)),
+    (activations.bi_real_sign, np.maximum(2 - 2 * np.abs(X), 0)),
+  ):
+    np.testing.assert_array_equal(function(jnp.asarray(X)), want)
+    np.testing.assert_allclose(gradient(function, X)[0], slope)
+
+
+def test_the_triangle_has_the_area_of_the_sign_s_jump():
+  x = np.linspace(-2, 2, 40_001)
+  (slope,) = gradient(activations.bi_real_sign, x)
+  assert np.trapezoid(slope, x) == pytest.approx(2, rel=1e-6)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 8])
+def test_dorefa(bits):
+  steps = 2**bits - 1
+  function = activations.dorefa_activation(bits)
+  want = np.floor(steps * np.clip(X, 0, 1) + 0.5) / steps
+  np.testing.assert_allclose(function(jnp.asarray(X)), want)
+  np.testing.assert_array_equal(gradient(function, X)[0], (X >= 0) & (X <= 1))
+
+
+@pytest.mark.parametrize('bits', [1, 2, 3, 4])
+def test_hwgq(bits):
+  x = np.abs(np.random.default_rng(0).normal(size=400_000))
+  function = activations.hwgq(bits)
+  y = np.asarray(function(jnp.asarray(x)))
+  levels = np.unique(y)
+  assert len(levels) == 2**bits - 1
+  np.testing.assert_allclose(np.diff(levels), levels[0])
+  # At the best step E[x q] = E[q²]: no other scale of q is nearer to x.
+  assert np.mean(x * y) == pytest.approx(np.mean(y * y), rel=0.01)
+  assert not np.any(function(jnp.asarray(-x)))
+  # A positive x takes a positive level, however small it is.
+  assert float(function(jnp.asarray([1e-6]))[0]) == pytest.approx(levels[0])
+  np.testing.assert_array_equal(
+    gradient(function, X)[0], (X > 0) & (levels[-1] >= X)
+  )
+
+
+@pytest.mark.parametrize('bits', [1, 2, 8])
+def test_pact(bits):
+  alpha, steps = 1.4, 2**bits - 1
+  function = activations.pact(bits)
+  clipped = (np.abs(X) - np.abs(X - alpha) + alpha) / 2
+  y = np.asarray(function(jnp.asarray(X), jnp.asarray(alpha)))
+  want = np.floor(clipped * steps / alpha + 0.5) * alpha / steps
+  np.testing.assert_allclose(y, want)
+  dx, dalpha = gradient(function, X, alpha)
+  np.testing.assert_array_equal(dx, (X >= 0) & (alpha > X))
+  assert float(dalpha) == np.sum(alpha <= X)
+  dx, dalpha = gradient(function, X, 1e3)  # a ReLU
+  np.testing.assert_array_equal(dx, X >= 0)
+  assert float(dalpha) == 0
+
+
+@pytest.mark.parametrize('bits', [1, 2, 8])
+def test_lsq(bits):
+  step, most = 0.41, 2**bits - 1
+  function = activations.lsq_activation(bits)
+  ratio = X / step
+  whole = np.floor(np.clip(ratio, 0, most) + 0.5)
+  np.testing.assert_allclose(
+    function(jnp.asarray(X), jnp.asarray(step)), whole * step
+  )
+  dx, dstep = gradient(function, X, step)
+  inside = (ratio > 0) & (ratio < most)
+  np.testing.assert_array_equal(dx, inside)
+  slope = np.where(inside, whole - ratio, np.where(ratio > 0, most, 0))
+  assert float(dstep) == pytest.approx(np.sum(slope) / np.sqrt(4 * most))
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    activations.dorefa_activation,
+    activations.hwgq,
+    activations.pact,
+    activations.lsq_activation,
+  ],
+)
+@pytest.mark.parametrize('bits', [0, 9, True, 2.0])
+def test_bits_out_of_range_are_refused(make, bits):
+  with pytest.raises(ValueError, match='bits='):
+    make(bits)
