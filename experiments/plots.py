@@ -202,7 +202,8 @@ def ends(group: Measured, title: str) -> Figure:
     axis.set_ylim(len(own) - 0.5, -0.5)
     axis.set_title(optimizer)
   axes[-1].set_xlabel(f'{_images(group)} accuracy, %')
-  figure.suptitle(f'{title}, {group[0][2].epochs} epochs')
+  epochs = group[0][2].epochs
+  figure.suptitle(f'{title}, {epochs} epoch{"s" if epochs > 1 else ""}')
   figure.set_layout_engine('constrained')
   return figure
 
