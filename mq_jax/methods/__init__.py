@@ -5,6 +5,8 @@ and what `TrainStep.quantized` gives, a transformation for `refine` scales
 gradients or adds to them, one for `finish` moves weights, masks or clips them.
 """
 
+from mq_jax.methods.aciq import aciq as aciq
+from mq_jax.methods.aciq import best_clip as best_clip
 from mq_jax.methods.admm import admm as admm
 from mq_jax.methods.admm import scaled_set as scaled_set
 from mq_jax.methods.incremental import fixed_levels as fixed_levels
