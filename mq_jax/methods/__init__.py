@@ -15,6 +15,10 @@ from mq_jax.methods.incremental import inq as inq
 from mq_jax.methods.incremental import loss_error_aware as loss_error_aware
 from mq_jax.methods.incremental import powers_of_two as powers_of_two
 from mq_jax.methods.lab import lab as lab
+from mq_jax.methods.lapq import LapqResult as LapqResult
+from mq_jax.methods.lapq import clipped_uniform as clipped_uniform
+from mq_jax.methods.lapq import lapq as lapq
+from mq_jax.methods.lapq import norm_clip as norm_clip
 from mq_jax.methods.lq_nets import lq_nets as lq_nets
 from mq_jax.methods.lsq import lsq as lsq
 from mq_jax.methods.proximal import binary as binary
