@@ -44,6 +44,15 @@ def test_leaving_has_the_shell_s_exit_status():
     interrupt.leave(signal.SIGINT)
 
 
+@pytest.fixture
+def interruptible():
+  """SIGINT as in a terminal, also where these tests run in the background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_a_second_ctrl_c_acts_at_once():
   def twice():
     with interrupt.noticed():
