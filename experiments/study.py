@@ -170,16 +170,21 @@ def run_study(
       path = pathlib.Path(folder)
       if any(path in _base_of(job).parents for job in plan()):
         _make_base(config, path, stop, display)
-    done, told = 0, set[str]()
+    done, told, ended = 0, set[str](), set[pathlib.Path]()
     # Again and again, since what another process had may be free by now, and
     # what was one run may have become several.
     while not stop():
       for job in plan():
+        if job.workdir in ended:
+          raise InvalidError(
+            f'{job.workdir} has ended, but {results} does not show it: is an'
+            ' entry being written or deleted there by something else?'
+          )
         with study_plan.claimed(job.workdir) as mine:
           if mine:
             _run(job, results, stop, display.of(done, job.name))
             done += 1
-            _check_done(job, plan(), results)
+            ended.add(job.workdir)
             break
         if job.name not in told:
           display.log(f'{job.name}: another process has it')
@@ -188,17 +193,6 @@ def run_study(
         return
   except train.Stopped:
     return
-
-
-def _check_done(
-  job: study_plan.Job, planned: list[study_plan.Job], results: pathlib.Path
-) -> None:
-  """Refuses to run for ever what does not come to stand in the ledger."""
-  if job.workdir in [left.workdir for left in planned]:
-    raise InvalidError(
-      f'{job.workdir} has ended, but {results} does not show it: is an entry'
-      ' being written or deleted there by something else?'
-    )
 
 
 def _base_of(job: study_plan.Job) -> pathlib.Path:

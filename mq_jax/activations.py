@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mq_jax.quantizers import check_bits
+
 Array = jax.Array
 
 # Levels of half-wave Gaussian quantization beside 0, by the number of bits:
@@ -27,13 +29,6 @@ def _with_slope(value: Array, *slopes: tuple[Array, Array]) -> Array:
 
 def _rounded(x: Array) -> Array:
   return jnp.floor(x + 0.5)
-
-
-def _check_bits(bits: int, least: int, most: int) -> None:
-  if isinstance(bits, bool) or not isinstance(bits, int):
-    raise ValueError(f'bits={bits!r} must be an integer.')
-  if not least <= bits <= most:
-    raise ValueError(f'bits={bits!r} must be from {least} to {most}.')
 
 
 def sign(x: Array) -> Array:
@@ -73,7 +68,7 @@ def dorefa_activation(bits: int) -> Callable[[Array], Array]:
     Zhou et al., `DoReFa-Net <https://arxiv.org/abs/1606.06160>`_, 2016,
     eq. (11)
   """
-  _check_bits(bits, 1, 8)
+  check_bits(bits, 1, 8)
   steps = 2**bits - 1
 
   def activation(x: Array) -> Array:
@@ -103,7 +98,7 @@ def hwgq(bits: int) -> Callable[[Array], Array]:
     Cai et al., `Deep Learning with Low Precision by Half-wave Gaussian
     Quantization <https://arxiv.org/abs/1702.00953>`_, 2017, eqs. (12) and (21)
   """
-  _check_bits(bits, 1, 4)
+  check_bits(bits, 1, 4)
   step, number = _HALF_GAUSSIAN_STEPS[bits], 2**bits - 1
 
   def activation(x: Array) -> Array:
@@ -134,7 +129,7 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
     Choi et al., `PACT <https://arxiv.org/abs/1805.06085>`_, 2018, eqs. (1) to
     (3)
   """
-  _check_bits(bits, 1, 8)
+  check_bits(bits, 1, 8)
   steps = 2**bits - 1
 
   def activation(x: Array, alpha: Array) -> Array:
@@ -167,7 +162,7 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
     Esser et al., `Learned Step Size Quantization
     <https://arxiv.org/abs/1902.08153>`_, 2020, eqs. (1) to (3)
   """
-  _check_bits(bits, 1, 8)
+  check_bits(bits, 1, 8)
   most = 2**bits - 1
 
   def activation(x: Array, step: Array) -> Array:

@@ -138,6 +138,15 @@ def seen_by_loss(
   return dequantize(*quantizer.codes(w_tilde, variables))
 
 
+def check_bits(bits: Any, least: int, most: int, hint: str = '') -> None:
+  """Raises `ValueError` unless `bits` is an integer from `least` to `most`."""
+  whole = isinstance(bits, int) and not isinstance(bits, bool)
+  if not whole or not least <= bits <= most:
+    raise ValueError(
+      f'bits={bits!r} must be an integer from {least} to {most}{hint}.'
+    )
+
+
 def _check_clip(clip: float | None) -> None:
   if clip is not None and not clip > 0:
     raise ValueError(f'clip={clip!r} must be a positive number or None.')
@@ -191,8 +200,7 @@ def dorefa(
 
     Zhou et al., `DoReFa-Net <https://arxiv.org/abs/1606.06160>`_, 2016
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-    raise ValueError(f'bits={bits!r} must be an integer from 1 to 8.')
+  check_bits(bits, 1, 8)
   _check_clip(clip)
   if original:
     if bits != 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.quantizers import Quantizer, Variables
+from mq_jax.quantizers import Quantizer, Variables, check_bits
 
 Array = jax.Array
 PRIORS = ('laplace', 'normal', 'range')
@@ -89,8 +89,7 @@ def aciq(
     networks for rapid-deployment <https://arxiv.org/abs/1810.05723>`_, 2019,
     sections 2 to 5, without its allocation of bits to channels.
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-    raise ValueError(f'bits={bits!r} must be an integer from 1 to 8.')
+  check_bits(bits, 1, 8)
   if prior not in PRIORS:
     raise ValueError(f'prior={prior!r} is unknown: one of {PRIORS}.')
   steps = 2**bits - 1

@@ -14,7 +14,7 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.methods.proximal import unquantized
-from mq_jax.quantizers import Quantizer, Variables, dequantize
+from mq_jax.quantizers import Quantizer, Variables, check_bits, dequantize
 
 Array = jax.Array
 
@@ -38,8 +38,7 @@ def powers_of_two(bits: int) -> Quantizer:
     Zhou, Yao, Guo, Xu, Chen, `Incremental Network Quantization
     <https://arxiv.org/abs/1702.03044>`_, 2017, eqs. (1) to (4)
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 6:
-    raise ValueError(f'bits={bits!r} must be an integer from 2 to 6.')
+  check_bits(bits, 2, 6)
   number = 2 ** (bits - 2)  # of powers
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.optimize
 
 from mq_jax import selection
-from mq_jax.quantizers import Quantizer, dequantize, quantize
+from mq_jax.quantizers import Quantizer, check_bits, dequantize, quantize
 
 Array = jax.Array
 _FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, tried as clips
@@ -29,8 +29,7 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8.
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-    raise ValueError(f'bits={bits!r} must be an integer from 1 to 8.')
+  check_bits(bits, 1, 8)
   steps = 2**bits - 1
 
   def init(w: Array) -> Array:

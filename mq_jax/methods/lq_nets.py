@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, check_bits
 
 Array = jax.Array
 _NORMAL_MEDIAN = 0.6745  # of |x|, x standard normal
@@ -38,8 +38,7 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     algorithm 1; start, δ and decay from the authors' code. One round of QEM a
     step, on the weights that the loss was taken at.
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 4:
-    raise ValueError(f'bits={bits!r} must be an integer from 1 to 4.')
+  check_bits(bits, 1, 4)
   if not 0 <= decay <= 1:
     raise ValueError(f'decay={decay!r} must lie in [0, 1].')
   # Row c of the table is the b of code c, the last of its bits the largest.

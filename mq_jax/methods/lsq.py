@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.quantizers import Quantizer, Variables
+from mq_jax.quantizers import Quantizer, Variables, check_bits
 
 Array = jax.Array
 
@@ -52,10 +52,7 @@ def lsq(
     section 2.2. Nothing is said of a step that would cross zero; ours stays a
     thousandth of its start above it.
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
-    raise ValueError(
-      f'bits={bits!r} must be an integer from 2 to 8; at 1 bit take bwn.'
-    )
+  check_bits(bits, 2, 8, '; at 1 bit take bwn')
   most, least = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
 
   def start(w: Array) -> Array:

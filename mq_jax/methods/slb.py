@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, check_bits
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
@@ -43,8 +43,7 @@ def slb(
     (4) to (8). Transcriptions differ on T and 1/T; the authors' schedule, 0.01
     to 10 and "sharpening", is that of the inverse.
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 4:
-    raise ValueError(f'bits={bits!r} must be an integer from 1 to 4.')
+  check_bits(bits, 1, 4)
   if not sharpness > 0:
     raise ValueError(f'sharpness={sharpness!r} must be positive.')
 

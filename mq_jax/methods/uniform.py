@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.quantizers import Quantizer, Variables, dequantize
+from mq_jax.quantizers import Quantizer, Variables, check_bits, dequantize
 
 Array = jax.Array
 
@@ -29,8 +29,7 @@ def uniform(bits: int) -> Quantizer:
   Raises:
     ValueError: If `bits` is not an integer from 2 to 8.
   """
-  if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
-    raise ValueError(f'bits={bits!r} must be an integer from 2 to 8.')
+  check_bits(bits, 2, 8)
   most = 2 ** (bits - 1) - 1
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
