@@ -13,6 +13,8 @@ from mq_jax.quantizers import Quantizer as Quantizer
 from mq_jax.quantizers import bwn as bwn
 from mq_jax.quantizers import dequantize as dequantize
 from mq_jax.quantizers import dorefa as dorefa
+from mq_jax.quantizers import quantize as quantize
+from mq_jax.quantizers import unquantized as unquantized
 from mq_jax.train_step import TrainStep as TrainStep
 from mq_jax.train_step import make_train_step as make_train_step
 from mq_jax.wrappers import per_layer as per_layer

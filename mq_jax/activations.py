@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mq_jax.quantizers import check_bits
+from mq_jax.checks import check_bits
 
 Array = jax.Array
 

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mq_jax.checks import check_bits
+
 Array = jax.Array
 Variables = Any
 
@@ -138,13 +140,22 @@ def seen_by_loss(
   return dequantize(*quantizer.codes(w_tilde, variables))
 
 
-def check_bits(bits: Any, least: int, most: int, hint: str = '') -> None:
-  """Raises `ValueError` unless `bits` is an integer from `least` to `most`."""
-  whole = isinstance(bits, int) and not isinstance(bits, bool)
-  if not whole or not least <= bits <= most:
-    raise ValueError(
-      f'bits={bits!r} must be an integer from {least} to {most}{hint}.'
-    )
+def unquantized(projection: Quantizer) -> Quantizer:
+  """A quantizer that the loss does not see, for what quantizes at the end.
+
+  Args:
+    projection: What `codes` and `TrainStep.quantized` give.
+
+  Returns:
+    The same `Quantizer`, with W̃ in the loss and no gradient rule.
+  """
+  return Quantizer(
+    projection.codes,
+    init=projection.init,
+    update=projection.update,
+    saturated=projection.saturated,
+    relaxed=lambda w_tilde, variables: w_tilde,
+  )
 
 
 def _check_clip(clip: float | None) -> None:

@@ -146,3 +146,22 @@ def map_selected(
     path: function(quantizer, *(tree[path] for tree in trees))
     for path, quantizer in selected.items()
   }
+
+
+def transform(
+  function: Callable[..., Array],
+  rules: Rules,
+  params: Params,
+  updates: Params,
+  *trees: Mapping[str, Any],
+) -> Params:
+  """`updates` with `function(quantizer, w, update, tree[path], ...)` in it.
+
+  What optax transformations of the quantized leaves alone are made of: leaves
+  without a quantizer keep their updates.
+  """
+  selected = select(params, rules)
+  weights, own = named_leaves(params), named_leaves(updates)
+  return replace(
+    updates, map_selected(function, selected, weights, own, *trees)
+  )

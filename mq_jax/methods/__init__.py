@@ -27,7 +27,6 @@ from mq_jax.methods.proximal import clipped as clipped
 from mq_jax.methods.proximal import prox_l1 as prox_l1
 from mq_jax.methods.proximal import prox_l2 as prox_l2
 from mq_jax.methods.proximal import proximal as proximal
-from mq_jax.methods.proximal import unquantized as unquantized
 from mq_jax.methods.slb import rising as rising
 from mq_jax.methods.slb import slb as slb
 from mq_jax.methods.ternary import ttq as ttq

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.quantizers import Quantizer, Variables, check_bits
+from mq_jax.checks import check_bits
+from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
 PRIORS = ('laplace', 'normal', 'range')

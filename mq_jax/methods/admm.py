@@ -9,6 +9,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
+from mq_jax.checks import check_every
 from mq_jax.quantizers import Quantizer, Variables, dequantize
 
 Array = jax.Array
@@ -104,8 +105,7 @@ def admm(
   """
   if not rho >= 0:
     raise ValueError(f'rho={rho!r} must be at least 0.')
-  if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-    raise ValueError(f'every={every!r} must be a positive number of updates.')
+  check_every(every)
 
   def projection(q: Quantizer, w: Array) -> Array:
     return dequantize(*q.codes(w, ())).astype(w.dtype)
@@ -123,7 +123,7 @@ def admm(
     grads: Any, state: AdmmState, params: Any = None
   ) -> tuple[Any, AdmmState]:
     selected = selection.select(params, rules)
-    weights, own = map(selection.named_leaves, (params, grads))
+    weights = selection.named_leaves(params)
 
     def moved() -> tuple[dict[str, Array], dict[str, Array]]:
       sums = {path: weights[path] + state.dual[path] for path in selected}
@@ -135,12 +135,14 @@ def admm(
       moved,
       lambda: (state.projected, state.dual),
     )
-    new = {
-      path: own[path] + rho * (weights[path] - projected[path] + dual[path])
-      for path in selected
-    }
-    return selection.replace(grads, new), AdmmState(
-      state.updates + 1, projected, dual
-    )
+
+    def penalised(
+      q: Quantizer, w: Array, g: Array, near: Array, dual: Array
+    ) -> Array:
+      del q
+      return g + rho * (w - near + dual)
+
+    new = selection.transform(penalised, rules, params, grads, projected, dual)
+    return new, AdmmState(state.updates + 1, projected, dual)
 
   return optax.GradientTransformation(init, update)

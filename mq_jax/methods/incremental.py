@@ -13,8 +13,8 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.methods.proximal import unquantized
-from mq_jax.quantizers import Quantizer, Variables, check_bits, dequantize
+from mq_jax.checks import check_bits, check_every
+from mq_jax.quantizers import Quantizer, Variables, dequantize, unquantized
 
 Array = jax.Array
 
@@ -135,8 +135,7 @@ def incremental(
     raise ValueError(
       f'portions={tuple(portions)} must ascend from above 0 to 1.'
     )
-  if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-    raise ValueError(f'every={every!r} must be a positive number of updates.')
+  check_every(every)
   shares = jnp.asarray(portions)
 
   def init(params: Any) -> IncrementalState:
@@ -152,7 +151,7 @@ def incremental(
     moves: Any, state: IncrementalState, params: Any = None
   ) -> tuple[Any, IncrementalState]:
     selected = selection.select(params, rules)
-    weights, moving = map(selection.named_leaves, (params, moves))
+    weights = selection.named_leaves(params)
     number = state.updates // every
     due = (state.updates % every == 0) & (number < len(portions))
     share = shares[jnp.minimum(number, len(portions) - 1)]
@@ -176,13 +175,10 @@ def incremental(
       onto = dequantize(*q.codes(w, v)).astype(w.dtype) - w
       return jnp.where(old, 0, jnp.where(new, onto, move))
 
-    new = selection.map_selected(
-      *(moved, selected, weights, moving, state.frozen, frozen),
-      state.variables,
+    new = selection.transform(
+      moved, rules, params, moves, state.frozen, frozen, state.variables
     )
-    return selection.replace(moves, new), IncrementalState(
-      state.updates + 1, frozen, state.variables
-    )
+    return new, IncrementalState(state.updates + 1, frozen, state.variables)
 
   return optax.GradientTransformation(init, update)
 
@@ -225,15 +221,12 @@ def loss_error_aware(
   def update(
     grads: Any, variables: dict[str, Any], params: Any = None
   ) -> tuple[Any, dict[str, Any]]:
-    selected = selection.select(params, rules)
-    weights, own = map(selection.named_leaves, (params, grads))
-
     def penalised(q: Quantizer, w: Array, g: Array, v: Variables) -> Array:
       error = w - dequantize(*q.codes(w, v)).astype(w.dtype)
       rising = jnp.sign(jnp.sum(g * error))
       return g * (1 + perturbation * rising) + 2 * approximation * error
 
-    new = selection.map_selected(penalised, selected, weights, own, variables)
-    return selection.replace(grads, new), variables
+    new = selection.transform(penalised, rules, params, grads, variables)
+    return new, variables
 
   return optax.GradientTransformation(init, update)

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.optimize
 
 from mq_jax import selection
-from mq_jax.quantizers import Quantizer, check_bits, dequantize, quantize
+from mq_jax.checks import check_bits
+from mq_jax.quantizers import Quantizer, dequantize, quantize
 
 Array = jax.Array
 _FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, tried as clips

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mq_jax.quantizers import Quantizer, check_bits
+from mq_jax.checks import check_bits
+from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
 _NORMAL_MEDIAN = 0.6745  # of |x|, x standard normal

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.quantizers import Quantizer, Variables, check_bits
+from mq_jax.checks import check_bits
+from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
 

@@ -20,24 +20,6 @@ Array = jax.Array
 Schedule = Callable[[Array], Any]
 
 
-def unquantized(projection: Quantizer) -> Quantizer:
-  """A quantizer that the loss does not see, for what quantizes at the end.
-
-  Args:
-    projection: What `codes` and `TrainStep.quantized` give.
-
-  Returns:
-    The same `Quantizer`, with W̃ in the loss and no gradient rule.
-  """
-  return Quantizer(
-    projection.codes,
-    init=projection.init,
-    update=projection.update,
-    saturated=projection.saturated,
-    relaxed=lambda w_tilde, variables: w_tilde,
-  )
-
-
 def binary() -> Quantizer:
   """Ŵ = sign(W), without a scale, sign(0) = +1: BinaryConnect's weights.
 
@@ -104,8 +86,6 @@ def proximal(
   def update(
     moves: Any, state: ProxState, params: Any = None
   ) -> tuple[Any, ProxState]:
-    selected = selection.select(params, rules)
-    weights, moving = map(selection.named_leaves, (params, moves))
     now = strength(state.updates)
 
     def pulled(quantizer: Quantizer, w: Array, move: Array) -> Array:
@@ -113,8 +93,8 @@ def proximal(
       level = dequantize(*quantizer.codes(new, ()))
       return prox(new, level, jnp.asarray(now, w.dtype)) - w
 
-    new = selection.map_selected(pulled, selected, weights, moving)
-    return selection.replace(moves, new), ProxState(state.updates + 1)
+    new = selection.transform(pulled, rules, params, moves)
+    return new, ProxState(state.updates + 1)
 
   return optax.GradientTransformation(
     lambda params: ProxState(jnp.zeros((), jnp.int32)), update
@@ -139,16 +119,12 @@ def clipped(
   if not bound > 0:
     raise ValueError(f'bound={bound!r} must be positive.')
 
+  def within(quantizer: Quantizer, w: Array, move: Array) -> Array:
+    del quantizer
+    return jnp.clip(w + move, -bound, bound) - w
+
   def update(moves: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    selected = selection.select(params, rules)
-    weights, moving = map(selection.named_leaves, (params, moves))
-
-    def within(quantizer: Quantizer, w: Array, move: Array) -> Array:
-      del quantizer
-      return jnp.clip(w + move, -bound, bound) - w
-
-    new = selection.map_selected(within, selected, weights, moving)
-    return selection.replace(moves, new), state
+    return selection.transform(within, rules, params, moves), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.quantizers import Quantizer, check_bits
+from mq_jax.checks import check_bits
+from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]

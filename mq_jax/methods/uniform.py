@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.quantizers import Quantizer, Variables, check_bits, dequantize
+from mq_jax.checks import check_bits
+from mq_jax.quantizers import Quantizer, Variables, dequantize
 
 Array = jax.Array
 
@@ -97,9 +98,6 @@ def position_scaled(
     return strength * s * g
 
   def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    selected = selection.select(params, rules)
-    weights, own = map(selection.named_leaves, (params, grads))
-    new = selection.map_selected(scaled, selected, weights, own)
-    return selection.replace(grads, new), state
+    return selection.transform(scaled, rules, params, grads), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

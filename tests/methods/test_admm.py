@@ -49,7 +49,7 @@ def test_binary_is_bwn_and_ternary_beats_a_grid_of_scales():
 
 def test_in_training():
   w, g = common.weight(3), common.weight(4)
-  quantizer = methods.unquantized(methods.scaled_set((-1, 0, 1)))
+  quantizer = mq_jax.unquantized(methods.scaled_set((-1, 0, 1)))
   refine = methods.admm(quantizer, rho=0.5, every=2)
   states = common.linear(quantizer, w, g, 5, refine=refine)
 
@@ -72,7 +72,7 @@ def test_in_training():
 
 def test_without_a_penalty_it_is_plain_training():
   w, g = common.weight(5), common.weight(6)
-  quantizer = methods.unquantized(methods.scaled_set((-1, 0, 1)))
+  quantizer = mq_jax.unquantized(methods.scaled_set((-1, 0, 1)))
   refine = methods.admm(quantizer, rho=0.0, every=1)
   last = common.linear(quantizer, w, g, 3, refine=refine)[-1]
   np.testing.assert_allclose(common.kernel(last), w - 0.3 * g)
@@ -81,7 +81,7 @@ def test_without_a_penalty_it_is_plain_training():
 def test_a_quadratic_ends_in_the_set_where_the_dual_balances_it():
   """min ½ ‖W − c‖² with W in the set: W − G → 0, and ρL = −∂f = c − W."""
   c = common.weight(7)
-  quantizer = methods.unquantized(methods.scaled_set((-1, 1)))
+  quantizer = mq_jax.unquantized(methods.scaled_set((-1, 1)))
   transformation = methods.admm(quantizer, rho=2.0, every=20)
   params = {'w': c}
   state = transformation.init(params)

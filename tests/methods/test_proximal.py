@@ -51,7 +51,7 @@ def test_closed_forms():
 def test_proxquant_in_training():
   """The loss sees W; each step moves it, pulls it and clips it."""
   w, g = common.weight(2), common.weight(3)
-  quantizer = methods.unquantized(methods.binary())
+  quantizer = mq_jax.unquantized(methods.binary())
 
   def strength(updates):
     return 0.05 * updates
@@ -72,7 +72,7 @@ def test_proxquant_in_training():
 
 def test_at_the_end_of_the_homotopy_weights_stand_on_their_levels():
   w, g = common.weight(4), 0.01 * common.weight(5)
-  quantizer = methods.unquantized(methods.binary())
+  quantizer = mq_jax.unquantized(methods.binary())
   finish = methods.proximal(quantizer, lambda updates: 2.0)
   last = common.linear(quantizer, jnp.clip(w, -1, 1), g, 2, finish=finish)[-1]
   assert set(np.unique(common.kernel(last))) == {-1.0, 1.0}

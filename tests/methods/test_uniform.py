@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mq_jax
 from mq_jax import methods
 from tests.methods import common
 
@@ -76,7 +77,7 @@ def test_towards_zero_it_is_descent_on_the_root():
 
 def test_in_training_the_loss_sees_the_weights():
   w, g = common.weight(4), common.weight(5)
-  quantizer = methods.unquantized(methods.uniform(4))
+  quantizer = mq_jax.unquantized(methods.uniform(4))
   refine = methods.position_scaled(quantizer, epsilon=0.1)
   states = common.linear(quantizer, w, g, 2, refine=refine)
   for before, after in itertools.pairwise(states):
