@@ -9,22 +9,34 @@ import optax
 from ml_collections import ConfigDict
 
 import mq_jax
+from experiments import methods, optimizers
 from experiments.configs import resnet20
-from mq_jax import models, selection
+from mq_jax import activations, models, selection
 
 Array = jax.Array
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-# π without learning rate and weight decay, and whether the latter is decoupled.
-OPTIMIZERS: dict[str, tuple[Callable[[ConfigDict], Any], bool]] = {
-  'sgd': (lambda config: optax.identity(), False),
-  'momentum': (lambda config: optax.trace(0.9), False),
-  'adam': (lambda config: optax.scale_by_adam(eps_root=config.eps_root), False),
-  'adamw': (lambda config: optax.scale_by_adam(eps_root=config.eps_root), True),
-  'rmsprop': (lambda config: optax.scale_by_rms(), False),
-  'lion': (lambda config: optax.scale_by_lion(), True),
+# Beside ReLU, the activations that have a number of bits, and what they begin
+# with if they train a number: PACT's clip, and a step that is LSQ's for half a
+# normal distribution, whose mean is 0.4.
+ACTIVATIONS: dict[str, Callable[[int], mq_jax.Activation | None]] = {
+  'relu': lambda bits: None,
+  'sign': lambda bits: mq_jax.Activation(activations.sign, signed=True),
+  'bi_real': lambda bits: mq_jax.Activation(
+    activations.bi_real_sign, signed=True
+  ),
+  'dorefa': lambda bits: mq_jax.Activation(activations.dorefa_activation(bits)),
+  'hwgq': lambda bits: mq_jax.Activation(activations.hwgq(bits)),
+  'pact': lambda bits: mq_jax.Activation(activations.pact(bits), start=10.0),
+  'lsq': lambda bits: mq_jax.Activation(
+    activations.lsq_activation(bits), start=0.8 / (2**bits - 1) ** 0.5
+  ),
 }
 BASE_KEYS = (
   'network',
+  'head_norm',
+  'loss',
+  'augment',
+  'epoch_steps',
   'dataset',
   'data_dir',
   'dtype',
@@ -57,19 +69,17 @@ def full_precision(config: ConfigDict) -> ConfigDict:
   return base
 
 
-def quantizer(config: ConfigDict) -> Any:
+def is_from_scratch(config: ConfigDict) -> bool:
+  """Whether a run begins with random weights."""
+  no_base = config.quantizer == 'none' or config.pretrain_epochs == 0
+  return no_base and not config.pretrained
+
+
+def rules(config: ConfigDict, steps_per_epoch: int) -> selection.Rules:
   """The `Quantizer`, or the rules, that `config` names."""
   if config.quantizer == 'none':
     return [('.*', None)]
-  clip = config.clip or None
-  if config.quantizer == 'dorefa':
-    one = mq_jax.dorefa(bits=config.bits, clip=clip)
-  else:
-    one = mq_jax.bwn(
-      per_channel=config.per_channel,
-      clip=clip,
-      scaled_gradient=config.scaled_gradient,
-    )
+  one = methods.make(config, steps_per_epoch).quantizer
   if not config.full_precision:
     return one
   return [(config.full_precision, None), ('.*/kernel', one)]
@@ -115,44 +125,34 @@ def _estimator(
   )
 
 
-def refine(config: ConfigDict) -> optax.GradientTransformation:
-  """π: the optimizer that `config` names, without a learning rate."""
-  make, decoupled = OPTIMIZERS[config.optimizer]
-  optimizer = make(config)
-  if not config.weight_decay:
-    return optimizer
-  decay = optax.add_decayed_weights(config.weight_decay)
-  parts = (optimizer, decay) if decoupled else (decay, optimizer)
-  return optax.chain(*parts)
-
-
-def meta_optimizer(
+def refine(
   config: ConfigDict, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-  """What trains φ, with its learning rate γ.
-
-  Between its turns, and once it has stopped, φ stands still.
-  """
-  gamma = schedule(
-    config, config.meta_learning_rate, config.meta_decay_every, steps_per_epoch
-  )
-  last = config.meta_stop * steps_per_epoch or jnp.inf
-
-  def rate(step: Array) -> Array:
-    has_turn = (step % config.meta_every == 0) & (step < last)
-    return jnp.where(has_turn, gamma(step), 0.0)
-
-  make = {'adam': optax.adam, 'sgd': optax.sgd}[config.meta_optimizer]
-  return make(rate)
+  """π: what the method does to gradients, then the optimizer."""
+  optimizer = optimizers.refine(config)
+  if config.quantizer == 'none':
+    return optimizer
+  method = methods.make(config, steps_per_epoch)
+  if method.refine is None:
+    return optimizer
+  return optax.chain(method.refine(rules(config, steps_per_epoch)), optimizer)
 
 
-def finish(config: ConfigDict) -> optax.GradientTransformation:
+def finish(
+  config: ConfigDict, steps_per_epoch: int
+) -> optax.GradientTransformation:
   """What is done to the weights' move last."""
+  if config.quantizer == 'none':
+    return optax.identity()
+  own = rules(config, steps_per_epoch)
+  method = methods.make(config, steps_per_epoch)
+  if method.finish is not None:
+    return method.finish(own)
   if not config.reapply:
     return optax.identity()
 
   def quantized(params: Any) -> Any:
-    chosen = selection.select(params, quantizer(config))
+    chosen = selection.select(params, own)
     paths = selection.named_leaves(params)
     return jax.tree.unflatten(
       jax.tree.structure(params), [path in chosen for path in paths]
@@ -177,33 +177,18 @@ def _one_move_ahead() -> optax.GradientTransformation:
   )
 
 
-def schedule(
-  config: ConfigDict, initial: float, decay_every: int, steps_per_epoch: int
-) -> Callable[[Any], Any]:
-  """A learning rate as a function of the number of updates so far."""
-  if config.quantizer == 'none':
-    return optax.cosine_decay_schedule(initial, config.epochs * steps_per_epoch)
-  if not decay_every:
-    return optax.constant_schedule(initial)
-  return optax.exponential_decay(
-    initial, decay_every * steps_per_epoch, 0.1, staircase=True
-  )
-
-
 def make_train_step(
   config: ConfigDict, loss_fn: Any, steps_per_epoch: int
 ) -> mq_jax.TrainStep:
   """The train step of `config`; its schedules count `steps_per_epoch`."""
   return mq_jax.make_train_step(
     loss_fn,
-    quantizer=quantizer(config),
+    quantizer=rules(config, steps_per_epoch),
     estimator=estimator(config, steps_per_epoch),
-    refine=refine(config),
-    learning_rate=schedule(
-      config, config.learning_rate, config.decay_every, steps_per_epoch
-    ),
-    finish=finish(config),
-    meta_optimizer=meta_optimizer(config, steps_per_epoch),
+    refine=refine(config, steps_per_epoch),
+    learning_rate=optimizers.learning_rate(config, steps_per_epoch),
+    finish=finish(config, steps_per_epoch),
+    meta_optimizer=optimizers.meta_optimizer(config, steps_per_epoch),
     differentiate_refinement=config.differentiate_refinement,
     phi_cotangent=config.phi_cotangent,
   )
@@ -212,15 +197,37 @@ def make_train_step(
 def network(config: ConfigDict, num_classes: int) -> Any:
   """The Linen module that `config` names."""
   return getattr(models, config.network)(
-    num_classes=num_classes, dtype=DTYPES[config.dtype]
+    num_classes=num_classes,
+    dtype=DTYPES[config.dtype],
+    activation=ACTIVATIONS[config.activations](config.activation_bits),
+    head_norm=config.head_norm,
   )
 
 
-def make_loss(net: Any) -> Callable[..., Any]:
-  """Mean cross entropy of a network with batch statistics.
+def cross_entropy(logits: Array, labels: Array) -> Array:
+  """Of each example."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def squared_hinge(logits: Array, labels: Array) -> Array:
+  """Of each example: the L2 support vector machine's, mean over classes."""
+  signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
+  return jnp.mean(jnp.maximum(0, 1 - signs * logits) ** 2, axis=-1)
+
+
+Losses = Callable[[Array, Array], Array]
+LOSSES: dict[str, Losses] = {
+  'cross_entropy': cross_entropy,
+  'squared_hinge': squared_hinge,
+}
+
+
+def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
+  """Mean loss of a network with batch statistics.
 
   Args:
     net: Linen module: `(images, train) -> logits`.
+    losses: `(logits, labels) -> loss of each example`.
 
   Returns:
     `loss_fn(params, batch_stats, batch, rng)` as `mq_jax.make_train_step`
@@ -237,13 +244,15 @@ def make_loss(net: Any) -> Callable[..., Any]:
       train=True,
       mutable=['batch_stats'],
     )
-    losses, correct = _scores(logits, batch['label'])
-    return losses.mean(), (new['batch_stats'], {'accuracy': correct.mean()})
+    each, correct = _scores(losses, logits, batch['label'])
+    return each.mean(), (new['batch_stats'], {'accuracy': correct.mean()})
 
   return loss_fn
 
 
-def make_evaluation(net: Any) -> Callable[..., tuple[Array, Array]]:
+def make_evaluation(
+  net: Any, losses: Losses = cross_entropy
+) -> Callable[..., tuple[Array, Array]]:
   """Sums of loss and of correct answers over one batch.
 
   Returns:
@@ -259,13 +268,15 @@ def make_evaluation(net: Any) -> Callable[..., tuple[Array, Array]]:
       batch['image'],
       train=False,
     )
-    losses, correct = _scores(logits, batch['label'])
-    return jnp.sum(losses * batch['mask']), jnp.sum(correct * batch['mask'])
+    each, correct = _scores(losses, logits, batch['label'])
+    return jnp.sum(each * batch['mask']), jnp.sum(correct * batch['mask'])
 
   return evaluate
 
 
-def _scores(logits: Array, labels: Array) -> tuple[Array, Array]:
+def _scores(
+  losses: Losses, logits: Array, labels: Array
+) -> tuple[Array, Array]:
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  return losses, (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+  correct = jnp.argmax(logits, axis=-1) == labels
+  return losses(logits, labels), correct.astype(jnp.float32)

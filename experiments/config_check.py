@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments import build
+from experiments import build, methods, optimizers
 from experiments.configs import resnet20
 from experiments.errors import InvalidError
 from mq_jax import models, selection
@@ -20,11 +20,15 @@ CHOICES = {
     'resnet44',
     'resnet56',
     'resnet110',
+    'vgg_small',
+    'labnet',
   ),
+  'activations': tuple(build.ACTIVATIONS),
+  'loss': tuple(build.LOSSES),
   'dataset': ('cifar10', 'cifar100', 'digits'),
   'dtype': tuple(build.DTYPES),
   'memory_dtype': tuple(build.DTYPES),
-  'quantizer': ('dorefa', 'bwn', 'none'),
+  'quantizer': tuple(methods.OPTIONS),
   'estimator': (
     'ste',
     'fc_grad',
@@ -36,11 +40,13 @@ CHOICES = {
   'activation': (None, 'relu', 'tanh'),
   'init': ('random', 'identity'),
   'phi_cotangent': ('ste', 'estimator'),
-  'optimizer': tuple(build.OPTIMIZERS),
+  'optimizer': tuple(optimizers.OPTIMIZERS),
   'meta_optimizer': ('adam', 'sgd'),
 }
 AT_LEAST = {
-  'pretrain_epochs': 1,
+  'pretrain_epochs': 0,
+  'recalibrate': 0,
+  'decay_factor': 0,
   'clip': 0,
   'eps_root': 0,
   'weight_decay': 0,
@@ -53,7 +59,8 @@ AT_LEAST = {
   'holdout': 0,
   'progress_epochs': 1,
   'batch_size': 1,
-  'epochs': 1,
+  'epochs': 0,
+  'epoch_steps': 0,
   'chunk': 1,
   'checkpoint_every': 1,
   'seed': 0,
@@ -94,7 +101,7 @@ def check(config: ConfigDict) -> None:
       "config.estimator='ste' learns nothing, so config.slim and"
       ' config.per_layer must be False'
     )
-  if config.trials > 1 and config.quantizer == 'none' and not config.pretrained:
+  if config.trials > 1 and build.is_from_scratch(config):
     raise ConfigError(
       f'config.trials={config.trials} share the weights they start from, and'
       ' there are none: give config.pretrained, or train from random weights'
@@ -102,8 +109,12 @@ def check(config: ConfigDict) -> None:
     )
   if config.mesh_data == 0:
     raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
-  if config.quantizer == 'bwn' and config.bits != 1:
-    raise ConfigError(f'config.bits={config.bits!r}, but bwn has 1 bit')
+  if config.quantizer not in methods.WITH_BITS and config.bits != 1:
+    raise ConfigError(
+      f'config.bits={config.bits!r}, but config.quantizer={config.quantizer!r}'
+      ' has a number of levels of its own: leave it at 1'
+    )
+  _check_training(config)
   if (
     config.estimator == 'feature_fc'
     and 'distance' in config.features.split()
@@ -116,16 +127,56 @@ def check(config: ConfigDict) -> None:
     )
   try:
     build.make_train_step(config, _no_loss, 1)
+    _check_parts(config)
     if config.full_precision or config.estimator == 'kernel_wise':
       _check_leaves(config)
   except ValueError as error:
     raise ConfigError(str(error)) from error
 
 
+def _check_training(config: ConfigDict) -> None:
+  """Refuses what cannot be trained, or what training would not use."""
+  if config.epochs == 0 and config.quantizer == 'none':
+    raise ConfigError(
+      "config.epochs=0 leaves nothing to do where config.quantizer is 'none'"
+    )
+  if config.epochs and config.quantizer in methods.AFTER_TRAINING:
+    raise ConfigError(
+      f'config.quantizer={config.quantizer!r} is for trained networks: take'
+      ' config.epochs=0'
+    )
+  at = config.decay_at.split()
+  if not all(epoch.isdecimal() for epoch in at) or sorted(
+    set(map(int, at))
+  ) != list(map(int, at)):
+    raise ConfigError(
+      f'config.decay_at={config.decay_at!r} must be epochs that ascend, with'
+      ' blanks between'
+    )
+
+
+def _check_parts(config: ConfigDict) -> None:
+  """Refuses parts that do not go together."""
+  if config.quantizer == 'none':
+    return
+  method = methods.make(config, 1)
+  if config.estimator != 'ste' and method.quantizer.relaxed is not None:
+    raise ConfigError(
+      f'config.estimator={config.estimator!r} has nothing to estimate: with'
+      f' config.quantizer={config.quantizer!r} gradients pass no quantizer in'
+      " training. Take 'ste'"
+    )
+  if config.reapply and method.finish is not None:
+    raise ConfigError(
+      f'config.reapply=True and config.quantizer={config.quantizer!r} both'
+      ' change the move last: leave one of the two out'
+    )
+
+
 def _check_leaves(config: ConfigDict) -> None:
   """Refuses rules and estimators that the network's leaves do not fit."""
   params = _shapes(config.network)
-  chosen = selection.select(params, build.quantizer(config))
+  chosen = selection.select(params, build.rules(config, 1))
   leaves = selection.named_leaves(params)
   estimator = build.estimator(config, 1)
   jax.eval_shape(

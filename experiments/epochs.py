@@ -4,6 +4,7 @@ What happens between two chunks of steps: sums, an epoch's record, a
 checkpoint, a signal, a loss that is not finite.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import checkpoints, interrupt, metrics
+from experiments import checkpoints, interrupt, methods, metrics
 from experiments.errors import UserError
 from experiments.loop import Loop
 from experiments.trials import pick
@@ -118,6 +119,9 @@ def run_epochs(
     interrupt.noticed() as signal_number,
     outputs.show(total, progress.step, title, epochs=config.epochs) as bar,
   ):
+    if not total:
+      record, _ = _epoch_record(config, loop, state, progress, codes)
+      metrics.append(outputs.log, record)
     while progress.step < total:
       step = progress.step
       steps = min(config.chunk, spe - step % spe, every - step % every)
@@ -129,7 +133,7 @@ def run_epochs(
       mean_loss = statistics.fmean(progress.loss_sum) / (left or spe)
       bar.update(step, epoch=epoch, loss=mean_loss)
       if not left:
-        record, codes = _epoch_record(loop, state, progress, codes)
+        record, codes = _epoch_record(config, loop, state, progress, codes)
         metrics.append(outputs.log, record)
         metrics.write_scalars(outputs.scalars, record)
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
@@ -169,6 +173,7 @@ def _plus(sums: list[float], more: Any) -> list[float]:
 
 
 def _epoch_record(
+  config: ConfigDict,
   loop: Loop,
   state: mq_jax.State,
   progress: Progress,
@@ -177,11 +182,15 @@ def _epoch_record(
   """The epoch's line of metrics.jsonl, and its codes for the next one."""
   began = time.perf_counter()
   params = jax.vmap(loop.train.quantized)(state)
+  relaxed = (
+    jax.vmap(loop.train.in_loss)(state) if methods.is_relaxed(config) else None
+  )
   looks = jax.vmap(loop.train.diagnostics)(state, codes)
   each = [
     _trial_record(
       loop, progress, i, pick((params, state.model_state, looks), i)
     )
+    | _relaxed_record(loop, *pick((relaxed, state.model_state), i))
     for i in range(len(loop.seeds))
   ]
   record = {
@@ -199,6 +208,15 @@ def _epoch_record(
   return record, jax.vmap(loop.train.codes)(state)
 
 
+def _relaxed_record(
+  loop: Loop, params: Any, batch_stats: Any
+) -> dict[str, Any]:
+  """What the weights that the loss saw are worth, where they are others."""
+  if params is None:
+    return {}
+  return {'relaxed_accuracy': loop.evaluate(params, batch_stats)[1]}
+
+
 def _trial_record(
   loop: Loop,
   progress: Progress,
@@ -208,8 +226,10 @@ def _trial_record(
   """What one trial has to show for an epoch."""
   params, batch_stats, look = own
   look = jax.device_get(look)
-  spe = loop.steps_per_epoch
-  test_loss, test_accuracy = loop.evaluate(params, batch_stats)
+  spe = loop.steps_per_epoch if progress.step else math.nan
+  test_loss, test_accuracy = loop.evaluate(
+    params, loop.recalibrate(params, batch_stats)
+  )
   return {
     'train_loss': progress.loss_sum[trial] / spe,
     'train_accuracy': 100 * progress.accuracy_sum[trial] / spe,

@@ -79,7 +79,7 @@ def add(
   header, records = metrics.read_log(log)
   config = header['config']
   done = records[-1]['epoch'] if records else 0
-  if done < config['epochs'] and not diverged:
+  if not diverged and (not records or done < config['epochs']):
     raise InvalidError(
       f'{workdir} has {done} of {config["epochs"]} epochs: let the run end'
       ' before it goes into the ledger.'

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments import batches, build, data, sharding, trials
+from mq_jax.models import batch_statistics
 
 Array = jax.Array
 EVAL_BATCH = 512  # divides among 2, 4, 8 … devices
@@ -41,6 +42,7 @@ class Totals(NamedTuple):
 Carry = tuple[mq_jax.State, Totals]
 Run = Callable[[mq_jax.State, int, int], Carry]
 Evaluate = Callable[[Any, Any], tuple[float, float]]
+Recalibrate = Callable[[Any, Any], Any]
 Own = tuple[mq_jax.State, Totals, Array, Array]  # and the seed, the orders
 
 
@@ -57,13 +59,16 @@ class Loop(NamedTuple):
   """The compiled parts of a run. States have a leading axis of trials.
 
   Attributes:
-    steps_per_epoch: Full batches in the training set.
+    steps_per_epoch: Full batches in the training set, or as many of them as
+      the configuration takes.
     seeds: One a trial.
     train: The train step, of one trial.
     start: `() -> state` before the first step.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
     evaluate: `(params, batch_stats) -> (loss, accuracy in percent)` of one
       trial on the whole test set.
+    recalibrate: `(params, batch_stats) -> batch_stats` of one trial, taken
+      anew with these parameters if the configuration has it so.
   """
 
   steps_per_epoch: int
@@ -72,6 +77,7 @@ class Loop(NamedTuple):
   start: Callable[[], mq_jax.State]
   run: Run
   evaluate: Evaluate
+  recalibrate: Recalibrate
 
 
 class _Batches(NamedTuple):
@@ -109,9 +115,10 @@ def make_loop(
     A `Loop`.
   """
   spe = batches.steps_per_epoch(len(dataset.train_labels), config.batch_size)
+  spe = min(spe, config.epoch_steps or spe)
   seeds = tuple(range(config.seed, config.seed + config.trials))
   devices = sharding.data_mesh(config.mesh_data)
-  train = build.make_train_step(config, build.make_loss(net), spe)
+  train = build.make_train_step(config, _loss(config, net), spe)
   training = _make_batches(config, dataset, spe, devices)
   get = jax.jit(training.get)
 
@@ -129,8 +136,13 @@ def make_loop(
     train=train,
     start=start,
     run=_make_run(train.step_fn, training, spe, seeds, devices),
-    evaluate=_make_evaluate(config, dataset, net, devices),
+    evaluate=make_evaluate(config, dataset, net, devices),
+    recalibrate=_make_recalibrate(config, dataset, net, devices),
   )
+
+
+def _loss(config: ConfigDict, net: Any) -> Callable[..., Any]:
+  return build.make_loss(net, build.LOSSES[config.loss])
 
 
 def _pixels(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
@@ -165,7 +177,8 @@ def _make_batches(
       config.batch_size,
       seed=seed,
       epoch=epoch,
-      flip=dataset.flip,
+      flip=dataset.flip and config.augment,
+      padding=4 if config.augment else 0,
       **pixels,
     )
     return sharding.split_batch(batch, devices)
@@ -262,13 +275,14 @@ def _make_run(
   return run
 
 
-def _make_evaluate(
+def make_evaluate(
   config: ConfigDict, dataset: data.Dataset, net: Any, devices: Mesh
 ) -> Evaluate:
+  """The test of a network, as `Loop.evaluate` is."""
   test = sharding.replicated(
     batches.to_device(dataset.test_images, dataset.test_labels), devices
   )
-  evaluate_batch = build.make_evaluation(net)
+  evaluate_batch = build.make_evaluation(net, build.LOSSES[config.loss])
   pixels = _pixels(config, dataset)
   size = len(dataset.test_labels)
 
@@ -290,3 +304,37 @@ def _make_evaluate(
     return float(loss) / size, 100 * float(correct) / size
 
   return evaluate
+
+
+def _make_recalibrate(
+  config: ConfigDict, dataset: data.Dataset, net: Any, devices: Mesh
+) -> Recalibrate:
+  if not config.recalibrate:
+    return lambda params, batch_stats: batch_stats
+  size = min(EVAL_BATCH, len(dataset.train_labels))
+  number = min(config.recalibrate, len(dataset.train_labels) // size)
+  train = sharding.replicated(
+    batches.to_device(
+      dataset.train_images[: number * size],
+      dataset.train_labels[: number * size],
+    ),
+    devices,
+  )
+  pixels = _pixels(config, dataset)
+
+  @jax.jit
+  def add_batch(
+    total: Any, train: batches.Split, index: Array, params: Any
+  ) -> Any:
+    batch = batches.eval_batch(train, index, size, **pixels)
+    images = sharding.split_batch(batch, devices)['image']
+    own = batch_statistics(net, params, total, images)
+    return jax.tree.map(jnp.add, total, own)
+
+  def recalibrate(params: Any, batch_stats: Any) -> Any:
+    total = jax.tree.map(jnp.zeros_like, batch_stats)
+    for index in range(number):
+      total = add_batch(total, train, index, params)
+    return jax.tree.map(lambda leaf: leaf / number, total)
+
+  return recalibrate

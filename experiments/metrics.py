@@ -103,7 +103,7 @@ def open_log(
   if path.exists():
     check_same_config(path, first['config'])
     first, records = read_log(path)
-    kept = [r for r in records if r['epoch'] <= epochs_done]
+    kept = [r for r in records if 0 < r['epoch'] <= epochs_done]
   if epochs_done > 0 and (not kept or kept[-1]['epoch'] != epochs_done):
     raise InvalidError(
       f'{path} has no record of epoch {epochs_done}, which the checkpoint '
@@ -123,8 +123,9 @@ def append(log: Log, record: Mapping[str, Any]) -> None:
 
   Args:
     log: from `open_log`.
-    record: at least epoch (from 1), step, train_loss, test_loss,
-      test_accuracy (percent) and seconds; NumPy and JAX scalars are fine.
+    record: at least epoch (from 1; 0 where nothing is trained), step,
+      train_loss, test_loss, test_accuracy (percent) and seconds; NumPy and JAX
+      scalars are fine.
 
   Raises:
     ValueError: where one of these is missing.

@@ -144,23 +144,31 @@ def _flatten(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return flat
 
 
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dicts from paths such as `stem/kernel`."""
+  root: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *folders, last = name.split('/')
+    tree = root
+    for folder in folders:
+      tree = tree.setdefault(folder, {})
+    tree[last] = leaf
+  return root
+
+
 def _model(
   flat: Mapping[str, np.ndarray],
   metadata: dict[str, str],
   path: pathlib.Path,
 ) -> ModelFile:
-  trees: dict[str, Any] = {name: {} for name in _COLLECTIONS}
-  for name, leaf in flat.items():
-    *folders, last = name.split('/')
-    if not folders or folders[0] not in _COLLECTIONS:
+  for name in flat:
+    folder, slash, _ = name.partition('/')
+    if not slash or folder not in _COLLECTIONS:
       raise InvalidError(
         f'{path} has an array {name!r}, but in our model files they all start'
         ' with params/ or batch_stats/: it is from another program'
       )
-    tree = trees
-    for folder in folders:
-      tree = tree.setdefault(folder, {})
-    tree[last] = leaf
+  trees = {name: {} for name in _COLLECTIONS} | nested(flat)
   if not trees['params']:
     raise InvalidError(f'{path} has no parameters')
   return ModelFile(**trees, metadata=metadata)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import config_check
+from experiments import config_check, methods
 from experiments.configs import resnet20
 from experiments.errors import InvalidError, MissingError
 
@@ -28,7 +28,7 @@ _LEARNED = tuple(
   name for name in config_check.CHOICES['estimator'] if name != 'ste'
 )
 _STACKS = ('fc_grad', 'multi_fc')
-_QUANTIZED = ('dorefa', 'bwn')
+_QUANTIZED = tuple(name for name in methods.OPTIONS if name != 'none')
 # Keys that not every run reads: on what that depends, and who reads them.
 READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'hidden': ('estimator', _LEARNED),
@@ -48,11 +48,14 @@ READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'meta_decay_every': ('estimator', _LEARNED),
   'meta_every': ('estimator', _LEARNED),
   'meta_stop': ('estimator', _LEARNED),
-  'bits': ('quantizer', ('dorefa',)),
-  'per_channel': ('quantizer', ('bwn',)),
+  'bits': ('quantizer', methods.WITH_BITS),
+  'per_channel': ('quantizer', ('bwn', 'aciq')),
   'scaled_gradient': ('quantizer', ('bwn',)),
-  'clip': ('quantizer', _QUANTIZED),
+  'clip': ('quantizer', ('dorefa', 'bwn')),
   'full_precision': ('quantizer', _QUANTIZED),
+  'reapply': ('quantizer', _QUANTIZED),
+  'recalibrate': ('quantizer', _QUANTIZED),
+  'activation_bits': ('activations', ('dorefa', 'hwgq', 'pact', 'lsq')),
   'eps_root': ('optimizer', ('adam', 'adamw')),
 }
 
@@ -177,6 +180,11 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
   whole = defaults | {
     key: float(value) if isinstance(defaults.get(key), float) else value
     for key, value in config.items()
+  }
+  method = methods.OPTIONS[whole['quantizer']]
+  whole['method'] = method | {
+    key: float(value) if isinstance(method[key], float) else value
+    for key, value in whole['method'].items()
   }
   whole['pretrained'] = pathlib.PurePath(whole['pretrained']).name
   unread = [

@@ -18,9 +18,11 @@ from experiments import (
   config_check,
   data,
   display,
+  final,
   import_torch,
   metrics,
   model_file,
+  post_training,
   sharding,
   trials,
 )
@@ -37,7 +39,7 @@ from experiments.epochs import (
 from experiments.epochs import Stopped as Stopped
 from experiments.epochs import TrainingDiverged as TrainingDiverged
 from experiments.errors import InvalidError
-from experiments.loop import Loop, make_loop
+from experiments.loop import Loop, make_evaluate, make_loop
 from mq_jax.selection import named_leaves
 
 
@@ -45,8 +47,7 @@ class Result(NamedTuple):
   """What a run has to show.
 
   Attributes:
-    full_precision_accuracy: Of the base model, percent; of the run itself where
-      it makes one.
+    full_precision_accuracy: Of the base model, percent; None without one.
     last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
@@ -57,7 +58,7 @@ class Result(NamedTuple):
     trial_accuracies: `last_accuracy` of each trial.
   """
 
-  full_precision_accuracy: float
+  full_precision_accuracy: float | None
   last_accuracy: float
   best_accuracy: float
   seconds_per_epoch: float
@@ -102,7 +103,7 @@ def train_and_evaluate(
   """
   config_check.check(config)
   workdir = pathlib.Path(workdir)
-  log_path, model_path = _log_path(workdir), workdir / _model_name(config)
+  log_path, model_path = _log_path(workdir), workdir / final.model_name(config)
   if log_path.exists():
     metrics.check_same_config(log_path, config.to_dict())
     _check_same_base(log_path, config)
@@ -116,25 +117,36 @@ def train_and_evaluate(
   net = build.network(config, classes)
   params, batch_stats = _first_weights(config, workdir, net, stop, show)
   loop = make_loop(config, dataset, net, params, batch_stats)
-  # A base model that is made here has no accuracy yet.
-  base = None if _is_from_scratch(config) else (params, batch_stats)
-  state = _train(config, workdir, loop, base, stop, show)
+
+  def base_accuracy() -> float:
+    plain = build.network(build.full_precision(config), classes)
+    mesh = sharding.data_mesh(config.mesh_data)
+    evaluate = make_evaluate(config, dataset, plain, mesh)
+    return evaluate(params, batch_stats)[1]
+
+  def first_state() -> mq_jax.State:
+    return post_training.searched(config, dataset, net, loop.start())
+
+  begin = _Beginning(
+    first_state, None if build.is_from_scratch(config) else base_accuracy
+  )
+  state = _train(config, workdir, loop, begin, stop, show)
   header, records = metrics.read_log(log_path)
-  metadata = {
-    'network': config.network,
-    'dataset': config.dataset,
-    'num_classes': str(classes),
-  }
-  for trial, seed in reversed(list(enumerate(loop.seeds))):
-    own = trials.pick(state, trial)
-    # The first trial's last: it is by that file that a run has finished.
-    model_file.save_model(
-      workdir / _model_name(config, seed),
-      loop.train.quantized(own),
-      own.model_state,
-      metadata | _own_accuracy(records[-1], trial),
-    )
+  final.save_models(config, workdir, loop, state, records[-1], classes)
   return _result(header, records, model_path)
+
+
+class _Beginning(NamedTuple):
+  """What a run that does not go on from a checkpoint begins with.
+
+  Attributes:
+    state: `() -> state`.
+    base_accuracy: `() -> test accuracy` of the base model, percent; None where
+      the weights are random.
+  """
+
+  state: Callable[[], mq_jax.State]
+  base_accuracy: Callable[[], float] | None
 
 
 def _check_same_base(log_path: pathlib.Path, config: ConfigDict) -> None:
@@ -152,26 +164,9 @@ def _log_path(workdir: pathlib.Path) -> pathlib.Path:
   return workdir / 'metrics.jsonl'
 
 
-def _model_name(config: ConfigDict, seed: int | None = None) -> str:
-  """Of one trial's model; without a seed, of the first trial's."""
-  kind = 'model' if config.quantizer == 'none' else 'quantized'
-  if config.trials > 1:
-    kind += f'-seed{config.seed if seed is None else seed}'
-  return f'{kind}.safetensors'
-
-
-def _own_accuracy(record: dict[str, Any], trial: int) -> dict[str, str]:
-  own = record['trials'][trial] if 'trials' in record else record
-  return {'accuracy': f'{own["test_accuracy"]:.2f}'}
-
-
-def _is_from_scratch(config: ConfigDict) -> bool:
-  return config.quantizer == 'none' and not config.pretrained
-
-
 def _is_finished(config: ConfigDict, workdir: pathlib.Path) -> bool:
   """Whether the run that stands in `workdir` has come to its end."""
-  if not (workdir / _model_name(config)).exists():
+  if not (workdir / final.model_name(config)).exists():
     return False
   _, records = metrics.read_log(_log_path(workdir))
   return bool(records) and records[-1]['epoch'] == config.epochs
@@ -190,13 +185,20 @@ def _first_weights(
     image = jnp.zeros((1, 32, 32, 3))
     return net.init(jax.random.key(config.seed), image, train=False)
 
-  if _is_from_scratch(config):
+  if build.is_from_scratch(config):
     variables = jax.jit(fresh)()
     return variables['params'], variables['batch_stats']
   path = config.pretrained or _base_model(config, workdir, stop, show)
   base = import_torch.load_any(pathlib.Path(path).expanduser())
   wanted = jax.eval_shape(fresh)
-  for name, new in (('params', base.params), ('batch_stats', base.batch_stats)):
+  params = base.params
+  if missing := _numbers(wanted['params']) - set(named_leaves(params)):
+    # A base model without quantized activations has no numbers of theirs.
+    own = named_leaves(jax.jit(fresh)()['params'])
+    params = model_file.nested(
+      named_leaves(params) | {name: own[name] for name in missing}
+    )
+  for name, new in (('params', params), ('batch_stats', base.batch_stats)):
     differ = set(_shapes(wanted[name])) ^ set(_shapes(new))
     if differ:
       raise InvalidError(
@@ -204,7 +206,12 @@ def _first_weights(
         f' {config.dataset}: its {name} differ, for instance in'
         f' {sorted(differ)[:4]}. It was made for {base.metadata}.'
       )
-  return base.params, base.batch_stats
+  return params, base.batch_stats
+
+
+def _numbers(params: Any) -> set[str]:
+  """Paths of what quantized activations train."""
+  return {path for path in named_leaves(params) if path.endswith('/number')}
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -234,24 +241,25 @@ def _train(
   config: ConfigDict,
   workdir: pathlib.Path,
   loop: Loop,
-  base: tuple[Any, Any] | None,
+  begin: _Beginning,
   stop: Callable[[], bool],
   show: Callable[..., Any],
 ) -> mq_jax.State:
   """Opens what a run writes to, restores, and runs the epochs that are left."""
 
-  def first() -> Saved:
-    state = loop.start()
+  def with_codes(state: mq_jax.State) -> Saved:
     return Saved(state, jax.vmap(loop.train.codes)(state))
 
   with contextlib.ExitStack() as stack:
     manager = checkpoints.open_manager(workdir / 'checkpoints')
     stack.callback(checkpoints.close, manager)
     start: dict[str, Any] = {}
-    restored = checkpoints.restore_latest(manager, jax.eval_shape(first))
+    restored = checkpoints.restore_latest(
+      manager, jax.eval_shape(lambda: with_codes(loop.start()))
+    )
     if restored is None:
-      saved, progress = first(), new_epoch(loop, 0)
-      start = _start(loop, saved.state, base)
+      saved, progress = with_codes(begin.state()), new_epoch(loop, 0)
+      start = _start(loop, saved.state, begin)
       if config.pretrained:
         path = pathlib.Path(config.pretrained).expanduser()
         start['base'] = model_file.digest(path)
@@ -282,7 +290,7 @@ def _check_log_is_there(
 
 
 def _start(
-  loop: Loop, state: mq_jax.State, base: tuple[Any, Any] | None
+  loop: Loop, state: mq_jax.State, begin: _Beginning
 ) -> dict[str, Any]:
   """What is measured before the first step."""
   looks = jax.vmap(loop.train.diagnostics)(state)
@@ -290,8 +298,8 @@ def _start(
   measured: dict[str, Any] = dict(means(each))
   if len(each) > 1:
     measured['trials'] = each
-  if base is not None:
-    _, measured['full_precision_accuracy'] = loop.evaluate(*base)
+  if begin.base_accuracy is not None:
+    measured['full_precision_accuracy'] = begin.base_accuracy()
   return measured
 
 
@@ -300,9 +308,8 @@ def _result(
 ) -> Result:
   accuracies = [record['test_accuracy'] for record in records]
   last = [record['test_accuracy'] for record in metrics.last_epochs(records)]
-  own = accuracies[-1]
   return Result(
-    full_precision_accuracy=header['start'].get('full_precision_accuracy', own),
+    full_precision_accuracy=header['start'].get('full_precision_accuracy'),
     last_accuracy=sum(last) / len(last),
     best_accuracy=max(accuracies),
     seconds_per_epoch=sum(r['seconds'] for r in records) / len(records),

@@ -44,6 +44,8 @@ class TrainStep(NamedTuple):
     step: `(state, batch) -> (state, metrics)`, jitted; the state is donated.
     step_fn: The pure function behind `step`, for scan, vmap and sharding.
     quantized: `(state) -> params` with Ŵ on quantized leaves.
+    in_loss: `(state) -> params` with what the loss sees there, which is Ŵ
+      unless a quantizer is `relaxed`.
     codes: `(state) -> {path: integer codes}`, a snapshot.
     phi_loss: `(phi, state, batch) -> loss` of a step as a function of φ.
       `jax.grad` of it is the step's φ-gradient.
@@ -55,6 +57,7 @@ class TrainStep(NamedTuple):
   step: Callable[[State, Batch], tuple[State, Metrics]]
   step_fn: Callable[[State, Batch], tuple[State, Metrics]]
   quantized: Callable[[State], Params]
+  in_loss: Callable[[State], Params]
   codes: Callable[[State], dict[str, Array]]
   phi_loss: Callable[[Any, State, Batch], Array]
   diagnostics: Callable[..., Diagnostics]
@@ -138,16 +141,20 @@ def make_train_step(
       state.variables,
     )
 
+  def in_loss(state: State) -> Params:
+    w_hat = map_selected(
+      seen_by_loss, select(state.params), preprocessed(state), state.variables
+    )
+    return selection.replace(state.params, w_hat)
+
   def evaluate(
     state: State, batch: Batch, count: Array
   ) -> tuple[Array, Metrics, State]:
     # The loss and its gradients at Ŵ, eq. (7), and the model's new state.
-    selected, w_tilde = select(state.params), preprocessed(state)
-    w_hat = map_selected(seen_by_loss, selected, w_tilde, state.variables)
     (loss, (model_state, metrics)), grads = jax.value_and_grad(
       loss_at, has_aux=True
     )(
-      selection.replace(state.params, w_hat),
+      in_loss(state),
       state.model_state,
       batch,
       jax.random.fold_in(state.key, count),
@@ -275,6 +282,7 @@ def make_train_step(
     step=jax.jit(step_fn, donate_argnums=0),
     step_fn=step_fn,
     quantized=jax.jit(quantized),
+    in_loss=jax.jit(in_loss),
     codes=jax.jit(codes),
     phi_loss=lambda phi, state, batch: loss_of_phi(phi, state, batch)[0],
     diagnostics=jax.jit(diagnostics),

@@ -15,20 +15,28 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   """The configuration; every key that a run may have is listed here."""
   config = ConfigDict()
-  config.network = 'resnet20'  # 20, 32, 44, 56 or 110; 8 to try things out
+  # resnet20, 32, 44, 56 or 110; resnet8 to try things out; vgg_small, labnet
+  config.network = 'resnet20'
+  config.head_norm = False  # a batch norm after the last layer
+  # relu, sign, bi_real, dorefa, hwgq, pact, lsq: what a convolution gets
+  config.activations = 'relu'
+  config.activation_bits = 2  # dorefa, pact, lsq: 1 to 8; hwgq: 1 to 4
   config.dataset = 'cifar10'  # cifar10, cifar100, digits
   config.data_dir = ''  # default: $TFDS_DATA_DIR, then ~/tensorflow_datasets
   config.pretrained = ''  # model file, or one of the authors' .pth files
-  config.pretrain_epochs = 164
+  config.pretrain_epochs = 164  # 0: from random weights
   config.holdout = 0  # training images to test on, in place of the test set
   config.dtype = 'float32'  # of the computation; parameters stay float32
   config.seed = 0
   config.trials = 1  # runs at once, with the seeds seed, seed + 1, …
   config.mesh_data = 1  # devices that each batch is split over; -1 for all
 
-  config.quantizer = 'dorefa'  # dorefa, bwn, none
+  # dorefa, bwn, none, or another method of experiments/methods.py
+  config.quantizer = 'dorefa'
   config.bits = 1  # dorefa: 1 to 8
-  config.per_channel = False  # bwn
+  config.method = ConfigDict()  # what only one method reads: see methods.py
+  config.recalibrate = 0  # batches that batch statistics are taken anew from
+  config.per_channel = False  # bwn, aciq
   config.clip = 1.0  # of the straight-through rule; 0 for none
   config.scaled_gradient = True  # bwn: the straight-through rule's factor
   config.full_precision = ''  # regular expression: leaves left unquantized
@@ -54,13 +62,18 @@ def get_config() -> ConfigDict:
   config.reapply = False  # as released: each move is seen twice, kept once
   config.learning_rate = 1e-3  # alpha
   config.meta_learning_rate = 1e-3  # gamma
-  config.decay_every = 30  # epochs after which alpha is divided by 10; 0: never
+  config.decay_every = 30  # epochs after which alpha falls; 0: never
+  config.decay_at = ''  # or the epochs at which it does, such as '82 123'
+  config.decay_factor = 0.1  # what it is multiplied by
   config.meta_optimizer = 'adam'  # adam, sgd
-  config.meta_decay_every = 30  # of gamma, likewise
+  config.meta_decay_every = 30  # of gamma, which is divided by 10
   config.meta_every = 1  # steps from one update of φ to the next
   config.meta_stop = 0  # epochs after which φ stands still; 0: never
+  config.loss = 'cross_entropy'  # squared_hinge
+  config.augment = True  # crop and mirror the images
   config.batch_size = 128
-  config.epochs = 100
+  config.epochs = 100  # 0: only quantize, after training
+  config.epoch_steps = 0  # batches an epoch at most; 0: all there are
 
   config.chunk = 10  # steps run at a time without a look from the host
   config.checkpoint_every = 100  # steps; the end of an epoch always

@@ -106,25 +106,29 @@ class IncrementalState(NamedTuple):
 
 
 def incremental(
-  rules: selection.Rules, portions: Sequence[float], every: int
+  rules: selection.Rules,
+  portions: Sequence[float],
+  every: int,
+  first: int = 0,
 ) -> optax.GradientTransformation:
   """Quantizes and freezes the largest weights, more and more: for `finish`.
 
-  With update 0, `every`, 2 · `every` … the weights that are largest among the
-  free ones move onto their levels, until the next portion of their layer is
+  With update `first`, `first` + `every` … the weights that are largest among
+  the free ones move onto their levels, until the next portion of their layer is
   frozen; frozen weights never move again.
 
   Args:
     rules: As in `make_train_step`; leaves without a quantizer just move.
     portions: Ascending, in (0, 1]; 1 last, so that nothing is left.
     every: Updates from one portion to the next.
+    first: Updates before the first portion.
 
   Returns:
     The transformation of moves; it needs the parameters.
 
   Raises:
     ValueError: If `portions` do not ascend to 1, or `every` is no positive
-      integer.
+      integer, or `first` is negative.
 
   References:
     Zhou et al., INQ, 2017, section 2.2 and algorithm 1. A widespread
@@ -136,6 +140,8 @@ def incremental(
       f'portions={tuple(portions)} must ascend from above 0 to 1.'
     )
   check_every(every)
+  if not first >= 0:
+    raise ValueError(f'first={first!r} must be at least 0.')
   shares = jnp.asarray(portions)
 
   def init(params: Any) -> IncrementalState:
@@ -152,9 +158,9 @@ def incremental(
   ) -> tuple[Any, IncrementalState]:
     selected = selection.select(params, rules)
     weights = selection.named_leaves(params)
-    number = state.updates // every
-    due = (state.updates % every == 0) & (number < len(portions))
-    share = shares[jnp.minimum(number, len(portions) - 1)]
+    number, left = jnp.divmod(state.updates - first, every)
+    due = (left == 0) & (number >= 0) & (number < len(portions))
+    share = shares[jnp.clip(number, 0, len(portions) - 1)]
 
     def more(w: Array, frozen: Array) -> Array:
       count = jnp.round(share * w.size).astype(jnp.int32)

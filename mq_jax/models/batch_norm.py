@@ -103,6 +103,37 @@ class BatchNorm(nn.Module):
     return self.momentum * old + (1 - self.momentum) * new
 
 
+def batch_statistics(
+  net: nn.Module, params: Any, batch_stats: Any, images: Array
+) -> Any:
+  """The statistics of one batch alone, none of the running ones.
+
+  Averaged over batches they take the place of the running statistics where
+  weights have changed since these were taken: by a projection at the end of
+  training, say. Gradients do not pass.
+
+  Args:
+    net: Network with `BatchNorm`s of the default momentum.
+    params: Its parameters.
+    batch_stats: Of the shapes wanted; the values count for nothing.
+    images: A batch.
+
+  Returns:
+    Mean and unbiased variance of each channel, as `batch_stats`.
+  """
+  zeros = jax.tree.map(jnp.zeros_like, batch_stats)
+  _, new = net.apply(
+    {'params': params, 'batch_stats': zeros},
+    images,
+    train=True,
+    mutable=['batch_stats'],
+  )
+  share = 1 - BatchNorm.momentum
+  return jax.tree.map(
+    lambda moved: lax.stop_gradient(moved / share), new['batch_stats']
+  )
+
+
 def _affine(
   relu: bool,
   dtype: Any,

@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import build, config_check
+from experiments import build, config_check, optimizers
 from experiments.configs import digits, resnet20, resnet110
 from mq_jax import features, models, selection, wrappers
 from tests.experiments import tiny
@@ -28,7 +28,7 @@ def test_configurations_that_stand(config):
 
 
 @pytest.mark.parametrize('quantizer', ['dorefa', 'bwn'])
-@pytest.mark.parametrize('optimizer', list(build.OPTIMIZERS))
+@pytest.mark.parametrize('optimizer', list(optimizers.OPTIMIZERS))
 @pytest.mark.parametrize('estimator', ['ste', 'fc_grad', 'multi_fc', 'lstm_fc'])
 def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
   config = tiny.config(
@@ -189,12 +189,23 @@ def test_base_model_depends_on_nothing_that_only_quantizing_reads():
 
 
 def test_learning_rate_is_divided_by_ten_every_so_many_epochs():
-  config = tiny.config(decay_every=2)
-  rate = build.schedule(config, 0.5, config.decay_every, steps_per_epoch=5)
-  at = [float(rate(step)) for step in (0, 9, 10, 19, 20)]
-  np.testing.assert_allclose(at, [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-6)
-  never = build.schedule(config, 0.5, 0, steps_per_epoch=5)
-  assert [float(never(step)) for step in (0, 1000)] == [0.5, 0.5]
+  def rates(steps, **values):
+    config = tiny.config(learning_rate=0.5, **values)
+    rate = optimizers.learning_rate(config, steps_per_epoch=5)
+    return [float(rate(step)) for step in steps]
+
+  np.testing.assert_allclose(
+    rates((0, 9, 10, 19, 20), decay_every=2),
+    [0.5, 0.5, 0.05, 0.05, 0.005],
+    rtol=1e-6,
+  )
+  assert rates((0, 1000), decay_every=0) == [0.5, 0.5]
+  # At epochs that are named, whatever `decay_every` says, by another factor.
+  np.testing.assert_allclose(
+    rates((4, 5, 14, 15), decay_at='1 3', decay_factor=0.5),
+    [0.5, 0.25, 0.25, 0.125],
+    rtol=1e-6,
+  )
 
 
 def test_phi_moves_only_in_its_turns_and_until_it_is_stopped():
@@ -205,7 +216,7 @@ def test_phi_moves_only_in_its_turns_and_until_it_is_stopped():
     meta_stop=2,
     meta_decay_every=1,
   )
-  optimizer = build.meta_optimizer(config, steps_per_epoch=5)
+  optimizer = optimizers.meta_optimizer(config, steps_per_epoch=5)
   phi, moves = jnp.array(0.0), []
   state = optimizer.init(phi)
   for _ in range(16):
@@ -217,7 +228,7 @@ def test_phi_moves_only_in_its_turns_and_until_it_is_stopped():
 
 
 def test_reapplied_moves_put_the_loss_one_move_ahead():
-  finish = build.finish(tiny.config(reapply=True))
+  finish = build.finish(tiny.config(reapply=True), 1)
   seen = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
   kept, state = 0.0, finish.init(seen)
   for move in (0.5, -0.25, 1.0):
@@ -255,8 +266,8 @@ def test_full_precision_leaves_and_quantized_ones():
       jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
     )
   )['params']
-  chosen = set(selection.select(shapes, build.quantizer(config)))
-  everything = set(selection.select(shapes, build.quantizer(tiny.config())))
+  chosen = set(selection.select(shapes, build.rules(config, 1)))
+  everything = set(selection.select(shapes, build.rules(tiny.config(), 1)))
   assert everything - chosen == {
     'head/kernel',
     'stage2/block0/shortcut/kernel',
@@ -284,7 +295,7 @@ def test_estimators_by_name(values, state):
 
 def test_base_model_anneals_by_a_cosine_to_zero():
   base = build.full_precision(tiny.config(pretrain_epochs=4))
-  rate = build.schedule(base, base.learning_rate, 30, steps_per_epoch=5)
+  rate = optimizers.learning_rate(base, steps_per_epoch=5)
   at = [float(rate(step)) for step in (0, 5, 10, 20)]
   want = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]
   np.testing.assert_allclose(at, want, rtol=1e-6, atol=1e-9)
@@ -303,7 +314,9 @@ def test_optimizers_by_hand():
   weight, first, second = jnp.array(3.0), jnp.array(2.0), jnp.array(1.0)
 
   def last(**values):
-    return moves(build.refine(tiny.config(**values)), weight, first, second)
+    return moves(
+      optimizers.refine(tiny.config(**values)), weight, first, second
+    )
 
   assert last(optimizer='sgd') == 1.0
   # 0.9·2 + 1
@@ -325,7 +338,7 @@ def test_optimizers_by_hand():
   assert last(optimizer='rmsprop') == pytest.approx(1 / np.sqrt(0.46 + 1e-8))
   # The sign of 0.9·m + 0.1·g, with m = 0.01·2; then −0.9·0.02 + 0.1·0.1 < 0.
   assert last(optimizer='lion') == 1.0
-  refine = build.refine(tiny.config(optimizer='lion', weight_decay=0.1))
+  refine = optimizers.refine(tiny.config(optimizer='lion', weight_decay=0.1))
   turned = moves(refine, weight, jnp.array(-2.0), jnp.array(0.1))
   assert turned == pytest.approx(-1 + 0.3)
 
@@ -333,7 +346,7 @@ def test_optimizers_by_hand():
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('estimator', ['ste', 'fc_grad'])
 @pytest.mark.parametrize('decay', [0.0, 0.1])
-@pytest.mark.parametrize('optimizer', build.OPTIMIZERS)
+@pytest.mark.parametrize('optimizer', optimizers.OPTIMIZERS)
 def test_one_step_of_every_optimizer(optimizer, decay, estimator):
   """Of a loss that is linear in Ŵ, so that the gradient is known: g, or s·g."""
   config = tiny.config(
@@ -358,7 +371,7 @@ def test_one_step_of_every_optimizer(optimizer, decay, estimator):
     jax.random.key(0), {'kernel': jnp.asarray(w)}, {}, jnp.asarray(g)
   )
   state, _ = train.step(state, jnp.asarray(g))
-  _, decoupled = build.OPTIMIZERS[optimizer]
+  _, decoupled = optimizers.OPTIMIZERS[optimizer]
   coupled = g if decoupled else g + decay * w
   refined = {
     'sgd': coupled,
@@ -468,4 +481,4 @@ def test_the_step_has_the_config_s_rates():
     state, _ = step.step(state, ones)
     seen.append(float(state.params['bias'][0]))
   np.testing.assert_allclose(seen, [-0.5, -1.0, -1.05, -1.1], rtol=1e-6)
-  assert isinstance(build.refine(config), optax.GradientTransformation)
+  assert isinstance(optimizers.refine(config), optax.GradientTransformation)

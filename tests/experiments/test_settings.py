@@ -1,5 +1,6 @@
 """Studies, protocols, and when two runs are of one setting."""
 
+import itertools
 import json
 
 import jax
@@ -7,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, comparison, config_check, settings
+from experiments import (
+  build,
+  comparison,
+  config_check,
+  methods,
+  optimizers,
+  settings,
+)
 from experiments.config_check import ConfigError
 from experiments.configs import resnet20
 from experiments.errors import InvalidError, MissingError
@@ -98,15 +106,26 @@ class Recorder:
     return self.config[key]
 
 
-@pytest.mark.parametrize('optimizer', config_check.CHOICES['optimizer'])
-@pytest.mark.parametrize('quantizer', config_check.CHOICES['quantizer'])
-@pytest.mark.parametrize('estimator', config_check.CHOICES['estimator'])
+@pytest.mark.parametrize(
+  ('estimator', 'quantizer', 'optimizer'),
+  [
+    *itertools.product(
+      config_check.CHOICES['estimator'],
+      ('dorefa', 'bwn', 'none'),
+      config_check.CHOICES['optimizer'],
+    ),
+    *itertools.product(('ste',), methods.OPTIONS, ('adam', 'sgd')),
+  ],
+)
 def test_what_a_run_reads_tells_it_from_others(estimator, quantizer, optimizer):
   config = in_all(estimator, quantizer, optimizer)
+  config.bits = 1 if quantizer in ('dorefa', 'bwn', 'none', 'slb') else 4
   recorder = Recorder(config)
-  build.quantizer(recorder)
+  build.rules(recorder, 1)
   build.estimator(recorder, 1)
-  build.refine(recorder)
+  build.refine(recorder, 1)
+  build.finish(recorder, 1)
+  optimizers.learning_rate(recorder, 1)
   told = json.loads(settings.identity(config.to_dict()))
   # These are asked for always, and do nothing where nothing is learned.
   nothing = {'per_layer', 'slim'} if estimator == 'ste' else set()

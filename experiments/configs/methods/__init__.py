@@ -1,0 +1,1 @@
+"""Published recipes of other papers' methods, one a file."""

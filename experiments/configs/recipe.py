@@ -1,0 +1,22 @@
+"""What the recipes of other papers' methods have in common."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import methods
+from experiments.configs import resnet20
+
+
+def recipe(quantizer: str, **changes: Any) -> ConfigDict:
+  """A configuration of a method, with all its options listed.
+
+  Args:
+    quantizer: Its name in `experiments.methods.OPTIONS`.
+    **changes: Keys of the configuration; `method` may be a dict of options.
+  """
+  config = resnet20.get_config()
+  config.quantizer, config.estimator = quantizer, 'ste'
+  config.method = ConfigDict(methods.OPTIONS[quantizer])
+  config.update(changes)
+  return config
