@@ -1,5 +1,6 @@
 """Flax Linen networks and their layers: the one place that imports flax."""
 
+from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.resnet import ResNet as ResNet
 from mq_jax.models.resnet import resnet as resnet
