@@ -10,3 +10,5 @@ from mq_jax.models.resnet import resnet32 as resnet32
 from mq_jax.models.resnet import resnet44 as resnet44
 from mq_jax.models.resnet import resnet56 as resnet56
 from mq_jax.models.resnet import resnet110 as resnet110
+from mq_jax.models.vgg import labnet as labnet
+from mq_jax.models.vgg import vgg_small as vgg_small
