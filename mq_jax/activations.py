@@ -2,9 +2,13 @@
 
 Each takes activations of any shape; those with a trained number take it as
 well, so that it is an ordinary parameter of the network. Halves round upwards.
+Networks take one as an `Activation`, which says what they have to know of it:
+`Activation(bi_real_sign, signed=True)`, `Activation(dorefa_activation(2))`,
+`Activation(pact(4), start=10.0)`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +21,22 @@ Array = jax.Array
 # Levels of half-wave Gaussian quantization beside 0, by the number of bits:
 # evenly spaced, the step that is best for the positive half of a normal.
 _HALF_GAUSSIAN_STEPS = {1: 0.7979, 2: 0.538, 3: 0.3217, 4: 0.184}
+
+
+class Activation(NamedTuple):
+  """What quantizes the inputs of a network's layers.
+
+  Attributes:
+    function: `(x) -> y`, or `(x, number) -> y` where it has a trained number; x
+      has any shape, its first axis is the batch, and y has the shape of x.
+    start: First value of the trained number, a scalar; None: it has none.
+    signed: Whether the outputs have both signs, so that nothing may rectify
+      before it. Where it is False, `function` gets rectified x.
+  """
+
+  function: Callable[..., Array]
+  start: float | None = None
+  signed: bool = False
 
 
 def _with_slope(value: Array, *slopes: tuple[Array, Array]) -> Array:

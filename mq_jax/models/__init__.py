@@ -1,5 +1,6 @@
 """Flax Linen networks and their layers: the one place that imports flax."""
 
+from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.batch_norm import batch_statistics as batch_statistics
 from mq_jax.models.resnet import ResNet as ResNet
@@ -10,3 +11,5 @@ from mq_jax.models.resnet import resnet32 as resnet32
 from mq_jax.models.resnet import resnet44 as resnet44
 from mq_jax.models.resnet import resnet56 as resnet56
 from mq_jax.models.resnet import resnet110 as resnet110
+from mq_jax.models.vgg import labnet as labnet
+from mq_jax.models.vgg import vgg_small as vgg_small

@@ -5,14 +5,26 @@ mean over the image, one dense layer. Stages 2 and 3 start with stride 2. Where
 the shape changes, the shortcut is a 1x1 convolution with batch normalisation
 (the paper's option B).
 
+An activation quantizes the input of each convolution but the stem's; the 1x1
+convolution sees what the block's first one sees. What travels on along the
+identity shortcuts to the head is not quantized. It is rectified, unless the
+activation is signed: then the network has no ReLU, and the order is that of
+Bi-Real Net, activation, convolution, norm, sum, but with one shortcut around
+two convolutions.
+
 Paths of the parameters: `stem/kernel`, `stem_norm/scale`,
 `stage1/block0/conv1/kernel`, `stage1/block0/norm1/scale`,
 `stage2/block0/shortcut/kernel`, `stage2/block0/shortcut_norm/scale`,
-`head/kernel`, `head/bias`.
+`head/kernel`, `head/bias` or, where there is one, `head_norm/scale`. A trained
+number of the activation belongs to the convolution whose input it quantizes:
+`stage1/block0/act1/number`, `stage1/block0/act2/number`.
 
 References:
   He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. 2015.
   Section 4.2. https://arxiv.org/abs/1512.03385
+
+  Liu, Wu, Luo, Yang, Liu, Cheng. Bi-Real Net. 2018.
+  https://arxiv.org/abs/1808.00278
 """
 
 from typing import Any
@@ -21,32 +33,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mq_jax.activations import Activation
+from mq_jax.models import layers
+from mq_jax.models.activation import quantized_input, rectifies
 from mq_jax.models.batch_norm import BatchNorm
-from mq_jax.models.convolution import conv_general_dilated
+from mq_jax.models.checks import check_images, checked_dtype
 
 Array = jax.Array
 WIDTHS = (16, 32, 64)
-
-
-def _conv(
-  features: int, size: int, stride: int, dtype: Any, name: str
-) -> nn.Conv:
-  """A convolution without bias whose output is 1 / stride of its input."""
-  # Not 'SAME': with stride 2 that pads only below and to the right, and every
-  # weight would meet another pixel than it was trained on.
-  pad = size // 2
-  return nn.Conv(
-    features,
-    (size, size),
-    strides=stride,
-    padding=((pad, pad), (pad, pad)),
-    use_bias=False,
-    dtype=dtype,
-    param_dtype=jnp.promote_types(jnp.float32, dtype),
-    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
-    conv_general_dilated=conv_general_dilated,
-    name=name,
-  )
 
 
 class _Block(nn.Module):
@@ -55,17 +49,26 @@ class _Block(nn.Module):
   features: int
   stride: int
   dtype: Any
+  activation: Activation | None
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    y = _conv(self.features, 3, self.stride, self.dtype, 'conv1')(x)
-    y = BatchNorm(self.dtype, name='norm1')(y, train, relu=True)
-    y = _conv(self.features, 3, 1, self.dtype, 'conv2')(y)
+    relu = rectifies(self.activation)
+    seen = self._quantized(x, 'act1')
+    y = layers.conv(self.features, 3, self.stride, self.dtype, 'conv1')(seen)
+    y = BatchNorm(self.dtype, name='norm1')(y, train, relu=relu)
+    y = self._quantized(y, 'act2')
+    y = layers.conv(self.features, 3, 1, self.dtype, 'conv2')(y)
     if self.stride != 1 or x.shape[-1] != self.features:
-      x = _conv(self.features, 1, self.stride, self.dtype, 'shortcut')(x)
-      x = BatchNorm(self.dtype, name='shortcut_norm')(x, train)
+      shortcut = layers.conv(
+        self.features, 1, self.stride, self.dtype, 'shortcut'
+      )
+      x = BatchNorm(self.dtype, name='shortcut_norm')(shortcut(seen), train)
     norm2 = BatchNorm(self.dtype, name='norm2')
-    return norm2(y, train, shortcut=x, relu=True)
+    return norm2(y, train, shortcut=x, relu=relu)
+
+  def _quantized(self, x: Array, name: str) -> Array:
+    return quantized_input(x, self.activation, self.dtype, name)
 
 
 class _Stage(nn.Module):
@@ -75,13 +78,19 @@ class _Stage(nn.Module):
   blocks: int
   stride: int
   dtype: Any
+  activation: Activation | None
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     for i in range(self.blocks):
-      stride = self.stride if i == 0 else 1
-      name = f'block{i}'
-      x = _Block(self.features, stride, self.dtype, name=name)(x, train)
+      block = _Block(
+        self.features,
+        self.stride if i == 0 else 1,
+        self.dtype,
+        self.activation,
+        name=f'block{i}',
+      )
+      x = block(x, train)
     return x
 
 
@@ -93,11 +102,15 @@ class ResNet(nn.Module):
     num_classes: Length of the result.
     dtype: In which the layers compute. Parameters, statistics and the result
       are of `dtype`, or float32 where that is wider.
+    activation: Of the input of each convolution but the stem's, or None.
+    head_norm: Whether a batch norm follows the head.
   """
 
   blocks: int
   num_classes: int
   dtype: Any
+  activation: Activation | None = None
+  head_norm: bool = False
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
@@ -115,43 +128,30 @@ class ResNet(nn.Module):
     Raises:
       ValueError: If `images` are of another rank, dtype or order of axes.
     """
-    _check_images(images)
-    wide = jnp.promote_types(jnp.float32, self.dtype)
-    x = _conv(WIDTHS[0], 3, 1, self.dtype, 'stem')(images)
-    x = BatchNorm(self.dtype, name='stem_norm')(x, train, relu=True)
+    check_images(images)
+    x = layers.conv(WIDTHS[0], 3, 1, self.dtype, 'stem')(images)
+    stem_norm = BatchNorm(self.dtype, name='stem_norm')
+    x = stem_norm(x, train, relu=rectifies(self.activation))
     for i, features in enumerate(WIDTHS, start=1):
-      stride = 1 if i == 1 else 2
-      x = _Stage(features, self.blocks, stride, self.dtype, name=f'stage{i}')(
-        x, train
+      stage = _Stage(
+        features,
+        self.blocks,
+        1 if i == 1 else 2,
+        self.dtype,
+        self.activation,
+        name=f'stage{i}',
       )
+      x = stage(x, train)
     x = jnp.mean(x, axis=(1, 2))
-    head = nn.Dense(
-      self.num_classes, dtype=self.dtype, param_dtype=wide, name='head'
-    )
-    # A loss takes exponentials and sums: those of bfloat16 are too coarse.
-    return head(x).astype(wide)
-
-
-def _check_images(images: Array) -> None:
-  if images.ndim != 4:
-    raise ValueError(
-      'images must have the axes (batch, height, width, channels), got the'
-      f' shape {images.shape}'
-    )
-  if not jnp.issubdtype(images.dtype, jnp.floating):
-    raise ValueError(
-      f'images must be normalised floating point numbers, got {images.dtype}:'
-      ' scale to 0…1, subtract the mean and divide by the deviation'
-    )
-  if images.shape[1] == 3 and images.shape[3] != 3:
-    raise ValueError(
-      f'images of shape {images.shape} have their channels first: move them'
-      ' to the end with jnp.moveaxis(images, 1, -1)'
-    )
+    return layers.logits(x, train, self.num_classes, self.dtype, self.head_norm)
 
 
 def resnet(
-  depth: int, num_classes: int = 10, dtype: Any = jnp.float32
+  depth: int,
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
 ) -> ResNet:
   """A residual network of any depth there is.
 
@@ -164,6 +164,10 @@ def resnet(
     num_classes: Number of logits.
     dtype: In which the layers compute: bfloat16 is for accelerators. Parameters
       and statistics are float32 whatever it is, float64 where it is float64.
+    activation: Quantizes the input of each convolution but the stem's; None:
+      they stay what the ReLU gives.
+    head_norm: Whether a batch norm takes the place of the head's bias: levels
+      without a scale need one behind each layer.
 
   Returns:
     A Linen module.
@@ -171,49 +175,71 @@ def resnet(
   Raises:
     ValueError: If an argument is out of range, or `dtype` is float64 where jax
       has it switched off.
+    TypeError: If `activation` is neither an `Activation` nor None.
   """
   if depth < 8 or depth % 6 != 2:
     raise ValueError(
       f'depth={depth}, but there are depths of 6n + 2: 20, 32, 44, 56, 110'
     )
-  if num_classes < 1:
-    raise ValueError(f'num_classes={num_classes} must be at least 1')
-  dtype = jnp.dtype(dtype)
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(f'dtype={dtype} is not a floating point type')
-  if dtype == jnp.float64 and jnp.result_type(float) != jnp.float64:
-    raise ValueError(
-      'dtype=float64, but jax computes in float32 until'
-      " jax.config.update('jax_enable_x64', True)"
-    )
-  return ResNet(depth // 6, num_classes, dtype)
+  dtype = checked_dtype(num_classes, dtype, activation)
+  return ResNet(depth // 6, num_classes, dtype, activation, head_norm)
 
 
-def resnet8(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+def resnet8(
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
+) -> ResNet:
   """ResNet8: 77,360 weights with 10 classes, for tests; see `resnet`."""
-  return resnet(8, num_classes, dtype)
+  return resnet(8, num_classes, dtype, activation, head_norm)
 
 
-def resnet20(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+def resnet20(
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
+) -> ResNet:
   """ResNet20: 270,896 weights with 10 classes; see `resnet`."""
-  return resnet(20, num_classes, dtype)
+  return resnet(20, num_classes, dtype, activation, head_norm)
 
 
-def resnet32(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+def resnet32(
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
+) -> ResNet:
   """ResNet32: 464,432 weights with 10 classes; see `resnet`."""
-  return resnet(32, num_classes, dtype)
+  return resnet(32, num_classes, dtype, activation, head_norm)
 
 
-def resnet44(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+def resnet44(
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
+) -> ResNet:
   """ResNet44: 657,968 weights with 10 classes; see `resnet`."""
-  return resnet(44, num_classes, dtype)
+  return resnet(44, num_classes, dtype, activation, head_norm)
 
 
-def resnet56(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+def resnet56(
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
+) -> ResNet:
   """ResNet56: 851,504 weights with 10 classes; see `resnet`."""
-  return resnet(56, num_classes, dtype)
+  return resnet(56, num_classes, dtype, activation, head_norm)
 
 
-def resnet110(num_classes: int = 10, dtype: Any = jnp.float32) -> ResNet:
+def resnet110(
+  num_classes: int = 10,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+  head_norm: bool = False,
+) -> ResNet:
   """ResNet110: 1,722,416 weights with 10 classes; see `resnet`."""
-  return resnet(110, num_classes, dtype)
+  return resnet(110, num_classes, dtype, activation, head_norm)

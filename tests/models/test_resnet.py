@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mq_jax import models
+from mq_jax import activations, models
+from mq_jax.activations import Activation
+from tests.models import networks
+from tests.models.networks import images, random_like, start
 
 
 def convolve(x, kernel, stride, pad):
@@ -24,9 +27,21 @@ def convolve(x, kernel, stride, pad):
 class Oracle:
   """The forward pass in float64, layer by layer as section 4.2 has it."""
 
-  def __init__(self, variables, train):
+  def __init__(self, variables, train, activation=None):
     self.variables = jax.tree.map(np.asarray, variables)
     self.train = train
+    self.activation = activation
+
+  def relu(self, x):
+    signed = self.activation is not None and self.activation.signed
+    return x if signed else np.maximum(x, 0)
+
+  def act(self, x, at):
+    if self.activation is None:
+      return x
+    function, first, _ = self.activation
+    numbers = () if first is None else (self.at('params', at)['number'],)
+    return np.asarray(function(jnp.asarray(x), *numbers))
 
   def at(self, collection, path):
     tree = self.variables[collection]
@@ -44,42 +59,21 @@ class Oracle:
     return (x - mean) / np.sqrt(var + 1e-5) * weights['scale'] + weights['bias']
 
   def __call__(self, x, blocks):
-    x = np.maximum(self.conv_norm(x, 'stem', 'stem_norm'), 0)
+    x = self.relu(self.conv_norm(x, 'stem', 'stem_norm'))
     for stage in (1, 2, 3):
       for block in range(blocks):
         at = f'stage{stage}/block{block}'
         first = stage > 1 and block == 0
         stride = 2 if first else 1
-        y = self.conv_norm(x, f'{at}/conv1', f'{at}/norm1', stride)
-        y = self.conv_norm(np.maximum(y, 0), f'{at}/conv2', f'{at}/norm2')
+        seen = self.act(x, f'{at}/act1')
+        y = self.conv_norm(seen, f'{at}/conv1', f'{at}/norm1', stride)
+        y = self.act(self.relu(y), f'{at}/act2')
+        y = self.conv_norm(y, f'{at}/conv2', f'{at}/norm2')
         if first:
-          x = self.conv_norm(x, f'{at}/shortcut', f'{at}/shortcut_norm', 2)
-        x = np.maximum(x + y, 0)
+          x = self.conv_norm(seen, f'{at}/shortcut', f'{at}/shortcut_norm', 2)
+        x = self.relu(x + y)
     head = self.at('params', 'head')
     return x.mean((1, 2)) @ head['kernel'] + head['bias']
-
-
-def random_like(tree, seed=0):
-  """Numbers of the size that layers keep; those of a vector are positive."""
-  rng = np.random.default_rng(seed)
-
-  def leaf(like):
-    if len(like.shape) == 1:
-      return jnp.asarray(rng.uniform(0.5, 1.5, like.shape), like.dtype)
-    deviation = np.sqrt(2 / np.prod(like.shape[:-1]))
-    return jnp.asarray(rng.normal(0, deviation, like.shape), like.dtype)
-
-  return jax.tree.map(leaf, tree)
-
-
-def start(net, x):
-  """Random variables, statistics too, without compiling `init`."""
-  return random_like(
-    jax.eval_shape(
-      lambda x: net.init(jax.random.key(0), x, train=False),
-      x,
-    )
-  )
 
 
 def apply(net, variables, x, train=True):
@@ -88,10 +82,6 @@ def apply(net, variables, x, train=True):
     return net.apply(variables, x, train=train, mutable=['batch_stats'])
 
   return run(variables, x)
-
-
-def images(shape=(3, 8, 8, 3), dtype=np.float32):
-  return jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype)
 
 
 @pytest.mark.parametrize('train', [False, True])
@@ -106,16 +96,9 @@ def test_forward_is_the_oracle(x64, train):
   np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
 
 
-def leaves(depth, num_classes=10):
-  net = models.resnet(depth, num_classes)
-  shapes = jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros((1, 32, 32, 3)), train=False),
-    jax.random.key(0),
-  )
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-  }
+def leaves(depth, num_classes=10, **quantized):
+  net = models.resnet(depth, num_classes, **quantized)
+  return networks.named(networks.shapes(net, jnp.zeros((1, 32, 32, 3))))
 
 
 @pytest.mark.parametrize(
@@ -226,6 +209,112 @@ def test_gradient_under_jit_is_the_finite_difference(x64):
   np.testing.assert_allclose(slope, difference, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  'activation',
+  [
+    Activation(activations.bi_real_sign, signed=True),
+    Activation(activations.dorefa_activation(2)),
+    Activation(activations.pact(3), start=1.0),
+  ],
+)
+def test_quantized_forward_is_the_oracle(x64, activation):
+  net = models.resnet8(7, jnp.float64, activation)
+  x = images(dtype=np.float64)
+  variables = start(net, x)
+  logits, _ = apply(net, variables, x)
+  expected = Oracle(variables, True, activation)(np.asarray(x), blocks=1)
+  assert np.ptp(expected) > 0.1
+  np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(('activation', 'levels'), networks.LEVELS)
+def test_convolutions_see_levels_and_shortcuts_do_not(activation, levels):
+  net, x = models.resnet8(activation=activation), images()
+  calls = networks.calls(net, start(net, x), x, train=True)
+  seen = {at: x for at, (x, _) in calls.items() if at[-5:-1] == 'conv'}
+  assert len(seen) == 6
+  for at in ('stage2/block0', 'stage3/block0'):
+    seen[f'{at}/shortcut'] = calls[f'{at}/shortcut'][0]
+    np.testing.assert_array_equal(
+      seen[f'{at}/shortcut'], seen[f'{at}/conv1'], err_msg=at
+    )
+  for at, values in seen.items():
+    assert 2 <= len(np.unique(values)) <= levels, at
+    if levels == 2 and activation.signed:
+      assert set(np.unique(values)) == {-1, 1}, at
+  for stage in (1, 2, 3):
+    sums = np.asarray(calls[f'stage{stage}/block0'][1])
+    assert len(np.unique(sums)) > sums.size // 4
+    # A network without ReLU carries negative sums on; all others rectify them.
+    assert np.any(sums < 0) == activation.signed
+  np.testing.assert_allclose(
+    calls['head'][0],
+    np.mean(calls['stage3/block0'][1], axis=(1, 2)),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def test_an_activation_that_does_nothing_changes_nothing():
+  nothing = models.resnet8(activation=Activation(lambda x: x))
+  plain, x = models.resnet8(), images()
+  variables = start(plain, x)
+  for mine, theirs in zip(
+    jax.tree.leaves(apply(nothing, variables, x)),
+    jax.tree.leaves(apply(plain, variables, x)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_an_activation_adds_its_numbers_and_nothing_else():
+  plain = leaves(20)
+  assert leaves(20, activation=Activation(activations.hwgq(2))) == plain
+  activation = Activation(activations.pact(2), start=10.0)
+  added = {
+    name: leaf.shape
+    for name, leaf in leaves(20, activation=activation).items()
+    if name not in plain
+  }
+  assert added == {
+    f'params/stage{stage}/block{block}/act{i}/number': ()
+    for stage in (1, 2, 3)
+    for block in (0, 1, 2)
+    for i in (1, 2)
+  }
+
+
+def test_a_norm_takes_the_place_of_the_head_s_bias():
+  plain, normed = leaves(8, 7), leaves(8, 7, head_norm=True)
+  assert plain.keys() - normed.keys() == {'params/head/bias'}
+  added = {name: normed[name].shape for name in normed.keys() - plain.keys()}
+  assert added == {
+    'params/head_norm/scale': (7,),
+    'params/head_norm/bias': (7,),
+    'batch_stats/head_norm/mean': (7,),
+    'batch_stats/head_norm/var': (7,),
+  }
+  net, x = models.resnet8(7, jnp.bfloat16, head_norm=True), images()
+  variables = start(net, x)
+  calls = networks.calls(net, variables, x, train=True)
+  logits = np.asarray(calls['head_norm'][1])
+  norm = variables['params']['head_norm']
+  assert logits.dtype == np.float32
+  np.testing.assert_allclose(logits.mean(0), norm['bias'], atol=1e-4)
+  np.testing.assert_allclose(logits.std(0), norm['scale'], rtol=1e-2)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4])
+def test_one_step_of_quantized_weights_and_activations(bits):
+  quantizer, activation = networks.SAME_BITS[bits]
+  net = models.resnet8(4, activation=activation, head_norm=bits == 1)
+  loss, moves = networks.loss_after_a_step(net, quantizer, images())
+  assert np.isfinite(loss)
+  # Gradients reach every parameter through all the roundings.
+  assert {at for at, move in moves.items() if move == 0} == set()
+  assert any(at.endswith('act2/number') for at in moves) == (bits > 1)
+
+
 @pytest.mark.parametrize('depth', [2, 18, 21, 34, -4])
 def test_other_depths_are_refused(depth):
   with pytest.raises(ValueError, match=f'depth={depth}, but .* 6n \\+ 2: 20'):
@@ -239,6 +328,13 @@ def test_other_arguments_are_refused():
     models.resnet20(dtype=jnp.int8)
   with pytest.raises(ValueError, match='jax_enable_x64'):
     models.resnet20(dtype=np.float64)
+
+
+@pytest.mark.parametrize('value', networks.NO_ACTIVATIONS)
+def test_other_activations_are_refused(value):
+  with pytest.raises(TypeError, match='must be a mq_jax') as error:
+    models.resnet20(activation=value)
+  assert f'activation={value!r}' in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Layers that the networks share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.models.convolution import conv_general_dilated
+
+Array = jax.Array
+Initializer = nn.initializers.Initializer
+
+# Module constants, so that two networks of equal fields compare as equal.
+HE = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+LECUN = nn.initializers.lecun_normal()
+# Uniform up to √(1.5 / (fan_in + fan_out)), the half of Glorot's bound.
+HALF_GLOROT = nn.initializers.variance_scaling(0.25, 'fan_avg', 'uniform')
+
+
+def conv(
+  features: int,
+  size: int,
+  stride: int,
+  dtype: Any,
+  name: str,
+  kernel_init: Initializer = HE,
+) -> nn.Conv:
+  """A convolution without bias whose output is 1 / stride of its input."""
+  # Not 'SAME': with stride 2 that pads only below and to the right, and every
+  # weight would meet another pixel than it was trained on.
+  pad = size // 2
+  return nn.Conv(
+    features,
+    (size, size),
+    strides=stride,
+    padding=((pad, pad), (pad, pad)),
+    use_bias=False,
+    dtype=dtype,
+    param_dtype=jnp.promote_types(jnp.float32, dtype),
+    kernel_init=kernel_init,
+    conv_general_dilated=conv_general_dilated,
+    name=name,
+  )
+
+
+def dense(
+  features: int,
+  use_bias: bool,
+  dtype: Any,
+  name: str,
+  kernel_init: Initializer = LECUN,
+) -> nn.Dense:
+  """A dense layer whose parameters are float32 or wider."""
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    dtype=dtype,
+    param_dtype=jnp.promote_types(jnp.float32, dtype),
+    kernel_init=kernel_init,
+    name=name,
+  )
+
+
+def logits(
+  x: Array,
+  train: bool,
+  num_classes: int,
+  dtype: Any,
+  head_norm: bool,
+  kernel_init: Initializer = LECUN,
+  epsilon: float = 1e-5,
+) -> Array:
+  """The last layer of a network, `head`, and its norm, `head_norm`.
+
+  Args:
+    x: `(batch, features)`.
+    train: Whether the norm takes its statistics from the batch.
+    num_classes: Length of the result.
+    dtype: In which the dense layer computes.
+    head_norm: Whether a batch norm follows. It has a bias, so that the dense
+      layer has none.
+    kernel_init: Of the dense layer.
+    epsilon: Of the norm.
+
+  Returns:
+    `(batch, num_classes)`, of `dtype`, or float32 where that is wider.
+  """
+  wide = jnp.promote_types(jnp.float32, dtype)
+  # A loss takes exponentials and sums: those of bfloat16 are too coarse.
+  head = dense(num_classes, not head_norm, dtype, 'head', kernel_init)
+  y = head(x).astype(wide)
+  if not head_norm:
+    return y
+  return BatchNorm(wide, epsilon=epsilon, name='head_norm')(y, train)

@@ -1,0 +1,120 @@
+"""What the tests of the networks share: variables, traces, train steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import mq_jax
+from mq_jax import activations
+from mq_jax.activations import Activation
+
+# Quantizer of the weights and activation, by the bits of both.
+SAME_BITS = {
+  1: (mq_jax.bwn(), Activation(activations.bi_real_sign, signed=True)),
+  2: (mq_jax.dorefa(2), Activation(activations.pact(2), start=2.0)),
+  4: (mq_jax.dorefa(4), Activation(activations.lsq_activation(4), start=0.1)),
+}
+# With the largest number of levels.
+LEVELS = [
+  (Activation(activations.sign, signed=True), 2),
+  (Activation(activations.bi_real_sign, signed=True), 2),
+  (Activation(activations.dorefa_activation(1)), 2),
+  (Activation(activations.dorefa_activation(3)), 8),
+  (Activation(activations.hwgq(2)), 4),
+  (Activation(activations.pact(2), start=1.5), 4),
+  (Activation(activations.lsq_activation(4), start=0.1), 16),
+]
+NO_ACTIVATIONS = [activations.sign, (activations.sign, None, True), 'sign', 2]
+
+
+def images(shape=(3, 8, 8, 3), dtype=np.float32):
+  return jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype)
+
+
+def random_like(tree, seed=0):
+  """Numbers of the size that layers keep; vectors and scalars are positive."""
+  rng = np.random.default_rng(seed)
+
+  def leaf(like):
+    if len(like.shape) <= 1:
+      return jnp.asarray(rng.uniform(0.5, 1.5, like.shape), like.dtype)
+    deviation = np.sqrt(2 / np.prod(like.shape[:-1]))
+    return jnp.asarray(rng.normal(0, deviation, like.shape), like.dtype)
+
+  return jax.tree.map(leaf, tree)
+
+
+def shapes(net, x):
+  """The variables of a network, without compiling `init`."""
+  return jax.eval_shape(
+    lambda x: net.init(jax.random.key(0), x, train=False),
+    x,
+  )
+
+
+def start(net, x):
+  """Random variables, statistics too."""
+  return random_like(shapes(net, x))
+
+
+def named(tree):
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def calls(net, variables, x, train=False):
+  """What each submodule got and returned, by its path."""
+
+  @jax.jit
+  def run(variables, x):
+    found = {}
+
+    def note(function, args, kwargs, context):
+      y = function(*args, **kwargs)
+      if context.method_name == '__call__':
+        found['/'.join(context.module.path)] = args[0], y
+      return y
+
+    with nn.intercept_methods(note):
+      net.apply(variables, x, train=train, mutable=['batch_stats'])
+    return found
+
+  return run(variables, x)
+
+
+def loss_after_a_step(net, quantizer, x):
+  """The loss after one move of all parameters, and by how much they moved."""
+  variables = start(net, x)
+
+  def loss_fn(params, stats, batch, rng):
+    logits, new = net.apply(
+      {'params': params, 'batch_stats': stats},
+      batch,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    loss = -jnp.mean(jax.nn.log_softmax(logits)[:, 1])
+    return loss, (new['batch_stats'], {})
+
+  train = mq_jax.make_train_step(
+    loss_fn,
+    quantizer,
+    mq_jax.ste(),
+    refine=optax.scale_by_adam(),
+    learning_rate=1e-2,
+  )
+  state = train.init(
+    jax.random.key(0), variables['params'], variables['batch_stats'], x
+  )
+  state, metrics = train.step(state, x)
+  moves = jax.tree.map(
+    lambda old, new: float(jnp.max(jnp.abs(old - new))),
+    variables['params'],
+    state.params,
+  )
+  assert metrics['finite']
+  return float(metrics['loss']), named(moves)

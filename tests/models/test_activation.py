@@ -1,0 +1,70 @@
+"""The layer around an activation: its number, its dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mq_jax import activations, models
+from mq_jax.activations import Activation
+
+X = np.array([[-2.0, -0.3, 0.1, 0.4], [0.6, 0.9, 1.2, 7.0]], np.float32)
+
+
+def init(layer, x=X):
+  return layer.init(jax.random.key(0), jnp.asarray(x))
+
+
+def test_an_activation_without_a_number_has_no_parameters():
+  layer = models.QuantizedInput(Activation(activations.sign, signed=True))
+  assert not init(layer)
+  np.testing.assert_array_equal(
+    layer.apply({}, jnp.asarray(X)), np.where(X < 0, -1, 1)
+  )
+
+
+def test_a_trained_number_starts_and_is_used():
+  function = activations.pact(2)
+  layer = models.QuantizedInput(Activation(function, start=3.0))
+  variables = init(layer)
+  assert jax.tree.map(np.shape, variables) == {'params': {'number': ()}}
+  assert float(variables['params']['number']) == 3
+  for number in (3.0, 0.7):
+    np.testing.assert_array_equal(
+      layer.apply({'params': {'number': jnp.float32(number)}}, jnp.asarray(X)),
+      function(jnp.asarray(X), jnp.float32(number)),
+    )
+
+
+def test_the_number_gets_its_gradient():
+  layer = models.QuantizedInput(Activation(activations.pact(2), start=0.8))
+  gradient = jax.grad(lambda v: jnp.sum(layer.apply(v, jnp.asarray(X))))(
+    init(layer)
+  )
+  assert float(gradient['params']['number']) == np.sum(X >= 0.8)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
+def test_the_number_is_never_narrow(dtype):
+  layer = models.QuantizedInput(Activation(activations.pact(4), 1.3), dtype)
+  x = jnp.linspace(-1, 3, 999).reshape(3, 333).astype(dtype)
+  variables = init(layer, x)
+  y = layer.apply(variables, x)
+  assert variables['params']['number'].dtype == np.float32
+  assert y.dtype == dtype
+  # Rounded once, at the end.
+  want = np.arange(16, dtype=np.float32) * np.float32(1.3) / 15
+  np.testing.assert_allclose(
+    np.unique(y.astype(np.float32)),
+    jnp.asarray(want, dtype).astype(np.float32),
+    rtol=1e-6 if dtype == np.float32 else 2**-8,
+  )
+
+
+def test_double_precision_keeps_its_own(x64):
+  layer = models.QuantizedInput(
+    Activation(activations.lsq_activation(2), 0.1), np.float64
+  )
+  variables = init(layer, X.astype(np.float64))
+  assert variables['params']['number'] == np.float64(0.1)
+  assert layer.apply(variables, jnp.asarray(X, np.float64)).dtype == np.float64
