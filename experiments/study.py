@@ -61,7 +61,8 @@ def narrowed(
     )
   for config in chosen.values():
     config.data_dir = data_dir or config.data_dir
-    config.epochs = epochs or config.epochs
+    # What only quantizes has no epochs that could be more or fewer.
+    config.epochs = config.epochs and (epochs or config.epochs)
   return chosen
 
 
@@ -72,7 +73,7 @@ def base_models(
 
   Args:
     configs: Their `pretrained` is set, where they name none themselves and
-      are to be quantized.
+      do not begin with random weights.
     folder: With model files; empty if the study makes its own.
     workdir: Of the study.
 
@@ -86,7 +87,7 @@ def base_models(
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
-    if config.quantizer == 'none' or config.pretrained:
+    if config.pretrained or build.is_from_scratch(config):
       _check_own_model(config)
       continue
     if folder:

@@ -43,7 +43,7 @@ def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
     ('network', 'resnet21', "'resnet20', 'resnet32'"),
     ('dataset', 'mnist', "'cifar10', 'cifar100', 'digits'"),
     ('dtype', 'float16', "'float32', 'bfloat16'"),
-    ('quantizer', 'xnor', "'dorefa', 'bwn', 'none'"),
+    ('quantizer', 'xnor', "'none', 'dorefa', 'bwn'"),
     ('estimator', 'fc', "'ste', 'fc_grad'"),
     ('activation', 'gelu', "None, 'relu', 'tanh'"),
     ('init', 'zeros', "'random', 'identity'"),

@@ -1,0 +1,36 @@
+"""All methods: the first epoch of each published recipe, on CIFAR-10.
+
+  python -m experiments.study --study=experiments/studies/methods.py \
+    --workdir=runs/methods --pretrained=FOLDER
+
+The recipes are those of experiments/configs/methods/; schedules that are shares
+of a run are shrunk to this one epoch. The two VGGs get 50 steps.
+"""
+
+import importlib
+import pathlib
+
+from ml_collections import ConfigDict
+
+from experiments.configs import methods
+from experiments.settings import Study
+
+
+def get_study() -> Study:
+  """A setting for each recipe."""
+  (folder,) = map(pathlib.Path, methods.__path__)
+  names = sorted(path.stem for path in folder.glob('[!_]*.py'))
+  return Study(
+    'All methods: one epoch of each recipe, CIFAR-10',
+    {name: _shortened(name) for name in names},
+    trials=1,
+  )
+
+
+def _shortened(name: str) -> ConfigDict:
+  module = importlib.import_module(f'{methods.__name__}.{name}')
+  config: ConfigDict = module.get_config()
+  config.epochs = min(config.epochs, 1)
+  if config.network in ('vgg_small', 'labnet'):
+    config.epoch_steps = 50
+  return config
