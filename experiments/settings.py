@@ -10,7 +10,8 @@ import importlib.util
 import json
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -67,11 +68,14 @@ class Study(NamedTuple):
     title: A line that says what it shows.
     settings: Name to configuration; a name is part of a file's name.
     trials: Seeds a setting gets if the user does not say.
+    drops: Setting to a published drop from the base model, and whose it is;
+      the study's table then shows drops.
   """
 
   title: str
   settings: dict[str, ConfigDict]
   trials: int = 5
+  drops: Mapping[str, tuple[float, str]] = MappingProxyType({})
 
 
 def load(path: str | pathlib.Path) -> Study:

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from experiments import comparison, ledger, report, settings
+from experiments import comparison, ledger, report, settings, study_table
 from experiments.first_epoch import first_epoch_table
 from tests.experiments import ledgers
 
@@ -136,7 +136,7 @@ def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
 
 def table_rows(tmp_path, study='table1'):
   study_ = settings.load_all()[study]
-  table = report.study_table(study, study_, ledger.read(tmp_path))
+  table = study_table.study_table(study, study_, ledger.read(tmp_path))
   return {
     row[0].strip('`'): dict(zip(table.columns, row, strict=True))
     for row in table.rows
@@ -179,7 +179,7 @@ def test_cells_without_a_run_say_so(tmp_path):
 def test_a_study_of_ours_has_no_columns_of_the_paper(tmp_path):
   study = settings.Study('Mine', {'a': settings.in_protocol('fair')})
   ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [50.0])
-  table = report.study_table('mine', study, ledger.read(tmp_path))
+  table = study_table.study_table('mine', study, ledger.read(tmp_path))
   assert list(table.columns) == [
     *('setting', 'accuracy %', 'std', 'trials', 'epochs', 'base %', 'mark'),
   ]
@@ -206,7 +206,7 @@ def test_the_note_says_which_images_it_was(tmp_path, holdouts, told):
   )
   for name, config in study.settings.items():
     ledgers.write(tmp_path, name, config.to_dict(), [50.0])
-  table = report.study_table('mine', study, ledger.read(tmp_path))
+  table = study_table.study_table('mine', study, ledger.read(tmp_path))
   assert table.note.startswith(told)
 
 
