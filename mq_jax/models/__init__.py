@@ -1,6 +1,8 @@
 """Flax Linen networks and their layers: the one place that imports flax."""
 
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
+from mq_jax.models.folding import fold_scales as fold_scales
+from mq_jax.models.folding import scale_of as scale_of
 from mq_jax.models.resnet import ResNet as ResNet
 from mq_jax.models.resnet import resnet as resnet
 from mq_jax.models.resnet import resnet8 as resnet8
