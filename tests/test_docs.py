@@ -46,3 +46,40 @@ def test_the_blocks_of_your_project_run(tmp_path):
   )  # fmt: skip
   assert result.returncode == 0, result.stderr[-2000:]
   assert 'Dense_1/kernel' in result.stdout
+
+
+def lines(block):
+  return [line for line in block.splitlines() if line.strip()]
+
+
+def test_methods_of_extending_are_short_and_train(tmp_path):
+  blocks = python_blocks(ROOT / 'docs' / 'extending.md')
+  for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):
+    (block,) = [block for block in blocks if name in block]
+    assert len(lines(block)) < 30, name
+  result = subprocess.run(
+    [sys.executable, '-c', '\n'.join(blocks)],
+    capture_output=True, text=True, check=False, cwd=tmp_path,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr[-2000:]
+  number = r'([-+.e0-9]+)'
+  start, end = re.search(
+    rf'^loss {number} to {number}$', result.stdout, re.MULTILINE
+  ).groups()
+  assert float(end) < 0.3 * float(start)
+  layers = re.findall(
+    rf'^(.*): levels \[(.*)\], mean\|W\| {number},'
+    rf' delta {number} to {number}, gain {number}$',
+    result.stdout, re.MULTILINE,
+  )  # fmt: skip
+  assert [layer[0] for layer in layers] == ['in/kernel', 'out/kernel']
+  for _, levels, size, first, delta, gain in layers:
+    # Doubling is exact: the levels are those promised, to the last bit.
+    assert [float(level) for level in levels.split(',')] == [
+      *(-2 * float(delta), 0, 2 * float(delta)),
+    ]
+    # The threshold has come from far, and is behind the weights by little.
+    assert abs(float(delta) / float(first) - 1) > 0.2
+    assert abs(float(delta) / (0.7 * float(size)) - 1) < 0.1
+    assert abs(float(gain) - 1) > 0.1
+  assert result.stdout.endswith('own tests passed\n')

@@ -3,6 +3,8 @@
 from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.batch_norm import batch_statistics as batch_statistics
+from mq_jax.models.folding import fold_scales as fold_scales
+from mq_jax.models.folding import scale_of as scale_of
 from mq_jax.models.resnet import ResNet as ResNet
 from mq_jax.models.resnet import resnet as resnet
 from mq_jax.models.resnet import resnet8 as resnet8

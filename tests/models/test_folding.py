@@ -1,0 +1,261 @@
+"""Folded networks give what they gave, from kernels of integers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mq_jax
+from mq_jax import methods, models
+from mq_jax.selection import map_selected, named_leaves, replace, select
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+def network(seed=0):
+  """A ResNet8 and variables in float64: statistics are random as well."""
+  net = models.resnet(8, num_classes=4, dtype=jnp.float64)
+  rng = np.random.default_rng(seed)
+  x = jnp.asarray(rng.normal(size=(2, 8, 8, 3)))
+  shapes = jax.eval_shape(
+    lambda x: net.init(jax.random.key(0), x, train=False), x
+  )
+
+  def leaf(path, like):
+    if path[-1].key in ('scale', 'var'):
+      return jnp.asarray(rng.uniform(0.5, 1.5, like.shape))
+    return jnp.asarray(rng.normal(size=like.shape))
+
+  return net, jax.tree_util.tree_map_with_path(leaf, shapes), x
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(net, params, batch_stats, x):
+  variables = {'params': params, 'batch_stats': batch_stats}
+  return net.apply(variables, x, train=False)
+
+
+def paths(params):
+  return [path for path in named_leaves(params) if path.endswith('/kernel')]
+
+
+def tables(params, rules):
+  """Quantized parameters, and the scales of those leaves that have one."""
+  selected = select(params, rules)
+  coded = map_selected(
+    lambda q, w: q.codes(q.preprocess(w, q.init(w)), q.init(w)),
+    *(selected, named_leaves(params)),
+  )
+  scales = {p: models.scale_of(levels) for p, (_, levels) in coded.items()}
+  values = {p: mq_jax.dequantize(*pair) for p, pair in coded.items()}
+  own = {p: alpha for p, alpha in scales.items() if alpha is not None}
+  return replace(params, values), own
+
+
+@pytest.mark.parametrize('size', [1e-3, None, 10.0])
+@pytest.mark.parametrize('channels', [False, True])
+def test_outputs_stay_for_every_scale(size, channels):
+  net, variables, x = network()
+  rng = np.random.default_rng(1)
+  codes, scales = {}, {}
+  for path in paths(variables['params']):
+    kernel = named_leaves(variables['params'])[path]
+    codes[path] = rng.integers(-3, 4, kernel.shape).astype(float)
+    shape = kernel.shape[-1:] if channels else ()
+    scales[path] = np.exp(rng.uniform(-7, 2.3, shape)) if size is None else size
+  values = {path: scales[path] * codes[path] for path in codes}
+  params = replace(variables['params'], values)
+  stats = variables['batch_stats']
+  folded, means = models.fold_scales(params, stats, scales)
+  before, after = logits(net, params, stats, x), logits(net, folded, means, x)
+  assert np.ptp(before) > 0.01
+  np.testing.assert_allclose(
+    after, before, rtol=1e-10, atol=1e-10 * np.max(np.abs(before))
+  )
+  for path, leaf in named_leaves(folded).items():
+    old = named_leaves(params)[path]
+    assert leaf.dtype == old.dtype == jnp.float64
+    if path.startswith('head') or path.endswith('bias'):
+      np.testing.assert_array_equal(leaf, old)
+    elif path.endswith('kernel'):
+      np.testing.assert_array_equal(leaf, codes[path])
+  for path, leaf in named_leaves(means).items():
+    same = np.array_equal(leaf, named_leaves(stats)[path])
+    assert same == path.endswith('/var'), path
+
+
+@pytest.mark.parametrize(
+  ('quantizer', 'integers', 'shape'),
+  [
+    (mq_jax.bwn(), {-1, 1}, ()),
+    (mq_jax.bwn(per_channel=True), {-1, 1}, (16,)),
+    (methods.twn(), {-1, 0, 1}, ()),
+    (mq_jax.dorefa(2), {-3, -1, 1, 3}, ()),
+    (methods.lsq(2), {-2, -1, 0, 1}, ()),
+    (methods.uniform(3), {-3, -2, -1, 0, 1, 2, 3}, ()),
+    (methods.scaled_set((-4, -2, -1, 1, 2, 4)), {-4, -2, -1, 1, 2, 4}, ()),
+  ],
+)
+def test_quantizers_leave_integers(quantizer, integers, shape):
+  net, variables, x = network(2)
+  stats = variables['batch_stats']
+  rules = [
+    ('(stem|.*(2/block0/shortcut|3/block0/conv2)|head)/kernel', quantizer)
+  ]
+  params, scales = tables(variables['params'], rules)
+  assert len(scales) == 4
+  assert scales['stem/kernel'].shape == shape
+  folded, means = models.fold_scales(params, stats, scales)
+  for path in scales:
+    if path != 'head/kernel':
+      assert set(np.unique(named_leaves(folded)[path])) <= integers, path
+  # A large layer has all of them.
+  last = folded['stage3']['block0']['conv2']['kernel']
+  assert set(np.unique(last)) == integers
+  np.testing.assert_array_equal(
+    folded['head']['kernel'], params['head']['kernel']
+  )
+  before = logits(net, params, stats, x)
+  np.testing.assert_allclose(
+    *(logits(net, folded, means, x), before),
+    rtol=1e-10, atol=1e-10 * np.max(np.abs(before)),
+  )  # fmt: skip
+
+
+def test_the_state_of_training_folds():
+  """`quantized` is compiled, the scales here are not: float32 differs a bit."""
+  w = jax.random.normal(jax.random.key(0), (3, 3, 16, 16), jnp.float32)
+  params = {
+    'conv1': {'kernel': w}, 'norm1': {'scale': jnp.ones(16, jnp.float32)},
+  }  # fmt: skip
+  stats = {'norm1': {'mean': jnp.ones(16, jnp.float32)}}
+  rules = [('conv1/kernel', mq_jax.bwn())]
+  train = mq_jax.make_train_step(
+    lambda params, state, batch, rng: (
+      jnp.sum(batch * params['conv1']['kernel']), (state, {}),
+    ), rules, mq_jax.ste(), refine=optax.scale_by_adam(),
+  )  # fmt: skip
+  state = train.init(jax.random.key(1), params, stats, w**2)
+  state, _ = train.step(state, w**2)
+  _, scales = tables(state.params, rules)
+  folded, means = models.fold_scales(
+    train.quantized(state), state.model_state, scales
+  )
+  alpha = np.mean(np.abs(state.params['conv1']['kernel']))
+  np.testing.assert_array_equal(
+    folded['conv1']['kernel'], 2.0 * train.codes(state)['conv1/kernel'] - 1
+  )
+  np.testing.assert_allclose(means['norm1']['mean'], 1 / alpha, rtol=1e-5)
+  np.testing.assert_allclose(folded['norm1']['scale'], alpha, rtol=1e-5)
+  assert folded['conv1']['kernel'].dtype == jnp.float32
+
+
+def test_names_of_a_vgg_and_a_bias():
+  params = {
+    'conv3': {'kernel': jnp.full((3, 3, 2, 4), 0.5)},
+    'norm3': {'scale': jnp.full(4, 3.0), 'bias': jnp.ones(4)},
+    'dense1': {'kernel': jnp.full((4, 4), -0.5), 'bias': jnp.ones(4)},
+    'dense1_norm': {'scale': jnp.full(4, 3.0), 'bias': jnp.ones(4)},
+    'head': {'kernel': jnp.full((4, 2), 0.5), 'bias': jnp.ones(2)},
+    'head_norm': {'scale': jnp.full(2, 3.0), 'bias': jnp.ones(2)},
+  }
+  norms = ('norm3', 'dense1_norm', 'head_norm')
+  stats = {name: {'mean': 2 * params[name]['bias']} for name in norms}
+  scales = {path: 0.5 for path in paths(params)}
+  folded, means = models.fold_scales(params, stats, scales)
+  for layer, norm, sign in zip(
+    ('conv3', 'dense1', 'head'), norms, (1, -1, 1), strict=True
+  ):
+    np.testing.assert_array_equal(
+      folded[layer]['kernel'], sign * np.ones(params[layer]['kernel'].shape)
+    )
+    assert set(np.asarray(folded[norm]['scale'])) == {1.5}
+    assert set(np.asarray(folded[norm]['bias'])) == {1.0}
+    assert set(np.asarray(means[norm]['mean'])) == {4.0}
+  # Dense layers have biases, of which the norm takes the scale as well.
+  assert set(np.asarray(folded['dense1']['bias'])) == {2.0}
+
+
+def test_what_has_no_scale_is_left_alone():
+  trained = methods.ttq(0.3)
+  _, variables, _ = network(3)
+  asymmetric = jnp.array([-1.3, 0.0, 0.8])
+  assert models.scale_of(asymmetric) is None
+  start = trained.init(variables['params']['stem']['kernel'])
+  assert models.scale_of(
+    trained.codes(
+      variables['params']['stem']['kernel'],
+      start._replace(scales=jnp.array([0.8, 1.3])),
+    )[1]
+  ) is None  # fmt: skip
+  # A scale that is not that of the kernel changes nothing.
+  rng = np.random.default_rng(4)
+  kernel = asymmetric[rng.integers(0, 3, (3, 3, 3, 16))]
+  params = replace(variables['params'], {'stem/kernel': kernel})
+  large = replace(params, {'stem/kernel': 0.1 * (128 + 0 * kernel)})
+  small = replace(params, {'stem/kernel': 0.1 * (127 + 0 * kernel)})
+  stats = variables['batch_stats']
+  for own, alpha in ((params, 0.8), (params, 1.3), (large, 0.1)):
+    same = models.fold_scales(own, stats, {'stem/kernel': alpha})
+    jax.tree.map(np.testing.assert_array_equal, same, (own, stats))
+  # A norm without statistics of its own takes no scale.
+  same = models.fold_scales(small, {}, {'stem/kernel': 0.1})
+  jax.tree.map(np.testing.assert_array_equal, same, (small, {}))
+  folded, _ = models.fold_scales(small, stats, {'stem/kernel': 0.1})
+  assert set(np.unique(folded['stem']['kernel'])) == {127}
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 127), st.floats(1e-6, 1e6), st.sampled_from(['f4', 'f8']))
+def test_scale_of_even_grids(most, alpha, dtype):
+  with jax.enable_x64(True):
+    grid = jnp.arange(-most, most + 1, dtype=dtype)
+    scale = models.scale_of(grid * jnp.asarray(alpha, dtype))
+    assert scale.shape == ()
+    assert scale.dtype == dtype
+    np.testing.assert_allclose(scale, alpha, rtol=4 * jnp.finfo(dtype).eps)
+
+
+def test_scale_of_channels_and_zeros():
+  levels = jnp.array([[-0.5, 0.5], [0.0, 0.0], [-3.0, 3.0]])
+  scale = models.scale_of(levels.reshape(1, 1, 1, 3, 2))
+  np.testing.assert_array_equal(scale, [0.5, 1, 3])
+  # Per input channel: the norm has nothing that could take those.
+  assert models.scale_of(levels.reshape(1, 1, 3, 1, 2)) is None
+  np.testing.assert_array_equal(models.scale_of(jnp.zeros(3)), 1.0)
+  # 8 bits have 255 steps of ±1, more than what is allowed.
+  w = jnp.linspace(-1, 1, 8)
+  assert models.scale_of(mq_jax.dorefa(7).codes(w, ())[1]) == 1 / 127
+  assert models.scale_of(mq_jax.dorefa(8).codes(w, ())[1]) is None
+
+
+def test_bfloat16_is_not_mistaken_for_integers():
+  kernel = jnp.array([[100.3, -57.6]], jnp.bfloat16)
+  params = {'conv1': {'kernel': kernel}, 'norm1': {'scale': jnp.ones(2)}}
+  stats = {'norm1': {'mean': jnp.ones(2)}}
+  folded, _ = models.fold_scales(params, stats, {'conv1/kernel': 1.0})
+  np.testing.assert_array_equal(folded['conv1']['kernel'], kernel)
+
+
+@pytest.mark.parametrize(
+  ('scales', 'match'),
+  [
+    ({'stem': 1.0}, "'stem' is no path .*stem/kernel"),
+    ({'stem/kernel': 0.0}, r'stem/kernel must be positive, not 0\.0'),
+    ({'stem/kernel': -1.0}, r'positive, not -1\.0'),
+    ({'stem/kernel': float('nan')}, 'positive, not nan'),
+    ({'stem/kernel': float('inf')}, 'positive, not inf'),
+    ({'stem/kernel': np.array([1.0] * 15 + [0])}, 'must be positive'),
+    ({'stem/kernel': np.ones(3)}, r'shape \(3,\).* have shape \(16,\)'),
+    ({'stem/kernel': np.ones((1, 1, 1, 16))}, r'shape \(1, 1, 1, 16\)'),
+  ],
+)
+def test_wrong_scales_are_refused(scales, match):
+  _, variables, _ = network()
+  with pytest.raises(ValueError, match=match):
+    models.fold_scales(variables['params'], variables['batch_stats'], scales)
