@@ -65,7 +65,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'target': 'grid',  # zero
   },
   'slb': {
-    'kind': 'exp',  # linear, cos
+    'kind': 'exp',  # linear, cos, multiplicative: exp, epoch by epoch
     'first': 0.01,
     'last': 10.0,
     'window': '0 1',
@@ -346,13 +346,15 @@ def _slb(run: _Run) -> Method:
       f'config.method.window={run.own.window!r} must be two shares of the run,'
       " such as '0.4 0.9'"
     ) from error
+  by_epoch = run.own.kind == 'multiplicative'
   rising = methods.rising(
-    run.own.kind,
+    'exp' if by_epoch else run.own.kind,
     run.own.first,
     run.own.last,
     run.steps,
     (begin, end),
     run.own.cycles,
+    run.steps_per_epoch if by_epoch else 1,
   )
   return Method(methods.slb(run.config.bits, rising, run.own.sharpness))
 

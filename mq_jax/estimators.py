@@ -35,7 +35,7 @@ class GradientEstimator(NamedTuple):
     init_state: `(key, leaves) -> state`, what is kept between steps; `()` if
       none.
     apply: `(phi, g_hat, w_tilde, g_ste, state) -> (g_tilde, state)`. g_tilde
-      has the paths and shapes of g_hat. `g_ste` is the quantizer's
+      has the paths and shapes of w_tilde. `g_ste` is the quantizer's
       straight-through gradient.
     factor: `(phi) -> {'s': slope, ...}`, the scalars that a stack without
       activation amounts to, or an empty dict.

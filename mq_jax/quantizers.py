@@ -69,8 +69,8 @@ class Quantizer(NamedTuple):
 
   Attributes:
     codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8, of the
-      shape of `w_tilde`. `levels` is the table of values, shape `(n,)` for one
-      table per tensor, or `w_tilde`'s rank plus one with `n` last and 1 on
+      shape of `w`. `levels` is the table of values, shape `(n,)` for one
+      table per tensor, or `w`'s rank plus one with `n` last and 1 on
       every axis that shares a table. Q is `dequantize(codes, levels)`.
     init: `(w) -> variables`.
     preprocess: A: `(w, variables) -> w_tilde`.
@@ -140,6 +140,34 @@ def seen_by_loss(
   return dequantize(*quantizer.codes(w_tilde, variables))
 
 
+def projected(
+  quantizer: Quantizer, w: Array, variables: Variables = ()
+) -> Array:
+  """Q(W) of a quantizer that takes W as it is, for moves of W itself.
+
+  Raises:
+    ValueError: If it has a W̃ of its own, or has variables and gets none.
+  """
+  check_plain(quantizer)
+  lacks_variables = isinstance(variables, tuple) and not variables
+  if quantizer.init is not _no_variables and lacks_variables:
+    raise ValueError(
+      'The quantizer has variables, and here there are none: take one without,'
+      ' such as mq_jax.methods.twn(), or fixed_levels of one.'
+    )
+  return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
+
+
+def check_plain(quantizer: Quantizer) -> None:
+  """Raises `ValueError` unless W̃ = W."""
+  if quantizer.preprocess is not _identity:
+    raise ValueError(
+      'The quantizer pre-processes its weights, and this moves the weights'
+      ' themselves onto levels: take one with W̃ = W, such as mq_jax.bwn() or'
+      ' mq_jax.methods.twn().'
+    )
+
+
 def unquantized(projection: Quantizer) -> Quantizer:
   """A quantizer that the loss does not see, for what quantizes at the end.
 
@@ -147,8 +175,12 @@ def unquantized(projection: Quantizer) -> Quantizer:
     projection: What `codes` and `TrainStep.quantized` give.
 
   Returns:
-    The same `Quantizer`, with W̃ in the loss and no gradient rule.
+    The same `Quantizer`, with W in the loss and no gradient rule.
+
+  Raises:
+    ValueError: If `projection` pre-processes its weights.
   """
+  check_plain(projection)
   return Quantizer(
     projection.codes,
     init=projection.init,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import mq_jax
-from mq_jax.quantizers import quantize
+from mq_jax.quantizers import projected, quantize
 
 WEIGHTS = hnp.arrays(
   np.float32,
@@ -206,3 +206,18 @@ def test_other_bad_arguments():
     mq_jax.dorefa(bits=2, original=True)
   with pytest.raises(ValueError, match=r'channel_axis=2.*\(2, 2\)'):
     quantize(mq_jax.bwn(per_channel=True, channel_axis=2), jnp.ones((2, 2)), ())
+
+
+def test_what_moves_weights_refuses_quantizers_that_see_others():
+  w = jnp.ones((2, 2))
+  with pytest.raises(ValueError, match='pre-processes its weights'):
+    projected(mq_jax.dorefa(), w)
+  with pytest.raises(ValueError, match='has variables, and here'):
+    projected(mq_jax.methods.lsq(2), w)
+  for refusing in (
+    mq_jax.unquantized,
+    mq_jax.methods.fixed_levels,
+    lambda q: mq_jax.methods.binary_relax(q, lambda step: 1.0),
+  ):
+    with pytest.raises(ValueError, match='pre-processes its weights'):
+      refusing(mq_jax.dorefa())

@@ -10,7 +10,7 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.checks import check_every
-from mq_jax.quantizers import Quantizer, Variables, dequantize
+from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
 
@@ -107,15 +107,12 @@ def admm(
     raise ValueError(f'rho={rho!r} must be at least 0.')
   check_every(every)
 
-  def projection(q: Quantizer, w: Array) -> Array:
-    return dequantize(*q.codes(w, ())).astype(w.dtype)
-
   def init(params: Any) -> AdmmState:
     selected = selection.select(params, rules)
     leaves = selection.named_leaves(params)
     return AdmmState(
       jnp.zeros((), jnp.int32),
-      selection.map_selected(projection, selected, leaves),
+      selection.map_selected(projected, selected, leaves),
       {path: jnp.zeros_like(leaves[path]) for path in selected},
     )
 
@@ -127,10 +124,10 @@ def admm(
 
     def moved() -> tuple[dict[str, Array], dict[str, Array]]:
       sums = {path: weights[path] + state.dual[path] for path in selected}
-      g = selection.map_selected(projection, selected, sums)
+      g = selection.map_selected(projected, selected, sums)
       return g, {path: sums[path] - g[path] for path in selected}
 
-    projected, dual = lax.cond(
+    near, dual = lax.cond(
       (state.updates % every == 0) & (state.updates > 0),
       moved,
       lambda: (state.projected, state.dual),
@@ -142,7 +139,7 @@ def admm(
       del q
       return g + rho * (w - near + dual)
 
-    new = selection.transform(penalised, rules, params, grads, projected, dual)
-    return new, AdmmState(state.updates + 1, projected, dual)
+    new = selection.transform(penalised, rules, params, grads, near, dual)
+    return new, AdmmState(state.updates + 1, near, dual)
 
   return optax.GradientTransformation(init, update)

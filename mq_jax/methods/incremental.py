@@ -14,7 +14,13 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.checks import check_bits, check_every
-from mq_jax.quantizers import Quantizer, Variables, dequantize, unquantized
+from mq_jax.quantizers import (
+  Quantizer,
+  Variables,
+  check_plain,
+  projected,
+  unquantized,
+)
 
 Array = jax.Array
 
@@ -72,10 +78,14 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
 
   Returns:
     A `Quantizer` whose variables are the levels; a weight takes the nearest.
+
+  Raises:
+    ValueError: If `projection` pre-processes its weights.
   """
+  check_plain(projection)
   return Quantizer(
     codes=lambda w_tilde, levels: (_nearest(w_tilde, levels), levels),
-    init=lambda w: projection.codes(projection.preprocess(w, ()), ())[1],
+    init=lambda w: projection.codes(w, ())[1],
   )
 
 
@@ -178,7 +188,7 @@ def incremental(
     def moved(
       q: Quantizer, w: Array, move: Array, old: Array, new: Array, v: Variables
     ) -> Array:
-      onto = dequantize(*q.codes(w, v)).astype(w.dtype) - w
+      onto = projected(q, w, v) - w
       return jnp.where(old, 0, jnp.where(new, onto, move))
 
     new = selection.transform(
@@ -228,7 +238,7 @@ def loss_error_aware(
     grads: Any, variables: dict[str, Any], params: Any = None
   ) -> tuple[Any, dict[str, Any]]:
     def penalised(q: Quantizer, w: Array, g: Array, v: Variables) -> Array:
-      error = w - dequantize(*q.codes(w, v)).astype(w.dtype)
+      error = w - projected(q, w, v)
       rising = jnp.sign(jnp.sum(g * error))
       return g * (1 + perturbation * rising) + 2 * approximation * error
 

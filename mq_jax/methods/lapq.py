@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from mq_jax import selection
 from mq_jax.checks import check_bits
@@ -159,6 +158,9 @@ def lapq(
   best, first = zeros, of_factors(zeros)
   last = first
   if sweeps:
+    # Here, because it would double the time of `import mq_jax`.
+    import scipy.optimize
+
     found = scipy.optimize.minimize(
       *(of_factors, zeros), method='Powell', options={'maxiter': sweeps}
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.quantizers import Quantizer, Variables, dequantize
+from mq_jax.quantizers import Quantizer, Variables, check_plain, projected
 
 Array = jax.Array
 Schedule = Callable[[Array], Any]
@@ -90,7 +90,7 @@ def proximal(
 
     def pulled(quantizer: Quantizer, w: Array, move: Array) -> Array:
       new = w + move
-      level = dequantize(*quantizer.codes(new, ()))
+      level = projected(quantizer, new)
       return prox(new, level, jnp.asarray(now, w.dtype)) - w
 
     new = selection.transform(pulled, rules, params, moves)
@@ -153,13 +153,18 @@ def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
   Returns:
     A `Quantizer` with a `Relaxation`.
 
+  Raises:
+    ValueError: If `projection` pre-processes its weights.
+
   References:
     Yin, Zhang, Lyu, Osher, Qi, Xin, `BinaryRelax
     <https://arxiv.org/abs/1801.06313>`_, 2018, eq. (6) and algorithm 1
   """
 
+  check_plain(projection)
+
   def relaxed(w_tilde: Array, variables: Relaxation) -> Array:
-    level = dequantize(*projection.codes(w_tilde, variables.variables))
+    level = projected(projection, w_tilde, variables.variables)
     now = jnp.asarray(strength(variables.updates), w_tilde.dtype)
     share = jnp.where(jnp.isinf(now), 1, now / (1 + now))
     return w_tilde + share * (level - w_tilde)

@@ -103,12 +103,14 @@ def rising(
   total: int,
   window: tuple[float, float] = (0.0, 1.0),
   cycles: int = 1,
+  every: int = 1,
 ) -> Schedule:
   """SLB's schedules of the inverse temperature.
 
   With u the share of `window` that has passed: 'exp' start (end/start)ᵘ,
   'linear' start + (end − start) u, 'cos' start + (end − start)(1 − cos πu)/2.
-  'exp' is also the repository's factor per epoch, end/start its power.
+  The multiplicative one of the authors' repository, a factor an epoch, is 'exp'
+  with `every` the updates of an epoch.
 
   Args:
     kind: 'exp', 'linear' or 'cos'.
@@ -118,6 +120,7 @@ def rising(
     window: When T begins and ends to rise, as shares of `total`.
     cycles: How often T starts anew (SGD-R), each cycle of the same length; the
       published lengths are not known.
+    every: Updates for which T stays what it is.
 
   Returns:
     `(updates) -> T`.
@@ -138,11 +141,15 @@ def rising(
       f'start={start!r} and end={end!r} must be positive and rise, and'
       f' window={window!r} must ascend within [0, 1].'
     )
-  if total < 1 or cycles < 1:
-    raise ValueError(f'total={total!r} and cycles={cycles!r} must be positive.')
+  if total < 1 or cycles < 1 or every < 1:
+    raise ValueError(
+      f'total={total!r}, cycles={cycles!r} and every={every!r} must be'
+      ' positive.'
+    )
 
   def schedule(updates: Array) -> Array:
-    passed = jnp.clip((updates / total - first) / (last - first), 0, 1)
+    share = updates // every * every / total
+    passed = jnp.clip((share - first) / (last - first), 0, 1)
     within = jnp.where(passed < 1, (passed * cycles) % 1, 1)
     return shapes[kind](within)
 

@@ -9,7 +9,7 @@ import optax
 
 from mq_jax import selection
 from mq_jax.checks import check_bits
-from mq_jax.quantizers import Quantizer, Variables, dequantize
+from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
 
@@ -87,10 +87,7 @@ def position_scaled(
     )
 
   def scaled(quantizer: Quantizer, w: Array, g: Array) -> Array:
-    if target is None:
-      nearest = dequantize(*quantizer.codes(w, ()))
-    else:
-      nearest = target(w)
+    nearest = projected(quantizer, w) if target is None else target(w)
     s = jnp.abs(w - nearest) + epsilon
     if normalised:
       largest = jnp.max(s)

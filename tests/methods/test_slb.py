@@ -152,3 +152,13 @@ def test_arguments_out_of_range_are_refused():
     methods.slb(5, constant(1.0))
   with pytest.raises(ValueError, match='sharpness=0'):
     methods.slb(1, constant(1.0), sharpness=0)
+
+
+def test_the_multiplicative_schedule_is_a_factor_an_epoch():
+  schedule = methods.rising('exp', 1.0, 16.0, 80, (0.25, 0.75), every=10)
+  each = np.array([float(schedule(jnp.asarray(step))) for step in range(80)])
+  by_epoch = each.reshape(8, 10)
+  np.testing.assert_array_equal(by_epoch, by_epoch[:, :1] + 0 * by_epoch)
+  np.testing.assert_allclose(
+    by_epoch[:, 0], [1, 1, 1, 2, 4, 8, 16, 16], rtol=1e-6
+  )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mq_jax.models import BatchNorm
+from mq_jax.models import BatchNorm, batch_statistics
 
 F64 = np.float64
 
@@ -188,3 +188,15 @@ def test_a_value_that_is_not_finite_shows():
   assert np.isfinite(y[..., 0]).all()
   assert np.isnan(y[..., 1]).all()
   assert not np.isfinite(variables['batch_stats']['mean'][1])
+
+
+def test_statistics_of_one_batch_alone(x64):
+  del x64
+  net = BatchNorm(jnp.float64)
+  x = jnp.asarray(np.random.default_rng(3).normal(2.0, 3.0, (5, 4, 6)))
+  variables = net.init(jax.random.key(0), x, train=False)
+  old = jax.tree.map(lambda leaf: leaf + 7.0, variables['batch_stats'])
+  stats = batch_statistics(net, variables['params'], old, x)
+  flat = np.asarray(x).reshape(-1, 6)
+  np.testing.assert_allclose(stats['mean'], flat.mean(0), rtol=1e-12)
+  np.testing.assert_allclose(stats['var'], flat.var(0, ddof=1), rtol=1e-12)
