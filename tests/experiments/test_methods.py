@@ -14,6 +14,8 @@ from experiments import (
   build,
   config_check,
   data,
+  errors,
+  finalise,
   methods,
   model_file,
   train,
@@ -265,6 +267,43 @@ def test_without_epochs_a_network_is_only_quantized(base, tmp_path):
   result.model_path.unlink()
   again = train.train_and_evaluate(config, tmp_path)
   assert tiny.timeless(again.records) == tiny.timeless(result.records)
+
+
+def test_what_is_left_is_folded_into_integers(base, tmp_path):
+  _, result = run('bwn', base, tmp_path, epochs=1)
+  accuracies, whole = finalise.finalise(tmp_path)
+  assert set(accuracies) == {'quantized', 'folded'}
+  assert accuracies['quantized'] == result.last_accuracy
+  assert accuracies['folded'] == pytest.approx(result.last_accuracy, abs=0.3)
+  assert whole == dict.fromkeys(
+    (
+      'block0/conv1/kernel',
+      'block0/shortcut/kernel',
+      'head/kernel',
+      'stem/kernel',
+    ),
+    2,
+  )
+  folded = model_file.load_model(tmp_path / 'folded.safetensors')
+  for path in whole:
+    kernel = named_leaves(folded.params)[path]
+    np.testing.assert_array_equal(np.unique(kernel), [-1, 1])
+  assert accuracy(tmp_path / 'folded.safetensors') == pytest.approx(
+    accuracies['folded']
+  )
+
+
+def test_all_forms_of_a_network_are_tested(base, tmp_path):
+  _, result = run('admm', base, tmp_path, epochs=1)
+  accuracies, whole = finalise.finalise(tmp_path)
+  record = result.records[-1]
+  assert accuracies['trained'] == record['relaxed_accuracy']
+  assert accuracies['quantized'] == record['test_accuracy']
+  assert set(whole.values()) == {3}
+  with pytest.raises(errors.MissingError, match='no run stands in'):
+    finalise.finalise(tmp_path / 'elsewhere')
+  with pytest.raises(errors.MissingError, match='has to quantize weights'):
+    finalise.finalise(base.model_path.parent)
 
 
 def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
