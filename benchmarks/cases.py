@@ -69,9 +69,20 @@ class Problem(NamedTuple):
   batch: dict[str, jax.Array]
 
 
-def problem(network: str, batch_size: int, dtype: str) -> Problem:
-  """Random weights and images: no time depends on their values."""
-  net = getattr(models, network)(dtype=build.DTYPES[dtype])
+def problem(network: Any, batch_size: int, dtype: str) -> Problem:
+  """Random weights and images: no time depends on their values.
+
+  Args:
+    network: Linen module, or the name of one of ours.
+    batch_size: Number of images.
+    dtype: Of the computation.
+
+  Returns:
+    A `Problem`.
+  """
+  net = network
+  if isinstance(network, str):
+    net = getattr(models, network)(dtype=build.DTYPES[dtype])
   keys = jax.random.split(jax.random.key(0), 3)
   shape = (batch_size, 32, 32, 3)
   batch = {
@@ -97,7 +108,7 @@ def full_precision(at: Problem) -> Case:
     params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
     return (params, model_state), {**metrics, 'loss': loss}
 
-  return Case(FULL, step_fn, _host((at.params, at.model_state)), at.batch)
+  return Case(FULL, step_fn, host((at.params, at.model_state)), at.batch)
 
 
 def quantized(at: Problem, name: str, hidden: int) -> Case:
@@ -106,7 +117,7 @@ def quantized(at: Problem, name: str, hidden: int) -> Case:
     at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden)
   )
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
-  return Case(name, train.step_fn, _host(state), at.batch)
+  return Case(name, train.step_fn, host(state), at.batch)
 
 
 def all_cases(at: Problem, names: list[str] | None, hidden: int) -> list[Case]:
@@ -121,7 +132,8 @@ def weights(at: Problem) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(at.params) if leaf.ndim >= 2)
 
 
-def _host(tree: Any) -> Any:
+def host(tree: Any) -> Any:
+  """A state as the first step takes it, off the device."""
   # Keys have no NumPy form; they are small.
   return jax.tree.map(
     lambda leaf: (

@@ -16,6 +16,7 @@ from absl import app, flags
 
 from experiments import comparison, figures, ledger, settings, tables
 from experiments.first_epoch import first_epoch_table
+from experiments.method_table import method_table, read_costs
 from experiments.study_table import study_table
 
 OUT = 'docs/results'
@@ -34,7 +35,17 @@ def all_tables(
     return lambda: study_table(name, studies[name], runs)
 
   made = {name: of(name) for name in studies}
+  if 'methods' in studies:
+    made['methods-overview'] = lambda: _methods(studies, runs)
   return made | {'first-epoch': lambda: first_epoch_table(runs)}
+
+
+def _methods(
+  studies: Mapping[str, settings.Study], runs: Sequence[ledger.Run]
+) -> tables.Table:
+  return method_table(
+    studies['methods'], runs, read_costs(_ROOT / ledger.RESULTS)
+  )
 
 
 def fill(
@@ -71,6 +82,7 @@ def to_show(
       comparison.published(name, config) or comparison.cell(config, runs)
       for config in study.settings.values()
     )
+    or study.drops
   }
 
 
@@ -94,8 +106,11 @@ def write_all(
   shown = to_show(runs, studies)
   made = [study_table(name, study, runs) for name, study in shown.items()]
   first = first_epoch_table(runs)
+  made += [first] if first.rows else []
+  if 'methods' in shown:
+    made.append(_methods(studies, runs))
   paths = []
-  for table in [*made, first] if first.rows else made:
+  for table in made:
     show(f'\n## {table.title}\n\n{tables.markdown(table)}')
     paths += tables.write(table, out)
   return paths + figures.write_all(shown, runs, out)

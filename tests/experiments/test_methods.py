@@ -29,6 +29,7 @@ from tests.experiments import tiny
 
 FOLDER = pathlib.Path(train.__file__).parent / 'configs' / 'methods'
 RECIPES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem != '__init__')
+FOUR = ('block0/conv1', 'block0/shortcut', 'head', 'stem')
 # Levels of a kernel, and whether a channel has its own.
 LEVELS = {
   'binaryconnect': (2, False),
