@@ -120,11 +120,10 @@ def _check_own_model(config: ConfigDict) -> None:
 
 
 def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
-  depth = config.network.removeprefix('resnet')
-  names = (
-    f'{config.network}-{config.dataset}.safetensors',
-    f'MetaQuant-ResNet{depth}-{config.dataset.upper()}.pth',
-  )
+  names = [f'{config.network}-{config.dataset}.safetensors']
+  if config.network.startswith('resnet'):
+    depth = config.network.removeprefix('resnet')
+    names.append(f'MetaQuant-ResNet{depth}-{config.dataset.upper()}.pth')
   for name in names:
     if (folder / name).is_file():
       return folder / name

@@ -5,7 +5,11 @@
 
 All methods get the same networks, epochs and batches, start from the same
 trained network and quantize every layer; optimizer and learning rate are those
-of their own recipes, and the rate falls to a tenth at the same epochs.
+of their own recipes, and the rate falls to a tenth at the same epochs. FOLDER
+needs `labnet-cifar10.safetensors` too, or --only=resnet:
+
+  python -m experiments.pretrain --config.network=labnet \
+    --config.head_norm=True --config.loss=squared_hinge
 """
 
 from typing import Any

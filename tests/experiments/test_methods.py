@@ -307,6 +307,26 @@ def test_all_forms_of_a_network_are_tested(base, tmp_path):
     finalise.finalise(base.model_path.parent)
 
 
+def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
+  config, result = run('pact_w4a4', base, tmp_path, epochs=1)
+  # What it started from is tested as it was trained, with ReLUs.
+  assert result.full_precision_accuracy == pytest.approx(
+    accuracy(base.model_path)
+  )
+  params = model_file.load_model(result.model_path).params
+  (number,) = (
+    float(leaf)
+    for path, leaf in named_leaves(params).items()
+    if path.endswith('/number')
+  )
+  assert number != 10.0  # which it begins at
+  del params['head']
+  model_file.save_model(tmp_path / 'base.safetensors', params, {}, {})
+  config.pretrained = str(tmp_path / 'base.safetensors')
+  with pytest.raises(errors.InvalidError, match=r"differ.*'head/kernel'"):
+    train.train_and_evaluate(config, tmp_path / 'other')
+
+
 def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
   """Beside the clips that it starts from, at 2 bits."""
   changes = {'bits': 2, 'full_precision': ''}

@@ -5,7 +5,14 @@ import pathlib
 
 import pytest
 
-from experiments import comparison, ledger, report, settings, study_table
+from experiments import (
+  comparison,
+  ledger,
+  method_table,
+  report,
+  settings,
+  study_table,
+)
 from experiments.first_epoch import first_epoch_table
 from tests.experiments import ledgers
 
@@ -288,3 +295,48 @@ def test_a_taken_name_comes_with_another(tmp_path):
   assert {
     ledger.seeds(run)[0] for run in ledger.read(tmp_path / 'results')
   } == {4, 9}
+
+
+def test_a_study_of_drops_has_them_beside_the_published_ones(tmp_path):
+  study = settings.Study(
+    'Drops',
+    {
+      'a': settings.in_protocol('fair', epochs=1),
+      'b': settings.in_protocol('fair', estimator='ste'),
+    },
+    drops={'a': (0.7, 'Table 4')},
+  )
+  ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [90.0])
+  table = study_table.study_table('mine', study, ledger.read(tmp_path))
+  kept = ('accuracy %', 'base %', 'drop', 'published drop', 'of')
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  assert [[row[key] for key in kept] for row in rows] == [
+    ['90.00', '91.50', '1.50', '0.70', 'Table 4'],
+    ['no run', '', '', '', ''],
+  ]
+
+
+def test_the_table_of_methods_says_what_was_measured(tmp_path):
+  study = settings.load_all()['methods']
+  assert set(study.settings) == set(method_table.ABOUT)
+  for name, more in (('psgd', {'relaxed_accuracy': 88.0}), ('slb', {})):
+    config = study.settings[name].to_dict()
+    ledgers.write(tmp_path, name, config, [80.0])
+    path = tmp_path / f'{name}.jsonl'
+    first, last = map(json.loads, path.read_text().splitlines())
+    if name == 'slb':
+      first['start'] = {}
+    path.write_text(json.dumps(first) + '\n' + json.dumps(last | more))
+  costs = {
+    'psgd': {'time / STE': [1.25, 1.0, 2.0], 'numbers kept a weight': 0.5}
+  }
+  table = method_table.method_table(study, ledger.read(tmp_path), costs)
+  rows = {
+    row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows
+  }
+  psgd = rows['`psgd`']
+  assert psgd['measured'] == '88.00 → 80.00'
+  assert (psgd['step / STE'], psgd['numbers kept a weight']) == ('1.25', '0.50')
+  assert rows['`slb`']['measured'] == '80.00, from random weights'
+  assert rows['`twn`']['measured'] == 'no run'
+  assert method_table.read_costs(tmp_path) == {}

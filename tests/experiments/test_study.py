@@ -339,4 +339,13 @@ def test_a_study_may_name_a_base_model_itself(tmp_path):
   for folder in ('', str(tmp_path)):
     assert study.base_models([named, none], folder, tmp_path) == {}
   assert named.pretrained == str(tmp_path / 'own.safetensors')
+  scratch = settings.in_protocol('fair', pretrain_epochs=0)
+  assert study.base_models([scratch], '', tmp_path) == {}
+  assert scratch.pretrained == ''
   assert none.pretrained == ''  # from random weights
+
+
+def test_epochs_of_a_command_are_not_for_what_only_quantizes():
+  methods = settings.load_all()['methods']
+  chosen = study.narrowed(methods, '^(aciq|ttq)$', 7, '/data')
+  assert {name: c.epochs for name, c in chosen.items()} == {'aciq': 0, 'ttq': 7}

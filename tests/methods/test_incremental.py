@@ -72,6 +72,22 @@ def test_portions(bits):
   assert np.floor(np.log2(4 * top / 3)) == np.log2(np.max(levels))
 
 
+def test_portions_may_begin_later():
+  """Until then weights move freely; then all are on levels, and stay."""
+  w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
+  finish = methods.incremental(methods.inq(3), (1.0,), every=1, first=3)
+  states = common.linear(methods.inq(3), w, g, 6, finish=finish)
+  levels = np.asarray(methods.inq(3).init(w))
+  for t, state in enumerate(states):
+    on_levels = np.isin(common.kernel(state), levels)
+    assert on_levels.all() if t > 3 else not on_levels.any()
+  np.testing.assert_array_equal(
+    common.kernel(states[4]), common.kernel(states[6])
+  )
+  with pytest.raises(ValueError, match='first=-1 must be at least 0'):
+    methods.incremental(methods.inq(3), (1.0,), every=1, first=-1)
+
+
 def test_penalties_by_finite_differences():
   """Of a₁ |⟨g, W − Ŵ⟩| + a₂ ‖W − Ŵ‖², g and Ŵ constants."""
   w, g = common.weight(4, (3, 4)), common.weight(5, (3, 4))
