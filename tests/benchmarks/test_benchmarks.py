@@ -17,11 +17,13 @@ from benchmarks import (
   flops,
   measure,
   memory,
+  methods,
   report,
   scaling,
   step_time,
   trials,
 )
+from experiments import method_table
 
 ROOT = pathlib.Path(__file__).parents[2]
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -148,6 +150,18 @@ def test_the_tables_have_their_rows(monkeypatch, tmp_path, capsys):
     monkeypatch, tmp_path, compile, '--only', 'fc_grad', '--batch_size', '4'
   )['rows']
   assert all(row['together s'] > 0 for row in rows)
+
+
+def test_what_methods_keep_beside_the_weights(monkeypatch, tmp_path):
+  args = ['--rounds', '1', '--batch_size', '2', '--steps', '1']
+  only = ['--only', 'admm', 'lab', 'slb']
+  result = quick(monkeypatch, tmp_path, methods, *args, *only)
+  kept = {row['method']: row['numbers kept a weight'] for row in result['rows']}
+  # G and the dual variable; the curvature; two numbers in the place of one.
+  wanted = {'ste': 0.0, 'admm': 2.0, 'lab': 1.0, 'slb': 1.0}
+  assert kept == pytest.approx(wanted, abs=1e-3)
+  assert all(row['time / STE'][0] > 0 for row in result['rows'])
+  assert set(methods.recipes()) < set(method_table.ABOUT)
 
 
 def test_an_lstm_needs_its_memory_once():
