@@ -7,8 +7,6 @@ quantized, plain SGD and no more than one network. Activations that are
 quantized are so too.
 """
 
-import importlib
-import pathlib
 from typing import Any
 
 import jax
@@ -26,12 +24,7 @@ STEPS_PER_EPOCH = 390
 
 def recipes() -> dict[str, ConfigDict]:
   """Those that train, by their names."""
-  (folder,) = map(pathlib.Path, methods.__path__)
-  names = sorted(path.stem for path in folder.glob('[!_]*.py'))
-  loaded = {
-    name: importlib.import_module(f'{methods.__name__}.{name}').get_config()
-    for name in names
-  }
+  loaded = {name: methods.load(name) for name in methods.NAMES}
   return {
     name: config
     for name, config in loaded.items()

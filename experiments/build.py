@@ -36,7 +36,6 @@ BASE_KEYS = (
   'head_norm',
   'loss',
   'augment',
-  'epoch_steps',
   'dataset',
   'data_dir',
   'dtype',
@@ -69,10 +68,14 @@ def full_precision(config: ConfigDict) -> ConfigDict:
   return base
 
 
-def is_from_scratch(config: ConfigDict) -> bool:
-  """Whether a run begins with random weights."""
-  no_base = config.quantizer == 'none' or config.pretrain_epochs == 0
-  return no_base and not config.pretrained
+def is_from_scratch(config: ConfigDict | dict[str, Any]) -> bool:
+  """Whether a run begins with random weights.
+
+  Args:
+    config: The whole configuration, also one that was read from a log.
+  """
+  no_base = config['quantizer'] == 'none' or config['pretrain_epochs'] == 0
+  return bool(no_base and not config['pretrained'])
 
 
 def rules(config: ConfigDict, steps_per_epoch: int) -> selection.Rules:

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import ledger, metrics
+from experiments.build import is_from_scratch
 from experiments.settings import identity, in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parent / 'studies' / 'published.json'
@@ -76,7 +77,8 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   groups: dict[Any, list[ledger.Run]] = {}
   for run in runs:
     own = run.header['config']
-    if identity(own, without=_GROUPED) == wanted:
+    same = identity(own, without=_GROUPED) == wanted
+    if same and is_from_scratch(own) == is_from_scratch(config.to_dict()):
       base = run.header['start'].get('full_precision_accuracy')
       groups.setdefault((identity(own), base), []).append(run)
   if not groups:

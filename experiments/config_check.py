@@ -46,7 +46,6 @@ CHOICES = {
 AT_LEAST = {
   'pretrain_epochs': 0,
   'recalibrate': 0,
-  'decay_factor': 0,
   'clip': 0,
   'eps_root': 0,
   'weight_decay': 0,
@@ -118,14 +117,16 @@ def check(config: ConfigDict) -> None:
   if (
     config.estimator == 'feature_fc'
     and 'distance' in config.features.split()
-    and config.bits > 1
+    and (config.bits > 1 or config.quantizer in ('twn', 'ttq'))
   ):
     raise ConfigError(
-      f'config.bits={config.bits!r} has several thresholds, and the feature'
+      f'config.quantizer={config.quantizer!r} with'
+      f' config.bits={config.bits!r} has several thresholds, and the feature'
       " 'distance' is that to one: take bits=1, or leave it out of"
       ' config.features'
     )
   try:
+    build.network(config, 10)
     build.make_train_step(config, _no_loss, 1)
     _check_parts(config)
     if config.full_precision or config.estimator == 'kernel_wise':
@@ -144,6 +145,22 @@ def _check_training(config: ConfigDict) -> None:
     raise ConfigError(
       f'config.quantizer={config.quantizer!r} is for trained networks: take'
       ' config.epochs=0'
+    )
+  if config.quantizer in methods.AFTER_TRAINING and build.is_from_scratch(
+    config
+  ):
+    raise ConfigError(
+      f'config.quantizer={config.quantizer!r} is for trained networks: give'
+      ' config.pretrained, or train one by config.pretrain_epochs'
+    )
+  if config.epochs == 0 and config.estimator != 'ste':
+    raise ConfigError(
+      f'config.estimator={config.estimator!r} learns nothing where'
+      " config.epochs=0: take 'ste'"
+    )
+  if not config.decay_factor > 0:
+    raise ConfigError(
+      f'config.decay_factor={config.decay_factor!r} must be above 0'
     )
   at = config.decay_at.split()
   if not all(epoch.isdecimal() for epoch in at) or sorted(
@@ -175,7 +192,10 @@ def _check_parts(config: ConfigDict) -> None:
 
 def _check_leaves(config: ConfigDict) -> None:
   """Refuses rules and estimators that the network's leaves do not fit."""
-  params = _shapes(config.network)
+  params = _shapes(
+    *(config[key] for key in ('network', 'activations', 'activation_bits')),
+    config.head_norm,
+  )
   chosen = selection.select(params, build.rules(config, 1))
   leaves = selection.named_leaves(params)
   estimator = build.estimator(config, 1)
@@ -186,8 +206,14 @@ def _check_leaves(config: ConfigDict) -> None:
 
 
 @functools.cache
-def _shapes(network: str) -> Any:
-  net = getattr(models, network)(num_classes=10)
+def _shapes(
+  network: str, activations: str, activation_bits: int, head_norm: bool
+) -> Any:
+  net = getattr(models, network)(
+    num_classes=10,
+    activation=build.ACTIVATIONS[activations](activation_bits),
+    head_norm=head_norm,
+  )
   variables = jax.eval_shape(
     lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
   )

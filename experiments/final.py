@@ -20,6 +20,11 @@ def model_name(
   return f'{kind}.safetensors'
 
 
+def activations_of(config: ConfigDict) -> str:
+  """Name and bits, by which numbers that activations train are told apart."""
+  return f'{config.activations} {config.activation_bits}'
+
+
 def save_models(
   config: ConfigDict,
   workdir: pathlib.Path,
@@ -45,6 +50,7 @@ def save_models(
     'network': config.network,
     'dataset': config.dataset,
     'num_classes': str(num_classes),
+    'activations': activations_of(config),
   }
   for trial, seed in reversed(list(enumerate(loop.seeds))):
     own = trials.pick(state, trial)

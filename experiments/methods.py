@@ -46,7 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
   'binary_relax': {
     'levels': 'binary',  # ternary
     'first': 1.0,
-    'last': 1.3e4,
+    'last': 565.0,
     'hard': 0.8,
   },
   'inq': {'portions': ''},  # '': those published
@@ -225,10 +225,17 @@ def _share(own: ConfigDict, name: str) -> float:
 
 
 def _proxquant(run: _Run) -> Method:
-  levels = {'binary': methods.binary, 'ternary': methods.twn}
+  levels = {
+    'binary': methods.binary,
+    'ternary': lambda: methods.twn(two_scales=True),
+  }
   prox = _chosen(
     {'l1': methods.prox_l1, 'l2': methods.prox_l2}, run.own, 'prox'
   )
+  if not 0 <= run.own.pull < float('inf'):
+    raise ValueError(
+      f'config.method.pull={run.own.pull!r} must be at least 0 and finite'
+    )
   freeze = max(1, round(_share(run.own, 'freeze') * run.steps))
   rise = 2 * run.own.pull / freeze**2
 
@@ -265,32 +272,35 @@ def _binary_relax(run: _Run) -> Method:
   )
 
 
-def _portions(own: ConfigDict, bits: int) -> list[float]:
-  text = own.portions or PORTIONS.get(bits)
-  if text is None:
+def _numbers(own: ConfigDict, name: str) -> list[float]:
+  try:
+    return [float(number) for number in own[name].split()]
+  except ValueError as error:
+    raise ValueError(
+      f'config.method.{name}={own[name]!r} must be numbers with blanks between'
+    ) from error
+
+
+def _by_portions(run: _Run, bits: int) -> Transformation:
+  """Freezes the last portion with the last update, the others before."""
+  own = ConfigDict(run.own)
+  own.portions = own.portions or PORTIONS.get(bits, '')
+  if not own.portions:
     raise ValueError(
       f'config.bits={bits!r} has no published portions (there are those of'
       f' {sorted(PORTIONS)}): give config.method.portions'
     )
-  try:
-    return [float(portion) for portion in text.split()]
-  except ValueError as error:
-    raise ValueError(
-      f'config.method.portions={text!r} must be numbers with blanks between'
-    ) from error
-
-
-def _by_portions(own: ConfigDict, bits: int, steps: int) -> Transformation:
-  """Freezes the first portion at once and the last with the last update."""
-  portions = _portions(own, bits)
-  every = max(1, (steps - 1) // max(1, len(portions) - 1))
-  return lambda rules: methods.incremental(rules, portions, every)
+  portions = _numbers(own, 'portions')
+  later = max(1, len(portions) - 1)
+  every = max(1, (run.steps - 1) // later)
+  first = max(0, run.steps - 1 - every * later)
+  return lambda rules: methods.incremental(rules, portions, every, first)
 
 
 def _inq(run: _Run) -> Method:
   return Method(
     methods.inq(run.config.bits),
-    finish=_by_portions(run.own, run.config.bits, run.steps),
+    finish=_by_portions(run, run.config.bits),
   )
 
 
@@ -302,7 +312,7 @@ def _elq(run: _Run) -> Method:
     lambda rules: methods.loss_error_aware(
       rules, run.own.perturbation, run.own.approximation
     ),
-    _by_portions(run.own, 2, run.steps),
+    _by_portions(run, 2),
   )
 
 
@@ -312,7 +322,7 @@ def _admm(run: _Run) -> Method:
       f'config.method.rounds={run.own.rounds!r} must be at least 1'
     )
   every = max(1, run.steps // run.own.rounds)
-  values = [float(value) for value in run.own.levels.split()]
+  values = _numbers(run.own, 'levels')
   return Method(
     mq_jax.unquantized(methods.scaled_set(values)),
     lambda rules: methods.admm(rules, run.own.rho, every),
@@ -339,20 +349,19 @@ def _psgd(run: _Run) -> Method:
 
 
 def _slb(run: _Run) -> Method:
-  try:
-    begin, end = (float(share) for share in run.own.window.split())
-  except ValueError as error:
+  window = _numbers(run.own, 'window')
+  if len(window) != 2:
     raise ValueError(
       f'config.method.window={run.own.window!r} must be two shares of the run,'
       " such as '0.4 0.9'"
-    ) from error
+    )
   by_epoch = run.own.kind == 'multiplicative'
   rising = methods.rising(
     'exp' if by_epoch else run.own.kind,
     run.own.first,
     run.own.last,
     run.steps,
-    (begin, end),
+    (window[0], window[1]),
     run.own.cycles,
     run.steps_per_epoch if by_epoch else 1,
   )
@@ -375,6 +384,11 @@ def _aciq(run: _Run) -> Method:
 
 
 def _lapq(run: _Run) -> Method:
+  if run.own.images < 1 or run.own.sweeps < 0:
+    raise ValueError(
+      f'config.method.images={run.own.images!r} must be at least 1, and'
+      f' sweeps={run.own.sweeps!r} at least 0'
+    )
   return Method(
     methods.clipped_uniform(run.config.bits, corrected=run.own.corrected)
   )

@@ -9,7 +9,7 @@ import mq_jax
 from experiments import batches, build, data, methods, trials
 
 
-def searched(
+def with_clips(
   config: ConfigDict, dataset: data.Dataset, net: Any, state: mq_jax.State
 ) -> mq_jax.State:
   """The first state, with the clips that LAPQ finds where it is asked for.

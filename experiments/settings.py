@@ -23,6 +23,12 @@ from experiments.errors import InvalidError, MissingError
 PROTOCOLS = ('paper', 'fair')
 # What changes no number of a run, or is no part of a setting.
 APART = ('seed', 'trials', 'data_dir', 'mesh_data', 'chunk', 'checkpoint_every')
+# What only a run that trains reads.
+TRAINING = (
+  *('optimizer', 'eps_root', 'weight_decay', 'learning_rate', 'reapply'),
+  *('decay_every', 'decay_at', 'decay_factor', 'batch_size', 'augment'),
+  'epoch_steps',
+)
 NAME = re.compile(r'[\w.+-]+')  # of a setting: part of a file's name
 
 _LEARNED = tuple(
@@ -55,7 +61,6 @@ READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'clip': ('quantizer', ('dorefa', 'bwn')),
   'full_precision': ('quantizer', _QUANTIZED),
   'reapply': ('quantizer', _QUANTIZED),
-  'recalibrate': ('quantizer', _QUANTIZED),
   'activation_bits': ('activations', ('dorefa', 'hwgq', 'pact', 'lsq')),
   'eps_root': ('optimizer', ('adam', 'adamw')),
 }
@@ -187,7 +192,7 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
   }
   method = methods.OPTIONS[whole['quantizer']]
   whole['method'] = method | {
-    key: float(value) if isinstance(method[key], float) else value
+    key: float(value) if isinstance(method.get(key), float) else value
     for key, value in whole['method'].items()
   }
   whole['pretrained'] = pathlib.PurePath(whole['pretrained']).name
@@ -196,6 +201,10 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
   ]
   if whole['pretrained']:
     unread.append('pretrain_epochs')
+  if whole['decay_at']:
+    unread.append('decay_every')
+  if not whole['epochs']:
+    unread += TRAINING
   apart = (*APART, *unread, *without)
   kept = {k: v for k, v in whole.items() if k not in apart}
   return json.dumps(kept, sort_keys=True)

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import ledger, metrics, model_file
+from experiments import build, ledger, metrics, model_file
 from experiments.settings import identity
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
@@ -87,7 +87,9 @@ def jobs(
     begun, apart = _begun(workdir, f'{stem}-{digest}')
     groups = [own for own in begun if set(own) & left]
     left -= {seed for own in groups for seed in own}
-    alone = left & apart if together else left
+    # A run of several trials has one set of first weights for all of them.
+    at_once = together and not build.is_from_scratch(config)
+    alone = left & apart if at_once else left
     groups += [[seed] for seed in alone] + _consecutive(left - alone)
     for seeds in sorted(groups):
       own = ConfigDict(config.to_dict())

@@ -125,7 +125,13 @@ def train_and_evaluate(
     return evaluate(params, batch_stats)[1]
 
   def first_state() -> mq_jax.State:
-    return post_training.searched(config, dataset, net, loop.start())
+    state = loop.start()
+    if config.epochs:
+      return state
+    # The first loss moved the statistics, but here nothing is trained.
+    kept = [batch_stats] * config.trials
+    state = state._replace(model_state=trials.stack(kept))
+    return post_training.with_clips(config, dataset, net, state)
 
   begin = _Beginning(
     first_state, None if build.is_from_scratch(config) else base_accuracy
@@ -192,11 +198,10 @@ def _first_weights(
   base = import_torch.load_any(pathlib.Path(path).expanduser())
   wanted = jax.eval_shape(fresh)
   params = base.params
-  if missing := _numbers(wanted['params']) - set(named_leaves(params)):
-    # A base model without quantized activations has no numbers of theirs.
-    own = named_leaves(jax.jit(fresh)()['params'])
-    params = model_file.nested(
-      named_leaves(params) | {name: own[name] for name in missing}
+  if base.metadata.get('activations') != final.activations_of(config):
+    # What other activations have learned, a clip say, is no step of these.
+    params = _with_numbers_of(
+      params, jax.jit(fresh)()['params'] if _numbers(wanted['params']) else {}
     )
   for name, new in (('params', params), ('batch_stats', base.batch_stats)):
     differ = set(_shapes(wanted[name])) ^ set(_shapes(new))
@@ -209,9 +214,23 @@ def _first_weights(
   return params, base.batch_stats
 
 
-def _numbers(params: Any) -> set[str]:
-  """Paths of what quantized activations train."""
-  return {path for path in named_leaves(params) if path.endswith('/number')}
+def _with_numbers_of(params: Any, fresh: Any) -> Any:
+  """`params` with what the activations of `fresh` train in place of its own."""
+  kept = {
+    path: leaf
+    for path, leaf in named_leaves(params).items()
+    if path not in _numbers(params)
+  }
+  return model_file.nested(kept | _numbers(fresh))
+
+
+def _numbers(params: Any) -> dict[str, Any]:
+  """What quantized activations train, by path."""
+  return {
+    path: leaf
+    for path, leaf in named_leaves(params).items()
+    if path.endswith('/number')
+  }
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:

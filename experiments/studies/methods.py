@@ -4,11 +4,9 @@
     --workdir=runs/methods --pretrained=FOLDER
 
 The recipes are those of experiments/configs/methods/; schedules that are shares
-of a run are shrunk to this one epoch. The two VGGs get 50 steps.
+of a run are shrunk to this one epoch. The VGGs and LAB's network get 50 steps.
+FOLDER is needed: recipes differ in the batches that a base model would have.
 """
-
-import importlib
-import pathlib
 
 from ml_collections import ConfigDict
 
@@ -18,18 +16,15 @@ from experiments.settings import Study
 
 def get_study() -> Study:
   """A setting for each recipe."""
-  (folder,) = map(pathlib.Path, methods.__path__)
-  names = sorted(path.stem for path in folder.glob('[!_]*.py'))
   return Study(
     'All methods: one epoch of each recipe, CIFAR-10',
-    {name: _shortened(name) for name in names},
+    {name: _shortened(name) for name in methods.NAMES},
     trials=1,
   )
 
 
 def _shortened(name: str) -> ConfigDict:
-  module = importlib.import_module(f'{methods.__name__}.{name}')
-  config: ConfigDict = module.get_config()
+  config = methods.load(name)
   config.epochs = min(config.epochs, 1)
   if config.network in ('vgg_small', 'labnet'):
     config.epoch_steps = 50

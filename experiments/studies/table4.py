@@ -16,54 +16,37 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.methods import load
 from experiments.settings import Study, in_protocol
 
 LONG = {'epochs': 100, 'decay_at': '30 60 90'}
 # A whole training in small, for two CPU cores.
 SHORT = {'epochs': 2, 'decay_at': '1'}
-_MOMENTUM = {'optimizer': 'momentum', 'weight_decay': 1e-4}
-_ADAM = {'optimizer': 'adam'}
-# Setting to quantizer and what else its recipe has, by the number of bits.
-OTHERS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
-  '1bit': {
-    'proxquant': ('proxquant', {'learning_rate': 1e-2, **_ADAM}),
-    'lab': ('lab', {'learning_rate': 1e-2, **_ADAM}),
-    'slb': (
-      'slb',
-      {'learning_rate': 0.1, 'recalibrate': 20, **_MOMENTUM},
-    ),
-    'lq_nets': ('lq_nets', {'learning_rate': 0.02, **_MOMENTUM}),
-  },
-  'ternary': {
-    'ttq': ('ttq', {'learning_rate': 0.1, **_MOMENTUM}),
-    'proxquant': (
-      'proxquant',
-      {
-        'learning_rate': 1e-2,
-        'method': {'levels': 'ternary', 'prox': 'l2', 'pull': 31.3},
-        **_ADAM,
-      },
-    ),
-  },
-  '2bit': {
-    'slb': (
-      'slb',
-      {'bits': 2, 'learning_rate': 0.1, 'recalibrate': 20, **_MOMENTUM},
-    ),
-    'lq_nets': ('lq_nets', {'bits': 2, 'learning_rate': 0.02, **_MOMENTUM}),
-  },
-  '4bit': {
-    'psgd': (
-      'psgd',
-      {
-        'bits': 4,
-        'learning_rate': 1e-2,
-        'method': {'start': 0.0},
-        **_MOMENTUM,
-      },
-    ),
-  },
+# Setting to the recipe of other bits or networks, and what is changed in it.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+  'resnet20-1bit-proxquant': ('proxquant', {}),
+  'resnet20-1bit-lab': ('lab', {}),
+  'resnet20-1bit-slb': ('slb', {}),
+  'resnet20-1bit-lq_nets': ('lq_nets', {'bits': 1}),
+  'resnet20-ternary-ttq': ('ttq', {}),
+  'resnet20-ternary-proxquant': ('proxquant_ternary', {}),
+  'resnet20-2bit-slb': ('slb', {'bits': 2}),
+  'resnet20-2bit-lq_nets': ('lq_nets', {}),
+  'resnet20-4bit-psgd': ('psgd', {}),
+  'resnet32-1bit-proxquant': ('proxquant', {}),
+  'resnet44-1bit-proxquant': ('proxquant', {}),
+  'labnet-1bit-lab': ('lab', {}),
+}
+# What recipes differ in and a comparison must not.
+_EQUAL = {
+  'full_precision': '',
+  'pretrain_epochs': 164,
+  'holdout': 0,
+  'head_norm': False,
+  'loss': 'cross_entropy',
+  'augment': True,
+  'batch_size': 128,
+  'decay_factor': 0.1,
 }
 _BITS = {'1bit': 1, '2bit': 2, '4bit': 4}
 _TABLE = 'MetaQuant, Table 4'
@@ -88,25 +71,15 @@ def get_study() -> Study:
 def grid(length: dict[str, Any]) -> dict[str, ConfigDict]:
   """All settings, of one length."""
   settings: dict[str, ConfigDict] = {}
-  for bits, others in OTHERS.items():
-    settings |= _ours('resnet20', bits, length)
-    for name, (quantizer, changes) in others.items():
-      settings[f'resnet20-{bits}-{name}'] = recipe(
-        quantizer, **changes, **length
-      )
-  for network, name in (
-    ('resnet32', 'proxquant'),
-    ('resnet44', 'proxquant'),
-    ('labnet', 'lab'),
-  ):
-    own: dict[str, Any] = {'network': network}
+  for name, (recipe, changes) in OTHERS.items():
+    network, bits, _ = name.split('-')
+    same = {'network': network, **length}
     if network == 'labnet':
-      own |= {'head_norm': True, 'loss': 'squared_hinge'}
-    settings |= _ours(network, '1bit', length | own)
-    quantizer, changes = OTHERS['1bit'][name]
-    settings[f'{network}-1bit-{name}'] = recipe(
-      quantizer, **changes, **length, **own
-    )
+      same |= {'head_norm': True, 'loss': 'squared_hinge'}
+    settings |= _ours(network, bits, same)
+    config = load(recipe)
+    config.update(_EQUAL | same | changes)
+    settings[name] = config
   return settings
 
 
@@ -119,7 +92,7 @@ def _ours(
   return {
     f'{network}-{bits}-{name}': in_protocol(
       'fair',
-      **_ADAM,
+      optimizer='adam',
       bits=_BITS[bits],
       estimator=estimator,
       **changes,

@@ -222,10 +222,19 @@ def loss_error_aware(
   Returns:
     The transformation of gradients; it needs the parameters.
 
+  Raises:
+    ValueError: If a weight is negative.
+
   References:
     Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
     Deep Neural Networks`, CVPR 2018 (abstract, and descriptions by others)
   """
+
+  if not (perturbation >= 0 and approximation >= 0):
+    raise ValueError(
+      f'perturbation={perturbation!r} and approximation={approximation!r} must'
+      ' be at least 0.'
+    )
 
   def init(params: Any) -> dict[str, Any]:
     return selection.map_selected(

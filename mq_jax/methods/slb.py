@@ -1,5 +1,6 @@
 """SLB, searching for low-bit weights: a softmax over the levels, per weight."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -136,7 +137,7 @@ def rising(
   if kind not in shapes:
     raise ValueError(f'kind={kind!r} is unknown: one of {sorted(shapes)}.')
   first, last = window
-  if not 0 < start <= end or not 0 <= first < last <= 1:
+  if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(
       f'start={start!r} and end={end!r} must be positive and rise, and'
       f' window={window!r} must ascend within [0, 1].'

@@ -12,7 +12,7 @@ Array = jax.Array
 _MINUS, _ZERO, _PLUS = 0, 1, 2  # codes
 
 
-def twn(threshold: float = 0.7) -> Quantizer:
+def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   """Ternary weight networks: Ŵ = α · {−1, 0, +1}.
 
   W̃ = W, Δ = threshold · mean|W|, and α the mean of |W| where |W| > Δ, both of
@@ -21,6 +21,8 @@ def twn(threshold: float = 0.7) -> Quantizer:
   Args:
     threshold: Of the mean; the paper's 0.7 lies between the best values for
       uniform (2/3) and normal weights (0.77).
+    two_scales: One α for the weights above Δ and one for those below −Δ, as
+      ProxQuant projects.
 
   Returns:
     A `Quantizer`.
@@ -40,10 +42,16 @@ def twn(threshold: float = 0.7) -> Quantizer:
     del variables
     size = jnp.abs(w_tilde)
     delta = threshold * jnp.mean(size)
-    large = size > delta
-    # A layer of zeros has no weight beyond its threshold.
-    alpha = jnp.sum(size * large) / jnp.maximum(jnp.sum(large), 1)
-    return _codes(w_tilde, delta), jnp.stack([-alpha, 0 * alpha, alpha])
+
+    def mean(chosen: Array) -> Array:
+      # There need not be any: a layer of zeros has none.
+      return jnp.sum(size * chosen) / jnp.maximum(jnp.sum(chosen), 1)
+
+    if two_scales:
+      plus, minus = mean(w_tilde > delta), mean(w_tilde < -delta)
+    else:
+      plus = minus = mean(size > delta)
+    return _codes(w_tilde, delta), jnp.stack([-minus, 0 * plus, plus])
 
   return Quantizer(codes)
 

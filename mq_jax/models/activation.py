@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from mq_jax.activations import Activation
 
@@ -15,7 +16,8 @@ class QuantizedInput(nn.Module):
   """Applies an `Activation`, and owns its trained number.
 
   Where the activation has a `start`, the collection `params` has `number`, of
-  shape `()` and of `dtype`, or float32 where that is wider. What is computed on
+  shape `()` and of `dtype`, or float32 where that is wider; below a thousandth
+  of `start` it counts as that. What is computed on
   the way is never narrower than float32 either.
 
   Attributes:
@@ -42,6 +44,10 @@ class QuantizedInput(nn.Module):
     if start is None:
       return function(x).astype(self.dtype)
     number = self.param('number', nn.initializers.constant(start), (), wide)
+    # Clips and steps are positive; where one would not be, the gradient passes
+    # all the same, and brings it back.
+    least = jnp.maximum(number, start / 1000)
+    number = number + lax.stop_gradient(least - number)
     return function(x, number).astype(self.dtype)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from mq_jax.selection import named_leaves, replace
 
 Array = jax.Array
+LARGEST = 255
 
 
 def fold_scales(
@@ -30,7 +31,7 @@ def fold_scales(
   The norm of `conv1/kernel` is `norm1`, that of any other layer has its name
   and `_norm`, as `stem_norm`. A ReLU or pooling may stand between: they commute
   with positive scales. A kernel stays as it is if there is no such norm, or if
-  it is not α times integers from −128 to 127. Values decide: not under jit.
+  it is not α times integers from −255 to 255. Values decide: not under jit.
 
   Args:
     params: Pytree of arrays, quantized: `TrainStep.quantized(state)`.
@@ -67,7 +68,10 @@ def fold_scales(
 
 
 def scale_of(levels: Array) -> Array | None:
-  """The α of levels that are integers from −128 to 127 times the smallest.
+  """The α of levels that are integers from −255 to 255 times the smallest.
+
+  These hold all levels that 8 bits can tell apart, `dorefa(8)`'s odd ones too,
+  and the powers of two of `inq` up to 5 bits.
 
   Args:
     levels: The table of `Quantizer.codes`: `(n,)`, or `(1, ..., channels, n)`.
@@ -114,5 +118,5 @@ def _integers(ratio: np.ndarray) -> np.ndarray | None:
   eps = 64 * float(jnp.finfo(ratio.dtype).eps)
   whole = np.rint(ratio)
   error = np.abs(ratio - whole) <= min(eps * np.max(np.abs(whole)), 1e-3)
-  fits = np.all(error & (whole >= -128) & (whole <= 127))
+  fits = np.all(error & (np.abs(whole) <= LARGEST))
   return whole if fits else None

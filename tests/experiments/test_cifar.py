@@ -226,7 +226,7 @@ def test_what_a_person_can_mend_is_told_in_a_line(tmp_path, environment):
   cases = {
     "unknown config key 'lerning_rate'": arguments(work, lerning_rate=1),
     "config.network='vgg' must be one of": arguments(work, network='vgg'),
-    'config.epochs=0 must be at least 1': arguments(work, epochs=0),
+    'config.epochs=-1 must be at least 0': arguments(work, epochs=-1),
     'bits=9': arguments(work, module='pretrain', bits=9),
     'there is no file none.safetensors': arguments(
       work, pretrained='none.safetensors'

@@ -1,8 +1,5 @@
 """Every method's published recipe, end to end on digits and in small."""
 
-import importlib
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from experiments import (
   model_file,
   train,
 )
+from experiments.configs.methods import NAMES, load
 from experiments.configs.recipe import recipe
 from mq_jax import selection
 from mq_jax.models import BatchNorm
@@ -27,8 +25,6 @@ from mq_jax.models.activation import quantized_input
 from mq_jax.selection import named_leaves
 from tests.experiments import tiny
 
-FOLDER = pathlib.Path(train.__file__).parent / 'configs' / 'methods'
-RECIPES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem != '__init__')
 FOUR = ('block0/conv1', 'block0/shortcut', 'head', 'stem')
 # Levels of a kernel, and whether a channel has its own.
 LEVELS = {
@@ -123,11 +119,6 @@ def base(tmp_path_factory):
     return train.train_and_evaluate(config, folder)
 
 
-def load(name):
-  module = importlib.import_module(f'experiments.configs.methods.{name}')
-  return module.get_config()
-
-
 def shrunk(config):
   """A recipe on digits, a minute's part of its length."""
   config = ConfigDict(config)
@@ -153,7 +144,7 @@ def run(name, base, folder, **changes):
   return config, train.train_and_evaluate(config, folder)
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_recipe_stands(name):
   config = load(name)
   config_check.check(config)
@@ -162,7 +153,7 @@ def test_a_recipe_stands(name):
   assert set(config.method) == set(methods.OPTIONS[config.quantizer])
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_method_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
   config, result = run(name, base, tmp_path / 'whole')
   assert result.last_accuracy > 80  # of ten classes
@@ -260,7 +251,12 @@ def test_without_epochs_a_network_is_only_quantized(base, tmp_path):
   config, result = run('uniform', base, tmp_path)
   (record,) = result.records
   assert (record['epoch'], record['step']) == (0, 0)
-  assert np.isnan(float('nan') if record['train_loss'] is None else 0)
+  assert record['train_loss'] is None
+  # Its first loss would have moved the statistics.
+  before, after = map(
+    model_file.load_model, (base.model_path, result.model_path)
+  )
+  assert tiny.as_bytes(before.batch_stats) == tiny.as_bytes(after.batch_stats)
   assert result.full_precision_accuracy == pytest.approx(
     accuracy(base.model_path)
   )
@@ -327,6 +323,16 @@ def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
     train.train_and_evaluate(config, tmp_path / 'other')
 
 
+def test_trials_of_what_is_only_quantized_are_the_same(base, tmp_path):
+  _, result = run('lapq', base, tmp_path, bits=2, trials=2)
+  one, other = (
+    model_file.load_model(tmp_path / f'quantized-seed{seed}.safetensors')
+    for seed in (0, 1)
+  )
+  assert tiny.as_bytes(one[:2]) == tiny.as_bytes(other[:2])
+  assert len(set(result.trial_accuracies)) == 1
+
+
 def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
   """Beside the clips that it starts from, at 2 bits."""
   changes = {'bits': 2, 'full_precision': ''}
@@ -357,6 +363,32 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
     ({'method': {'treshold': 0.1}}, r"method\.treshold is unknown to .*'ttq'"),
     ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of float"),
     ({'method': {'threshold': 2.0}}, r'threshold=2.0 must lie in'),
+    ({'activations': 'hwgq', 'activation_bits': 8}, r'bits=8 must be an int'),
+    ({'activations': 'pact', 'activation_bits': 0}, r'bits=0 must be an int'),
+    ({'decay_factor': 0.0}, r'decay_factor=0.0 must be above 0'),
+    (
+      {'estimator': 'feature_fc'},
+      r"quantizer='ttq' with .* several thresholds",
+    ),
+    ({'epochs': 0, 'estimator': 'fc_grad'}, r"learns nothing .* take 'ste'"),
+    (
+      {'quantizer': 'aciq', 'bits': 4, 'epochs': 0, 'pretrain_epochs': 0},
+      r"'aciq' is for trained networks: give",
+    ),
+    (
+      {'quantizer': 'lapq', 'bits': 4, 'epochs': 0, 'method': {'images': 0}},
+      r'images=0 must be at least 1',
+    ),
+    ({'quantizer': 'admm', 'method': {'levels': 'a'}}, r"levels='a' must be"),
+    ({'quantizer': 'proxquant', 'method': {'pull': -1.0}}, r'pull=-1.0 must'),
+    (
+      {'quantizer': 'elq', 'method': {'perturbation': -1.0}},
+      r'perturbation=-1.0 and',
+    ),
+    (
+      {'quantizer': 'slb', 'method': {'last': float('inf')}},
+      r'end=inf must be positive',
+    ),
     ({'bits': 2}, r"bits=2, but config.quantizer='ttq' has a number"),
     ({'quantizer': 'inq', 'bits': 6}, r'bits=6 has no published portions'),
     ({'quantizer': 'lapq', 'bits': 4}, r"'lapq' is for trained networks"),

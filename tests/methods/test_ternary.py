@@ -23,6 +23,16 @@ def test_twn_by_hand():
   np.testing.assert_allclose(w_hat, 0.925 * np.array([0, 0, 1, -1, 1, -1]))
 
 
+def test_two_scales_are_the_means_of_both_sides():
+  """ProxQuant's projection: 0.46 is the threshold, and it is idempotent."""
+  w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.55])
+  quantizer = methods.twn(two_scales=True)
+  w_hat = common.values(quantizer, w, ())
+  np.testing.assert_allclose(w_hat, [0, 0, 0.8, -1.025, 0.8, -1.025])
+  again = common.values(quantizer, jnp.asarray(w_hat), ())
+  np.testing.assert_allclose(again, w_hat)
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 100))
 def test_twn_is_the_best_scale_of_its_code_and_scales(seed, scale):
   with jax.enable_x64(True):

@@ -197,8 +197,8 @@ def test_what_has_no_scale_is_left_alone():
   rng = np.random.default_rng(4)
   kernel = asymmetric[rng.integers(0, 3, (3, 3, 3, 16))]
   params = replace(variables['params'], {'stem/kernel': kernel})
-  large = replace(params, {'stem/kernel': 0.1 * (128 + 0 * kernel)})
-  small = replace(params, {'stem/kernel': 0.1 * (127 + 0 * kernel)})
+  large = replace(params, {'stem/kernel': 0.1 * (256 + 0 * kernel)})
+  small = replace(params, {'stem/kernel': 0.1 * (255 + 0 * kernel)})
   stats = variables['batch_stats']
   for own, alpha in ((params, 0.8), (params, 1.3), (large, 0.1)):
     same = models.fold_scales(own, stats, {'stem/kernel': alpha})
@@ -207,11 +207,11 @@ def test_what_has_no_scale_is_left_alone():
   same = models.fold_scales(small, {}, {'stem/kernel': 0.1})
   jax.tree.map(np.testing.assert_array_equal, same, (small, {}))
   folded, _ = models.fold_scales(small, stats, {'stem/kernel': 0.1})
-  assert set(np.unique(folded['stem']['kernel'])) == {127}
+  assert set(np.unique(folded['stem']['kernel'])) == {255}
 
 
 @settings(max_examples=30)
-@given(st.integers(1, 127), st.floats(1e-6, 1e6), st.sampled_from(['f4', 'f8']))
+@given(st.integers(1, 255), st.floats(1e-6, 1e6), st.sampled_from(['f4', 'f8']))
 def test_scale_of_even_grids(most, alpha, dtype):
   with jax.enable_x64(True):
     grid = jnp.arange(-most, most + 1, dtype=dtype)
@@ -228,10 +228,13 @@ def test_scale_of_channels_and_zeros():
   # Per input channel: the norm has nothing that could take those.
   assert models.scale_of(levels.reshape(1, 1, 3, 1, 2)) is None
   np.testing.assert_array_equal(models.scale_of(jnp.zeros(3)), 1.0)
-  # 8 bits have 255 steps of ±1, more than what is allowed.
+  # 8 bits have 255 steps of ±1; powers of two may have more than that.
   w = jnp.linspace(-1, 1, 8)
   assert models.scale_of(mq_jax.dorefa(7).codes(w, ())[1]) == 1 / 127
-  assert models.scale_of(mq_jax.dorefa(8).codes(w, ())[1]) is None
+  assert models.scale_of(mq_jax.dorefa(8).codes(w, ())[1]) == 1 / 255
+  for bits, scale in ((5, 2.0**-7), (6, None)):
+    ladder = mq_jax.methods.powers_of_two(bits).codes(w, ())[1]
+    assert models.scale_of(ladder) == scale
 
 
 def test_bfloat16_is_not_mistaken_for_integers():

@@ -5,8 +5,9 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
 The parabola's gradient for activations, a scale per filter, shortcuts that
-carry real numbers around each block (the authors: around each convolution).
-SGD, 0.01, divided by ten at 10 and 15 of 20 epochs.
+carry real numbers around each block (the authors: around each convolution), and
+1x1 convolutions of full precision in them, which still get binary inputs. SGD,
+0.01, divided by ten at 10 and 15 of 20 epochs.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ def get_config() -> ConfigDict:
     per_channel=True,
     scaled_gradient=False,
     activations='bi_real',
-    full_precision='(stem|head)/kernel',
+    full_precision='(stem|head|.*/shortcut)/kernel',
     optimizer='momentum',
     learning_rate=1e-2,
     decay_at='10 15',

@@ -4,8 +4,8 @@
     --config=experiments/configs/methods/binary_relax.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
-The weight of the binary ones, λ, grows by 1.02 twice an epoch, and is infinite
-in the last fifth; recalled, not read again.
+The weight of the binary ones, λ, grows by 1.02 twice an epoch, to 1.02 to the
+power of 320, and is infinite in the last fifth; recalled, not read again.
 """
 
 from ml_collections import ConfigDict

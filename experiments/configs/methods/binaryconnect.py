@@ -4,8 +4,9 @@
     --config=experiments/configs/methods/binaryconnect.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
-The recipe of ProxQuant's repository for it: Adam, and W kept within [-1, 1].
-Everything is binary but the shortcuts' convolutions.
+The recipe of ProxQuant's repository for it: Adam, and W kept within [-1, 1];
+but nothing is frozen after 200 of 300 epochs. Everything is binary but the
+shortcuts' convolutions.
 """
 
 from ml_collections import ConfigDict

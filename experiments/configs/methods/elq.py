@@ -5,7 +5,7 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
 The paper's text was not at hand: portions are INQ's at 2 bits, the weights of
-both penalties ours.
+both penalties ours. Weights go to the nearest of TWN's first levels.
 """
 
 from ml_collections import ConfigDict

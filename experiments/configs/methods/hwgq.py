@@ -4,7 +4,7 @@
     --config=experiments/configs/methods/hwgq.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
-The authors' batch norm has no scale and shift; ours has.
+The authors' batch norm has no scale and shift; ours has. The rate is ours.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,8 @@
 
 From a trained network, as in the second part of the authors' run: 68 epochs,
 0.01, divided by ten after 41, gradients scaled by 150 times the distance to the
-grid. Quantized with no data.
+grid, which is that of the largest weight now (the authors: a moving average).
+Quantized with no data.
 """
 
 from ml_collections import ConfigDict

@@ -3,10 +3,11 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/slb.py
 
-From random weights; first and last layer in full precision. The recipe of the
-authors' repository for ResNet20, with the inverse temperatures of their paper.
-Batch statistics are taken anew with the weights of the largest share: two sets
-of statistics, which is what State Batch Norm keeps.
+From random weights; first and last layer in full precision. Rate, decay and
+window are the authors' repository's for ResNet20; the inverse temperatures are
+their paper's (the repository: 500 epochs, a factor an epoch), and when the rate
+falls is LQ-Nets'. Batch statistics are taken anew with the weights of the
+largest share: two sets of statistics, which is what State Batch Norm keeps.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/slb_vgg.py
 
-As slb.py, with the repository's recipe for VGG-Small.
+As slb.py, with the repository's rate, decay and window for VGG-Small.
 """
 
 from ml_collections import ConfigDict

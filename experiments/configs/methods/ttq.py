@@ -5,7 +5,7 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
 All layers but the first are ternary, the last one too, as in the authors'
-code for CIFAR-10.
+code for CIFAR-10. 200 epochs, of the authors' 400 at most.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
 
 A scale per filter, and none per place of the image, which its authors' later
-code leaves out too. First and last layer in full precision.
+code leaves out too; weights are neither centred nor clipped. Momentum and its
+rate are ours. First and last layer in full precision.
 """
 
 from ml_collections import ConfigDict
