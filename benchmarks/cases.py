@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mq_jax
-from experiments import build
+from experiments import build, losses
 from mq_jax import models
 
 FULL, STE = 'full precision', 'ste'
@@ -93,7 +93,7 @@ def problem(network: Any, batch_size: int, dtype: str) -> Problem:
     keys[2], batch['image'][:2], train=False
   )
   return Problem(
-    build.make_loss(net), variables['params'], variables['batch_stats'], batch
+    losses.make_loss(net), variables['params'], variables['batch_stats'], batch
   )
 
 

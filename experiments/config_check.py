@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments import build, methods, optimizers
+from experiments import build, losses, method_options, methods, optimizers
 from experiments.configs import resnet20
 from experiments.errors import InvalidError
 from mq_jax import models, selection
@@ -24,11 +24,11 @@ CHOICES = {
     'labnet',
   ),
   'activations': tuple(build.ACTIVATIONS),
-  'loss': tuple(build.LOSSES),
+  'loss': tuple(losses.LOSSES),
   'dataset': ('cifar10', 'cifar100', 'digits'),
   'dtype': tuple(build.DTYPES),
   'memory_dtype': tuple(build.DTYPES),
-  'quantizer': tuple(methods.OPTIONS),
+  'quantizer': tuple(method_options.OPTIONS),
   'estimator': (
     'ste',
     'fc_grad',
@@ -108,7 +108,7 @@ def check(config: ConfigDict) -> None:
     )
   if config.mesh_data == 0:
     raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
-  if config.quantizer not in methods.WITH_BITS and config.bits != 1:
+  if config.quantizer not in method_options.WITH_BITS and config.bits != 1:
     raise ConfigError(
       f'config.bits={config.bits!r}, but config.quantizer={config.quantizer!r}'
       ' has a number of levels of its own: leave it at 1'
@@ -137,18 +137,17 @@ def check(config: ConfigDict) -> None:
 
 def _check_training(config: ConfigDict) -> None:
   """Refuses what cannot be trained, or what training would not use."""
+  after_training = config.quantizer in method_options.AFTER_TRAINING
   if config.epochs == 0 and config.quantizer == 'none':
     raise ConfigError(
       "config.epochs=0 leaves nothing to do where config.quantizer is 'none'"
     )
-  if config.epochs and config.quantizer in methods.AFTER_TRAINING:
+  if after_training and config.epochs:
     raise ConfigError(
       f'config.quantizer={config.quantizer!r} is for trained networks: take'
       ' config.epochs=0'
     )
-  if config.quantizer in methods.AFTER_TRAINING and build.is_from_scratch(
-    config
-  ):
+  if after_training and build.is_from_scratch(config):
     raise ConfigError(
       f'config.quantizer={config.quantizer!r} is for trained networks: give'
       ' config.pretrained, or train one by config.pretrain_epochs'

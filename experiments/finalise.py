@@ -30,7 +30,7 @@ from experiments import (
 )
 from experiments.configs import resnet20
 from experiments.errors import MissingError, told_plainly
-from experiments.loop import make_evaluate
+from experiments.evaluation import make_evaluate
 from mq_jax import selection
 from mq_jax.models import fold_scales, scale_of
 

@@ -14,11 +14,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import batches, build, data, sharding, trials
-from mq_jax.models import batch_statistics
+from experiments import (
+  batches,
+  build,
+  data,
+  evaluation,
+  losses,
+  sharding,
+  trials,
+)
 
 Array = jax.Array
-EVAL_BATCH = 512  # divides among 2, 4, 8 … devices
 
 
 class Totals(NamedTuple):
@@ -41,8 +47,6 @@ class Totals(NamedTuple):
 
 Carry = tuple[mq_jax.State, Totals]
 Run = Callable[[mq_jax.State, int, int], Carry]
-Evaluate = Callable[[Any, Any], tuple[float, float]]
-Recalibrate = Callable[[Any, Any], Any]
 Own = tuple[mq_jax.State, Totals, Array, Array]  # and the seed, the orders
 
 
@@ -76,8 +80,8 @@ class Loop(NamedTuple):
   train: mq_jax.TrainStep
   start: Callable[[], mq_jax.State]
   run: Run
-  evaluate: Evaluate
-  recalibrate: Recalibrate
+  evaluate: evaluation.Evaluate
+  recalibrate: evaluation.Recalibrate
 
 
 class _Batches(NamedTuple):
@@ -136,29 +140,20 @@ def make_loop(
     train=train,
     start=start,
     run=_make_run(train.step_fn, training, spe, seeds, devices),
-    evaluate=make_evaluate(config, dataset, net, devices),
-    recalibrate=_make_recalibrate(config, dataset, net, devices),
+    evaluate=evaluation.make_evaluate(config, dataset, net, devices),
+    recalibrate=evaluation.make_recalibrate(config, dataset, net, devices),
   )
 
 
 def _loss(config: ConfigDict, net: Any) -> Callable[..., Any]:
-  return build.make_loss(net, build.LOSSES[config.loss])
-
-
-def _pixels(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
-  """How images are normalised, in training and in the test."""
-  return {
-    'mean': dataset.mean,
-    'std': dataset.std,
-    'dtype': build.DTYPES[config.dtype],
-  }
+  return losses.make_loss(net, losses.LOSSES[config.loss])
 
 
 def _make_batches(
   config: ConfigDict, dataset: data.Dataset, spe: int, devices: Mesh
 ) -> _Batches:
   size = len(dataset.train_labels)
-  pixels = _pixels(config, dataset)
+  pixels = evaluation.pixels_of(config, dataset)
 
   @jax.jit
   def orders(seed: Array, epoch: Array) -> Array:
@@ -273,68 +268,3 @@ def _make_run(
       return jitted_chunk(carry, *fixed, limit)
 
   return run
-
-
-def make_evaluate(
-  config: ConfigDict, dataset: data.Dataset, net: Any, devices: Mesh
-) -> Evaluate:
-  """The test of a network, as `Loop.evaluate` is."""
-  test = sharding.replicated(
-    batches.to_device(dataset.test_images, dataset.test_labels), devices
-  )
-  evaluate_batch = build.make_evaluation(net, build.LOSSES[config.loss])
-  pixels = _pixels(config, dataset)
-  size = len(dataset.test_labels)
-
-  @jax.jit
-  def add_batch(
-    total: Any, test: batches.Split, index: Array, params: Any, batch_stats: Any
-  ) -> Any:
-    batch = batches.eval_batch(test, index, EVAL_BATCH, **pixels)
-    batch = sharding.split_batch(batch, devices)
-    return jax.tree.map(
-      jnp.add, total, evaluate_batch(params, batch_stats, batch)
-    )
-
-  def evaluate(params: Any, batch_stats: Any) -> tuple[float, float]:
-    total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-    for index in range(batches.eval_batches(size, EVAL_BATCH)):
-      total = add_batch(total, test, index, params, batch_stats)
-    loss, correct = jax.device_get(total)
-    return float(loss) / size, 100 * float(correct) / size
-
-  return evaluate
-
-
-def _make_recalibrate(
-  config: ConfigDict, dataset: data.Dataset, net: Any, devices: Mesh
-) -> Recalibrate:
-  if not config.recalibrate:
-    return lambda params, batch_stats: batch_stats
-  size = min(EVAL_BATCH, len(dataset.train_labels))
-  number = min(config.recalibrate, len(dataset.train_labels) // size)
-  train = sharding.replicated(
-    batches.to_device(
-      dataset.train_images[: number * size],
-      dataset.train_labels[: number * size],
-    ),
-    devices,
-  )
-  pixels = _pixels(config, dataset)
-
-  @jax.jit
-  def add_batch(
-    total: Any, train: batches.Split, index: Array, params: Any
-  ) -> Any:
-    batch = batches.eval_batch(train, index, size, **pixels)
-    images = sharding.split_batch(batch, devices)['image']
-    own = batch_statistics(net, params, total, images)
-    return jax.tree.map(jnp.add, total, own)
-
-  def recalibrate(params: Any, batch_stats: Any) -> Any:
-    total = jax.tree.map(jnp.zeros_like, batch_stats)
-    for index in range(number):
-      total = add_batch(total, train, index, params)
-    return jax.tree.map(lambda leaf: leaf / number, total)
-
-  return recalibrate

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from experiments import comparison, ledger, settings, tables
 
 COSTS = 'benchmarks/cpu-methods.json'  # within the folder of the ledger
@@ -28,13 +30,13 @@ class About(NamedTuple):
     changes: Forward, backward, optimizer and schedule, as far as it has them.
     published: Test accuracy in percent on CIFAR-10 unless said, and of what;
       (r): recalled by us, not read again.
-    status: What is not as in its paper.
+    status: What is not as in its paper, as far as it is known.
   """
 
   method: str
   changes: str
   published: str = ''
-  status: str = 'as published'
+  status: str = ''
 
 
 ABOUT = {
@@ -42,6 +44,7 @@ ABOUT = {
     'BinaryConnect',
     'forward sign(W); backward g_hat; finish: clip to [−1, 1]',
     'ResNet20 90.46 (r)',
+    'nothing is frozen',
   ),
   'bwn': About(
     'BWN',
@@ -53,19 +56,19 @@ ABOUT = {
     'XNOR-Net, 1/1',
     'as BWN; activations ±1, backward within [−1, 1]',
     'ResNet-18, ImageNet 51.2 (r)',
-    'no scale a place; layers in the usual order',
+    'no scale a place, weights not centred; layers in the usual order',
   ),
   'bi_real': About(
     'Bi-Real, 1/1',
     'as BWN, slope 1; activations ±1, backward 2 − 2|x|',
     'ResNet-18, ImageNet 56.4',
-    'a shortcut a block, not a convolution; no stages',
+    'a shortcut a block, not a convolution, with binary inputs; no stages',
   ),
   'hwgq': About(
     'HWGQ, 1/2',
     'as BWN, slope 1; activations on half-normal levels, clipped ReLU backward',
     'VGG-Small 92.0 to 92.5',
-    'batch norm keeps its scale and shift',
+    'batch norm keeps its scale and shift; rate ours',
   ),
   'dorefa_w2a2': About(
     'DoReFa, 2/2',
@@ -101,6 +104,7 @@ ABOUT = {
     'TTQ',
     'forward −W_n, 0, W_p, both trained; backward scaled by them',
     'ResNet20 91.13',
+    '200 epochs, of 400 at most',
   ),
   'lab': About(
     'LAB',
@@ -158,13 +162,13 @@ ABOUT = {
     'PSGD, 4 bits',
     'forward W; refine: gradients scaled by the distance to the grid',
     'ResNet-32, CIFAR-100 69.57',
-    'all layers at 4 bits',
+    'the grid follows max |W| at once',
   ),
   'slb': About(
     'SLB, 1 bit',
     'trained: a number a level; forward their softmax, sharper and sharper',
     'ResNet20 90.6',
-    'statistics taken anew an epoch, not a step',
+    'statistics taken anew an epoch, not a step; 400 epochs of 500',
   ),
   'slb_vgg': About(
     'SLB, 1/1',
@@ -225,14 +229,14 @@ def method_table(
         f'{cost["numbers kept a weight"]:.2f}' if cost else '',
         f'{cost["time / STE"][0]:.2f}' if cost else '',
         about.published,
-        _measured(comparison.cell(config, runs)),
+        _measured(comparison.cell(config, runs), config),
         about.status,
       ]
     )
   return tables.Table('methods-overview', study.title, _COLUMNS, rows, '')
 
 
-def _measured(ours: comparison.Cell | None) -> str:
+def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:
   if ours is None:
     return 'no run'
   if not ours.records:
@@ -241,6 +245,9 @@ def _measured(ours: comparison.Cell | None) -> str:
   text = f'{record["test_accuracy"]:.2f}'
   if 'relaxed_accuracy' in record:
     text = f'{record["relaxed_accuracy"]:.2f} → {text}'
+  remarks = []
   if ours.full_precision is None:
-    return f'{text}, from random weights'
-  return text
+    remarks.append('from random weights')
+  if config.holdout:
+    remarks.append(f'on {config.holdout:,} held-out images')
+  return ', '.join([text, *remarks])

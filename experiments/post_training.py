@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import batches, build, data, methods, trials
+from experiments import batches, build, data, losses, method_options, trials
 
 
 def with_clips(
@@ -25,7 +25,7 @@ def with_clips(
   """
   if config.quantizer != 'lapq':
     return state
-  own, options = trials.pick(state, 0), methods.options(config)
+  own, options = trials.pick(state, 0), method_options.options(config)
   number = min(options.images, len(dataset.train_labels))
   split = batches.to_device(
     dataset.train_images[:number], dataset.train_labels[:number]
@@ -38,7 +38,7 @@ def with_clips(
     std=dataset.std,
     dtype=build.DTYPES[config.dtype],
   )
-  evaluate = build.make_evaluation(net, build.LOSSES[config.loss])
+  evaluate = losses.make_evaluation(net, losses.LOSSES[config.loss])
 
   def loss(params: Any) -> Any:
     return evaluate(params, own.model_state, batch)[0] / number

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     result = train.train_and_evaluate(config, cifar.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
-    f' {result.records[-1]["test_accuracy"]:.2f}% test accuracy.\n'
+    f' {result.full_precision_accuracy:.2f}% test accuracy.\n'
     f'Start from it with --config.pretrained={result.model_path}'
   )
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import config_check, methods
+from experiments import config_check, method_options
 from experiments.configs import resnet20
 from experiments.errors import InvalidError, MissingError
 
@@ -35,7 +35,7 @@ _LEARNED = tuple(
   name for name in config_check.CHOICES['estimator'] if name != 'ste'
 )
 _STACKS = ('fc_grad', 'multi_fc')
-_QUANTIZED = tuple(name for name in methods.OPTIONS if name != 'none')
+_QUANTIZED = tuple(name for name in method_options.OPTIONS if name != 'none')
 # Keys that not every run reads: on what that depends, and who reads them.
 READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'hidden': ('estimator', _LEARNED),
@@ -55,7 +55,7 @@ READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'meta_decay_every': ('estimator', _LEARNED),
   'meta_every': ('estimator', _LEARNED),
   'meta_stop': ('estimator', _LEARNED),
-  'bits': ('quantizer', methods.WITH_BITS),
+  'bits': ('quantizer', method_options.WITH_BITS),
   'per_channel': ('quantizer', ('bwn', 'aciq')),
   'scaled_gradient': ('quantizer', ('bwn',)),
   'clip': ('quantizer', ('dorefa', 'bwn')),
@@ -190,7 +190,7 @@ def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
     key: float(value) if isinstance(defaults.get(key), float) else value
     for key, value in config.items()
   }
-  method = methods.OPTIONS[whole['quantizer']]
+  method = method_options.OPTIONS[whole['quantizer']]
   whole['method'] = method | {
     key: float(value) if isinstance(method.get(key), float) else value
     for key, value in whole['method'].items()

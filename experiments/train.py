@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
@@ -19,7 +18,6 @@ from experiments import (
   data,
   display,
   final,
-  import_torch,
   metrics,
   model_file,
   post_training,
@@ -39,15 +37,17 @@ from experiments.epochs import (
 from experiments.epochs import Stopped as Stopped
 from experiments.epochs import TrainingDiverged as TrainingDiverged
 from experiments.errors import InvalidError
-from experiments.loop import Loop, make_evaluate, make_loop
-from mq_jax.selection import named_leaves
+from experiments.evaluation import make_evaluate
+from experiments.first_weights import first_weights
+from experiments.loop import Loop, make_loop
 
 
 class Result(NamedTuple):
   """What a run has to show.
 
   Attributes:
-    full_precision_accuracy: Of the base model, percent; None without one.
+    full_precision_accuracy: Of the base model, percent; of the run itself where
+      it makes one; None where quantized weights began at random.
     last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
@@ -115,7 +115,9 @@ def train_and_evaluate(
   dataset = data.hold_out(dataset, config.holdout)
   classes = len(dataset.class_names)
   net = build.network(config, classes)
-  params, batch_stats = _first_weights(config, workdir, net, stop, show)
+  params, batch_stats = first_weights(
+    config, net, lambda: _base_model(config, workdir, stop, show)
+  )
   loop = make_loop(config, dataset, net, params, batch_stats)
 
   def base_accuracy() -> float:
@@ -176,65 +178,6 @@ def _is_finished(config: ConfigDict, workdir: pathlib.Path) -> bool:
     return False
   _, records = metrics.read_log(_log_path(workdir))
   return bool(records) and records[-1]['epoch'] == config.epochs
-
-
-def _first_weights(
-  config: ConfigDict,
-  workdir: pathlib.Path,
-  net: Any,
-  stop: Callable[[], bool],
-  show: Callable[..., Any],
-) -> tuple[Any, Any]:
-  """Parameters and batch statistics to start from; trains them if need be."""
-
-  def fresh() -> Any:
-    image = jnp.zeros((1, 32, 32, 3))
-    return net.init(jax.random.key(config.seed), image, train=False)
-
-  if build.is_from_scratch(config):
-    variables = jax.jit(fresh)()
-    return variables['params'], variables['batch_stats']
-  path = config.pretrained or _base_model(config, workdir, stop, show)
-  base = import_torch.load_any(pathlib.Path(path).expanduser())
-  wanted = jax.eval_shape(fresh)
-  params = base.params
-  if base.metadata.get('activations') != final.activations_of(config):
-    # What other activations have learned, a clip say, is no step of these.
-    params = _with_numbers_of(
-      params, jax.jit(fresh)()['params'] if _numbers(wanted['params']) else {}
-    )
-  for name, new in (('params', params), ('batch_stats', base.batch_stats)):
-    differ = set(_shapes(wanted[name])) ^ set(_shapes(new))
-    if differ:
-      raise InvalidError(
-        f'{path} does not fit config.network={config.network!r} on'
-        f' {config.dataset}: its {name} differ, for instance in'
-        f' {sorted(differ)[:4]}. It was made for {base.metadata}.'
-      )
-  return params, base.batch_stats
-
-
-def _with_numbers_of(params: Any, fresh: Any) -> Any:
-  """`params` with what the activations of `fresh` train in place of its own."""
-  kept = {
-    path: leaf
-    for path, leaf in named_leaves(params).items()
-    if path not in _numbers(params)
-  }
-  return model_file.nested(kept | _numbers(fresh))
-
-
-def _numbers(params: Any) -> dict[str, Any]:
-  """What quantized activations train, by path."""
-  return {
-    path: leaf
-    for path, leaf in named_leaves(params).items()
-    if path.endswith('/number')
-  }
-
-
-def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
-  return [(path, jnp.shape(x)) for path, x in named_leaves(tree).items()]
 
 
 def _base_model(
@@ -326,9 +269,11 @@ def _result(
   header: dict[str, Any], records: list[dict[str, Any]], path: pathlib.Path
 ) -> Result:
   accuracies = [record['test_accuracy'] for record in records]
+  is_base = header['config']['quantizer'] == 'none'
+  own = accuracies[-1] if is_base else None
   last = [record['test_accuracy'] for record in metrics.last_epochs(records)]
   return Result(
-    full_precision_accuracy=header['start'].get('full_precision_accuracy'),
+    full_precision_accuracy=header['start'].get('full_precision_accuracy', own),
     last_accuracy=sum(last) / len(last),
     best_accuracy=max(accuracies),
     seconds_per_epoch=sum(r['seconds'] for r in records) / len(records),

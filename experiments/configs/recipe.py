@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import methods
+from experiments import method_options
 from experiments.configs import resnet20
 
 
@@ -12,11 +12,14 @@ def recipe(quantizer: str, **changes: Any) -> ConfigDict:
   """A configuration of a method, with all its options listed.
 
   Args:
-    quantizer: Its name in `experiments.methods.OPTIONS`.
+    quantizer: Its name in `experiments.method_options.OPTIONS`.
     **changes: Keys of the configuration; `method` may be a dict of options.
+
+  Returns:
+    The configuration, of straight-through training where a method has that.
   """
   config = resnet20.get_config()
   config.quantizer, config.estimator = quantizer, 'ste'
-  config.method = ConfigDict(methods.OPTIONS[quantizer])
+  config.method = ConfigDict(method_options.OPTIONS[quantizer])
   config.update(changes)
   return config

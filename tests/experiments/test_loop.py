@@ -14,7 +14,10 @@ from experiments import (
   build,
   config_check,
   data,
+  evaluation,
   loop,
+  losses,
+  optimizers,
   sharding,
   trials,
 )
@@ -62,7 +65,7 @@ def by_hand(config, steps):
   """Plain steps over batches 1, 2, …, and their losses and accuracies."""
   dataset, net = a_dataset(), tiny.Net(10)
   weights = tiny.variables(net)
-  train = build.make_train_step(config, build.make_loss(net), SPE)
+  train = build.make_train_step(config, losses.make_loss(net), SPE)
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
@@ -145,10 +148,10 @@ def test_the_compiled_loop_of_accelerators_is_the_same(monkeypatch, x64):
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 def test_a_chunk_ends_where_a_loss_is_not_finite(monkeypatch, backend):
-  def rate(config, initial, decay_every, steps_per_epoch):
+  def rate(config, steps_per_epoch):
     return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
 
-  monkeypatch.setattr(build, 'schedule', rate)
+  monkeypatch.setattr(optimizers, 'learning_rate', rate)
   parts = make(tiny.config(batch_size=4, quantizer='none', estimator='ste'))
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   _, totals = parts.run(parts.start(), 0, SPE)
@@ -176,7 +179,7 @@ def test_two_starts_are_the_same_and_share_nothing():
 
 @pytest.mark.parametrize('batch', [4, 11, 500])
 def test_the_test_is_the_mean_over_every_image(monkeypatch, batch):
-  monkeypatch.setattr(loop, 'EVAL_BATCH', batch)
+  monkeypatch.setattr(evaluation, 'EVAL_BATCH', batch)
   dataset, net = a_dataset(), tiny.Net(10)
   weights = tiny.variables(net)
   loss, accuracy = make(dataset=dataset).evaluate(

@@ -13,6 +13,7 @@ from experiments import (
   data,
   errors,
   finalise,
+  method_options,
   methods,
   model_file,
   train,
@@ -150,7 +151,7 @@ def test_a_recipe_stands(name):
   config_check.check(config)
   assert name in LEVELS
   # All options are listed, so that the command line can change them.
-  assert set(config.method) == set(methods.OPTIONS[config.quantizer])
+  assert set(config.method) == set(method_options.OPTIONS[config.quantizer])
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -352,7 +353,7 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
     variables = {'params': model.params, 'batch_stats': model.batch_stats}
     images = (digits.train_images[:512] / 255 - digits.mean) / digits.std
     logits = Net(10).apply(variables, jnp.float32(images), train=False)
-    each = build.cross_entropy(logits, jnp.asarray(digits.train_labels[:512]))
+    each = losses.cross_entropy(logits, jnp.asarray(digits.train_labels[:512]))
     losses[sweeps] = float(each.mean())
   assert losses[1] < losses[0]
 

@@ -12,7 +12,7 @@ from experiments import (
   build,
   comparison,
   config_check,
-  methods,
+  method_options,
   optimizers,
   settings,
 )
@@ -114,7 +114,7 @@ class Recorder:
       ('dorefa', 'bwn', 'none'),
       config_check.CHOICES['optimizer'],
     ),
-    *itertools.product(('ste',), methods.OPTIONS, ('adam', 'sgd')),
+    *itertools.product(('ste',), method_options.OPTIONS, ('adam', 'sgd')),
   ],
 )
 def test_what_a_run_reads_tells_it_from_others(estimator, quantizer, optimizer):

@@ -15,6 +15,7 @@ from experiments import (
   errors,
   metrics,
   model_file,
+  optimizers,
   train,
 )
 from tests.experiments import tiny
@@ -438,13 +439,14 @@ class Writer:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, config, monkeypatch):
-  def rate(config, initial, decay_every, steps_per_epoch):
+  def rate(config, steps_per_epoch):
     # The steps counted from 1: the ninth is the first to take infinity.
-    return lambda step: jax.numpy.where(step < 8, initial, jax.numpy.inf)
+    alpha = config.learning_rate
+    return lambda step: jax.numpy.where(step < 8, alpha, jax.numpy.inf)
 
   writer = Writer()
   monkeypatch.setattr(metrics, 'open_scalars', lambda *args: writer)
-  monkeypatch.setattr(build, 'schedule', rate)
+  monkeypatch.setattr(optimizers, 'learning_rate', rate)
   for _ in range(2):  # The second time from the last checkpoint.
     with pytest.raises(train.TrainingDiverged) as error:
       train.train_and_evaluate(config, tmp_path / 'run')

@@ -1,0 +1,88 @@
+"""Losses of a network: in training, and summed up in a test."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+  """Of each example."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def squared_hinge(logits: Array, labels: Array) -> Array:
+  """Of each example: the L2 support vector machine's, mean over classes."""
+  signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
+  return jnp.mean(jnp.maximum(0, 1 - signs * logits) ** 2, axis=-1)
+
+
+Losses = Callable[[Array, Array], Array]
+LOSSES: dict[str, Losses] = {
+  'cross_entropy': cross_entropy,
+  'squared_hinge': squared_hinge,
+}
+
+
+def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
+  """Mean loss of a network with batch statistics.
+
+  Args:
+    net: Linen module: `(images, train) -> logits`.
+    losses: `(logits, labels) -> loss of each example`.
+
+  Returns:
+    `loss_fn(params, batch_stats, batch, rng)` as `mq_jax.make_train_step`
+    takes it; its metrics have `accuracy`, 0 to 1.
+  """
+
+  def loss_fn(
+    params: Any, batch_stats: Any, batch: dict[str, Array], rng: Array
+  ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+    del rng  # no layer of these networks is random
+    logits, new = net.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      batch['image'],
+      train=True,
+      mutable=['batch_stats'],
+    )
+    each, correct = _scores(losses, logits, batch['label'])
+    return each.mean(), (new['batch_stats'], {'accuracy': correct.mean()})
+
+  return loss_fn
+
+
+def make_evaluation(
+  net: Any, losses: Losses = cross_entropy
+) -> Callable[..., tuple[Array, Array]]:
+  """Sums of loss and of correct answers over one batch.
+
+  Returns:
+    `(params, batch_stats, batch) -> (loss sum, correct)`, where
+    `batch['mask']` is 0 on examples that do not count.
+  """
+
+  def evaluate(
+    params: Any, batch_stats: Any, batch: dict[str, Array]
+  ) -> tuple[Array, Array]:
+    logits = net.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      batch['image'],
+      train=False,
+    )
+    each, correct = _scores(losses, logits, batch['label'])
+    return jnp.sum(each * batch['mask']), jnp.sum(correct * batch['mask'])
+
+  return evaluate
+
+
+def _scores(
+  losses: Losses, logits: Array, labels: Array
+) -> tuple[Array, Array]:
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  correct = jnp.argmax(logits, axis=-1) == labels
+  return losses(logits, labels), correct.astype(jnp.float32)
