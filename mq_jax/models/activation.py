@@ -46,8 +46,8 @@ class QuantizedInput(nn.Module):
     number = self.param('number', nn.initializers.constant(start), (), wide)
     # Clips and steps are positive; where one would not be, the gradient passes
     # all the same, and brings it back.
-    least = jnp.maximum(number, start / 1000)
-    number = number + lax.stop_gradient(least - number)
+    least = start / 1000 + (number - lax.stop_gradient(number))
+    number = jnp.where(number > start / 1000, number, least)
     return function(x, number).astype(self.dtype)
 
 

@@ -66,6 +66,19 @@ def test_trials_from_other_base_models_are_not_pooled(tmp_path):
   assert (list(measured.records), measured.full_precision) == ([0, 2], 91.5)
 
 
+def test_random_weights_and_a_base_model_are_two_settings(tmp_path):
+  config = settings.in_protocol('fair')
+  own = config.to_dict() | {'pretrained': 'base.pth'}
+  ledgers.write(tmp_path, 'base', own, [80.0])
+  ledgers.write(tmp_path, 'more', own | {'seed': 1}, [80.0])
+  scratch = config.copy_and_resolve_references()
+  scratch.pretrain_epochs = 0
+  ledgers.write(tmp_path, 'scratch', scratch.to_dict(), [30.0])
+  runs = ledger.read(tmp_path)
+  assert comparison.cell(config, runs).names == ['base', 'more']
+  assert comparison.cell(scratch, runs).names == ['scratch']
+
+
 def test_the_interval_is_that_of_all_resamples():
   values = [1.0, 2.0, 4.0]
   means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]

@@ -1,5 +1,6 @@
 """Every method's published recipe, end to end on digits and in small."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from experiments import (
   data,
   errors,
   finalise,
+  first_weights,
   method_options,
   methods,
   model_file,
@@ -317,6 +319,21 @@ def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
     if path.endswith('/number')
   )
   assert number != 10.0  # which it begins at
+  # A clip is no step: where activations differ, their numbers start anew.
+  again, other = (
+    load('pact_w4a4'),
+    load('lsq_w2a2'),
+  )
+  for own, start in ((again, number), (other, 0.8 / 3**0.5)):
+    own.pretrained = str(result.model_path)
+    net = build.network(own, 10)
+    first, _ = first_weights.first_weights(own, net, pytest.fail)
+    (begun,) = (
+      float(leaf)
+      for path, leaf in named_leaves(first).items()
+      if path.endswith('/number')
+    )
+    assert begun == pytest.approx(start)
   del params['head']
   model_file.save_model(tmp_path / 'base.safetensors', params, {}, {})
   config.pretrained = str(tmp_path / 'base.safetensors')
@@ -411,3 +428,36 @@ def test_what_no_run_can_have_is_refused_by_name(changes, told):
   config.update(changes)
   with pytest.raises(config_check.ConfigError, match=told):
     config_check.check(config)
+
+
+@pytest.mark.parametrize(
+  'name', ['ttq', 'lsq', 'lq_nets', 'proxquant', 'inq', 'admm', 'psgd', 'slb']
+)
+def test_trials_as_a_batch_axis_are_what_each_is_alone(name):
+  """As on an accelerator; on CPU they take turns."""
+  config = shrunk(load(name))
+  config.update(full_precision='', epochs=1)
+
+  def loss_fn(params, model_state, batch, rng):
+    residual = batch @ params['layer']['kernel'] - 1
+    return jnp.mean(residual**2), (model_state, {})
+
+  train_step = build.make_train_step(config, loss_fn, steps_per_epoch=6)
+  batch = jax.random.normal(jax.random.key(1), (16, 8))
+
+  def first(seed):
+    kernel = jax.random.normal(jax.random.key(seed), (8, 6)) / 3
+    return train_step.init(
+      jax.random.key(seed), {'layer': {'kernel': kernel}}, {}, batch
+    )
+
+  alone = [first(seed) for seed in (0, 1)]
+  together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+  step = jax.jit(jax.vmap(train_step.step_fn, in_axes=(0, None)))
+  for _ in range(6):
+    together, _ = step(together, batch)
+    alone = [train_step.step(state, batch)[0] for state in alone]
+  for i, state in enumerate(alone):
+    for path, leaf in tiny.as_arrays(state._replace(key=())).items():
+      own = tiny.as_arrays(together._replace(key=()))[path][i]
+      np.testing.assert_allclose(own, leaf, rtol=1e-4, atol=1e-5)

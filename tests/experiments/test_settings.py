@@ -95,6 +95,24 @@ def test_what_makes_two_runs_one_setting():
     )
 
 
+def test_what_a_run_does_not_come_to_makes_no_other_setting():
+  named = resnet20.get_config().to_dict() | {'decay_at': '3 5'}
+  assert settings.identity(named | {'decay_every': 7}) == settings.identity(
+    named
+  )
+  only = named | {'epochs': 0, 'quantizer': 'aciq', 'bits': 4}
+  same = only | {'optimizer': 'adam', 'learning_rate': 1.0, 'batch_size': 5}
+  assert settings.identity(same) == settings.identity(only)
+  assert settings.identity(only | {'bits': 3}) != settings.identity(only)
+  # Options have defaults too, and some may have gone since.
+  ttq = named | {'quantizer': 'ttq'}
+  full = ttq | {'method': {'threshold': 0.05}}
+  assert settings.identity(full) == settings.identity(ttq)
+  other = ttq | {'method': {'threshold': 0.1}}
+  old = ttq | {'method': {'forgotten': 1}}
+  assert len({settings.identity(c) for c in (ttq, other, old)}) == 3
+
+
 class Recorder:
   """A configuration that notes which of its keys are read."""
 

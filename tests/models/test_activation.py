@@ -44,6 +44,24 @@ def test_the_number_gets_its_gradient():
   assert float(gradient['params']['number']) == np.sum(X >= 0.8)
 
 
+@pytest.mark.parametrize(
+  'function', [activations.pact, activations.lsq_activation]
+)
+def test_a_number_below_zero_counts_as_a_small_one_and_comes_back(function):
+  layer = models.QuantizedInput(Activation(function(2), start=2.0))
+
+  def total(number):
+    variables = {'params': {'number': number}}
+    return jnp.sum(layer.apply(variables, jnp.asarray(X)))
+
+  for number in (-5.0, 0.0):
+    own, slope = jax.value_and_grad(total)(jnp.float32(number))
+    least, wanted = jax.value_and_grad(total)(jnp.float32(0.002))
+    assert (float(own), float(slope)) == (float(least), float(wanted))
+    assert np.isfinite(own)
+    assert float(slope) > 0
+
+
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
 def test_the_number_is_never_narrow(dtype):
   layer = models.QuantizedInput(Activation(activations.pact(4), 1.3), dtype)
