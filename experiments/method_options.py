@@ -62,6 +62,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'window': '0 1',
     'cycles': 1,
     'sharpness': 1.0,
+    'freeze': False,  # at the end of the window
   },
   'uniform': {},
   'aciq': {'prior': 'laplace', 'corrected': True},  # normal, range

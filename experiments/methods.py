@@ -250,6 +250,7 @@ def _slb(run: _Run) -> Method:
     (window[0], window[1]),
     run.own.cycles,
     run.steps_per_epoch if by_epoch else 1,
+    run.own.freeze,
   )
   return Method(methods.slb(run.config.bits, rising, run.own.sharpness))
 

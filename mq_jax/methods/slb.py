@@ -105,6 +105,7 @@ def rising(
   window: tuple[float, float] = (0.0, 1.0),
   cycles: int = 1,
   every: int = 1,
+  freeze: bool = False,
 ) -> Schedule:
   """SLB's schedules of the inverse temperature.
 
@@ -122,6 +123,8 @@ def rising(
     cycles: How often T starts anew (SGD-R), each cycle of the same length; the
       published lengths are not known.
     every: Updates for which T stays what it is.
+    freeze: Whether T is infinite from the end of the window on, so that only
+      the other parameters are trained, as public code of others has it.
 
   Returns:
     `(updates) -> T`.
@@ -152,6 +155,7 @@ def rising(
     share = updates // every * every / total
     passed = jnp.clip((share - first) / (last - first), 0, 1)
     within = jnp.where(passed < 1, (passed * cycles) % 1, 1)
-    return shapes[kind](within)
+    last = jnp.inf if freeze else end
+    return jnp.where(passed < 1, shapes[kind](within), last)
 
   return schedule

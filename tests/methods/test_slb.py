@@ -162,3 +162,13 @@ def test_the_multiplicative_schedule_is_a_factor_an_epoch():
   np.testing.assert_allclose(
     by_epoch[:, 0], [1, 1, 1, 2, 4, 8, 16, 16], rtol=1e-6
   )
+
+
+def test_a_schedule_may_end_in_the_levels_themselves():
+  kept, frozen = (
+    methods.rising('linear', 1.0, 5.0, 10, (0.2, 0.6), freeze=freeze)
+    for freeze in (False, True)
+  )
+  for step in range(10):
+    value = float(frozen(jnp.asarray(step)))
+    assert value == (np.inf if step >= 6 else float(kept(jnp.asarray(step))))
