@@ -155,7 +155,7 @@ def rising(
     share = updates // every * every / total
     passed = jnp.clip((share - first) / (last - first), 0, 1)
     within = jnp.where(passed < 1, (passed * cycles) % 1, 1)
-    last = jnp.inf if freeze else end
-    return jnp.where(passed < 1, shapes[kind](within), last)
+    at_last = jnp.inf if freeze else end
+    return jnp.where(passed < 1, shapes[kind](within), at_last)
 
   return schedule
