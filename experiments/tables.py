@@ -28,7 +28,8 @@ class Table(NamedTuple):
 
 def markdown(table: Table) -> str:
   """The table and its note, without the title."""
-  lines = [table.columns, ['---'] * len(table.columns), *table.rows]
+  rows = [[cell.replace('|', r'\|') for cell in row] for row in table.rows]
+  lines = [table.columns, ['---'] * len(table.columns), *rows]
   text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
   return f'{text}\n\n{table.note}\n' if table.note else f'{text}\n'
 
@@ -86,6 +87,11 @@ _LATEX = {
   'α': r'$\alpha$',
   'γ': r'$\gamma$',
   'φ': r'$\phi$',
+  'λ': r'$\lambda$',
+  'ρ': r'$\rho$',
+  '·': r'$\cdot$',
+  '→': r'$\rightarrow$',
+  '|': r'\textbar{}',
   '…': r'\ldots{}',
   '~': r'\textasciitilde{}',
   '^': r'\textasciicircum{}',

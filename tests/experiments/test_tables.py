@@ -21,6 +21,14 @@ def test_markdown():
   )
 
 
+def test_a_bar_is_no_border():
+  table = tables.Table('bars', '', ('a', 'b'), [('max |W| → λ·ρ', '2')])
+  assert tables.markdown(table).splitlines()[2] == r'| max \|W\| → λ·ρ | 2 |'
+  assert (
+    r'max \textbar{}W\textbar{} $\rightarrow$ $\lambda$$\cdot$$\rho$ & 2'
+  ) in tables.latex(table)
+
+
 def test_what_csv_readers_read():
   rows = list(csv.reader(io.StringIO(tables.comma_separated(TABLE))))
   assert rows == [list(TABLE.columns), *map(list, TABLE.rows)]
