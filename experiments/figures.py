@@ -14,6 +14,8 @@ MOST = 5  # curves a panel
 # Their figures are drawn from two epochs on; of other studies the accuracy at
 # the end says what so short a curve would.
 OF_THE_PAPER = ('table1', 'table2', 'fig4')
+# Their settings differ in more than one thing, which a table can say.
+ONLY_TABLES = ('methods', 'table4', 'table4_small')
 # Figure of the paper and its appendix: network and quantizer.
 PAPER = {
   ('resnet20', 'dorefa'): 'figures 3 and 5',
@@ -41,7 +43,8 @@ def write_all(
   """
   paths = []
   seen: list[set[str]] = []
-  for name in sorted(studies, key=lambda name: (name[:5] != 'table', name)):
+  drawn = set(studies) - set(ONLY_TABLES)
+  for name in sorted(drawn, key=lambda name: (name[:5] != 'table', name)):
     study = studies[name]
     cells = (
       (setting, config, comparison.cell(config, runs))

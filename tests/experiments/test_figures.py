@@ -113,6 +113,9 @@ def test_accuracy_at_the_end_of_runs_of_one_length(tmp_path):
     {'t': settings.Study('T', study)}, runs, tmp_path / 'out'
   )
   assert 't-resnet20-dorefa-ends.png' in [path.name for path in drawn]
+  # What differs in everything is told by a table alone.
+  apart = {'methods': settings.Study('T', study)}
+  assert figures.write_all(apart, runs, tmp_path / 'none') == []
 
 
 def test_flips_are_the_mean_over_layers_in_percent(measured):
