@@ -15,6 +15,7 @@ from experiments import (
   errors,
   finalise,
   first_weights,
+  losses,
   method_options,
   methods,
   model_file,
@@ -354,7 +355,7 @@ def test_trials_of_what_is_only_quantized_are_the_same(base, tmp_path):
 def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
   """Beside the clips that it starts from, at 2 bits."""
   changes = {'bits': 2, 'full_precision': ''}
-  losses = {}
+  found = {}
   for sweeps in (0, 1):
     _, result = run(
       'lapq',
@@ -371,8 +372,8 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
     images = (digits.train_images[:512] / 255 - digits.mean) / digits.std
     logits = Net(10).apply(variables, jnp.float32(images), train=False)
     each = losses.cross_entropy(logits, jnp.asarray(digits.train_labels[:512]))
-    losses[sweeps] = float(each.mean())
-  assert losses[1] < losses[0]
+    found[sweeps] = float(each.mean())
+  assert found[1] < found[0]
 
 
 @pytest.mark.parametrize(
