@@ -6,7 +6,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import batches, build, data, losses, method_options, trials
+from experiments import (
+  batches,
+  build,
+  data,
+  evaluation,
+  losses,
+  method_options,
+  trials,
+)
 
 
 def with_clips(
@@ -30,14 +38,8 @@ def with_clips(
   split = batches.to_device(
     dataset.train_images[:number], dataset.train_labels[:number]
   )
-  batch = batches.eval_batch(
-    split,
-    0,
-    number,
-    mean=dataset.mean,
-    std=dataset.std,
-    dtype=build.DTYPES[config.dtype],
-  )
+  pixels = evaluation.pixels_of(config, dataset)
+  batch = batches.eval_batch(split, 0, number, **pixels)
   evaluate = losses.make_evaluation(net, losses.LOSSES[config.loss])
 
   def loss(params: Any) -> Any:
