@@ -5,10 +5,11 @@ counts the multiplications and additions of products and convolutions, those of
 a loop as often as it runs, and nothing else.
 """
 
-import math
 from typing import Any
 
 import jax
+
+from mq_jax import macs
 
 
 def count(function: Any, *args: Any) -> int:
@@ -37,31 +38,8 @@ def _count(jaxpr: Any) -> int:
 
 
 def _equation(equation: Any) -> int:
-  name, params = equation.primitive.name, equation.params
-  if name == 'dot_general':
-    (contracted, _), _ = params['dimension_numbers']
-    left = equation.invars[0].aval.shape
-    return (
-      2
-      * math.prod(equation.outvars[0].aval.shape)
-      * math.prod(left[i] for i in contracted)
-    )
-  if name == 'conv_general_dilated':
-    kernel = equation.invars[1].aval.shape
-    features = kernel[params['dimension_numbers'].rhs_spec[0]]
-    taps = math.prod(kernel) // features
-    # Steps between the pixels of a dilated input meet zeros only.
-    zeros = math.prod(params['lhs_dilation'])
-    return 2 * math.prod(equation.outvars[0].aval.shape) * taps // zeros
-  if name == 'cond':
-    return max(_count(branch.jaxpr) for branch in params['branches'])
-  inner = sum(_count(_open(value)) for value in _jaxprs(params))
-  return inner * params['length'] if name == 'scan' else inner
-
-
-def _jaxprs(params: dict[str, Any]) -> list[Any]:
-  return [value for value in params.values() if hasattr(_open(value), 'eqns')]
-
-
-def _open(value: Any) -> Any:
-  return getattr(value, 'jaxpr', value)
+  if equation.primitive.name == 'cond':
+    return max(_count(inner) for inner in macs.inner_jaxprs(equation))
+  inner = sum(_count(inner) for inner in macs.inner_jaxprs(equation))
+  runs = equation.params['length'] if equation.primitive.name == 'scan' else 1
+  return 2 * macs.products(equation) + runs * inner

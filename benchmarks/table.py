@@ -14,12 +14,18 @@ Row = dict[str, Any]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """The options of every benchmark."""
-  options = argparse.ArgumentParser(description=description)
+  """The options of a benchmark of one network."""
+  options = bare_parser(description)
   networks = CHOICES['network']
   options.add_argument('--network', choices=networks, default='resnet20')
   options.add_argument('--batch_size', type=_positive, default=128)
   options.add_argument('--dtype', choices=tuple(DTYPES), default='float32')
+  return options
+
+
+def bare_parser(description: str) -> argparse.ArgumentParser:
+  """The options of every benchmark."""
+  options = argparse.ArgumentParser(description=description)
   options.add_argument('--rounds', type=_positive, default=7)
   options.add_argument(
     '--quick', action='store_true', help='sizes for a look, under a minute'
@@ -79,12 +85,15 @@ def markdown(result: Mapping[str, Any]) -> str:
 
   conditions = (
     f'{device["kind"]} x {device["count"]}, {result["host_cpus"]} host cores,'
-    f' jax {result["versions"]["jax"]}; {sizes["network"]}, batch'
-    f' {sizes["batch_size"]}, {sizes["dtype"]}.'
+    f' jax {result["versions"]["jax"]}'
   )
+  if 'network' in sizes:
+    conditions += (
+      f'; {sizes["network"]}, batch {sizes["batch_size"]}, {sizes["dtype"]}'
+    )
   table = [line(names), line(['-' * width for width in widths])]
   table += [line(texts) for texts in cells]
-  lines = [result['title'] + '.', conditions, '', *table]
+  lines = [f'{result["title"]}.', f'{conditions}.', '', *table]
   note = result.get('note')
   return '\n'.join([*lines, '', note] if note else lines) + '\n'
 

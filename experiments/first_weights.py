@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments import build, final, import_torch, model_file
+from experiments import build, final, import_torch
 from experiments.errors import InvalidError
+from mq_jax import selection
 from mq_jax.selection import named_leaves
 
 
@@ -66,7 +67,7 @@ def _with_numbers_of(params: Any, fresh: Any) -> Any:
     for path, leaf in named_leaves(params).items()
     if path not in _numbers(params)
   }
-  return model_file.nested(kept | _numbers(fresh))
+  return selection.nested(kept | _numbers(fresh))
 
 
 def _numbers(params: Any) -> dict[str, Any]:

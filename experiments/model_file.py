@@ -17,6 +17,8 @@ import safetensors
 import safetensors.numpy
 
 from experiments.errors import InvalidError, MissingError
+from mq_jax import selection
+from mq_jax.packed_file import write_whole
 
 _COLLECTIONS = ('params', 'batch_stats')
 _FIRST_BYTES = {
@@ -72,17 +74,7 @@ def save_model(
       raise ValueError(f'metadata {key!r}: {value!r} is not text: take str()')
   trees = dict(zip(_COLLECTIONS, (params, batch_stats), strict=True))
   content = safetensors.numpy.save(_flatten(trees), dict(metadata))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # The process id keeps two runs that save one name out of each other's way.
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-  try:
-    with partial.open('wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  write_whole(path, content)
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -144,18 +136,6 @@ def _flatten(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return flat
 
 
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested dicts from paths such as `stem/kernel`."""
-  root: dict[str, Any] = {}
-  for name, leaf in leaves.items():
-    *folders, last = name.split('/')
-    tree = root
-    for folder in folders:
-      tree = tree.setdefault(folder, {})
-    tree[last] = leaf
-  return root
-
-
 def _model(
   flat: Mapping[str, np.ndarray],
   metadata: dict[str, str],
@@ -168,7 +148,7 @@ def _model(
         f'{path} has an array {name!r}, but in our model files they all start'
         ' with params/ or batch_stats/: it is from another program'
       )
-  trees = {name: {} for name in _COLLECTIONS} | nested(flat)
+  trees = {name: {} for name in _COLLECTIONS} | selection.nested(flat)
   if not trees['params']:
     raise InvalidError(f'{path} has no parameters')
   return ModelFile(**trees, metadata=metadata)

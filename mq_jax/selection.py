@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, quantize
 
 Array = jax.Array
 Params = Any
@@ -21,13 +21,19 @@ Rules = Quantizer | Sequence[tuple[str, Quantizer | None]]
 T = TypeVar('T')
 
 
-def named_leaves(params: Params) -> Leaves:
+def named_leaves(
+  params: Params, is_leaf: Callable[[Any], bool] | None = None
+) -> Leaves:
   """All leaves of `params` by path, in the order of the pytree.
+
+  Args:
+    params: Pytree of arrays.
+    is_leaf: Which nodes count as leaves too.
 
   Raises:
     ValueError: If two leaves have the same path.
   """
-  flat, _ = jax.tree_util.tree_flatten_with_path(params)
+  flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf)
   leaves = {
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in flat
@@ -134,6 +140,42 @@ def replace(params: Params, leaves: Mapping[str, Array]) -> Params:
   own = named_leaves(params)
   own.update(leaves)
   return jax.tree.unflatten(jax.tree.structure(params), list(own.values()))
+
+
+def quantized(
+  params: Params, rules: Rules, variables: Mapping[str, Any]
+) -> Params:
+  """`params` with Ŵ = Q(A(W)) on the leaves that rules quantize.
+
+  Args:
+    params: What is trained.
+    rules: As `select` takes them.
+    variables: Path to the quantizer's variables, as `State.variables`.
+  """
+  w_hat = map_selected(
+    quantize, select(params, rules), named_leaves(params), variables
+  )
+  return replace(params, w_hat)
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dicts from paths such as `stem/kernel`.
+
+  Raises:
+    ValueError: If one path goes on where another one ends.
+  """
+  root: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *folders, last = name.split('/')
+    tree = root
+    for folder in folders:
+      tree = tree.setdefault(folder, {})
+      if not isinstance(tree, dict):
+        raise ValueError(f'{name!r} goes on where another path ends.')
+    if last in tree:
+      raise ValueError(f'{name!r} ends where another path goes on.')
+    tree[last] = leaf
+  return root
 
 
 def map_selected(

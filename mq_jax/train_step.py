@@ -27,7 +27,7 @@ from mq_jax.late_update import (
   weight_gradient,
 )
 from mq_jax.loss import Batch, LossFn, Metrics, checked_loss, merged_metrics
-from mq_jax.quantizers import Quantizer, quantize, seen_by_loss
+from mq_jax.quantizers import Quantizer, seen_by_loss
 from mq_jax.selection import Rules, map_selected, named_leaves
 
 Array = jax.Array
@@ -248,13 +248,7 @@ def make_train_step(
     return new, merged_metrics(metrics, own)
 
   def quantized(state: State) -> Params:
-    w_hat = map_selected(
-      quantize,
-      select(state.params),
-      named_leaves(state.params),
-      state.variables,
-    )
-    return selection.replace(state.params, w_hat)
+    return selection.quantized(state.params, quantizer, state.variables)
 
   def codes(state: State) -> dict[str, Array]:
     return map_selected(

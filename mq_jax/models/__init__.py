@@ -1,10 +1,11 @@
 """Flax Linen networks and their layers: the one place that imports flax."""
 
+from mq_jax.levels import scale_of as scale_of
 from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.batch_norm import batch_statistics as batch_statistics
+from mq_jax.models.folding import fold_norms as fold_norms
 from mq_jax.models.folding import fold_scales as fold_scales
-from mq_jax.models.folding import scale_of as scale_of
 from mq_jax.models.resnet import ResNet as ResNet
 from mq_jax.models.resnet import resnet as resnet
 from mq_jax.models.resnet import resnet8 as resnet8

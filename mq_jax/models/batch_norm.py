@@ -31,6 +31,9 @@ class BatchNorm(nn.Module):
   wider. Training has a backward rule of its own, so that it can be
   differentiated in reverse only (`jax.grad`, not `jax.jvp`).
 
+  Parameters that `fold_norms` made have `scale` and `shift`, and need no
+  statistics: the result is scale · x + shift.
+
   Attributes:
     dtype: Of the result.
     momentum: Share of the old running statistics that one step keeps, 0 to 1.
@@ -68,11 +71,20 @@ class BatchNorm(nn.Module):
       Of the shape of `x`, in `dtype`.
 
     Raises:
-      ValueError: If `train`, and `x` has fewer than two values a channel.
+      ValueError: If `train`, and `x` has fewer than two values a channel or the
+        parameters are folded.
     """
     wide = jnp.promote_types(jnp.float32, self.dtype)
     shape = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones_init(), shape, wide)
+    if self.has_variable('params', 'shift'):
+      if train:
+        raise ValueError(
+          'this norm is folded, and cannot be trained: take the parameters from'
+          ' before fold_norms'
+        )
+      shift: Array = self.get_variable('params', 'shift')
+      return _affine(relu, self.dtype, x, None, scale, shift, shortcut)
     bias = self.param('bias', nn.initializers.zeros_init(), shape, wide)
     stats = 'batch_stats'
     running_mean = self.variable(stats, 'mean', jnp.zeros, shape, wide)
@@ -138,15 +150,17 @@ def _affine(
   relu: bool,
   dtype: Any,
   x: Array,
-  mean: Array,
+  mean: Array | None,
   factor: Array,
   bias: Array,
   shortcut: Array | None,
 ) -> Array:
   """(x − mean) · factor + bias, then the shortcut and the ReLU."""
-  x = x.astype(mean.dtype)
-  # The mean goes first: folded into the bias, it cancels in float32.
-  y = (x - _last(mean, x)) * _last(factor, x) + _last(bias, x)
+  x = x.astype(factor.dtype)
+  if mean is not None:
+    # The mean goes first: folded into the bias, it cancels in float32.
+    x = x - _last(mean, x)
+  y = x * _last(factor, x) + _last(bias, x)
   if shortcut is not None:
     y = y + shortcut.astype(y.dtype)
   return (jnp.maximum(y, 0) if relu else y).astype(dtype)

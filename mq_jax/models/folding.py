@@ -1,4 +1,4 @@
-"""Folding scales: quantized kernels become integers, norms take the scales.
+"""Folding: kernels become integers, norms a scale and a shift.
 
 Where a layer with a kernel α · K gives α y, the one with the integers K gives
 y. The norm behind it,
@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mq_jax.selection import named_leaves, replace
+from mq_jax.levels import integers
+from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.selection import named_leaves, nested, replace
 
 Array = jax.Array
-LARGEST = 255
 
 
 def fold_scales(
@@ -54,7 +55,7 @@ def fold_scales(
         f'{path!r} is no path of a parameter: {", ".join(leaves)}.'
       )
     alpha = _checked(scale, path, leaves[path])
-    whole = _integers(np.asarray(leaves[path]) / alpha)
+    whole = integers(np.asarray(leaves[path]) / alpha)
     gain, mean = (f'{_norm(path)}/{name}' for name in ('scale', 'mean'))
     if whole is None or gain not in leaves or mean not in stats:
       continue
@@ -67,32 +68,39 @@ def fold_scales(
   return replace(params, leaves), replace(batch_stats, stats)
 
 
-def scale_of(levels: Array) -> Array | None:
-  """The α of levels that are integers from −255 to 255 times the smallest.
+def fold_norms(
+  params: Any, batch_stats: Any, epsilon: float = BatchNorm.epsilon
+) -> Any:
+  """Takes the statistics of batch norms into their scale and shift.
 
-  These hold all levels that 8 bits can tell apart, `dorefa(8)`'s odd ones too,
-  and the powers of two of `inq` up to 5 bits.
+    (x − mean) / √(var + ε) · scale + bias = x · scale' + shift
 
   Args:
-    levels: The table of `Quantizer.codes`: `(n,)`, or `(1, ..., channels, n)`.
+    params: Nested dicts, with the norms' `scale` and `bias`.
+    batch_stats: Nested dicts, with their `mean` and `var`.
+    epsilon: Of the norms.
 
   Returns:
-    α, the size of the smallest level but 0, shape `()` or `(channels,)`; 1
-    where all levels are 0. None if the others are no such multiples, or if the
-    tables are those of another axis than the last.
+    Nested dicts of parameters, with `scale` and `shift` where a norm had
+    `scale` and `bias`: `BatchNorm` takes them without `batch_stats`.
+
+  Raises:
+    ValueError: If a norm of `batch_stats` is none of `params`.
   """
-  table = np.asarray(levels)
-  if any(length != 1 for length in table.shape[:-2]):
-    return None
-  table = table.reshape(table.shape[-2:])
-  size = np.abs(table)
-  largest = np.max(size, axis=-1)
-  least = np.min(size, axis=-1, where=size > 0, initial=np.inf)
-  # By way of the largest, of which rounding has taken the smallest share.
-  steps = np.maximum(np.rint(largest / least), 1)
-  alpha = np.where(largest > 0, largest / steps, 1).astype(table.dtype)
-  whole = _integers(table / alpha[..., None])
-  return None if whole is None else jnp.asarray(alpha)
+  leaves, stats = named_leaves(params), named_leaves(batch_stats)
+  for norm in [p.removesuffix('/mean') for p in stats if p.endswith('/mean')]:
+    missing = {f'{norm}/scale', f'{norm}/bias'} - leaves.keys()
+    if missing:
+      raise ValueError(f'there are no parameters {sorted(missing)}.')
+    scale, bias = leaves[f'{norm}/scale'], leaves.pop(f'{norm}/bias')
+    gain, offset, mean, var = (
+      np.asarray(leaf, np.float64)
+      for leaf in (scale, bias, stats[f'{norm}/mean'], stats[f'{norm}/var'])
+    )
+    factor = gain / np.sqrt(var + epsilon)
+    leaves[f'{norm}/scale'] = jnp.asarray(factor, scale.dtype)
+    leaves[f'{norm}/shift'] = jnp.asarray(offset - factor * mean, scale.dtype)
+  return nested(leaves)
 
 
 def _norm(path: str) -> str:
@@ -110,13 +118,3 @@ def _checked(scale: Any, path: str, kernel: Array) -> np.ndarray:
   if not np.all((alpha > 0) & np.isfinite(alpha)):
     raise ValueError(f'the scale of {path} must be positive, not {scale}.')
   return alpha
-
-
-def _integers(ratio: np.ndarray) -> np.ndarray | None:
-  # jit may sum up a scale in another order, some ten units in the last place
-  # apart. The bound is for dtypes too narrow to tell integers from others.
-  eps = 64 * float(jnp.finfo(ratio.dtype).eps)
-  whole = np.rint(ratio)
-  error = np.abs(ratio - whole) <= min(eps * np.max(np.abs(whole)), 1e-3)
-  fits = np.all(error & (np.abs(whole) <= LARGEST))
-  return whole if fits else None

@@ -1,0 +1,223 @@
+"""Packed parameters as a file, and back, in the safetensors format.
+
+The file holds the arrays `codes/PATH` and `levels/PATH` of each packed weight,
+`params/PATH` of the other parameters and `model_state/PATH`. What arrays do not
+say stands in the file's own metadata: shapes and bits, the text that `pack` was
+given, and a SHA-256 of all the rest, so that no damaged file loads as another
+network. Reading one executes nothing.
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mq_jax.packing import MOST_BITS, PackedArray, PackedParams, packed_bytes
+from mq_jax.selection import named_leaves, nested
+
+FORMAT = 'mq_jax packed 1'
+# Of the file's metadata; DIGEST is that of all the rest.
+_TEXTS = ('format', 'layers', 'metadata')
+_DIGEST = 'sha256'
+_FOLDERS = ('codes', 'levels', 'params', 'model_state')
+
+# What safetensors, NumPy and json raise, we ourselves, and Python where the
+# pieces are not of the kind that we write.
+_DAMAGE = (
+  safetensors.SafetensorError,
+  LookupError,
+  ValueError,
+  TypeError,
+  AttributeError,
+  RecursionError,
+)
+
+
+def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
+  """Writes packed parameters, whole or not at all, in place of any older file.
+
+  Args:
+    path: Ends in .safetensors; missing folders are made.
+    packed: From `pack`.
+
+  Returns:
+    Bytes of the file.
+
+  Raises:
+    ValueError: If `path` ends otherwise, a name has a slash in it, or a leaf is
+      no array that the format has, such as bfloat16 or a random key.
+  """
+  path = pathlib.Path(path)
+  if path.suffix != '.safetensors':
+    raise ValueError(f'{path}: a packed file must end in .safetensors.')
+  arrays: dict[str, Any] = {}
+  layers = {}
+  for name, leaf in _leaves(packed.params).items():
+    if isinstance(leaf, PackedArray):
+      arrays[f'codes/{name}'] = leaf.data
+      arrays[f'levels/{name}'] = leaf.levels
+      layers[name] = [leaf.bits, leaf.shape, leaf.grid, leaf.quantizer]
+    else:
+      arrays[f'params/{name}'] = leaf
+  for name, leaf in named_leaves(packed.model_state).items():
+    arrays[f'model_state/{name}'] = leaf
+  arrays = {name: _plain(name, leaf) for name, leaf in arrays.items()}
+  # Reading makes nested dicts of the paths: better to fail here than there.
+  nested(arrays)
+  texts = {
+    'format': FORMAT,
+    'layers': _json(layers),
+    'metadata': _json(packed.metadata),
+  }
+  texts[_DIGEST] = _digest(arrays, texts)
+  content = safetensors.numpy.save(arrays, texts)
+  write_whole(path, content)
+  return len(content)
+
+
+def load_packed(path: str | os.PathLike[str]) -> PackedParams:
+  """Reads a file that `save_packed` wrote.
+
+  Args:
+    path: The file. What is read is never more than is there.
+
+  Returns:
+    The `PackedParams`, in nested dicts, in the memory of the host.
+
+  Raises:
+    FileNotFoundError: If there is none.
+    ValueError: If it is cut short, changed, or from another program.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no file {path}')
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      texts = file.metadata() or {}
+      if texts.get('format') != FORMAT:
+        raise ValueError(
+          f'its format is {texts.get("format")!r}, not {FORMAT!r}'
+        )
+      names = list(file.keys())
+      arrays = {name: file.get_tensor(name) for name in names}
+    return _packed(arrays, texts)
+  except _DAMAGE as error:
+    raise ValueError(
+      f'{path} ({path.stat().st_size} bytes) is cut short, changed, or no file'
+      f' of mq_jax.save_packed ({error}): copy it again, or pack anew.'
+    ) from error
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all, in place of any older one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # The process id keeps two writers of one name out of each other's way.
+  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  try:
+    with partial.open('wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _leaves(params: Any) -> dict[str, Any]:
+  return named_leaves(params, is_leaf=lambda x: isinstance(x, PackedArray))
+
+
+def _plain(name: str, leaf: Any) -> np.ndarray:
+  # safetensors writes the buffer as it lies, strides or not.
+  array = np.asarray(leaf, order='C')
+  if array.dtype.kind not in 'fiub':
+    raise ValueError(
+      f'{name} is {array.dtype}, which numpy cannot read back: save float32.'
+    )
+  return array
+
+
+def _json(value: Any) -> str:
+  return json.dumps(value, separators=(',', ':'), sort_keys=True)
+
+
+def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
+  """Of names, dtypes, shapes, numbers and texts, in whatever order they lie."""
+  whole = hashlib.sha256()
+  heads = [
+    (name, str(array.dtype), array.shape)
+    for name, array in sorted(arrays.items())
+  ]
+  whole.update(_json([heads, [texts[key] for key in _TEXTS]]).encode())
+  for _, array in sorted(arrays.items()):
+    whole.update(array.tobytes())
+  return whole.hexdigest()
+
+
+def _packed(
+  arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]
+) -> PackedParams:
+  """Checks and sorts what a file holds.
+
+  Raises:
+    KeyError, ValueError: If anything is missing, too much, or does not fit.
+  """
+  if texts.keys() != {*_TEXTS, _DIGEST}:
+    raise ValueError(f'it has the texts {sorted(texts)}')
+  if _digest(arrays, texts) != texts[_DIGEST]:
+    raise ValueError('its SHA-256 is not that of its contents')
+  folders: dict[str, dict[str, Any]] = {folder: {} for folder in _FOLDERS}
+  for name, array in arrays.items():
+    folder, _, rest = name.partition('/')
+    folders[folder][rest] = array
+  codes, levels = folders['codes'], folders['levels']
+  layers = json.loads(texts['layers'])
+  if not layers.keys() == codes.keys() == levels.keys():
+    raise ValueError('codes, levels and shapes are not of the same layers')
+  params = {
+    name: _checked(name, codes[name], levels[name], *layers[name])
+    for name in layers
+  } | folders['params']
+  return PackedParams(
+    nested(params),
+    nested(folders['model_state']),
+    json.loads(texts['metadata']),
+  )
+
+
+def _checked(
+  name: str,
+  data: np.ndarray,
+  levels: np.ndarray,
+  bits: int,
+  shape: list[int],
+  grid: list[int] | None,
+  quantizer: str,
+) -> PackedArray:
+  size, tables = math.prod(shape), levels.shape[:-1]
+  fits = (
+    1 <= bits <= MOST_BITS
+    and data.dtype == np.uint8
+    and data.shape == (packed_bytes(size, bits),)
+    and levels.dtype.kind == 'f'
+    and levels.ndim >= 1
+    and (not tables or len(tables) == len(shape))
+    and all(n in (1, own) for n, own in zip(tables, shape, strict=False))
+    and (levels.shape[-1] == 1 if grid else levels.shape[-1] <= 2**bits)
+  )
+  if not fits:
+    raise ValueError(
+      f'{name} of shape {shape} and {bits} bits has {data.dtype} codes of shape'
+      f' {data.shape} and {levels.dtype} levels of shape {levels.shape}'
+    )
+  first_and_step = (int(grid[0]), int(grid[1])) if grid else None
+  return PackedArray(
+    data, levels, tuple(shape), bits, first_and_step, quantizer
+  )

@@ -1,0 +1,297 @@
+"""From trained weights to bits, and back.
+
+After training, a quantized weight is integers and a table of values. `pack`
+lays the integers side by side in bytes, `unpack` gives Ŵ back bit for bit, in
+or out of jit. The estimator, φ, the optimizer's state and W itself are gone.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mq_jax import levels, selection
+from mq_jax.late_update import State
+from mq_jax.quantizers import Quantizer, dequantize, quantize
+from mq_jax.selection import Rules, map_selected, named_leaves
+
+Array = jax.Array
+MOST_BITS = 8
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedArray:
+  """One quantized weight, a pytree node.
+
+  Attributes:
+    data: uint8 of shape `(ceil(size · bits / 8),)`: the codes in C order, each
+      with its lowest bit first, from the lowest bit of the first byte on. At 1
+      bit that is `numpy.packbits(codes, bitorder='little')`.
+    levels: Ŵ is `levels[code]`: shape `(n,)`, or one table per channel as in
+      `Quantizer.codes`. With a `grid` it is the scale instead, n = 1.
+    shape: Of Ŵ.
+    bits: Of a code, 1 to 8: as many as the values in use need.
+    grid: `(first, step)`, integers, where Ŵ is levels · (first + step · code);
+      else None.
+    quantizer: Name of the method; it changes nothing.
+  """
+
+  data: Array | np.ndarray
+  levels: Array | np.ndarray
+  shape: tuple[int, ...] = dataclasses.field(metadata={'static': True})
+  bits: int = dataclasses.field(metadata={'static': True})
+  grid: tuple[int, int] | None = dataclasses.field(metadata={'static': True})
+  quantizer: str = dataclasses.field(metadata={'static': True})
+
+
+class PackedParams(NamedTuple):
+  """A network after training, as small as it gets.
+
+  Attributes:
+    params: The pytree of parameters, a `PackedArray` in the place of each
+      quantized leaf.
+    model_state: Batch statistics and the like, as `State.model_state`.
+    metadata: Text by name, such as the version of mq_jax.
+  """
+
+  params: Any
+  model_state: Any
+  metadata: dict[str, str]
+
+
+def pack(
+  state_or_params: State | Any,
+  quantizer: Rules,
+  *,
+  model_state: Any = None,
+  metadata: Mapping[str, str] | None = None,
+) -> PackedParams:
+  """Packs the quantized weights of a network. Not under jit.
+
+  Args:
+    state_or_params: A `State`: what is packed is `TrainStep.quantized` of it,
+      and its model state. Or parameters: a leaf that has no more different
+      values than its quantizer has levels is quantized already and taken as
+      it is, any other is quantized now, `variables` as they begin.
+    quantizer: The rules of the training (`selection.select`).
+    model_state: Pytree in the place of the state's; `{}` without any.
+    metadata: Text by name, kept beside.
+
+  Returns:
+    The `PackedParams`, in the memory of the host. Codes number the values of
+    a weight that are in use, from the smallest up; they take 1 to 8 bits.
+
+  Raises:
+    ValueError: If a weight is empty, not finite, or has more than 256 values, a
+      rule decides about no leaf, or `metadata` is no text.
+    TypeError: If a leaf to be quantized is not floating point.
+  """
+  given = dict(metadata or {})
+  for name, text in given.items():
+    if not isinstance(name, str) or not isinstance(text, str):
+      raise ValueError(f'metadata {name!r}: {text!r} is not text: take str().')
+  if isinstance(state_or_params, State):
+    state = state_or_params
+    # Jitted as TrainStep.quantized is: another program could round otherwise.
+    params = jax.jit(
+      lambda params, variables: selection.quantized(
+        params, quantizer, variables
+      )
+    )(state.params, state.variables)
+    model_state = state.model_state if model_state is None else model_state
+  else:
+    params = state_or_params
+    selected = selection.select(params, quantizer)
+    w_hat = map_selected(_quantized_once, selected, named_leaves(params))
+    params = selection.replace(params, w_hat)
+  params = jax.device_get(params)
+  leaves = named_leaves(params)
+  packed: dict[str, Any] = {
+    path: _packed(q, np.asarray(leaves[path]), path)
+    for path, q in selection.select(params, quantizer).items()
+  }
+  return PackedParams(
+    selection.replace(params, packed),
+    jax.device_get({} if model_state is None else model_state),
+    versions() | given,
+  )
+
+
+def unpack(packed: PackedParams | Any, like: Any = None) -> Any:
+  """Parameters with Ŵ on the quantized leaves. Under jit too.
+
+  Args:
+    packed: `PackedParams`, or a pytree with `PackedArray`s in it.
+    like: A pytree of the structure wanted, such as the parameters of an Equinox
+      model where `packed` comes from a file; None: that of `packed`.
+
+  Returns:
+    Pytree of arrays: ordinary parameters.
+
+  Raises:
+    ValueError: If `like` has other paths or shapes.
+  """
+  params = packed.params if isinstance(packed, PackedParams) else packed
+  params = jax.tree.map(
+    lambda leaf: values(leaf) if isinstance(leaf, PackedArray) else leaf,
+    params,
+    is_leaf=lambda leaf: isinstance(leaf, PackedArray),
+  )
+  if like is None:
+    return params
+  ours, wanted = named_leaves(params), named_leaves(like)
+  for path in ours.keys() | wanted.keys():
+    here, there = (
+      str(jnp.shape(tree[path])) if path in tree else 'missing'
+      for tree in (ours, wanted)
+    )
+    if here != there:
+      raise ValueError(f'{path} is {here} in `packed` and {there} in `like`.')
+  return selection.replace(like, ours)
+
+
+def coded(array: PackedArray) -> tuple[Array, Array]:
+  """Codes and levels, as `Quantizer.codes` gives them. Under jit too.
+
+  Returns:
+    `(codes, levels)`: uint8 of the shape of Ŵ, and the table of values.
+  """
+  table = jnp.asarray(array.levels)
+  if array.grid is not None:
+    first, step = array.grid
+    whole = first + step * np.arange(2**array.bits)
+    table = table * whole.astype(table.dtype)
+  return _codes(array).astype(jnp.uint8), table
+
+
+def values(array: PackedArray) -> Array:
+  """Ŵ of one packed weight. Under jit too."""
+  codes, table = _codes(array), jnp.asarray(array.levels)
+  if array.grid is not None:
+    first, step = array.grid
+    whole = (first + step * codes.astype(jnp.int32)).astype(table.dtype)
+    return _per_channel(table, whole) * whole
+  if table.shape[-1] == 2:
+    # As a choice, which exported programs say in one operation.
+    low, high = (_per_channel(table[..., i : i + 1], codes) for i in (0, 1))
+    return jnp.where(codes > 0, high, low)
+  return dequantize(codes, table)
+
+
+def versions() -> dict[str, str]:
+  """What packed parameters say of where they are from."""
+  from mq_jax import __version__  # the package imports this file
+
+  return {'mq_jax': __version__, 'jax': jax.__version__}
+
+
+def packed_bytes(size: int, bits: int) -> int:
+  """Bytes that `size` codes of `bits` each take."""
+  return -(-size * bits // 8)
+
+
+def _per_channel(table: Array, like: Array) -> Array:
+  # A single number for (1,), the tables' axes for (..., channels, 1).
+  return table[..., 0] if table.ndim == like.ndim + 1 else table[0]
+
+
+def _codes(array: PackedArray) -> Array:
+  # Constants are NumPy's, so that no program has to compute them.
+  data, bits = jnp.asarray(array.data), array.bits
+  size = math.prod(array.shape)
+  if bits == MOST_BITS:
+    return data.reshape(array.shape)
+  each = bits if MOST_BITS % bits == 0 else 1
+  shifts = np.arange(0, 8, each, dtype=np.uint8)
+  pieces = (data[:, None] >> shifts[None]) & np.uint8(2**each - 1)
+  pieces = pieces.reshape(-1)[: size * bits // each]
+  if each == bits:
+    return pieces.reshape(array.shape)
+  # Codes of 3, 5, 6 or 7 bits lie across the borders of bytes.
+  weights = 2 ** np.arange(bits, dtype=np.int32)
+  bitwise = pieces.reshape(size, bits).astype(jnp.int32)
+  return jnp.sum(bitwise * weights[None], axis=1).reshape(array.shape)
+
+
+def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
+  if not w_hat.size or not np.all(np.isfinite(w_hat.astype(np.float64))):
+    raise ValueError(f'{path} is empty or has values that are not finite.')
+  tables = _levels_like(quantizer, w_hat).shape[:-1]
+  codes, table = levels.by_value(w_hat, tables)
+  number = table.shape[-1]
+  if number > 2**MOST_BITS:
+    raise ValueError(
+      f'{path} has {number} different values, and {MOST_BITS} bits tell'
+      f' {2**MOST_BITS} apart: hand over the quantizer that it was trained'
+      ' with.'
+    )
+  bits = max(1, (number - 1).bit_length())
+  with_table = packed_bytes(w_hat.size, bits) + table.nbytes
+  grid, on_grid = None, _on_grid(codes, table)
+  if on_grid is not None:
+    scale, positions, first_and_step = on_grid
+    wide = max(1, int(positions.max()).bit_length())
+    if packed_bytes(w_hat.size, wide) + scale.nbytes < with_table:
+      codes, table, grid, bits = positions, scale, first_and_step, wide
+  name = getattr(quantizer.codes, '__qualname__', '').partition('.')[0]
+  data = _bytes(codes, bits)
+  return PackedArray(data, table, w_hat.shape, bits, grid, name)
+
+
+def _on_grid(
+  codes: np.ndarray, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | None:
+  """Scales, places on a grid in place of the codes, and the grid."""
+  multiples = levels.exact_multiples(table)
+  if multiples is None:
+    return None
+  scale, whole = multiples
+  first = int(whole.min())
+  step = int(np.gcd.reduce(whole - first, axis=None)) or 1
+  places = (whole - first) // step
+  if places.ndim > 1:
+    places = np.broadcast_to(places, (*codes.shape, places.shape[-1]))
+    picked = np.take_along_axis(places, codes[..., None], axis=-1)[..., 0]
+  else:
+    picked = places[codes]
+  return scale, picked, (first, step)
+
+
+def _bytes(codes: np.ndarray, bits: int) -> np.ndarray:
+  shifts = np.arange(bits)
+  bitwise = (codes.reshape(-1, 1) >> shifts) & 1
+  return np.packbits(bitwise.astype(np.uint8), bitorder='little')
+
+
+def _with_own(
+  quantizer: Quantizer, w: Array, function: Callable[..., Any]
+) -> Any:
+  """`function(theta, variables)`, with what training begins with."""
+  variables = quantizer.init(w)
+  trained = quantizer.parametrized or (lambda w: w)
+  return function(trained(w), variables)
+
+
+def _levels_like(quantizer: Quantizer, w: Any) -> jax.ShapeDtypeStruct:
+  def table(theta: Array, variables: Any) -> Array:
+    w_tilde = quantizer.preprocess(theta, variables)
+    return quantizer.codes(w_tilde, variables)[1]
+
+  return jax.eval_shape(lambda w: _with_own(quantizer, w, table), w)
+
+
+def _quantized_once(quantizer: Quantizer, w: Array) -> Array:
+  """Ŵ, of weights that are quantized already or are not."""
+  like = _levels_like(quantizer, w)
+  table = levels.by_value(np.asarray(w), like.shape[:-1])[1]
+  if table.shape[-1] <= like.shape[-1]:
+    return w
+  return jax.jit(
+    lambda w: _with_own(quantizer, w, functools.partial(quantize, quantizer))
+  )(w)
