@@ -146,7 +146,7 @@ def train_batch(
   key = jax.random.fold_in(_key(seed, _AUGMENT), epoch)
   key = jax.random.fold_in(key, index)
   images = _augmented(split.images, chosen, key, flip, padding)
-  image = _normalised(images, mean, std, dtype)
+  image = normalised(images, mean, std, dtype)
   return {'image': image, 'label': split.labels[chosen]}
 
 
@@ -174,9 +174,17 @@ def _augmented(
   return jnp.where(inside[..., None], pixels, jnp.uint8(0))
 
 
-def _normalised(
+def normalised(
   images: Array, mean: Floats3, std: Floats3, dtype: jax.typing.DTypeLike
 ) -> Array:
+  """Pixels of 0 to 255, scaled to [0, 1], less `mean`, over `std`.
+
+  Args:
+    images: uint8, `(B, H, W, C)`.
+    mean: Of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, likewise.
+    dtype: Of the result; what is computed is float32 at least.
+  """
   shape = (1, 1, 1, -1)
   wide = jnp.promote_types(dtype, jnp.float32)
   centre = jnp.asarray(mean, wide).reshape(shape)
@@ -215,7 +223,7 @@ def eval_batch(
   places = index * batch_size + jnp.arange(batch_size)
   chosen = jnp.minimum(places, len(split.labels) - 1)
   return {
-    'image': _normalised(split.images[chosen], mean, std, dtype),
+    'image': normalised(split.images[chosen], mean, std, dtype),
     'label': split.labels[chosen],
     'mask': (places < len(split.labels)).astype(jnp.float32),
   }

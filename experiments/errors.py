@@ -8,8 +8,6 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from absl import logging
-
 
 class UserError(Exception):
   """The base of them all."""
@@ -30,6 +28,9 @@ class UnreadableError(UserError, RuntimeError):
 @contextlib.contextmanager
 def told_plainly() -> Iterator[None]:
   """Exits with the message alone where that says all that there is to say."""
+  # What only predicts has no need of absl.
+  from absl import logging
+
   # Below this level JAX tells of every kind of device that it does not find.
   logging.set_verbosity(logging.WARNING)
   try:

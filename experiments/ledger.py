@@ -86,8 +86,8 @@ def add(
     )
   if diverged:
     header['diverged'] = diverged
-  for key in PATHS:
-    config[key] = pathlib.PurePath(config[key]).name
+  header = without_folders(header)
+  config = header['config']
   path = pathlib.Path(results) / f'{name}.jsonl'
   if path.exists():
     there = metrics.read_log(path)[0]
@@ -101,6 +101,13 @@ def add(
   )
   new.replace(path)
   return path
+
+
+def without_folders(header: dict[str, Any]) -> dict[str, Any]:
+  """A header whose configuration names files, not folders of one's own."""
+  config = header['config']
+  names = {key: pathlib.PurePath(config[key]).name for key in PATHS}
+  return header | {'config': config | names}
 
 
 def seeds(run: Run) -> list[int]:

@@ -1,0 +1,205 @@
+"""From a finished run to small files that run.
+
+  python -m experiments.deploy --workdir=runs/mine --out=small \
+    [--format=safetensors,stablehlo,onnx] [--results=results]
+
+Scales go into norms, norms into a scale and a shift, kernels into bits. Writes
+into --out the packed weights, programs that unpack them, and a card. Each file
+is opened in a fresh process and run on the test images; if one does not give
+what the trained network gives, nothing is left.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+import mq_jax
+from experiments import (
+  artefact,
+  build,
+  card,
+  data,
+  export,
+  finished,
+  model_file,
+  packed_network,
+  runtime,
+)
+from experiments.errors import InvalidError, told_plainly
+from mq_jax.models import BatchNorm, fold_norms, fold_scales
+from mq_jax.packed_file import write_whole
+
+FORMATS = {
+  'safetensors': 'packed.safetensors',
+  'stablehlo': 'model.stablehlo',
+  'onnx': 'model.onnx',
+}
+TOLERANCE = 1e-4  # of logits, over an image's largest
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def deploy(
+  workdir: str | pathlib.Path,
+  out: str | pathlib.Path,
+  formats: Sequence[str] = ('safetensors', 'stablehlo'),
+) -> dict[str, Any]:
+  """Writes and checks the files of the first trial of a finished run.
+
+  Args:
+    workdir: Folder of the run, which quantized its weights.
+    out: Folder for the files, made if missing; files of these names in it are
+      replaced.
+    formats: Of `FORMATS`.
+
+  Returns:
+    The card (`card.describe`), which is also in `out` as card.json.
+
+  Raises:
+    MissingError: If there is no finished run of quantized weights, or ONNX is
+      wanted and its packages are not installed.
+    InvalidError: If there is no such format, or a file does not give what the
+      trained network gives; `out` is then as it was.
+  """
+  out = pathlib.Path(out)
+  unknown = set(formats) - set(FORMATS)
+  if unknown or not formats:
+    raise InvalidError(
+      f'--format={",".join(formats)}: there are {",".join(FORMATS)}'
+    )
+  if 'onnx' in formats:
+    export.check_onnx()
+  config, header, path = finished.read(workdir)
+  model = model_file.load_model(path)
+  dataset = finished.tested_on(config)
+  net = build.network(config, len(dataset.class_names))
+  packed = mq_jax.pack(
+    _folded(net, model, finished.scales(model, config)),
+    build.rules(config, 1),
+    metadata=packed_network.described(config, dataset),
+  )
+  expected = _logits_of_trained(model, config, dataset)
+  described = card.describe(
+    pathlib.Path(workdir).name, header, path, packed, dataset, expected
+  )
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=out.parent, prefix='.deploy') as folder:
+    for kind in formats:
+      file = pathlib.Path(folder) / FORMATS[kind]
+      _write(kind, file, packed, described)
+      found = _in_fresh_process(file, dataset.test_images)
+      described['artefacts'].append(
+        card.compared(file, found, expected, dataset.test_labels)
+      )
+    _check(described['artefacts'])
+    out.mkdir(exist_ok=True)
+    for kind in formats:
+      (pathlib.Path(folder) / FORMATS[kind]).replace(out / FORMATS[kind])
+  write_whole(out / 'README.md', card.markdown(described).encode())
+  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())
+  return described
+
+
+def _folded(
+  net: Any, model: model_file.ModelFile, scales: dict[str, Any]
+) -> Any:
+  params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
+  epsilon = getattr(net, 'epsilon', BatchNorm.epsilon)
+  return fold_norms(params, batch_stats, epsilon)
+
+
+def _logits_of_trained(
+  model: model_file.ModelFile, config: Any, dataset: data.Dataset
+) -> np.ndarray:
+  """Of the test images, as the run's own test takes them."""
+  logits = packed_network.logits_of(
+    mq_jax.PackedParams(
+      model.params,
+      model.batch_stats,
+      packed_network.described(config, dataset),
+    )
+  )
+  trained = artefact.Artefact(jax.jit(logits), (0, 0), ())
+  return artefact.in_batches(trained, dataset.test_images)
+
+
+def _write(
+  kind: str,
+  path: pathlib.Path,
+  packed: mq_jax.PackedParams,
+  described: dict[str, Any],
+) -> None:
+  if kind == 'safetensors':
+    mq_jax.save_packed(path, packed)
+    return
+  logits = packed_network.logits_of(packed)
+  image = tuple(described['images'])
+  if kind == 'stablehlo':
+    path.write_bytes(export.stablehlo(logits, image))
+  else:
+    known = {key: described[key] for key in ('name', 'classes')}
+    path.write_bytes(export.onnx(logits, image, known))
+
+
+def _in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
+  """The logits of an artefact, from a process that knows its file alone."""
+  with tempfile.TemporaryDirectory() as folder:
+    given, result = (pathlib.Path(folder) / n for n in ('x.npy', 'y.npy'))
+    np.save(given, images)
+    paths = os.pathsep.join([str(_ROOT), os.environ.get('PYTHONPATH', '')])
+    done = subprocess.run(
+      [sys.executable, '-m', 'experiments.artefact', path, given, result],
+      env=os.environ | {'PYTHONPATH': paths.rstrip(os.pathsep)},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    if done.returncode:
+      raise InvalidError(
+        f'{path.name} does not run in a process of its own:\n{done.stderr}'
+      )
+    logits: np.ndarray = np.load(result)
+    return logits
+
+
+def _check(artefacts: list[dict[str, Any]]) -> None:
+  """Raises `InvalidError` unless all give what the trained network gives."""
+  for one in artefacts:
+    other = one['images'] - one['equal_predictions']
+    if other or one['largest_error'] > TOLERANCE:
+      raise InvalidError(
+        f'{one["file"]} is not the trained network: {other} of'
+        f' {one["images"]} predictions differ, and logits by up to'
+        f' {one["largest_error"]:.1e} of the largest (allowed: {TOLERANCE}).'
+        ' Nothing was written.'
+      )
+
+
+def main(argv: list[str]) -> None:
+  """Deploys, and shows what it made."""
+  del argv
+  arguments = flags.FLAGS
+  runtime.configure()
+  with told_plainly():
+    described = deploy(arguments.workdir, arguments.out, arguments.format)
+    print(card.markdown(described))
+    if arguments.results:
+      print(f'wrote {card.enter(arguments.results, described)}')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+  flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
+  flags.DEFINE_list(
+    'format', ['safetensors', 'stablehlo'], f'Of {",".join(FORMATS)}.'
+  )
+  flags.DEFINE_string('results', '', 'Folder of the ledger, to enter the card.')
+  app.run(main)

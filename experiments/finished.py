@@ -1,0 +1,63 @@
+"""A finished run of quantized weights, for what comes after training."""
+
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import mq_jax
+from experiments import build, data, final, metrics, model_file
+from experiments.configs import resnet20
+from experiments.errors import MissingError
+from mq_jax import packing, selection
+from mq_jax.models import scale_of
+
+
+def read(
+  workdir: str | pathlib.Path,
+) -> tuple[ConfigDict, dict[str, Any], pathlib.Path]:
+  """What a run was, and where its first trial's network is.
+
+  Args:
+    workdir: Folder of the run.
+
+  Returns:
+    Its configuration, the header of its log, and its quantized network's file.
+
+  Raises:
+    MissingError: If there is no finished run of quantized weights.
+  """
+  workdir = pathlib.Path(workdir)
+  log = workdir / 'metrics.jsonl'
+  if not log.exists():
+    raise MissingError(f'{log} is missing: no run stands in {workdir}.')
+  header = metrics.read_log(log)[0]
+  config = resnet20.get_config()
+  config.update(header['config'])
+  path = workdir / final.model_name(config)
+  if config.quantizer == 'none' or not path.exists():
+    raise MissingError(
+      f'{path} is missing: the run has to quantize weights, and to have come to'
+      ' its end.'
+    )
+  return config, header, path
+
+
+def tested_on(config: ConfigDict) -> data.Dataset:
+  """The data of a run, its test set that of the run."""
+  dataset = data.load(config.dataset, config.data_dir or None)
+  return data.hold_out(dataset, config.holdout)
+
+
+def scales(model: model_file.ModelFile, config: ConfigDict) -> dict[str, Any]:
+  """Path to scale, of the quantized kernels that have one."""
+  packed = mq_jax.pack(model.params, build.rules(config, 1))
+  leaves = selection.named_leaves(
+    packed.params, is_leaf=lambda leaf: isinstance(leaf, mq_jax.PackedArray)
+  )
+  found = {
+    path: scale_of(packing.coded(leaf)[1])
+    for path, leaf in leaves.items()
+    if isinstance(leaf, mq_jax.PackedArray)
+  }
+  return {path: scale for path, scale in found.items() if scale is not None}
