@@ -1,4 +1,4 @@
-"""Tables of benchmarks, into docs/performance.md between their markers.
+"""Tables of benchmarks, into the pages of docs/ between their markers.
 
   python -m benchmarks.report
 
@@ -14,7 +14,7 @@ import re
 from benchmarks import table
 
 RESULTS = pathlib.Path('results/benchmarks')
-PAGE = pathlib.Path('docs/performance.md')
+PAGES = pathlib.Path('docs')
 _MARKED = re.compile(
   r'(<!-- benchmark: (?P<name>\S+) -->\n).*?(<!-- end -->)', re.DOTALL
 )
@@ -35,12 +35,13 @@ def fill(page: str, results: pathlib.Path) -> str:
 
 
 def main() -> None:
-  """Fills the page."""
-  page = PAGE.read_text(encoding='utf-8')
-  filled = fill(page, RESULTS)
-  if filled != page:
-    PAGE.write_text(filled, encoding='utf-8')
-    print(f'wrote {PAGE}')
+  """Fills the pages."""
+  for path in sorted(PAGES.glob('*.md')):
+    page = path.read_text(encoding='utf-8')
+    filled = fill(page, RESULTS)
+    if filled != page:
+      path.write_text(filled, encoding='utf-8')
+      print(f'wrote {path}')
 
 
 if __name__ == '__main__':

@@ -76,9 +76,13 @@ def _classes(card: pathlib.Path) -> tuple[str, ...]:
 
 def _stablehlo(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
   try:
+    import flatbuffers  # noqa: F401  jax.export's own need, not in jax's list
+    import jax
     from jax import export
   except ImportError as error:
-    raise MissingError(f'{path} needs jax: pip install jax') from error
+    raise MissingError(
+      f'{path} needs jax and flatbuffers: pip install jax flatbuffers'
+    ) from error
   try:
     exported = export.deserialize(bytearray(path.read_bytes()))
     shape = exported.in_avals[0].shape
@@ -87,7 +91,8 @@ def _stablehlo(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
       f'{path} is damaged, or no program of jax.export ({error}): copy it'
       ' again.'
     ) from error
-  return lambda images: np.asarray(exported.call(images)), shape[1:3]
+  program = jax.jit(exported.call)
+  return lambda images: np.asarray(program(images)), shape[1:3]
 
 
 def _onnx(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:

@@ -16,6 +16,7 @@ from mq_jax.packed_file import write_whole
 from mq_jax.summary import LayerSummary
 
 FOLDER = 'deployed'
+TOLERANCE = 1e-4  # of logits, over an image's largest
 
 
 def describe(
@@ -57,7 +58,9 @@ def describe(
     'images': list(shape),
     'accuracy': _accuracy(logits, dataset.test_labels),
     'trained_bytes': path.stat().st_size,
-    'layers': [layer._asdict() for layer in layers.layers],
+    'layers': [
+      layer._asdict() | {'shape': list(layer.shape)} for layer in layers.layers
+    ],
     'artefacts': [],
     'run': ledger.without_folders(header),
     'made': ledger.without_folders(metrics.describe_run(header['config'])),
@@ -80,9 +83,12 @@ def compared(
 
   Returns:
     JSON: 'file', 'bytes', 'accuracy' (percent), 'images', 'equal_predictions',
-    and 'largest_error': of an image's logits, over the largest of them.
+    'equal_logits' (images whose logits are within `TOLERANCE`), and
+    'largest_error': of an image's logits, over the largest of them.
   """
   error = np.abs(found - expected).max(1) / np.abs(expected).max(1)
+  # A NaN is no small error.
+  error = np.nan_to_num(error, nan=np.inf)
   equal = found.argmax(1) == expected.argmax(1)
   return {
     'file': path.name,
@@ -90,8 +96,8 @@ def compared(
     'accuracy': _accuracy(found, labels),
     'images': len(labels),
     'equal_predictions': int(equal.sum()),
-    # A NaN is no small error.
-    'largest_error': float(np.max(np.nan_to_num(error, nan=np.inf))),
+    'equal_logits': int((error <= TOLERANCE).sum()),
+    'largest_error': float(error.max()),
   }
 
 

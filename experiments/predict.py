@@ -2,9 +2,9 @@
 
   python -m experiments.predict ARTEFACT IMAGE… [--top=3]
 
-An artefact is a file of `python -m experiments.deploy`. For .stablehlo only jax
-and Pillow are needed, for .onnx only onnxruntime and Pillow. Images of another
-size are scaled to that of the network.
+An artefact is a file of `python -m experiments.deploy`. For .stablehlo only
+jax, flatbuffers and Pillow are needed, for .onnx only onnxruntime and Pillow.
+Images of another size are scaled to that of the network.
 """
 
 import argparse

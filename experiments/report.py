@@ -11,10 +11,12 @@ the tables. In a checkout it also fills README.md and docs/*.md, where a comment
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 
 from experiments import comparison, figures, ledger, settings, tables
+from experiments.deployed_table import deployed_table, read_cards
 from experiments.first_epoch import first_epoch_table
 from experiments.method_table import method_table, read_costs
 from experiments.study_table import study_table
@@ -37,7 +39,10 @@ def all_tables(
   made = {name: of(name) for name in studies}
   if 'methods' in studies:
     made['methods-overview'] = lambda: _methods(studies, runs)
-  return made | {'first-epoch': lambda: first_epoch_table(runs)}
+  return made | {
+    'first-epoch': lambda: first_epoch_table(runs),
+    'deployed': lambda: deployed_table(read_cards(_ROOT / ledger.RESULTS)),
+  }
 
 
 def _methods(
@@ -91,6 +96,7 @@ def write_all(
   studies: Mapping[str, settings.Study],
   out: pathlib.Path,
   show: Callable[[str], None] = lambda text: None,
+  cards: Sequence[dict[str, Any]] = (),
 ) -> list[pathlib.Path]:
   """Writes the tables and figures that the ledger gives.
 
@@ -99,6 +105,7 @@ def write_all(
     studies: By name.
     out: Folder.
     show: Gets every table, as Markdown.
+    cards: Of the ledger's deployed networks.
 
   Returns:
     The paths of the files.
@@ -109,6 +116,7 @@ def write_all(
   made += [first] if first.rows else []
   if 'methods' in shown:
     made.append(_methods(studies, runs))
+  made += [deployed_table(cards)] if cards else []
   paths = []
   for table in made:
     show(f'\n## {table.title}\n\n{tables.markdown(table)}')
@@ -121,7 +129,9 @@ def main(argv: list[str]) -> None:
   del argv
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), settings.load_all()
-  for path in write_all(runs, studies, pathlib.Path(arguments.out), print):
+  cards = read_cards(arguments.results)
+  out = pathlib.Path(arguments.out)
+  for path in write_all(runs, studies, out, print, cards):
     print(f'wrote {path}')
   if pathlib.Path(arguments.results).resolve() != _ROOT / ledger.RESULTS:
     return

@@ -143,7 +143,7 @@ def _table(whole: Summary) -> str:
   head = ['layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs']
   rows = [_row(layer, whole.bytes) for layer in quantized]
   rows.append(
-    ['full precision', f'{len(others)} leaves', *[''] * 3, f'{rest:,}',
+    ['full precision', f'leaves: {len(others)}', *[''] * 3, f'{rest:,}',
      _share(rest, whole.bytes), _sum_of_macs(others)]
   )  # fmt: skip
   if whole.state_bytes:

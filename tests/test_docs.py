@@ -48,6 +48,22 @@ def test_the_blocks_of_your_project_run(tmp_path):
   assert 'Dense_1/kernel' in result.stdout
 
 
+def test_the_blocks_of_deploy_run_and_serve_what_was_trained(tmp_path):
+  code = '\n'.join(python_blocks(ROOT / 'docs' / 'deploy.md'))
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True, text=True, check=False, cwd=tmp_path,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr[-2000:]
+  size = (tmp_path / 'small.safetensors').stat().st_size
+  before, after = re.search(
+    r'^([\d,]+) bytes before, ([\d,]+) packed', result.stdout, re.MULTILINE
+  ).groups()
+  assert int(after.replace(',', '')) < size < int(before.replace(',', ''))
+  difference = re.search(r'^largest difference (.*)$', result.stdout, re.M)[1]
+  assert float(difference) < 1e-6
+
+
 def lines(block):
   return [line for line in block.splitlines() if line.strip()]
 

@@ -180,7 +180,8 @@ def test_spread_and_ratios():
   assert measure.ratios(seconds, 1, over=0) == (2.0, 1.0, 3.0)
 
 
-def test_the_page_shows_what_results_hold():
-  page = (ROOT / report.PAGE).read_text()
-  assert '<!-- benchmark: ' in page
-  assert report.fill(page, ROOT / report.RESULTS) == page
+def test_the_pages_show_what_results_hold():
+  pages = [path.read_text() for path in (ROOT / report.PAGES).glob('*.md')]
+  assert sum('<!-- benchmark: ' in page for page in pages) == 2
+  for page in pages:
+    assert report.fill(page, ROOT / report.RESULTS) == page

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import (
   comparison,
+  deployed_table,
   ledger,
   method_table,
   report,
@@ -120,12 +121,18 @@ def test_no_entry_of_the_ledger_is_of_changed_code_or_names_a_folder():
     assert run.header['dirty'] is False, run.name
     for key in ledger.PATHS:
       assert '/' not in run.header['config'][key], run.name
+  for card in deployed_table.read_cards(ROOT / ledger.RESULTS):
+    for header in (card['run'], card['made']):
+      assert header['dirty'] is False, card['name']
+      for key in ledger.PATHS:
+        assert '/' not in header['config'][key], card['name']
 
 
 def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
   runs, studies = ledger.read(ROOT / ledger.RESULTS), settings.load_all()
   shown = []
-  paths = report.write_all(runs, studies, tmp_path, shown.append)
+  cards = deployed_table.read_cards(ROOT / ledger.RESULTS)
+  paths = report.write_all(runs, studies, tmp_path, shown.append, cards)
   names = {path.name for path in paths}
   assert names == {path.name for path in (ROOT / report.OUT).iterdir()}, (
     f'{report.OUT} is stale: delete it, then python -m experiments.report'

@@ -1,0 +1,152 @@
+"""Deployed programs on CPU: packed weights against full precision.
+
+  python -m benchmarks.deployed [--quick] [--json FILE]
+
+A ResNet20 as experiments.deploy makes it, folded, with binary weights of no
+training; in full precision it has the same values in float32. Where jax2onnx
+and onnxruntime are installed, ONNX Runtime runs both too.
+"""
+
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mq_jax
+from benchmarks import measure, table
+from experiments import artefact, build, data, export, packed_network
+from experiments.configs import resnet20
+from experiments.errors import MissingError
+from mq_jax.models import fold_norms, fold_scales
+
+QUICK = {'rounds': 3}
+BATCHES = (1, 64)
+ROUND_SECONDS = 0.3
+IMAGE = (32, 32, 3)
+
+
+def main() -> None:
+  """Prints the table."""
+  args = table.parse(table.bare_parser(__doc__.splitlines()[0]), QUICK)
+  packed = _network()
+  full = packed._replace(params=mq_jax.unpack(packed))
+  with tempfile.TemporaryDirectory() as folder:
+    rows = [
+      row
+      for suffix, make in _formats().items()
+      for row in _rows(
+        suffix, make, pathlib.Path(folder), packed, full, args.rounds
+      )
+    ]
+  table.show(
+    'Programs of a ResNet20: median (least-largest) of'
+    f' {args.rounds} interleaved rounds, each batch of its own size',
+    rows,
+    args,
+    'Weights are binary in both. Opening: reading the file, compiling or'
+    ' preparing it, and the first batch, once each.',
+  )
+
+
+def _network() -> mq_jax.PackedParams:
+  config = resnet20.get_config()
+  net = build.network(config, 10)
+  variables = jax.jit(
+    lambda key: net.init(key, jnp.zeros((1, *IMAGE)), train=False)
+  )(jax.random.key(0))
+  w_hat = mq_jax.unpack(mq_jax.pack(variables['params'], mq_jax.bwn()))
+  scales = {
+    path: jnp.max(jnp.abs(leaf))
+    for path, leaf in mq_jax.selection.named_leaves(w_hat).items()
+    if leaf.ndim >= 2
+  }
+  params, batch_stats = fold_scales(w_hat, variables['batch_stats'], scales)
+  mean, std = data.PIXELS['cifar10']
+  nothing = np.zeros((0, *IMAGE), np.uint8)
+  dataset = data.Dataset(
+    nothing, nothing, nothing, nothing, mean, std, tuple('0123456789'), True
+  )
+  return mq_jax.pack(
+    fold_norms(params, batch_stats),
+    mq_jax.bwn(),
+    metadata=packed_network.described(config, dataset),
+  )
+
+
+def _formats() -> dict[str, Callable[[Any], bytes]]:
+  """Suffix to what makes a program of it."""
+  made: dict[str, Callable[[Any], bytes]] = {
+    '.stablehlo': lambda logits: export.stablehlo(logits, IMAGE)
+  }
+  try:
+    export.check_onnx()
+  except MissingError as error:
+    print(f'Without ONNX: {error}')
+    return made
+  return made | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
+
+
+def _rows(
+  suffix: str,
+  make: Callable[[Any], bytes],
+  folder: pathlib.Path,
+  packed: mq_jax.PackedParams,
+  full: mq_jax.PackedParams,
+  rounds: int,
+) -> list[table.Row]:
+  paths = []
+  for name, network in (('full', full), ('packed', packed)):
+    paths.append(folder / f'{name}{suffix}')
+    paths[-1].write_bytes(make(packed_network.logits_of(network)))
+  rows = []
+  for batch in BATCHES:
+    images = np.random.default_rng(0).integers(
+      0, 256, (batch, *IMAGE), np.uint8
+    )
+    opened = [_opened(path, images) for path in paths]
+    programs = [program for program, _ in opened]
+    seconds = measure.interleaved(programs, rounds)
+    rows.append(
+      {
+        'program': suffix[1:],
+        'batch': batch,
+        'bytes, full precision': paths[0].stat().st_size,
+        'bytes, packed': paths[1].stat().st_size,
+        'full precision ms': 1e3
+        * measure.spread([turn[0] for turn in seconds]).median,
+        'time, packed / full': measure.ratios(seconds, 1, over=0),
+        'opening, packed / full': opened[1][1] / opened[0][1],
+      }
+    )
+  return rows
+
+
+def _opened(
+  path: pathlib.Path, images: np.ndarray
+) -> tuple[measure.Program, float]:
+  """A program of one batch, and the seconds until its first result."""
+  began = time.perf_counter()
+  network = artefact.load(path)
+  network.logits(images)
+  opening = time.perf_counter() - began
+  began = time.perf_counter()
+  network.logits(images)
+  steps = max(1, round(ROUND_SECONDS / (time.perf_counter() - began)))
+
+  def run() -> float:
+    began = time.perf_counter()
+    for _ in range(steps):
+      network.logits(images)
+    return (time.perf_counter() - began) / steps
+
+  run()
+  return measure.Program(path.name, run, 0, 0.0, 0.0), opening
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,343 @@
+"""Deployed networks are those that were trained, in files that run alone."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import mq_jax
+from experiments import (
+  artefact,
+  card,
+  data,
+  deploy,
+  deployed_table,
+  errors,
+  model_file,
+  predict,
+)
+from experiments.configs import digits
+from mq_jax import models
+from mq_jax.selection import named_leaves, replace
+
+FORMATS = ('safetensors', 'stablehlo')
+HAS_ONNX = all(
+  importlib.util.find_spec(name) for name in ('jax2onnx', 'onnxruntime')
+)
+
+
+def finished_run(workdir, method=None, **changes):
+  """The folder of a run whose ResNet8 has random weights and statistics."""
+  config = digits.get_config()
+  config.update(**{'network': 'resnet8', 'quantizer': 'bwn'} | changes)
+  activation = None
+  if config.activations == 'dorefa':
+    activation = mq_jax.Activation(mq_jax.activations.dorefa_activation(2))
+  net = models.resnet8(activation=activation)
+  variables = jax.jit(
+    lambda key: net.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+  )(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = {
+    path: leaf
+    if path.endswith('kernel')
+    else jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+    for path, leaf in named_leaves(variables['params']).items()
+  }
+  packed = mq_jax.pack(
+    replace(variables['params'], params), method or mq_jax.bwn()
+  )
+  batch_stats = jax.tree.map(
+    lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32),
+    variables['batch_stats'],
+  )
+  model_file.save_model(
+    workdir / 'quantized.safetensors', mq_jax.unpack(packed), batch_stats, {}
+  )
+  header = {
+    'date': '2026-01-01',
+    'config': config.to_dict(),
+    'device': {'kind': 'cpu', 'platform': 'cpu', 'count': 1},
+    'versions': {'jax': '0', 'mq_jax': '0'},
+    'commit': 'abc',
+    'dirty': False,
+  }
+  (workdir / 'metrics.jsonl').write_text(json.dumps(header) + '\n')
+  return net
+
+
+def trained_logits(net, workdir):
+  model, dataset = (
+    model_file.load_model(workdir / 'quantized.safetensors'),
+    data.load('digits'),
+  )
+  images = (dataset.test_images / 255 - dataset.mean) / dataset.std
+  variables = {'params': model.params, 'batch_stats': model.batch_stats}
+  apply = jax.jit(lambda variables, x: net.apply(variables, x, train=False))
+  return np.asarray(apply(variables, images.astype(np.float32)))
+
+
+@pytest.fixture(scope='module')
+def deployed(tmp_path_factory):
+  """A run, what was made of it, and the logits that it should have."""
+  workdir = tmp_path_factory.mktemp('run')
+  net = finished_run(workdir)
+  out = workdir / 'small'
+  described = deploy.deploy(workdir, out, FORMATS)
+  return out, described, trained_logits(net, workdir)
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_each_file_is_the_trained_network(deployed, kind):
+  out, described, expected = deployed
+  network = artefact.load(out / deploy.FORMATS[kind])
+  dataset = data.load('digits')
+  logits = artefact.in_batches(network, dataset.test_images)
+  error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
+  assert error.max() < 1e-4
+  np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
+  # Any number of images, from one up.
+  np.testing.assert_allclose(
+    network.logits(dataset.test_images[:1]), logits[:1], rtol=1e-4, atol=1e-4
+  )
+  assert (network.shape, network.classes) == ((32, 32), dataset.class_names)
+  (told,) = [
+    one for one in described['artefacts'] if one['file'] == deploy.FORMATS[kind]
+  ]
+  assert told['bytes'] == (out / told['file']).stat().st_size
+  assert told['equal_predictions'] == told['images'] == 360
+  assert told['largest_error'] == pytest.approx(error.max(), abs=1e-6)
+  right = expected.argmax(1) == dataset.test_labels
+  assert told['accuracy'] == described['accuracy'] == 100 * right.mean()
+
+
+def test_the_packed_file_is_integers_and_norms(deployed):
+  out, described, _ = deployed
+  packed = mq_jax.load_packed(out / 'packed.safetensors')
+  assert packed.model_state == {}
+  leaves = named_leaves(mq_jax.unpack(packed))
+  for path, leaf in leaves.items():
+    if path == 'head/kernel':
+      # No norm follows that could take its scale.
+      assert len(np.unique(np.abs(leaf))) == 1
+    elif path.endswith('kernel'):
+      np.testing.assert_array_equal(np.unique(leaf), [-1, 1])
+    else:
+      assert path.rpartition('/')[2] in ('scale', 'shift', 'bias')
+  weights = sum(x.size for p, x in leaves.items() if p.endswith('kernel'))
+  others = sum(x.size for p, x in leaves.items() if not p.endswith('kernel'))
+  layers = sum(path.endswith('kernel') for path in leaves)
+  stored = sum(layer['bytes'] for layer in described['layers'])
+  # Whole bytes of bits, a scale for each layer, float32 for the rest.
+  assert 0 <= stored - (weights / 8 + 4 * layers + 4 * others) < layers
+  assert 10 * stored < described['trained_bytes'] * 1.2
+
+
+def test_the_program_holds_packed_weights_for_both_platforms(deployed):
+  out, _, _ = deployed
+  program = jax.export.deserialize(
+    bytearray((out / 'model.stablehlo').read_bytes())
+  )
+  assert program.platforms == ('cpu', 'cuda')
+  text = program.mlir_module()
+  assert 'tensor<4608xui8>' in text  # 3·3·64·64 / 8
+  constants = [line for line in text.splitlines() if 'dense<' in line]
+  assert not [line for line in constants if 'tensor<3x3x64x64xf32>' in line]
+
+
+def test_the_card_says_what_there_is_to_know(deployed):
+  out, described, _ = deployed
+  told = json.loads((out / 'card.json').read_text())
+  assert told == described
+  page = (out / 'README.md').read_text()
+  for text in (
+    'resnet8 for digits', 'model.stablehlo', 'packed.safetensors', '360 of 360',
+    'stage1/block0/conv1/kernel', 'commit abc', 'seed 0',
+  ):  # fmt: skip
+    assert text in page, text
+  convolution = described['layers'][
+    [layer['path'] for layer in described['layers']].index(
+      'stage1/block0/conv1/kernel'
+    )
+  ]
+  assert convolution['macs'] == 32 * 32 * 9 * 16 * 16
+
+
+def test_a_file_that_is_another_network_is_refused(tmp_path, monkeypatch):
+  finished_run(tmp_path)
+  out = tmp_path / 'small'
+  out.mkdir()
+  (out / 'model.stablehlo').write_bytes(b'old')
+  folded = deploy._folded
+
+  def wrong(*arguments):
+    params, batch_stats = folded(*arguments)
+    params['head']['bias'] = params['head']['bias'] + 1e-2
+    return params, batch_stats
+
+  monkeypatch.setattr(deploy, '_folded', wrong)
+  with pytest.raises(errors.InvalidError, match='is not the trained network'):
+    deploy.deploy(tmp_path, out, ('stablehlo',))
+  assert {path.name for path in out.iterdir()} == {'model.stablehlo'}
+  assert (out / 'model.stablehlo').read_bytes() == b'old'
+  assert not [p for p in tmp_path.iterdir() if p.name.startswith('.deploy')]
+
+
+def test_norms_in_front_of_quantized_activations_stay(tmp_path):
+  net = finished_run(
+    tmp_path,
+    mq_jax.dorefa(2),
+    quantizer='dorefa',
+    bits=2,
+    activations='dorefa',
+    activation_bits=2,
+  )
+  out = tmp_path / 'small'
+  described = deploy.deploy(tmp_path, out, FORMATS)
+  packed = mq_jax.load_packed(out / 'packed.safetensors')
+  assert 'mean' in packed.model_state['stem_norm']
+  for one in described['artefacts']:
+    found = artefact.in_batches(
+      artefact.load(out / one['file']), data.load('digits').test_images
+    )
+    expected = trained_logits(net, tmp_path)
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    assert one['equal_predictions'] == 360
+
+
+def test_what_cannot_be_deployed_is_said_first(tmp_path, monkeypatch):
+  with pytest.raises(errors.InvalidError, match='--format=tflite'):
+    deploy.deploy(tmp_path, tmp_path / 'small', ['tflite'])
+  with pytest.raises(errors.MissingError, match='no run stands in'):
+    deploy.deploy(tmp_path, tmp_path / 'small')
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.MissingError, match=r"'mq_jax\[experiments,onnx\]"):
+    deploy.deploy(tmp_path, tmp_path / 'small', ['onnx'])
+  assert not (tmp_path / 'small').exists()
+
+
+@pytest.mark.skipif(
+  not HAS_ONNX, reason='jax2onnx and onnxruntime are an extra with own pins'
+)
+def test_the_onnx_model_is_the_trained_network(tmp_path):
+  import onnx
+
+  net = finished_run(tmp_path)
+  out = tmp_path / 'small'
+  described = deploy.deploy(tmp_path, out, ['onnx'])
+  network = artefact.load(out / 'model.onnx')
+  found = artefact.in_batches(network, data.load('digits').test_images)
+  expected = trained_logits(net, tmp_path)
+  np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+  assert network.classes == data.load('digits').class_names
+  model = onnx.load(out / 'model.onnx')
+  onnx.checker.check_model(model)
+  # Bits, and no layer's weights beside them.
+  largest = max(int(np.prod(one.dims)) for one in model.graph.initializer)
+  assert largest == 3 * 3 * 64 * 64 // 8
+  assert described['artefacts'][0]['bytes'] < 60_000
+
+
+def blocked(*names):
+  """Code that runs `experiments.predict` where these packages are missing."""
+  return (
+    'import runpy, sys\n'
+    f'for name in {names}: sys.modules[name] = None\n'
+    'runpy.run_module("experiments.predict", run_name="__main__")\n'
+  )
+
+
+def test_predict_needs_none_of_the_training_code(deployed, tmp_path):
+  out, _, expected = deployed
+  images = data.load('digits').test_images[:2]
+  paths = [str(tmp_path / f'{i}.png') for i in range(2)]
+  for path, image in zip(paths, images, strict=True):
+    Image.fromarray(image).save(path)
+  code = blocked('flax', 'mq_jax', 'ml_collections', 'absl', 'optax', 'rich')
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(out / 'model.stablehlo'), *paths],
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  shares = np.exp(expected[:2]) / np.exp(expected[:2]).sum(1, keepdims=True)
+  assert done.stdout.splitlines() == [
+    f'{path}\t{share.argmax()}\t{100 * share.max():.1f}%'
+    for path, share in zip(paths, shares, strict=True)
+  ]
+  # The weights alone need the network's code, and say so.
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(out / 'packed.safetensors'), *paths],
+    capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 1
+  assert "needs the training code's packages" in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_predict_takes_images_of_any_size_and_tells_what_is_wrong(
+  deployed, tmp_path
+):
+  out, _, expected = deployed
+  program = out / 'model.stablehlo'
+  image = data.load('digits').test_images[0]
+  large, grey = str(tmp_path / 'large.png'), str(tmp_path / 'grey.png')
+  Image.fromarray(image.repeat(3, 0).repeat(3, 1)).save(large)
+  Image.fromarray(image[..., 0]).save(grey)
+  for path in (large, grey):
+    ((told, classes),) = predict.predict(program, [path], top=3)
+    assert told == path
+    assert classes[0][0] == str(expected[0].argmax())
+    assert len(classes) == 3
+  text = tmp_path / 'text.png'
+  text.write_text('no image')
+  for path, message in (
+    (str(text), 'is no image'),
+    (str(tmp_path / 'none.png'), 'there is no image'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      list(predict.predict(program, [path]))
+
+
+def test_artefacts_that_are_none_are_told_apart(deployed, tmp_path):
+  out, _, _ = deployed
+  whole = (out / 'model.stablehlo').read_bytes()
+  for name, content, message in (
+    ('cut.stablehlo', whole[: len(whole) // 2], 'is damaged'),
+    ('text.stablehlo', b'hello', 'is damaged'),
+    ('text.safetensors', b'hello', 'cut short, changed'),
+    ('model.tflite', b'', 'an artefact ends in one of'),
+  ):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.InvalidError, match=message):
+      artefact.load(tmp_path / name)
+  with pytest.raises(errors.MissingError, match='there is no file'):
+    artefact.load(tmp_path / 'none.onnx')
+  mq_jax.save_packed(
+    tmp_path / 'other.safetensors',
+    mq_jax.pack({'w': jnp.ones((2, 2))}, mq_jax.bwn()),
+  )
+  with pytest.raises(errors.InvalidError, match='what network it is'):
+    artefact.load(tmp_path / 'other.safetensors')
+  # Without its card, classes have no names.
+  (tmp_path / 'alone.stablehlo').write_bytes(whole)
+  assert artefact.load(tmp_path / 'alone.stablehlo').classes == ()
+
+
+def test_cards_of_the_ledger_become_a_table(deployed, tmp_path):
+  out, described, _ = deployed
+  card.enter(tmp_path, described)
+  (read,) = deployed_table.read_cards(tmp_path)
+  assert read == json.loads((out / 'card.json').read_text())
+  table = deployed_table.deployed_table([read])
+  assert len(table.rows) == len(FORMATS)
+  for row, one in zip(table.rows, read['artefacts'], strict=True):
+    assert len(row) == len(table.columns)
+    assert f'{one["bytes"]:,}' in row
+    assert f'{one["accuracy"]:.2f} %' in row
+  assert deployed_table.read_cards(tmp_path / 'elsewhere') == []
