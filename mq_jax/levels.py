@@ -73,9 +73,11 @@ def scale_of(levels: Array | np.ndarray) -> Array | None:
   largest = np.max(size, axis=-1)
   least = np.min(size, axis=-1, where=size > 0, initial=np.inf)
   # By way of the largest, of which rounding has taken the smallest share.
-  steps = np.maximum(np.rint(largest / least), 1)
-  alpha = np.where(largest > 0, largest / steps, 1).astype(table.dtype)
-  whole = integers(table / alpha[..., None])
+  # A ratio beyond all numbers gives α = 0, and no integers.
+  with np.errstate(over='ignore', divide='ignore', invalid='ignore'):
+    steps = np.maximum(np.rint(largest / least), 1)
+    alpha = np.where(largest > 0, largest / steps, 1).astype(table.dtype)
+    whole = integers(table / alpha[..., None])
   return None if whole is None else jnp.asarray(alpha)
 
 
@@ -106,10 +108,11 @@ def exact_multiples(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return None
   table = levels.reshape(-1, levels.shape[-1])
   about = np.broadcast_to(np.asarray(alpha), (len(table),))[:, None]
-  whole = np.rint(table / about).astype(levels.dtype)
+  # By way of integers, which have no −0: a table with one gets no scale.
+  whole = np.rint(table / about).astype(np.int64).astype(levels.dtype)
   with np.errstate(divide='ignore', invalid='ignore'):
     candidates = np.concatenate([about, table / whole], axis=1)
-  scale = [_exact(*row) for row in zip(table, whole, candidates, strict=True)]
+    scale = [_exact(*row) for row in zip(table, whole, candidates, strict=True)]
   if any(one is None for one in scale):
     return None
   return (

@@ -15,10 +15,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mq_jax.levels import LARGEST
 from mq_jax.packing import MOST_BITS, PackedArray, PackedParams, packed_bytes
 from mq_jax.selection import named_leaves, nested
 
@@ -57,6 +59,7 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
     raise ValueError(f'{path}: a packed file must end in .safetensors.')
+  _check_names((packed.params, packed.model_state))
   arrays: dict[str, Any] = {}
   layers = {}
   for name, leaf in _leaves(packed.params).items():
@@ -131,17 +134,35 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def _leaves(params: Any) -> dict[str, Any]:
-  return named_leaves(params, is_leaf=lambda x: isinstance(x, PackedArray))
+  return named_leaves(params, is_leaf=_is_packed)
+
+
+def _is_packed(node: Any) -> bool:
+  return isinstance(node, PackedArray)
 
 
 def _plain(name: str, leaf: Any) -> np.ndarray:
-  # safetensors writes the buffer as it lies, strides or not.
-  array = np.asarray(leaf, order='C')
-  if array.dtype.kind not in 'fiub':
-    raise ValueError(
-      f'{name} is {array.dtype}, which numpy cannot read back: save float32.'
-    )
-  return array
+  dtype = getattr(leaf, 'dtype', None)
+  if dtype is None or isinstance(dtype, np.dtype):
+    # safetensors writes the buffer as it lies, strides or not.
+    array = np.asarray(leaf, order='C')
+    dtype = array.dtype
+    if dtype.kind in 'fiub' and dtype.itemsize <= 8:
+      # Files are little-endian, and the digest is that of their bytes.
+      return array.astype(dtype.newbyteorder('<'), copy=False)
+  # Also what is no array of numbers, such as a random key.
+  raise ValueError(
+    f'{name} is {dtype}, which numpy cannot read back: save float32.'
+  )
+
+
+def _check_names(tree: Any) -> None:
+  for keys, _ in jax.tree_util.tree_flatten_with_path(tree, _is_packed)[0]:
+    names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+    if wrong := [name for name in names if '/' in name]:
+      raise ValueError(
+        f'{wrong[0]!r} has a slash in it, and slashes part the names of a path.'
+      )
 
 
 def _json(value: Any) -> str:
@@ -185,11 +206,10 @@ def _packed(
     name: _checked(name, codes[name], levels[name], *layers[name])
     for name in layers
   } | folders['params']
-  return PackedParams(
-    nested(params),
-    nested(folders['model_state']),
-    json.loads(texts['metadata']),
-  )
+  metadata = json.loads(texts['metadata'])
+  if not all(isinstance(text, str) for text in metadata.values()):
+    raise ValueError('its metadata are not text')
+  return PackedParams(nested(params), nested(folders['model_state']), metadata)
 
 
 def _checked(
@@ -201,23 +221,48 @@ def _checked(
   grid: list[int] | None,
   quantizer: str,
 ) -> PackedArray:
+  if not (
+    _integers([bits], 1, MOST_BITS)
+    and _integers(shape, 1, math.inf)
+    and (grid is None or _is_grid(grid))
+    and isinstance(quantizer, str)
+  ):
+    raise ValueError(
+      f'{name} has bits {bits!r}, shape {shape!r}, grid {grid!r}, quantizer'
+      f' {quantizer!r}'
+    )
   size, tables = math.prod(shape), levels.shape[:-1]
   fits = (
-    1 <= bits <= MOST_BITS
-    and data.dtype == np.uint8
+    data.dtype == np.uint8
     and data.shape == (packed_bytes(size, bits),)
     and levels.dtype.kind == 'f'
     and levels.ndim >= 1
     and (not tables or len(tables) == len(shape))
     and all(n in (1, own) for n, own in zip(tables, shape, strict=False))
-    and (levels.shape[-1] == 1 if grid else levels.shape[-1] <= 2**bits)
+    and 1 <= levels.shape[-1] <= (1 if grid else 2**bits)
   )
   if not fits:
     raise ValueError(
       f'{name} of shape {shape} and {bits} bits has {data.dtype} codes of shape'
       f' {data.shape} and {levels.dtype} levels of shape {levels.shape}'
     )
-  first_and_step = (int(grid[0]), int(grid[1])) if grid else None
+  first_and_step = (grid[0], grid[1]) if grid else None
   return PackedArray(
     data, levels, tuple(shape), bits, first_and_step, quantizer
+  )
+
+
+def _integers(values: list[int], least: float, most: float) -> bool:
+  # JSON has true and 2.0 as well, which count as equal to integers.
+  return isinstance(values, list) and all(
+    type(value) is int and least <= value <= most for value in values
+  )
+
+
+def _is_grid(grid: list[int]) -> bool:
+  return (
+    _integers(grid, -LARGEST, 2 * LARGEST)
+    and len(grid) == 2
+    and grid[0] <= LARGEST
+    and grid[1] >= 1
   )

@@ -36,7 +36,8 @@ class PackedArray:
     levels: Ŵ is `levels[code]`: shape `(n,)`, or one table per channel as in
       `Quantizer.codes`. With a `grid` it is the scale instead, n = 1.
     shape: Of Ŵ.
-    bits: Of a code, 1 to 8: as many as the values in use need.
+    bits: Of a code, 1 to 8: as many as the values in use need, or with a `grid`
+      the places on it, from its first to the last in use.
     grid: `(first, step)`, integers, where Ŵ is levels · (first + step · code);
       else None.
     quantizer: Name of the method; it changes nothing.
@@ -85,7 +86,8 @@ def pack(
 
   Returns:
     The `PackedParams`, in the memory of the host. Codes number the values of
-    a weight that are in use, from the smallest up; they take 1 to 8 bits.
+    a weight that are in use, from the smallest up, or the places on a grid,
+    whichever takes fewer bytes; they take 1 to 8 bits.
 
   Raises:
     ValueError: If a weight is empty, not finite, or has more than 256 values, a
@@ -107,8 +109,14 @@ def pack(
     model_state = state.model_state if model_state is None else model_state
   else:
     params = state_or_params
-    selected = selection.select(params, quantizer)
-    w_hat = map_selected(_quantized_once, selected, named_leaves(params))
+    selected, given_leaves = (
+      selection.select(params, quantizer),
+      named_leaves(params),
+    )
+    for path in selected:
+      if not jnp.size(given_leaves[path]):
+        raise ValueError(f'{path} is empty: give it a rule with None.')
+    w_hat = map_selected(_quantized_once, selected, given_leaves)
     params = selection.replace(params, w_hat)
   params = jax.device_get(params)
   leaves = named_leaves(params)
@@ -165,8 +173,8 @@ def coded(array: PackedArray) -> tuple[Array, Array]:
   table = jnp.asarray(array.levels)
   if array.grid is not None:
     first, step = array.grid
-    whole = first + step * np.arange(2**array.bits)
-    table = table * whole.astype(table.dtype)
+    whole = (first + step * np.arange(2**array.bits)).astype(table.dtype)
+    table = table * whole.reshape((1,) * (table.ndim - 1) + (-1,))
   return _codes(array).astype(jnp.uint8), table
 
 
@@ -237,7 +245,8 @@ def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
   if on_grid is not None:
     scale, positions, first_and_step = on_grid
     wide = max(1, int(positions.max()).bit_length())
-    if packed_bytes(w_hat.size, wide) + scale.nbytes < with_table:
+    on_it = packed_bytes(w_hat.size, wide) + scale.nbytes
+    if wide <= MOST_BITS and on_it < with_table:
       codes, table, grid, bits = positions, scale, first_and_step, wide
   name = getattr(quantizer.codes, '__qualname__', '').partition('.')[0]
   data = _bytes(codes, bits)

@@ -79,3 +79,31 @@ def test_replace_keeps_all_else():
   np.testing.assert_array_equal(new['dense']['kernel'], jnp.zeros((2, 2)))
   assert new['conv'] is not PARAMS['conv']
   assert new['conv']['kernel'] is PARAMS['conv']['kernel']
+
+
+def test_leaves_may_be_whole_nodes():
+  tree = {'a': {'b': (1, 2)}, 'c': 3}
+  is_leaf = lambda node: isinstance(node, tuple)  # noqa: E731
+  assert selection.named_leaves(tree, is_leaf) == {'a/b': (1, 2), 'c': 3}
+  assert selection.named_leaves(tree) == {'a/b/0': 1, 'a/b/1': 2, 'c': 3}
+
+
+def test_nested_dicts_from_paths():
+  leaves = {'a/b/c': 1, 'd': 2, 'a/e': {'f': 3}, 'a/b/g': 4}
+  nested = {'a': {'b': {'c': 1, 'g': 4}, 'e': {'f': 3}}, 'd': 2}
+  assert selection.nested(leaves) == nested
+  assert selection.nested({}) == {}
+  assert selection.nested(selection.named_leaves(PARAMS)) == PARAMS
+
+
+@pytest.mark.parametrize(
+  ('leaves', 'match'),
+  [
+    ({'a': 1, 'a/b': 2}, "'a/b' goes on where another path ends"),
+    ({'a/b/c': 1, 'a': 2}, "'a' ends where another path goes on"),
+    ({'a/b': 1, 'a/b/c/d': 2}, "'a/b/c/d' goes on"),
+  ],
+)
+def test_paths_that_exclude_each_other(leaves, match):
+  with pytest.raises(ValueError, match=match):
+    selection.nested(leaves)

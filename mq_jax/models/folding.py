@@ -88,18 +88,23 @@ def fold_norms(
     ValueError: If a norm of `batch_stats` is none of `params`.
   """
   leaves, stats = named_leaves(params), named_leaves(batch_stats)
-  for norm in [p.removesuffix('/mean') for p in stats if p.endswith('/mean')]:
-    missing = {f'{norm}/scale', f'{norm}/bias'} - leaves.keys()
+  # The folder of a norm, '' where the network is nothing but one.
+  for norm in [
+    path.removesuffix('mean')
+    for path in stats
+    if path.rpartition('/')[2] == 'mean'
+  ]:
+    missing = {f'{norm}scale', f'{norm}bias'} - leaves.keys()
     if missing:
       raise ValueError(f'there are no parameters {sorted(missing)}.')
-    scale, bias = leaves[f'{norm}/scale'], leaves.pop(f'{norm}/bias')
+    scale, bias = leaves[f'{norm}scale'], leaves.pop(f'{norm}bias')
     gain, offset, mean, var = (
       np.asarray(leaf, np.float64)
-      for leaf in (scale, bias, stats[f'{norm}/mean'], stats[f'{norm}/var'])
+      for leaf in (scale, bias, stats[f'{norm}mean'], stats[f'{norm}var'])
     )
     factor = gain / np.sqrt(var + epsilon)
-    leaves[f'{norm}/scale'] = jnp.asarray(factor, scale.dtype)
-    leaves[f'{norm}/shift'] = jnp.asarray(offset - factor * mean, scale.dtype)
+    leaves[f'{norm}scale'] = jnp.asarray(factor, scale.dtype)
+    leaves[f'{norm}shift'] = jnp.asarray(offset - factor * mean, scale.dtype)
   return nested(leaves)
 
 

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import mq_jax
 from mq_jax import methods, models
@@ -210,33 +208,6 @@ def test_what_has_no_scale_is_left_alone():
   assert set(np.unique(folded['stem']['kernel'])) == {255}
 
 
-@settings(max_examples=30)
-@given(st.integers(1, 255), st.floats(1e-6, 1e6), st.sampled_from(['f4', 'f8']))
-def test_scale_of_even_grids(most, alpha, dtype):
-  with jax.enable_x64(True):
-    grid = jnp.arange(-most, most + 1, dtype=dtype)
-    scale = models.scale_of(grid * jnp.asarray(alpha, dtype))
-    assert scale.shape == ()
-    assert scale.dtype == dtype
-    np.testing.assert_allclose(scale, alpha, rtol=4 * jnp.finfo(dtype).eps)
-
-
-def test_scale_of_channels_and_zeros():
-  levels = jnp.array([[-0.5, 0.5], [0.0, 0.0], [-3.0, 3.0]])
-  scale = models.scale_of(levels.reshape(1, 1, 1, 3, 2))
-  np.testing.assert_array_equal(scale, [0.5, 1, 3])
-  # Per input channel: the norm has nothing that could take those.
-  assert models.scale_of(levels.reshape(1, 1, 3, 1, 2)) is None
-  np.testing.assert_array_equal(models.scale_of(jnp.zeros(3)), 1.0)
-  # 8 bits have 255 steps of ±1; powers of two may have more than that.
-  w = jnp.linspace(-1, 1, 8)
-  assert models.scale_of(mq_jax.dorefa(7).codes(w, ())[1]) == 1 / 127
-  assert models.scale_of(mq_jax.dorefa(8).codes(w, ())[1]) == 1 / 255
-  for bits, scale in ((5, 2.0**-7), (6, None)):
-    ladder = mq_jax.methods.powers_of_two(bits).codes(w, ())[1]
-    assert models.scale_of(ladder) == scale
-
-
 def test_bfloat16_is_not_mistaken_for_integers():
   kernel = jnp.array([[100.3, -57.6]], jnp.bfloat16)
   params = {'conv1': {'kernel': kernel}, 'norm1': {'scale': jnp.ones(2)}}
@@ -262,3 +233,147 @@ def test_wrong_scales_are_refused(scales, match):
   _, variables, _ = network()
   with pytest.raises(ValueError, match=match):
     models.fold_scales(variables['params'], variables['batch_stats'], scales)
+
+
+# Norms.
+
+
+def normalised(x, params, stats, epsilon):
+  """The closed form, in float64."""
+  x, params, stats = jax.tree.map(np.asarray, (x, params, stats))
+  deviation = np.sqrt(stats['var'] + epsilon)
+  return (x - stats['mean']) / deviation * params['scale'] + params['bias']
+
+
+@pytest.mark.parametrize('epsilon', [1e-5, 1e-3, 0.5])
+def test_a_folded_norm_is_its_closed_form(epsilon):
+  """The variances are as small as epsilon, so that it matters."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(3, 4, 5)))
+  params = {'scale': rng.normal(size=5), 'bias': rng.normal(size=5)}
+  stats = {'mean': rng.normal(size=5), 'var': epsilon * rng.uniform(size=5)}
+  params, stats = jax.tree.map(jnp.asarray, (params, stats))
+  folded = models.fold_norms({'norm': params}, {'norm': stats}, epsilon)
+  assert folded.keys() == {'norm'}
+  assert folded['norm'].keys() == {'scale', 'shift'}
+  norm = models.BatchNorm(jnp.float64, epsilon=epsilon)
+  y = norm.apply({'params': folded['norm']}, x, train=False)
+  expected = normalised(x, params, stats, epsilon)
+  np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+  factor = params['scale'] / np.sqrt(stats['var'] + epsilon)
+  np.testing.assert_allclose(folded['norm']['scale'], factor, rtol=1e-14)
+  np.testing.assert_allclose(
+    folded['norm']['shift'], params['bias'] - factor * stats['mean'],
+    rtol=1e-12,
+  )  # fmt: skip
+  # A network that is nothing but a norm has no folders.
+  assert_same_tree(models.fold_norms(params, stats, epsilon), folded['norm'])
+  # What follows a norm in a block stays.
+  shortcut = jnp.asarray(rng.normal(size=x.shape))
+  y = norm.apply(
+    {'params': folded['norm']}, x, train=False, shortcut=shortcut, relu=True
+  )
+  np.testing.assert_allclose(
+    y, np.maximum(expected + shortcut, 0), rtol=1e-12, atol=1e-12
+  )
+  # Another epsilon is another norm.
+  other = models.fold_norms({'norm': params}, {'norm': stats}, 2 * epsilon)
+  assert not np.allclose(other['norm']['scale'], factor, rtol=1e-3)
+
+
+def assert_same_tree(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_network_of_folded_norms_gives_what_it_gave():
+  net, variables, x = network(5)
+  params, stats = variables['params'], variables['batch_stats']
+  folded = models.fold_norms(params, stats)
+  before = logits(net, params, stats, x)
+  assert np.ptp(before) > 0.01
+  np.testing.assert_allclose(
+    logits(net, folded, {}, x), before,
+    rtol=1e-10, atol=1e-10 * np.max(np.abs(before)),
+  )  # fmt: skip
+  ours, old = named_leaves(folded), named_leaves(params)
+  norms = {path.rpartition('/')[0] for path in named_leaves(stats)}
+  assert len(norms) == 9
+  for path, leaf in ours.items():
+    assert leaf.dtype == jnp.float64
+    if path.rpartition('/')[0] in norms:
+      assert path.endswith(('/scale', '/shift'))
+      assert ours[path].shape == old[f'{path.rpartition("/")[0]}/bias'].shape
+    else:
+      assert leaf is old[path]
+  assert ours.keys() - old.keys() == {f'{norm}/shift' for norm in norms}
+  assert old.keys() - ours.keys() == {f'{norm}/bias' for norm in norms}
+  # The arguments are as they were.
+  assert named_leaves(variables['params']).keys() == old.keys()
+
+
+def test_scales_and_then_norms():
+  net, variables, x = network(6)
+  params, scales = tables(
+    variables['params'], [('.*conv./kernel', mq_jax.bwn(per_channel=True))]
+  )
+  stats = variables['batch_stats']
+  before = logits(net, params, stats, x)
+  assert len(scales) == 6
+  folded = models.fold_norms(*models.fold_scales(params, stats, scales))
+  for path in scales:
+    assert set(np.unique(named_leaves(folded)[path])) == {-1, 1}
+  np.testing.assert_allclose(
+    logits(net, folded, {}, x), before,
+    rtol=1e-10, atol=1e-10 * np.max(np.abs(before)),
+  )  # fmt: skip
+
+
+def test_folded_norms_cannot_be_trained():
+  net, variables, x = network()
+  folded = models.fold_norms(variables['params'], variables['batch_stats'])
+  for stats in ({}, {'batch_stats': variables['batch_stats']}):
+    with pytest.raises(ValueError, match='folded, and cannot be trained'):
+      net.apply(
+        {'params': folded, **stats}, x, train=True, mutable=['batch_stats']
+      )
+
+
+def test_norms_keep_the_dtype_of_their_scale():
+  ones = jnp.ones(2, jnp.float32)
+  folded = models.fold_norms(
+    {'a': {'scale': 3 * ones, 'bias': ones}},
+    {'a': {'mean': ones, 'var': ones / 4}},
+    0.0,
+  )
+  assert folded['a']['scale'].dtype == jnp.float32
+  assert folded['a']['shift'].dtype == jnp.float32
+  np.testing.assert_array_equal(folded['a']['scale'], [6, 6])
+  np.testing.assert_array_equal(folded['a']['shift'], [-5, -5])
+
+
+@pytest.mark.parametrize(
+  ('missing', 'match'),
+  [
+    (('bias',), r"no parameters \['b/norm/bias'\]"),
+    (('scale',), r"no parameters \['b/norm/scale'\]"),
+    (('scale', 'bias'), r"\['b/norm/bias', 'b/norm/scale'\]"),
+  ],
+)
+def test_statistics_without_their_norm(missing, match):
+  ones = jnp.ones(2)
+  norm = {'scale': ones, 'bias': ones}
+  left = {name: leaf for name, leaf in norm.items() if name not in missing}
+  params = {'a': norm, 'b': {'norm': left}}
+  stats = {'mean': ones, 'var': ones}
+  with pytest.raises(ValueError, match=match):
+    models.fold_norms(params, {'a': stats, 'b': {'norm': stats}})
+  # Norms that are folded already have no bias either.
+  once = models.fold_norms({'a': norm}, {'a': stats})
+  with pytest.raises(ValueError, match=r"\['a/bias'\]"):
+    models.fold_norms(once, {'a': stats})
+
+
+def test_without_statistics_nothing_changes():
+  params = {'a': {'scale': jnp.ones(2), 'bias': jnp.ones(2)}, 'w': jnp.ones(2)}
+  assert_same_tree(models.fold_norms(params, {}), params)

@@ -1,0 +1,680 @@
+"""Packed weights: bits as documented, and Ŵ back bit for bit."""
+
+import json
+import math
+
+import equinox as eqx
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import strategies as st
+
+import mq_jax
+from mq_jax import methods, models, packing
+from mq_jax.packing import PackedArray
+from mq_jax.selection import named_leaves
+from tests import problem
+
+SHAPE = (3, 3, 3, 5)  # 135 weights: no multiple of 8, nor is any k times it
+RISING = methods.rising('exp', 0.5, 8.0, 10)
+QUANTIZERS = {
+  **{f'dorefa{bits}': mq_jax.dorefa(bits) for bits in range(1, 9)},
+  'dorefa_original': mq_jax.dorefa(original=True),
+  'bwn': mq_jax.bwn(),
+  'bwn_channels': mq_jax.bwn(per_channel=True),
+  'bwn_axis0': mq_jax.bwn(per_channel=True, channel_axis=0),
+  'twn': methods.twn(),
+  'twn_two_scales': methods.twn(two_scales=True),
+  'ttq': methods.ttq(0.3, optax.sgd(0.1)),
+  'lsq2': methods.lsq(2, optax.sgd(0.1)),
+  'lq_nets1': methods.lq_nets(1),
+  'lq_nets2': methods.lq_nets(2, decay=0.5),
+  'lab': methods.lab(0.5),
+  'slb3': methods.slb(3, RISING),
+  'inq5': methods.inq(5),
+  'uniform2': methods.uniform(2),
+  'aciq2': methods.aciq(2),
+  'aciq4': methods.aciq(4, per_channel=False, prior='normal'),
+  'aciq8': methods.aciq(8, prior='range', corrected=False),
+  'clipped_uniform3': methods.clipped_uniform(3),
+  'scaled_set': methods.scaled_set((-4, -2, -1, 1, 2, 4)),
+  'binary': methods.binary(),
+  'binary_relax': methods.binary_relax(mq_jax.bwn(), lambda step: 2.0),
+}
+RULES = [(f'{name}/kernel', q) for name, q in QUANTIZERS.items()]
+
+
+def loss_fn(params, model_state, batch, rng):
+  x, y = batch
+  errors = [
+    jnp.mean((jnp.tanh(x @ layer['kernel'].reshape(-1, 5)) - y) ** 2)
+    for layer in params.values()
+    if 'kernel' in layer
+  ]
+  return sum(errors) + jnp.sum(params['norm']['scale']), (
+    {'count': model_state['count'] + 1}, {},
+  )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def trained():
+  """One network with a layer of each method, and its Ŵ, after three steps."""
+  keys = jax.random.split(jax.random.key(0), len(QUANTIZERS))
+  params = {
+    name: {'kernel': 0.4 * jax.random.normal(key, SHAPE)}
+    for name, key in zip(QUANTIZERS, keys, strict=True)
+  } | {'norm': {'scale': jnp.ones(3)}}
+  train = mq_jax.make_train_step(
+    *(loss_fn, RULES, mq_jax.ste()), refine=optax.scale_by_adam(),
+    learning_rate=0.03,
+  )  # fmt: skip
+  batch = (
+    jax.random.normal(jax.random.key(1), (16, 27)),
+    jax.random.normal(jax.random.key(2), (16, 5)),
+  )
+  state = train.init(jax.random.key(3), params, {'count': jnp.zeros(())}, batch)
+  for _ in range(3):
+    state, _ = train.step(state, batch)
+  packed = mq_jax.pack(state, RULES)
+  return train, state, packed, jax.device_get(train.quantized(state))
+
+
+def bits_of(array):
+  array = np.ascontiguousarray(array)
+  return array.view(f'u{array.itemsize}')
+
+
+def assert_same(found, expected):
+  """The same paths, dtypes and bits: −0 is not 0."""
+  found, expected = named_leaves(found), named_leaves(expected)
+  assert found.keys() == expected.keys()
+  for path, leaf in found.items():
+    ours, theirs = np.asarray(leaf), np.asarray(expected[path])
+    assert ours.dtype == theirs.dtype, path
+    assert ours.shape == theirs.shape, path
+    np.testing.assert_array_equal(bits_of(ours), bits_of(theirs), path)
+
+
+def assert_same_packed(found, expected):
+  assert_same(found.data, expected.data)
+  assert_same(found.levels, expected.levels)
+  rest = ('shape', 'bits', 'grid', 'quantizer')
+  for name in rest:
+    assert getattr(found, name) == getattr(expected, name), name
+
+
+def codes_of(array):
+  """The codes, by the documented layout alone."""
+  stream = ''.join(f'{byte:08b}'[::-1] for byte in np.asarray(array.data))
+  size = math.prod(array.shape)
+  assert len(stream) == 8 * -(-size * array.bits // 8)
+  pieces = [stream[i * array.bits : (i + 1) * array.bits] for i in range(size)]
+  assert set(stream[size * array.bits :]) <= {'0'}
+  return np.array([int(p[::-1], 2) for p in pieces]).reshape(array.shape)
+
+
+def decoded(array):
+  """Ŵ, by the documentation alone."""
+  codes, levels = codes_of(array), np.asarray(array.levels)
+  if array.grid is not None:
+    first, step = array.grid
+    whole = (first + step * codes).astype(levels.dtype)
+    return levels.reshape(levels.shape[:-1] or ()) * whole
+  if levels.ndim == 1:
+    return levels[codes]
+  levels = np.broadcast_to(levels, (*array.shape, levels.shape[-1]))
+  return np.take_along_axis(levels, codes[..., None], axis=-1)[..., 0]
+
+
+def assert_least(array):
+  """No fewer bits would do for the values, or for the places on the grid."""
+  codes = codes_of(array)
+  assert 1 <= array.bits <= 8
+  assert array.bits == max(1, int(codes.max()).bit_length())
+  if array.grid is not None:
+    assert codes.min() == 0
+    assert array.grid[1] >= 1
+    assert array.levels.shape[-1] == 1
+    if array.levels.ndim == 1 and codes.max():
+      # Neither would a coarser grid.
+      assert np.gcd.reduce(codes, axis=None) == 1
+  else:
+    n = array.levels.shape[-1]
+    # All are in use, in some channel.
+    assert codes.max() == n - 1
+    assert np.all(np.diff(array.levels.astype(np.float64), axis=-1) >= 0)
+
+
+# The layout.
+
+
+@pytest.mark.parametrize('bits', range(1, 9))
+@pytest.mark.parametrize('shape', [(1,), (7, 3), (5, 13), (3, 3, 2, 4), (64,)])
+def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
+  rng = np.random.default_rng(bits)
+  size = math.prod(shape)
+  codes = rng.integers(0, 2**bits, shape)
+  stream = [code >> i & 1 for code in codes.ravel() for i in range(bits)]
+  data = np.zeros(-(-size * bits // 8), np.uint8)
+  for place, bit in enumerate(stream):
+    data[place // 8] |= bit << place % 8
+  # The values have no scale, and so no grid.
+  levels = np.sort(rng.normal(size=2**bits)).astype(np.float32)
+  array = PackedArray(data, levels, shape, bits, None, 'test')
+  found, table = packing.coded(array)
+  assert found.dtype == jnp.uint8
+  np.testing.assert_array_equal(found, codes)
+  np.testing.assert_array_equal(table, levels)
+  assert_same(packing.values(array), levels[codes])
+  if bits == 1:
+    np.testing.assert_array_equal(
+      data, np.packbits(codes.ravel().astype(bool), bitorder='little')
+    )
+
+
+@pytest.mark.parametrize('number', [2, 3, 4, 5, 9, 17, 33, 65, 129, 200, 256])
+def test_pack_writes_that_stream_with_the_fewest_bits(number):
+  rng = np.random.default_rng(number)
+  levels = np.sort(rng.normal(size=number)).astype(np.float32)
+  codes = rng.permutation(np.arange(19 * 23) % number).reshape(19, 23)
+  packed = mq_jax.pack({'w': levels[codes]}, mq_jax.dorefa(8)).params['w']
+  if packed.grid is None:
+    np.testing.assert_array_equal(codes_of(packed), codes)
+    assert_same(packed.levels, levels)
+    assert packed.bits == math.ceil(math.log2(number))
+  else:
+    assert number == 2  # any two are on a grid if they are ±α
+  assert packed.data.dtype == np.uint8
+  assert packed.data.shape == (-(-19 * 23 * packed.bits // 8),)
+  assert_least(packed)
+
+
+def test_one_bit_is_numpys_packbits():
+  w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+  packed = mq_jax.pack({'w': w}, mq_jax.bwn()).params['w']
+  np.testing.assert_array_equal(
+    packed.data, np.packbits(w >= 0, bitorder='little')
+  )
+  assert (packed.bits, packed.shape, packed.quantizer) == (1, (5, 7), 'bwn')
+
+
+def test_a_layer_of_one_value_takes_one_bit():
+  for value in (0.0, -0.0, 0.25, -3.0):
+    w = np.full((3, 3), value, np.float32)
+    packed = mq_jax.pack({'w': w}, methods.twn())
+    assert packed.params['w'].bits == 1
+    assert len(packed.params['w'].data) == 2
+    assert_same(mq_jax.unpack(packed)['w'], w)
+
+
+# Trained networks.
+
+
+@pytest.mark.parametrize('name', QUANTIZERS)
+def test_what_is_unpacked_is_what_was_trained(trained, name):
+  _, state, packed, w_hat = trained
+  array = packed.params[name]['kernel']
+  assert isinstance(array, PackedArray)
+  assert isinstance(array.data, np.ndarray)
+  expected = w_hat[name]['kernel']
+  assert np.ptp(expected) > 0
+  assert_same(decoded(array), expected)
+  assert_least(array)
+  # Tables are those of training, with no more levels in them.
+  levels = jax.eval_shape(
+    lambda w, variables: QUANTIZERS[name].codes(
+      QUANTIZERS[name].preprocess(w, variables), variables
+    )[1],
+    state.params[name]['kernel'],
+    state.variables[f'{name}/kernel'],
+  )
+  assert array.levels.ndim == levels.ndim
+  assert array.levels.shape[-1] <= levels.shape[-1]
+
+
+def test_all_of_the_state_that_is_needed_is_there_and_no_more(trained):
+  train, state, packed, w_hat = trained
+  assert_same(mq_jax.unpack(packed), w_hat)
+  assert_same(packed.params['norm'], jax.device_get(state.params['norm']))
+  assert packed.model_state == {'count': 4.0}
+  assert set(packed.metadata) == {'mq_jax', 'jax'}
+  assert packed.metadata['jax'] == jax.__version__
+  assert packed.metadata['mq_jax'] == mq_jax.__version__
+  other = mq_jax.pack(
+    state, RULES, model_state={'a': 1}, metadata={'net': 'é', 'jax': '0'}
+  )
+  assert other.model_state == {'a': 1}
+  assert other.metadata == packed.metadata | {'net': 'é', 'jax': '0'}
+  # Codes number the values in use, as training's do where all are.
+  assert_same(
+    packing.coded(packed.params['bwn']['kernel'])[0],
+    train.codes(state)['bwn/kernel'],
+  )
+
+
+def test_unpacking_inside_jit(trained):
+  _, _, packed, w_hat = trained
+  assert_same(jax.jit(lambda: mq_jax.unpack(packed))(), w_hat)
+  assert_same(jax.jit(mq_jax.unpack)(packed.params), w_hat)
+  assert_same(jax.jit(mq_jax.unpack)(jax.device_put(packed.params)), w_hat)
+
+
+def test_codes_and_levels_give_the_values(trained):
+  _, _, packed, w_hat = trained
+  arrays = {p: layer for p, layer in packed.params.items() if p != 'norm'}
+  coded = jax.jit(
+    lambda params: {
+      name: packing.coded(layer['kernel']) for name, layer in params.items()
+    }
+  )(arrays)
+  for name, (codes, levels) in coded.items():
+    array = arrays[name]['kernel']
+    assert codes.dtype == jnp.uint8
+    np.testing.assert_array_equal(codes, codes_of(array))
+    assert levels.ndim == array.levels.ndim
+    assert_same(mq_jax.dequantize(codes, levels), w_hat[name]['kernel'])
+
+
+def test_packing_again_changes_nothing(trained):
+  _, _, packed, _ = trained
+  again = mq_jax.pack(
+    mq_jax.unpack(packed), RULES, model_state=packed.model_state
+  )
+  assert again.metadata == packed.metadata
+  assert again.model_state == packed.model_state
+  for name in QUANTIZERS:
+    assert_same_packed(
+      again.params[name]['kernel'], packed.params[name]['kernel']
+    )
+  assert_same(again.params['norm'], packed.params['norm'])
+
+
+@pytest.mark.parametrize('bits', [1, 3, 8])
+def test_networks_of_one_form_unpack_under_vmap(bits):
+  w = np.random.default_rng(bits).normal(size=(4, 2**bits + 3, 5))
+  # The same levels are in use in each, so that all have one form.
+  w = np.clip(w, -np.arctanh(0.9), np.arctanh(0.9))
+  w[:, : 2**bits, 0] = np.arctanh(np.linspace(-0.9, 0.9, 2**bits))
+  quantizer = mq_jax.dorefa(bits)
+  each = [
+    mq_jax.pack({'w': one.astype(np.float32)}, quantizer).params for one in w
+  ]
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+  together = jax.vmap(mq_jax.unpack)(stacked)['w']
+  assert together.shape == w.shape
+  assert len(np.unique(together[0])) == 2**bits
+  for found, one in zip(together, each, strict=True):
+    assert_same(found, decoded(one['w']))
+
+
+def test_the_state_of_a_problem_with_unquantized_leaves():
+  rules = [('first/kernel', mq_jax.dorefa(3)), ('last/kernel', None)]
+  train = problem.make(rules, mq_jax.multi_fc(hidden=5))
+  state = problem.start(train)
+  for batch in problem.batches(3):
+    state, _ = train.step(state, batch)
+  packed = mq_jax.pack(state, rules)
+  assert isinstance(packed.params['first']['kernel'], PackedArray)
+  assert isinstance(packed.params['last']['kernel'], np.ndarray)
+  assert_same(packed.params['last'], jax.device_get(state.params['last']))
+  assert_same(packed.model_state, jax.device_get(state.model_state))
+  assert_same(mq_jax.unpack(packed), jax.device_get(train.quantized(state)))
+
+
+# Parameters.
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'dorefa1', 'dorefa7', 'bwn_channels', 'bwn_axis0', 'twn', 'lsq2',
+    'lq_nets2', 'slb3', 'inq5', 'aciq4',
+  ],
+)  # fmt: skip
+def test_latent_parameters_are_quantized(name):
+  quantizer = QUANTIZERS[name]
+  w = 0.4 * jax.random.normal(jax.random.key(5), (67, 5))
+
+  def quantized(w):
+    variables = quantizer.init(w)
+    theta = quantizer.parametrized(w) if quantizer.parametrized else w
+    return mq_jax.quantize(quantizer, theta, variables)
+
+  packed = mq_jax.pack({'w': w, 'b': jnp.ones(2)}, [('w', quantizer)])
+  expected = jax.jit(quantized)(w)
+  assert not np.array_equal(expected, w)
+  assert_same(decoded(packed.params['w']), np.asarray(expected))
+  assert_same(mq_jax.unpack(packed)['w'], expected)
+  assert_least(packed.params['w'])
+  assert packed.model_state == {}
+  assert_same(packed.params['b'], np.ones(2, np.float32))
+
+
+def test_what_is_quantized_already_stays_as_it_is():
+  # dorefa(2) itself would give ±1 and ±1/3.
+  levels = np.array([-0.7, -0.1, 0.2, 0.9], np.float32)
+  w = levels[np.random.default_rng(0).integers(0, 4, (9, 9))]
+  assert_same(
+    mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, mq_jax.dorefa(2))),
+    {'w': w},
+  )
+  # One value more than there are levels: it must be latent.
+  w[0, 0] = 0.5
+  found = mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, mq_jax.dorefa(2)))
+  np.testing.assert_allclose(
+    np.unique(found['w']), [-1, -1 / 3, 1 / 3, 1], rtol=1e-6
+  )
+  # Levels of channels are counted in each channel.
+  scales = np.array([0.5, 1.0, 1.7, 0.3], np.float32)
+  w = scales * np.sign(np.random.default_rng(1).normal(size=(9, 4)))
+  w = w.astype(np.float32)
+  packed = mq_jax.pack({'w': w}, mq_jax.bwn(per_channel=True))
+  assert packed.params['w'].bits == 1
+  assert_same(mq_jax.unpack(packed), {'w': w})
+
+
+@pytest.mark.parametrize(
+  ('levels', 'quantizer'),
+  [
+    ([-1.0, -0.0, 1.0], methods.uniform(2)),
+    ([-0.0, 0.5], mq_jax.bwn()),
+    ([-0.0, 0.0, 1.0], methods.twn()),
+    ([-3.0, -0.0, 0.0, 3.0], mq_jax.dorefa(2)),
+    ([-0.0, 0.0], mq_jax.bwn(per_channel=True)),
+  ],
+)
+def test_minus_zero_stays_minus_zero(levels, quantizer):
+  """Where the sign of a zero is lost, 1/x is another infinity."""
+  values = np.array(levels, np.float32)
+  w = values[np.random.default_rng(0).integers(0, len(values), (20, 20))]
+  packed = mq_jax.pack({'w': w}, quantizer)
+  assert_same(mq_jax.unpack(packed)['w'], w)
+  assert_same(decoded(packed.params['w']), w)
+
+
+def test_float64(x64):
+  w = np.random.default_rng(0).normal(size=(11, 7))
+  for quantizer in (
+    mq_jax.dorefa(4), mq_jax.bwn(), mq_jax.bwn(per_channel=True),
+    methods.lq_nets(2),
+  ):  # fmt: skip
+    packed = mq_jax.pack({'w': jnp.asarray(w)}, quantizer)
+    expected = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, q.init(w)))(
+      w
+    )
+    assert expected.dtype == jnp.float64
+    assert packed.params['w'].levels.dtype == np.float64
+    assert_same(mq_jax.unpack(packed)['w'], expected)
+    assert_same(jax.jit(mq_jax.unpack)(packed.params)['w'], expected)
+    assert_same(decoded(packed.params['w']), np.asarray(expected))
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+@pytest.mark.filterwarnings('error::RuntimeWarning')
+def test_narrow_floats(dtype):
+  w = jnp.asarray(np.random.default_rng(0).normal(size=(67, 7)), dtype)
+  for quantizer in (
+    mq_jax.dorefa(3), mq_jax.dorefa(8), mq_jax.bwn(per_channel=True),
+    methods.uniform(4),
+  ):  # fmt: skip
+    packed = mq_jax.pack({'w': w}, quantizer)
+    expected = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, ()))(w)
+    assert expected.dtype == dtype
+    assert packed.params['w'].levels.dtype == dtype
+    assert_same(jax.jit(mq_jax.unpack)(packed.params)['w'], expected)
+
+
+def test_leaves_of_other_kinds_stay_beside():
+  params = {
+    'w': jnp.ones((2, 2)), 'table': np.arange(3), 'half': jnp.ones(2, 'f2'),
+    'on': np.array(True),
+  }  # fmt: skip
+  packed = mq_jax.pack(params, [('w', mq_jax.bwn())])
+  assert_same(mq_jax.unpack(packed), params)
+
+
+# Grids.
+
+
+@st.composite
+def multiples(draw):
+  """A weight of integers times a scale, with a perturbed value or not."""
+  dtype = draw(st.sampled_from([np.float32, np.float64]))
+  scale = dtype(draw(st.floats(1e-20, 1e20)))
+  most = draw(st.integers(1, 255))
+  whole = draw(
+    st.lists(st.integers(-most, most), min_size=1, max_size=60, unique=True)
+  )
+  whole = np.array(sorted({1, *whole}))
+  rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+  codes = rng.permutation(np.arange(123) % len(whole)).reshape(41, 3)
+  levels = scale * whole.astype(dtype)
+  perturbed = draw(st.booleans())
+  if perturbed:
+    moved = draw(st.integers(0, len(whole) - 1))
+    up = draw(st.sampled_from([-np.inf, np.inf]))
+    levels[moved] = np.nextafter(levels[moved], dtype(up))
+  return levels[codes], whole, perturbed
+
+
+@pytest.mark.filterwarnings('error::RuntimeWarning')
+@hypothesis.given(multiples())
+@hypothesis.settings(max_examples=150)
+def test_a_grid_is_taken_only_where_it_is_exact_and_smaller(given):
+  w, whole, perturbed = given
+  with jax.enable_x64(True):
+    array = mq_jax.pack({'w': w}, mq_jax.dorefa(8)).params['w']
+  assert_same(decoded(array), w)
+  assert_least(array)
+  number = len(np.unique(w))
+  bits = max(1, (number - 1).bit_length())
+  table = -(-w.size * bits // 8) + number * w.itemsize
+  taken = array.data.nbytes + array.levels.nbytes
+  assert taken <= table
+  if array.grid is not None:
+    assert taken < table
+  elif not perturbed:
+    # The only reason is that it would not be smaller, or take nine bits.
+    step = np.gcd.reduce(whole - whole.min()) or 1
+    wide = max(1, int(np.ptp(whole) // step).bit_length())
+    grid = -(-w.size * wide // 8) + w.itemsize
+    assert wide > 8 or grid >= table
+
+
+def test_grids_by_hand():
+  rng = np.random.default_rng(0)
+
+  def packed(whole):
+    codes = rng.permutation(np.arange(30 * 30) % len(whole)).reshape(30, 30)
+    w = np.float32(0.1) * np.array(whole, np.float32)[codes]
+    return mq_jax.pack({'w': w}, mq_jax.dorefa(8)).params['w']
+
+  assert packed([-1, 1]).grid == (-1, 2)
+  assert packed([-1, 0, 1]).grid == (-1, 1)
+  assert packed([-3, -1, 1, 3]).grid == (-3, 2)
+  assert packed([1, 4, 7]).grid == (1, 3)
+  assert packed(range(-128, 128)).grid == (-128, 1)
+  one = packed([-3, -1, 1, 3])
+  assert_same(one.levels, np.array([0.1], np.float32))
+  assert (one.bits, one.data.nbytes) == (2, 225)
+  # 257 places would take nine bits: a table of 18 values takes five.
+  ladder = [-(2**i) for i in range(8, -1, -1)] + [2**i for i in range(9)]
+  few = packed([*ladder[1:-1], -255])
+  assert few.grid is None
+  assert few.bits == 5
+  # Nor does the table's size tempt to that.
+  w = rng.permutation(np.arange(-255, 256))[:200].astype(np.float32)
+  w[:3] = [-255, 255, 1]
+  many = mq_jax.pack({'w': w.reshape(20, 10)}, mq_jax.dorefa(8)).params['w']
+  assert many.grid is None
+  assert many.bits == 8
+  assert_same(packing.values(many), w.reshape(20, 10))
+
+
+def test_channels_share_a_grid():
+  rng = np.random.default_rng(0)
+  scales = np.exp(rng.normal(size=6)).astype(np.float32)
+  scales[2] = 0  # a dead channel
+  whole = rng.integers(-1, 2, (50, 6)) * 2 + 1
+  w = (scales * whole).astype(np.float32) + 0.0
+  array = mq_jax.pack({'w': w}, methods.lq_nets(2)).params['w']
+  assert array.levels.shape == (1, 6, 1)
+  assert array.grid == (-1, 1)  # 0 is a place because of the dead channel
+  assert_same(packing.values(array), w)
+  codes, table = packing.coded(array)
+  assert table.shape == (1, 6, 2**array.bits)
+  assert_same(mq_jax.dequantize(codes, table), w)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize('quantizer', [mq_jax.dorefa(2), mq_jax.bwn(True)])
+@pytest.mark.parametrize('shape', [(0, 3), (3, 0)])
+def test_empty_weights(quantizer, shape):
+  with pytest.raises(ValueError, match='a/w is empty'):
+    mq_jax.pack({'a': {'w': jnp.zeros(shape)}}, quantizer)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('quantizer', [mq_jax.dorefa(8), methods.uniform(2)])
+def test_weights_that_are_not_finite(quantizer, value):
+  w = np.array([[0.1, value], [1.0, 1.0]], np.float32)
+  with pytest.raises(ValueError, match=r'a/w .*not finite'):
+    mq_jax.pack({'a': {'w': w}}, quantizer)
+
+
+def test_more_values_than_eight_bits_tell_apart():
+  def codes(w, variables):
+    return jnp.arange(w.size, dtype=jnp.uint16).reshape(w.shape), w.ravel()
+
+  wide = mq_jax.bwn()._replace(codes=codes)
+  w = np.arange(257.0, dtype=np.float32).reshape(1, 257)
+  with pytest.raises(ValueError, match=r'a/w has 257 different values.*256'):
+    mq_jax.pack({'a': {'w': w}}, wide)
+  assert_same(
+    mq_jax.unpack(mq_jax.pack({'w': w[:, :256]}, wide)), {'w': w[:, :256]}
+  )
+
+
+def test_other_bad_input():
+  params = {'w': jnp.ones((2, 2)), 'n': jnp.ones((2, 2), jnp.int32)}
+  one = [('w', mq_jax.bwn())]
+  for metadata in ({'accuracy': 91.5}, {1: 'a'}, {'a': None}, {'a': b'b'}):
+    name, text = next(iter(metadata.items()))
+    with pytest.raises(ValueError, match=f'{name!r}: {text!r} is not text'):
+      mq_jax.pack(params, one, metadata=metadata)
+  with pytest.raises(ValueError, match=r"'v' matches no leaf.*w"):
+    mq_jax.pack(params, [('v', mq_jax.bwn())])
+  with pytest.raises(TypeError, match='n has dtype int32'):
+    mq_jax.pack(params, [('n', mq_jax.bwn())])
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  with pytest.raises(ValueError, match="'v' matches no leaf"):
+    mq_jax.pack(problem.start(train), [('v', mq_jax.bwn())])
+
+
+# The structure wanted.
+
+
+def test_an_equinox_model_comes_back_as_one():
+  model = eqx.nn.MLP(3, 2, 5, 1, key=jax.random.key(0))
+  arrays, rest = eqx.partition(model, eqx.is_array)
+  rules = [('layers/./weight', mq_jax.bwn(per_channel=True, channel_axis=0))]
+  packed = mq_jax.pack(arrays, rules)
+  assert isinstance(packed.params.layers[0].weight, PackedArray)
+  back = mq_jax.unpack(packed)
+  assert jax.tree.structure(back) == jax.tree.structure(arrays)
+  alpha = np.mean(np.abs(model.layers[0].weight), axis=1, keepdims=True)
+  np.testing.assert_allclose(
+    back.layers[0].weight,
+    np.where(np.asarray(model.layers[0].weight) >= 0, alpha, -alpha),
+    rtol=1e-6,
+  )
+  # What comes from a file has nested dicts in its place.
+  nested = {
+    'layers': {
+      str(i): {
+        'weight': packed.params.layers[i].weight,
+        'bias': packed.params.layers[i].bias,
+      }
+      for i in (1, 0)
+    }
+  }
+  again = mq_jax.unpack(packed._replace(params=nested), like=arrays)
+  assert jax.tree.structure(again) == jax.tree.structure(arrays)
+  assert_same(again, back)
+  x = jnp.ones(3)
+  np.testing.assert_array_equal(
+    eqx.combine(again, rest)(x), eqx.combine(back, rest)(x)
+  )
+
+
+@pytest.mark.parametrize(
+  ('like', 'match'),
+  [
+    ({'w': np.ones((2, 3))}, r'b is \(2,\) in `packed` and missing in `like`'),
+    (
+      {'w': np.ones((3, 2)), 'b': np.ones(2)},
+      r'w is \(2, 3\) in `packed` and \(3, 2\) in `like`',
+    ),
+    (
+      {'w': np.ones((2, 3)), 'b': np.ones(2), 'c': 1.0},
+      r'c is missing in `packed` and \(\) in `like`',
+    ),
+  ],
+)
+def test_another_structure_is_refused(like, match):
+  packed = mq_jax.pack({'w': jnp.ones((2, 3)), 'b': jnp.ones(2)}, mq_jax.bwn())
+  with pytest.raises(ValueError, match=match):
+    mq_jax.unpack(packed, like)
+
+
+# Bytes.
+
+
+@pytest.mark.parametrize('kind', ['bwn', 'dorefa1'])
+def test_a_resnet20_of_one_bit_is_as_small_as_its_bits(tmp_path, kind):
+  rng = np.random.default_rng(0)
+  net = models.resnet20()
+  shapes = jax.eval_shape(
+    lambda: net.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)), train=False)
+  )
+  variables = jax.tree.map(
+    lambda like: rng.normal(size=like.shape).astype(np.float32), shapes
+  )
+  # Latent weights, and those that are quantized already.
+  weights = variables['params']
+  if kind == 'dorefa1':
+    weights = jax.tree.map(lambda w: np.sign(w) if w.ndim > 1 else w, weights)
+  packed = mq_jax.pack(
+    weights,
+    QUANTIZERS[kind],
+    model_state=variables['batch_stats'],
+    metadata={'network': 'resnet20'},
+  )
+  kernels, others = 0, 0
+  levels = 0
+  for path, leaf in named_leaves(shapes['params']).items():
+    if path.endswith('kernel'):
+      kernels += math.prod(leaf.shape)
+      levels += 4  # one scale
+    else:
+      others += math.prod(leaf.shape)
+  assert kernels == 270_896
+  statistics = sum(
+    math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes['batch_stats'])
+  )
+  expected = kernels / 8 + levels + 4 * (others + statistics)
+  path = tmp_path / 'net.safetensors'
+  size = mq_jax.save_packed(path, packed)
+  content = path.read_bytes()
+  assert size == len(content)
+  header = int.from_bytes(content[:8], 'little')
+  tensors = json.loads(content[8 : 8 + header]).keys() - {'__metadata__'}
+  # Codes and levels of each kernel, and the other leaves.
+  assert len(tensors) == 2 * 22 + 2 * 21 + 1 + 2 * 21
+  assert abs(len(content) - 8 - header - expected) <= 0.02 * expected
+  assert header <= 160 * len(tensors)
