@@ -109,14 +109,14 @@ def pack(
     model_state = state.model_state if model_state is None else model_state
   else:
     params = state_or_params
-    selected, given_leaves = (
+    selected, weights = (
       selection.select(params, quantizer),
       named_leaves(params),
     )
     for path in selected:
-      if not jnp.size(given_leaves[path]):
+      if not jnp.size(weights[path]):
         raise ValueError(f'{path} is empty: give it a rule with None.')
-    w_hat = map_selected(_quantized_once, selected, given_leaves)
+    w_hat = map_selected(_quantized_once, selected, weights)
     params = selection.replace(params, w_hat)
   params = jax.device_get(params)
   leaves = named_leaves(params)
