@@ -20,9 +20,11 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # normal distribution, whose mean is 0.4.
 ACTIVATIONS: dict[str, Callable[[int], mq_jax.Activation | None]] = {
   'relu': lambda bits: None,
-  'sign': lambda bits: mq_jax.Activation(activations.sign, signed=True),
+  'sign': lambda bits: mq_jax.Activation(
+    activations.sign, signed=True, binary=True
+  ),
   'bi_real': lambda bits: mq_jax.Activation(
-    activations.bi_real_sign, signed=True
+    activations.bi_real_sign, signed=True, binary=True
   ),
   'dorefa': lambda bits: mq_jax.Activation(activations.dorefa_activation(bits)),
   'hwgq': lambda bits: mq_jax.Activation(activations.hwgq(bits)),

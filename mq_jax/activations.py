@@ -3,8 +3,8 @@
 Each takes activations of any shape; those with a trained number take it as
 well, so that it is an ordinary parameter of the network. Halves round upwards.
 Networks take one as an `Activation`, which says what they have to know of it:
-`Activation(bi_real_sign, signed=True)`, `Activation(dorefa_activation(2))`,
-`Activation(pact(4), start=10.0)`.
+`Activation(bi_real_sign, signed=True, binary=True)`,
+`Activation(dorefa_activation(2))`, `Activation(pact(4), start=10.0)`.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,14 @@ class Activation(NamedTuple):
     start: First value of the trained number, a scalar; None: it has none.
     signed: Whether the outputs have both signs, so that nothing may rectify
       before it. Where it is False, `function` gets rectified x.
+    binary: Whether the outputs are −1 and +1 and nothing else, so that bits can
+      be counted: `sign` and `bi_real_sign`.
   """
 
   function: Callable[..., Array]
   start: float | None = None
   signed: bool = False
+  binary: bool = False
 
 
 def _with_slope(value: Array, *slopes: tuple[Array, Array]) -> Array:

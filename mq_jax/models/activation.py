@@ -38,7 +38,7 @@ class QuantizedInput(nn.Module):
     Returns:
       Of the shape of `x`, in `dtype`.
     """
-    function, start, _ = self.activation
+    function, start = self.activation.function, self.activation.start
     wide = jnp.promote_types(jnp.float32, self.dtype)
     x = x.astype(wide)
     if start is None:

@@ -42,9 +42,29 @@ def checked_dtype(
   if activation is not None and not isinstance(activation, Activation):
     raise TypeError(
       f'activation={activation!r} must be a mq_jax.activations.Activation, such'
-      ' as Activation(bi_real_sign, signed=True), or None'
+      ' as Activation(bi_real_sign, signed=True, binary=True), or None'
     )
   return dtype
+
+
+def check_counting(activation: Activation | None, train: bool) -> None:
+  """Raises `ValueError` where a network cannot count bits.
+
+  Args:
+    activation: What quantizes the inputs of the layers, or None.
+    train: Whether this is a training pass.
+  """
+  if activation is None or not activation.binary:
+    raise ValueError(
+      f'count_bits=True, but activation={activation!r} is not said to give -1'
+      ' and +1 only: take one that does, such as Activation(bi_real_sign,'
+      ' signed=True, binary=True), or net.clone(count_bits=False)'
+    )
+  if train:
+    raise ValueError(
+      'count_bits=True is for inference, with kernels of -1 and +1: train'
+      ' net.clone(count_bits=False)'
+    )
 
 
 def check_images(images: Array) -> None:

@@ -8,7 +8,7 @@ gradient and all.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,16 +47,25 @@ def conv_general_dilated(
     and tuple(window_strides) == (1, 1)
     and [tuple(pad) for pad in padding] == [(1, 1), (1, 1)]
     and min(rhs.shape[2:]) >= FEWEST_CHANNELS
-    # What a later flax may ask for is left to lax, if it is not the default.
-    and all(
-      value in (None, 1, (1, 1))
-      for name, value in other.items()
-      if name != 'dimension_numbers'
-    )
+    and has_defaults(other)
   )
   if ours:
     return _conv3x3(lhs, rhs)
   return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **other)
+
+
+def has_defaults(other: Mapping[str, Any]) -> bool:
+  """Whether there is nothing that only lax can do.
+
+  Args:
+    other: Further arguments of `lax.conv_general_dilated`. What a later flax
+      may ask for is left to lax, if it is not the default.
+  """
+  return all(
+    value in (None, 1, (1, 1))
+    for name, value in other.items()
+    if name != 'dimension_numbers'
+  )
 
 
 def _plain(x: Array, w: Array) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.models.bit_convolution import bit_conv_general_dilated
 from mq_jax.models.convolution import conv_general_dilated
 
 Array = jax.Array
@@ -26,8 +27,19 @@ def conv(
   dtype: Any,
   name: str,
   kernel_init: Initializer = HE,
+  count_bits: bool = False,
 ) -> nn.Conv:
-  """A convolution without bias whose output is 1 / stride of its input."""
+  """A convolution without bias whose output is 1 / stride of its input.
+
+  Args:
+    features: Channels of the output.
+    size: Both sides of the kernel.
+    stride: In both directions.
+    dtype: In which the layer computes.
+    name: Of the submodule.
+    kernel_init: Of the kernel.
+    count_bits: Whether input and kernel are ±1, and bits are counted on CPU.
+  """
   # Not 'SAME': with stride 2 that pads only below and to the right, and every
   # weight would meet another pixel than it was trained on.
   pad = size // 2
@@ -40,7 +52,9 @@ def conv(
     dtype=dtype,
     param_dtype=jnp.promote_types(jnp.float32, dtype),
     kernel_init=kernel_init,
-    conv_general_dilated=conv_general_dilated,
+    conv_general_dilated=(
+      bit_conv_general_dilated if count_bits else conv_general_dilated
+    ),
     name=name,
   )
 

@@ -37,7 +37,7 @@ from mq_jax.activations import Activation
 from mq_jax.models import layers
 from mq_jax.models.activation import quantized_input, rectifies
 from mq_jax.models.batch_norm import BatchNorm
-from mq_jax.models.checks import check_images, checked_dtype
+from mq_jax.models.checks import check_counting, check_images, checked_dtype
 
 Array = jax.Array
 WIDTHS = (16, 32, 64)
@@ -50,22 +50,27 @@ class _Block(nn.Module):
   stride: int
   dtype: Any
   activation: Activation | None
+  count_bits: bool
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     relu = rectifies(self.activation)
     seen = self._quantized(x, 'act1')
-    y = layers.conv(self.features, 3, self.stride, self.dtype, 'conv1')(seen)
+    y = self._conv(3, self.stride, 'conv1')(seen)
     y = BatchNorm(self.dtype, name='norm1')(y, train, relu=relu)
     y = self._quantized(y, 'act2')
-    y = layers.conv(self.features, 3, 1, self.dtype, 'conv2')(y)
+    y = self._conv(3, 1, 'conv2')(y)
     if self.stride != 1 or x.shape[-1] != self.features:
-      shortcut = layers.conv(
-        self.features, 1, self.stride, self.dtype, 'shortcut'
-      )
+      shortcut = self._conv(1, self.stride, 'shortcut')
       x = BatchNorm(self.dtype, name='shortcut_norm')(shortcut(seen), train)
     norm2 = BatchNorm(self.dtype, name='norm2')
     return norm2(y, train, shortcut=x, relu=relu)
+
+  def _conv(self, size: int, stride: int, name: str) -> nn.Conv:
+    return layers.conv(
+      *(self.features, size, stride, self.dtype, name),
+      count_bits=self.count_bits,
+    )
 
   def _quantized(self, x: Array, name: str) -> Array:
     return quantized_input(x, self.activation, self.dtype, name)
@@ -79,6 +84,7 @@ class _Stage(nn.Module):
   stride: int
   dtype: Any
   activation: Activation | None
+  count_bits: bool
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -88,6 +94,7 @@ class _Stage(nn.Module):
         self.stride if i == 0 else 1,
         self.dtype,
         self.activation,
+        self.count_bits,
         name=f'block{i}',
       )
       x = block(x, train)
@@ -104,6 +111,9 @@ class ResNet(nn.Module):
       are of `dtype`, or float32 where that is wider.
     activation: Of the input of each convolution but the stem's, or None.
     head_norm: Whether a batch norm follows the head.
+    count_bits: Whether convolutions whose input is quantized count bits on CPU,
+      for inference: `net.clone(count_bits=True)`. `activation` must be binary
+      and these layers' kernels ±1 (`fold_scales`), which nothing checks.
   """
 
   blocks: int
@@ -111,6 +121,7 @@ class ResNet(nn.Module):
   dtype: Any
   activation: Activation | None = None
   head_norm: bool = False
+  count_bits: bool = False
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
@@ -126,9 +137,12 @@ class ResNet(nn.Module):
       `(batch, num_classes)`.
 
     Raises:
-      ValueError: If `images` are of another rank, dtype or order of axes.
+      ValueError: If `images` are of another rank, dtype or order of axes, or
+        `count_bits` in training or with another activation.
     """
     check_images(images)
+    if self.count_bits:
+      check_counting(self.activation, train)
     x = layers.conv(WIDTHS[0], 3, 1, self.dtype, 'stem')(images)
     stem_norm = BatchNorm(self.dtype, name='stem_norm')
     x = stem_norm(x, train, relu=rectifies(self.activation))
@@ -139,6 +153,7 @@ class ResNet(nn.Module):
         1 if i == 1 else 2,
         self.dtype,
         self.activation,
+        self.count_bits,
         name=f'stage{i}',
       )
       x = stage(x, train)

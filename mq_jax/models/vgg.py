@@ -30,7 +30,7 @@ from mq_jax.activations import Activation
 from mq_jax.models import layers
 from mq_jax.models.activation import quantized_input, rectifies
 from mq_jax.models.batch_norm import BatchNorm
-from mq_jax.models.checks import check_images, checked_dtype
+from mq_jax.models.checks import check_counting, check_images, checked_dtype
 
 Array = jax.Array
 
@@ -49,6 +49,9 @@ class _VGG(nn.Module):
     epsilon: Of the norms.
     conv_init: Of the convolutions.
     dense_init: Of the dense layers and the head.
+    count_bits: Whether convolutions whose input is quantized count bits on CPU,
+      for inference: `net.clone(count_bits=True)`. `activation` must be binary
+      and these layers' kernels ±1 (`fold_scales`), which nothing checks.
   """
 
   num_classes: int
@@ -60,6 +63,7 @@ class _VGG(nn.Module):
   epsilon: float = 1e-5
   conv_init: layers.Initializer = layers.HE
   dense_init: layers.Initializer = layers.LECUN
+  count_bits: bool = False
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
@@ -76,16 +80,23 @@ class _VGG(nn.Module):
 
     Raises:
       ValueError: If `images` are of another rank, dtype or order of axes, or
-        too small to be pooled.
+        too small to be pooled, or `count_bits` in training or with another
+        activation.
     """
     check_images(images)
+    if self.count_bits:
+      check_counting(self.activation, train)
     _check_sides(images, 2 ** len(self.widths))
     features = [width for width in self.widths for _ in range(2)]
     x = images
     for i, width in enumerate(features, start=1):
       if i > 1:
         x = self._quantized(x, f'act{i}')
-      x = layers.conv(width, 3, 1, self.dtype, f'conv{i}', self.conv_init)(x)
+      conv = layers.conv(
+        *(width, 3, 1, self.dtype, f'conv{i}', self.conv_init),
+        count_bits=self.count_bits and i > 1,
+      )
+      x = conv(x)
       if i % 2 == 0:
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
       x = self._normalised(x, train, f'norm{i}')

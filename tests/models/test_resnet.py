@@ -39,7 +39,7 @@ class Oracle:
   def act(self, x, at):
     if self.activation is None:
       return x
-    function, first, _ = self.activation
+    function, first = self.activation.function, self.activation.start
     numbers = () if first is None else (self.at('params', at)['number'],)
     return np.asarray(function(jnp.asarray(x), *numbers))
 

@@ -1,0 +1,147 @@
+"""Networks of ±1 by counting bits, against the same ones in float32.
+
+  python -m benchmarks.bit_networks [--quick] [--json FILE]
+
+Inference on CPU, with Bi-Real's activation and kernels of ±1. Kernels are
+arguments of the program, so that it packs them each time, or its constants, as
+floats or as `mq_jax.pack` makes them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mq_jax
+from benchmarks import cases, flops, measure, table
+from experiments import build
+from mq_jax import models
+from mq_jax.selection import named_leaves, nested
+
+Array = jax.Array
+
+NETWORKS = ('resnet20', 'vgg_small')
+BATCHES = (1, 64)
+QUICK = {'rounds': 3}
+# Of a round of the float network.
+ROUND_FLOPS = 4e9
+# The first layer sees the image.
+RULES = (('(stem|conv1|head)/kernel', None), ('.*/kernel', mq_jax.bwn()))
+
+
+def main() -> None:
+  """Prints the table."""
+  args = table.parse(table.bare_parser(__doc__.splitlines()[0]), QUICK)
+  rows = [
+    _row(network, batch, args.rounds)
+    for network in NETWORKS
+    for batch in BATCHES
+  ]
+  table.show(
+    'Networks of ±1, by counting bits and in float32: median (least-largest)'
+    f' of {args.rounds} rounds',
+    rows,
+    args,
+    'Each ratio is over float32 with the kernels in the same place.',
+  )
+
+
+def exact_params(net: Any, images: Array) -> Any:
+  """Random parameters of kernels of ±1, on which all programs agree.
+
+  Norms are folded, and all numbers are multiples of powers of two: sums of
+  floats are then exact in any order, and no sign hangs on a rounding.
+
+  Args:
+    net: Network whose weights all have norms or a bias behind.
+    images: A batch, or its shape and dtype.
+  """
+  like = jax.eval_shape(
+    lambda images: net.init(jax.random.key(0), images, train=False), images
+  )
+  rng = np.random.default_rng(0)
+  norms = {
+    path.removesuffix('/mean') for path in named_leaves(like['batch_stats'])
+  }
+  leaves = {}
+  for path, leaf in named_leaves(like['params']).items():
+    layer, _, name = path.rpartition('/')
+    if name == 'kernel':
+      values = rng.choice([-1.0, 1.0], leaf.shape)
+    elif name == 'scale':
+      values = rng.choice([2.0**-4, 2.0**-5], leaf.shape)
+    else:
+      values = rng.integers(-64, 65, leaf.shape) / 64
+      path = f'{layer}/shift' if layer in norms else path
+    leaves[path] = jnp.asarray(values, leaf.dtype)
+  return nested(leaves)
+
+
+def exact_images(batch: int, side: int = 32) -> Array:
+  """Random images, multiples of a quarter."""
+  values = np.random.default_rng(1).integers(-8, 9, (batch, side, side, 3))
+  return jnp.asarray(values / 4, jnp.float32)
+
+
+def _row(network: str, batch: int, rounds: int) -> table.Row:
+  activation = build.ACTIVATIONS['bi_real'](1)
+  net = getattr(models, network)(activation=activation)
+  images = exact_images(batch)
+  params = exact_params(net, images)
+  packed = mq_jax.pack(params, RULES)
+  counting = net.clone(count_bits=True)
+  compared = [
+    _case('float32', net, images, params),
+    _case('bits', counting, images, params),
+    _case('float32, constants', net, images, constants=params),
+    _case('bits, constants', counting, images, constants=params),
+    _case('bits, packed constants', counting, images, constants=packed),
+  ]
+  _check_equal(compared)
+  work = flops.count(compared[0].step_fn, np.float32(0), compared[0].batch)
+  steps = max(1, round(ROUND_FLOPS / work))
+  programs = [measure.compile_case(case, steps) for case in compared]
+  seconds = measure.interleaved(programs, rounds)
+  times = [
+    1e3 * measure.spread([turn[i] for turn in seconds]).median
+    for i in range(len(programs))
+  ]
+  return {
+    'network': network,
+    'batch': batch,
+    'float32 ms': times[0],
+    'bits ms': times[1],
+    'ratio': measure.ratios(seconds, 1, over=0),
+    'constants: float32 ms': times[2],
+    'constants: bits ms': times[3],
+    'constants: ratio': measure.ratios(seconds, 3, over=2),
+    'packed constants: ratio': measure.ratios(seconds, 4, over=2),
+  }
+
+
+def _case(
+  name: str, net: Any, images: Array, params: Any = None, constants: Any = None
+) -> cases.Case:
+  def step_fn(total: Array, batch: Any) -> tuple[Array, Array]:
+    params, images = batch
+    params = mq_jax.unpack(constants) if params is None else params
+    y = net.apply({'params': params}, images, train=False)
+    # So that each step waits for the one before.
+    return total + y[0, 0], y
+
+  return cases.Case(name, step_fn, np.float32(0), (params, images))
+
+
+def _check_equal(compared: list[cases.Case]) -> None:
+  results = [
+    np.asarray(jax.jit(case.step_fn)(case.state, case.batch)[1])
+    for case in compared
+  ]
+  for case, result in zip(compared, results, strict=True):
+    if result.tobytes() != results[0].tobytes():
+      raise SystemExit(f'the logits of {case.name!r} differ')
+
+
+if __name__ == '__main__':
+  main()

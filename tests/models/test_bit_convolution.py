@@ -1,0 +1,267 @@
+"""The convolution that counts bits is the convolution, to the last bit."""
+
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mq_jax
+from benchmarks import bit_networks
+from experiments import build
+from mq_jax import activations, models
+from mq_jax.activations import Activation
+from mq_jax.models import bit_convolution, convolution
+
+SAME = ((1, 1), (1, 1))
+SIGN = Activation(activations.sign, signed=True, binary=True)
+NHWC = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+# Kernel, stride, padding.
+KINDS = [
+  ((3, 3), (1, 1), SAME),
+  ((3, 3), (2, 2), SAME),
+  ((1, 1), (2, 2), ((0, 0), (0, 0))),
+  ((1, 1), (1, 1), ((0, 0), (0, 0))),
+  ((2, 5), (1, 3), ((0, 1), (4, 2))),
+]
+
+
+def signs(rng, *shape):
+  return rng.choice([-1, 1], shape)
+
+
+def oracle(x, w, strides=(1, 1), padding=SAME):
+  """Integers throughout; what lies outside the image is left out."""
+  sizes = [
+    (side + sum(pads) - size) // stride + 1
+    for side, size, stride, pads in zip(
+      x.shape[1:3], w.shape[:2], strides, padding, strict=True
+    )
+  ]
+  y = np.zeros((x.shape[0], *sizes, w.shape[-1]), np.int64)
+  for row, column in np.ndindex(*sizes):
+    for i, j in np.ndindex(*w.shape[:2]):
+      r = row * strides[0] + i - padding[0][0]
+      c = column * strides[1] + j - padding[1][0]
+      if 0 <= r < x.shape[1] and 0 <= c < x.shape[2]:
+        y[:, row, column] += x[:, r, c] @ w[i, j]
+  return y
+
+
+def as_floats(*arrays):
+  return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def counted(x, w, strides=(1, 1), padding=SAME):
+  return bit_convolution.bit_conv_general_dilated(
+    x, w, strides, padding, **NHWC
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def plain(x, w, strides=(1, 1), padding=SAME):
+  return convolution.conv_general_dilated(x, w, strides, padding, **NHWC)
+
+
+# 96 channels: 27 words, in two chunks of 14.
+@pytest.mark.parametrize(
+  ('channels', 'size'),
+  [
+    (1, (2, 3)),
+    (3, (5, 7)),
+    (16, (1, 1)),
+    (16, (7, 4)),
+    (33, (3, 5)),
+    (64, (5, 1)),
+    (96, (3, 3)),
+  ],
+)
+@pytest.mark.parametrize(('kernel', 'strides', 'padding'), KINDS)
+def test_integers_are_those_of_the_oracle(
+  channels, size, kernel, strides, padding
+):
+  rng = np.random.default_rng(channels)
+  x, w = signs(rng, 2, *size, channels), signs(rng, *kernel, channels, 5)
+  expected = oracle(x, w, strides, padding)
+  y = counted(*as_floats(x, w), strides, padding)
+  assert y.dtype == jnp.float32
+  np.testing.assert_array_equal(y, expected)
+  # As bytes: −0 would not be 0.
+  assert np.asarray(y).tobytes() == expected.astype(np.float32).tobytes()
+
+
+# Sums up to 2304, of which bfloat16 has not all.
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(('channels', 'side'), [(16, 32), (64, 8), (256, 4)])
+def test_results_are_the_bytes_of_the_float_convolution(channels, side, dtype):
+  rng = np.random.default_rng(side)
+  x = jnp.asarray(signs(rng, 2, side, side, channels), dtype)
+  w = jnp.asarray(signs(rng, 3, 3, channels, channels), dtype)
+  w = jnp.abs(w) if dtype == jnp.bfloat16 else w
+  y, expected = np.asarray(counted(x, w)), np.asarray(plain(x, w))
+  assert y.dtype == expected.dtype == dtype
+  assert y.tobytes() == expected.tobytes()
+
+
+def test_equal_signs_count_the_taps_within_the_image():
+  x, w = jnp.ones((1, 3, 3, 33)), jnp.ones((3, 3, 33, 1))
+  taps = np.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]])
+  for sign in (1, -1):
+    y = counted(x, sign * w)
+    np.testing.assert_array_equal(y[0, ..., 0], sign * 33 * taps)
+
+
+def test_bits_by_hand():
+  x = np.full((2, 35), -1.0, np.float32)
+  x[0, [0, 2]] = 1  # 1 + 4
+  x[1, [15, 16, 31, 32, 34]] = 1
+  words = bit_convolution.pack(jnp.asarray(x))
+  assert words.dtype == jnp.uint32
+  expected = [[5, 0], [2**15 + 2**16 + 2**31, 1 + 4]]
+  np.testing.assert_array_equal(words, np.array(expected, np.uint32))
+  every = bit_convolution.pack(jnp.ones((1, 16)))
+  np.testing.assert_array_equal(every, np.array([[2**16 - 1]], np.uint32))
+  filters = bit_convolution.pack_filters(
+    jnp.asarray(x.T).reshape(1, 1, 35, 2), 4, 4, padding=((0, 0), (0, 0))
+  )
+  assert filters.words.dtype == jnp.uint32
+  np.testing.assert_array_equal(
+    filters.words, np.array(expected, np.uint32).T.reshape(1, 1, 2, 2)
+  )
+
+
+def test_gradients_are_those_of_the_convolution():
+  rng = np.random.default_rng(2)
+  x, w = as_floats(signs(rng, 2, 5, 4, 33), signs(rng, 3, 3, 33, 6))
+  y, pullback = jax.vjp(lambda x, w: counted(x, w, (2, 2)), x, w)
+  expected, expected_pullback = jax.vjp(lambda x, w: plain(x, w, (2, 2)), x, w)
+  np.testing.assert_array_equal(y, expected)
+  g = jnp.asarray(rng.integers(-4, 5, y.shape), jnp.float32)
+  for mine, reference in zip(pullback(g), expected_pullback(g), strict=True):
+    np.testing.assert_array_equal(mine, reference)
+    assert np.any(reference)
+
+
+@pytest.mark.parametrize('other', [{'rhs_dilation': (2, 2)}, {'groups': 2}])
+def test_what_does_not_fit_is_left_to_lax(other):
+  groups = other.get('groups', 1)
+  other = {'feature_group_count': 2} if groups > 1 else other
+  rng = np.random.default_rng(3)
+  x, w = signs(rng, 2, 5, 6, 4), signs(rng, 3, 3, 4 // groups, 6)
+  both = [
+    convolve(*as_floats(x, w), (1, 1), SAME, **NHWC, **other)
+    for convolve in (
+      bit_convolution.bit_conv_general_dilated,
+      jax.lax.conv_general_dilated,
+    )
+  ]
+  np.testing.assert_array_equal(*both)
+
+
+def problem(name, batch=3):
+  images = bit_networks.exact_images(batch, side=16)
+  net = getattr(models, name)(activation=SIGN)
+  return net, bit_networks.exact_params(net, images), images
+
+
+def logits(net, params, images):
+  return net.apply({'params': mq_jax.unpack(params)}, images, train=False)
+
+
+def popcounts(text):
+  return text.count('stablehlo.popcnt')
+
+
+# All sums are exact in float32, so that the logits are the same bytes.
+@pytest.mark.parametrize(
+  ('name', 'convolutions', 'floats'),
+  [('resnet8', 8, 1), ('vgg_small', 5, 1), ('labnet', 5, 1)],
+)
+def test_networks_give_the_same_logits(name, convolutions, floats):
+  net, params, images = problem(name)
+  counting = net.clone(count_bits=True)
+  expected = np.asarray(jax.jit(logits, static_argnums=0)(net, params, images))
+  assert np.ptp(expected) > 0.1
+  packed = mq_jax.pack(params, bit_networks.RULES).params
+  for kernels in (params, packed):
+    program = jax.jit(logits, static_argnums=0).lower(counting, kernels, images)
+    y = program.compile()(kernels, images)
+    assert np.asarray(y).tobytes() == expected.tobytes()
+  if jax.default_backend() == 'cpu':
+    # The image's convolution stays one of floats.
+    assert program.as_text().count('stablehlo.convolution') == floats
+    assert popcounts(program.as_text()) >= 2 * convolutions
+
+
+@pytest.mark.parametrize('name', ['resnet8', 'vgg_small'])
+@pytest.mark.parametrize('constants', [False, True])
+def test_exported_programs_count_bits(name, constants):
+  net, params, images = problem(name, batch=5)
+  counting = net.clone(count_bits=True)
+  packed = mq_jax.pack(params, bit_networks.RULES)
+  like = jax.ShapeDtypeStruct(
+    (*jax.export.symbolic_shape('b'), *images.shape[1:]), images.dtype
+  )
+  if constants:
+    call, before = functools.partial(logits, counting, packed), ()
+  else:
+    call, before = functools.partial(logits, counting), (params,)
+  exported = jax.export.export(jax.jit(call), platforms=['cpu', 'cuda'])(
+    *before, like
+  )
+  # Both ways are in it: that of CPU, and convolutions for the other.
+  text = exported.mlir_module()
+  assert popcounts(text) > 0
+  assert text.count('stablehlo.convolution') > 5
+  again = jax.export.deserialize(exported.serialize())
+  for batch in (1, 2, 5):
+    y = again.call(*before, images[:batch])
+    expected = jax.jit(logits, static_argnums=0)(net, params, images[:batch])
+    assert np.asarray(y).tobytes() == np.asarray(expected).tobytes()
+
+
+def test_constants_are_packed_when_compiling():
+  _, w = as_floats(0, signs(np.random.default_rng(4), 3, 3, 64, 64))
+  x = jnp.ones((2, 8, 8, 64))
+  program = jax.jit(lambda x: counted(x, w)).lower(x).compile().as_text()
+  # As arguments they are packed in the program.
+  within = counted.lower(x, w).compile().as_text()
+  if jax.default_backend() == 'cpu':
+    assert '[3,3,64,64]' in within
+    assert '[3,3,64,64]' not in program
+
+
+@pytest.mark.parametrize('name', ['resnet8', 'vgg_small', 'labnet'])
+def test_networks_refuse_what_has_no_bits(name):
+  make = getattr(models, name)
+  images = jnp.ones((2, 16, 16, 3))
+
+  def init(net, train=False):
+    init = functools.partial(net.init, train=train)
+    jax.eval_shape(init, jax.random.key(0), images)
+
+  for activation in (None, Activation(activations.dorefa_activation(1))):
+    net = make(activation=activation).clone(count_bits=True)
+    with pytest.raises(ValueError, match=r'-1 and \+1 only: .*binary=True'):
+      init(net)
+  net = make(activation=SIGN)
+  counting = net.clone(count_bits=True)
+  init(counting)
+  with pytest.raises(ValueError, match=r'train net\.clone\(count_bits=False'):
+    init(counting, train=True)
+  init(net, train=True)
+
+
+@pytest.mark.parametrize('bits', [1, 2])
+def test_activations_say_whether_they_are_binary(bits):
+  x = jnp.linspace(-3, 3, 101)
+  for name, make in build.ACTIVATIONS.items():
+    if (activation := make(bits)) is None:
+      continue
+    number = () if activation.start is None else (activation.start,)
+    values = activation.function(x, *number)
+    is_binary = set(np.unique(values)) == {-1, 1}
+    assert activation.binary == is_binary, name
