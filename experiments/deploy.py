@@ -1,7 +1,7 @@
 """From a finished run to small files that run.
 
   python -m experiments.deploy --workdir=runs/mine --out=small \
-    [--format=safetensors,stablehlo,onnx] [--results=results]
+    [--format=safetensors,stablehlo,onnx] [--count_bits] [--results=results]
 
 Scales go into norms, norms into a scale and a shift, kernels into bits. Writes
 into --out the packed weights, programs that unpack them, and a card. Each file
@@ -55,6 +55,7 @@ def deploy(
   workdir: str | pathlib.Path,
   out: str | pathlib.Path,
   formats: Sequence[str] = ('safetensors', 'stablehlo'),
+  count_bits: bool = False,
 ) -> dict[str, Any]:
   """Writes and checks the files of the first trial of a finished run.
 
@@ -63,6 +64,9 @@ def deploy(
     out: Folder for the files, made if missing; files of these names in it are
       replaced.
     formats: Of `FORMATS`.
+    count_bits: Whether convolutions of ±1 with ±1 count bits on CPU: a network
+      of binary weights and activations is then several times faster, and its
+      program larger. Not for ONNX, which has no such operation.
 
   Returns:
     The card (`card.describe`), which is also in `out` as card.json.
@@ -70,8 +74,8 @@ def deploy(
   Raises:
     MissingError: If there is no finished run of quantized weights, or ONNX is
       wanted and its packages are not installed.
-    InvalidError: If there is no such format, or a file does not give what the
-      trained network gives; `out` is then as it was.
+    InvalidError: If there is no such format, bits cannot be counted, or a file
+      does not give what the trained network gives; `out` is then as it was.
   """
   out = pathlib.Path(out)
   unknown = set(formats) - set(FORMATS)
@@ -82,15 +86,17 @@ def deploy(
   if 'onnx' in formats:
     export.check_onnx()
   config, header, path = finished.read(workdir)
+  if count_bits:
+    _check_bits(config, formats)
   model = model_file.load_model(path)
   dataset = finished.tested_on(config)
   net = build.network(config, len(dataset.class_names))
-  params, batch_stats = _folded(net, model, config)
+  params, batch_stats = _folded(net, model, config, count_bits)
   packed = mq_jax.pack(
     params,
     build.rules(config, 1),
     model_state=batch_stats,
-    metadata=packed_network.described(config, dataset),
+    metadata=packed_network.described(config, dataset, count_bits),
   )
   expected = _logits_of_trained(model, config, dataset)
   described = card.describe(
@@ -105,7 +111,11 @@ def deploy(
       described['artefacts'].append(
         card.compared(file, found, expected, dataset.test_labels)
       )
-    _check(described['artefacts'], exact=config.activations == 'relu')
+    _check(
+      described['artefacts'],
+      exact=config.activations == 'relu',
+      hint=' --count_bits wants kernels of ±1.' if count_bits else '',
+    )
     out.mkdir(exist_ok=True)
     for kind in formats:
       (pathlib.Path(folder) / FORMATS[kind]).replace(out / FORMATS[kind])
@@ -114,11 +124,27 @@ def deploy(
   return described
 
 
+def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
+  activation = build.ACTIVATIONS[config.activations](config.activation_bits)
+  if activation is None or not activation.binary:
+    raise InvalidError(
+      f'--count_bits is for activations of ±1, and those of this run are'
+      f' {config.activations}: leave it out.'
+    )
+  if 'onnx' in formats:
+    raise InvalidError(
+      'ONNX cannot count bits: leave it out of --format, or --count_bits.'
+    )
+
+
 def _folded(
-  net: Any, model: model_file.ModelFile, config: ConfigDict
+  net: Any,
+  model: model_file.ModelFile,
+  config: ConfigDict,
+  count_bits: bool,
 ) -> tuple[Any, Any]:
   """Parameters and batch statistics of the network that is deployed."""
-  if config.activations != 'relu':
+  if config.activations != 'relu' and not count_bits:
     # An activation on the border of two levels falls to either side by the last
     # bit of a norm, and the logits with it: these norms stay as they are.
     return model.params, model.batch_stats
@@ -182,7 +208,7 @@ def _in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _check(artefacts: list[dict[str, Any]], exact: bool) -> None:
+def _check(artefacts: list[dict[str, Any]], exact: bool, hint: str) -> None:
   """Raises `InvalidError` unless all give what the trained network gives."""
   for one in artefacts:
     images = one['images']
@@ -193,7 +219,7 @@ def _check(artefacts: list[dict[str, Any]], exact: bool) -> None:
         f'{one["file"]} is not the trained network: {others} of {images}'
         f' predictions differ, and the logits of {far} images by more than'
         f' {card.TOLERANCE} of the largest, by up to'
-        f' {one["largest_error"]:.1e}. Nothing was written.'
+        f' {one["largest_error"]:.1e}.{hint} Nothing was written.'
       )
 
 
@@ -203,7 +229,12 @@ def main(argv: list[str]) -> None:
   arguments = flags.FLAGS
   runtime.configure()
   with told_plainly():
-    described = deploy(arguments.workdir, arguments.out, arguments.format)
+    described = deploy(
+      arguments.workdir,
+      arguments.out,
+      arguments.format,
+      arguments.count_bits,
+    )
     print(card.markdown(described))
     if arguments.results:
       print(f'wrote {card.enter(arguments.results, described)}')
@@ -214,6 +245,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
   flags.DEFINE_list(
     'format', ['safetensors', 'stablehlo'], f'Of {",".join(FORMATS)}.'
+  )
+  flags.DEFINE_bool(
+    'count_bits', False, 'Convolutions of ±1 with ±1 count bits.'
   )
   flags.DEFINE_string('results', '', 'Folder of the ledger, to enter the card.')
   app.run(main)

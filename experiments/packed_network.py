@@ -23,10 +23,19 @@ Array = jax.Array
 _KEYS = ('network', 'head_norm', 'activations', 'activation_bits', 'dtype')
 
 
-def described(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
-  """What the file of a packed network says of it."""
+def described(
+  config: ConfigDict, dataset: data.Dataset, count_bits: bool = False
+) -> dict[str, str]:
+  """What the file of a packed network says of it.
+
+  Args:
+    config: Of the run.
+    dataset: Of the run.
+    count_bits: Whether convolutions of ±1 with ±1 count bits.
+  """
   return {
     'network': json.dumps({key: config[key] for key in _KEYS}),
+    'count_bits': json.dumps(count_bits),
     'num_classes': str(len(dataset.class_names)),
     'pixels': json.dumps({'mean': dataset.mean, 'std': dataset.std}),
     'images': json.dumps(dataset.test_images.shape[1:]),
@@ -49,6 +58,8 @@ def logits_of(
   config = resnet20.get_config()
   config.update(json.loads(told['network']))
   net = build.network(config, int(told['num_classes']))
+  if json.loads(told['count_bits']):
+    net = net.clone(count_bits=True)
   pixels = json.loads(told['pixels'])
 
   def logits(images: Array) -> Array:
@@ -74,7 +85,8 @@ def load(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
     raise InvalidError(str(error)) from error
-  missing = {'network', 'num_classes', 'pixels', 'images'} - {*packed.metadata}
+  wanted = {'network', 'count_bits', 'num_classes', 'pixels', 'images'}
+  missing = wanted - {*packed.metadata}
   if missing:
     raise InvalidError(
       f'{path} does not say what network it is: take one of'

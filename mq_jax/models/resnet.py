@@ -56,19 +56,26 @@ class _Block(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     relu = rectifies(self.activation)
     seen = self._quantized(x, 'act1')
-    y = self._conv(3, self.stride, 'conv1')(seen)
+    y = self._conv(self.stride, 'conv1')(seen)
     y = BatchNorm(self.dtype, name='norm1')(y, train, relu=relu)
     y = self._quantized(y, 'act2')
-    y = self._conv(3, 1, 'conv2')(y)
+    y = self._conv(1, 'conv2')(y)
     if self.stride != 1 or x.shape[-1] != self.features:
-      shortcut = self._conv(1, self.stride, 'shortcut')
+      # In full precision in the recipes of binary networks: it counts no bits.
+      shortcut = layers.conv(
+        self.features, 1, self.stride, self.dtype, 'shortcut'
+      )
       x = BatchNorm(self.dtype, name='shortcut_norm')(shortcut(seen), train)
     norm2 = BatchNorm(self.dtype, name='norm2')
     return norm2(y, train, shortcut=x, relu=relu)
 
-  def _conv(self, size: int, stride: int, name: str) -> nn.Conv:
+  def _conv(self, stride: int, name: str) -> nn.Conv:
     return layers.conv(
-      *(self.features, size, stride, self.dtype, name),
+      self.features,
+      3,
+      stride,
+      self.dtype,
+      name,
       count_bits=self.count_bits,
     )
 
@@ -111,9 +118,9 @@ class ResNet(nn.Module):
       are of `dtype`, or float32 where that is wider.
     activation: Of the input of each convolution but the stem's, or None.
     head_norm: Whether a batch norm follows the head.
-    count_bits: Whether convolutions whose input is quantized count bits on CPU,
-      for inference: `net.clone(count_bits=True)`. `activation` must be binary
-      and these layers' kernels ±1 (`fold_scales`), which nothing checks.
+    count_bits: Whether 3x3 convolutions whose input is quantized count bits on
+      CPU, for inference: `net.clone(count_bits=True)`. `activation` must be
+      binary and these layers' kernels ±1 (`fold_scales`), which nothing checks.
   """
 
   blocks: int

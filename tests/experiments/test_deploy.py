@@ -14,6 +14,7 @@ from PIL import Image
 import mq_jax
 from experiments import (
   artefact,
+  build,
   card,
   data,
   deploy,
@@ -32,13 +33,16 @@ HAS_ONNX = all(
 )
 
 
-def finished_run(workdir, method=None, **changes):
-  """The folder of a run whose ResNet8 has random weights and statistics."""
+def digits_config(**changes):
   config = digits.get_config()
   config.update(**{'network': 'resnet8', 'quantizer': 'bwn'} | changes)
-  activation = None
-  if config.activations == 'dorefa':
-    activation = mq_jax.Activation(mq_jax.activations.dorefa_activation(2))
+  return config
+
+
+def finished_run(workdir, method=None, **changes):
+  """The folder of a run whose ResNet8 has random weights and statistics."""
+  config = digits_config(**changes)
+  activation = build.ACTIVATIONS[config.activations](config.activation_bits)
   net = models.resnet8(activation=activation)
   variables = jax.jit(
     lambda key: net.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
@@ -209,6 +213,28 @@ def test_norms_in_front_of_quantized_activations_stay(tmp_path):
     expected = trained_logits(net, tmp_path)
     np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
     assert one['equal_predictions'] == 360
+
+
+def test_binary_networks_count_bits_where_that_is_wanted(tmp_path):
+  net = finished_run(
+    tmp_path, activations='bi_real', full_precision='(stem|head)/kernel'
+  )
+  out = tmp_path / 'small'
+  described = deploy.deploy(tmp_path, out, FORMATS, count_bits=True)
+  program = jax.export.deserialize(
+    bytearray((out / 'model.stablehlo').read_bytes())
+  )
+  assert 'stablehlo.popcnt' in program.mlir_module()
+  expected = trained_logits(net, tmp_path).argmax(1)
+  for one in described['artefacts']:
+    network = artefact.load(out / one['file'])
+    found = artefact.in_batches(network, data.load('digits').test_images)
+    assert np.sum(found.argmax(1) != expected) == 360 - one['equal_predictions']
+    assert one['equal_predictions'] >= 359
+  with pytest.raises(errors.InvalidError, match='ONNX cannot count bits'):
+    deploy._check_bits(digits_config(activations='sign'), ['onnx'])
+  with pytest.raises(errors.InvalidError, match='are dorefa: leave it out'):
+    deploy._check_bits(digits_config(activations='dorefa'), ['stablehlo'])
 
 
 def test_what_cannot_be_deployed_is_said_first(tmp_path, monkeypatch):

@@ -178,7 +178,7 @@ def popcounts(text):
 # All sums are exact in float32, so that the logits are the same bytes.
 @pytest.mark.parametrize(
   ('name', 'convolutions', 'floats'),
-  [('resnet8', 8, 1), ('vgg_small', 5, 1), ('labnet', 5, 1)],
+  [('resnet8', 6, 3), ('vgg_small', 5, 1), ('labnet', 5, 1)],
 )
 def test_networks_give_the_same_logits(name, convolutions, floats):
   net, params, images = problem(name)
@@ -191,7 +191,7 @@ def test_networks_give_the_same_logits(name, convolutions, floats):
     y = program.compile()(kernels, images)
     assert np.asarray(y).tobytes() == expected.tobytes()
   if jax.default_backend() == 'cpu':
-    # The image's convolution stays one of floats.
+    # The image's convolution stays one of floats, and so do the shortcuts.
     assert program.as_text().count('stablehlo.convolution') == floats
     assert popcounts(program.as_text()) >= 2 * convolutions
 
