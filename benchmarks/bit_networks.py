@@ -1,12 +1,13 @@
 """Networks of ±1 by counting bits, against the same ones in float32.
 
-  python -m benchmarks.bit_networks [--quick] [--json FILE]
+  python -m benchmarks.bit_networks [--quick] [--json FILE] [--max_isa=AVX2]
 
 Inference on CPU, with Bi-Real's activation and kernels of ±1. Kernels are
 arguments of the program, so that it packs them each time, or its constants, as
 floats or as `mq_jax.pack` makes them.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -32,15 +33,27 @@ RULES = (('(stem|conv1|head)/kernel', None), ('.*/kernel', mq_jax.bwn()))
 
 def main() -> None:
   """Prints the table."""
-  args = table.parse(table.bare_parser(__doc__.splitlines()[0]), QUICK)
+  options = table.bare_parser(__doc__.splitlines()[0])
+  options.add_argument(
+    '--max_isa', default='', help="XLA's name of what a lesser CPU has: AVX2"
+  )
+  args = table.parse(options, QUICK)
+  limit = ''
+  if args.max_isa:
+    # Before the first array: then XLA reads it.
+    flags_before = os.environ.get('XLA_FLAGS', '')
+    os.environ['XLA_FLAGS'] = (
+      f'{flags_before} --xla_cpu_max_isa={args.max_isa}'.strip()
+    )
+    limit = f', with no more than {args.max_isa}'
   rows = [
     _row(network, batch, args.rounds)
     for network in NETWORKS
     for batch in BATCHES
   ]
   table.show(
-    'Networks of ±1, by counting bits and in float32: median (least-largest)'
-    f' of {args.rounds} rounds',
+    f'Networks of ±1, by counting bits and in float32{limit}: median'
+    f' (least-largest) of {args.rounds} rounds',
     rows,
     args,
     'Each ratio is over float32 with the kernels in the same place.',

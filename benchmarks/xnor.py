@@ -45,8 +45,7 @@ ROUND_FLOPS = 4e9
 # 0.11 to 0.29; `sum` over an axis of words 0.2 to 10; `lax.scan` over single
 # words 0.11 to 1.6; `lax.map` over filters 0.3 to 1.6; words of 16 bits in one
 # sum 0.13 to 3.6, of 8 bits 0.27 to 6.7; a convolution in int8 0.5 to 1.0, at
-# 16 channels 3 to 7; a product of int8 columns 0.5 to 2.9; this one, kept from
-# AVX-512 by XLA_FLAGS=--xla_cpu_max_isa=AVX2, 0.3 to 1.1.
+# 16 channels 3 to 7; a product of int8 columns 0.5 to 2.9.
 
 
 def convolve_bits(x: Array, filters: bit_convolution.Filters) -> Array:
