@@ -142,8 +142,9 @@ def _table(whole: Summary) -> str:
   rest = sum(layer.bytes for layer in others)
   head = ['layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs']
   rows = [_row(layer, whole.bytes) for layer in quantized]
+  number = '1 leaf' if len(others) == 1 else f'{len(others)} leaves'
   rows.append(
-    ['full precision', f'leaves: {len(others)}', *[''] * 3, f'{rest:,}',
+    ['full precision', number, *[''] * 3, f'{rest:,}',
      _share(rest, whole.bytes), _sum_of_macs(others)]
   )  # fmt: skip
   if whole.state_bytes:
