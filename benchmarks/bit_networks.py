@@ -102,7 +102,7 @@ def _row(network: str, batch: int, rounds: int) -> table.Row:
   net = getattr(models, network)(activation=activation)
   images = exact_images(batch)
   params = exact_params(net, images)
-  packed = mq_jax.pack(params, RULES)
+  packed = mq_jax.pack(params, RULES, quantized=True)
   counting = net.clone(count_bits=True)
   compared = [
     _case('float32', net, images, params),

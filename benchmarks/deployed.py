@@ -74,6 +74,7 @@ def _network() -> mq_jax.PackedParams:
   return mq_jax.pack(
     fold_norms(params, batch_stats),
     mq_jax.bwn(),
+    quantized=True,
     metadata=packed_network.described(config, dataset),
   )
 

@@ -13,7 +13,6 @@ import numpy as np
 import mq_jax
 from experiments import data, ledger, metrics, packed_network
 from mq_jax.packed_file import write_whole
-from mq_jax.summary import LayerSummary
 
 FOLDER = 'deployed'
 TOLERANCE = 1e-4  # of logits, over an image's largest
@@ -46,11 +45,10 @@ def describe(
   shape = dataset.test_images.shape[1:]
   layers = mq_jax.summary(
     packed,
-    None,
-    lambda params, images: packed_network.logits_of(
+    apply_fn=lambda params, images: packed_network.logits_of(
       packed._replace(params=params)
     )(images),
-    jax.ShapeDtypeStruct((1, *shape), np.uint8),
+    inputs=[jax.ShapeDtypeStruct((1, *shape), np.uint8)],
   )
   return {
     'name': name,
@@ -114,7 +112,7 @@ def markdown(described: dict[str, Any]) -> str:
     for one in described['artefacts']
   ]
   first = described['artefacts'][0]
-  layers = [LayerSummary(**layer) for layer in described['layers']]
+  layers = [mq_jax.LayerSummary(**layer) for layer in described['layers']]
   commit = run['commit'] or 'no checkout'
   return '\n'.join(
     [

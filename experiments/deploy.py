@@ -95,6 +95,7 @@ def deploy(
   packed = mq_jax.pack(
     params,
     build.rules(config, 1),
+    quantized=True,
     model_state=batch_stats,
     metadata=packed_network.described(config, dataset, count_bits),
   )

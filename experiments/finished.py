@@ -9,7 +9,7 @@ import mq_jax
 from experiments import build, data, final, metrics, model_file
 from experiments.configs import resnet20
 from experiments.errors import MissingError
-from mq_jax import packing, selection
+from mq_jax import packing
 from mq_jax.models import scale_of
 
 
@@ -51,13 +51,9 @@ def tested_on(config: ConfigDict) -> data.Dataset:
 
 def scales(model: model_file.ModelFile, config: ConfigDict) -> dict[str, Any]:
   """Path to scale, of the quantized kernels that have one."""
-  packed = mq_jax.pack(model.params, build.rules(config, 1))
-  leaves = selection.named_leaves(
-    packed.params, is_leaf=lambda leaf: isinstance(leaf, mq_jax.PackedArray)
-  )
+  packed = mq_jax.pack(model.params, build.rules(config, 1), quantized=True)
   found = {
-    path: scale_of(packing.coded(leaf)[1])
-    for path, leaf in leaves.items()
-    if isinstance(leaf, mq_jax.PackedArray)
+    path: scale_of(mq_jax.coded(leaf)[1])
+    for path, leaf in packing.packed_leaves(packed.params).items()
   }
   return {path: scale for path, scale in found.items() if scale is not None}

@@ -16,6 +16,7 @@ from mq_jax.packed_file import load_packed as load_packed
 from mq_jax.packed_file import save_packed as save_packed
 from mq_jax.packing import PackedArray as PackedArray
 from mq_jax.packing import PackedParams as PackedParams
+from mq_jax.packing import coded as coded
 from mq_jax.packing import pack as pack
 from mq_jax.packing import unpack as unpack
 from mq_jax.quantizers import Quantizer as Quantizer
@@ -24,8 +25,9 @@ from mq_jax.quantizers import dequantize as dequantize
 from mq_jax.quantizers import dorefa as dorefa
 from mq_jax.quantizers import quantize as quantize
 from mq_jax.quantizers import unquantized as unquantized
-from mq_jax.summary import Summary as Summary
-from mq_jax.summary import summary as summary
+from mq_jax.summaries import LayerSummary as LayerSummary
+from mq_jax.summaries import Summary as Summary
+from mq_jax.summaries import summary as summary
 from mq_jax.train_step import TrainStep as TrainStep
 from mq_jax.train_step import make_train_step as make_train_step
 from mq_jax.wrappers import per_layer as per_layer

@@ -1,19 +1,14 @@
 """How many products each weight takes part in, counted from what jax traced."""
 
+import collections
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from mq_jax.packing import unpack
 from mq_jax.selection import named_leaves
-
-# Operations whose result stands for the weight that goes in, in another form.
-_SAME = (
-  *('convert_element_type', 'reshape', 'transpose', 'squeeze', 'copy', 'rev'),
-  *('broadcast_in_dim', 'expand_dims', 'stop_gradient', 'sharding_constraint'),
-)
 
 
 def layer_macs(
@@ -28,7 +23,8 @@ def layer_macs(
 
   Returns:
     Path to the number, for leaves that are an operand of a product; a loop
-    counts as often as it runs, a while loop of unknown length once.
+    counts as often as it runs, a while loop of unknown length once, and of a
+    condition the branch that takes most.
   """
   shapes = jax.eval_shape(unpack, params)
   jaxpr = jax.make_jaxpr(apply_fn)(shapes, *inputs).jaxpr
@@ -58,9 +54,39 @@ def products(equation: Any) -> int:
 
 def inner_jaxprs(equation: Any) -> list[Any]:
   """The jaxprs that an equation calls, of a condition all its branches."""
-  given = [*equation.params.values(), *equation.params.get('branches', ())]
+  params = equation.params
+  if equation.primitive.name == 'while':
+    return [params['cond_jaxpr'].jaxpr, params['body_jaxpr'].jaxpr]
+  given = [*params.values(), *params.get('branches', ())]
   opened = [getattr(value, 'jaxpr', value) for value in given]
   return [value for value in opened if hasattr(value, 'eqns')]
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+  shape: tuple[int, ...] = var.aval.shape
+  return shape
+
+
+def _arguments(
+  equation: Any, inputs: list[str | None]
+) -> Iterator[list[str | None]]:
+  """What each of the inner jaxprs is called with."""
+  if equation.primitive.name == 'while':
+    first = equation.params['cond_nconsts']
+    second = first + equation.params['body_nconsts']
+    for own in (inputs[:first], inputs[first:second]):
+      yield [*own, *inputs[second:]]
+    return
+  for inner in inner_jaxprs(equation):
+    # The index of a condition comes before.
+    yield inputs[len(inputs) - len(inner.invars) :]
+
+
+def _counted(
+  jaxpr: Any, arguments: Sequence[str | None], times: int
+) -> tuple[dict[str, int], list[str | None]]:
+  total = collections.Counter[str]()
+  return total, _count(jaxpr, arguments, total, times)
 
 
 def _count(
@@ -90,15 +116,27 @@ def _count(
     inputs = [names.get(id(var)) for var in equation.invars]
     leaves = {name for name in inputs if name}
     results: Sequence[str | None] = ()
-    if equation.primitive.name in _SAME and len(leaves) == 1:
-      results = [*leaves]
+    work = products(equation)
     for name in leaves:
-      total[name] += times * products(equation)
+      total[name] += times * work
+    # A leaf is itself in another dtype, shape or scale, and each of its parts.
+    others = [var for var in equation.invars if id(var) not in names]
+    if len(leaves) == 1 and not work and not any(map(_shape, others)):
+      results = [*leaves] * len(equation.outvars)
     runs = times * equation.params.get('length', 1)
-    for inner in inner_jaxprs(equation):
-      # What a condition or a loop takes beside comes first.
-      own = inputs[len(inputs) - len(inner.invars) :]
-      results = _count(inner, own, total, runs)
+    branches = [
+      _counted(inner, own, runs)
+      for inner, own in zip(
+        inner_jaxprs(equation), _arguments(equation, inputs), strict=True
+      )
+    ]
+    if equation.primitive.name == 'cond':
+      branches = [max(branches, key=lambda branch: sum(branch[0].values()))]
+    for found, _ in branches:
+      for name, number in found.items():
+        total[name] += number
+    if branches:
+      results = branches[-1][1]
     names |= {
       id(var): name
       for var, name in zip(equation.outvars, results, strict=False)

@@ -21,7 +21,14 @@ import safetensors
 import safetensors.numpy
 
 from mq_jax.levels import LARGEST
-from mq_jax.packing import MOST_BITS, PackedArray, PackedParams, packed_bytes
+from mq_jax.packing import (
+  MOST_BITS,
+  PackedArray,
+  PackedParams,
+  codes_of,
+  is_packed,
+  packed_bytes,
+)
 from mq_jax.selection import named_leaves, nested
 
 FORMAT = 'mq_jax packed 1'
@@ -62,8 +69,9 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
   _check_names((packed.params, packed.model_state))
   arrays: dict[str, Any] = {}
   layers = {}
-  for name, leaf in _leaves(packed.params).items():
-    if isinstance(leaf, PackedArray):
+  leaves: dict[str, Any] = named_leaves(packed.params, is_leaf=is_packed)
+  for name, leaf in leaves.items():
+    if is_packed(leaf):
       arrays[f'codes/{name}'] = leaf.data
       arrays[f'levels/{name}'] = leaf.levels
       layers[name] = [leaf.bits, leaf.shape, leaf.grid, leaf.quantizer]
@@ -100,7 +108,8 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'there is no file {path}')
+    what = 'is a folder, not a file' if path.is_dir() else 'is not there'
+    raise FileNotFoundError(f'{path} {what}')
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       texts = file.metadata() or {}
@@ -133,14 +142,6 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
     partial.unlink(missing_ok=True)
 
 
-def _leaves(params: Any) -> dict[str, Any]:
-  return named_leaves(params, is_leaf=_is_packed)
-
-
-def _is_packed(node: Any) -> bool:
-  return isinstance(node, PackedArray)
-
-
 def _plain(name: str, leaf: Any) -> np.ndarray:
   dtype = getattr(leaf, 'dtype', None)
   if dtype is None or isinstance(dtype, np.dtype):
@@ -152,12 +153,14 @@ def _plain(name: str, leaf: Any) -> np.ndarray:
       return array.astype(dtype.newbyteorder('<'), copy=False)
   # Also what is no array of numbers, such as a random key.
   raise ValueError(
-    f'{name} is {dtype}, which numpy cannot read back: save float32.'
+    f'{name} is {dtype or type(leaf).__name__}, which the file cannot hold.'
+    ' Cast bfloat16 to float32, which holds it exactly; leave out what is no'
+    ' array of numbers, as eqx.filter(model, eqx.is_array) does.'
   )
 
 
 def _check_names(tree: Any) -> None:
-  for keys, _ in jax.tree_util.tree_flatten_with_path(tree, _is_packed)[0]:
+  for keys, _ in jax.tree_util.tree_flatten_with_path(tree, is_packed)[0]:
     names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
     if wrong := [name for name in names if '/' in name]:
       raise ValueError(
@@ -247,9 +250,15 @@ def _checked(
       f' {data.shape} and {levels.dtype} levels of shape {levels.shape}'
     )
   first_and_step = (grid[0], grid[1]) if grid else None
-  return PackedArray(
+  packed = PackedArray(
     data, levels, tuple(shape), bits, first_and_step, quantizer
   )
+  if not np.all(np.isfinite(levels)):
+    raise ValueError(f'{name} has levels that are not finite')
+  whole = grid or levels.shape[-1] == 2**bits
+  if not whole and np.max(codes_of(packed)) >= levels.shape[-1]:
+    raise ValueError(f'{name} has codes beyond its {levels.shape[-1]} levels')
+  return packed
 
 
 def _integers(values: list[int], least: float, most: float) -> bool:

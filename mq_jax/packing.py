@@ -9,23 +9,24 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from mq_jax import levels, selection
 from mq_jax.late_update import State
 from mq_jax.quantizers import Quantizer, dequantize, quantize
-from mq_jax.selection import Rules, map_selected, named_leaves
+from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array
 MOST_BITS = 8
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PackedArray:
   """One quantized weight, a pytree node.
 
@@ -70,6 +71,7 @@ def pack(
   state_or_params: State | Any,
   quantizer: Rules,
   *,
+  quantized: bool = False,
   model_state: Any = None,
   metadata: Mapping[str, str] | None = None,
 ) -> PackedParams:
@@ -77,10 +79,11 @@ def pack(
 
   Args:
     state_or_params: A `State`: what is packed is `TrainStep.quantized` of it,
-      and its model state. Or parameters: a leaf that has no more different
-      values than its quantizer has levels is quantized already and taken as
-      it is, any other is quantized now, `variables` as they begin.
+      and its model state. Or parameters, to be quantized now by a method that
+      has no variables, or see `quantized`.
     quantizer: The rules of the training (`selection.select`).
+    quantized: Whether parameters are Ŵ already, such as `TrainStep.quantized`
+      or `unpack` give them: then they are packed as they are.
     model_state: Pytree in the place of the state's; `{}` without any.
     metadata: Text by name, kept beside.
 
@@ -90,7 +93,9 @@ def pack(
     whichever takes fewer bytes; they take 1 to 8 bits.
 
   Raises:
-    ValueError: If a weight is empty, not finite, or has more than 256 values, a
+    ValueError: If a weight is empty, not finite, or has more than 256 values;
+      if parameters are quantized and `quantized` is not said, or the other way
+      round; if they need the state's variables, or the state has others; if a
       rule decides about no leaf, or `metadata` is no text.
     TypeError: If a leaf to be quantized is not floating point.
   """
@@ -100,6 +105,7 @@ def pack(
       raise ValueError(f'metadata {name!r}: {text!r} is not text: take str().')
   if isinstance(state_or_params, State):
     state = state_or_params
+    _check_variables(state, quantizer)
     # Jitted as TrainStep.quantized is: another program could round otherwise.
     params = jax.jit(
       lambda params, variables: selection.quantized(
@@ -109,14 +115,11 @@ def pack(
     model_state = state.model_state if model_state is None else model_state
   else:
     params = state_or_params
-    selected, weights = (
-      selection.select(params, quantizer),
-      named_leaves(params),
-    )
-    for path in selected:
-      if not jnp.size(weights[path]):
-        raise ValueError(f'{path} is empty: give it a rule with None.')
-    w_hat = map_selected(_quantized_once, selected, weights)
+    weights = named_leaves(params)
+    w_hat = {
+      path: _quantized_once(q, weights[path], path, quantized)
+      for path, q in selection.select(params, quantizer).items()
+    }
     params = selection.replace(params, w_hat)
   params = jax.device_get(params)
   leaves = named_leaves(params)
@@ -135,28 +138,32 @@ def unpack(packed: PackedParams | Any, like: Any = None) -> Any:
   """Parameters with Ŵ on the quantized leaves. Under jit too.
 
   Args:
-    packed: `PackedParams`, or a pytree with `PackedArray`s in it.
-    like: A pytree of the structure wanted, such as the parameters of an Equinox
+    packed: `PackedParams`, or a pytree with `PackedArray`s in it, such as their
+      `params`: what a jitted function takes as an argument.
+    like: A pytree of the structure wanted, such as the arrays of an Equinox
       model where `packed` comes from a file; None: that of `packed`.
 
   Returns:
     Pytree of arrays: ordinary parameters.
 
   Raises:
-    ValueError: If `like` has other paths or shapes.
+    ValueError: If `like` has other paths, shapes or dtypes, or levels are
+      float64 and jax has that switched off.
   """
   params = packed.params if isinstance(packed, PackedParams) else packed
   params = jax.tree.map(
-    lambda leaf: values(leaf) if isinstance(leaf, PackedArray) else leaf,
+    lambda leaf: values(leaf) if is_packed(leaf) else leaf,
     params,
-    is_leaf=lambda leaf: isinstance(leaf, PackedArray),
+    is_leaf=is_packed,
   )
   if like is None:
     return params
   ours, wanted = named_leaves(params), named_leaves(like)
   for path in ours.keys() | wanted.keys():
     here, there = (
-      str(jnp.shape(tree[path])) if path in tree else 'missing'
+      f'{jnp.result_type(tree[path])}{jnp.shape(tree[path])}'
+      if path in tree
+      else 'missing'
       for tree in (ours, wanted)
     )
     if here != there:
@@ -170,26 +177,47 @@ def coded(array: PackedArray) -> tuple[Array, Array]:
   Returns:
     `(codes, levels)`: uint8 of the shape of Ŵ, and the table of values.
   """
-  table = jnp.asarray(array.levels)
-  if array.grid is not None:
-    first, step = array.grid
-    whole = (first + step * np.arange(2**array.bits)).astype(table.dtype)
-    table = table * whole.reshape((1,) * (table.ndim - 1) + (-1,))
-  return _codes(array).astype(jnp.uint8), table
+  return codes_of(array).astype(jnp.uint8), _table(array)
 
 
 def values(array: PackedArray) -> Array:
   """Ŵ of one packed weight. Under jit too."""
-  codes, table = _codes(array), jnp.asarray(array.levels)
-  if array.grid is not None:
-    first, step = array.grid
-    whole = (first + step * codes.astype(jnp.int32)).astype(table.dtype)
-    return _per_channel(table, whole) * whole
+  codes, table = codes_of(array), _table(array)
   if table.shape[-1] == 2:
     # As a choice, which exported programs say in one operation.
-    low, high = (_per_channel(table[..., i : i + 1], codes) for i in (0, 1))
+    wide = table.ndim == codes.ndim + 1
+    low, high = (table[..., i] if wide else table[i] for i in (0, 1))
     return jnp.where(codes > 0, high, low)
   return dequantize(codes, table)
+
+
+def is_packed(leaf: Any) -> TypeGuard[PackedArray]:
+  """Whether a node of a pytree is a `PackedArray`: for `is_leaf`."""
+  return isinstance(leaf, PackedArray)
+
+
+def packed_leaves(params: Any) -> dict[str, PackedArray]:
+  """The packed leaves of a pytree by path."""
+  leaves = named_leaves(params, is_leaf=is_packed)
+  return {path: leaf for path, leaf in leaves.items() if is_packed(leaf)}
+
+
+def _table(array: PackedArray) -> Array:
+  dtype = array.levels.dtype
+  if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+    raise ValueError(
+      f'the levels are {dtype}, and jax computes in float32 until'
+      " jax.config.update('jax_enable_x64', True)"
+    )
+  if array.grid is None:
+    return jnp.asarray(array.levels)
+  first, step = array.grid
+  whole = (first + step * np.arange(2**array.bits)).astype(dtype)
+  whole = whole.reshape((1,) * (array.levels.ndim - 1) + (-1,))
+  if isinstance(array.levels, jax.core.Tracer):
+    # Else XLA could join the product to what follows, and round only once.
+    return lax.optimization_barrier(array.levels * whole)
+  return jnp.asarray(np.asarray(array.levels) * whole)
 
 
 def versions() -> dict[str, str]:
@@ -204,12 +232,8 @@ def packed_bytes(size: int, bits: int) -> int:
   return -(-size * bits // 8)
 
 
-def _per_channel(table: Array, like: Array) -> Array:
-  # A single number for (1,), the tables' axes for (..., channels, 1).
-  return table[..., 0] if table.ndim == like.ndim + 1 else table[0]
-
-
-def _codes(array: PackedArray) -> Array:
+def codes_of(array: PackedArray) -> Array:
+  """The codes alone, of the shape of Ŵ, integers."""
   # Constants are NumPy's, so that no program has to compute them.
   data, bits = jnp.asarray(array.data), array.bits
   size = math.prod(array.shape)
@@ -295,12 +319,55 @@ def _levels_like(quantizer: Quantizer, w: Any) -> jax.ShapeDtypeStruct:
   return jax.eval_shape(lambda w: _with_own(quantizer, w, table), w)
 
 
-def _quantized_once(quantizer: Quantizer, w: Array) -> Array:
-  """Ŵ, of weights that are quantized already or are not."""
+def _quantized_once(
+  quantizer: Quantizer, w: Array, path: str, quantized: bool
+) -> Array:
+  """Ŵ, of weights that are said to be quantized already or not to be."""
+  if not jnp.size(w):
+    raise ValueError(f'{path} is empty: give it a rule with None.')
   like = _levels_like(quantizer, w)
-  table = levels.by_value(np.asarray(w), like.shape[:-1])[1]
-  if table.shape[-1] <= like.shape[-1]:
+  found = levels.by_value(np.asarray(w), like.shape[:-1])[0]
+  number, most = int(found.max()) + 1, like.shape[-1]
+  if quantized:
+    if number > most:
+      raise ValueError(
+        f'{path} has {number} different values where its quantizer has {most}'
+        ' levels, so it is not quantized: leave out quantized=True.'
+      )
     return w
+  if jax.tree.leaves(jax.eval_shape(quantizer.init, w)):
+    raise ValueError(
+      f'The quantizer of {path} has variables that training moves: hand over'
+      ' the State, or with quantized=True what TrainStep.quantized gives.'
+    )
+  in_a_table = np.size(w) // math.prod(like.shape[:-1])
+  if 1 < number <= most and in_a_table >= 4 * number:
+    raise ValueError(
+      f'{path} has {number} different values, as if it were quantized already:'
+      ' quantized=True takes it as it is.'
+    )
   return jax.jit(
     lambda w: _with_own(quantizer, w, functools.partial(quantize, quantizer))
   )(w)
+
+
+def _check_variables(state: State, quantizer: Rules) -> None:
+  """Raises `ValueError` unless the rules are those that trained the state."""
+  selected = selection.select(state.params, quantizer)
+  leaves = named_leaves(state.params)
+  for path in selected.keys() | state.variables.keys():
+    if path not in selected or path not in state.variables:
+      raise ValueError(
+        f'{path} is quantized by these rules and not in the state, or the other'
+        ' way round: hand over the rules of the training.'
+      )
+    q = selected[path]
+    # What is trained in a weight's place has another shape.
+    if q.parametrized is not None:
+      continue
+    wanted: Any = jax.tree.structure(jax.eval_shape(q.init, leaves[path]))
+    if wanted != jax.tree.structure(state.variables[path]):
+      raise ValueError(
+        f'The variables of {path} are those of another quantizer: hand over the'
+        ' rules of the training.'
+      )

@@ -73,8 +73,8 @@ def test_a_small_network_by_hand():
   # Six bits, and a scale for each of two channels, of mean 1.
   assert layers['unread/kernel'][1:] == ((3, 2), 1, 2, 1.0, 24, 1 + 8, 0)
   assert found.state_bytes == 0
-  assert found.bytes == 16 + 13 + 7 + 16 + 9
-  assert found.bytes_before == 16 + 288 + 48 + 16 + 24
+  assert found.total_bytes == 16 + 13 + 7 + 16 + 9
+  assert found.total_bytes_before == 16 + 288 + 48 + 16 + 24
 
 
 def test_what_is_packed_and_what_is_trained_have_summaries_too():
@@ -85,8 +85,8 @@ def test_what_is_packed_and_what_is_trained_have_summaries_too():
   assert found.layers == mq_jax.summary(params(), RULES).layers
   assert {layer.macs for layer in found.layers} == {None}
   assert found.state_bytes == 24
-  assert found.bytes == sum(layer.bytes for layer in found.layers) + 24
-  assert found.bytes_before == 392 + 24
+  assert found.total_bytes == sum(layer.bytes for layer in found.layers) + 24
+  assert found.total_bytes_before == 392 + 24
   train = problem.make(mq_jax.bwn(), mq_jax.ste())
   state = problem.start(train)
   found = mq_jax.summary(state, mq_jax.bwn())
@@ -104,7 +104,7 @@ def test_the_summary_counts_what_the_file_holds():
   packed = mq_jax.pack(params(), RULES, model_state={'mean': np.ones(5)})
   found = mq_jax.summary(packed)
   leaves = jax.tree.leaves((packed.params, packed.model_state))
-  assert found.bytes == sum(np.asarray(leaf).nbytes for leaf in leaves)
+  assert found.total_bytes == sum(np.asarray(leaf).nbytes for leaf in leaves)
 
 
 def test_a_table_without_a_scale():
@@ -227,7 +227,7 @@ def test_a_resnet20_takes_what_its_shapes_say():
     layer = layers[path]
     assert (layer.bits, layer.used, layer.scale) == (1, 2, 0.5)
     assert layer.shape == leaf.shape
-    assert layer.bytes_before == 4 * leaf.size
+    assert layer.total_bytes_before == 4 * leaf.size
     assert layer.bytes == -(-leaf.size // 8) + 4
     if path == 'head/kernel':
       assert layer.macs == 640
@@ -284,7 +284,7 @@ def test_the_table_adds_up_and_is_aligned(state):
   by_name = {
     line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines
   }
-  share = f'{100 * 13 / found.bytes:.1f}%'
+  share = f'{100 * 13 / found.total_bytes:.1f}%'
   assert by_name['conv/kernel'] == [
     '3x3x2x4', '1', '2 of 2', '0.5', '13', share, '2,592',
   ]  # fmt: skip
@@ -298,14 +298,14 @@ def test_the_table_adds_up_and_is_aligned(state):
     return float(cell.replace(',', '').rstrip('%') or 0)
 
   *parts, total = [[number(cell) for cell in line[5:]] for line in lines]
-  assert total == [found.bytes, 100, CONV + DENSE]
+  assert total == [found.total_bytes, 100, CONV + DENSE]
   sums = np.sum(parts, axis=0)
   assert [sums[0], sums[2]] == [total[0], total[2]]
   np.testing.assert_allclose(sums[1], 100, atol=0.05 * len(parts))
-  before = found.bytes_before
+  before = found.total_bytes_before
   assert ratio == (
-    f'{before:,} bytes before, {found.bytes:,} packed:'
-    f' {before / found.bytes:.1f} times smaller'
+    f'{before:,} bytes before, {found.total_bytes:,} packed:'
+    f' {before / found.total_bytes:.1f} times smaller'
   )
 
 

@@ -185,7 +185,7 @@ def test_networks_give_the_same_logits(name, convolutions, floats):
   counting = net.clone(count_bits=True)
   expected = np.asarray(jax.jit(logits, static_argnums=0)(net, params, images))
   assert np.ptp(expected) > 0.1
-  packed = mq_jax.pack(params, bit_networks.RULES).params
+  packed = mq_jax.pack(params, bit_networks.RULES, quantized=True).params
   for kernels in (params, packed):
     program = jax.jit(logits, static_argnums=0).lower(counting, kernels, images)
     y = program.compile()(kernels, images)
@@ -201,7 +201,7 @@ def test_networks_give_the_same_logits(name, convolutions, floats):
 def test_exported_programs_count_bits(name, constants):
   net, params, images = problem(name, batch=5)
   counting = net.clone(count_bits=True)
-  packed = mq_jax.pack(params, bit_networks.RULES)
+  packed = mq_jax.pack(params, bit_networks.RULES, quantized=True)
   like = jax.ShapeDtypeStruct(
     (*jax.export.symbolic_shape('b'), *images.shape[1:]), images.dtype
   )

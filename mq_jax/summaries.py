@@ -10,7 +10,7 @@ import numpy as np
 from mq_jax import levels
 from mq_jax.late_update import State
 from mq_jax.macs import layer_macs
-from mq_jax.packing import PackedArray, PackedParams, coded, pack
+from mq_jax.packing import PackedParams, coded, is_packed, pack
 from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array
@@ -55,12 +55,12 @@ class Summary(NamedTuple):
   state_bytes: int
 
   @property
-  def bytes(self) -> int:
+  def total_bytes(self) -> int:
     """Of the packed network, without the header of a file."""
     return sum(layer.bytes for layer in self.layers) + self.state_bytes
 
   @property
-  def bytes_before(self) -> int:
+  def total_bytes_before(self) -> int:
     """Of the same in full precision."""
     before = sum(layer.bytes_before for layer in self.layers)
     return before + self.state_bytes
@@ -73,8 +73,9 @@ class Summary(NamedTuple):
 def summary(
   params: State | PackedParams | Any,
   quantizer: Rules | None = None,
+  *,
   apply_fn: Callable[..., Any] | None = None,
-  *inputs: Any,
+  inputs: Sequence[Any] = (),
 ) -> Summary:
   """Describes the layers of a network as they will be packed.
 
@@ -85,23 +86,23 @@ def summary(
     quantizer: Rules, as `pack` takes them; None with what it returned.
     apply_fn: `(params, *inputs)`, the network, from which the MACs are counted;
       nothing is computed. None: they stay unknown.
-    *inputs: A batch of one example, or shapes of one.
+    inputs: A batch of one example, or shapes of one.
 
   Returns:
     The `Summary`.
 
   Raises:
-    ValueError: As `pack` does, or if rules are missing.
+    ValueError: As `pack` does, or if rules are missing, or too much.
   """
   if isinstance(params, PackedParams):
     packed = params
+    if quantizer is not None:
+      raise ValueError('these are packed already: leave out the quantizer.')
   elif quantizer is None:
     raise ValueError('quantizer is None: hand over the rules of the training.')
   else:
     packed = pack(params, quantizer)
-  leaves = named_leaves(
-    packed.params, is_leaf=lambda leaf: isinstance(leaf, PackedArray)
-  )
+  leaves = named_leaves(packed.params, is_leaf=is_packed)
   macs = layer_macs(packed.params, apply_fn, *inputs) if apply_fn else {}
   layers = [
     _layer(path, leaf, macs.get(path, 0) if apply_fn else None)
@@ -112,7 +113,7 @@ def summary(
 
 
 def _layer(path: str, leaf: Any, macs: int | None) -> LayerSummary:
-  if not isinstance(leaf, PackedArray):
+  if not is_packed(leaf):
     array = np.asarray(leaf)
     size = array.nbytes
     bits = 8 * array.itemsize
@@ -141,27 +142,27 @@ def _table(whole: Summary) -> str:
   others = [layer for layer in whole.layers if layer.used is None]
   rest = sum(layer.bytes for layer in others)
   head = ['layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs']
-  rows = [_row(layer, whole.bytes) for layer in quantized]
+  rows = [_row(layer, whole.total_bytes) for layer in quantized]
   number = '1 leaf' if len(others) == 1 else f'{len(others)} leaves'
   rows.append(
     ['full precision', number, *[''] * 3, f'{rest:,}',
-     _share(rest, whole.bytes), _sum_of_macs(others)]
+     _share(rest, whole.total_bytes), _sum_of_macs(others)]
   )  # fmt: skip
   if whole.state_bytes:
     rows.append(
       ['model state', *[''] * 4, f'{whole.state_bytes:,}',
-       _share(whole.state_bytes, whole.bytes), '']
+       _share(whole.state_bytes, whole.total_bytes), '']
     )  # fmt: skip
   rows.append(
-    ['in all', *[''] * 4, f'{whole.bytes:,}', '100.0%',
+    ['in all', *[''] * 4, f'{whole.total_bytes:,}', '100.0%',
      _sum_of_macs(whole.layers)]
   )  # fmt: skip
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
   ruler = ['-' * width for width in widths]
   lines = [_line(row, widths) for row in (head, ruler, *rows)]
-  ratio = whole.bytes_before / whole.bytes
+  ratio = whole.total_bytes_before / whole.total_bytes
   lines.append(
-    f'{whole.bytes_before:,} bytes before, {whole.bytes:,} packed:'
+    f'{whole.total_bytes_before:,} bytes before, {whole.total_bytes:,} packed:'
     f' {ratio:.1f} times smaller'
   )
   return '\n'.join(lines)
