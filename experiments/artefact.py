@@ -9,10 +9,11 @@ needs flax or the training code; `.safetensors` needs both.
 runs images through one, in a process of its own.
 """
 
+import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ class Artefact(NamedTuple):
     logits: `(images) -> logits`: uint8 of shape (N, height, width, 3), N at
       least 1, to float32 of shape (N, classes); NumPy arrays.
     shape: Height and width of the images.
-    classes: Names, from the card beside the artefact; empty where it is gone.
+    classes: Names: the file's own, or of the card beside it where that is of
+      this file; else empty.
   """
 
   logits: Callable[[np.ndarray], np.ndarray]
@@ -49,32 +51,45 @@ def load(path: str | pathlib.Path) -> Artefact:
 
   Raises:
     MissingError: If there is none, or what opens it is not installed.
-    InvalidError: If it is damaged or of another kind.
+    InvalidError: If it is damaged, of another kind, or takes other images.
   """
   path = pathlib.Path(path)
   if path.suffix not in _LOADERS:
     raise InvalidError(f'{path}: an artefact ends in one of {[*_LOADERS]}.')
   if not path.is_file():
     raise MissingError(f'there is no file {path}')
-  logits, shape = _LOADERS[path.suffix](path)
-  return Artefact(logits, shape, _classes(path.with_name(CARD)))
+  return _LOADERS[path.suffix](path)
 
 
-def in_batches(artefact: Artefact, images: np.ndarray) -> np.ndarray:
+def in_batches(
+  logits: Callable[[np.ndarray], np.ndarray], images: np.ndarray
+) -> np.ndarray:
   """Logits of many images, `BATCH` at a time."""
   starts = range(0, len(images), BATCH)
-  return np.concatenate(
-    [artefact.logits(images[i : i + BATCH]) for i in starts]
-  )
+  return np.concatenate([logits(images[i : i + BATCH]) for i in starts])
 
 
-def _classes(card: pathlib.Path) -> tuple[str, ...]:
-  if not card.is_file():
+def digest(path: pathlib.Path) -> str:
+  """By which a card knows its files: their SHA-256."""
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def classes_of(text: str) -> tuple[str, ...]:
+  """Names of classes, from JSON."""
+  return tuple(map(str, json.loads(text)))
+
+
+def _from_card(path: pathlib.Path) -> tuple[str, ...]:
+  try:
+    card = json.loads(path.with_name(CARD).read_text(encoding='utf-8'))
+    files = {one['file']: one['sha256'] for one in card['artefacts']}
+    names = tuple(map(str, card['classes']))
+  except (OSError, ValueError, LookupError, TypeError):
     return ()
-  return tuple(json.loads(card.read_text(encoding='utf-8'))['classes'])
+  return names if files.get(path.name) == digest(path) else ()
 
 
-def _stablehlo(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
+def _stablehlo(path: pathlib.Path) -> Artefact:
   try:
     import flatbuffers  # noqa: F401  jax.export's own need, not in jax's list
     import jax
@@ -85,17 +100,25 @@ def _stablehlo(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
     ) from error
   try:
     exported = export.deserialize(bytearray(path.read_bytes()))
-    shape = exported.in_avals[0].shape
   except Exception as error:  # flatbuffers raises of all kinds
     raise InvalidError(
       f'{path} is damaged, or no program of jax.export ({error}): copy it'
       ' again.'
     ) from error
+  kinds = [(image.shape, str(image.dtype)) for image in exported.in_avals]
+  shape = _checked_shape(path, kinds)
   program = jax.jit(exported.call)
-  return lambda images: np.asarray(program(images)), shape[1:3]
+
+  def logits(images: np.ndarray) -> np.ndarray:
+    try:
+      return np.asarray(program(images))
+    except ValueError as error:  # of another platform
+      raise InvalidError(f'{path} does not run here: {error}') from error
+
+  return Artefact(logits, shape, _from_card(path))
 
 
-def _onnx(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
+def _onnx(path: pathlib.Path) -> Artefact:
   try:
     import onnxruntime
   except ImportError as error:
@@ -110,14 +133,35 @@ def _onnx(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
     raise InvalidError(
       f'{path} is damaged, or no ONNX model ({error}): copy it again.'
     ) from error
-  images = session.get_inputs()[0]
-  return (
-    lambda batch: session.run(None, {images.name: batch})[0],
-    tuple(images.shape[1:3]),
+  inputs = session.get_inputs()
+  kinds = [
+    (one.shape, one.type.removeprefix('tensor(').removesuffix(')'))
+    for one in inputs
+  ]
+  shape = _checked_shape(path, kinds)
+  own = session.get_modelmeta().custom_metadata_map.get('classes', '[]')
+  return Artefact(
+    lambda images: session.run(None, {inputs[0].name: images})[0],
+    shape,
+    classes_of(own),
   )
 
 
-def _safetensors(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
+def _checked_shape(
+  path: pathlib.Path, inputs: Sequence[tuple[Sequence[Any], str]]
+) -> tuple[int, int]:
+  """Height and width of the images that a program takes."""
+  if len(inputs) == 1:
+    (shape, dtype) = inputs[0]
+    if dtype == 'uint8' and len(shape) == 4 and shape[3] == 3:
+      return int(shape[1]), int(shape[2])
+  raise InvalidError(
+    f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3):'
+    ' take a file of python -m experiments.deploy'
+  )
+
+
+def _safetensors(path: pathlib.Path) -> Artefact:
   try:
     from experiments import packed_network
   except ImportError as error:
@@ -125,10 +169,10 @@ def _safetensors(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
       f"{path} needs the training code's packages ({error.name} is missing):"
       " pip install -e '.[experiments]', or take the .stablehlo or .onnx file"
     ) from error
-  return packed_network.load(path)
+  return Artefact(*packed_network.load(path))
 
 
-_LOADERS: dict[str, Callable[[pathlib.Path], tuple[Any, tuple[int, int]]]] = {
+_LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {
   '.safetensors': _safetensors,
   '.stablehlo': _stablehlo,
   '.onnx': _onnx,
@@ -138,7 +182,7 @@ _LOADERS: dict[str, Callable[[pathlib.Path], tuple[Any, tuple[int, int]]]] = {
 def main(arguments: list[str]) -> None:
   """Runs images through an artefact."""
   path, images, logits = arguments
-  np.save(logits, in_batches(load(path), np.load(images)))
+  np.save(logits, in_batches(load(path).logits, np.load(images)))
 
 
 if __name__ == '__main__':

@@ -11,11 +11,16 @@ import jax
 import numpy as np
 
 import mq_jax
-from experiments import data, ledger, metrics, packed_network
+from experiments import (
+  data,
+  deployed_check,
+  ledger,
+  metrics,
+  packed_network,
+)
 from mq_jax.packed_file import write_whole
 
 FOLDER = 'deployed'
-TOLERANCE = 1e-4  # of logits, over an image's largest
 
 
 def describe(
@@ -40,7 +45,8 @@ def describe(
     JSON: 'name', 'classes', 'images' (the shape of one), 'accuracy' of the
     trained network (percent), 'trained_bytes' of its file, 'layers' (fields of
     `mq_jax.Summary`), 'run' and 'made' (headers of `metrics.describe_run`),
-    'artefacts' (empty: `compared` makes them).
+    'artefacts' (empty: `deployed_check.compared` makes
+    them).
   """
   shape = dataset.test_images.shape[1:]
   layers = mq_jax.summary(
@@ -54,7 +60,7 @@ def describe(
     'name': name,
     'classes': list(dataset.class_names),
     'images': list(shape),
-    'accuracy': _accuracy(logits, dataset.test_labels),
+    'accuracy': deployed_check.accuracy(logits, dataset.test_labels),
     'trained_bytes': path.stat().st_size,
     'layers': [
       layer._asdict() | {'shape': list(layer.shape)} for layer in layers.layers
@@ -62,40 +68,6 @@ def describe(
     'artefacts': [],
     'run': ledger.without_folders(header),
     'made': ledger.without_folders(metrics.describe_run(header['config'])),
-  }
-
-
-def compared(
-  path: pathlib.Path,
-  found: np.ndarray,
-  expected: np.ndarray,
-  labels: np.ndarray,
-) -> dict[str, Any]:
-  """What is to know of one artefact.
-
-  Args:
-    path: Its file.
-    found: Its logits, `(images, classes)`.
-    expected: Those of the trained network.
-    labels: `(images,)`.
-
-  Returns:
-    JSON: 'file', 'bytes', 'accuracy' (percent), 'images', 'equal_predictions',
-    'equal_logits' (images whose logits are within `TOLERANCE`), and
-    'largest_error': of an image's logits, over the largest of them.
-  """
-  error = np.abs(found - expected).max(1) / np.abs(expected).max(1)
-  # A NaN is no small error.
-  error = np.nan_to_num(error, nan=np.inf)
-  equal = found.argmax(1) == expected.argmax(1)
-  return {
-    'file': path.name,
-    'bytes': path.stat().st_size,
-    'accuracy': _accuracy(found, labels),
-    'images': len(labels),
-    'equal_predictions': int(equal.sum()),
-    'equal_logits': int((error <= TOLERANCE).sum()),
-    'largest_error': float(error.max()),
   }
 
 
@@ -112,6 +84,8 @@ def markdown(described: dict[str, Any]) -> str:
     for one in described['artefacts']
   ]
   first = described['artefacts'][0]
+  # The one that takes least to run comes last.
+  last = described['artefacts'][-1]['file']
   layers = [mq_jax.LayerSummary(**layer) for layer in described['layers']]
   commit = run['commit'] or 'no checkout'
   return '\n'.join(
@@ -135,7 +109,7 @@ def markdown(described: dict[str, Any]) -> str:
       f' classes {", ".join(described["classes"])}.',
       '',
       '```sh',
-      f'python -m experiments.predict {first["file"]} IMAGE.png',
+      f'python -m experiments.predict {last} IMAGE.png',
       '```',
       '',
       '## Layers',
@@ -164,7 +138,3 @@ def enter(
   path = pathlib.Path(results) / FOLDER / f'{described["name"]}.json'
   write_whole(path, (json.dumps(described, indent=1) + '\n').encode())
   return path
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-  return 100 * float(np.mean(logits.argmax(1) == labels))

@@ -1,21 +1,22 @@
 """From a finished run to small files that run.
 
   python -m experiments.deploy --workdir=runs/mine --out=small \
-    [--format=safetensors,stablehlo,onnx] [--count_bits] [--results=results]
+    [--format=safetensors,stablehlo,onnx] [--count_bits] [--data_dir=DIR]
 
 Scales go into norms, norms into a scale and a shift, kernels into bits. Writes
 into --out the packed weights, programs that unpack them, and a card. Each file
 is opened in a fresh process and run on the test images; if one does not give
-what the trained network gives, nothing is left.
+what the trained network gives, nothing is left. --results=results enters the
+card into the ledger.
 """
 
+import contextlib
 import json
-import os
 import pathlib
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from experiments import (
   build,
   card,
   data,
+  deployed_check,
   export,
   finished,
   model_file,
@@ -44,11 +46,7 @@ FORMATS = {
   'stablehlo': 'model.stablehlo',
   'onnx': 'model.onnx',
 }
-# Share of images whose predictions may differ where activations are rounded:
-# one on the border of two levels falls to either side by the last bit of a sum,
-# which no two programs need have in common.
-BORDERLINE = 1e-3
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE = 'CARD.md'
 
 
 def deploy(
@@ -56,17 +54,19 @@ def deploy(
   out: str | pathlib.Path,
   formats: Sequence[str] = ('safetensors', 'stablehlo'),
   count_bits: bool = False,
+  data_dir: str = '',
 ) -> dict[str, Any]:
   """Writes and checks the files of the first trial of a finished run.
 
   Args:
     workdir: Folder of the run, which quantized its weights.
-    out: Folder for the files, made if missing; files of these names in it are
-      replaced.
+    out: Folder for the files, made if missing. All that an earlier call made
+      there is replaced.
     formats: Of `FORMATS`.
     count_bits: Whether convolutions of ±1 with ±1 count bits on CPU: a network
       of binary weights and activations is then several times faster, and its
       program larger. Not for ONNX, which has no such operation.
+    data_dir: Where the data lie, if no longer where they were in the run.
 
   Returns:
     The card (`card.describe`), which is also in `out` as card.json.
@@ -74,10 +74,11 @@ def deploy(
   Raises:
     MissingError: If there is no finished run of quantized weights, or ONNX is
       wanted and its packages are not installed.
-    InvalidError: If there is no such format, bits cannot be counted, or a file
+    InvalidError: If there is no such format, `out` cannot be written to, bits
+      cannot be counted, the network has not the accuracy of its run, or a file
       does not give what the trained network gives; `out` is then as it was.
   """
-  out = pathlib.Path(out)
+  out, formats = pathlib.Path(out), list(dict.fromkeys(formats))
   unknown = set(formats) - set(FORMATS)
   if unknown or not formats:
     raise InvalidError(
@@ -86,12 +87,52 @@ def deploy(
   if 'onnx' in formats:
     export.check_onnx()
   config, header, path = finished.read(workdir)
+  if data_dir:
+    config.data_dir = data_dir
   if count_bits:
     _check_bits(config, formats)
-  model = model_file.load_model(path)
-  dataset = finished.tested_on(config)
-  net = build.network(config, len(dataset.class_names))
-  params, batch_stats = _folded(net, model, config, count_bits)
+  with _folder_in(out) as folder:
+    described = _made(config, header, path, folder, formats, count_bits)
+    _put(folder, out, formats, described)
+  return described
+
+
+@contextlib.contextmanager
+def _folder_in(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder on the same file system, gone afterwards."""
+  is_new = not out.exists()
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.TemporaryDirectory(dir=out, prefix='.deploy')
+  except OSError as error:
+    raise InvalidError(f'--out={out} cannot be written to: {error}') from error
+  try:
+    with folder:
+      yield pathlib.Path(folder.name)
+  except BaseException:
+    if is_new:
+      with contextlib.suppress(OSError):
+        out.rmdir()
+    raise
+
+
+def _made(
+  config: ConfigDict,
+  header: dict[str, Any],
+  path: pathlib.Path,
+  folder: pathlib.Path,
+  formats: Sequence[str],
+  count_bits: bool,
+) -> dict[str, Any]:
+  """Makes all files, and the card of what each is worth."""
+  model, dataset = model_file.load_model(path), finished.tested_on(config)
+  exact = config.activations == 'relu' and config.dtype == 'float32'
+  if exact or count_bits:
+    params, batch_stats = _folded(model, config), {}
+  else:
+    # A value on the border of two levels, or of two bfloat16s, falls to either
+    # side by the last bit of a norm: these norms stay as they are.
+    params, batch_stats = model.params, model.batch_stats
   packed = mq_jax.pack(
     params,
     build.rules(config, 1),
@@ -101,28 +142,34 @@ def deploy(
   )
   expected = _logits_of_trained(model, config, dataset)
   described = card.describe(
-    pathlib.Path(workdir).name, header, path, packed, dataset, expected
+    path.parent.resolve().name, header, path, packed, dataset, expected
   )
-  out.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=out.parent, prefix='.deploy') as folder:
-    for kind in formats:
-      file = pathlib.Path(folder) / FORMATS[kind]
-      _write(kind, file, packed, described)
-      found = _in_fresh_process(file, dataset.test_images)
-      described['artefacts'].append(
-        card.compared(file, found, expected, dataset.test_labels)
-      )
-    _check(
-      described['artefacts'],
-      exact=config.activations == 'relu',
-      hint=' --count_bits wants kernels of ±1.' if count_bits else '',
+  deployed_check.check_accuracy(described['accuracy'], model)
+  for kind in formats:
+    file = folder / FORMATS[kind]
+    _write(kind, file, packed, described)
+    found = deployed_check.in_fresh_process(file, dataset.test_images)
+    described['artefacts'].append(
+      deployed_check.compared(file, found, expected, dataset.test_labels)
     )
-    out.mkdir(exist_ok=True)
-    for kind in formats:
-      (pathlib.Path(folder) / FORMATS[kind]).replace(out / FORMATS[kind])
-  write_whole(out / 'README.md', card.markdown(described).encode())
-  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())
+  hint = ' --count_bits wants kernels of ±1.' if count_bits else ''
+  deployed_check.check(described['artefacts'], exact, hint)
   return described
+
+
+def _put(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  formats: Sequence[str],
+  described: dict[str, Any],
+) -> None:
+  """Moves the files to their place; the card, by which they are known, last."""
+  for name in (artefact.CARD, PAGE, *FORMATS.values()):
+    (out / name).unlink(missing_ok=True)
+  for kind in formats:
+    (folder / FORMATS[kind]).replace(out / FORMATS[kind])
+  write_whole(out / PAGE, card.markdown(described).encode())
+  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())
 
 
 def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
@@ -138,21 +185,12 @@ def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
     )
 
 
-def _folded(
-  net: Any,
-  model: model_file.ModelFile,
-  config: ConfigDict,
-  count_bits: bool,
-) -> tuple[Any, Any]:
-  """Parameters and batch statistics of the network that is deployed."""
-  if config.activations != 'relu' and not count_bits:
-    # An activation on the border of two levels falls to either side by the last
-    # bit of a norm, and the logits with it: these norms stay as they are.
-    return model.params, model.batch_stats
+def _folded(model: model_file.ModelFile, config: ConfigDict) -> Any:
+  net = build.network(config, 1)
   scales = finished.scales(model, config)
   params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
   epsilon = getattr(net, 'epsilon', BatchNorm.epsilon)
-  return fold_norms(params, batch_stats, epsilon), {}
+  return fold_norms(params, batch_stats, epsilon)
 
 
 def _logits_of_trained(
@@ -166,8 +204,10 @@ def _logits_of_trained(
       packed_network.described(config, dataset),
     )
   )
-  trained = artefact.Artefact(jax.jit(logits), (0, 0), ())
-  return artefact.in_batches(trained, dataset.test_images)
+  trained = jax.jit(logits)
+  return artefact.in_batches(
+    lambda images: np.asarray(trained(images)), dataset.test_images
+  )
 
 
 def _write(
@@ -184,50 +224,16 @@ def _write(
   if kind == 'stablehlo':
     path.write_bytes(export.stablehlo(logits, image))
   else:
-    known = {key: described[key] for key in ('name', 'classes')}
-    path.write_bytes(export.onnx(logits, image, known))
-
-
-def _in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
-  """The logits of an artefact, from a process that knows its file alone."""
-  with tempfile.TemporaryDirectory() as folder:
-    given, result = (pathlib.Path(folder) / n for n in ('x.npy', 'y.npy'))
-    np.save(given, images)
-    paths = os.pathsep.join([str(_ROOT), os.environ.get('PYTHONPATH', '')])
-    done = subprocess.run(
-      [sys.executable, '-m', 'experiments.artefact', path, given, result],
-      env=os.environ | {'PYTHONPATH': paths.rstrip(os.pathsep)},
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    if done.returncode:
-      raise InvalidError(
-        f'{path.name} does not run in a process of its own:\n{done.stderr}'
-      )
-    logits: np.ndarray = np.load(result)
-    return logits
-
-
-def _check(artefacts: list[dict[str, Any]], exact: bool, hint: str) -> None:
-  """Raises `InvalidError` unless all give what the trained network gives."""
-  for one in artefacts:
-    images = one['images']
-    others = images - one['equal_predictions']
-    far = images - one['equal_logits']
-    if others > (0 if exact else BORDERLINE * images) or (exact and far):
-      raise InvalidError(
-        f'{one["file"]} is not the trained network: {others} of {images}'
-        f' predictions differ, and the logits of {far} images by more than'
-        f' {card.TOLERANCE} of the largest, by up to'
-        f' {one["largest_error"]:.1e}.{hint} Nothing was written.'
-      )
+    classes = {'classes': described['classes']}
+    path.write_bytes(export.onnx(logits, image, classes))
 
 
 def main(argv: list[str]) -> None:
   """Deploys, and shows what it made."""
   del argv
   arguments = flags.FLAGS
+  # So that what is half made goes, as it does at Ctrl-C.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   runtime.configure()
   with told_plainly():
     described = deploy(
@@ -235,6 +241,7 @@ def main(argv: list[str]) -> None:
       arguments.out,
       arguments.format,
       arguments.count_bits,
+      arguments.data_dir,
     )
     print(card.markdown(described))
     if arguments.results:
@@ -250,5 +257,6 @@ if __name__ == '__main__':
   flags.DEFINE_bool(
     'count_bits', False, 'Convolutions of ±1 with ±1 count bits.'
   )
+  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they moved.')
   flags.DEFINE_string('results', '', 'Folder of the ledger, to enter the card.')
   app.run(main)

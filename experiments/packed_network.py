@@ -36,9 +36,10 @@ def described(
   return {
     'network': json.dumps({key: config[key] for key in _KEYS}),
     'count_bits': json.dumps(count_bits),
-    'num_classes': str(len(dataset.class_names)),
     'pixels': json.dumps({'mean': dataset.mean, 'std': dataset.std}),
     'images': json.dumps(dataset.test_images.shape[1:]),
+    'classes': json.dumps(dataset.class_names),
+    'quantizer': config.quantizer,
   }
 
 
@@ -57,7 +58,7 @@ def logits_of(
   told = packed.metadata
   config = resnet20.get_config()
   config.update(json.loads(told['network']))
-  net = build.network(config, int(told['num_classes']))
+  net = build.network(config, len(json.loads(told['classes'])))
   if json.loads(told['count_bits']):
     net = net.clone(count_bits=True)
   pixels = json.loads(told['pixels'])
@@ -75,8 +76,8 @@ def logits_of(
   return logits
 
 
-def load(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
-  """The network of a packed file, as `artefact.load` opens it.
+def load(path: pathlib.Path) -> tuple[Any, tuple[int, int], tuple[str, ...]]:
+  """Logits, height and width, and classes of a packed file's network.
 
   Raises:
     InvalidError: If it is damaged, or holds no network of ours.
@@ -85,7 +86,7 @@ def load(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
     raise InvalidError(str(error)) from error
-  wanted = {'network', 'count_bits', 'num_classes', 'pixels', 'images'}
+  wanted = {'network', 'count_bits', 'pixels', 'images', 'classes'}
   missing = wanted - {*packed.metadata}
   if missing:
     raise InvalidError(
@@ -94,4 +95,5 @@ def load(path: pathlib.Path) -> tuple[Any, tuple[int, int]]:
     )
   logits = jax.jit(logits_of(packed))
   height, width, _ = json.loads(packed.metadata['images'])
-  return lambda images: np.asarray(logits(images)), (height, width)
+  classes = tuple(json.loads(packed.metadata['classes']))
+  return lambda images: np.asarray(logits(images)), (height, width), classes

@@ -41,23 +41,31 @@ def predict(
     logits = network.logits(one[None])[0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
-    names = network.classes or tuple(map(str, range(len(shares))))
+    # A program may have lost its card.
+    named = len(network.classes) == len(shares)
+    names = network.classes if named else tuple(map(str, range(len(shares))))
     best = np.argsort(-shares, kind='stable')[:top]
     yield image, [(names[i], float(shares[i])) for i in best]
 
 
 def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
   try:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps
   except ImportError as error:
     raise MissingError('images need Pillow: pip install pillow') from error
   try:
     with Image.open(path) as image:
-      colours = image.convert('RGB')
+      deep = image.mode == 'F' or image.mode.startswith('I')
+      # As the camera was held.
+      colours = ImageOps.exif_transpose(image).convert('RGB')
   except FileNotFoundError as error:
     raise MissingError(f'there is no image {path}') from error
-  except (UnidentifiedImageError, OSError, ValueError) as error:
+  except (OSError, ValueError, Image.DecompressionBombError) as error:
     raise InvalidError(f'{path} is no image, or damaged: {error}') from error
+  if deep:
+    raise InvalidError(
+      f'{path} has more than 8 bits a channel: save it with 8.'
+    )
   height, width = shape
   if colours.size != (width, height):
     colours = colours.resize((width, height), Image.Resampling.BICUBIC)

@@ -18,6 +18,7 @@ from jax import lax
 
 from mq_jax import levels, selection
 from mq_jax.late_update import State
+from mq_jax.once import computed_once
 from mq_jax.quantizers import Quantizer, dequantize, quantize
 from mq_jax.selection import Rules, named_leaves
 
@@ -202,7 +203,7 @@ def packed_leaves(params: Any) -> dict[str, PackedArray]:
   return {path: leaf for path, leaf in leaves.items() if is_packed(leaf)}
 
 
-def _table(array: PackedArray) -> Array:
+def _table(array: PackedArray) -> Any:
   dtype = array.levels.dtype
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
     raise ValueError(
@@ -216,7 +217,11 @@ def _table(array: PackedArray) -> Array:
   whole = whole.reshape((1,) * (array.levels.ndim - 1) + (-1,))
   if isinstance(array.levels, jax.core.Tracer):
     # Else XLA could join the product to what follows, and round only once.
-    return lax.optimization_barrier(array.levels * whole)
+    return computed_once(
+      lambda scale: lax.optimization_barrier(scale * whole),
+      array.levels,
+      never=jnp.min(array.levels) < 0,
+    )
   return jnp.asarray(np.asarray(array.levels) * whole)
 
 

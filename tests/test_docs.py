@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,8 +62,13 @@ def test_the_blocks_of_deploy_run_and_serve_what_was_trained(tmp_path):
     r'^([\d,]+) bytes before, ([\d,]+) packed', result.stdout, re.MULTILINE
   ).groups()
   assert int(after.replace(',', '')) < size < int(before.replace(',', ''))
-  difference = re.search(r'^largest difference (.*)$', result.stdout, re.M)[1]
-  assert float(difference) < 1e-6
+  differences = re.findall(r'^largest difference (.*)$', result.stdout, re.M)
+  assert len(differences) == 3
+  assert max(map(float, differences)) < 1e-6
+  program = jax.export.deserialize(
+    bytearray((tmp_path / 'small.stablehlo').read_bytes())
+  )
+  assert program.call(np.ones((3, 8), np.float32)).shape == (3, 2)
 
 
 def lines(block):

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +21,7 @@ from experiments import (
   card,
   data,
   deploy,
+  deployed_check,
   deployed_table,
   errors,
   model_file,
@@ -31,6 +35,10 @@ FORMATS = ('safetensors', 'stablehlo')
 HAS_ONNX = all(
   importlib.util.find_spec(name) for name in ('jax2onnx', 'onnxruntime')
 )
+
+
+def digits_labels():
+  return data.load('digits').test_labels
 
 
 def digits_config(**changes):
@@ -61,9 +69,11 @@ def finished_run(workdir, method=None, **changes):
     lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32),
     variables['batch_stats'],
   )
-  model_file.save_model(
-    workdir / 'quantized.safetensors', mq_jax.unpack(packed), batch_stats, {}
-  )
+  file = workdir / 'quantized.safetensors'
+  model_file.save_model(file, mq_jax.unpack(packed), batch_stats, {})
+  right = trained_logits(net, workdir).argmax(1) == digits_labels()
+  accuracy = {'accuracy': f'{100 * right.mean():.2f}'}
+  model_file.save_model(file, mq_jax.unpack(packed), batch_stats, accuracy)
   header = {
     'date': '2026-01-01',
     'config': config.to_dict(),
@@ -102,7 +112,7 @@ def test_each_file_is_the_trained_network(deployed, kind):
   out, described, expected = deployed
   network = artefact.load(out / deploy.FORMATS[kind])
   dataset = data.load('digits')
-  logits = artefact.in_batches(network, dataset.test_images)
+  logits = artefact.in_batches(network.logits, dataset.test_images)
   error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
   assert error.max() < 1e-4
   np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
@@ -159,7 +169,7 @@ def test_the_card_says_what_there_is_to_know(deployed):
   out, described, _ = deployed
   told = json.loads((out / 'card.json').read_text())
   assert told == described
-  page = (out / 'README.md').read_text()
+  page = (out / 'CARD.md').read_text()
   for text in (
     'resnet8 for digits', 'model.stablehlo', 'packed.safetensors', '360 of 360',
     'stage1/block0/conv1/kernel', 'commit abc', 'seed 0',
@@ -181,16 +191,88 @@ def test_a_file_that_is_another_network_is_refused(tmp_path, monkeypatch):
   folded = deploy._folded
 
   def wrong(*arguments):
-    params, batch_stats = folded(*arguments)
+    params = folded(*arguments)
     params['head']['bias'] = params['head']['bias'] + 1e-2
-    return params, batch_stats
+    return params
 
   monkeypatch.setattr(deploy, '_folded', wrong)
   with pytest.raises(errors.InvalidError, match='is not the trained network'):
     deploy.deploy(tmp_path, out, ('stablehlo',))
   assert {path.name for path in out.iterdir()} == {'model.stablehlo'}
   assert (out / 'model.stablehlo').read_bytes() == b'old'
-  assert not [p for p in tmp_path.iterdir() if p.name.startswith('.deploy')]
+  with pytest.raises(errors.InvalidError, match='is not the trained network'):
+    deploy.deploy(tmp_path, tmp_path / 'new', ('stablehlo',))
+  assert not (tmp_path / 'new').exists()
+
+
+def compared(images, others, far):
+  return [
+    {
+      'file': 'model.onnx',
+      'images': images,
+      'equal_predictions': images - others,
+      'equal_logits': images - far,
+      'largest_error': 1e-1,
+    }
+  ]
+
+
+def test_how_far_a_file_may_be_from_the_trained_network():
+  deployed_check.check(compared(10_000, 0, 0), exact=True, hint='')
+  # Rounded activations: one prediction in a thousand.
+  deployed_check.check(compared(10_000, 10, 9_000), exact=False, hint='')
+  for others, far, exact in ((1, 0, True), (0, 1, True), (11, 0, False)):
+    with pytest.raises(errors.InvalidError, match='Nothing was written'):
+      deployed_check.check(compared(10_000, others, far), exact, '')
+  found = np.array([[1.0, np.nan], [2.0, 1.0]])
+  path = pathlib.Path(__file__)
+  one = deployed_check.compared(
+    path, found, np.array([[1.0, 0.5], [2.0, 1.0002]]), np.array([0, 0])
+  )
+  assert (one['largest_error'], one['equal_logits']) == (np.inf, 1)
+
+
+def test_a_network_that_had_another_accuracy_is_refused(tmp_path):
+  finished_run(tmp_path)
+  file = tmp_path / 'quantized.safetensors'
+  model = model_file.load_model(file)
+  accuracy = {'accuracy': str(float(model.metadata['accuracy']) + 1)}
+  model_file.save_model(file, model.params, model.batch_stats, accuracy)
+  with pytest.raises(
+    errors.InvalidError, match='are the data those of the run'
+  ):
+    deploy.deploy(tmp_path, tmp_path / 'small')
+
+
+def test_what_an_earlier_call_made_goes(deployed, tmp_path):
+  out, _, _ = deployed
+  new = tmp_path / 'small'
+  shutil.copytree(out, new)
+  (new / 'notes.txt').write_text('mine')
+  folder = tmp_path / 'made'
+  folder.mkdir()
+  shutil.copy(out / 'model.stablehlo', folder)
+  described = json.loads((out / 'card.json').read_text())
+  deploy._put(folder, new, ['stablehlo'], described)
+  assert {path.name for path in new.iterdir()} == {
+    'notes.txt', 'model.stablehlo', 'card.json', 'CARD.md'
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize('there', ['file', 'below a file', 'unwritable'])
+def test_a_folder_that_cannot_be_written_to_is_said_first(tmp_path, there):
+  finished_run(tmp_path)
+  out = tmp_path / 'small'
+  if there == 'unwritable':
+    if os.geteuid() == 0:
+      out = pathlib.Path('/proc/small')
+    else:
+      out.mkdir(mode=0o500)
+  else:
+    out.write_text('mine')
+    out = out / 'below' if there == 'below a file' else out
+  with pytest.raises(errors.InvalidError, match='cannot be written to'):
+    deploy.deploy(tmp_path, out)
 
 
 def test_norms_in_front_of_quantized_activations_stay(tmp_path):
@@ -208,7 +290,7 @@ def test_norms_in_front_of_quantized_activations_stay(tmp_path):
   assert 'mean' in packed.model_state['stem_norm']
   for one in described['artefacts']:
     found = artefact.in_batches(
-      artefact.load(out / one['file']), data.load('digits').test_images
+      artefact.load(out / one['file']).logits, data.load('digits').test_images
     )
     expected = trained_logits(net, tmp_path)
     np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
@@ -228,7 +310,7 @@ def test_binary_networks_count_bits_where_that_is_wanted(tmp_path):
   expected = trained_logits(net, tmp_path).argmax(1)
   for one in described['artefacts']:
     network = artefact.load(out / one['file'])
-    found = artefact.in_batches(network, data.load('digits').test_images)
+    found = artefact.in_batches(network.logits, data.load('digits').test_images)
     assert np.sum(found.argmax(1) != expected) == 360 - one['equal_predictions']
     assert one['equal_predictions'] >= 359
   with pytest.raises(errors.InvalidError, match='ONNX cannot count bits'):
@@ -258,7 +340,7 @@ def test_the_onnx_model_is_the_trained_network(tmp_path):
   out = tmp_path / 'small'
   described = deploy.deploy(tmp_path, out, ['onnx'])
   network = artefact.load(out / 'model.onnx')
-  found = artefact.in_batches(network, data.load('digits').test_images)
+  found = artefact.in_batches(network.logits, data.load('digits').test_images)
   expected = trained_logits(net, tmp_path)
   np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
@@ -322,8 +404,11 @@ def test_predict_takes_images_of_any_size_and_tells_what_is_wrong(
     assert len(classes) == 3
   text = tmp_path / 'text.png'
   text.write_text('no image')
+  deep = tmp_path / 'deep.png'
+  Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(deep)
   for path, message in (
     (str(text), 'is no image'),
+    (str(deep), 'more than 8 bits a channel'),
     (str(tmp_path / 'none.png'), 'there is no image'),
   ):
     with pytest.raises(errors.UserError, match=message):
@@ -350,9 +435,31 @@ def test_artefacts_that_are_none_are_told_apart(deployed, tmp_path):
   )
   with pytest.raises(errors.InvalidError, match='what network it is'):
     artefact.load(tmp_path / 'other.safetensors')
-  # Without its card, classes have no names.
-  (tmp_path / 'alone.stablehlo').write_bytes(whole)
-  assert artefact.load(tmp_path / 'alone.stablehlo').classes == ()
+  # Without its card, or with that of another file, classes have no names.
+  alone = tmp_path / 'model.stablehlo'
+  alone.write_bytes(whole)
+  assert artefact.load(alone).classes == ()
+  card_of_it = json.loads((out / 'card.json').read_text())
+  for text, names in (
+    ('{"artef', ()),
+    ('{}', ()),
+    (json.dumps(card_of_it), tuple(card_of_it['classes'])),
+    (json.dumps(card_of_it).replace('sha256', 'sha'), ()),
+  ):
+    (tmp_path / 'card.json').write_text(text)
+    assert artefact.load(alone).classes == names
+  alone.write_bytes(another_program((None, 8), np.float32))
+  with pytest.raises(errors.InvalidError, match='not uint8 images'):
+    artefact.load(alone)
+  alone.write_bytes(another_program((None, 32, 32, 3), np.uint8, ['tpu']))
+  with pytest.raises(errors.InvalidError, match='does not run here'):
+    artefact.load(alone).logits(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def another_program(shape, dtype, platforms=('cpu',)):
+  sizes = (*jax.export.symbolic_shape('n'), *shape[1:])
+  exported = jax.export.export(jax.jit(lambda x: x + 1), platforms=platforms)
+  return exported(jax.ShapeDtypeStruct(sizes, dtype)).serialize()
 
 
 def test_cards_of_the_ledger_become_a_table(deployed, tmp_path):
