@@ -42,11 +42,11 @@ def describe(
     logits: Of the trained network, on these images.
 
   Returns:
-    JSON: 'name', 'classes', 'images' (the shape of one), 'accuracy' of the
-    trained network (percent), 'trained_bytes' of its file, 'layers' (fields of
-    `mq_jax.Summary`), 'run' and 'made' (headers of `metrics.describe_run`),
-    'artefacts' (empty: `deployed_check.compared` makes
-    them).
+    JSON: 'name', 'classes', 'images' (the shape of one), 'count_bits' (whether
+    convolutions of ±1 do), 'accuracy' of the trained network (percent),
+    'trained_bytes' of its file, 'layers' (fields of `mq_jax.Summary`), 'run'
+    and 'made' (headers of `metrics.describe_run`), 'artefacts' (empty:
+    `deployed_check.compared` makes them).
   """
   shape = dataset.test_images.shape[1:]
   layers = mq_jax.summary(
@@ -60,6 +60,7 @@ def describe(
     'name': name,
     'classes': list(dataset.class_names),
     'images': list(shape),
+    'count_bits': json.loads(packed.metadata['count_bits']),
     'accuracy': deployed_check.accuracy(logits, dataset.test_labels),
     'trained_bytes': path.stat().st_size,
     'layers': [
@@ -88,13 +89,17 @@ def markdown(described: dict[str, Any]) -> str:
   last = described['artefacts'][-1]['file']
   layers = [mq_jax.LayerSummary(**layer) for layer in described['layers']]
   commit = run['commit'] or 'no checkout'
+  counting = (
+    ' Convolutions of ±1 count bits.' if described['count_bits'] else ''
+  )
   return '\n'.join(
     [
       f'# {described["name"]}',
       '',
       f'A {config["network"]} for {config["dataset"]}:'
       f' {described["accuracy"]:.2f} % of {first["images"]:,} test images as it'
-      f' was trained, in a file of {described["trained_bytes"]:,} bytes.',
+      f' was trained, in a file of {described["trained_bytes"]:,} bytes.'
+      f'{counting}',
       '',
       '| file | bytes | times smaller | test accuracy | equal predictions |'
       ' largest error of logits |',

@@ -35,12 +35,11 @@ def deployed_table(cards: Sequence[dict[str, Any]]) -> tables.Table:
 
 
 def _row(described: dict[str, Any], file: dict[str, Any]) -> list[str]:
-  config = described['run']['config']
   layers = [one for one in described['layers'] if one['used'] is not None]
   bits = sorted({layer['bits'] for layer in layers})
   return [
     f'`{described["name"]}`',
-    f'{config["network"]}, {config["quantizer"]}',
+    ', '.join(_forward(described)),
     ', '.join(map(str, bits)),
     f'{described["accuracy"]:.2f} %',
     f'{described["trained_bytes"]:,}',
@@ -51,6 +50,14 @@ def _row(described: dict[str, Any], file: dict[str, Any]) -> list[str]:
     f'{file["equal_predictions"]:,} of {file["images"]:,}',
     f'{file["largest_error"]:.1e}',
   ]
+
+
+def _forward(described: dict[str, Any]) -> list[str]:
+  config = described['run']['config']
+  words = [config['network'], config['quantizer']]
+  if config['activations'] != 'relu':
+    words.append(f'{config["activations"]} activations')
+  return words + ['counting bits'] * described['count_bits']
 
 
 def _note(cards: Sequence[dict[str, Any]]) -> str:

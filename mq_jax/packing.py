@@ -107,6 +107,7 @@ def pack(
   if isinstance(state_or_params, State):
     state = state_or_params
     _check_variables(state, quantizer)
+    _check_finite(state.params, quantizer)
     # Jitted as TrainStep.quantized is: another program could round otherwise.
     params = jax.jit(
       lambda params, variables: selection.quantized(
@@ -116,6 +117,7 @@ def pack(
     model_state = state.model_state if model_state is None else model_state
   else:
     params = state_or_params
+    _check_finite(params, quantizer)
     weights = named_leaves(params)
     w_hat = {
       path: _quantized_once(q, weights[path], path, quantized)
@@ -257,8 +259,6 @@ def codes_of(array: PackedArray) -> Array:
 
 
 def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
-  if not w_hat.size or not np.all(np.isfinite(w_hat.astype(np.float64))):
-    raise ValueError(f'{path} is empty or has values that are not finite.')
   tables = _levels_like(quantizer, w_hat).shape[:-1]
   codes, table = levels.by_value(w_hat, tables)
   number = table.shape[-1]
@@ -328,8 +328,6 @@ def _quantized_once(
   quantizer: Quantizer, w: Array, path: str, quantized: bool
 ) -> Array:
   """Ŵ, of weights that are said to be quantized already or not to be."""
-  if not jnp.size(w):
-    raise ValueError(f'{path} is empty: give it a rule with None.')
   like = _levels_like(quantizer, w)
   found = levels.by_value(np.asarray(w), like.shape[:-1])[0]
   number, most = int(found.max()) + 1, like.shape[-1]
@@ -356,6 +354,18 @@ def _quantized_once(
   )(w)
 
 
+def _check_finite(params: Any, quantizer: Rules) -> None:
+  """Raises `ValueError` at weights that no table of levels can hold."""
+  leaves = named_leaves(params)
+  for path in selection.select(params, quantizer):
+    weight = np.asarray(leaves[path]).astype(np.float64)
+    if not weight.size:
+      raise ValueError(f'{path} is empty: give it a rule with None.')
+    # Codes would hide them.
+    if not np.all(np.isfinite(weight)):
+      raise ValueError(f'{path} has values that are not finite.')
+
+
 def _check_variables(state: State, quantizer: Rules) -> None:
   """Raises `ValueError` unless the rules are those that trained the state."""
   selected = selection.select(state.params, quantizer)
@@ -367,9 +377,6 @@ def _check_variables(state: State, quantizer: Rules) -> None:
         ' way round: hand over the rules of the training.'
       )
     q = selected[path]
-    # What is trained in a weight's place has another shape.
-    if q.parametrized is not None:
-      continue
     wanted: Any = jax.tree.structure(jax.eval_shape(q.init, leaves[path]))
     if wanted != jax.tree.structure(state.variables[path]):
       raise ValueError(

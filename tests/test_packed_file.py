@@ -18,7 +18,7 @@ import safetensors.numpy
 
 import mq_jax
 from mq_jax import methods, packed_file
-from mq_jax.packing import PackedArray
+from mq_jax.packing import is_packed, packed_leaves
 from mq_jax.selection import named_leaves
 
 METADATA = {'network': 'é "q" \n', 'accuracy': '91.50'}
@@ -47,17 +47,17 @@ def network(seed=0):
     ('stage1/block10/kernel', mq_jax.dorefa(2)),
     ('head/kernel', mq_jax.bwn(per_channel=True)),
   ]
-  return mq_jax.pack(params, rules, model_state=state, metadata=METADATA)
+  return mq_jax.pack(
+    params, rules, quantized=True, model_state=state, metadata=METADATA
+  )
 
 
 def flat(packed):
   """All that there is, as dtypes, shapes, bytes and texts."""
   found = {}
-  leaves = named_leaves(
-    packed.params, is_leaf=lambda leaf: isinstance(leaf, PackedArray)
-  )
+  leaves = named_leaves(packed.params, is_leaf=is_packed)
   for path, leaf in leaves.items():
-    if isinstance(leaf, PackedArray):
+    if is_packed(leaf):
       found[path] = (leaf.shape, leaf.bits, leaf.grid, leaf.quantizer)
       found[f'data/{path}'], found[f'levels/{path}'] = leaf.data, leaf.levels
     else:
@@ -118,10 +118,7 @@ def test_what_is_saved_is_loaded_bit_by_bit(saved):
   assert list(loaded.params['stage1']) == ['block0', 'block10']
   forms = {
     (leaf.grid is None, leaf.levels.ndim)
-    for leaf in jax.tree.leaves(
-      loaded.params, is_leaf=lambda leaf: isinstance(leaf, PackedArray)
-    )
-    if isinstance(leaf, PackedArray)
+    for leaf in packed_leaves(loaded.params).values()
   }
   assert forms == {(False, 1), (True, 1), (False, 3)}
   for found, expected in zip(
@@ -219,7 +216,8 @@ def test_other_programs_read_names_that_say_what_they_are(saved):
   ],
 )
 def test_what_numpy_could_not_read_back(tmp_path, leaf, match):
-  with pytest.raises(ValueError, match=match):
+  # What to do instead is in the message.
+  with pytest.raises(ValueError, match=rf'{match}.* float32.*eqx\.filter'):
     mq_jax.save_packed(
       tmp_path / 'a.safetensors', network()._replace(model_state={'x': leaf})
     )
@@ -229,7 +227,7 @@ def test_what_numpy_could_not_read_back(tmp_path, leaf, match):
 def test_bfloat16_weights_are_refused(tmp_path):
   w = jnp.ones((2, 2), jnp.bfloat16)
   packed = mq_jax.pack({'w': w}, mq_jax.bwn())
-  with pytest.raises(ValueError, match='levels/w is bfloat16'):
+  with pytest.raises(ValueError, match=r'levels/w is bfloat16.*float32'):
     mq_jax.save_packed(tmp_path / 'a.safetensors', packed)
   assert not os.listdir(tmp_path)
 
@@ -293,7 +291,7 @@ def test_what_is_written_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
 def test_a_folder_in_the_place_of_a_file(tmp_path):
   path = tmp_path / 'a.safetensors'
   path.mkdir()
-  with pytest.raises(FileNotFoundError, match=r'no file .*a\.safetensors'):
+  with pytest.raises(FileNotFoundError, match=r'a\.safetensors is a folder'):
     mq_jax.load_packed(path)
   with pytest.raises(IsADirectoryError):
     mq_jax.save_packed(path, network())
@@ -301,7 +299,9 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r'no file .*none\.safetensors'):
+  with pytest.raises(
+    FileNotFoundError, match=r'none\.safetensors is not there'
+  ):
     mq_jax.load_packed(tmp_path / 'none.safetensors')
 
 
@@ -499,6 +499,52 @@ def test_forged_grids_are_refused(tmp_path, grid):
 def test_forged_arrays_are_refused(tmp_path, arrays):
   content = forged(arrays, {'w': [1, [3, 3], None, '']})
   refused(tmp_path / 'a.safetensors', content)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('form', ['table', 'tables', 'grid'])
+def test_forged_levels_that_are_not_finite_are_refused(tmp_path, value, form):
+  path = tmp_path / 'a.safetensors'
+  grid = [-1, 2] if form == 'grid' else None
+  levels = {
+    'table': LEVELS,
+    'tables': np.tile(LEVELS, (1, 3, 1)),
+    'grid': np.tile(SCALE, (1, 3, 1)),
+  }[form]
+  layers = {'w': [1, [3, 3], grid, '']}
+  arrays = ARRAYS | {'levels/w': levels}
+  path.write_bytes(forged(arrays, layers))
+  assert list(mq_jax.load_packed(path).params) == ['w']
+  wrong = levels.copy()
+  wrong.flat[-1] = value
+  content = forged(ARRAYS | {'levels/w': wrong}, layers)
+  refused(path, content, 'w has levels that are not finite')
+
+
+@pytest.mark.parametrize('tables', [(), (1, 3), (3, 1)])
+def test_forged_codes_beyond_the_table_are_refused(tmp_path, tables):
+  """Looked up in a table, they would give its last value, or none."""
+  path = tmp_path / 'a.safetensors'
+  layers = {'w': [2, [3, 3], None, '']}
+  levels = np.tile(np.array([-1, 0, 1], np.float32), (*tables, 1))
+  codes = np.array([0b10_01_00_10, 0b01_00_10_01, 0b10], np.uint8)
+
+  def content(data):
+    return forged({'codes/w': data, 'levels/w': levels}, layers)
+
+  path.write_bytes(content(codes))
+  np.testing.assert_array_equal(
+    mq_jax.unpack(mq_jax.load_packed(path))['w'],
+    [[1, -1, 0], [1, 0, 1], [-1, 0, 1]],
+  )
+  for place in range(9):
+    wrong = codes.copy()
+    wrong[place // 4] |= 0b11 << 2 * (place % 4)
+    refused(path, content(wrong), 'w has codes beyond its 3 levels')
+  # One level for one bit, of which there is no code 1.
+  arrays = ARRAYS | {'levels/w': np.ones((*tables, 1), np.float32)}
+  layers = {'w': [1, [3, 3], None, '']}
+  refused(path, forged(arrays, layers), 'w has codes beyond its 1 levels')
 
 
 @pytest.mark.parametrize(
@@ -789,7 +835,8 @@ def test_methods_of_all_forms_come_back(tmp_path):
     mq_jax.dorefa(5), mq_jax.bwn(per_channel=True, channel_axis=0),
     methods.lq_nets(2), methods.twn(),
   ):  # fmt: skip
-    packed = mq_jax.pack({'w': w}, quantizer)
+    w_hat = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, q.init(w)))(w)
+    packed = mq_jax.pack({'w': w_hat}, quantizer, quantized=True)
     mq_jax.save_packed(path, packed)
     loaded = mq_jax.load_packed(path)
     assert flat(loaded) == flat(packed)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import mq_jax
 from mq_jax import methods, models, packing
+from mq_jax.levels import exact_multiples
 from mq_jax.packing import PackedArray
 from mq_jax.selection import named_leaves
 from tests import problem
@@ -164,11 +165,13 @@ def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
   # The values have no scale, and so no grid.
   levels = np.sort(rng.normal(size=2**bits)).astype(np.float32)
   array = PackedArray(data, levels, shape, bits, None, 'test')
-  found, table = packing.coded(array)
+  (found, table), w_hat = jax.jit(
+    lambda: (mq_jax.coded(array), packing.values(array))
+  )()
   assert found.dtype == jnp.uint8
   np.testing.assert_array_equal(found, codes)
   np.testing.assert_array_equal(table, levels)
-  assert_same(packing.values(array), levels[codes])
+  assert_same(w_hat, levels[codes])
   if bits == 1:
     np.testing.assert_array_equal(
       data, np.packbits(codes.ravel().astype(bool), bitorder='little')
@@ -180,7 +183,9 @@ def test_pack_writes_that_stream_with_the_fewest_bits(number):
   rng = np.random.default_rng(number)
   levels = np.sort(rng.normal(size=number)).astype(np.float32)
   codes = rng.permutation(np.arange(19 * 23) % number).reshape(19, 23)
-  packed = mq_jax.pack({'w': levels[codes]}, mq_jax.dorefa(8)).params['w']
+  packed = mq_jax.pack(
+    {'w': levels[codes]}, mq_jax.dorefa(8), quantized=True
+  ).params['w']
   if packed.grid is None:
     np.testing.assert_array_equal(codes_of(packed), codes)
     assert_same(packed.levels, levels)
@@ -204,10 +209,34 @@ def test_one_bit_is_numpys_packbits():
 def test_a_layer_of_one_value_takes_one_bit():
   for value in (0.0, -0.0, 0.25, -3.0):
     w = np.full((3, 3), value, np.float32)
-    packed = mq_jax.pack({'w': w}, methods.twn())
+    packed = mq_jax.pack({'w': w}, methods.twn(), quantized=True)
     assert packed.params['w'].bits == 1
     assert len(packed.params['w'].data) == 2
     assert_same(mq_jax.unpack(packed)['w'], w)
+    # To be quantized, one value is as good as any.
+    assert mq_jax.pack({'w': w}, methods.twn()).params['w'].bits == 1
+
+
+def test_packed_arrays_are_told_apart_by_identity():
+  w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+  one, two = (mq_jax.pack({'w': w}, mq_jax.bwn()).params['w'] for _ in range(2))
+  assert_same_packed(one, two)
+  # Arrays have no truth value: to compare them would raise.
+  assert one != two
+  assert len({one, two, one}) == 2
+
+
+def test_packed_leaves_are_found_by_path():
+  w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+  packed = mq_jax.pack({'b': {'w': w, 'c': w[0]}, 'a': w}, mq_jax.bwn())
+  found = packing.packed_leaves(packed.params)
+  assert list(found) == ['a', 'b/w']
+  assert found['b/w'] is packed.params['b']['w']
+  assert packing.is_packed(found['a'])
+  assert not packing.is_packed(packed.params['b']['c'])
+  codes = packing.codes_of(found['a'])
+  assert jnp.issubdtype(codes.dtype, jnp.integer)
+  np.testing.assert_array_equal(codes, w >= 0)
 
 
 # Trained networks.
@@ -236,23 +265,13 @@ def test_what_is_unpacked_is_what_was_trained(trained, name):
 
 
 def test_all_of_the_state_that_is_needed_is_there_and_no_more(trained):
-  train, state, packed, w_hat = trained
+  _, state, packed, w_hat = trained
   assert_same(mq_jax.unpack(packed), w_hat)
   assert_same(packed.params['norm'], jax.device_get(state.params['norm']))
   assert packed.model_state == {'count': 4.0}
   assert set(packed.metadata) == {'mq_jax', 'jax'}
   assert packed.metadata['jax'] == jax.__version__
   assert packed.metadata['mq_jax'] == mq_jax.__version__
-  other = mq_jax.pack(
-    state, RULES, model_state={'a': 1}, metadata={'net': 'é', 'jax': '0'}
-  )
-  assert other.model_state == {'a': 1}
-  assert other.metadata == packed.metadata | {'net': 'é', 'jax': '0'}
-  # Codes number the values in use, as training's do where all are.
-  assert_same(
-    packing.coded(packed.params['bwn']['kernel'])[0],
-    train.codes(state)['bwn/kernel'],
-  )
 
 
 def test_unpacking_inside_jit(trained):
@@ -267,7 +286,7 @@ def test_codes_and_levels_give_the_values(trained):
   arrays = {p: layer for p, layer in packed.params.items() if p != 'norm'}
   coded = jax.jit(
     lambda params: {
-      name: packing.coded(layer['kernel']) for name, layer in params.items()
+      name: mq_jax.coded(layer['kernel']) for name, layer in params.items()
     }
   )(arrays)
   for name, (codes, levels) in coded.items():
@@ -281,7 +300,10 @@ def test_codes_and_levels_give_the_values(trained):
 def test_packing_again_changes_nothing(trained):
   _, _, packed, _ = trained
   again = mq_jax.pack(
-    mq_jax.unpack(packed), RULES, model_state=packed.model_state
+    mq_jax.unpack(packed),
+    RULES,
+    quantized=True,
+    model_state=packed.model_state,
   )
   assert again.metadata == packed.metadata
   assert again.model_state == packed.model_state
@@ -311,10 +333,10 @@ def test_networks_of_one_form_unpack_under_vmap(bits):
 
 
 def test_the_state_of_a_problem_with_unquantized_leaves():
-  rules = [('first/kernel', mq_jax.dorefa(3)), ('last/kernel', None)]
-  train = problem.make(rules, mq_jax.multi_fc(hidden=5))
+  rules = [('first/kernel', mq_jax.dorefa(1)), ('last/kernel', None)]
+  train = problem.make(rules, mq_jax.ste())
   state = problem.start(train)
-  for batch in problem.batches(3):
+  for batch in problem.batches(1):
     state, _ = train.step(state, batch)
   packed = mq_jax.pack(state, rules)
   assert isinstance(packed.params['first']['kernel'], PackedArray)
@@ -322,6 +344,16 @@ def test_the_state_of_a_problem_with_unquantized_leaves():
   assert_same(packed.params['last'], jax.device_get(state.params['last']))
   assert_same(packed.model_state, jax.device_get(state.model_state))
   assert_same(mq_jax.unpack(packed), jax.device_get(train.quantized(state)))
+  # Codes number the values in use, as training's do where all are.
+  assert_same(
+    mq_jax.coded(packed.params['first']['kernel'])[0],
+    train.codes(state)['first/kernel'],
+  )
+  other = mq_jax.pack(
+    state, rules, model_state={'a': 1}, metadata={'net': 'é', 'jax': '0'}
+  )
+  assert other.model_state == {'a': 1}
+  assert other.metadata == packed.metadata | {'net': 'é', 'jax': '0'}
 
 
 # Parameters.
@@ -343,9 +375,15 @@ def test_latent_parameters_are_quantized(name):
     theta = quantizer.parametrized(w) if quantizer.parametrized else w
     return mq_jax.quantize(quantizer, theta, variables)
 
-  packed = mq_jax.pack({'w': w, 'b': jnp.ones(2)}, [('w', quantizer)])
+  params, rules = {'w': w, 'b': jnp.ones(2)}, [('w', quantizer)]
   expected = jax.jit(quantized)(w)
   assert not np.array_equal(expected, w)
+  if jax.tree.leaves(jax.eval_shape(quantizer.init, w)):
+    with pytest.raises(ValueError, match=r'quantizer of w .*over the State'):
+      mq_jax.pack(params, rules)
+    packed = mq_jax.pack(params | {'w': expected}, rules, quantized=True)
+  else:
+    packed = mq_jax.pack(params, rules)
   assert_same(decoded(packed.params['w']), np.asarray(expected))
   assert_same(mq_jax.unpack(packed)['w'], expected)
   assert_least(packed.params['w'])
@@ -357,23 +395,50 @@ def test_what_is_quantized_already_stays_as_it_is():
   # dorefa(2) itself would give ±1 and ±1/3.
   levels = np.array([-0.7, -0.1, 0.2, 0.9], np.float32)
   w = levels[np.random.default_rng(0).integers(0, 4, (9, 9))]
-  assert_same(
-    mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, mq_jax.dorefa(2))),
-    {'w': w},
-  )
+  quantizer = mq_jax.dorefa(2)
+  packed = mq_jax.pack({'w': jnp.asarray(w)}, quantizer, quantized=True)
+  assert_same(mq_jax.unpack(packed), {'w': w})
+  with pytest.raises(ValueError, match=r'w has 4 .*quantized=True takes it'):
+    mq_jax.pack({'w': jnp.asarray(w)}, quantizer)
   # One value more than there are levels: it must be latent.
   w[0, 0] = 0.5
-  found = mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, mq_jax.dorefa(2)))
+  found = mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, quantizer))
   np.testing.assert_allclose(
     np.unique(found['w']), [-1, -1 / 3, 1 / 3, 1], rtol=1e-6
   )
-  # Levels of channels are counted in each channel.
+  with pytest.raises(
+    ValueError, match=r'w has 5 .* has 4 levels.*leave out quantized=True'
+  ):
+    mq_jax.pack({'w': jnp.asarray(w)}, quantizer, quantized=True)
+
+
+def test_levels_of_channels_are_counted_in_each_channel():
   scales = np.array([0.5, 1.0, 1.7, 0.3], np.float32)
   w = scales * np.sign(np.random.default_rng(1).normal(size=(9, 4)))
   w = w.astype(np.float32)
-  packed = mq_jax.pack({'w': w}, mq_jax.bwn(per_channel=True))
+  each = mq_jax.bwn(per_channel=True)
+  packed = mq_jax.pack({'w': w}, each, quantized=True)
   assert packed.params['w'].bits == 1
   assert_same(mq_jax.unpack(packed), {'w': w})
+  with pytest.raises(ValueError, match=r'w has 2 .*quantized=True'):
+    mq_jax.pack({'w': w}, each)
+  with pytest.raises(ValueError, match=r'w has 8 .* has 2 levels'):
+    mq_jax.pack({'w': w}, mq_jax.bwn(), quantized=True)
+
+
+@pytest.mark.parametrize(
+  ('quantizer', 'width'), [(mq_jax.bwn(), 1), (mq_jax.bwn(True), 3)]
+)
+def test_few_weights_of_two_values_may_be_latent(quantizer, width):
+  """From four times as many weights a table as values on, none may."""
+  column = np.array([[1.0], [3.0]] * 4, np.float32)
+  w = np.repeat(column, width, axis=1)
+  found = mq_jax.unpack(mq_jax.pack({'w': w[:7]}, quantizer))['w']
+  np.testing.assert_allclose(found, np.mean(column[:7]), rtol=1e-6)
+  with pytest.raises(ValueError, match=r'w has 2 .*quantized=True'):
+    mq_jax.pack({'w': w}, quantizer)
+  packed = mq_jax.pack({'w': w}, quantizer, quantized=True)
+  assert_same(mq_jax.unpack(packed)['w'], w)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +455,7 @@ def test_minus_zero_stays_minus_zero(levels, quantizer):
   """Where the sign of a zero is lost, 1/x is another infinity."""
   values = np.array(levels, np.float32)
   w = values[np.random.default_rng(0).integers(0, len(values), (20, 20))]
-  packed = mq_jax.pack({'w': w}, quantizer)
+  packed = mq_jax.pack({'w': w}, quantizer, quantized=True)
   assert_same(mq_jax.unpack(packed)['w'], w)
   assert_same(decoded(packed.params['w']), w)
 
@@ -399,17 +464,39 @@ def test_float64(x64):
   w = np.random.default_rng(0).normal(size=(11, 7))
   for quantizer in (
     mq_jax.dorefa(4), mq_jax.bwn(), mq_jax.bwn(per_channel=True),
-    methods.lq_nets(2),
+    QUANTIZERS['lq_nets2'],
   ):  # fmt: skip
-    packed = mq_jax.pack({'w': jnp.asarray(w)}, quantizer)
     expected = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, q.init(w)))(
       w
     )
     assert expected.dtype == jnp.float64
+    has_variables = quantizer is QUANTIZERS['lq_nets2']
+    packed = mq_jax.pack(
+      {'w': expected if has_variables else jnp.asarray(w)},
+      quantizer,
+      quantized=has_variables,
+    )
     assert packed.params['w'].levels.dtype == np.float64
     assert_same(mq_jax.unpack(packed)['w'], expected)
     assert_same(jax.jit(mq_jax.unpack)(packed.params)['w'], expected)
     assert_same(decoded(packed.params['w']), np.asarray(expected))
+
+
+@pytest.mark.parametrize('kind', ['grid', 'table'])
+def test_float64_levels_need_x64(kind):
+  levels = np.array([-3, -1, 1, 3] if kind == 'grid' else [-0.7, -0.1, 0.2, 2])
+  w = 0.1 * levels[np.random.default_rng(0).integers(0, 4, (9, 9))]
+  with jax.enable_x64(True):
+    packed = mq_jax.pack({'w': w}, mq_jax.dorefa(2), quantized=True)
+    assert_same(mq_jax.unpack(packed)['w'], w)
+  array = packed.params['w']
+  assert (array.grid is None) == (kind == 'table')
+  with pytest.raises(ValueError, match=r'float64.*jax_enable_x64'):
+    mq_jax.unpack(packed)
+  with pytest.raises(ValueError, match=r'float64.*jax_enable_x64'):
+    jax.jit(lambda: mq_jax.unpack(packed))()
+  with pytest.raises(ValueError, match=r'float64.*jax_enable_x64'):
+    mq_jax.coded(array)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
@@ -434,6 +521,76 @@ def test_leaves_of_other_kinds_stay_beside():
   }  # fmt: skip
   packed = mq_jax.pack(params, [('w', mq_jax.bwn())])
   assert_same(mq_jax.unpack(packed), params)
+
+
+# Programs that go on with Ŵ.
+
+GRIDS = {
+  'scale': (1, mq_jax.dorefa(3), [-7, -5, -3, -1, 1, 3, 5, 7]),
+  'scales': (7, methods.lq_nets(3), [-7, -5, -3, -1, 1, 3, 5, 7]),
+  'many': (1, mq_jax.dorefa(6), range(-31, 32)),
+  'sign': (1, mq_jax.bwn(), [-1, 1]),
+  'uneven': (7, mq_jax.bwn(per_channel=True), [-1, 3]),
+}
+
+
+def on_grid(name, dtype):
+  """Integers times one scale or one a channel, packed, and their values."""
+  number, quantizer, integers = GRIDS[name]
+  rng, whole = np.random.default_rng(0), np.asarray(integers, dtype)
+
+  def is_rounded(scale):
+    table = scale * whole
+    exact = np.float64(scale) * np.asarray(integers)
+    return exact_multiples(table) is not None and (
+      name == 'sign' or np.any(table.astype(np.float64) != exact)
+    )
+
+  # Of narrow floats, few scales divide their own products without a rest.
+  some = rng.uniform(0.1, 0.2, 500).astype(dtype)
+  scale = np.array([one for one in some if is_rounded(one)][:number], dtype)
+  codes = rng.permutation(np.arange(670 * 7).reshape(670, 7) % len(whole))
+  w_hat = np.broadcast_to(scale, (670, 7)) * whole[codes]
+  params = mq_jax.pack({'k': w_hat}, quantizer, quantized=True).params
+  assert params['k'].grid is not None
+  assert params['k'].levels.size == number
+  assert_same(mq_jax.unpack(params)['k'], w_hat)
+  return params, w_hat
+
+
+def in_two_programs(function, params):
+  """`function(params)` with what is packed as constants, and as arguments."""
+  yield jax.jit(lambda: function(params))()
+  yield jax.jit(function)(params)
+  yield jax.jit(function)(jax.device_put(params))
+
+
+@pytest.mark.parametrize('name', GRIDS)
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_narrow_values_stay_narrow_where_jit_widens_them(name, dtype):
+  """XLA may leave out the rounding between a product and a cast."""
+  params, w_hat = on_grid(name, dtype)
+
+  def widened(params):
+    return mq_jax.unpack(params)['k'].astype(jnp.float32)
+
+  for found in in_two_programs(widened, params):
+    assert_same(found, w_hat.astype(np.float32))
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_sums_in_jit_are_those_of_rounded_values(name):
+  """XLA may join the product of a grid and the sum, and round only once."""
+  params, w_hat = on_grid(name, np.float32)
+  # What is left over of values that nearly cancel shows each bit.
+  c = -w_hat * np.float32(1 + 2**-20)
+
+  def added(params):
+    return mq_jax.unpack(params)['k'] + c
+
+  assert_same(added(params), w_hat + c)
+  for found in in_two_programs(added, params):
+    assert_same(found, w_hat + c)
 
 
 # Grids.
@@ -466,7 +623,8 @@ def multiples(draw):
 def test_a_grid_is_taken_only_where_it_is_exact_and_smaller(given):
   w, whole, perturbed = given
   with jax.enable_x64(True):
-    array = mq_jax.pack({'w': w}, mq_jax.dorefa(8)).params['w']
+    packed = mq_jax.pack({'w': w}, mq_jax.dorefa(8), quantized=True)
+  array = packed.params['w']
   assert_same(decoded(array), w)
   assert_least(array)
   number = len(np.unique(w))
@@ -487,10 +645,14 @@ def test_a_grid_is_taken_only_where_it_is_exact_and_smaller(given):
 def test_grids_by_hand():
   rng = np.random.default_rng(0)
 
+  def packed_as_it_is(w):
+    packed = mq_jax.pack({'w': w}, mq_jax.dorefa(8), quantized=True)
+    return packed.params['w']
+
   def packed(whole):
     codes = rng.permutation(np.arange(30 * 30) % len(whole)).reshape(30, 30)
     w = np.float32(0.1) * np.array(whole, np.float32)[codes]
-    return mq_jax.pack({'w': w}, mq_jax.dorefa(8)).params['w']
+    return packed_as_it_is(w)
 
   assert packed([-1, 1]).grid == (-1, 2)
   assert packed([-1, 0, 1]).grid == (-1, 1)
@@ -508,7 +670,7 @@ def test_grids_by_hand():
   # Nor does the table's size tempt to that.
   w = rng.permutation(np.arange(-255, 256))[:200].astype(np.float32)
   w[:3] = [-255, 255, 1]
-  many = mq_jax.pack({'w': w.reshape(20, 10)}, mq_jax.dorefa(8)).params['w']
+  many = packed_as_it_is(w.reshape(20, 10))
   assert many.grid is None
   assert many.bits == 8
   assert_same(packing.values(many), w.reshape(20, 10))
@@ -520,11 +682,12 @@ def test_channels_share_a_grid():
   scales[2] = 0  # a dead channel
   whole = rng.integers(-1, 2, (50, 6)) * 2 + 1
   w = (scales * whole).astype(np.float32) + 0.0
-  array = mq_jax.pack({'w': w}, methods.lq_nets(2)).params['w']
+  packed = mq_jax.pack({'w': w}, methods.lq_nets(2), quantized=True)
+  array = packed.params['w']
   assert array.levels.shape == (1, 6, 1)
   assert array.grid == (-1, 1)  # 0 is a place because of the dead channel
   assert_same(packing.values(array), w)
-  codes, table = packing.coded(array)
+  codes, table = mq_jax.coded(array)
   assert table.shape == (1, 6, 2**array.bits)
   assert_same(mq_jax.dequantize(codes, table), w)
 
@@ -535,8 +698,11 @@ def test_channels_share_a_grid():
 @pytest.mark.parametrize('quantizer', [mq_jax.dorefa(2), mq_jax.bwn(True)])
 @pytest.mark.parametrize('shape', [(0, 3), (3, 0)])
 def test_empty_weights(quantizer, shape):
-  with pytest.raises(ValueError, match='a/w is empty'):
-    mq_jax.pack({'a': {'w': jnp.zeros(shape)}}, quantizer)
+  for quantized in (False, True):
+    with pytest.raises(ValueError, match='a/w is empty'):
+      mq_jax.pack(
+        {'a': {'w': jnp.zeros(shape)}}, quantizer, quantized=quantized
+      )
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
@@ -544,7 +710,9 @@ def test_empty_weights(quantizer, shape):
 def test_weights_that_are_not_finite(quantizer, value):
   w = np.array([[0.1, value], [1.0, 1.0]], np.float32)
   with pytest.raises(ValueError, match=r'a/w .*not finite'):
-    mq_jax.pack({'a': {'w': w}}, quantizer)
+    mq_jax.pack({'a': {'w': w}}, quantizer, quantized=True)
+  with pytest.raises(ValueError, match=r'a/w .*not finite'):
+    mq_jax.pack({'a': {'w': w}}, mq_jax.bwn())
 
 
 def test_more_values_than_eight_bits_tell_apart():
@@ -553,8 +721,9 @@ def test_more_values_than_eight_bits_tell_apart():
 
   wide = mq_jax.bwn()._replace(codes=codes)
   w = np.arange(257.0, dtype=np.float32).reshape(1, 257)
-  with pytest.raises(ValueError, match=r'a/w has 257 different values.*256'):
-    mq_jax.pack({'a': {'w': w}}, wide)
+  for quantized in (False, True):
+    with pytest.raises(ValueError, match=r'a/w has 257 different values.*256'):
+      mq_jax.pack({'a': {'w': w}}, wide, quantized=quantized)
   assert_same(
     mq_jax.unpack(mq_jax.pack({'w': w[:, :256]}, wide)), {'w': w[:, :256]}
   )
@@ -571,9 +740,30 @@ def test_other_bad_input():
     mq_jax.pack(params, [('v', mq_jax.bwn())])
   with pytest.raises(TypeError, match='n has dtype int32'):
     mq_jax.pack(params, [('n', mq_jax.bwn())])
-  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+
+
+def test_a_state_with_other_rules_is_refused():
+  lsq = methods.lsq(2, optax.sgd(0.1))
+  rules = [('first/kernel', lsq), ('last/kernel', mq_jax.bwn())]
+  state = problem.start(problem.make(rules, mq_jax.ste()))
+  assert packing.packed_leaves(mq_jax.pack(state, rules).params).keys() == {
+    'first/kernel', 'last/kernel',
+  }  # fmt: skip
   with pytest.raises(ValueError, match="'v' matches no leaf"):
-    mq_jax.pack(problem.start(train), [('v', mq_jax.bwn())])
+    mq_jax.pack(state, [('v', mq_jax.bwn())])
+  with pytest.raises(ValueError, match=r'last/kernel is .*rules of the train'):
+    mq_jax.pack(state, rules[:1])
+  with pytest.raises(ValueError, match=r'first/bias is .*rules of the train'):
+    mq_jax.pack(state, [*rules, ('first/bias', mq_jax.bwn())])
+  for first, last, path in (
+    (mq_jax.bwn(), mq_jax.bwn(), 'first/kernel'),
+    (lsq, lsq, 'last/kernel'),
+  ):
+    others = [('first/kernel', first), ('last/kernel', last)]
+    with pytest.raises(
+      ValueError, match=f'variables of {path} are those of another quantizer'
+    ):
+      mq_jax.pack(state, others)
 
 
 # The structure wanted.
@@ -615,14 +805,25 @@ def test_an_equinox_model_comes_back_as_one():
 @pytest.mark.parametrize(
   ('like', 'match'),
   [
-    ({'w': np.ones((2, 3))}, r'b is \(2,\) in `packed` and missing in `like`'),
+    (
+      {'w': np.ones((2, 3))},
+      r'b is float32\(2,\) in `packed` and missing in `like`',
+    ),
     (
       {'w': np.ones((3, 2)), 'b': np.ones(2)},
-      r'w is \(2, 3\) in `packed` and \(3, 2\) in `like`',
+      r'w is float32\(2, 3\) in `packed` and float32\(3, 2\) in `like`',
     ),
     (
       {'w': np.ones((2, 3)), 'b': np.ones(2), 'c': 1.0},
-      r'c is missing in `packed` and \(\) in `like`',
+      r'c is missing in `packed` and float32\(\) in `like`',
+    ),
+    (
+      {'w': jnp.ones((2, 3), jnp.bfloat16), 'b': np.ones(2)},
+      r'w is float32\(2, 3\) in `packed` and bfloat16\(2, 3\) in `like`',
+    ),
+    (
+      {'w': np.ones((2, 3)), 'b': np.ones(2, int)},
+      r'b is float32\(2,\) in `packed` and int32\(2,\) in `like`',
     ),
   ],
 )
@@ -652,6 +853,7 @@ def test_a_resnet20_of_one_bit_is_as_small_as_its_bits(tmp_path, kind):
   packed = mq_jax.pack(
     weights,
     QUANTIZERS[kind],
+    quantized=kind == 'dorefa1',
     model_state=variables['batch_stats'],
     metadata={'network': 'resnet20'},
   )

@@ -44,6 +44,18 @@ RULES = [
 ]
 
 
+def latent():
+  """The same shapes before anything is quantized."""
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params()
+  )
+
+
+def packed_params(**options):
+  return mq_jax.pack(params(), RULES, quantized=True, **options)
+
+
 def apply(params, x):
   x = lax.conv_general_dilated(
     x, params['conv']['kernel'], (1, 1), 'SAME', dimension_numbers=NHWC
@@ -57,7 +69,7 @@ def rows(summary):
 
 
 def test_a_small_network_by_hand():
-  found = mq_jax.summary(params(), RULES, apply, X)
+  found = mq_jax.summary(packed_params(), apply_fn=apply, inputs=(X,))
   assert [layer.path for layer in found.layers] == [
     'conv/bias', 'conv/kernel', 'dense/kernel', 'free/kernel', 'unread/kernel',
   ]  # fmt: skip
@@ -78,15 +90,19 @@ def test_a_small_network_by_hand():
 
 
 def test_what_is_packed_and_what_is_trained_have_summaries_too():
-  packed = mq_jax.pack(
-    params(), RULES, model_state={'mean': np.ones(5, 'f4'), 'n': np.int32(1)}
-  )
-  found = mq_jax.summary(packed)
-  assert found.layers == mq_jax.summary(params(), RULES).layers
+  state = {'mean': np.ones(5, 'f4'), 'n': np.int32(1)}
+  found = mq_jax.summary(packed_params(model_state=state))
+  assert found.layers == mq_jax.summary(packed_params()).layers
   assert {layer.macs for layer in found.layers} == {None}
   assert found.state_bytes == 24
   assert found.total_bytes == sum(layer.bytes for layer in found.layers) + 24
   assert found.total_bytes_before == 392 + 24
+  found = mq_jax.summary(latent(), RULES)
+  assert found == mq_jax.summary(mq_jax.pack(latent(), RULES))
+  assert all(isinstance(layer, mq_jax.LayerSummary) for layer in found.layers)
+  assert {path for path, layer in rows(found).items() if layer.used} == {
+    path for path, _ in RULES
+  }
   train = problem.make(mq_jax.bwn(), mq_jax.ste())
   state = problem.start(train)
   found = mq_jax.summary(state, mq_jax.bwn())
@@ -101,7 +117,7 @@ def test_what_is_packed_and_what_is_trained_have_summaries_too():
 
 
 def test_the_summary_counts_what_the_file_holds():
-  packed = mq_jax.pack(params(), RULES, model_state={'mean': np.ones(5)})
+  packed = packed_params(model_state={'mean': np.ones(5)})
   found = mq_jax.summary(packed)
   leaves = jax.tree.leaves((packed.params, packed.model_state))
   assert found.total_bytes == sum(np.asarray(leaf).nbytes for leaf in leaves)
@@ -110,14 +126,15 @@ def test_the_summary_counts_what_the_file_holds():
 def test_a_table_without_a_scale():
   levels = np.array([-0.7, -0.123, 0.2, 0.9], np.float32)
   w = levels[np.arange(40).reshape(10, 4) % 4]
-  (layer,) = mq_jax.summary({'w': w}, mq_jax.dorefa(3)).layers
+  packed = mq_jax.pack({'w': w}, mq_jax.dorefa(3), quantized=True)
+  (layer,) = mq_jax.summary(packed).layers
   assert layer[1:] == ((10, 4), 2, 4, None, 160, 10 + 16, None)
 
 
 def test_values_in_use_are_the_most_of_one_channel():
   w = np.array([[0.3, 1, 5], [0.7, 1, 5], [0.9, 1, 6]], np.float32)
-  quantizer = mq_jax.methods.lq_nets(2)
-  (layer,) = mq_jax.summary({'w': w}, quantizer).layers
+  packed = mq_jax.pack({'w': w}, mq_jax.methods.lq_nets(2), quantized=True)
+  (layer,) = mq_jax.summary(packed).layers
   assert layer.used == 3
   assert layer.bits == 2
   assert layer.scale is None
@@ -149,6 +166,110 @@ def test_loops_count_as_often_as_they_run():
   assert layer_macs(SQUARE, twice, x) == {p: 2 * n for p, n in expected.items()}
 
 
+def test_a_condition_counts_the_branch_that_takes_most():
+  own = {'small': jnp.ones((2, 3)), 'large': jnp.ones((2, 5))}
+
+  def once(params, x):
+    return jnp.sum(x @ params['small'])
+
+  def most(params, x):
+    return jnp.sum(x @ params['large']) + once(params, x)
+
+  def neither(params, x):
+    return jnp.sum(x)
+
+  x, on = jnp.ones((7, 2)), jax.ShapeDtypeStruct((), bool)
+  for branches in ((once, most), (most, once)):
+    found = layer_macs(
+      own, lambda p, x, on, b=branches: lax.cond(on, *b, p, x), x, on
+    )
+    assert found == {'small': 7 * 6, 'large': 7 * 10}
+  found = layer_macs(
+    own, lambda p, x, on: lax.cond(on, once, neither, p, x), x, on
+  )
+  assert found == {'small': 7 * 6}
+  # In a loop, each time; with three to choose from too.
+  index = jax.ShapeDtypeStruct((), jnp.int32)
+
+  def thrice(params, x, index):
+    return lax.scan(
+      lambda s, _: (
+        s + lax.switch(index, [neither, most, once], params, x), None,
+      ),
+      *(0.0, None), length=3,
+    )  # fmt: skip
+
+  found = layer_macs(own, thrice, x, index)
+  assert found == {'small': 3 * 7 * 6, 'large': 3 * 7 * 10}
+
+
+def test_a_condition_counts_one_branch_and_no_mixture():
+  own = {'small': jnp.ones((2, 3)), 'large': jnp.ones((2, 5))}
+  branches = [lambda p, x, n=name: jnp.sum(x @ p[n]) for name in own]
+  found = layer_macs(
+    own,
+    lambda p, x, on: lax.cond(on, *branches, p, x),
+    *(jnp.ones((7, 2)), jax.ShapeDtypeStruct((), bool)),
+  )
+  assert found == {'large': 7 * 10}
+
+
+def test_while_loops_give_condition_and_body_their_own_weights():
+  own = {
+    'body': jnp.ones((4, 4)), 'both': jnp.ones((4, 4)), 'stop': jnp.ones((4, 1))
+  }  # fmt: skip
+
+  def apply(params, x):
+    return lax.while_loop(
+      lambda x: jnp.sum(x @ params['both'] @ params['stop']) < 9,
+      lambda x: jnp.tanh(x @ params['body']) @ params['both'],
+      x,
+    )
+
+  # Of unknown length: once.
+  expected = {'body': 3 * 16, 'both': 2 * 3 * 16, 'stop': 3 * 4}
+  assert layer_macs(own, apply, jnp.ones((3, 4))) == expected
+
+  def only_body(params, x):
+    return lax.while_loop(
+      lambda x: jnp.sum(x) < 9, lambda x: x @ params['body'], x
+    )
+
+  def only_condition(params, x):
+    return lax.while_loop(
+      lambda x: jnp.sum(x @ params['stop']) < 9, lambda x: x + 1, x
+    )
+
+  x = jnp.ones((3, 4))
+  assert layer_macs(own, only_body, x) == {'body': 3 * 16}
+  assert layer_macs(own, only_condition, x) == {'stop': 3 * 4}
+
+
+def test_a_weight_times_a_number_is_that_weight():
+  own = {'w': jnp.ones((4, 5)), 'gain': jnp.ones((4, 1))}
+  x, scale = jnp.ones((3, 4)), jnp.ones(())
+  for network in (
+    lambda p, x, scale: x @ (p['w'] * 2),
+    lambda p, x, scale: x @ (scale * p['w']),
+    lambda p, x, scale: x @ (-p['w'] / 3 + scale),
+    lambda p, x, scale: x @ jax.jit(lambda w: 2 * w)(p['w']),
+  ):
+    assert layer_macs(own, network, x, scale) == {'w': 3 * 4 * 5}
+
+
+@pytest.mark.parametrize('loop', ['scan', 'fori_loop'])
+def test_layers_picked_from_a_stack_in_a_loop_count_for_the_stack(loop):
+  def apply(params, x):
+    if loop == 'fori_loop':
+      return lax.fori_loop(0, 3, lambda i, x: x @ params['stacked'][i], x)
+    return lax.scan(
+      lambda x, i: (x @ params['stacked'][i], None), x, jnp.arange(3)
+    )[0]
+
+  own = {'stacked': jnp.ones((3, 4, 4))}
+  assert layer_macs(own, apply, jnp.ones((2, 4))) == {'stacked': 3 * 2 * 16}
+
+
 def test_jit_remat_vmap_and_precision_change_no_count():
   expected = {'conv/kernel': CONV, 'dense/kernel': DENSE}
   own = params()
@@ -167,8 +288,7 @@ def test_jit_remat_vmap_and_precision_change_no_count():
   batch = jax.ShapeDtypeStruct((7, 6, 6, 2), jnp.float32)
   assert layer_macs(own, each, batch) == {p: 7 * n for p, n in expected.items()}
   # Packed weights are those of their values.
-  packed = mq_jax.pack(own, RULES).params
-  assert layer_macs(packed, apply, X) == expected
+  assert layer_macs(packed_params().params, apply, X) == expected
 
 
 @pytest.mark.parametrize(
@@ -219,7 +339,8 @@ def test_a_resnet20_takes_what_its_shapes_say():
   def logits(params, x):
     return net.apply({**own, 'params': params}, x, train=False)
 
-  found = mq_jax.summary(weights, mq_jax.bwn(), logits, x)
+  packed = mq_jax.pack(weights, mq_jax.bwn(), quantized=True)
+  found = mq_jax.summary(packed, apply_fn=logits, inputs=(x,))
   layers = rows(found)
   sides = {'stem': 32, 'stage1': 32, 'stage2': 16, 'stage3': 8}
   convolutions, shortcuts = 0, 0
@@ -227,7 +348,7 @@ def test_a_resnet20_takes_what_its_shapes_say():
     layer = layers[path]
     assert (layer.bits, layer.used, layer.scale) == (1, 2, 0.5)
     assert layer.shape == leaf.shape
-    assert layer.total_bytes_before == 4 * leaf.size
+    assert layer.bytes_before == 4 * leaf.size
     assert layer.bytes == -(-leaf.size // 8) + 4
     if path == 'head/kernel':
       assert layer.macs == 640
@@ -242,7 +363,7 @@ def test_a_resnet20_takes_what_its_shapes_say():
   others = [layer for path, layer in layers.items() if path not in signs]
   assert {layer.macs for layer in others} == {0}
   assert {layer.bits for layer in others} == {32}
-  text = str(mq_jax.summary(weights, mq_jax.bwn(), logits, x))
+  text = str(found)
   assert f'{40_550_400 + 2 * 131_072 + 640:,}' in text.splitlines()[-2]
 
 
@@ -266,8 +387,9 @@ def cells(text):
 
 @pytest.mark.parametrize('state', [{}, {'mean': np.ones(300, np.float32)}])
 def test_the_table_adds_up_and_is_aligned(state):
-  packed = mq_jax.pack(params(), RULES, model_state=state)
-  found = mq_jax.summary(packed, None, apply, X)
+  found = mq_jax.summary(
+    packed_params(model_state=state), apply_fn=apply, inputs=(X,)
+  )
   (head, *lines), ratio = cells(str(found))
   assert [cell.strip() for cell in head] == [
     'layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs',
@@ -310,7 +432,7 @@ def test_the_table_adds_up_and_is_aligned(state):
 
 
 def test_without_a_network_there_are_no_products():
-  table, _ = cells(str(mq_jax.summary(params(), RULES)))
+  table, _ = cells(str(mq_jax.summary(packed_params())))
   assert {line[-1].strip() for line in table} == {'MACs', ''}
 
 
@@ -319,6 +441,11 @@ def test_what_is_refused():
     mq_jax.summary(params())
   with pytest.raises(ValueError, match="'none' matches no leaf"):
     mq_jax.summary(params(), [('none', mq_jax.bwn())])
-  bad = params() | {'dense': {'kernel': np.full((2, 2), np.nan, 'f4')}}
+  with pytest.raises(ValueError, match=r'packed already.*out the quantizer'):
+    mq_jax.summary(packed_params(), RULES)
+  with pytest.raises(ValueError, match=r'conv/kernel .*quantized=True'):
+    mq_jax.summary(params(), RULES)
+  bad = latent() | {'dense': {'kernel': np.full((2, 2), np.nan, 'f4')}}
+  rules = [('dense/kernel', mq_jax.bwn())]
   with pytest.raises(ValueError, match=r'dense/kernel .*not finite'):
-    mq_jax.summary(bad, RULES)
+    mq_jax.summary(bad, rules)
