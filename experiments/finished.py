@@ -9,8 +9,8 @@ import mq_jax
 from experiments import build, data, final, metrics, model_file
 from experiments.configs import resnet20
 from experiments.errors import MissingError
-from mq_jax import packing
 from mq_jax.models import scale_of
+from mq_jax.packed_array import packed_leaves
 
 
 def read(
@@ -54,6 +54,6 @@ def scales(model: model_file.ModelFile, config: ConfigDict) -> dict[str, Any]:
   packed = mq_jax.pack(model.params, build.rules(config, 1), quantized=True)
   found = {
     path: scale_of(mq_jax.coded(leaf)[1])
-    for path, leaf in packing.packed_leaves(packed.params).items()
+    for path, leaf in packed_leaves(packed.params).items()
   }
   return {path: scale for path, scale in found.items() if scale is not None}

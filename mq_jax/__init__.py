@@ -12,11 +12,11 @@ from mq_jax.estimators import ste as ste
 from mq_jax.features import feature_fc as feature_fc
 from mq_jax.kernels import kernel_wise as kernel_wise
 from mq_jax.late_update import State as State
+from mq_jax.packed_array import PackedArray as PackedArray
+from mq_jax.packed_array import coded as coded
 from mq_jax.packed_file import load_packed as load_packed
 from mq_jax.packed_file import save_packed as save_packed
-from mq_jax.packing import PackedArray as PackedArray
 from mq_jax.packing import PackedParams as PackedParams
-from mq_jax.packing import coded as coded
 from mq_jax.packing import pack as pack
 from mq_jax.packing import unpack as unpack
 from mq_jax.quantizers import Quantizer as Quantizer

@@ -21,14 +21,14 @@ import safetensors
 import safetensors.numpy
 
 from mq_jax.levels import LARGEST
-from mq_jax.packing import (
+from mq_jax.packed_array import (
   MOST_BITS,
   PackedArray,
-  PackedParams,
   codes_of,
   is_packed,
   packed_bytes,
 )
+from mq_jax.packing import PackedParams
 from mq_jax.selection import named_leaves, nested
 
 FORMAT = 'mq_jax packed 1'

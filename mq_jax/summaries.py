@@ -10,7 +10,8 @@ import numpy as np
 from mq_jax import levels
 from mq_jax.late_update import State
 from mq_jax.macs import layer_macs
-from mq_jax.packing import PackedParams, coded, is_packed, pack
+from mq_jax.packed_array import coded, is_packed
+from mq_jax.packing import PackedParams, pack
 from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array

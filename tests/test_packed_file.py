@@ -18,7 +18,7 @@ import safetensors.numpy
 
 import mq_jax
 from mq_jax import methods, packed_file
-from mq_jax.packing import is_packed, packed_leaves
+from mq_jax.packed_array import is_packed, packed_leaves
 from mq_jax.selection import named_leaves
 
 METADATA = {'network': 'é "q" \n', 'accuracy': '91.50'}

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import strategies as st
 
 import mq_jax
-from mq_jax import methods, models, packing
+from mq_jax import methods, models, packed_array
 from mq_jax.levels import exact_multiples
-from mq_jax.packing import PackedArray
+from mq_jax.packed_array import PackedArray
 from mq_jax.selection import named_leaves
 from tests import problem
 
@@ -166,7 +166,7 @@ def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
   levels = np.sort(rng.normal(size=2**bits)).astype(np.float32)
   array = PackedArray(data, levels, shape, bits, None, 'test')
   (found, table), w_hat = jax.jit(
-    lambda: (mq_jax.coded(array), packing.values(array))
+    lambda: (mq_jax.coded(array), packed_array.values(array))
   )()
   assert found.dtype == jnp.uint8
   np.testing.assert_array_equal(found, codes)
@@ -229,12 +229,12 @@ def test_packed_arrays_are_told_apart_by_identity():
 def test_packed_leaves_are_found_by_path():
   w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
   packed = mq_jax.pack({'b': {'w': w, 'c': w[0]}, 'a': w}, mq_jax.bwn())
-  found = packing.packed_leaves(packed.params)
+  found = packed_array.packed_leaves(packed.params)
   assert list(found) == ['a', 'b/w']
   assert found['b/w'] is packed.params['b']['w']
-  assert packing.is_packed(found['a'])
-  assert not packing.is_packed(packed.params['b']['c'])
-  codes = packing.codes_of(found['a'])
+  assert packed_array.is_packed(found['a'])
+  assert not packed_array.is_packed(packed.params['b']['c'])
+  codes = packed_array.codes_of(found['a'])
   assert jnp.issubdtype(codes.dtype, jnp.integer)
   np.testing.assert_array_equal(codes, w >= 0)
 
@@ -673,7 +673,7 @@ def test_grids_by_hand():
   many = packed_as_it_is(w.reshape(20, 10))
   assert many.grid is None
   assert many.bits == 8
-  assert_same(packing.values(many), w.reshape(20, 10))
+  assert_same(packed_array.values(many), w.reshape(20, 10))
 
 
 def test_channels_share_a_grid():
@@ -686,7 +686,7 @@ def test_channels_share_a_grid():
   array = packed.params['w']
   assert array.levels.shape == (1, 6, 1)
   assert array.grid == (-1, 1)  # 0 is a place because of the dead channel
-  assert_same(packing.values(array), w)
+  assert_same(packed_array.values(array), w)
   codes, table = mq_jax.coded(array)
   assert table.shape == (1, 6, 2**array.bits)
   assert_same(mq_jax.dequantize(codes, table), w)
@@ -746,9 +746,9 @@ def test_a_state_with_other_rules_is_refused():
   lsq = methods.lsq(2, optax.sgd(0.1))
   rules = [('first/kernel', lsq), ('last/kernel', mq_jax.bwn())]
   state = problem.start(problem.make(rules, mq_jax.ste()))
-  assert packing.packed_leaves(mq_jax.pack(state, rules).params).keys() == {
-    'first/kernel', 'last/kernel',
-  }  # fmt: skip
+  packed = mq_jax.pack(state, rules).params
+  leaves = packed_array.packed_leaves(packed)
+  assert leaves.keys() == {'first/kernel', 'last/kernel'}
   with pytest.raises(ValueError, match="'v' matches no leaf"):
     mq_jax.pack(state, [('v', mq_jax.bwn())])
   with pytest.raises(ValueError, match=r'last/kernel is .*rules of the train'):
