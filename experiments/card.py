@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import rich.console
+import rich.table
 
 import mq_jax
 from experiments import (
@@ -70,6 +72,34 @@ def describe(
     'run': ledger.without_folders(header),
     'made': ledger.without_folders(metrics.describe_run(header['config'])),
   }
+
+
+def show(
+  described: dict[str, Any], console: rich.console.Console | None = None
+) -> None:
+  """Prints what the files are worth.
+
+  Args:
+    described: The card.
+    console: Where to print; standard output by default.
+  """
+  table = rich.table.Table(
+    title=f'{described["name"]}: {described["accuracy"]:.2f}% as trained',
+  )
+  table.add_column('file', no_wrap=True)
+  equal = f'of {described["artefacts"][0]["images"]:,} equal'
+  for name in ('bytes', 'smaller', 'accuracy', equal, 'error'):
+    table.add_column(name, justify='right')
+  for one in described['artefacts']:
+    table.add_row(
+      one['file'],
+      f'{one["bytes"]:,}',
+      f'{described["trained_bytes"] / one["bytes"]:.1f}x',
+      f'{one["accuracy"]:.2f}%',
+      f'{one["equal_predictions"]:,}',
+      f'{one["largest_error"]:.1e}',
+    )
+  (console or rich.console.Console()).print(table)
 
 
 def markdown(described: dict[str, Any]) -> str:

@@ -243,7 +243,8 @@ def main(argv: list[str]) -> None:
       arguments.count_bits,
       arguments.data_dir,
     )
-    print(card.markdown(described))
+    card.show(described)
+    print(f'wrote {arguments.out}: {PAGE} says more')
     if arguments.results:
       print(f'wrote {card.enter(arguments.results, described)}')
 

@@ -1,6 +1,7 @@
 """Deployed networks are those that were trained, in files that run alone."""
 
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 from PIL import Image
 
 import mq_jax
@@ -181,6 +183,20 @@ def test_the_card_says_what_there_is_to_know(deployed):
     )
   ]
   assert convolution['macs'] == 32 * 32 * 9 * 16 * 16
+
+
+def test_the_command_shows_what_each_file_is_worth(deployed):
+  _, described, _ = deployed
+  text = io.StringIO()
+  card.show(described, rich.console.Console(file=text, width=80))
+  lines = [
+    line for line in text.getvalue().splitlines() if '360 of 360' in line
+  ]
+  assert len(lines) == len(FORMATS)
+  for line, one in zip(lines, described['artefacts'], strict=True):
+    assert one['file'] in line
+    assert f'{one["bytes"]:,}' in line
+    assert f'{one["accuracy"]:.2f}%' in line
 
 
 def test_a_file_that_is_another_network_is_refused(tmp_path, monkeypatch):
