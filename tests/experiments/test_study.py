@@ -130,7 +130,8 @@ def test_killed_at_any_moment_it_counts_nothing_twice(folder, reference):
   moments = []
   for _ in range(20):
     process = start(folder, workdir)
-    moments.append(random.uniform(4, 12))
+    # The first time before a fast machine is done.
+    moments.append(random.uniform(4, 12) if moments else random.uniform(2, 5))
     try:
       process.wait(moments[-1])
     except subprocess.TimeoutExpired:
