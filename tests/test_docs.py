@@ -40,6 +40,7 @@ def test_links_lead_to_files(page):
       assert (page.parent / link).exists(), link
 
 
+@pytest.mark.slow
 def test_the_blocks_of_your_project_run(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
   result = subprocess.run(
@@ -75,6 +76,7 @@ def lines(block):
   return [line for line in block.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_methods_of_extending_are_short_and_train(tmp_path):
   blocks = python_blocks(ROOT / 'docs' / 'extending.md')
   for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):

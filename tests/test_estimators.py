@@ -164,6 +164,7 @@ def test_lstm_with_one_unit_by_hand(x64, carry):
       )
 
 
+@pytest.mark.slow
 def test_lstm_gradient_with_respect_to_phi_by_finite_differences(x64):
   estimator = mq_jax.lstm_fc(hidden=3)
   w_tilde = gradients()[1]

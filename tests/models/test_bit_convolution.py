@@ -176,6 +176,7 @@ def popcounts(text):
 
 
 # All sums are exact in float32, so that the logits are the same bytes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'convolutions', 'floats'),
   [('resnet8', 6, 3), ('vgg_small', 5, 1)],
@@ -196,6 +197,7 @@ def test_networks_give_the_same_logits(name, convolutions, floats):
     assert popcounts(program.as_text()) >= 2 * convolutions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'constants'), [('resnet8', False), ('vgg_small', True)]
 )

@@ -79,6 +79,7 @@ def test_narrow_types_keep_their_own():
   assert dx.dtype == dw.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_no_convolution_of_stage_2_and_3_takes_xlas_filter_gradient():
   """Each convolution that is left with a 3x3 result is a filter gradient."""
   net = resnet20()

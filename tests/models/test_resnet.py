@@ -151,6 +151,7 @@ def test_named_networks_have_their_depths():
     assert named == models.resnet(depth, 100)
 
 
+@pytest.mark.slow
 def test_random_weights_keep_the_size_of_gradients():
   x = images()
   variables = jax.jit(models.resnet(8).init, static_argnames='train')(
@@ -304,6 +305,7 @@ def test_a_norm_takes_the_place_of_the_head_s_bias():
   np.testing.assert_allclose(logits.std(0), norm['scale'], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('bits', [1, 2, 4])
 def test_one_step_of_quantized_weights_and_activations(bits):
   quantizer, activation = networks.SAME_BITS[bits]

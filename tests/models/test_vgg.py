@@ -163,6 +163,7 @@ def test_layers_see_levels(activation, levels):
   assert len(np.unique(calls['conv1'][0])) == x.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('bits', 'make'),
   [(1, models.labnet), (2, models.vgg_small), (4, models.vgg_small)],
