@@ -126,7 +126,7 @@ def test_the_tables_have_their_rows(monkeypatch, tmp_path, capsys):
   assert 'json' not in result['config']
   assert '| multi_fc' in capsys.readouterr().out
 
-  some = ('ste', 'multi_fc', 'lstm_fc', 'lstm_fc, bfloat16 memory')
+  some = ('ste', 'fc_grad', 'multi_fc', 'lstm_fc', 'lstm_fc, bfloat16 memory')
   monkeypatch.setattr(
     cases, 'ESTIMATORS', {name: cases.ESTIMATORS[name] for name in some}
   )
