@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mq_jax
-from benchmarks import cases, flops, measure, table
+from benchmarks import cases, measure, table
 from experiments import build
 from mq_jax import models
 from mq_jax.selection import named_leaves, nested
@@ -111,15 +111,10 @@ def _row(network: str, batch: int, rounds: int) -> table.Row:
     _case('bits, constants', counting, images, constants=params),
     _case('bits, packed constants', counting, images, constants=packed),
   ]
-  _check_equal(compared)
-  work = flops.count(compared[0].step_fn, np.float32(0), compared[0].batch)
-  steps = max(1, round(ROUND_FLOPS / work))
-  programs = [measure.compile_case(case, steps) for case in compared]
-  seconds = measure.interleaved(programs, rounds)
-  times = [
-    1e3 * measure.spread([turn[i] for turn in seconds]).median
-    for i in range(len(programs))
-  ]
+  if differing := measure.differing(compared):
+    raise SystemExit(f'the logits of {differing[0]!r} differ')
+  seconds = measure.rounds_of(compared, ROUND_FLOPS, rounds)
+  times = measure.medians(seconds)
   return {
     'network': network,
     'batch': batch,
@@ -144,16 +139,6 @@ def _case(
     return total + y[0, 0], y
 
   return cases.Case(name, step_fn, np.float32(0), (params, images))
-
-
-def _check_equal(compared: list[cases.Case]) -> None:
-  results = [
-    np.asarray(jax.jit(case.step_fn)(case.state, case.batch)[1])
-    for case in compared
-  ]
-  for case, result in zip(compared, results, strict=True):
-    if result.tobytes() != results[0].tobytes():
-      raise SystemExit(f'the logits of {case.name!r} differ')
 
 
 if __name__ == '__main__':

@@ -118,8 +118,7 @@ def _rows(
         'batch': batch,
         'bytes, full precision': paths[0].stat().st_size,
         'bytes, packed': paths[1].stat().st_size,
-        'full precision ms': 1e3
-        * measure.spread([turn[0] for turn in seconds]).median,
+        'full precision ms': measure.medians(seconds)[0],
         'time, packed / full': measure.ratios(seconds, 1, over=0),
         'opening, packed / full': opened[1][1] / opened[0][1],
       }

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import lax
 
+from benchmarks import flops
 from benchmarks.cases import Case
 
 MB = 2**20
@@ -91,6 +93,47 @@ def interleaved(programs: Sequence[Program], rounds: int) -> list[list[float]]:
   while slows all of them.
   """
   return [[program.run() for program in programs] for _ in range(rounds)]
+
+
+def rounds_of(
+  cases: Sequence[Case], operations: float, rounds: int
+) -> list[list[float]]:
+  """`interleaved` seconds, each turn of about as many FLOPs of the first case.
+
+  Args:
+    cases: The first has the products that are counted.
+    operations: FLOPs of a turn: enough to outlast the clock's grain.
+    rounds: As in `interleaved`.
+  """
+  first = cases[0]
+  work = flops.count(first.step_fn, first.state, first.batch)
+  steps = max(1, round(operations / work))
+  programs = [compile_case(case, steps) for case in cases]
+  return interleaved(programs, rounds)
+
+
+def differing(cases: Sequence[Case]) -> tuple[str, tuple[int, ...]] | None:
+  """A case whose metrics, one array, are not the first one's to the last bit.
+
+  Returns:
+    Its name and the shape of what it gives; None if there is none.
+  """
+  results = [
+    np.asarray(jax.jit(case.step_fn)(case.state, case.batch)[1])
+    for case in cases
+  ]
+  for case, result in zip(cases, results, strict=True):
+    # As bytes: −0 would not be 0.
+    if result.tobytes() != results[0].tobytes():
+      return case.name, result.shape
+  return None
+
+
+def medians(seconds: Sequence[Sequence[float]]) -> list[float]:
+  """Milliseconds of each program."""
+  return [
+    1e3 * statistics.median(turns) for turns in zip(*seconds, strict=True)
+  ]
 
 
 def ratios(seconds: Sequence[Sequence[float]], index: int, over: int) -> Spread:

@@ -84,7 +84,7 @@ def main() -> None:
   rows = [
     {
       'method': program.name,
-      'ms': 1e3 * measure.spread([turn[i] for turn in seconds]).median,
+      'ms': measure.medians(seconds)[i],
       'time / STE': measure.ratios(seconds, i, over=0),
       'peak memory / STE': program.memory / programs[0].memory,
       'numbers kept a weight': (

@@ -31,7 +31,7 @@ def main() -> None:
   rows = [
     {
       'backward': program.name,
-      'ms': 1e3 * measure.spread([turn[i] for turn in seconds]).median,
+      'ms': measure.medians(seconds)[i],
       'time / full precision': measure.ratios(seconds, i, over=0),
       'time / STE': measure.ratios(seconds, i, over=1),
       'peak memory / STE': program.memory / programs[1].memory,

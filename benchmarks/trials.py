@@ -31,7 +31,7 @@ def main() -> None:
   rows = [
     {
       'trials': program.name,
-      'ms': 1e3 * measure.spread([turn[i] for turn in seconds]).median,
+      'ms': measure.medians(seconds)[i],
       'time / one trial': measure.ratios(seconds, i, over=0),
       'peak memory / one trial': program.memory / programs[0].memory,
     }

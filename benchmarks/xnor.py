@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks import cases, flops, measure, table
+from benchmarks import cases, measure, table
 from mq_jax.models import bit_convolution
 
 Array = jax.Array
@@ -95,15 +95,10 @@ def _row(side: int, channels: int, batch: int, rounds: int) -> table.Row:
       *(jax.jit(bit_convolution.pack)(x), filters),
     ),
   ]
-  _check_equal(compared)
-  work = flops.count(convolve_floats, x, w)
-  steps = max(1, round(ROUND_FLOPS / work))
-  programs = [measure.compile_case(case, steps) for case in compared]
-  seconds = measure.interleaved(programs, rounds)
-  times = [
-    1e3 * measure.spread([turn[i] for turn in seconds]).median
-    for i in range(len(programs))
-  ]
+  if differing := measure.differing(compared):
+    raise SystemExit(f'the convolutions differ at {differing[1]}')
+  seconds = measure.rounds_of(compared, ROUND_FLOPS, rounds)
+  times = measure.medians(seconds)
   ratio = functools.partial(measure.ratios, seconds, over=0)
   return {
     'image': f'{side}x{side}x{channels}',
@@ -124,16 +119,6 @@ def _case(
     return total + y[0, 0, 0, 0], y
 
   return cases.Case(name, step_fn, np.float32(0), inputs)
-
-
-def _check_equal(compared: list[cases.Case]) -> None:
-  results = [
-    np.asarray(jax.jit(case.step_fn)(case.state, case.batch)[1])
-    for case in compared
-  ]
-  # As bytes: −0 would not be 0.
-  if len({result.tobytes() for result in results}) > 1:
-    raise SystemExit(f'the convolutions differ at {results[0].shape}')
 
 
 def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

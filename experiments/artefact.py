@@ -74,11 +74,6 @@ def digest(path: pathlib.Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def classes_of(text: str) -> tuple[str, ...]:
-  """Names of classes, from JSON."""
-  return tuple(map(str, json.loads(text)))
-
-
 def _from_card(path: pathlib.Path) -> tuple[str, ...]:
   try:
     card = json.loads(path.with_name(CARD).read_text(encoding='utf-8'))
@@ -143,7 +138,7 @@ def _onnx(path: pathlib.Path) -> Artefact:
   return Artefact(
     lambda images: session.run(None, {inputs[0].name: images})[0],
     shape,
-    classes_of(own),
+    tuple(json.loads(own)),
   )
 
 

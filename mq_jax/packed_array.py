@@ -167,12 +167,8 @@ def _on_grid(
   scale, whole = multiples
   first = int(whole.min())
   step = int(np.gcd.reduce(whole - first, axis=None)) or 1
-  places = (whole - first) // step
-  if places.ndim > 1:
-    places = np.broadcast_to(places, (*codes.shape, places.shape[-1]))
-    picked = np.take_along_axis(places, codes[..., None], axis=-1)[..., 0]
-  else:
-    picked = places[codes]
+  places = jnp.asarray((whole - first) // step)
+  picked = np.asarray(dequantize(jnp.asarray(codes), places))
   return scale, picked, (first, step)
 
 
