@@ -16,7 +16,7 @@ import numpy as np
 
 import mq_jax
 from benchmarks import cases, measure, table
-from experiments import build
+from experiments.build import train_step
 from mq_jax import models
 from mq_jax.selection import named_leaves, nested
 
@@ -98,7 +98,7 @@ def exact_images(batch: int, side: int = 32) -> Array:
 
 
 def _row(network: str, batch: int, rounds: int) -> table.Row:
-  activation = build.ACTIVATIONS['bi_real'](1)
+  activation = train_step.ACTIVATIONS['bi_real'](1)
   net = getattr(models, network)(activation=activation)
   images = exact_images(batch)
   params = exact_params(net, images)

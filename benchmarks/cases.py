@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mq_jax
-from experiments import build, losses
+from experiments.build import losses, train_step
 from mq_jax import models
 
 FULL, STE = 'full precision', 'ste'
@@ -82,11 +82,11 @@ def problem(network: Any, batch_size: int, dtype: str) -> Problem:
   """
   net = network
   if isinstance(network, str):
-    net = getattr(models, network)(dtype=build.DTYPES[dtype])
+    net = getattr(models, network)(dtype=train_step.DTYPES[dtype])
   keys = jax.random.split(jax.random.key(0), 3)
   shape = (batch_size, 32, 32, 3)
   batch = {
-    'image': jax.random.normal(keys[0], shape, build.DTYPES[dtype]),
+    'image': jax.random.normal(keys[0], shape, train_step.DTYPES[dtype]),
     'label': jax.random.randint(keys[1], (batch_size,), 0, 10),
   }
   variables = jax.jit(net.init, static_argnames='train')(

@@ -19,9 +19,11 @@ import numpy as np
 
 import mq_jax
 from benchmarks import measure, table
-from experiments import artefact, build, data, export, packed_network
+from experiments.build import train_step
+from experiments.common.errors import MissingError
 from experiments.configs import resnet20
-from experiments.errors import MissingError
+from experiments.data import datasets
+from experiments.deploy import artefact, export, packed_network
 from mq_jax.models import fold_norms, fold_scales
 
 QUICK = {'rounds': 3}
@@ -55,7 +57,7 @@ def main() -> None:
 
 def _network() -> mq_jax.PackedParams:
   config = resnet20.get_config()
-  net = build.network(config, 10)
+  net = train_step.network(config, 10)
   variables = jax.jit(
     lambda key: net.init(key, jnp.zeros((1, *IMAGE)), train=False)
   )(jax.random.key(0))
@@ -66,9 +68,9 @@ def _network() -> mq_jax.PackedParams:
     if leaf.ndim >= 2
   }
   params, batch_stats = fold_scales(w_hat, variables['batch_stats'], scales)
-  mean, std = data.PIXELS['cifar10']
+  mean, std = datasets.PIXELS['cifar10']
   nothing = np.zeros((0, *IMAGE), np.uint8)
-  dataset = data.Dataset(
+  dataset = datasets.Dataset(
     nothing, nothing, nothing, nothing, mean, std, tuple('0123456789'), True
   )
   return mq_jax.pack(

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from benchmarks import cases, measure, table
-from experiments import build, config_check, data
+from experiments.build import check, train_step
+from experiments.common.trials import pick
 from experiments.configs import resnet20
-from experiments.loop import make_loop
-from experiments.trials import pick
+from experiments.data import datasets
+from experiments.training.steps import make_loop
 from mq_jax import models
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3, 'images': 320}
@@ -34,10 +35,10 @@ def main() -> None:
     dtype=args.dtype,
     estimator=args.estimator,
   )
-  config_check.check(config)
+  check.check(config)
   at = cases.problem(args.network, args.batch_size, args.dtype)
   dataset = _random_images(args.images)
-  net = getattr(models, args.network)(dtype=build.DTYPES[args.dtype])
+  net = getattr(models, args.network)(dtype=train_step.DTYPES[args.dtype])
   loop = make_loop(config, dataset, net, at.params, at.model_state)
   state = loop.start()
   bare = cases.Case(
@@ -76,11 +77,11 @@ def main() -> None:
   )
 
 
-def _random_images(count: int) -> data.Dataset:
+def _random_images(count: int) -> datasets.Dataset:
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
   labels = rng.integers(0, 10, count).astype(np.int32)
-  return data.Dataset(
+  return datasets.Dataset(
     images, labels, images[:10], labels[:10],
     (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), tuple('0123456789'), True,
   )  # fmt: skip

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import cases, measure, table
-from experiments import build
+from experiments.build import train_step
 from experiments.configs import methods
 from experiments.configs.recipe import recipe
 from mq_jax.selection import named_leaves
@@ -44,8 +44,10 @@ def case(name: str, config: ConfigDict, args: Any) -> cases.Case:
     head_norm=False,
     loss='cross_entropy',
   )
-  at = cases.problem(build.network(config, 10), args.batch_size, args.dtype)
-  train = build.make_train_step(config, at.loss_fn, STEPS_PER_EPOCH)
+  at = cases.problem(
+    train_step.network(config, 10), args.batch_size, args.dtype
+  )
+  train = train_step.make_train_step(config, at.loss_fn, STEPS_PER_EPOCH)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return cases.Case(name, train.step_fn, cases.host(state), at.batch)
 

@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import metrics, runtime
-from experiments.build import DTYPES
-from experiments.config_check import CHOICES
+from experiments.build.check import CHOICES
+from experiments.build.train_step import DTYPES
+from experiments.common import runtime
+from experiments.records import run_log
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ def show(
   result = {
     'title': title,
     'note': note,
-    **metrics.describe_run(sizes),
+    **run_log.describe_run(sizes),
     'rows': list(rows),
   }
   print(f'\n{markdown(result)}')

@@ -11,8 +11,11 @@ import time
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import config_check, metrics, runtime, summary, train
-from experiments.errors import told_plainly
+from experiments.build import check
+from experiments.common import console, runtime
+from experiments.common.errors import told_plainly
+from experiments.records import run_log
+from experiments.training import train
 
 DEFAULT = 'experiments/configs/resnet20.py'
 # Without a default here: a default would be read, and the command line applied
@@ -63,11 +66,11 @@ def main(argv: list[str]) -> None:
   runtime.configure()
   with told_plainly():
     config = CONFIG.value
-    config_check.check(config)
+    check.check(config)
     result = train.train_and_evaluate(config, workdir_for(config))
-  summary.print_summary(
+  console.print_summary(
     *result[:5],
-    last_epochs=len(metrics.last_epochs(result.records)),
+    last_epochs=len(run_log.last_epochs(result.records)),
     trial_accuracies=result.trial_accuracies,
   )
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments import artefact
-from experiments.errors import InvalidError, MissingError, UserError
+from experiments.common.errors import InvalidError, MissingError, UserError
+from experiments.deploy import artefact
 
 
 def predict(

@@ -2,12 +2,15 @@
 
   python -m experiments.pretrain --workdir=runs/base --config.network=resnet20
 
-The standard recipe, `config.pretrain_epochs` long: `build.full_precision`.
+The standard recipe, `config.pretrain_epochs` long: `train_step.full_precision`.
 """
 
 from absl import app, flags
 
-from experiments import build, cifar, config_check, errors, runtime, train
+from experiments import cifar
+from experiments.build import check, train_step
+from experiments.common import errors, runtime
+from experiments.training import train
 
 flags.adopt_module_key_flags(cifar)
 
@@ -17,8 +20,8 @@ def main(argv: list[str]) -> None:
   del argv
   runtime.configure()
   with errors.told_plainly():
-    config_check.check(cifar.CONFIG.value)
-    config = build.full_precision(cifar.CONFIG.value)
+    check.check(cifar.CONFIG.value)
+    config = train_step.full_precision(cifar.CONFIG.value)
     result = train.train_and_evaluate(config, cifar.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'

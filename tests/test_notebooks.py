@@ -9,8 +9,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from experiments import prepare_data
-from experiments.cifar_sources import Sizes
+from experiments.data import prepare
+from experiments.data.cifar_archives import Sizes
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
@@ -33,7 +33,7 @@ def test_what_every_notebook_has(path):
   assert not any(cell.get('outputs') for cell in book['cells'])
   # The public interface only.
   used = set(re.findall(r'from (experiments[\w.]*) import', text))
-  public = ('configs', 'settings', 'train')
+  public = ('configs', 'study', 'training')
   assert used <= {f'experiments.{name}' for name in public}
   assert not re.findall(r'mq_jax\._|from mq_jax', text)
 
@@ -51,7 +51,7 @@ def noise(tmp_path):
     table = rng.integers(0, 256, (rows, 3073), dtype=np.uint8)
     table[:, 0] = np.arange(rows) % 10
     table.tofile(source / name)
-  prepare_data.prepare(source, tmp_path / 'sets', sizes=Sizes(300, 100))
+  prepare.prepare(source, tmp_path / 'sets', sizes=Sizes(300, 100))
   return tmp_path / 'sets'
 
 

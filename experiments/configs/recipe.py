@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import method_options
+from experiments.build import method_options
 from experiments.configs import resnet20
 
 

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
   config.trials = 1  # runs at once, with the seeds seed, seed + 1, …
   config.mesh_data = 1  # devices that each batch is split over; -1 for all
 
-  # dorefa, bwn, none, or another method of experiments/methods.py
+  # dorefa, bwn, none, or another method of experiments/build/methods.py
   config.quantizer = 'dorefa'
   config.bits = 1  # dorefa: 1 to 8
   config.method = ConfigDict()  # what only one method reads: see methods.py

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.settings import Study, both_protocols, in_protocol
+from experiments.study import Study, both_protocols, in_protocol
 
 # kernel_wise takes 3x3 kernels alone, so its opponents get no others either.
 ONLY_3X3 = r'head/kernel|.*/shortcut/kernel'

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 HELD_OUT = 5_000
 SHORT = {'epochs': 2, 'decay_every': 1}

@@ -8,8 +8,8 @@ On the test set, beside straight-through with the step size of the same tuning.
 
 from ml_collections import ConfigDict
 
-from experiments.settings import Study, in_protocol
 from experiments.studies.beyond import RULES, SHORT, TUNED
+from experiments.study import Study, in_protocol
 
 GAMMA = 1e-3
 

@@ -7,7 +7,7 @@
 MetaQuant under Adam, four epochs, the last at a tenth.
 """
 
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 FORWARD = {
   'bwn-1bit': {'quantizer': 'bwn', 'bits': 1},

@@ -4,7 +4,7 @@
     --workdir=runs/fig4 --pretrained=FOLDER
 """
 
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 # The paper shows three sizes and does not name them.
 HIDDEN = (10, 100, 1000)

@@ -11,7 +11,7 @@ FOLDER is needed: recipes differ in the batches that a base model would have.
 from ml_collections import ConfigDict
 
 from experiments.configs import methods
-from experiments.settings import Study
+from experiments.study import Study
 
 
 def get_study() -> Study:

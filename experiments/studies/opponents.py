@@ -12,7 +12,7 @@ hypergradient moves it by β = γ·α² times the inner product of two gradients
 
 from ml_collections import ConfigDict
 
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 5e-2, 1e-1, 3e-1, 1.0)
 

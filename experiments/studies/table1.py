@@ -8,7 +8,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.settings import Study, both_protocols
+from experiments.study import Study, both_protocols
 
 ESTIMATORS = {
   'dorefa': ('ste', 'multi_fc', 'lstm_fc', 'fc_grad'),

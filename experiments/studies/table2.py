@@ -4,8 +4,8 @@
     --workdir=runs/table2 --pretrained=FOLDER
 """
 
-from experiments.settings import Study
 from experiments.studies.table1 import main_table
+from experiments.study import Study
 
 
 def get_study() -> Study:

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.configs.methods import load
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 LONG = {'epochs': 100, 'decay_at': '30 60 90'}
 # A whole training in small, for two CPU cores.

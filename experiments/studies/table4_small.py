@@ -7,8 +7,8 @@ The settings of `table4.py`. What rises in the course of a run does so within
 these two epochs.
 """
 
-from experiments.settings import Study
 from experiments.studies.table4 import PUBLISHED, SHORT, grid
+from experiments.study import Study
 
 
 def get_study() -> Study:

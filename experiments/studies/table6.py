@@ -4,7 +4,7 @@
     --workdir=runs/table6 --pretrained=FOLDER
 """
 
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 CELLS = (
   (1, None),

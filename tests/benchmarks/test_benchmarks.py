@@ -23,7 +23,7 @@ from benchmarks import (
   step_time,
   trials,
 )
-from experiments import method_table
+from experiments.report import method_table
 
 ROOT = pathlib.Path(__file__).parents[2]
 NHWC = ('NHWC', 'HWIO', 'NHWC')

@@ -13,16 +13,11 @@ import types
 
 import pytest
 
-from experiments import (
-  build,
-  cifar,
-  config_check,
-  errors,
-  metrics,
-  model_file,
-  pretrain,
-)
-from experiments import train as train_module
+from experiments import cifar, pretrain
+from experiments.build import check, train_step
+from experiments.common import errors
+from experiments.records import model_file, run_log
+from experiments.training import train as train_module
 from mq_jax import models
 from tests.experiments import tiny
 
@@ -115,7 +110,7 @@ def same_end(config, work, other):
   assert ours == tiny.as_bytes(two.state)
   for part in ('params', 'phi', 'refine_state', 'estimator_state', 'key'):
     assert any(path.startswith(f'state/{part}') for path in ours), part
-  records = [metrics.read_log(w / 'metrics.jsonl')[1] for w in (work, other)]
+  records = [run_log.read_log(w / 'metrics.jsonl')[1] for w in (work, other)]
   assert tiny.timeless(records[0]) == tiny.timeless(records[1])
   assert [r['epoch'] for r in records[0]] == [1, 2]
   assert any(r['flipped']['stem/kernel'] > 0 for r in records[0])
@@ -203,7 +198,7 @@ from absl import flags
 from experiments import build, train
 from experiments.configs import digits
 from tests.experiments import tiny
-build.network = lambda config, num_classes: tiny.Net(num_classes)
+train_step.network = lambda config, num_classes: tiny.Net(num_classes)
 config = digits.get_config()
 config.update({values | {'pretrained': pretrained}!r})
 result = train.train_and_evaluate(config, {str(tmp_path / 'run')!r})
@@ -215,7 +210,7 @@ print(json.dumps(result.records))
     start([sys.executable, '-c', program], environment)
   )
   assert status == 0, told
-  header, record = metrics.read_log(tmp_path / 'run' / 'metrics.jsonl')
+  header, record = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
   assert json.loads(out.splitlines()[-1]) == record
   assert record[0]['step'] == 2
   assert header['config'] | values == header['config']
@@ -263,13 +258,13 @@ def in_process(monkeypatch):
 
 
 def test_divergence_is_told_in_a_line(tmp_path, in_process):
-  config = build.full_precision(tiny.config())
+  config = train_step.full_precision(tiny.config())
   config.learning_rate = 3e38
   in_process(config, tmp_path / 'run')
   with pytest.raises(SystemExit) as error:
     cifar.main(['cifar'])
   assert 'not finite at step 1. There is no checkpoint' in error.value.code
-  _, records = metrics.read_log(tmp_path / 'run' / 'metrics.jsonl')
+  _, records = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
   assert records == []
 
 
@@ -278,8 +273,8 @@ def test_pretrain_makes_what_cifar_starts_from(tmp_path, in_process, capsys):
   in_process(config, tmp_path / 'base')
   pretrain.main(['pretrain'])
   out = capsys.readouterr().out
-  header, records = metrics.read_log(tmp_path / 'base' / 'metrics.jsonl')
-  assert header['config'] == build.full_precision(config).to_dict()
+  header, records = run_log.read_log(tmp_path / 'base' / 'metrics.jsonl')
+  assert header['config'] == train_step.full_precision(config).to_dict()
   accuracy = f'{records[1]["test_accuracy"]:.2f}%'
   assert f'resnet8 on digits: {accuracy} test accuracy' in out
   config.pretrained = re.search(r'--config\.pretrained=(\S+)', out)[1]
@@ -306,7 +301,7 @@ def test_without_a_workdir_it_says_how_to_go_on(
   [
     (errors.MissingError('no data: run this'), 'no data: run this'),
     (errors.UnreadableError('damaged'), 'damaged'),
-    (config_check.ConfigError('bits=9'), 'bits=9'),
+    (check.ConfigError('bits=9'), 'bits=9'),
     (train_module.TrainingDiverged('at step 9'), 'at step 9'),
     (KeyboardInterrupt(), 130),
     (SystemExit(143), 143),

@@ -15,9 +15,12 @@ from jax.experimental.compilation_cache import (
   compilation_cache as compilation_cache_module,
 )
 
-from experiments import build, checkpoints, data, model_file, train
+from experiments.build import train_step
 from experiments.configs import digits
-from experiments.loop import make_loop
+from experiments.data import datasets
+from experiments.records import checkpoints, model_file
+from experiments.training import train
+from experiments.training.steps import make_loop
 from mq_jax.models import BatchNorm
 from mq_jax.selection import named_leaves
 
@@ -43,7 +46,7 @@ class Net(nn.Module):
 def put_in(monkeypatch):
   """Makes every configuration's network the tiny one."""
   monkeypatch.setattr(
-    build, 'network', lambda config, num_classes: Net(num_classes)
+    train_step, 'network', lambda config, num_classes: Net(num_classes)
   )
 
 
@@ -110,8 +113,8 @@ def write_model(path, net, seed=7):
 
 def last_checkpoint(config, workdir):
   """What the newest checkpoint in `workdir` holds; compiles nothing."""
-  dataset = data.load(config.dataset)
-  net = build.network(config, 10)
+  dataset = datasets.load(config.dataset)
+  net = train_step.network(config, 10)
   random = variables(net)
   loop = make_loop(
     config, dataset, net, random['params'], random['batch_stats']

@@ -10,7 +10,7 @@ import pytest
 
 import mq_jax
 from benchmarks import bit_networks
-from experiments import build
+from experiments.build import train_step
 from mq_jax import activations, models
 from mq_jax.activations import Activation
 from mq_jax.models import bit_convolution, convolution
@@ -261,7 +261,7 @@ def test_networks_refuse_what_has_no_bits(name):
 @pytest.mark.parametrize('bits', [1, 2])
 def test_activations_say_whether_they_are_binary(bits):
   x = jnp.linspace(-3, 3, 101)
-  for name, make in build.ACTIVATIONS.items():
+  for name, make in train_step.ACTIVATIONS.items():
     if (activation := make(bits)) is None:
       continue
     number = () if activation.start is None else (activation.start,)

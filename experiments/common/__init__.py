@@ -1,0 +1,1 @@
+"""What all packages use: errors, console, devices, the process."""

@@ -1,0 +1,1 @@
+"""Data sets: read, prepared on disk, given out in batches."""

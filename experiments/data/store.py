@@ -1,0 +1,265 @@
+"""Prepared CIFAR sets: found, read without TensorFlow, and decoded once.
+
+They lie on disk as tensorflow-datasets prepares them and are read through its
+data source. A copy of the pixels stands beside the prepared files, so that only
+the first start decodes images.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shlex
+import threading
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.common.errors import InvalidError, MissingError
+
+ARCHIVE = 'https://www.cs.toronto.edu/~kriz/cifar-{}-binary.tar.gz'
+CACHE = 'mq_jax_pixels.npz'
+
+
+class Pixels(NamedTuple):
+  """The arrays of a prepared set, as in `Dataset`; `names` is of strings."""
+
+  train_images: np.ndarray
+  train_labels: np.ndarray
+  test_images: np.ndarray
+  test_labels: np.ndarray
+  names: np.ndarray
+
+
+def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
+  """The folder of prepared sets: `data_dir`, or else the default."""
+  named = data_dir or os.environ.get('TFDS_DATA_DIR')
+  return Path(named or '~/tensorflow_datasets').expanduser()
+
+
+def find_prepared(
+  name: str, data_dir: str | os.PathLike[str] | None = None
+) -> Path:
+  """Finds the folder of the newest whole version of a prepared set.
+
+  Args:
+    name: 'cifar10' or 'cifar100'.
+    data_dir: As in `load`.
+
+  Returns:
+    The folder, such as ~/tensorflow_datasets/cifar10/3.0.2.
+
+  Raises:
+    FileNotFoundError: If there is none; the message has the commands that
+      prepare it.
+  """
+  root = resolve_data_dir(data_dir)
+  folder, problem = _look_up(name, root)
+  if folder is None and not problem:
+    _download(name, root)
+    folder, problem = _look_up(name, root)
+  if folder is None:
+    number = name.removeprefix('cifar')
+    archive = ARCHIVE.format(number)
+    raise MissingError(
+      f'{name} is not in {root}. '
+      + (f'{problem}; remove that folder. ' if problem else '')
+      + f'To prepare the set there, run\n  curl -LO {archive}\n'
+      f'  python -m experiments.prepare_data --source {archive.split("/")[-1]}'
+      f' --data_dir {shlex.quote(str(root))}\n'
+      'or give the folder in which it is prepared already as data_dir, or in'
+      ' $TFDS_DATA_DIR.'
+    )
+  return folder
+
+
+def _look_up(name: str, root: Path) -> tuple[Path | None, str]:
+  """The newest whole version, or None and what is wrong with the newest."""
+  versions = {}
+  for info in root.glob(f'{name}/*/dataset_info.json'):
+    numbers = info.parent.name.split('.')
+    # Others are what a stopped tensorflow-datasets leaves: incomplete.XYZ_3.0.2
+    if all(number.isdecimal() for number in numbers):
+      versions[tuple(map(int, numbers))] = info.parent
+  problems = []
+  for _, folder in sorted(versions.items(), reverse=True):
+    problem = _problem(name, folder)
+    if not problem:
+      return folder, ''
+    problems.append(problem)
+  return None, problems[0] if problems else ''
+
+
+def _problem(name: str, folder: Path) -> str:
+  """What keeps a version's folder from being read; empty if nothing."""
+  try:
+    info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
+    shards = {s['name']: len(s['shardLengths']) for s in info['splits']}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    return f'{folder}/dataset_info.json cannot be read ({error})'
+  form = info.get('fileFormat', 'tfrecord')
+  if form != 'array_record':
+    return f'{folder} is stored as {form}, which only TensorFlow reads'
+  for split in ('train', 'test'):
+    files = list(folder.glob(f'{name}-{split}.array_record*'))
+    if not shards.get(split) or len(files) != shards[split]:
+      return f'{folder} lacks files of its {split} split'
+  return ''
+
+
+def _download(name: str, root: Path) -> None:
+  """Has tensorflow-datasets download a set, where that can succeed."""
+  # Without TensorFlow its preparation fails at the end, and without a network
+  # it retries for minutes.
+  if importlib.util.find_spec('tensorflow') is None or not _answers(name):
+    return
+  import tensorflow_datasets as tfds
+
+  logging.info('Downloading %s into %s.', name, root)
+  try:
+    builder = tfds.builder(name, data_dir=root, file_format='array_record')
+    builder.download_and_prepare()
+  except Exception as error:  # tensorflow-datasets has no common base class.
+    logging.warning('The download of %s failed: %s', name, error)
+
+
+def _answers(name: str, seconds: float = 5.0) -> bool:
+  """Whether the site of a set answers soon."""
+  url = ARCHIVE.format(name.removeprefix('cifar'))
+  answers: list[bool] = []
+
+  def ask() -> None:
+    request = urllib.request.Request(url, method='HEAD')
+    try:
+      with urllib.request.urlopen(request, timeout=seconds) as response:
+        answers.append(response.status == 200)
+    except OSError:
+      pass
+
+  # In a thread, because no timeout covers the look-up of the host's name.
+  thread = threading.Thread(target=ask, daemon=True)
+  thread.start()
+  thread.join(seconds)
+  return answers == [True]
+
+
+def read_prepared(
+  folder: Path, advance: Callable[[int], object] = lambda n: None
+) -> Pixels:
+  """Reads a prepared set from the copy of its pixels, which is made if needed.
+
+  Args:
+    folder: As `find_prepared` returns it.
+    advance: Is told how many more images are decoded.
+
+  Returns:
+    The arrays, each split sorted by the `id` of its images.
+
+  Raises:
+    ValueError: If the prepared files are damaged.
+  """
+  try:
+    state = _fingerprint(folder)
+  except OSError as error:
+    raise InvalidError(f'{folder} cannot be read: {error}.') from error
+  pixels = _read_cache(folder / CACHE, state)
+  if pixels is None:
+    logging.info('Decoding %s, once.', folder)
+    pixels = _decode(folder, advance)
+    _write_cache(folder / CACHE, state, pixels)
+  return pixels
+
+
+def _fingerprint(folder: Path) -> str:
+  """Of the content of the prepared files; 0.3 s, mostly sha256."""
+  digest = hashlib.sha256()
+  for path in sorted(folder.glob('*.array_record*')):
+    with path.open('rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+  digest.update((folder / 'features.json').read_bytes())
+  return digest.hexdigest()
+
+
+def _read_cache(path: Path, state: str) -> Pixels | None:
+  """Reads the copy; None unless it is whole and of this set."""
+  try:
+    # The archive's checksums are compared on the way.
+    with np.load(path, allow_pickle=False) as arrays:
+      if str(arrays['fingerprint']) != state:
+        return None
+      return Pixels(*(arrays[field] for field in Pixels._fields))
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    return None
+
+
+def _write_cache(path: Path, state: str, pixels: Pixels) -> None:
+  """Writes the copy under its name only when it is whole."""
+  part = path.with_name(f'{path.name}.{os.getpid()}.part')
+  try:
+    try:
+      with part.open('wb') as file:
+        np.savez(file, fingerprint=np.array(state), **pixels._asdict())
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, path)
+    finally:
+      part.unlink(missing_ok=True)
+  except OSError as error:
+    logging.warning(
+      'Every start has to decode the images again: %s cannot be written (%s).',
+      path,
+      error,
+    )
+
+
+def _decode(folder: Path, advance: Callable[[int], object]) -> Pixels:
+  """Decodes all images of a prepared set."""
+  # A start from the copy must not wait for this import.
+  import tensorflow_datasets as tfds
+
+  def drop(record: logging.LogRecord) -> bool:
+    # It recommends OpenCV, which would save some seconds, once.
+    return 'OpenCV' not in record.getMessage()
+
+  absl = logging.getLogger('absl')
+  absl.addFilter(drop)
+  try:
+    builder = tfds.builder_from_directory(folder)
+    names = np.array(builder.info.features['label'].names)
+    train, test = (
+      _decode_split(builder.as_data_source(split=split), advance)
+      for split in ('train', 'test')
+    )
+    pixels = Pixels(*train, *test, names)
+    for labels in (pixels.train_labels, pixels.test_labels):
+      if not 0 <= labels.min() <= labels.max() < len(names):
+        raise ValueError(f'it has labels outside of 0 to {len(names) - 1}')
+  except Exception as error:  # The readers raise whatever they stumble over.
+    raise InvalidError(
+      f'{folder} is damaged ({error}); remove it and prepare the set again.'
+    ) from error
+  finally:
+    absl.removeFilter(drop)
+  return pixels
+
+
+def _decode_split(
+  source: Any, advance: Callable[[int], object]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Decodes the images and labels of one data source."""
+  images = np.empty((len(source), 32, 32, 3), np.uint8)
+  labels = np.empty(len(source), np.int32)
+  ids = []
+  for i in range(len(source)):
+    row = source[i]
+    images[i], labels[i] = row['image'], row['label']
+    ids.append(row['id'])
+    advance(1)
+  # The order on disk is that of tensorflow-datasets' own shuffling.
+  order = np.argsort(np.array(ids), kind='stable')
+  return images[order], labels[order]

@@ -1,0 +1,1 @@
+"""Small files that run, made from a finished run and checked."""

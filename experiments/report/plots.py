@@ -1,0 +1,272 @@
+"""One figure each: what the ledger has of some settings, drawn."""
+
+import collections
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from ml_collections import ConfigDict
+
+from experiments.report import comparison
+from experiments.report.plot_style import COLOURS, MARKERS, shade
+
+COLUMNS = 3  # panels in a row
+Curve = Callable[[dict[str, Any]], float]
+Measured = list[tuple[str, ConfigDict, comparison.Cell]]
+
+CURVES: dict[str, tuple[str, Curve]] = {
+  'loss': ('training loss', lambda r: r['train_loss']),
+  'accuracy': ('accuracy, %', lambda r: r['test_accuracy']),
+  'flips': (
+    'codes turned over, mean over layers, %',
+    lambda r: 100 * statistics.fmean(r['flipped'].values()),
+  ),
+}
+
+
+def curves(group: Measured, kind: str, title: str) -> Figure:
+  """One panel an optimizer: a number over epochs, band over trials.
+
+  Args:
+    group: What was measured.
+    kind: A key of `CURVES`.
+    title: Of the figure.
+
+  Returns:
+    The figure. A line is the mean over trials, its band from the least to the
+    largest.
+  """
+  label, curve = CURVES[kind]
+  figure, panels = _panels(group)
+  for optimizer, axis in panels.items():
+    own = [entry for entry in group if entry[1].optimizer == optimizer]
+    seen: collections.Counter[str] = collections.Counter()
+    for name, config, measured in own:
+      _line(axis, curve, name, config, measured, seen[config.estimator])
+      seen[config.estimator] += 1
+    axis.set_xlabel('epoch')
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+  if kind == 'accuracy':
+    label = f'{_images(group)} {label}'
+  _finish(figure, panels, label, title)
+  return figure
+
+
+def _panels(group: Measured) -> tuple[Figure, dict[str, Axes]]:
+  """One an optimizer."""
+  optimizers = list(dict.fromkeys(config.optimizer for _, config, _ in group))
+  figure, axes = _grid(len(optimizers), COLUMNS, (3.6, 3.9))
+  return figure, dict(zip(optimizers, axes, strict=True))
+
+
+def _grid(
+  number: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+  """A figure of so many panels, of a size in inches each, in rows."""
+  columns = min(columns, number)
+  rows = -(-number // columns)
+  figure = Figure(figsize=(size[0] * columns + 0.4, size[1] * rows))
+  axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+  for axis in axes.flat[number:]:
+    axis.set_axis_off()
+  return figure, list(axes.flat[:number])
+
+
+def _finish(
+  figure: Figure, panels: dict[str, Axes], label: str, title: str
+) -> None:
+  for optimizer, axis in panels.items():
+    axis.set_title(optimizer)
+    axis.legend(
+      fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=1
+    )
+  for axis in list(panels.values())[::COLUMNS]:
+    axis.set_ylabel(label)
+  figure.suptitle(title)
+  figure.set_layout_engine('constrained')
+
+
+def _images(group: Measured) -> str:
+  return 'held-out' if group[0][1].holdout else 'test'
+
+
+def _line(
+  axis: Axes,
+  curve: Curve,
+  name: str,
+  config: ConfigDict,
+  measured: comparison.Cell,
+  earlier: int,
+) -> None:
+  _band(
+    *(axis, curve, measured, _short(name)),
+    color=shade(COLOURS[config.estimator], earlier),
+    marker=MARKERS[config.estimator],
+    linestyle=('-', '--', ':', '-.')[earlier % 4],
+  )
+
+
+def _band(
+  axis: Axes,
+  curve: Curve,
+  measured: comparison.Cell,
+  label: str,
+  color: Any,
+  **style: Any,
+) -> None:
+  """The mean over trials, and a band from the least to the largest."""
+  values = np.array(
+    [[curve(record) for record in trial] for trial in measured.records.values()]
+  )
+  epochs = np.arange(1, values.shape[1] + 1)
+  axis.plot(
+    epochs,
+    values.mean(axis=0),
+    color=color,
+    markevery=max(1, len(epochs) // 10),
+    markersize=4,
+    label=label + _trials(measured),
+    **style,
+  )
+  axis.fill_between(
+    epochs,
+    values.min(axis=0),
+    values.max(axis=0),
+    color=color,
+    alpha=0.15,
+    linewidth=0,
+  )
+
+
+def first_trial(measured: comparison.Cell) -> list[dict[str, Any]]:
+  """The records of the first trial, one an epoch."""
+  return next(iter(measured.records.values()))
+
+
+def comparable(group: Measured) -> Measured:
+  """Of the number of epochs that most settings ran, those that ran so long."""
+  lengths = collections.Counter(own.epochs for _, _, own in group)
+  if not lengths:
+    return []
+  epochs = max(lengths, key=lambda length: (lengths[length], length))
+  return [entry for entry in group if entry[2].epochs == epochs]
+
+
+def ends(group: Measured, title: str) -> Figure:
+  """Accuracy at the end, a row a setting.
+
+  Args:
+    group: What `comparable` returned.
+    title: Of the figure.
+
+  Returns:
+    The figure, one panel an optimizer. A point is a mean over trials, its bar
+    from the least to the largest; the line is the best straight-through rule.
+  """
+  panels: dict[str, Measured] = {}
+  for entry in group:
+    panels.setdefault(entry[1].optimizer, []).append(entry)
+  counts = [len(own) for own in panels.values()]
+  figure = Figure(figsize=(6.4, 0.2 * sum(counts) + 0.5 * len(panels) + 0.7))
+  axes = figure.subplots(
+    len(panels), 1, squeeze=False, sharex=True, height_ratios=counts
+  )[:, 0]
+  for axis, (optimizer, own) in zip(axes, panels.items(), strict=True):
+    values = [comparison.accuracies(measured) for _, _, measured in own]
+    for row, (_, config, _) in enumerate(own):
+      mean = statistics.fmean(values[row])
+      axis.errorbar(
+        mean,
+        row,
+        xerr=[[mean - min(values[row])], [max(values[row]) - mean]],
+        color=COLOURS[config.estimator],
+        marker=MARKERS[config.estimator],
+        markersize=5,
+      )
+    baselines = [
+      statistics.fmean(each)
+      for each, (_, config, _) in zip(values, own, strict=True)
+      if config.estimator == 'ste'
+    ]
+    if baselines:
+      axis.axvline(max(baselines), color=COLOURS['ste'], linewidth=0.8)
+    axis.set_yticks(
+      range(len(own)),
+      [_short(name) + _trials(measured) for name, _, measured in own],
+      fontsize=7,
+    )
+    axis.set_ylim(len(own) - 0.5, -0.5)
+    axis.set_title(optimizer)
+  axes[-1].set_xlabel(f'{_images(group)} accuracy, %')
+  epochs = group[0][2].epochs
+  figure.suptitle(f'{title}, {epochs} epoch{"s" if epochs > 1 else ""}')
+  figure.set_layout_engine('constrained')
+  return figure
+
+
+def _trials(measured: comparison.Cell) -> str:
+  number = len(measured.records)
+  return f', {number} trials' if number > 1 else ''
+
+
+def _short(name: str) -> str:
+  """A setting's name without network, quantizer and optimizer."""
+  return '-'.join(name.split('-')[3:]) or name
+
+
+def factors(group: Measured) -> Figure:
+  """Figure 4: training loss and the factor s, on two axes."""
+  figure = Figure(figsize=(5.4, 3.6))
+  left = figure.subplots()
+  right = left.twinx()
+  for index, (_, config, own) in enumerate(group):
+    name = f'hidden {config.hidden}'
+    for axis, key, style in ((left, 'train_loss', '-'), (right, 's', ':')):
+      _band(
+        *(axis, lambda record, key=key: record[key], own, name),
+        color=shade(COLOURS[config.estimator], 2 * index),
+        marker=('D', 's', '^', 'v')[index % 4],
+        linestyle=style,
+      )
+  left.set_xlabel('epoch')
+  left.xaxis.set_major_locator(MaxNLocator(integer=True))
+  left.set_ylabel('training loss (solid)')
+  right.set_ylabel('factor s (dotted)')
+  right.grid(visible=False)
+  right.spines['right'].set_visible(True)
+  left.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
+  figure.suptitle('FCGrad: loss and amplification (figure 4)')
+  figure.set_layout_engine('constrained')
+  return figure
+
+
+def histograms(group: Measured) -> Figure:
+  """How W̃ lies within its layer, epoch by epoch, of each first trial."""
+  figure, axes = _grid(len(group), 4, (2.3, 2.5))
+  for axis, (name, config, own) in zip(axes, group, strict=True):
+    trial = next(iter(own.records.values()))
+    counts = np.array([record['histogram'] for record in trial]).T
+    share = 100 * counts / counts.sum(axis=0, keepdims=True)
+    image = axis.imshow(
+      share,
+      origin='lower',
+      aspect='auto',
+      extent=(0.5, len(trial) + 0.5, -4, 4),
+      cmap='cividis',
+      vmin=0,
+      vmax=8,
+    )
+    axis.set_title(f'{config.optimizer} {_short(name)}', fontsize=7)
+    axis.grid(visible=False)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel('epoch')
+  for axis in axes[::4]:
+    axis.set_ylabel('W̃, standard deviations')
+  figure.colorbar(image, ax=axes, label='weights, %', shrink=0.8)
+  figure.suptitle(f'{group[0][1].network}, {group[0][1].quantizer}')
+  figure.set_layout_engine('constrained')
+  return figure

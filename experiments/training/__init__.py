@@ -1,0 +1,4 @@
+"""Trains and tests one configuration, and resumes it."""
+
+from experiments.training.train import Result as Result
+from experiments.training.train import train_and_evaluate as train_and_evaluate

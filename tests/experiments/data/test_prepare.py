@@ -1,0 +1,698 @@
+"""Preparation: every kind of source, every refusal, and every interruption."""
+
+import io
+import os
+import pathlib
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.data import cifar_archives, datasets, prepare, store
+from experiments.data.cifar_archives import Sizes, SourceError
+
+SIZES = {'cifar10': Sizes(50, 20), 'cifar100': Sizes(200, 100)}
+Files = dict[str, bytes]
+
+
+def make_splits(name: str, seed: int = 0) -> cifar_archives.Splits:
+  """A small set of noise: the pixels of the archives' rows, and the labels."""
+  rng = np.random.default_rng(seed)
+  classes = len(cifar_archives.CLASSES[name])
+  return {
+    split: (
+      rng.integers(0, 256, (size, 3072), dtype=np.uint8),
+      rng.permutation(np.arange(size, dtype=np.int32) % classes),
+    )
+    for split, size in SIZES[name]._asdict().items()
+  }
+
+
+def as_images(rows: np.ndarray) -> np.ndarray:
+  return np.stack([rows[:, i * 1024 : (i + 1) * 1024] for i in range(3)], -1)
+
+
+def assert_read(got: tuple[str, Any], name: str) -> None:
+  assert got[0] == name
+  for split, (rows, labels) in make_splits(name).items():
+    images, found = got[1][split]
+    assert images.dtype == np.uint8
+    assert images.shape == (len(rows), 32, 32, 3)
+    np.testing.assert_array_equal(images.reshape(-1, 1024, 3), as_images(rows))
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, labels)
+
+
+def parts(name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
+  """The official files, without their ending: name, rows, labels."""
+  splits = make_splits(name)
+  if name == 'cifar100':
+    return [(split, *splits[split]) for split in ('train', 'test')]
+  rows, labels = splits['train']
+  found = [
+    (f'data_batch_{i + 1}', rows[10 * i :][:10], labels[10 * i :][:10])
+    for i in range(5)
+  ]
+  return [*found, ('test_batch', *splits['test'])]
+
+
+def binary(name: str) -> Files:
+  files = {}
+  for part, rows, labels in parts(name):
+    columns = [labels[:, None].astype(np.uint8), rows]
+    if name == 'cifar100':
+      columns.insert(0, labels[:, None].astype(np.uint8) // 5)
+    files[f'{part}.bin'] = np.concatenate(columns, axis=1).tobytes()
+  return files | {'batches.meta.txt': b'airplane\n'}
+
+
+def python2_pickle(rows: np.ndarray, labels: np.ndarray, key: str) -> bytes:
+  """Opcode by opcode, what Python 2 wrote for the official archives."""
+
+  def text(value: bytes) -> bytes:
+    if len(value) < 256:
+      return b'U' + bytes([len(value)]) + value  # SHORT_BINSTRING
+    return b'T' + struct.pack('<i', len(value)) + value  # BINSTRING
+
+  def number(value: int) -> bytes:
+    return b'J' + struct.pack('<i', value)  # BININT
+
+  dtype = (
+    b'cnumpy\ndtype\n(' + text(b'u1') + number(0) + number(1) + b'tR'
+    b'(' + number(3) + text(b'|') + b'NNN' + number(-1) * 2 + number(0) + b'tb'
+  )
+  array = (
+    b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n('
+    + number(0)
+    + b't'
+    + text(b'b')
+    + b'tR('
+    + number(1)
+    + b'('
+    + number(rows.shape[0])
+    + number(rows.shape[1])
+    + b't'
+    + dtype
+    + b'I00\n'  # False
+    + text(rows.tobytes())
+    + b'tb'
+  )
+  return (
+    b'\x80\x02}('
+    + text(b'batch_label')
+    + text(b'training batch')
+    + text(key.encode())
+    + b']('
+    + b''.join(number(label) for label in labels)
+    + b'e'
+    + text(b'data')
+    + array
+    + text(b'filenames')
+    + b']('
+    + text(b'camion_s_000148.png') * len(labels)
+    + b'eu.'
+  )
+
+
+def python2(name: str) -> Files:
+  key = 'labels' if name == 'cifar10' else 'fine_labels'
+  return {
+    part: python2_pickle(rows, labels, key)
+    for part, rows, labels in parts(name)
+  } | {'batches.meta': b'not read'}
+
+
+def python3(name: str, protocol: int) -> Files:
+  key = 'labels' if name == 'cifar10' else 'fine_labels'
+  return {
+    part: pickle.dumps({key: labels.tolist(), 'data': rows}, protocol)
+    for part, rows, labels in parts(name)
+  }
+
+
+def fortran(name: str) -> Files:
+  return {
+    part: pickle.dumps(
+      {b'labels': labels.tolist(), b'data': np.asfortranarray(rows)}, 2
+    )
+    for part, rows, labels in parts(name)
+  }
+
+
+def write_folder(folder: pathlib.Path, files: Files) -> pathlib.Path:
+  folder.mkdir(parents=True)
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+  return folder
+
+
+def write_tar(
+  path: pathlib.Path, files: Files, mode: Any = 'w:gz', prefix: str = 'cifar/'
+) -> pathlib.Path:
+  with tarfile.open(path, mode) as tar:
+    for name, content in files.items():
+      member = tarfile.TarInfo(prefix + name)
+      member.size = len(content)
+      tar.addfile(member, io.BytesIO(content))
+  return path
+
+
+def write_pngs(
+  folder: pathlib.Path, name: str, names: tuple[str, ...] | None = None
+) -> pathlib.Path:
+  names = names or cifar_archives.CLASSES[name]
+  for split, (rows, labels) in make_splits(name).items():
+    images = as_images(rows).reshape(-1, 32, 32, 3)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+      path = folder / split / names[label] / f'{i:04d}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(image).save(path)
+  return folder
+
+
+def read(source: pathlib.Path, name: str = 'cifar10') -> Any:
+  return cifar_archives.read_source(source, sizes=SIZES[name])
+
+
+# Sources.
+
+
+def test_handwritten_pickle_is_a_real_one() -> None:
+  for _, rows, labels in parts('cifar10'):
+    got = pickle.loads(python2_pickle(rows, labels, 'k'), encoding='bytes')
+    np.testing.assert_array_equal(got[b'data'], rows)
+    assert got[b'k'] == labels.tolist()
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+@pytest.mark.parametrize('kind', [binary, python2])
+def test_official_archives_and_their_folders(
+  tmp_path: pathlib.Path, name: str, kind: Callable[[str], Files]
+) -> None:
+  files = kind(name)
+  assert_read(read(write_folder(tmp_path / 'folder', files), name), name)
+  assert_read(read(write_tar(tmp_path / 'a.tar.gz', files), name), name)
+  assert_read(read(write_tar(tmp_path / 'a.tar', files, 'w'), name), name)
+
+
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_python_files_saved_again(
+  tmp_path: pathlib.Path, protocol: int
+) -> None:
+  files = python3('cifar10', protocol)
+  assert_read(read(write_folder(tmp_path / 'a', files)), 'cifar10')
+
+
+def test_pixels_in_fortran_order(tmp_path: pathlib.Path) -> None:
+  source = write_folder(tmp_path / 'a', fortran('cifar10'))
+  assert_read(read(source), 'cifar10')
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+@pytest.mark.parametrize('numbered', [False, True])
+def test_folders_of_pngs(
+  tmp_path: pathlib.Path, name: str, numbered: bool
+) -> None:
+  classes = len(cifar_archives.CLASSES[name])
+  names = tuple(map(str, range(classes))) if numbered else None
+  write_pngs(tmp_path, name, names)
+  (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()
+  for folder in (tmp_path / 'test').iterdir():
+    (folder / '.DS_Store').write_bytes(b'')
+    (folder / '._0000.png').write_bytes(b'')
+  found, splits = read(tmp_path, name)
+  assert found == name
+  for split, (rows, labels) in make_splits(name).items():
+    order = np.argsort(labels, kind='stable')  # by class, then by file name
+    np.testing.assert_array_equal(splits[split][1], labels[order])
+    np.testing.assert_array_equal(
+      splits[split][0].reshape(-1, 1024, 3), as_images(rows[order])
+    )
+
+
+def test_class_names_are_the_official_ones() -> None:
+  for name, classes in cifar_archives.CLASSES.items():
+    assert len(set(classes)) == len(classes) == int(name[5:])
+    # Both sets number their classes by the alphabet.
+    assert list(classes) == sorted(classes)
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_prepared_set_is_the_source(tmp_path: pathlib.Path, name: str) -> None:
+  source = write_tar(tmp_path / 'a.tar.gz', binary(name))
+  calls: dict[str, list[int]] = {}
+
+  def report(text: str, total: int) -> Callable[[int], None]:
+    calls[text] = [0, total]
+
+    def advance(n: int) -> None:
+      calls[text][0] += n
+
+    return advance
+
+  root = tmp_path / 'sets'
+  folder = prepare.prepare(source, root, sizes=SIZES[name], report=report)
+  assert folder == root / name / '3.0.2'
+  # Nothing but the set is left, and its pixels are decoded already.
+  assert [p.name for p in root.iterdir()] == [name]
+  assert (folder / store.CACHE).exists()
+  got = datasets.load(name, root)
+  splits = {
+    'train': (got.train_images, got.train_labels),
+    'test': (got.test_images, got.test_labels),
+  }
+  assert_read((name, splits), name)
+  assert got.class_names == cifar_archives.CLASSES[name]
+  total = sum(SIZES[name])
+  assert list(calls.values()) == [[total, total]] * 3
+  # A second time finds it there and leaves it alone.
+  before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+  again = prepare.prepare(source, root, sizes=SIZES[name])
+  assert again == folder
+  assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_real_archive(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+  source = data_dir / 'cifar-10-batches-bin'
+  command = [sys.executable, '-m', 'experiments.prepare_data']
+  options = ['--source', str(source), '--data_dir', str(tmp_path)]
+  done = subprocess.run(
+    command + options, capture_output=True, text=True, check=True, timeout=600
+  )
+  assert f'cifar10 is ready in {tmp_path}/cifar10/3.0.2' in done.stdout
+  assert f'--config.data_dir={tmp_path}' in done.stdout
+  start = time.perf_counter()
+  got = datasets.load('cifar10', tmp_path)
+  assert time.perf_counter() - start < 5  # 0.6 s where nothing else runs
+  names = [f'data_batch_{i}.bin' for i in range(1, 6)]
+  tables = [np.fromfile(source / name, np.uint8) for name in names]
+  for images, labels, table in (
+    (got.train_images, got.train_labels, np.concatenate(tables)),
+    (
+      got.test_images,
+      got.test_labels,
+      np.fromfile(source / 'test_batch.bin', np.uint8),
+    ),
+  ):
+    table = table.reshape(-1, 3073)
+    np.testing.assert_array_equal(labels, table[:, 0])
+    np.testing.assert_array_equal(
+      images.reshape(-1, 1024, 3), as_images(table[:, 1:])
+    )
+
+
+# Refusals.
+
+
+def refused(source: pathlib.Path, match: str, tmp_path: pathlib.Path) -> None:
+  root = tmp_path / 'sets'
+  with pytest.raises(SourceError, match=match):
+    prepare.prepare(source, root, sizes=SIZES['cifar10'])
+  assert not root.exists()
+
+
+def changed(name: str, content: bytes | None) -> Callable[[Files], Files]:
+  def change(files: Files) -> Files:
+    kept = {key: files[key] for key in files if key != name}
+    return kept if content is None else {**kept, name: content}
+
+  return change
+
+
+def shorter(files: Files) -> Files:
+  return {**files, 'data_batch_2.bin': files['data_batch_2.bin'][:-1]}
+
+
+def longer(files: Files) -> Files:
+  return {**files, 'test_batch.bin': files['test_batch.bin'] + bytes(3073)}
+
+
+def relabelled(label: int) -> Callable[[Files], Files]:
+  def change(files: Files) -> Files:
+    table = bytearray(files['data_batch_1.bin'])
+    other = table[3073] + 1 if table[3073] < 9 else 0
+    table[3073] = label if label > 9 else other
+    return {**files, 'data_batch_1.bin': bytes(table)}
+
+  return change
+
+
+@pytest.mark.parametrize(
+  ('change', 'match'),
+  [
+    (changed('data_batch_3.bin', None), r'lacks data_batch_3\.bin\.'),
+    (changed('test_batch.bin', b''), r'test_batch\.bin has 0 bytes.*61460'),
+    (shorter, r'data_batch_2\.bin has 30729 bytes; 10 images take 30730'),
+    (longer, r'test_batch\.bin has 64533 bytes; 20 images take 61460'),
+    (relabelled(10), r'train labels are 0 to 10; those of cifar10 are 0 to 9'),
+    (relabelled(0), r'train split has \d images of class \d \([a-z]+\)'),
+    (lambda files: {}, 'holds no CIFAR set'),
+    (lambda files: {'README': b'CIFAR'}, 'holds no CIFAR set'),
+  ],
+)
+@pytest.mark.parametrize('packed', [False, True])
+def test_incomplete_binaries_are_refused(
+  tmp_path: pathlib.Path,
+  change: Callable[[Files], Files],
+  match: str,
+  packed: bool,
+) -> None:
+  files = change(binary('cifar10'))
+  if packed:
+    source = write_tar(tmp_path / 'a.tar.gz', files)
+  else:
+    source = write_folder(tmp_path / 'a', files)
+  refused(source, match, tmp_path)
+
+
+@pytest.mark.parametrize('mode', ['w', 'w:gz'])
+@pytest.mark.parametrize('kept', [0, 0.00001, 0.3, 0.9, 0.9999])
+def test_cut_archives_are_refused(
+  tmp_path: pathlib.Path, mode: str, kept: float
+) -> None:
+  source = write_tar(tmp_path / 'a.tar', binary('cifar10'), mode)
+  # A bare tar ends in kilobytes of zeros, which may be missing.
+  size = source.stat().st_size - (10_240 if mode == 'w' else 0)
+  os.truncate(source, int(kept * size))
+  refused(source, 'is not a whole tar archive|lacks', tmp_path)
+
+
+def test_flipped_bit_is_refused(tmp_path: pathlib.Path) -> None:
+  source = write_tar(tmp_path / 'a.tar.gz', binary('cifar10'))
+  content = bytearray(source.read_bytes())
+  content[len(content) // 2] ^= 16
+  source.write_bytes(content)
+  # Noise does not compress and is stored as it is: the bit is one of a pixel,
+  # and only the checksum at the end tells.
+  refused(source, 'is not a whole tar archive', tmp_path)
+
+
+def test_other_files_are_refused(tmp_path: pathlib.Path) -> None:
+  page = tmp_path / 'cifar-10-binary.tar.gz'
+  page.write_text('<html>404 not found</html>')
+  refused(page, 'is not a whole tar archive', tmp_path)
+  refused(tmp_path / 'none', 'none does not exist', tmp_path)
+
+
+def test_links_and_paths_of_an_archive_are_not_followed(
+  tmp_path: pathlib.Path,
+) -> None:
+  inner = tmp_path / 'inner'
+  inner.mkdir()
+  files = binary('cifar10')
+  source = write_tar(inner / 'a.tar', files, 'w', prefix='../../escaped/')
+  before = sorted(tmp_path.rglob('*'))
+  assert_read(read(source), 'cifar10')
+  assert sorted(tmp_path.rglob('*')) == before
+  secret = tmp_path / 'secret'
+  secret.write_bytes(files.pop('test_batch.bin'))
+  write_tar(source, files, 'w')
+  for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+    with tarfile.open(source, 'a') as tar:
+      member = tarfile.TarInfo('cifar/test_batch.bin')
+      member.type, member.linkname = kind, str(secret)
+      tar.addfile(member)
+    refused(source, r'lacks test_batch\.bin', tmp_path)
+
+
+class Attack:
+  """Creates a file when a pickle of it is read."""
+
+  def __init__(self, path: pathlib.Path, function: Any = os.system) -> None:
+    self.path = path
+    self.function = function
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    command = f'touch {self.path}'
+    if self.function is eval:
+      command = f'__import__("os").system({command!r})'
+    return self.function, (command,)
+
+
+@pytest.mark.parametrize('function', [os.system, eval])
+@pytest.mark.parametrize('protocol', [0, 2, 4, 5])
+def test_malicious_pickle_is_refused_unexecuted(
+  tmp_path: pathlib.Path, function: Any, protocol: int
+) -> None:
+  trace = tmp_path / 'trace'
+  _, rows, labels = parts('cifar10')[0]
+  batch = {'labels': labels.tolist(), 'data': rows}
+  attack = pickle.dumps([batch, Attack(trace, function)], protocol)
+  files = python2('cifar10') | {'data_batch_1': attack}
+  source = write_tar(tmp_path / 'a.tar.gz', files)
+  refused(source, r'data_batch_1 is no CIFAR file.*it asks for', tmp_path)
+  assert not trace.exists()
+  # The attack is a real one.
+  pickle.loads(attack)
+  assert trace.exists()
+
+
+def test_only_the_needed_names_are_resolved() -> None:
+  for module, name in (
+    ('builtins', 'eval'),
+    ('numpy', 'load'),
+    ('numpy', 'ndarray.tofile'),
+    ('numpy.core.multiarray', 'fromfile'),
+    ('_codecs', 'lookup'),
+  ):
+    with pytest.raises(pickle.UnpicklingError, match=f'{module}.{name}'):
+      cifar_archives._Unpickler(io.BytesIO()).find_class(module, name)
+  # _codecs.encode would run any codec.
+  zipped = b'c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.'
+  with pytest.raises(pickle.UnpicklingError, match="encoding 'zli'"):
+    cifar_archives._Unpickler(io.BytesIO(zipped)).load()
+
+
+def spoiled_pickle(**values: Any) -> bytes:
+  _, rows, labels = parts('cifar10')[0]
+  batch = {'labels': labels.tolist(), 'data': rows, **values}
+  return pickle.dumps({k: v for k, v in batch.items() if v is not None}, 2)
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    spoiled_pickle()[:-100],
+    spoiled_pickle(labels=None),
+    spoiled_pickle(labels=[0] * 9),
+    spoiled_pickle(labels=[0.5] * 10),
+    spoiled_pickle(labels=['cat'] * 10),
+    spoiled_pickle(data=np.zeros((10, 3073), np.uint8)),
+    spoiled_pickle(data=np.zeros((10, 768), np.float32)),
+    spoiled_pickle(data=[[0] * 3072] * 10),
+    pickle.dumps([0] * 20_000, 2),
+    b'\x80\x02' + b'N' * 31_000 + b'.',
+    b'\xff' * 31_000,
+  ],
+)
+def test_broken_python_files_are_refused(
+  tmp_path: pathlib.Path, content: bytes
+) -> None:
+  files = python2('cifar10') | {'data_batch_1': content}
+  source = write_folder(tmp_path / 'a', files)
+  refused(source, 'data_batch_1 (is no CIFAR file|has .* bytes)', tmp_path)
+
+
+def test_python_file_that_would_fill_the_memory_is_not_read(
+  tmp_path: pathlib.Path,
+) -> None:
+  source = write_folder(tmp_path / 'a', python2('cifar10'))
+  os.truncate(source / 'test_batch', 10**12)  # a hole; takes no room
+  refused(source, 'test_batch has 1000000000000 bytes; 20 images', tmp_path)
+
+
+def lose_image(folder: pathlib.Path) -> str:
+  next((folder / 'test' / 'frog').iterdir()).unlink()
+  return 'test/frog has 1 PNG files; it takes 2'
+
+
+def lose_class(folder: pathlib.Path) -> str:
+  (folder / 'test' / 'frog').rename(folder / 'frog')
+  return r"test lacks \['frog'\] and has unknown \[\]"
+
+
+def rename_class(folder: pathlib.Path) -> str:
+  for split in ('train', 'test'):
+    (folder / split / 'frog').rename(folder / split / 'toad')
+  return r"train lacks \['frog'\] and has unknown \['toad'\]"
+
+
+def have_more_classes(folder: pathlib.Path) -> str:
+  (folder / 'train' / 'toad').mkdir()
+  return 'train has 11 folders of classes; CIFAR-10 has 10'
+
+
+def replace_image(content: Callable[[], bytes]) -> Callable[[Any], str]:
+  def spoil(folder: pathlib.Path) -> str:
+    path = sorted((folder / 'train' / 'ship').iterdir())[1]
+    path.write_bytes(content())
+    return f'{path} is no CIFAR image'
+
+  return spoil
+
+
+def encoded(
+  mode: str = 'RGB', size: tuple[int, int] = (32, 32), form: str = 'PNG'
+) -> bytes:
+  file = io.BytesIO()
+  Image.new(mode, size).save(file, form)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize(
+  'spoil',
+  [
+    lose_image,
+    lose_class,
+    rename_class,
+    have_more_classes,
+    replace_image(lambda: encoded(size=(33, 32))),
+    replace_image(lambda: encoded(mode='L')),
+    replace_image(lambda: encoded(form='JPEG')),
+    replace_image(lambda: encoded()[:-40]),
+    replace_image(lambda: b''),
+  ],
+)
+def test_incomplete_folders_of_pngs_are_refused(
+  tmp_path: pathlib.Path, spoil: Callable[[pathlib.Path], str]
+) -> None:
+  source = write_pngs(tmp_path / 'pngs', 'cifar10')
+  refused(source, spoil(source), tmp_path)
+
+
+def test_place_that_is_taken_is_left_alone(tmp_path: pathlib.Path) -> None:
+  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  taken = tmp_path / 'sets' / 'cifar10' / '3.0.2'
+  taken.mkdir(parents=True)
+  (taken / 'precious').write_bytes(b'')
+  with pytest.raises(FileExistsError, match=f'{taken} exists, but is not'):
+    prepare.prepare(source, tmp_path / 'sets', sizes=SIZES['cifar10'])
+  assert [p.name for p in (tmp_path / 'sets').rglob('*')] == [
+    'cifar10',
+    '3.0.2',
+    'precious',
+  ]
+
+
+def test_set_that_reads_back_otherwise_is_not_left(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  save = Image.Image.save
+
+  def lossy(self: Image.Image, file: Any, form: str) -> None:
+    save(self.point(lambda x: x ^ 1), file, form)
+
+  monkeypatch.setattr(Image.Image, 'save', lossy)
+  with pytest.raises(OSError, match='did not read back as it was written'):
+    prepare.prepare(source, tmp_path / 'sets', sizes=SIZES['cifar10'])
+  assert list((tmp_path / 'sets').iterdir()) == []
+
+
+# Interruptions.
+
+SLOW = """
+import os, signal, sys, time
+from experiments import cifar_sources, prepare_data
+
+# Whoever runs these tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def report(text, total):
+  def advance(n):
+    if text == stage:
+      os.write(1, b'reached\\n')  # sys.stdout is redirected meanwhile
+      # In slices: a signal just before a sleep is not seen until its end.
+      for _ in range(6000):
+        time.sleep(0.01)
+  return advance
+
+source, root, stage = sys.argv[1:]
+official = prepare.prepare
+prepare.prepare = lambda source, root, **unused: official(
+  source, root, sizes=cifar_archives.Sizes(50, 20), report=report)
+sys.exit(prepare.main(['--source', source, '--data_dir', root]))
+"""
+
+
+@pytest.mark.parametrize(
+  ('number', 'stage', 'status'),
+  [
+    (signal.SIGKILL, 'writing', -signal.SIGKILL),
+    (signal.SIGKILL, 'checking', -signal.SIGKILL),
+    (signal.SIGTERM, 'writing', 143),
+    (signal.SIGINT, 'checking', 130),
+  ],
+)
+def test_stopped_preparation_leaves_no_set(
+  tmp_path: pathlib.Path, number: int, stage: str, status: int
+) -> None:
+  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  root = tmp_path / 'sets'
+  with subprocess.Popen(
+    [sys.executable, '-c', SLOW, str(source), str(root), stage],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout is not None
+    while 'reached' not in (line := process.stdout.readline()):
+      assert line, process.communicate()[1]
+    assert any(root.iterdir())
+    process.send_signal(number)
+    process.communicate(timeout=60)
+  assert process.returncode == status
+  with pytest.raises(FileNotFoundError, match='cifar10 is not in'):
+    datasets.load('cifar10', root)
+  leftovers = list(root.iterdir())
+  assert bool(leftovers) == (number == signal.SIGKILL)
+  for folder in leftovers:
+    os.utime(folder, (0, 0))  # as if killed long ago
+  prepare.prepare(source, root, sizes=SIZES['cifar10'])
+  assert [p.name for p in root.iterdir()] == ['cifar10']
+  assert len(datasets.load('cifar10', root).train_labels) == 50
+
+
+def test_preparation_under_way_is_left_alone(tmp_path: pathlib.Path) -> None:
+  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  other = tmp_path / 'sets' / f'{prepare.STAGING}other'
+  other.mkdir(parents=True)
+  prepare.prepare(source, tmp_path / 'sets', sizes=SIZES['cifar10'])
+  assert other.exists()
+
+
+# The command.
+
+
+def test_command_insists_on_the_official_sizes(
+  tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    status = prepare.main(
+      ['--source', str(source), '--data_dir', str(tmp_path / 'sets')]
+    )
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert status == 1
+  assert 'data_batch_1.bin has 30730 bytes; 10000 images take 30730000' in (
+    capfd.readouterr().err
+  )
+  assert not (tmp_path / 'sets').exists()
+
+
+def test_command_needs_a_source(capfd: pytest.CaptureFixture[str]) -> None:
+  with pytest.raises(SystemExit) as error:
+    prepare.main([])
+  assert error.value.code == 2
+  assert '--source' in capfd.readouterr().err

@@ -1,0 +1,151 @@
+"""Model files: exact, whole or absent, and clear about what is wrong."""
+
+import os
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from experiments.records import model_file, torch_weights
+
+METADATA = {'network': 'resnet20', 'accuracy': '91.50', 'comment': 'é "q" \n'}
+
+
+def trees():
+  rng = np.random.default_rng(0)
+  params = {
+    'stage1': {
+      'block0': {'kernel': jnp.asarray(rng.normal(size=(3, 3, 2, 4)), 'f4')},
+      'block10': {'kernel': np.array([[0.0, -0.0], [1e-45, np.nan]], 'f4')},
+    },
+    # The transpose of an array lies in memory in another order.
+    'head': {'kernel': np.arange(6.0).reshape(2, 3).T, 'bias': np.float16(2.5)},
+  }
+  return params, {'stem_norm': {'var': np.array([3, 4], np.int32)}}
+
+
+def assert_same(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  for a, b in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_what_is_saved_is_loaded_bit_by_bit(tmp_path):
+  params, batch_stats = trees()
+  path = tmp_path / 'new' / 'net.safetensors'
+  model_file.save_model(path, params, batch_stats, METADATA)
+  for load in (model_file.load_model, torch_weights.load_any):
+    model = load(path)
+    assert_same(model.params, params)
+    assert_same(model.batch_stats, batch_stats)
+    assert model.metadata == METADATA
+
+
+def test_names_are_paths_that_other_programs_can_read(tmp_path):
+  params, batch_stats = trees()
+  path = tmp_path / 'net.safetensors'
+  model_file.save_model(path, params, batch_stats, METADATA)
+  flat = safetensors.numpy.load_file(path)
+  assert sorted(flat) == [
+    'batch_stats/stem_norm/var',
+    'params/head/bias',
+    'params/head/kernel',
+    'params/stage1/block0/kernel',
+    'params/stage1/block10/kernel',
+  ]
+  np.testing.assert_array_equal(
+    flat['params/head/kernel'], [[0, 3], [1, 4], [2, 5]]
+  )
+
+
+def test_without_batch_statistics_and_metadata(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  model_file.save_model(path, {'w': np.ones(2)}, {}, {})
+  model = model_file.load_model(path)
+  assert_same(model.params, {'w': np.ones(2)})
+  assert model[1:] == ({}, {})
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / 'net.safetensors'
+  model_file.save_model(path, {'w': np.ones(2)}, {}, {})
+  before = path.read_bytes()
+
+  def full(_):
+    raise OSError('no space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError, match='no space'):
+    model_file.save_model(path, {'w': np.zeros(2)}, {}, {})
+  assert path.read_bytes() == before
+  assert os.listdir(tmp_path) == ['net.safetensors']
+
+
+@pytest.mark.parametrize(
+  ('params', 'metadata', 'match'),
+  [
+    ({'w': [np.ones(2)]}, {}, r"\['w'\]\[0\] is not in nested dicts"),
+    ({'a/b': np.ones(2)}, {}, "'a/b' must be text without a slash"),
+    ({1: np.ones(2)}, {}, '1 must be text'),
+    ({'w': jnp.ones(2, jnp.bfloat16)}, {}, 'params/w is bfloat16.*float32'),
+    ({'w': np.ones(2)}, {'accuracy': 91.5}, "'accuracy': 91.5 is not text"),
+  ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+  tmp_path, params, metadata, match
+):
+  with pytest.raises(ValueError, match=match):
+    model_file.save_model(tmp_path / 'a.safetensors', params, {}, metadata)
+  assert not os.listdir(tmp_path)
+
+
+def test_other_endings_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=r'net\.npz.*end in \.safetensors'):
+    model_file.save_model(tmp_path / 'net.npz', {}, {}, {})
+  with pytest.raises(ValueError, match=r'net\.h5.*\.pth.*\.safetensors'):
+    torch_weights.load_any(tmp_path / 'net.h5')
+
+
+@pytest.mark.parametrize('name', ['none.safetensors', 'none.pth'])
+def test_a_missing_file_is_named(tmp_path, name):
+  with pytest.raises(FileNotFoundError, match=f'no file .*{name}'):
+    torch_weights.load_any(tmp_path / name)
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  model_file.save_model(path, *trees(), METADATA)
+  content = path.read_bytes()
+  for length in [*range(0, 40), *range(40, len(content), 37), len(content) - 1]:
+    path.write_bytes(content[:length])
+    with pytest.raises(ValueError, match=f'{length} bytes.*cut short'):
+      model_file.load_model(path)
+
+
+def test_foreign_files_are_named(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('data.pkl', 'x')
+  with pytest.raises(ValueError, match=r'zip archive.*import_torch'):
+    model_file.load_model(path)
+  path.write_bytes(b'\x80\x02}.')
+  with pytest.raises(ValueError, match=r'pickle.*import_torch'):
+    model_file.load_model(path)
+  path.write_bytes(b'{"weights": [1, 2, 3]}')
+  with pytest.raises(ValueError, match='not a safetensors file'):
+    model_file.load_model(path)
+  path.write_bytes(safetensors.numpy.save({'layer.weight': np.ones(2)}))
+  with pytest.raises(ValueError, match=r"'layer\.weight'.*another program"):
+    model_file.load_model(path)
+  path.write_bytes(safetensors.numpy.save({'batch_stats/x': np.ones(2)}))
+  with pytest.raises(ValueError, match='no parameters'):
+    model_file.load_model(path)

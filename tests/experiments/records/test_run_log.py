@@ -1,0 +1,334 @@
+"""The log of a run: what is in it, and what a resumed run does to it."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.records import run_log
+
+CONFIG = {'network': 'resnet20', 'optimizer': {'name': 'sgd', 'rate': 0.1}}
+
+
+def header(config: Any = None) -> dict[str, Any]:
+  return {'config': CONFIG if config is None else config, 'date': 'first'}
+
+
+def record(epoch: int, **more: Any) -> dict[str, Any]:
+  return {
+    'epoch': epoch,
+    'step': 390 * epoch,
+    'train_loss': 1 / epoch,
+    'test_loss': 2 / epoch,
+    'test_accuracy': 10.0 + epoch,
+    'seconds': 1.5,
+    **more,
+  }
+
+
+def make_log(path: pathlib.Path, epochs: int) -> run_log.Log:
+  log = run_log.open_log(path, header(), epochs_done=0)
+  for epoch in range(1, epochs + 1):
+    run_log.append(log, record(epoch))
+  return log
+
+
+def test_header_says_what_ran_where() -> None:
+  described = run_log.describe_run({'shape': (1, 2), 'rate': np.float32(0.5)})
+  assert json.loads(json.dumps(described, allow_nan=False)) == described
+  assert described['config'] == {'shape': [1, 2], 'rate': 0.5}
+  assert described['device'] == {
+    'kind': jax.devices()[0].device_kind,
+    'platform': jax.devices()[0].platform,
+    'count': jax.device_count(),
+  }
+  assert described['host_cpus'] == os.cpu_count()
+  assert described['versions']['jax'] == jax.__version__
+  assert described['versions']['numpy'] == np.__version__
+  assert set(described['versions']) == {
+    *('python', 'jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
+  }
+  assert described['date'].endswith('+00:00')
+  # The tests run the code of the checkout that they lie in.
+  source = run_log._source(pathlib.Path(__file__).parents[3])
+  assert {name: described[name] for name in source} == source
+
+
+def test_commit_is_that_of_the_checkout_the_code_lies_in(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def git(*args: str) -> str:
+    identity = ('-c', 'user.name=n', '-c', 'user.email=e@x')
+    return subprocess.run(
+      ['git', '-C', str(tmp_path), *identity, *args],
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout.strip()
+
+  for variable in ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'):
+    monkeypatch.delenv(variable, raising=False)
+  none = {'commit': None, 'dirty': None}
+  source = tmp_path / 'experiments' / 'train.py'
+  installed = tmp_path / 'venv' / 'site-packages'
+  for folder in (source.parent, tmp_path / 'mq_jax', installed):
+    folder.mkdir(parents=True)
+  source.write_text('a = 1\n')
+  assert run_log._source(tmp_path) == none
+  git('init')
+  git('add', '.')
+  git('commit', '-m', 'first')
+  commit = git('rev-parse', 'HEAD')
+  assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
+  (tmp_path / 'results.jsonl').touch()  # A run's own output is no change.
+  assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
+  source.write_text('a = 2\n')
+  assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
+  # Somebody else's repository around an installed copy is not the source.
+  assert run_log._source(installed) == none
+  monkeypatch.setenv('GIT_DIR', '/nowhere')  # As within a git hook.
+  assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
+  monkeypatch.setenv('PATH', '/nowhere')
+  assert run_log._source(tmp_path) == none
+
+
+def test_a_new_log_reads_back(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'made' / 'metrics.jsonl'
+  log = make_log(path, epochs=2)
+  assert log.header == header()
+  assert run_log.read_log(path) == (header(), [record(1), record(2)])
+  lines = path.read_text().splitlines()
+  assert [json.loads(line).get('epoch') for line in lines] == [None, 1, 2]
+  assert os.listdir(path.parent) == ['metrics.jsonl']
+
+
+def test_numbers_survive_and_only_the_finite_are_numbers(
+  tmp_path: pathlib.Path,
+) -> None:
+  log = run_log.open_log(tmp_path / 'log', header(), epochs_done=0)
+  run_log.append(
+    log,
+    record(
+      1,
+      train_loss=float('nan'),
+      test_loss=jnp.float32(-jnp.inf),
+      tenth=np.float32(0.1),
+      sum=0.1 + 0.2,
+      phi={'s': jnp.array([1.5, jnp.nan]), 'count': np.int64(3), 'on': True},
+    ),
+  )
+
+  def no_constant(name: str) -> None:
+    raise AssertionError(f'{name} is not JSON')
+
+  line = log.path.read_text().splitlines()[1]
+  read = json.loads(line, parse_constant=no_constant)
+  assert read['train_loss'] is None
+  assert read['test_loss'] is None
+  assert read['tenth'] == 0.100000001490116119384765625
+  assert read['sum'] == 0.30000000000000004
+  assert read['phi'] == {'s': [1.5, None], 'count': 3, 'on': True}
+
+
+@given(st.floats())
+def test_any_float_is_itself_or_null(value: float) -> None:
+  read = json.loads(run_log._line(run_log._plain({'x': value}, 'record')))['x']
+  if math.isfinite(value):
+    assert struct.pack('d', read) == struct.pack('d', value)
+  else:
+    assert read is None
+
+
+def test_a_resumed_run_keeps_the_first_header_and_the_epochs_done(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'log'
+  make_log(path, epochs=4)
+  log = run_log.open_log(
+    path, {'config': CONFIG, 'date': 'second'}, epochs_done=2
+  )
+  assert log.header['date'] == 'first'
+  run_log.append(log, record(3, seconds=9.0))
+  assert run_log.read_log(path) == (
+    header(),
+    [record(1), record(2), record(3, seconds=9.0)],
+  )
+  run_log.open_log(path, header(), epochs_done=0)
+  assert run_log.read_log(path) == (header(), [])
+
+
+def test_every_cut_through_the_last_line_is_survived(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'log'
+  make_log(path, epochs=2)
+  whole = path.read_bytes()
+  start = whole[:-1].rindex(b'\n') + 1
+  for cut in range(start, len(whole) + 1):
+    path.write_bytes(whole[:cut])
+    # Without its newline alone, the record is still whole.
+    records = 2 if cut >= len(whole) - 1 else 1
+    assert len(run_log.read_log(path)[1]) == records
+    log = run_log.open_log(path, header(), epochs_done=1)
+    run_log.append(log, record(2))
+    assert path.read_bytes() == whole
+
+
+def test_another_configuration_is_refused_key_by_key(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'log'
+  make_log(path, epochs=1)
+  before = path.read_bytes()
+  other = {'network': 'resnet20', 'optimizer': {'name': 'adam'}, 'seed': None}
+  with pytest.raises(ValueError, match='another configuration') as error:
+    run_log.open_log(path, header(other), epochs_done=0)
+  assert str(error.value).splitlines()[1:] == [
+    '  optimizer.name: "sgd" there, "adam" now',
+    '  optimizer.rate: 0.1 there, absent now',
+    '  seed: absent there, null now',
+    'Use another --workdir, or the configuration of that run.',
+  ]
+  assert path.read_bytes() == before
+
+
+def test_the_same_configuration_by_other_types_is_the_same(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'log'
+  config = {'steps': (1, 2), 'limit': float('inf'), 'folder': path, 'empty': {}}
+  run_log.open_log(path, header(config), epochs_done=0)
+  config |= {'steps': [np.int32(1), 2]}
+  run_log.open_log(path, header(config), epochs_done=0)
+  del config['empty']
+  with pytest.raises(ValueError, match=r'empty: \{\} there, absent now'):
+    run_log.open_log(path, header(config), epochs_done=0)
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('', 'is empty'),
+    ('{"config": {}', 'line 1 of .* is not JSON'),
+    ('{"epoch": 1}\n', "line 1 of .* has no 'config'"),
+    ('[1]\n', "line 1 of .* has no 'config'"),
+    ('{"config": {}}\n{"epoch"\n{"epoch": 2}\n', 'line 2 of .* is not JSON'),
+    ('{"config": {}}\n{"step": 2}\n', "line 2 of .* has no 'epoch'"),
+  ],
+)
+def test_what_is_no_log_is_refused_and_left_alone(
+  tmp_path: pathlib.Path, text: str, message: str
+) -> None:
+  path = tmp_path / 'log'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=message):
+    run_log.open_log(path, header({}), epochs_done=0)
+  assert path.read_text() == text
+
+
+def test_a_checkpoint_without_its_records_is_refused(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'log'
+  with pytest.raises(ValueError, match='no record of epoch 1'):
+    run_log.open_log(path, header(), epochs_done=1)
+  make_log(path, epochs=2)
+  with pytest.raises(ValueError, match='no record of epoch 3'):
+    run_log.open_log(path, header(), epochs_done=3)
+
+
+def test_a_bad_record_is_named_and_not_written(tmp_path: pathlib.Path) -> None:
+  log = make_log(tmp_path / 'log', epochs=1)
+  before = log.path.read_bytes()
+  with pytest.raises(ValueError, match='lacks train_loss, seconds'):
+    run_log.append(
+      log, {'epoch': 2, 'step': 1, 'test_loss': 0, 'test_accuracy': 1}
+    )
+  with pytest.raises(TypeError, match=r'record\.phi\.key\[0\] is .*object'):
+    run_log.append(log, record(2, phi={'key': [object()]}))
+  assert log.path.read_bytes() == before
+
+
+def test_kill_9_leaves_every_acknowledged_record(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'log'
+  program = f"""
+from experiments import metrics
+log = run_log.open_log({str(path)!r}, {header()!r}, epochs_done=0)
+for epoch in range(1, 1_000_000):
+  run_log.append(log, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
+  print(epoch, flush=True)
+"""
+  child = subprocess.Popen(
+    [sys.executable, '-c', program], stdout=subprocess.PIPE, text=True
+  )
+  assert child.stdout is not None
+  assert child.stdout.readline() == '1\n'
+  time.sleep(0.1)
+  child.send_signal(signal.SIGKILL)
+  acknowledged = int(child.stdout.read().splitlines()[-1])
+  child.wait()
+  child.stdout.close()
+  epochs = [r['epoch'] for r in run_log.read_log(path)[1]]
+  assert epochs == list(range(1, len(epochs) + 1))
+  assert len(epochs) in (acknowledged, acknowledged + 1)
+  run_log.open_log(path, header(), epochs_done=acknowledged)
+  assert len(run_log.read_log(path)[1]) == acknowledged
+
+
+def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
+  """The scalars by tag and step, as TensorBoard's own reader shows them.
+
+  It reads the files of a folder in the order of their names. A file that
+  starts with a session log at step s hides all that came before it of steps
+  s and above.
+  """
+  from tensorboardX.proto import event_pb2
+
+  shown: dict[str, list[Any]] = {}
+  for path in sorted(folder.glob('events.*')):
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+      (length,) = struct.unpack_from('<Q', data, at)
+      event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+      at += 12 + length + 4
+      if event.session_log.status == event_pb2.SessionLog.START:
+        for tag, values in shown.items():
+          shown[tag] = [pair for pair in values if pair[0] < event.step]
+      for value in event.summary.value:
+        point = (event.step, value.simple_value)
+        shown.setdefault(value.tag, []).append(point)
+  return shown
+
+
+def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(
+  tmp_path: pathlib.Path,
+) -> None:
+  for name, epochs_done, epochs in (('1', 0, (1, 2, 3)), ('2', 1, (2,))):
+    writer = run_log.open_scalars(tmp_path, epochs_done)
+    for epoch in epochs:
+      run_log.write_scalars(
+        writer, record(epoch, note='text', phi=[1], nan=math.nan)
+      )
+    writer.close()
+    # Their names have a resolution of one second.
+    for path in tmp_path.glob('events.out*'):
+      path.rename(tmp_path / f'events.{name}')
+  shown = shown_by_tensorboard(tmp_path)
+  assert shown['step'] == [(1, 390.0), (2, 780.0)]
+  assert shown['test_accuracy'] == [(1, 11.0), (2, 12.0)]
+  assert set(shown) == set(record(1)) - {'epoch'}

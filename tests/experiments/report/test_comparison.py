@@ -1,0 +1,153 @@
+"""What the ledger has of a setting, and the statistics of its trials."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from experiments.records import ledger
+from experiments.report import comparison
+from experiments.study import spec
+from tests.experiments import ledgers
+
+
+def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
+  config = spec.in_protocol('fair', estimator='fc_grad')
+  own = config.to_dict() | {'epochs': 2}
+  ledgers.write(tmp_path, 'a', own | {'seed': 1}, [10.0, 20.0])
+  ledgers.write(tmp_path, 'again', own | {'seed': 1}, [10.0, 20.0])
+  ledgers.write(tmp_path, 'b', own | {'seed': 2}, [[30.0, 50.0], [1.0, 3.0]])
+  ledgers.write(tmp_path, 'other', own | {'hidden': 7}, [90.0, 90.0])
+  ledgers.write(tmp_path, 'short', own | {'epochs': 1, 'seed': 9}, [80.0])
+  ledgers.write(tmp_path, 'bad', own | {'seed': 5}, [5.0], diverged='at step 9')
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert list(measured.records) == [1, 2, 3]
+  assert comparison.accuracies(measured) == [20.0, 50.0, 3.0]
+  assert measured.diverged == [5]
+  assert measured.epochs == 2
+  assert measured.full_precision == 91.5
+  assert 'other' not in measured.names
+  assert 'short' not in measured.names
+  assert comparison.cell(config, []) is None
+
+
+@pytest.mark.parametrize(
+  ('epochs', 'mean'), [(100, 94.5), (20, 18.5), (19, 18.0), (1, 0.0)]
+)
+def test_the_last_tenth_of_the_epochs_counts(tmp_path, epochs, mean):
+  config = spec.in_protocol('fair')
+  ledgers.write(
+    tmp_path, 'a', config.to_dict(), [float(i) for i in range(epochs)]
+  )
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert comparison.accuracies(measured) == [mean]
+
+
+def test_runs_as_long_as_the_protocol_come_before_longer_and_shorter(tmp_path):
+  config = spec.in_protocol('fair', epochs=3)
+
+  def shown():
+    return comparison.cell(config, ledger.read(tmp_path)).names
+
+  for name, epochs in (('long', 5), ('short', 1), ('nearer', 2), ('own', 3)):
+    ledgers.write(tmp_path, name, config.to_dict(), [1.0] * epochs)
+    assert shown() == [name]
+  ledgers.write(tmp_path, 'last', config.to_dict(), [1.0] * 4)
+  assert shown() == ['own']
+
+
+def test_trials_from_other_base_models_are_not_pooled(tmp_path):
+  config = spec.in_protocol('fair')
+  for seed, base in enumerate((91.5, 60.0, 91.5)):
+    ledgers.write(
+      *(tmp_path, f'{seed}', config.to_dict() | {'seed': seed}, [50.0]),
+      start={'full_precision_accuracy': base},
+    )
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert (list(measured.records), measured.full_precision) == ([0, 2], 91.5)
+
+
+def test_random_weights_and_a_base_model_are_two_settings(tmp_path):
+  config = spec.in_protocol('fair')
+  own = config.to_dict() | {'pretrained': 'base.pth'}
+  ledgers.write(tmp_path, 'base', own, [80.0])
+  ledgers.write(tmp_path, 'more', own | {'seed': 1}, [80.0])
+  scratch = config.copy_and_resolve_references()
+  scratch.pretrain_epochs = 0
+  ledgers.write(tmp_path, 'scratch', scratch.to_dict(), [30.0])
+  runs = ledger.read(tmp_path)
+  assert comparison.cell(config, runs).names == ['base', 'more']
+  assert comparison.cell(scratch, runs).names == ['scratch']
+
+
+def test_the_interval_is_that_of_all_resamples():
+  values = [1.0, 2.0, 4.0]
+  means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
+  low, high = comparison.interval(values)
+  # 1 and 4 have a share of 1/27 each, more than 2.5 %.
+  assert (low, high) == (min(means), max(means))
+  assert comparison.interval(values) == (low, high)
+  many = list(np.random.default_rng(1).normal(3.0, 2.0, 200))
+  low, high = comparison.interval(many)
+  deviation = np.std(many) / np.sqrt(200)
+  assert low == pytest.approx(np.mean(many) - 1.96 * deviation, abs=0.03)
+  assert high == pytest.approx(np.mean(many) + 1.96 * deviation, abs=0.03)
+  assert comparison.interval(values[:2]) is None
+
+
+@pytest.mark.parametrize(
+  (
+    'table',
+    'cells',
+    'paper',
+    'ranked',
+    'raw',
+    'raw_ranked',
+    'trials',
+    'remarks',
+  ),
+  [
+    ('tables_1_and_2', 70, 5493.007, 189127.508, 5049.374, 179269.418, 304, 11),
+    ('table_5', 6, 530.430, 1324.890, 0.000, 0.000, 0, 0),
+    ('table_6', 6, 542.280, 1357.080, 0.000, 0.000, 0, 0),
+  ],
+)
+def test_sums_of_the_published_tables(
+  table, cells, paper, ranked, raw, raw_ranked, trials, remarks
+):
+  """Sums, also weighted by rank, of a list that was checked once."""
+  keys = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
+  keys += ('slim', 'hidden', 'activation')
+  entries = sorted(
+    json.loads(comparison.PUBLISHED.read_text())[table],
+    key=lambda entry: [str(entry.get(key)) for key in keys],
+  )
+  assert len(entries) == cells
+  for name, total, by_rank in (
+    ('paper', paper, ranked),
+    ('raw', raw, raw_ranked),
+  ):
+    values = [entry.get(name) or 0.0 for entry in entries]
+    assert sum(values) == pytest.approx(total, abs=1e-6)
+    assert sum(i * value for i, value in enumerate(values)) == pytest.approx(
+      by_rank, abs=1e-6
+    )
+  assert sum(entry.get('raw_trials') or 0 for entry in entries) == trials
+  assert sum('remark' in entry for entry in entries) == remarks
+
+
+def test_published_numbers():
+  table1 = spec.load_all()['table1'].settings
+  ste = comparison.published('table1', table1['resnet44-bwn-adam-ste-paper'])
+  assert (ste.paper, ste.raw) == (91.121, 92.095)
+  some = comparison.published('table1', table1['resnet20-dorefa-adam-lstm_fc'])
+  assert (some.paper, some.raw) == (89.979, None)
+  table5 = spec.load_all()['table5'].settings
+  slim = comparison.published(
+    'table5', table5['resnet20-dorefa-sgd-multi_fc-slim']
+  )
+  assert slim.paper == 88.7
+  assert (
+    comparison.published('ablations', table1['resnet20-bwn-sgd-ste']) is None
+  )

@@ -1,0 +1,261 @@
+"""Figures: what is drawn is what the ledger holds."""
+
+import itertools
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.records import ledger
+from experiments.report import comparison, figures, plot_style, plots
+from experiments.study import spec
+from tests.experiments import ledgers
+
+
+@pytest.fixture
+def measured(tmp_path):
+  """Two trials of STE, one of FCGrad, under SGD and Adam."""
+  settings_ = {}
+  for optimizer in ('sgd', 'adam'):
+    for estimator in ('ste', 'fc_grad'):
+      name = f'resnet20-dorefa-{optimizer}-{estimator}'
+      settings_[name] = spec.in_protocol(
+        'fair', optimizer=optimizer, estimator=estimator
+      )
+      each = [[10.0, 20.0], [30.0, 60.0]][: 2 if estimator == 'ste' else 1]
+      ledgers.write(tmp_path, name, settings_[name].to_dict(), each)
+  runs = ledger.read(tmp_path)
+  return [
+    (name, config, comparison.cell(config, runs))
+    for name, config in settings_.items()
+  ]
+
+
+def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
+  figure = plots.curves(measured, 'accuracy', 'a title')
+  assert [axis.get_title() for axis in figure.axes] == ['sgd', 'adam']
+  for axis in figure.axes:
+    ste, fc = axis.get_lines()
+    np.testing.assert_array_equal(ste.get_xdata(), [1, 2])
+    np.testing.assert_array_equal(ste.get_ydata(), [20, 40])
+    np.testing.assert_array_equal(fc.get_ydata(), [10, 20])
+    assert [line.get_label() for line in (ste, fc)] == [
+      'ste, 2 trials',
+      'fc_grad',
+    ]
+    assert (
+      matplotlib.colors.to_hex(ste.get_color()) == plot_style.COLOURS['ste']
+    )
+    band = axis.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
+    assert axis.get_xlabel() == 'epoch'
+  assert figure.axes[0].get_ylabel() == 'test accuracy, %'
+
+
+@pytest.mark.parametrize(('study', 'least'), [('table1', 2), ('mine', 3)])
+def test_short_runs_have_no_curve(tmp_path, study, least):
+  own = spec.Study('S', {'a-b-c-ste': spec.in_protocol('fair')})
+  (config,) = own.settings.values()
+  out = tmp_path / 'out'
+  for epochs in range(1, least):
+    ledgers.write(tmp_path, f'{epochs}', config.to_dict(), [10.0] * epochs)
+    assert figures.write_all({study: own}, ledger.read(tmp_path), out) == []
+  ledgers.write(tmp_path, 'long', config.to_dict(), [10.0] * least)
+  drawn = figures.write_all({study: own}, ledger.read(tmp_path), out)
+  assert len(drawn) == 8
+
+
+def test_accuracy_says_which_images_it_was(measured):
+  (name, config, own), *_ = measured
+  held_out = ConfigDict(config.to_dict() | {'holdout': 500})
+  figure = plots.curves([(name, held_out, own)], 'accuracy', '')
+  assert figure.axes[0].get_ylabel() == 'held-out accuracy, %'
+
+
+def test_accuracy_at_the_end_of_runs_of_one_length(tmp_path):
+  study = {
+    f'n-q-o-ste-{alpha}': spec.in_protocol(
+      'fair', estimator='ste', learning_rate=alpha
+    )
+    for alpha in (1e-1, 1e-3)
+  }
+  for (name, config), accuracy in zip(study.items(), (70.0, 50.0), strict=True):
+    each = [[1.0, accuracy], [1.0, accuracy + 2]]
+    ledgers.write(tmp_path, name, config.to_dict(), each)
+  for hidden, accuracies in {1: [80.0, 65.0], 2: [1.0] * 30}.items():
+    name = f'n-q-o-fc-{hidden}'
+    study[name] = spec.in_protocol('fair', estimator='fc_grad', hidden=hidden)
+    ledgers.write(tmp_path, name, study[name].to_dict(), accuracies)
+  runs = ledger.read(tmp_path)
+  group = [(n, c, comparison.cell(c, runs)) for n, c in study.items()]
+  alike = plots.comparable(group)
+  assert [name for name, _, _ in alike] == list(study)[:3]
+  figure = plots.ends(alike, 'Mine')
+  (axis,) = figure.axes
+  points = [c.lines[0].get_xydata().tolist() for c in axis.containers]
+  assert points == [[[71, 0]], [[51, 1]], [[65, 2]]]
+  (ends,) = axis.containers[0].lines[2][0].get_segments()
+  np.testing.assert_array_equal(ends[:, 0], [70, 72])
+  assert [label.get_text() for label in axis.get_yticklabels()] == [
+    *('ste-0.1, 2 trials', 'ste-0.001, 2 trials', 'fc-1'),
+  ]
+  assert axis.get_lines()[-1].get_xdata() == [71, 71]  # the best baseline
+  assert figure.get_suptitle() == 'Mine, 2 epochs'
+  drawn = figures.write_all(
+    {'t': spec.Study('T', study)}, runs, tmp_path / 'out'
+  )
+  assert 't-resnet20-dorefa-ends.png' in [path.name for path in drawn]
+  # What differs in everything is told by a table alone.
+  apart = {'methods': spec.Study('T', study)}
+  assert figures.write_all(apart, runs, tmp_path / 'none') == []
+
+
+def test_flips_are_the_mean_over_layers_in_percent(measured):
+  figure = plots.curves(measured, 'flips', '')
+  assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
+
+
+def test_settings_of_one_method_are_told_apart(measured):
+  """Twenty settings: parts of five, each with the baseline, paler and paler."""
+  ste, fc = measured[0], measured[1]
+  many = [(f'n-q-o-{i}', *fc[1:]) for i in range(20)]
+  drawn = figures._figures('fig4', [*many[:3], ste, *many[3:]], [])
+  assert drawn.pop('factor')
+  assert len(drawn.pop('resnet20-dorefa-ends').axes[0].get_yticks()) == 21
+  assert sorted(drawn) == sorted(
+    f'resnet20-dorefa-{kind}-{part}'
+    for kind in ('loss', 'accuracy', 'flips', 'weights')
+    for part in (1, 2, 3, 4, 5)
+  )
+  for part in (1, 5):
+    (axis,) = drawn[f'resnet20-dorefa-loss-{part}'].axes
+    first, *lines = axis.get_lines()
+    assert first.get_label() == 'ste, 2 trials'
+    assert [line.get_label() for line in lines] == [
+      f'{i}' for i in range(4 * part - 4, 4 * part)
+    ]
+    light = [lightness(line.get_color()) for line in lines]
+    assert light == sorted(light)
+    assert light[-1] < 85
+    assert min(np.diff(light)) > 4
+
+
+def lightness(colour):
+  """L* of CIELAB, 0 to 100."""
+  rgb = np.array(matplotlib.colors.to_rgb(colour))
+  linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+  y = linear @ [0.2126, 0.7152, 0.0722]
+  return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_never_so_pale_that_it_is_not_seen():
+  for colour in plot_style.COLOURS.values():
+    for earlier in range(30):
+      assert lightness(plot_style.shade(colour, earlier)) < 90
+
+
+def test_panels_stand_in_rows_of_three(measured):
+  name, config, own = measured[0]
+  many = [
+    (name, ConfigDict(config.to_dict() | {'optimizer': optimizer}), own)
+    for optimizer in ('sgd', 'momentum', 'adam', 'adamw', 'lion')
+  ]
+  figure = plots.curves(many, 'loss', '')
+  assert figure.axes[0].get_gridspec().get_geometry() == (2, 3)
+  assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]
+
+
+def test_figure_4_has_two_axes_and_a_band_over_trials(tmp_path):
+  entries = []
+  for hidden, losses in {1: [(3, 2), (5, 2)], 100: [(4, 1)]}.items():
+    config = spec.in_protocol('fair', estimator='fc_grad', hidden=hidden)
+    trials = {
+      seed: [ledgers.record(1, 1.0, loss) for loss in own]
+      for seed, own in enumerate(losses)
+    }
+    cell = comparison.Cell(trials, [], 2, None, [])
+    entries.append((f'{hidden}', config, cell))
+  left, right = plots.factors(entries).axes
+  assert [line.get_ydata().tolist() for line in left.get_lines()] == [
+    [4, 2],
+    [4, 1],
+  ]
+  band = left.collections[0].get_paths()[0].vertices[:, 1]
+  assert (band.min(), band.max()) == (2, 5)
+  assert right.get_lines()[0].get_ydata().tolist() == [0.5, 0.5]
+  labels = [line.get_label() for line in left.get_lines()]
+  assert labels == ['hidden 1, 2 trials', 'hidden 100']
+  colours = [lightness(line.get_color()) for line in left.get_lines()]
+  assert colours[0] < colours[1]  # of one hue, that of the method
+  assert left.get_lines()[0].get_color() == plot_style.shade(
+    plot_style.COLOURS['fc_grad'], 0
+  )
+  assert 'loss' in left.get_ylabel()
+  assert 'factor' in right.get_ylabel()
+
+
+def test_histograms_show_shares_of_the_first_trial():
+  config = spec.in_protocol('fair')
+  records = [
+    ledgers.record(1, 1.0, histogram=list(range(64))),
+    ledgers.record(2, 1.0, histogram=[0] * 63 + [5]),
+  ]
+  cell = comparison.Cell({0: records, 1: []}, [], 2, None, [])
+  figure = plots.histograms([('n-q-o-fc', config, cell)])
+  (image,) = figure.axes[0].get_images()
+  shares = image.get_array()
+  np.testing.assert_allclose(shares[:, 0], 100 * np.arange(64) / 2016)
+  assert shares[:, 1].tolist() == [0.0] * 63 + [100.0]
+  # The last bin is the uppermost: of the weights far above zero.
+  assert image.origin == 'lower'
+  assert figure.axes[0].get_ylim() == (-4, 4)
+
+
+def test_colours_can_be_told_apart_without_their_hue():
+  """By a marker of one's own; and as seen without red, green or blue cones."""
+  assert plot_style.COLOURS.keys() == plot_style.MARKERS.keys()
+  assert len(set(plot_style.MARKERS.values())) == len(plot_style.MARKERS)
+  rgb = np.array(
+    [matplotlib.colors.to_rgb(c) for c in plot_style.COLOURS.values()]
+  )
+  # Viénot, Brettel and Mollon 1999, and for blue an average of the others.
+  linear = rgb**2.2
+  no_red = linear @ np.array(
+    [[0.11238, 0.11238, 0.00401], [0.88762, 0.88762, -0.00401], [0, 0, 1]]
+  )
+  no_green = linear @ np.array(
+    [[0.29275, 0.29275, -0.02234], [0.70725, 0.70725, 0.02234], [0, 0, 1]]
+  )
+  for seen in (linear, no_red, no_green):
+    seen = np.clip(seen, 0, 1) ** (1 / 2.2)
+    distances = [
+      np.linalg.norm(one - other)
+      for one, other in itertools.combinations(seen, 2)
+    ]
+    assert min(distances) > 0.1
+
+
+def test_files_of_a_study(tmp_path, measured):
+  study = spec.Study('t', {name: config for name, config, _ in measured})
+  paths = figures.write_all(
+    {'table1': study}, ledger.read(tmp_path), tmp_path / 'out'
+  )
+  assert sorted(p.name for p in paths if p.suffix == '.png') == [
+    'table1-resnet20-dorefa-accuracy.png',
+    'table1-resnet20-dorefa-ends.png',
+    'table1-resnet20-dorefa-flips.png',
+    'table1-resnet20-dorefa-loss.png',
+    'table1-resnet20-dorefa-weights.png',
+  ]
+  for path in paths:
+    assert path.stat().st_size > 1000
+  before = {p: p.read_bytes() for p in paths}
+  some = spec.Study('s', dict(list(study.settings.items())[:2]))
+  again = figures.write_all(
+    {'ablations': some, 'table1': study},
+    ledger.read(tmp_path),
+    tmp_path / 'out',
+  )
+  assert again == paths  # nothing of the other study is new
+  assert {p: p.read_bytes() for p in paths} == before

@@ -1,0 +1,349 @@
+"""The ledger and the tables made of it."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments.records import ledger
+from experiments.report import (
+  comparison,
+  deployed_table,
+  method_table,
+  study_table,
+  write,
+)
+from experiments.report.first_epoch import first_epoch_table
+from experiments.study import spec
+from tests.experiments import ledgers
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+def write_run(workdir, epochs=1, done=1, **config):
+  header = {
+    'date': 'today',
+    'config': {
+      'network': 'resnet20',
+      'dataset': 'cifar10',
+      'data_dir': '/home/me/data',
+      'pretrained': '/home/me/nets/base.pth',
+      'quantizer': 'dorefa',
+      'bits': 2,
+      'estimator': 'multi_fc',
+      'layers': 3,
+      'init': 'identity',
+      'optimizer': 'adam',
+      'seed': 4,
+      'batch_size': 128,
+      'learning_rate': 1e-3,
+      'meta_learning_rate': 1e-3,
+      'epochs': epochs,
+    }
+    | config,
+    'device': {'kind': 'cpu'},
+    'versions': {'jax': '0.10.2'},
+    'start': {'full_precision_accuracy': 91.5, 's': 0.0, 'offset': 1.0},
+  }
+  records = [
+    {
+      'epoch': epoch,
+      'step': 390 * epoch,
+      'train_loss': 0.5,
+      'test_loss': 0.6,
+      'test_accuracy': 80.25,
+      'seconds': 3.0,
+      's': 0.25,
+      'offset': 1.5,
+    }
+    for epoch in range(1, done + 1)
+  ]
+  workdir.mkdir(parents=True, exist_ok=True)
+  lines = [json.dumps(line) for line in (header, *records)]
+  (workdir / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  return workdir
+
+
+def test_a_run_goes_into_the_ledger_without_its_folders(tmp_path):
+  workdir = write_run(tmp_path / 'run')
+  path = ledger.add(workdir, tmp_path / 'results', 'mine')
+  assert path == tmp_path / 'results' / 'mine.jsonl'
+  assert '/home/me' not in path.read_text()
+  (run,) = ledger.read(tmp_path / 'results')
+  assert run.name == 'mine'
+  assert run.header['config']['pretrained'] == 'base.pth'
+  assert run.records[0]['test_accuracy'] == 80.25
+
+
+def test_an_unfinished_run_stays_out(tmp_path):
+  workdir = write_run(tmp_path / 'run', epochs=3, done=2)
+  with pytest.raises(ValueError, match='2 of 3 epochs'):
+    ledger.add(workdir, tmp_path / 'results', 'mine')
+  assert not (tmp_path / 'results').exists()
+
+
+def test_a_row_says_what_was_run(tmp_path):
+  ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
+  other = write_run(tmp_path / 'long', epochs=2, done=2)
+  ledger.add(other, tmp_path / 'results', 'long')
+  page = 'a\n<!-- table: first-epoch -->\nold\n<!-- end -->\nz\n'
+  runs = ledger.read(tmp_path / 'results')
+  filled = write.fill(page, runs, {})
+  rows = [line for line in filled.splitlines() if line.startswith('| dorefa')]
+  assert rows == [
+    '| dorefa(2) | multi_fc, 3 layers, init=identity | adam | 0.001 | 4 |'
+    ' +0.00, offset 1.00 | +0.25, offset 1.50 | 0.500 | 80.25 % | `mine` |'
+  ]
+  assert 'old' not in filled
+  assert filled.startswith('a\n')
+  assert filled.endswith('<!-- end -->\nz\n')
+  assert write.fill(filled, runs, {}) == filled
+
+
+def test_an_unknown_table_is_named():
+  with pytest.raises(ValueError, match="'tabel1'"):
+    write.fill('<!-- table: tabel1 -->\n<!-- end -->\n', [], {})
+
+
+def test_the_pages_show_what_the_ledger_holds():
+  runs = ledger.read(ROOT / ledger.RESULTS)
+  assert runs
+  studies = spec.load_all()
+  for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
+    page = path.read_text(encoding='utf-8')
+    assert write.fill(page, runs, studies) == page, (
+      f'{path} is stale: python -m experiments.report'
+    )
+
+
+def test_no_entry_of_the_ledger_is_of_changed_code_or_names_a_folder():
+  for run in ledger.read(ROOT / ledger.RESULTS):
+    assert run.header['dirty'] is False, run.name
+    for key in ledger.PATHS:
+      assert '/' not in run.header['config'][key], run.name
+  for card in deployed_table.read_cards(ROOT / ledger.RESULTS):
+    for header in (card['run'], card['made']):
+      assert header['dirty'] is False, card['name']
+      for key in ledger.PATHS:
+        assert '/' not in header['config'][key], card['name']
+
+
+def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
+  runs, studies = ledger.read(ROOT / ledger.RESULTS), spec.load_all()
+  shown = []
+  cards = deployed_table.read_cards(ROOT / ledger.RESULTS)
+  paths = write.write_all(runs, studies, tmp_path, shown.append, cards)
+  names = {path.name for path in paths}
+  assert names == {path.name for path in (ROOT / write.OUT).iterdir()}, (
+    f'{write.OUT} is stale: delete it, then python -m experiments.report'
+  )
+  for table in ('table1', 'table2', 'table5', 'table6', 'first-epoch'):
+    assert {f'{table}.{suffix}' for suffix in ('md', 'csv', 'tex')} <= names
+  assert len(shown) == sum(name.endswith('.csv') for name in names)
+  for path in paths:
+    if path.suffix in ('.md', '.csv', '.tex'):
+      committed = ROOT / write.OUT / path.name
+      assert committed.read_text(encoding='utf-8') == path.read_text(
+        encoding='utf-8'
+      ), f'{committed} is stale: python -m experiments.report'
+
+
+def table_rows(tmp_path, study='table1'):
+  study_ = spec.load_all()[study]
+  table = study_table.study_table(study, study_, ledger.read(tmp_path))
+  return {
+    row[0].strip('`'): dict(zip(table.columns, row, strict=True))
+    for row in table.rows
+  }
+
+
+def test_a_row_beside_the_paper(tmp_path):
+  name = 'resnet20-bwn-sgd-fc_grad'
+  config = spec.load_all()['table1'].settings[name].to_dict()
+  each = [[80.0, 84.0], [81.0, 85.0], [82.0, 86.0]]
+  ledgers.write(tmp_path, 'a', config | {'seed': 3}, each)
+  row = table_rows(tmp_path)[name]
+  # The paper has 88.949, its logs 89.028.
+  low, high = comparison.interval([84.0, 85.0, 86.0])
+  assert (row['accuracy %'], row['std']) == ('85.00', '1.00')
+  assert (row['trials'], row['epochs']) == ('3', '2')
+  assert (row['paper %'], row['its logs %']) == ('88.95', '89.03')
+  assert (row['their trials'], row['base %']) == ('3', '91.50')
+  assert row['ours - paper'] == '-3.95'
+  assert row['95 % from'] == f'{low - 88.949:.2f}'
+  assert row['to'] == f'{high - 88.949:.2f}'
+  assert row['mark'] == '2 of 100 epochs, 3 of 5 trials'
+
+
+def test_cells_without_a_run_say_so(tmp_path):
+  rows = table_rows(tmp_path)
+  assert len(rows) == 48
+  assert {row['accuracy %'] for row in rows.values()} == {'no run'}
+  assert rows['resnet20-dorefa-adam-ste-paper']['paper %'] == '89.78'
+  assert rows['resnet20-dorefa-adam-ste-paper']['its logs %'] == ''
+  swapped = rows['resnet44-bwn-sgd-lstm_fc']
+  assert swapped['mark'] == 'paper: label swapped'
+  low = rows['resnet44-bwn-adam-ste-paper']
+  assert low['mark'] == 'paper: 1.00 below 3 of its 5 logs'
+  assert (low['its base %'], swapped['its base %']) == ('93.56', '93.56')
+  # The paper did not run its baselines by the fair protocol.
+  assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
+
+
+def test_a_study_of_ours_has_no_columns_of_the_paper(tmp_path):
+  study = spec.Study('Mine', {'a': spec.in_protocol('fair')})
+  ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [50.0])
+  table = study_table.study_table('mine', study, ledger.read(tmp_path))
+  assert list(table.columns) == [
+    *('setting', 'accuracy %', 'std', 'trials', 'epochs', 'base %', 'mark'),
+  ]
+  assert table.rows == [
+    ['`a`', '50.00', '', '1', '1', '91.50', '1 of 100 epochs, 1 of 5 trials']
+  ]
+  assert 'printed' not in table.note
+
+
+@pytest.mark.parametrize(
+  ('holdouts', 'told'),
+  [
+    ([0], 'Test accuracy, mean'),
+    ([5_000], 'Accuracy on 5,000 training images held out, mean'),
+    (
+      [0, 500],
+      'Test accuracy or accuracy on 500 training images held out, mean',
+    ),
+  ],
+)
+def test_the_note_says_which_images_it_was(tmp_path, holdouts, told):
+  study = spec.Study(
+    'Mine', {f'{n}': spec.in_protocol('fair', holdout=n) for n in holdouts}
+  )
+  for name, config in study.settings.items():
+    ledgers.write(tmp_path, name, config.to_dict(), [50.0])
+  table = study_table.study_table('mine', study, ledger.read(tmp_path))
+  assert table.note.startswith(told)
+
+
+def test_one_or_two_trials_have_no_interval_and_a_diverged_one_is_told(
+  tmp_path,
+):
+  name = 'resnet20-bwn-sgd-fc_grad'
+  config = spec.load_all()['table1'].settings[name].to_dict()
+  config['epochs'] = 1
+  ledgers.write(tmp_path, 'a', config, [80.0])
+  ledgers.write(tmp_path, 'b', config | {'seed': 1}, [], diverged='step 2')
+  row = table_rows(tmp_path)[name]
+  assert row['accuracy %'] == '80.00'
+  assert (row['ours - paper'], row['to'], row['std']) == ('-8.95', '', '')
+  assert row['mark'] == '1 diverged, 1 of 100 epochs, 1 of 5 trials'
+
+
+def test_trials_that_all_diverged(tmp_path):
+  name = 'resnet20-bwn-sgd-fc_grad'
+  config = spec.load_all()['table1'].settings[name].to_dict()
+  ledgers.write(tmp_path, 'b', config, [], diverged='step 2')
+  row = table_rows(tmp_path)[name]
+  assert (row['accuracy %'], row['trials']) == ('diverged', '0')
+
+
+def test_an_entry_is_not_overwritten_by_another_run(tmp_path):
+  ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
+  ledger.add(tmp_path / 'run', tmp_path / 'results', 'mine')
+  other = write_run(tmp_path / 'other', seed=9)
+  with pytest.raises(ValueError, match=r'mine\.jsonl is the entry of another'):
+    ledger.add(other, tmp_path / 'results', 'mine')
+  assert len(ledger.read(tmp_path / 'results')) == 1
+
+
+def test_what_diverged_goes_into_the_ledger_and_says_so(tmp_path):
+  workdir = write_run(tmp_path / 'run', epochs=3, done=1)
+  path = ledger.add(workdir, tmp_path / 'results', 'mine', diverged='at 9')
+  (run,) = ledger.read(path.parent)
+  assert run.header['diverged'] == 'at 9'
+  assert len(run.records) == 1
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+  with pytest.raises(FileNotFoundError, match='no run stands in'):
+    ledger.add(tmp_path, tmp_path / 'results', 'mine')
+
+
+def test_rows_that_the_paper_has_not_are_marked_as_well(tmp_path):
+  name = 'resnet20-dorefa-adam-ste-fair'
+  config = spec.load_all()['table1'].settings[name].to_dict()
+  ledgers.write(tmp_path, 'a', config, [80.0, 82.0])
+  row = table_rows(tmp_path)[name]
+  assert (row['accuracy %'], row['paper %']) == ('82.00', '')
+  assert row['mark'] == '2 of 100 epochs, 1 of 5 trials'
+
+
+def test_what_is_no_first_epoch_of_cifar_10_stays_out(tmp_path):
+  ledgers.write(tmp_path, 'ours', {}, [80.0])
+  ledgers.write(tmp_path, 'held', {'holdout': 100}, [80.0])
+  ledgers.write(tmp_path, 'two', {}, [[80.0], [81.0]])
+  ledgers.write(tmp_path, 'digits', {'dataset': 'digits'}, [80.0])
+  ledgers.write(tmp_path, 'bad', {'epochs': 1}, [], diverged='at step 2')
+  for key, value in (
+    *(('slim', True), ('activation', 'tanh'), ('network', 'resnet110')),
+    *(('phi_cotangent', 'estimator'), ('weight_decay', 5e-4)),
+  ):
+    ledgers.write(tmp_path, key, {key: value}, [80.0])
+  rows = first_epoch_table(ledger.read(tmp_path)).rows
+  assert [row[-1] for row in rows] == ['`ours`']
+
+
+def test_a_taken_name_comes_with_another(tmp_path):
+  ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
+  other = write_run(tmp_path / 'other', seed=9)
+  with pytest.raises(ledger.TakenError) as error:
+    ledger.add(other, tmp_path / 'results', 'mine')
+  name = f'mine-{error.value.digest}'
+  assert ledger.add(other, tmp_path / 'results', name).exists()
+  assert {
+    ledger.seeds(run)[0] for run in ledger.read(tmp_path / 'results')
+  } == {4, 9}
+
+
+def test_a_study_of_drops_has_them_beside_the_published_ones(tmp_path):
+  study = spec.Study(
+    'Drops',
+    {
+      'a': spec.in_protocol('fair', epochs=1),
+      'b': spec.in_protocol('fair', estimator='ste'),
+    },
+    drops={'a': (0.7, 'Table 4')},
+  )
+  ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [90.0])
+  table = study_table.study_table('mine', study, ledger.read(tmp_path))
+  kept = ('accuracy %', 'base %', 'drop', 'published drop', 'of')
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  assert [[row[key] for key in kept] for row in rows] == [
+    ['90.00', '91.50', '1.50', '0.70', 'Table 4'],
+    ['no run', '', '', '', ''],
+  ]
+
+
+def test_the_table_of_methods_says_what_was_measured(tmp_path):
+  study = spec.load_all()['methods']
+  assert set(study.settings) == set(method_table.ABOUT)
+  for name, more in (('psgd', {'relaxed_accuracy': 88.0}), ('slb', {})):
+    config = study.settings[name].to_dict()
+    ledgers.write(tmp_path, name, config, [80.0])
+    path = tmp_path / f'{name}.jsonl'
+    first, last = map(json.loads, path.read_text().splitlines())
+    if name == 'slb':
+      first['start'] = {}
+    path.write_text(json.dumps(first) + '\n' + json.dumps(last | more))
+  costs = {
+    'psgd': {'time / STE': [1.25, 1.0, 2.0], 'numbers kept a weight': 0.5}
+  }
+  table = method_table.method_table(study, ledger.read(tmp_path), costs)
+  rows = {
+    row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows
+  }
+  psgd = rows['`psgd`']
+  assert psgd['measured'] == '88.00 → 80.00'
+  assert (psgd['step / STE'], psgd['numbers kept a weight']) == ('1.25', '0.50')
+  assert rows['`slb`']['measured'] == '80.00, from random weights'
+  assert rows['`twn`']['measured'] == 'no run'
+  assert method_table.read_costs(tmp_path) == {}

@@ -1,0 +1,348 @@
+"""Whole studies by real processes: killed, sliced, shared."""
+
+import io
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import rich.console
+
+from experiments.common import errors
+from experiments.records import ledger, run_log
+from experiments.study import display as study_display
+from experiments.study import run as study_run
+from experiments.study import spec
+from tests.experiments import tiny
+
+ROOT = pathlib.Path(__file__).parents[3]
+SECONDS = 300
+STUDY = """
+from experiments.settings import Study, in_protocol
+
+def get_study():
+  return Study('Tiny', {
+    estimator: in_protocol(
+      'fair', network='resnet8', dataset='digits', estimator=estimator,
+      batch_size=256, epochs=3, pretrain_epochs=1, learning_rate=alpha,
+      checkpoint_every=2, chunk=1, hidden=3)
+    for estimator, alpha in (('ste', 1e-2), ('fc_grad', 1e-2))}, trials=2)
+"""
+# The command itself, but for the network.
+PROGRAM = """
+import runpy
+from experiments import build
+from tests.experiments import tiny
+build.network = lambda config, num_classes: tiny.Net(num_classes)
+runpy.run_module('experiments.study', run_name='__main__', alter_sys=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Holds the study file and what its programs compile."""
+  path = tmp_path_factory.mktemp('study')
+  (path / 'tiny.py').write_text(STUDY)
+  return path
+
+
+def start(folder, workdir, *more):
+  environment = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-c', PROGRAM),
+      f'--study={folder / "tiny.py"}',
+      f'--workdir={workdir}',
+      *more,
+    ],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process):
+  out, _ = process.communicate(timeout=SECONDS)
+  return process.returncode, out
+
+
+def measured(workdir):
+  """Records by name, without what differs from run to run."""
+  return {
+    run.name: tiny.timeless(run.records)
+    for run in ledger.read(workdir / 'results')
+  }
+
+
+@pytest.fixture(scope='module')
+def reference(folder):
+  """The study, undisturbed."""
+  workdir = folder / 'whole'
+  status, out = finish(start(folder, workdir))
+  assert status == 0, out
+  assert '4 of 4 trials are done.' in out
+  assert f'All runs are in {workdir}' in out
+  return workdir
+
+
+def test_a_study_runs_each_trial_once(reference):
+  runs = measured(reference)
+  assert list(runs) == [
+    f'tiny-{name}-3epochs-seed{seed}'
+    for name in ('fc_grad', 'ste')
+    for seed in (0, 1)
+  ]
+  assert all(len(records) == 3 for records in runs.values())
+  first, second = (runs[f'tiny-fc_grad-3epochs-seed{i}'] for i in (0, 1))
+  assert first != second
+  # One base model for all of them.
+  bases = {
+    run.header['start']['full_precision_accuracy']
+    for run in ledger.read(reference / 'results')
+  }
+  assert len(bases) == 1
+  assert len(list((reference / 'base').glob('*/metrics.jsonl'))) == 1
+
+
+def test_a_finished_study_is_only_read(folder, reference):
+  stamps = {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')}
+  status, out = finish(start(folder, reference))
+  assert status == 0, out
+  assert out.count('4 of 4 trials are done.') == 1
+  assert {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')} == stamps
+
+
+def test_killed_at_any_moment_it_counts_nothing_twice(folder, reference):
+  workdir = folder / 'killed'
+  moments = []
+  for _ in range(20):
+    process = start(folder, workdir)
+    # The first time before a fast machine is done.
+    moments.append(random.uniform(4, 12) if moments else random.uniform(2, 5))
+    try:
+      process.wait(moments[-1])
+    except subprocess.TimeoutExpired:
+      process.kill()
+    _, out = finish(process)
+    for run in ledger.read(workdir / 'results'):
+      assert len(run.records) == 3, moments  # whole or not at all
+    if process.returncode == 0:
+      break
+  else:
+    status, out = finish(start(folder, workdir))
+    assert status == 0, (moments, out)
+  assert len(moments) > 1, 'it was never killed'
+  assert measured(workdir) == measured(reference), moments
+
+
+def test_in_slices_and_by_two_processes_at_once(folder, reference):
+  workdir = folder / 'sliced'
+  status, out = finish(start(folder, workdir, '--list'))
+  assert status == 0, out
+  assert '0 of 4 trials are done.' in out
+  assert not workdir.exists()
+  status, out = finish(start(folder, workdir, '--budget=1s'))
+  assert status == 0, out
+  assert '4 runs are left; the same command goes on.' in out
+  both = [start(folder, workdir) for _ in range(2)]
+  told = [finish(process) for process in both]
+  assert [status for status, _ in told] == [0, 0], told
+  # Whoever came second left what the first had, and may have been done sooner.
+  status, out = finish(start(folder, workdir))
+  assert status == 0, out
+  assert measured(workdir) == measured(reference)
+
+
+def test_a_run_that_diverges_is_a_result(folder):
+  workdir = folder / 'diverging'
+  wild = folder / 'wild.py'
+  wild.write_text(STUDY.replace("('ste', 1e-2), ", "('ste', 3e38), "))
+  status, out = finish(start(folder, workdir, f'--study={wild}', '--trials=1'))
+  assert status == 0, out
+  runs = {run.name: run for run in ledger.read(workdir / 'results')}
+  assert runs['wild-fc_grad-3epochs-seed0'].header.get('diverged') is None
+  gone = runs['wild-ste-3epochs-seed0']
+  assert 'not finite at step 1' in gone.header['diverged']
+  assert gone.records == []
+
+
+def test_a_signal_or_a_spent_budget_saves_within_a_run(folder):
+  """A run of many epochs: stopped by SIGTERM, then by its budget."""
+  workdir, long = folder / 'stopped', folder / 'long.py'
+  long.write_text(STUDY.replace('epochs=3', 'epochs=2000'))
+  own = (f'--study={long}', '--trials=1', '--only=fc_grad')
+
+  def logs():
+    return list((workdir / 'runs').glob('*/metrics.jsonl'))
+
+  process = start(folder, workdir, *own)
+  end = time.monotonic() + SECONDS
+  # Until an epoch is done: before the first step there is nothing to save.
+  while not any(run_log.read_log(log)[1] for log in logs()):
+    assert process.poll() is None
+    assert time.monotonic() < end
+    time.sleep(0.01)
+  process.terminate()
+  status, out = finish(process)
+  assert status == 143, out
+  assert 'Saved at step' in out
+  assert 'Traceback' not in out
+  (log,) = logs()
+  before = len(run_log.read_log(log)[1])
+  for _ in range(10):
+    # A slow machine may spend a slice on what comes before the first step.
+    status, out = finish(start(folder, workdir, *own, '--budget=8s'))
+    assert status == 0, out
+    assert '1 runs are left; the same command goes on.' in out
+    _, records = run_log.read_log(log)
+    if len(records) > before:
+      break
+  assert len(records) > before
+  assert [r['epoch'] for r in records] == list(range(1, len(records) + 1))
+  status, out = finish(start(folder, workdir, *own, '--list'))
+  assert f'begun ({len(records)}/2000 epochs): 0' in ' '.join(out.split())
+
+
+def in_process(tmp_path, monkeypatch, trials, **changes):
+  """Runs one setting of the tiny network, its trials as one program."""
+  tiny.put_in(monkeypatch)
+  base = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
+  config = tiny.config(pretrained=base, **changes)
+  results = tmp_path / 'results'
+
+  def plan():
+    return plan.jobs(
+      *('t', {'own': config}, trials, ledger.read(results), tmp_path),
+      together=True,
+    )
+
+  console = rich.console.Console(file=io.StringIO())
+  with study_display.opened(1, console) as display:
+    study_run.run_study(plan, {}, results, lambda: False, display)
+  return ledger.read(results)
+
+
+def test_trials_that_diverge_as_one_run_are_told_one_by_one(
+  tmp_path, monkeypatch
+):
+  runs = in_process(
+    *(tmp_path, monkeypatch, 2), estimator='ste', learning_rate=3e38
+  )
+  assert [run.name for run in runs] == [
+    f't-own-2epochs-seed{i}' for i in (0, 1)
+  ]
+  assert all('not finite at step 1' in run.header['diverged'] for run in runs)
+
+
+def test_trials_that_end_well_are_one_entry(tmp_path, monkeypatch):
+  (run,) = in_process(tmp_path, monkeypatch, 2, estimator='ste')
+  assert run.name == 't-own-2epochs-seeds0to1'
+  assert sorted(ledger.trials(run)) == [0, 1]
+
+
+def test_what_never_stands_in_the_ledger_does_not_run_for_ever(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(ledger, 'add', lambda *args, **kwargs: None)
+  with pytest.raises(errors.InvalidError, match='does not show it'):
+    in_process(tmp_path, monkeypatch, 1, estimator='ste', epochs=1)
+
+
+@pytest.mark.parametrize(
+  ('more', 'told'),
+  [
+    (
+      ('--only=lstm',),
+      "--only='lstm' is found in no name. There are:\n  ste\n",
+    ),
+    (('--only=(',), "--only='('"),
+    (('--budget=8',), "--budget='8' must be a duration such as 90s, 8m"),
+    (('--pretrained=nowhere',), 'may be called resnet8-digits.safetensors or'),
+    (('--study=none.py',), 'There is no study none.py'),
+  ],
+)
+def test_what_a_person_can_mend_is_told_in_a_line(folder, tmp_path, more, told):
+  status, out = finish(start(folder, tmp_path / 'run', *more))
+  assert status == 1
+  assert told in out
+  assert 'Traceback' not in out
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('text', 'want'),
+  [('90s', 90), ('8m', 480), ('2h', 7200), ('1h30m', 5400), ('1h1m1s', 3661)],
+)
+def test_durations(text, want):
+  assert study_run.seconds(text) == want
+
+
+@pytest.mark.parametrize('text', ['', '8', 'm', '1.5h', '30m1h', '-1m'])
+def test_what_is_no_duration(text):
+  with pytest.raises(errors.InvalidError, match='must be a duration'):
+    study_run.seconds(text)
+
+
+def test_base_models_by_the_names_they_may_have(tmp_path):
+  table = spec.load_all()['table1']
+  configs = [
+    table.settings[f'{net}-bwn-sgd-ste'] for net in ('resnet20', 'resnet32')
+  ]
+  ours = tmp_path / 'resnet20-cifar10.safetensors'
+  theirs = tmp_path / 'MetaQuant-ResNet32-CIFAR10.pth'
+  ours.touch()
+  with pytest.raises(errors.MissingError, match='resnet32-cifar10'):
+    study_run.base_models(configs, str(tmp_path), tmp_path)
+  theirs.touch()
+  assert study_run.base_models(configs, str(tmp_path), tmp_path) == {}
+  assert [c.pretrained for c in configs] == [str(ours), str(theirs)]
+  for config in configs:
+    config.pretrained = ''
+  own = study_run.base_models(configs, '', tmp_path / 'work')
+  assert list(own) == [
+    str(tmp_path / 'work' / 'base' / f'{net}-cifar10')
+    for net in ('resnet20', 'resnet32')
+  ]
+  base = own[configs[0].pretrained.removesuffix('/model.safetensors')]
+  assert (base.quantizer, base.network) == ('none', 'resnet20')
+  for config in configs:
+    config.pretrained = ''
+  changed = configs[0].copy_and_resolve_references()
+  changed.batch_size = 64
+  with pytest.raises(errors.InvalidError, match='want different base models'):
+    study_run.base_models([configs[0], changed], '', tmp_path)
+
+
+def test_a_study_may_name_a_base_model_itself(tmp_path):
+  named, none = (
+    spec.in_protocol('fair', **own)
+    for own in (
+      {'pretrained': str(tmp_path / 'own.safetensors')},
+      {'quantizer': 'none', 'estimator': 'ste'},
+    )
+  )
+  with pytest.raises(errors.MissingError, match=r'own\.safetensors.*no such'):
+    study_run.base_models([named], '', tmp_path)
+  (tmp_path / 'own.safetensors').touch()
+  for folder in ('', str(tmp_path)):
+    assert study_run.base_models([named, none], folder, tmp_path) == {}
+  assert named.pretrained == str(tmp_path / 'own.safetensors')
+  scratch = spec.in_protocol('fair', pretrain_epochs=0)
+  assert study_run.base_models([scratch], '', tmp_path) == {}
+  assert scratch.pretrained == ''
+  assert none.pretrained == ''  # from random weights
+
+
+def test_epochs_of_a_command_are_not_for_what_only_quantizes():
+  methods = spec.load_all()['methods']
+  chosen = study_run.narrowed(methods, '^(aciq|ttq)$', 7, '/data')
+  assert {name: c.epochs for name, c in chosen.items()} == {'aciq': 0, 'ttq': 7}

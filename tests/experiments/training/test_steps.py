@@ -1,0 +1,329 @@
+"""Chunks of steps: the batches they take, their sums, and the test."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.build import check, losses, optimizers, train_step
+from experiments.common import sharding, trials
+from experiments.data import batches, datasets
+from experiments.training import evaluation
+from experiments.training import steps as loop_steps
+from tests.experiments import tiny
+
+SPE = 3
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _compilation_cache(tmp_path_factory):
+  with tiny.compilation_cache(tmp_path_factory.mktemp('compiled')):
+    yield
+
+
+def a_dataset(seed=0, train=14, test=11):
+  rng = np.random.default_rng(seed)
+
+  def images(size):
+    return rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8)
+
+  def labels(size):
+    return rng.integers(0, 10, size).astype(np.int32)
+
+  mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+  return datasets.Dataset(
+    *(images(train), labels(train), images(test), labels(test)),
+    *(mean, std, tuple('0123456789'), True),
+  )
+
+
+def make(config=None, dataset=None):
+  config = config or tiny.config(batch_size=4, estimator='fc_grad')
+  net = tiny.Net(10)
+  weights = tiny.variables(net)
+  return loop_steps.make_loop(
+    config,
+    dataset or a_dataset(),
+    net,
+    weights['params'],
+    weights['batch_stats'],
+  )
+
+
+def by_hand(config, steps):
+  """Plain steps over batches 1, 2, …, and their losses and accuracies."""
+  dataset, net = a_dataset(), tiny.Net(10)
+  weights = tiny.variables(net)
+  train = train_step.make_train_step(config, losses.make_loss(net), SPE)
+  split = batches.to_device(dataset.train_images, dataset.train_labels)
+
+  @jax.jit
+  def batch(count):
+    epoch = count // SPE
+    order = batches.epoch_order(config.seed, epoch, len(dataset.train_labels))
+    return batches.train_batch(
+      *(split, order, count % SPE, config.batch_size),
+      seed=config.seed,
+      epoch=epoch,
+      flip=True,
+      mean=dataset.mean,
+      std=dataset.std,
+    )
+
+  state = train.init(
+    jax.random.key(config.seed),
+    weights['params'],
+    weights['batch_stats'],
+    batch(0),
+  )
+  metrics = []
+  for step in range(steps):
+    state, seen = train.step(state, batch(step + 1))
+    metrics.append(jax.device_get(seen))
+  return state, metrics
+
+
+def assert_close(got, want):
+  """Two compilations of one computation differ in the last digits."""
+  got, want = tiny.as_arrays(got), tiny.as_arrays(want)
+  assert got.keys() == want.keys()
+  for path, leaf in got.items():
+    np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_step_over_the_batches_in_turn():
+  config = tiny.config(batch_size=4, estimator='fc_grad', optimizer='momentum')
+  parts = make(config)
+  assert parts.steps_per_epoch == SPE
+  state, sums = parts.start(), []
+  for first, steps in ((0, 2), (2, 1), (3, 3)):
+    state, totals = parts.run(state, first, steps)
+    assert totals.steps.tolist() == [steps]
+    assert totals.finite.tolist() == [True]
+    sums.append((float(totals.loss[0]), float(totals.accuracy[0])))
+  want, metrics = by_hand(config, steps=6)
+  assert state.step.tolist() == [6]
+  assert_close(trials.pick(state, 0), want)
+  loss = [float(m['loss']) for m in metrics]
+  accuracy = [float(m['accuracy']) for m in metrics]
+  np.testing.assert_allclose(
+    sums,
+    [
+      (sum(loss[:2]), sum(accuracy[:2])),
+      (loss[2], accuracy[2]),
+      (sum(loss[3:]), sum(accuracy[3:])),
+    ],
+    rtol=1e-4,
+  )
+
+
+def test_the_compiled_loop_of_accelerators_is_the_same(monkeypatch, x64):
+  in_float64(monkeypatch)
+  net = tiny.Net(10, jnp.float64)
+  weights = as_wide(tiny.variables(net))
+  parts = loop_steps.make_loop(
+    tiny.config(batch_size=4, estimator='fc_grad'),
+    *(a_dataset(), net, weights['params'], weights['batch_stats']),
+  )
+  want, want_totals = parts.run(parts.start(), 0, SPE)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  got, got_totals = parts.run(parts.start(), 0, SPE)
+  want, got = tiny.as_arrays(want), tiny.as_arrays(got)
+  assert got.keys() == want.keys()
+  for path, leaf in got.items():
+    np.testing.assert_allclose(leaf, want[path], rtol=1e-10, atol=1e-10)
+  assert_close(got_totals._asdict(), want_totals._asdict())
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_a_chunk_ends_where_a_loss_is_not_finite(monkeypatch, backend):
+  def rate(config, steps_per_epoch):
+    return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
+
+  monkeypatch.setattr(optimizers, 'learning_rate', rate)
+  parts = make(tiny.config(batch_size=4, quantizer='none', estimator='ste'))
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  _, totals = parts.run(parts.start(), 0, SPE)
+  assert totals.finite.tolist() == [False]
+  assert totals.steps.tolist() == [2]
+
+
+def test_a_chunk_across_epochs_is_refused():
+  parts = make()
+  with pytest.raises(ValueError, match='3 steps from 1 leave'):
+    parts.run(None, 1, 3)
+
+
+def test_two_starts_are_the_same_and_share_nothing():
+  parts = make(
+    tiny.config(batch_size=4, estimator='fc_grad', seed=check.LARGEST_SEED)
+  )
+  first, second = parts.start(), parts.start()
+  assert tiny.as_bytes(first) == tiny.as_bytes(second)
+  parts.run(first, 0, 1)  # donates the first
+  assert np.isfinite(np.asarray(second.params['head']['kernel'])).all()
+
+
+@pytest.mark.parametrize('batch', [4, 11, 500])
+def test_the_test_is_the_mean_over_every_image(monkeypatch, batch):
+  monkeypatch.setattr(evaluation, 'EVAL_BATCH', batch)
+  dataset, net = a_dataset(), tiny.Net(10)
+  weights = tiny.variables(net)
+  loss, accuracy = make(dataset=dataset).evaluate(
+    weights['params'], weights['batch_stats']
+  )
+  pixels = dataset.test_images.astype(np.float64) / 255
+  images = (pixels - dataset.mean) / dataset.std
+  means = images.reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(11, -1)
+  norm, stats = weights['params']['norm'], weights['batch_stats']['norm']
+  x = (means - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
+  x = x * norm['scale'] + norm['bias']
+  logits = x @ weights['params']['head']['kernel']
+  logits += weights['params']['head']['bias']
+  right = logits[np.arange(11), dataset.test_labels]
+  losses = np.log(np.exp(logits).sum(axis=1)) - right
+  hits = logits.argmax(axis=1) == dataset.test_labels
+  assert loss == pytest.approx(losses.mean(), rel=1e-5)
+  assert accuracy == pytest.approx(100 * hits.mean(), rel=1e-6)
+
+
+def in_float64(monkeypatch):
+  """Images, and with them the whole run, in float64."""
+  monkeypatch.setitem(train_step.DTYPES, 'float32', jnp.float64)
+
+
+def as_wide(tree):
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+@pytest.mark.parametrize('estimator', ['fc_grad', 'lstm_fc'])
+def test_trials_are_the_single_runs_of_their_seeds(
+  monkeypatch, x64, backend, estimator
+):
+  """Five steps over two epochs, in float64."""
+  in_float64(monkeypatch)
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+
+  def steps(**overrides):
+    config = tiny.config(
+      batch_size=4, estimator=estimator, optimizer='adam', **overrides
+    )
+    net = tiny.Net(10, jnp.float64)
+    weights = as_wide(tiny.variables(net))
+    parts = loop_steps.make_loop(
+      config, a_dataset(), net, weights['params'], weights['batch_stats']
+    )
+    state, totals = parts.run(parts.start(), 0, 3)
+    state, more = parts.run(state, 3, 2)
+    return state, jnp.stack([totals.loss, more.loss], axis=1)
+
+  together, losses = steps(seed=5, trials=3)
+  assert losses.shape == (3, 2)
+  for trial in range(3):
+    alone, loss = steps(seed=5 + trial)
+    np.testing.assert_allclose(losses[trial], loss[0], rtol=1e-6)  # float32
+    got = tiny.as_arrays(trials.pick(together, trial))
+    want = tiny.as_arrays(trials.pick(alone, 0))
+    assert got.keys() == want.keys()
+    for path, leaf in got.items():
+      assert leaf.dtype == want[path].dtype
+      np.testing.assert_allclose(leaf, want[path], rtol=1e-10, atol=1e-10)
+  assert len({float(loss) for loss in losses[:, 1]}) == 3
+
+
+def test_one_trial_that_is_not_finite_ends_the_chunk_of_all(monkeypatch):
+  parts = make(tiny.config(batch_size=4, estimator='fc_grad', trials=2))
+  state = parts.start()
+  head = state.params['head']
+  spoilt = head['bias'].at[1].set(jnp.nan)
+  state = state._replace(
+    params={**state.params, 'head': {**head, 'bias': spoilt}}
+  )
+  _, totals = parts.run(state, 0, SPE)
+  assert totals.finite.tolist() == [True, False]
+  assert totals.steps.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_a_batch_split_over_devices_gives_the_same(monkeypatch, backend):
+  """Up to rounding; statistics and gradients are those of the whole batch."""
+  assert jax.device_count() >= 2
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  alone = make(tiny.config(batch_size=4, optimizer='momentum'))
+  split = make(tiny.config(batch_size=4, optimizer='momentum', mesh_data=2))
+  want, want_totals = alone.run(alone.start(), 0, SPE)
+  got, totals = split.run(split.start(), 0, SPE)
+  assert_close(got, want)
+  assert_close(totals._asdict(), want_totals._asdict())
+  for leaf in jax.tree.leaves(got):
+    assert leaf.sharding.is_fully_replicated
+    assert len(leaf.sharding.device_set) == 2
+
+
+def test_more_devices_than_there_are_are_refused():
+  with pytest.raises(ValueError, match=r'mesh_data=99.*-1 takes all'):
+    sharding.data_mesh(99)
+  assert sharding.data_mesh(-1).size == jax.device_count()
+
+
+def test_a_transfer_within_a_chunk_is_an_error(monkeypatch):
+  parts = make()
+  state = parts.start()
+  monkeypatch.setattr(sharding, 'replicated', lambda tree, mesh: tree)
+  on_the_host = jax.tree.map(np.asarray, state.params)
+  with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
+    parts.run(state._replace(params=on_the_host), 0, 1)
+
+
+EIGHT = """
+import jax, numpy as np
+from experiments import loop
+from mq_jax import models
+from tests.experiments import test_loop, tiny
+
+assert jax.device_count() == 8
+net = models.resnet8()
+weights = tiny.variables(net)
+ends = []
+for mesh_data in (1, -1):
+  config = tiny.config(
+    batch_size=16, estimator='multi_fc', hidden=4, optimizer='momentum',
+    mesh_data=mesh_data,
+  )
+  dataset = test_loop.a_dataset(train=50, test=600)
+  parts = loop_steps.make_loop(
+    config, dataset, net, weights['params'], weights['batch_stats']
+  )
+  state, totals = parts.run(parts.start(), 0, 3)
+  assert totals.steps.tolist() == [3]
+  for leaf in jax.tree.leaves(state):
+    assert len(leaf.sharding.device_set) == (8 if mesh_data == -1 else 1)
+  one = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
+  ends.append((tiny.as_arrays(state), parts.evaluate(*one)))
+(alone, test), (split, split_test) = ends
+for path, leaf in alone.items():
+  np.testing.assert_allclose(
+    split[path], leaf, rtol=2e-3, atol=2e-4, err_msg=path
+  )
+np.testing.assert_allclose(split_test, test, rtol=1e-3)
+print('the same')
+"""
+
+
+def test_eight_devices_train_a_resnet_as_one_does():
+  done = subprocess.run(
+    [sys.executable, '-c', EIGHT],
+    env={
+      **os.environ,
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.stdout.endswith('the same\n'), done.stdout + done.stderr

@@ -1,0 +1,463 @@
+"""Whole runs of a tiny network: what they write, refuse, and go on from."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.build import check, optimizers, train_step
+from experiments.common import errors
+from experiments.data import datasets
+from experiments.records import checkpoints, model_file, run_log
+from experiments.training import train
+from tests.experiments import tiny
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _compilation_cache(tmp_path_factory):
+  with tiny.compilation_cache(tmp_path_factory.mktemp('compiled')):
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network(monkeypatch):
+  tiny.put_in(monkeypatch)
+
+
+@pytest.fixture
+def config(tmp_path):
+  """A run that starts from random weights in a file."""
+  path = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
+  return tiny.config(pretrained=path, estimator='fc_grad')
+
+
+def files_in(folder):
+  return sorted(p for p in folder.rglob('*') if p.is_file())
+
+
+def no_more(monkeypatch):
+  """From here on, whatever a run needs to train is not to be had."""
+
+  def refuse(*args, **kwargs):
+    pytest.fail('this run should have needed neither data nor training')
+
+  monkeypatch.setattr(datasets, 'load', refuse)
+  monkeypatch.setattr(train, 'make_loop', refuse)
+  monkeypatch.setattr(model_file, 'save_model', refuse)
+
+
+def numpy_test(path):
+  """Loss and accuracy in percent of a model file on the digits' test set."""
+  model, digits = model_file.load_model(path), datasets.load('digits')
+  images = digits.test_images.astype(np.float64) / 255
+  images = (images - digits.mean) / digits.std
+  x = images.reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4))
+  x = x.reshape(len(images), -1)
+  norm, stats = model.params['norm'], model.batch_stats['norm']
+  x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
+  x = x * norm['scale'] + norm['bias']
+  logits = x @ model.params['head']['kernel'] + model.params['head']['bias']
+  right = logits[np.arange(len(x)), digits.test_labels]
+  losses = np.log(np.exp(logits).sum(axis=1)) - right
+  hits = logits.argmax(axis=1) == digits.test_labels
+  return losses.mean(), 100 * hits.mean()
+
+
+def test_a_run_writes_what_it_measured(tmp_path, config):
+  work = tmp_path / 'run'
+  result = train.train_and_evaluate(config, work)
+
+  lines = [json.loads(x) for x in (work / 'metrics.jsonl').open()]
+  header, *records = lines
+  assert header['config'] == config.to_dict()
+  assert {'device', 'versions', 'commit', 'date'} < header.keys()
+  assert header['device']['platform'] == 'cpu'
+  assert header['versions']['jax'] == jax.__version__
+  assert records == result.records
+  assert [r['epoch'] for r in records] == [1, 2]
+  assert [r['step'] for r in records] == [tiny.STEPS, 2 * tiny.STEPS]
+  for record in records:
+    assert record['seconds'] > 0
+    assert (
+      set(record['flipped']) == set(record['saturation']) == {'head/kernel'}
+    )
+    assert 0 <= record['flipped']['head/kernel'] <= 1
+
+  # The file is the model that was tested last, and its weights have one bit.
+  assert result.model_path == work / 'quantized.safetensors'
+  loss, accuracy = numpy_test(result.model_path)
+  assert records[-1]['test_loss'] == pytest.approx(loss, rel=1e-4)
+  assert records[-1]['test_accuracy'] == pytest.approx(accuracy, rel=1e-6)
+  model = model_file.load_model(result.model_path)
+  assert set(np.unique(model.params['head']['kernel'])) == {-1.0, 1.0}
+  assert model.metadata['dataset'] == 'digits'
+
+  _, base_accuracy = numpy_test(config.pretrained)
+  assert result.full_precision_accuracy == pytest.approx(base_accuracy)
+  assert header['start']['full_precision_accuracy'] == pytest.approx(
+    base_accuracy
+  )
+  accuracies = [r['test_accuracy'] for r in records]
+  assert result.best_accuracy == max(accuracies)
+  assert result.last_accuracy == pytest.approx(accuracies[-1])
+  seconds = [r['seconds'] for r in records]
+  assert result.seconds_per_epoch == pytest.approx(sum(seconds) / 2)
+
+
+def test_trials_have_one_log_one_checkpoint_and_a_model_each(
+  tmp_path, config, monkeypatch
+):
+  config.update(trials=2, seed=5)
+  work = tmp_path / 'run'
+  result = train.train_and_evaluate(config, work)
+  _, records = run_log.read_log(work / 'metrics.jsonl')
+  assert records == result.records
+  for record in records:
+    assert [trial['seed'] for trial in record['trials']] == [5, 6]
+    for name in ('train_loss', 'test_loss', 'test_accuracy', 's'):
+      mine = [trial[name] for trial in record['trials']]
+      assert record[name] == pytest.approx(sum(mine) / 2)
+      assert name == 'test_accuracy' or mine[0] != mine[1]
+  for trial, path in zip(
+    records[-1]['trials'],
+    (
+      work / 'quantized-seed5.safetensors',
+      work / 'quantized-seed6.safetensors',
+    ),
+    strict=True,
+  ):
+    loss, accuracy = numpy_test(path)
+    assert trial['test_loss'] == pytest.approx(loss, rel=1e-4)
+    assert trial['test_accuracy'] == pytest.approx(accuracy, rel=1e-6)
+  assert result.model_path == work / 'quantized-seed5.safetensors'
+  assert result.last_accuracy == pytest.approx(sum(result.trial_accuracies) / 2)
+  # Each is the run of its seed alone, but for the rounding of two compilations.
+  alone = train.train_and_evaluate(
+    tiny.config(**{**config.to_dict(), 'trials': 1, 'seed': 6}),
+    tmp_path / 'alone',
+  )
+  assert alone.records[0]['train_loss'] == pytest.approx(
+    records[0]['trials'][1]['train_loss'], rel=1e-4
+  )
+  no_more(monkeypatch)
+  assert train.train_and_evaluate(config, work) == result
+
+
+def test_trials_from_random_weights_are_refused(tmp_path):
+  config = tiny.config(trials=2, quantizer='none', estimator='ste')
+  with pytest.raises(check.ConfigError, match=r'give config\.pretrained'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+
+def test_train_loss_is_the_mean_over_the_epoch(tmp_path, config, monkeypatch):
+  taken = []
+  make_loop = train.make_loop
+
+  def watched(*args):
+    loop = make_loop(*args)
+
+    def run(state, first, steps):
+      # One step at a time, to see each one's loss.
+      for step in range(first, first + steps):
+        state, totals = loop.run(state, step, 1)
+        taken.append(float(totals.loss[0]))
+      return state, totals._replace(
+        steps=np.array([steps]), loss=np.array([sum(taken[-steps:])])
+      )
+
+    return loop._replace(run=run)
+
+  monkeypatch.setattr(train, 'make_loop', watched)
+  result = train.train_and_evaluate(config, tmp_path / 'run')
+  assert len(taken) == 2 * tiny.STEPS
+  for record, losses in zip(
+    result.records, np.reshape(taken, (2, -1)), strict=True
+  ):
+    assert record['train_loss'] == pytest.approx(losses.mean(), rel=1e-6)
+  assert len(set(taken)) == len(taken)
+
+
+class Killed(BaseException):
+  """Like kill -9 for what is on disk: nothing more is written."""
+
+
+def kill_at(monkeypatch, module, name, call, before):
+  """Stops a run before or after the call-th call of a function."""
+  original, calls = getattr(module, name), []
+
+  def killing(*args, **kwargs):
+    calls.append(name)
+    if before and len(calls) == call:
+      raise Killed
+    result = original(*args, **kwargs)
+    if len(calls) == call:
+      raise Killed
+    return result
+
+  monkeypatch.setattr(module, name, killing)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  """A whole run of an LSTM under Adam: its config, records and last state."""
+  folder = tmp_path_factory.mktemp('uninterrupted')
+  with pytest.MonkeyPatch.context() as patch:
+    tiny.put_in(patch)
+    path = tiny.write_model(folder / 'base.safetensors', tiny.Net(10))
+    config = tiny.config(pretrained=path)
+    result = train.train_and_evaluate(config, folder / 'run')
+    last = tiny.last_checkpoint(config, folder / 'run')
+  return config, result, last
+
+
+# Ten steps, saved at 3, 5 (the end of the epoch), 6, 9 and 10.
+@pytest.mark.parametrize(
+  ('module', 'name', 'call', 'before'),
+  [
+    (checkpoints, 'save', 1, True),  # nothing but the header is there
+    (checkpoints, 'save', 1, False),  # in the middle of an epoch
+    (run_log, 'append', 1, True),
+    (checkpoints, 'save', 2, True),  # the epoch's record is there
+    (checkpoints, 'save', 2, False),
+    (checkpoints, 'save', 5, True),
+    (model_file, 'save_model', 1, True),  # all is there but the model
+  ],
+)
+def test_a_killed_run_goes_on_bit_for_bit(
+  tmp_path, monkeypatch, uninterrupted, module, name, call, before
+):
+  config, whole, last = uninterrupted
+  with monkeypatch.context() as patch:
+    kill_at(patch, module, name, call, before)
+    with pytest.raises(Killed):
+      train.train_and_evaluate(config, tmp_path)
+  result = train.train_and_evaluate(config, tmp_path)
+  assert tiny.timeless(result.records) == tiny.timeless(whole.records)
+  assert result.full_precision_accuracy == whole.full_precision_accuracy
+  end = tiny.last_checkpoint(config, tmp_path)
+  assert end.step == last.step == 2 * tiny.STEPS
+  assert end.progress == last.progress
+  ours = tiny.as_bytes(end.state)
+  assert ours == tiny.as_bytes(last.state)
+  for part in ('params', 'phi', 'refine_state', 'estimator_state', 'grads'):
+    assert any(path.startswith(f'state/{part}') for path in ours), part
+  got, want = (model_file.load_model(r.model_path) for r in (result, whole))
+  assert tiny.as_bytes(got.params) == tiny.as_bytes(want.params)
+
+
+def test_a_finished_run_is_only_read(tmp_path, config, monkeypatch):
+  first = train.train_and_evaluate(config, tmp_path / 'run')
+  files = {p: p.read_bytes() for p in files_in(tmp_path / 'run')}
+  no_more(monkeypatch)
+  assert train.train_and_evaluate(config, tmp_path / 'run') == first
+  # Where the data lie makes no other run of it.
+  config.data_dir = '/moved'
+  assert train.train_and_evaluate(config, tmp_path / 'run') == first
+  assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
+
+
+def test_a_run_goes_on_after_its_data_have_moved(tmp_path, config, monkeypatch):
+  work = tmp_path / 'run'
+  with monkeypatch.context() as patch:
+    kill_at(patch, checkpoints, 'save', 1, before=False)
+    with pytest.raises(Killed):
+      train.train_and_evaluate(config, work)
+  config.data_dir = '/moved'
+  assert len(train.train_and_evaluate(config, work).records) == 2
+
+
+def test_a_base_model_is_made_once_and_it_is_said(
+  tmp_path, config, monkeypatch, capsys
+):
+  config.pretrained = ''
+  result = train.train_and_evaluate(config, tmp_path)
+  said = capsys.readouterr().out
+  assert 'training a full-precision resnet8 on digits first, 1 epochs' in said
+  base = tmp_path / 'pretrain'
+  header, records = run_log.read_log(base / 'metrics.jsonl')
+  assert header['config'] == train_step.full_precision(config).to_dict()
+  assert len(records) == config.pretrain_epochs
+  # The quantized run starts where the base model ended.
+  _, accuracy = numpy_test(base / 'model.safetensors')
+  assert result.full_precision_accuracy == pytest.approx(accuracy)
+  assert records[-1]['test_accuracy'] == pytest.approx(accuracy)
+
+  # Another quantized run beside the same base model does not train it again.
+  for path in files_in(tmp_path):
+    if base not in path.parents:
+      path.unlink()
+  config.learning_rate = 1e-2
+  stamps = {p: p.stat().st_mtime_ns for p in files_in(base)}
+  checkpointed = tmp_path / 'checkpoints'
+  checkpointed.rename(tmp_path.with_name('gone'))
+  train.train_and_evaluate(config, tmp_path)
+  said = capsys.readouterr().out
+  assert 'first' not in said
+  assert f'The base model is {base / "model.safetensors"}' in said
+  assert {p: p.stat().st_mtime_ns for p in files_in(base)} == stamps
+
+  # A longer base is another base.
+  config.pretrain_epochs = 2
+  (tmp_path / 'metrics.jsonl').unlink()
+  with pytest.raises(errors.InvalidError, match='epochs: 1 there, 2 now'):
+    train.train_and_evaluate(config, tmp_path)
+
+
+def test_a_full_precision_run_reports_its_own_accuracy(tmp_path, config):
+  base = train_step.full_precision(config)
+  result = train.train_and_evaluate(base, tmp_path)
+  _, accuracy = numpy_test(tmp_path / 'model.safetensors')
+  assert result.full_precision_accuracy == pytest.approx(accuracy)
+  assert result.model_path == tmp_path / 'model.safetensors'
+
+
+@pytest.mark.parametrize(
+  'values',
+  [{'epochs': 0}, {'bits': 9}, {'network': 'vgg'}, {'lerning_rate': 1.0}],
+)
+def test_a_config_is_refused_before_anything_is_done(
+  tmp_path, config, monkeypatch, values
+):
+  no_more(monkeypatch)
+  config.update(values)
+  config.pretrained = ''  # A base model would be trained, and nothing checked.
+  with pytest.raises(check.ConfigError, match=next(iter(values))):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_batch_too_large_is_refused_before_a_base_is_made(tmp_path, config):
+  config.update(batch_size=2000, pretrained='')
+  with pytest.raises(check.ConfigError, match='2000 must be at most 1437'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_missing_data_are_refused_with_the_command(tmp_path, config):
+  config.update(dataset='cifar10', data_dir=str(tmp_path / 'no'), pretrained='')
+  with pytest.raises(errors.MissingError, match=r'experiments\.prepare_data'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_base_model_that_is_missing_or_does_not_fit_is_refused(
+  tmp_path, config, monkeypatch
+):
+  config.pretrained = str(tmp_path / 'nowhere.safetensors')
+  with pytest.raises(errors.MissingError, match='nowhere'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  config.pretrained = tiny.write_model(
+    tmp_path / 'hundred.safetensors', tiny.Net(100)
+  )
+  with pytest.raises(errors.InvalidError, match='does not fit') as error:
+    train.train_and_evaluate(config, tmp_path / 'run')
+  for part in ('hundred', 'resnet8', 'digits', "('head/bias', (100,))"):
+    assert part in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_base_model_may_lie_in_the_home_folder(tmp_path, config, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  config.update(pretrained='~/base.safetensors', epochs=1)
+  assert train.train_and_evaluate(config, tmp_path / 'run').records
+
+
+def test_a_run_goes_on_from_the_base_model_that_it_began_with(
+  tmp_path, config, monkeypatch
+):
+  config.update(epochs=1)
+  train.train_and_evaluate(config, tmp_path / 'run')
+  header, _ = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
+  assert header['start']['base'] == model_file.digest(config.pretrained)
+  no_more(monkeypatch)
+  moved = tmp_path / 'elsewhere' / 'base.safetensors'
+  moved.parent.mkdir()
+  pathlib.Path(config.pretrained).rename(moved)
+  config.update(pretrained=str(moved))
+  train.train_and_evaluate(config, tmp_path / 'run')
+  monkeypatch.undo()
+  tiny.write_model(moved, tiny.Net(10), seed=8)
+  with pytest.raises(errors.InvalidError, match='another file than the run in'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+
+def test_another_configuration_s_folder_is_refused_by_its_keys(
+  tmp_path, config, monkeypatch
+):
+  work = tmp_path / 'run'
+  train.train_and_evaluate(config, work)
+  files = {p: p.read_bytes() for p in files_in(work)}
+  # What changes the shapes of the state, too, is told by its keys.
+  config.update(estimator='lstm_fc', seed=1)
+  no_more(monkeypatch)
+  with pytest.raises(errors.InvalidError) as error:
+    train.train_and_evaluate(config, work)
+  assert '  estimator: "fc_grad" there, "lstm_fc" now\n' in str(error.value)
+  assert '  seed: 0 there, 1 now\n' in str(error.value)
+  assert 'optimizer' not in str(error.value)
+  assert {p: p.read_bytes() for p in files_in(work)} == files
+
+
+def test_checkpoints_without_their_log_are_refused(
+  tmp_path, config, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    kill_at(patch, checkpoints, 'save', 1, before=False)
+    with pytest.raises(Killed):
+      train.train_and_evaluate(config, tmp_path / 'run')
+  (tmp_path / 'run/metrics.jsonl').unlink()
+  with pytest.raises(errors.InvalidError, match=r'metrics\.jsonl is missing'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+
+class Writer:
+  """In place of TensorBoard's; remembers whether it was closed."""
+
+  def __init__(self):
+    self.closed = False
+
+  def add_scalar(self, *args):
+    pass
+
+  def flush(self):
+    pass
+
+  def close(self):
+    self.closed = True
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, config, monkeypatch):
+  def rate(config, steps_per_epoch):
+    # The steps counted from 1: the ninth is the first to take infinity.
+    alpha = config.learning_rate
+    return lambda step: jax.numpy.where(step < 8, alpha, jax.numpy.inf)
+
+  writer = Writer()
+  monkeypatch.setattr(run_log, 'open_scalars', lambda *args: writer)
+  monkeypatch.setattr(optimizers, 'learning_rate', rate)
+  for _ in range(2):  # The second time from the last checkpoint.
+    with pytest.raises(train.TrainingDiverged) as error:
+      train.train_and_evaluate(config, tmp_path / 'run')
+    message = str(error.value)
+    assert 'not finite at step 9.' in message
+    assert f'of step 6 in {tmp_path / "run" / "checkpoints"}' in message
+    assert 'smaller config.learning_rate' in message
+    assert 'new workdir' in message
+    assert writer.closed
+    _, records = run_log.read_log(tmp_path / 'run/metrics.jsonl')
+    assert [r['epoch'] for r in records] == [1]
+    for line in (tmp_path / 'run/metrics.jsonl').open():
+      json.loads(line, parse_constant=pytest.fail)
+  saved = tiny.last_checkpoint(config, tmp_path / 'run')
+  for leaf in tiny.as_arrays(saved.state).values():
+    assert np.isfinite(leaf.astype(np.float64)).all()
+
+
+def test_a_first_step_that_is_not_finite_says_that_nothing_is_saved(
+  tmp_path, config
+):
+  config.update(quantizer='none', estimator='ste', learning_rate=3e38)
+  with pytest.raises(train.TrainingDiverged, match='no checkpoint yet'):
+    train.train_and_evaluate(config, pathlib.Path(tmp_path, 'run'))
