@@ -38,7 +38,7 @@ def case(name: str, config: ConfigDict, args: Any) -> cases.Case:
   config.update(
     network=args.network,
     dtype=args.dtype,
-    full_precision='',
+    float_layers='',
     optimizer='sgd',
     weight_decay=0.0,
     head_norm=False,

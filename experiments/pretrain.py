@@ -2,7 +2,7 @@
 
   python -m experiments.pretrain --workdir=runs/base --config.network=resnet20
 
-The standard recipe, `config.pretrain_epochs` long: `train_step.full_precision`.
+The standard recipe, `config.pretrain_epochs` long: `train_step.base_config`.
 """
 
 from absl import app, flags
@@ -21,11 +21,11 @@ def main(argv: list[str]) -> None:
   runtime.configure()
   with errors.told_plainly():
     check.check(cifar.CONFIG.value)
-    config = train_step.full_precision(cifar.CONFIG.value)
+    config = train_step.base_config(cifar.CONFIG.value)
     result = train.train_and_evaluate(config, cifar.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
-    f' {result.full_precision_accuracy:.2f}% test accuracy.\n'
+    f' {result.base_accuracy:.2f}% test accuracy.\n'
     f'Start from it with --config.pretrained={result.model_path}'
   )
 

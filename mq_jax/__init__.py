@@ -13,7 +13,7 @@ from mq_jax.features import feature_fc as feature_fc
 from mq_jax.kernels import kernel_wise as kernel_wise
 from mq_jax.late_update import State as State
 from mq_jax.packed_array import PackedArray as PackedArray
-from mq_jax.packed_array import coded as coded
+from mq_jax.packed_array import codes_and_levels as codes_and_levels
 from mq_jax.packed_file import load_packed as load_packed
 from mq_jax.packed_file import save_packed as save_packed
 from mq_jax.packing import PackedParams as PackedParams

@@ -33,7 +33,7 @@ class State(NamedTuple):
       leaves, ordinary gradients on the others.
     variables: Path to the quantizer's variables.
     refine_state: State of π.
-    finish_state: State of `finish`.
+    post_update_state: State of `post_update`.
     phi: φ, the parameters of the meta quantizer.
     meta_opt_state: State of φ's optimizer.
     estimator_state: State of the estimator, such as the LSTM's memory.
@@ -46,7 +46,7 @@ class State(NamedTuple):
   grads: Params
   variables: dict[str, Any]
   refine_state: optax.OptState
-  finish_state: optax.OptState
+  post_update_state: optax.OptState
   phi: Any
   meta_opt_state: optax.OptState
   estimator_state: Any
@@ -100,7 +100,7 @@ def late_update(
   selected: Mapping[str, Quantizer],
   refine: optax.GradientTransformation,
   learning_rate: Schedule,
-  finish: optax.GradientTransformation,
+  post_update: optax.GradientTransformation,
   differentiate_refinement: bool,
   phi: Any,
   state: State,
@@ -112,7 +112,7 @@ def late_update(
     selected: Path to quantizer.
     refine: π, without a learning rate.
     learning_rate: α as a function of the number of updates so far.
-    finish: Transforms −α·π(g) last; a constant on φ's path.
+    post_update: Transforms −α·π(g) last; a constant on φ's path.
     differentiate_refinement: Whether φ's gradient flows through `refine`. If
       not, the residual of π(g) = g + residual is a constant, so that
       ∂W'/∂g = −α.
@@ -120,7 +120,7 @@ def late_update(
     state: Everything else.
 
   Returns:
-    The state with new `params`, `refine_state`, `finish_state`,
+    The state with new `params`, `refine_state`, `post_update_state`,
     `estimator_state` and `variables`.
   """
   g, estimator_state = weight_gradient(estimator, selected, phi, state)
@@ -133,15 +133,15 @@ def late_update(
     refined = _with_derivative_of(g, refined)
   alpha = learning_rate(state.step)
   moves = jax.tree.map(lambda r: -jnp.asarray(alpha, r.dtype) * r, refined)
-  finished, finish_state = finish.update(
-    lax.stop_gradient(moves), state.finish_state, state.params
+  finished, post_update_state = post_update.update(
+    lax.stop_gradient(moves), state.post_update_state, state.params
   )
   moves = _with_derivative_of(moves, finished)
   return state._replace(
     params=optax.apply_updates(state.params, moves),
     variables=_updated_variables(selected, state),
     refine_state=refine_state,
-    finish_state=finish_state,
+    post_update_state=post_update_state,
     estimator_state=estimator_state,
   )
 

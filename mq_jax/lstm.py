@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax import coordinates
-from mq_jax.once import computed_once
+from mq_jax.materialize import materialize
 
 Array = jax.Array
 Phi = dict[str, Array]
@@ -95,7 +95,7 @@ def recall(history: History, memory_dtype: Any) -> Memory:
       lambda part: widen(part[index], x.dtype, memory_dtype), memory
     )
     # A weight that is NaN has spoilt the run long before.
-    after = computed_once(cell, phi, x, block, never=jnp.isnan(x[0]))
+    after = materialize(cell, phi, x, block, never=jnp.isnan(x[0]))
     return jax.tree.map(
       lambda part, new: lax.dynamic_update_index_in_dim(
         part, narrow(new, memory_dtype), index, axis=0

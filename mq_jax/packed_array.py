@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from mq_jax import levels
-from mq_jax.once import computed_once
+from mq_jax.materialize import materialize
 from mq_jax.quantizers import dequantize
 from mq_jax.selection import named_leaves
 
@@ -80,7 +80,7 @@ def packed_array(
   return PackedArray(data, table, w_hat.shape, bits, grid, quantizer)
 
 
-def coded(array: PackedArray) -> tuple[Array, Array]:
+def codes_and_levels(array: PackedArray) -> tuple[Array, Array]:
   """Codes and levels, as `Quantizer.codes` gives them. Under jit too.
 
   Returns:
@@ -125,7 +125,7 @@ def _table(array: PackedArray) -> Any:
   whole = whole.reshape((1,) * (array.levels.ndim - 1) + (-1,))
   if isinstance(array.levels, jax.core.Tracer):
     # Else XLA could join the product to what follows, and round only once.
-    return computed_once(
+    return materialize(
       lambda scale: lax.optimization_barrier(scale * whole),
       array.levels,
       never=jnp.min(array.levels) < 0,

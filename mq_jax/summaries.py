@@ -10,7 +10,7 @@ import numpy as np
 from mq_jax import levels
 from mq_jax.late_update import State
 from mq_jax.macs import layer_macs
-from mq_jax.packed_array import coded, is_packed
+from mq_jax.packed_array import codes_and_levels, is_packed
 from mq_jax.packing import PackedParams, pack
 from mq_jax.selection import Rules, named_leaves
 
@@ -119,7 +119,7 @@ def _layer(path: str, leaf: Any, macs: int | None) -> LayerSummary:
     size = array.nbytes
     bits = 8 * array.itemsize
     return LayerSummary(path, array.shape, bits, None, None, size, size, macs)
-  codes, table = (np.asarray(part) for part in coded(leaf))
+  codes, table = (np.asarray(part) for part in codes_and_levels(leaf))
   _, values = levels.by_value(codes, table.shape[:-1])
   # The last code in use repeats where other channels use more.
   used = max(

@@ -44,8 +44,8 @@ class TrainStep(NamedTuple):
     step: `(state, batch) -> (state, metrics)`, jitted; the state is donated.
     step_fn: The pure function behind `step`, for scan, vmap and sharding.
     quantized: `(state) -> params` with Ŵ on quantized leaves.
-    in_loss: `(state) -> params` with what the loss sees there, which is Ŵ
-      unless a quantizer is `relaxed`.
+    forward_params: `(state) -> params` as the loss sees them: Ŵ on quantized
+      leaves unless a quantizer is `relaxed`.
     codes: `(state) -> {path: integer codes}`, a snapshot.
     phi_loss: `(phi, state, batch) -> loss` of a step as a function of φ.
       `jax.grad` of it is the step's φ-gradient.
@@ -57,7 +57,7 @@ class TrainStep(NamedTuple):
   step: Callable[[State, Batch], tuple[State, Metrics]]
   step_fn: Callable[[State, Batch], tuple[State, Metrics]]
   quantized: Callable[[State], Params]
-  in_loss: Callable[[State], Params]
+  forward_params: Callable[[State], Params]
   codes: Callable[[State], dict[str, Array]]
   phi_loss: Callable[[Any, State, Batch], Array]
   diagnostics: Callable[..., Diagnostics]
@@ -70,7 +70,7 @@ def make_train_step(
   *,
   refine: optax.GradientTransformation = optax.identity(),
   learning_rate: float | Callable[[Any], Any] = 1e-3,
-  finish: optax.GradientTransformation = optax.identity(),
+  post_update: optax.GradientTransformation = optax.identity(),
   meta_optimizer: optax.GradientTransformation = optax.adam(1e-3),
   differentiate_refinement: bool = False,
   phi_cotangent: str = 'ste',
@@ -89,7 +89,7 @@ def make_train_step(
       `optax.scale_by_adam()` Adam. It gets the parameters, so weight decay
       works.
     learning_rate: α, or a schedule of the number of updates so far.
-    finish: Transforms the move −α·π(g) last, with the parameters: proximal
+    post_update: Transforms the move −α·π(g) last, with the parameters: proximal
       steps, clips, masks.
     meta_optimizer: Optimizer of φ, with its learning rate γ.
     differentiate_refinement: Whether φ's gradient flows through `refine`.
@@ -124,7 +124,7 @@ def make_train_step(
     estimator,
     refine=refine,
     learning_rate=_schedule(learning_rate),
-    finish=finish,
+    post_update=post_update,
     differentiate_refinement=differentiate_refinement,
   )
   if differentiate_refinement:
@@ -141,7 +141,7 @@ def make_train_step(
       state.variables,
     )
 
-  def in_loss(state: State) -> Params:
+  def forward_params(state: State) -> Params:
     w_hat = map_selected(
       seen_by_loss, select(state.params), preprocessed(state), state.variables
     )
@@ -154,7 +154,7 @@ def make_train_step(
     (loss, (model_state, metrics)), grads = jax.value_and_grad(
       loss_at, has_aux=True
     )(
-      in_loss(state),
+      forward_params(state),
       state.model_state,
       batch,
       jax.random.fold_in(state.key, count),
@@ -193,7 +193,7 @@ def make_train_step(
       grads=None,
       variables=variables,
       refine_state=refine.init(params),
-      finish_state=finish.init(params),
+      post_update_state=post_update.init(params),
       phi=None,
       meta_opt_state=None,
       estimator_state=None,
@@ -276,7 +276,7 @@ def make_train_step(
     step=jax.jit(step_fn, donate_argnums=0),
     step_fn=step_fn,
     quantized=jax.jit(quantized),
-    in_loss=jax.jit(in_loss),
+    forward_params=jax.jit(forward_params),
     codes=jax.jit(codes),
     phi_loss=lambda phi, state, batch: loss_of_phi(phi, state, batch)[0],
     diagnostics=jax.jit(diagnostics),

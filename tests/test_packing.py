@@ -20,7 +20,7 @@ from mq_jax.selection import named_leaves
 from tests import problem
 
 SHAPE = (3, 3, 3, 5)  # 135 weights: no multiple of 8, nor is any k times it
-RISING = methods.rising('exp', 0.5, 8.0, 10)
+RISING = methods.temperature_schedule('exp', 0.5, 8.0, 10)
 QUANTIZERS = {
   **{f'dorefa{bits}': mq_jax.dorefa(bits) for bits in range(1, 9)},
   'dorefa_original': mq_jax.dorefa(original=True),
@@ -166,7 +166,7 @@ def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
   levels = np.sort(rng.normal(size=2**bits)).astype(np.float32)
   array = PackedArray(data, levels, shape, bits, None, 'test')
   (found, table), w_hat = jax.jit(
-    lambda: (mq_jax.coded(array), packed_array.values(array))
+    lambda: (mq_jax.codes_and_levels(array), packed_array.values(array))
   )()
   assert found.dtype == jnp.uint8
   np.testing.assert_array_equal(found, codes)
@@ -284,12 +284,13 @@ def test_unpacking_inside_jit(trained):
 def test_codes_and_levels_give_the_values(trained):
   _, _, packed, w_hat = trained
   arrays = {p: layer for p, layer in packed.params.items() if p != 'norm'}
-  coded = jax.jit(
+  unpacked = jax.jit(
     lambda params: {
-      name: mq_jax.coded(layer['kernel']) for name, layer in params.items()
+      name: mq_jax.codes_and_levels(layer['kernel'])
+      for name, layer in params.items()
     }
   )(arrays)
-  for name, (codes, levels) in coded.items():
+  for name, (codes, levels) in unpacked.items():
     array = arrays[name]['kernel']
     assert codes.dtype == jnp.uint8
     np.testing.assert_array_equal(codes, codes_of(array))
@@ -346,7 +347,7 @@ def test_the_state_of_a_problem_with_unquantized_leaves():
   assert_same(mq_jax.unpack(packed), jax.device_get(train.quantized(state)))
   # Codes number the values in use, as training's do where all are.
   assert_same(
-    mq_jax.coded(packed.params['first']['kernel'])[0],
+    mq_jax.codes_and_levels(packed.params['first']['kernel'])[0],
     train.codes(state)['first/kernel'],
   )
   other = mq_jax.pack(
@@ -496,7 +497,7 @@ def test_float64_levels_need_x64(kind):
   with pytest.raises(ValueError, match=r'float64.*jax_enable_x64'):
     jax.jit(lambda: mq_jax.unpack(packed))()
   with pytest.raises(ValueError, match=r'float64.*jax_enable_x64'):
-    mq_jax.coded(array)
+    mq_jax.codes_and_levels(array)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
@@ -687,7 +688,7 @@ def test_channels_share_a_grid():
   assert array.levels.shape == (1, 6, 1)
   assert array.grid == (-1, 1)  # 0 is a place because of the dead channel
   assert_same(packed_array.values(array), w)
-  codes, table = mq_jax.coded(array)
+  codes, table = mq_jax.codes_and_levels(array)
   assert table.shape == (1, 6, 2**array.bits)
   assert_same(mq_jax.dequantize(codes, table), w)
 

@@ -179,7 +179,7 @@ def test_the_refinements_residual_is_a_constant(x64):
       problem.smooth(),
       refine=refine,
       learning_rate=0.0,
-      finish=optax.identity(),
+      post_update=optax.identity(),
     )
     state = problem.start(train)
     return jax.grad(train.phi_loss)(state.phi, state, batch)
@@ -380,16 +380,18 @@ def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
     )
 
   batch = next(problem.batches(1))
-  free, kept = problem.make(), problem.make(finish=keep_within(0.2))
+  free, kept = problem.make(), problem.make(post_update=keep_within(0.2))
   free_state, _ = free.step(problem.start(free), batch)
   kept_state, _ = kept.step(problem.start(kept), batch)
   assert_trees_close(
     kept_state.params,
     jax.tree.map(lambda p: jnp.clip(p, -0.2, 0.2), free_state.params),
   )
-  # Where the derivative of finish is 0, that of W' by phi is still -alpha.
+  # Where the derivative of post_update is 0, that of W' by phi is still -alpha.
   pushed = problem.make(
-    finish=optax.stateless(lambda moves, params: jax.tree.map(jnp.sign, moves))
+    post_update=optax.stateless(
+      lambda moves, params: jax.tree.map(jnp.sign, moves)
+    )
   )
   state = problem.start(pushed)
   gradient = jax.grad(pushed.phi_loss)(state.phi, state, batch)

@@ -29,7 +29,7 @@ CHOICES = {
     'vgg_small',
     'labnet',
   ),
-  'activations': tuple(train_step.ACTIVATIONS),
+  'activation_quantizer': tuple(train_step.ACTIVATIONS),
   'loss': tuple(losses.LOSSES),
   'dataset': ('cifar10', 'cifar100', 'digits'),
   'dtype': tuple(train_step.DTYPES),
@@ -43,7 +43,7 @@ CHOICES = {
     'kernel_wise',
     'feature_fc',
   ),
-  'activation': (None, 'relu', 'tanh'),
+  'estimator_activation': (None, 'relu', 'tanh'),
   'init': ('random', 'identity'),
   'phi_cotangent': ('ste', 'estimator'),
   'optimizer': tuple(optimizers.OPTIMIZERS),
@@ -135,7 +135,7 @@ def check(config: ConfigDict) -> None:
     train_step.network(config, 10)
     train_step.make_train_step(config, _no_loss, 1)
     _check_parts(config)
-    if config.full_precision or config.estimator == 'kernel_wise':
+    if config.float_layers or config.estimator == 'kernel_wise':
       _check_leaves(config)
   except ValueError as error:
     raise ConfigError(str(error)) from error
@@ -188,7 +188,7 @@ def _check_parts(config: ConfigDict) -> None:
       f' config.quantizer={config.quantizer!r} gradients pass no quantizer in'
       " training. Take 'ste'"
     )
-  if config.reapply and method.finish is not None:
+  if config.reapply and method.post_update is not None:
     raise ConfigError(
       f'config.reapply=True and config.quantizer={config.quantizer!r} both'
       ' change the move last: leave one of the two out'
@@ -198,7 +198,10 @@ def _check_parts(config: ConfigDict) -> None:
 def _check_leaves(config: ConfigDict) -> None:
   """Refuses rules and estimators that the network's leaves do not fit."""
   params = _shapes(
-    *(config[key] for key in ('network', 'activations', 'activation_bits')),
+    *(
+      config[key]
+      for key in ('network', 'activation_quantizer', 'activation_bits')
+    ),
     config.head_norm,
   )
   chosen = selection.select(params, train_step.rules(config, 1))

@@ -27,12 +27,12 @@ class Method(NamedTuple):
   Attributes:
     quantizer: Of each leaf.
     refine: Rules to what stands first in π.
-    finish: Rules to what is done to a move last.
+    post_update: Rules to what is done to a move last.
   """
 
   quantizer: mq_jax.Quantizer
   refine: Transformation | None = None
-  finish: Transformation | None = None
+  post_update: Transformation | None = None
 
 
 class _Run(NamedTuple):
@@ -88,7 +88,7 @@ def _bwn(run: _Run) -> Method:
 
 def _binary(run: _Run) -> Method:
   del run
-  return Method(methods.binary(), finish=methods.clipped)
+  return Method(methods.binary(), post_update=methods.clip_weights)
 
 
 def _twn(run: _Run) -> Method:
@@ -114,7 +114,7 @@ def _lsq(run: _Run) -> Method:
 
 
 def _lab(run: _Run) -> Method:
-  return Method(methods.lab(run.own.decay), finish=methods.clipped)
+  return Method(methods.lab(run.own.decay), post_update=methods.clip_weights)
 
 
 def _lq_nets(run: _Run) -> Method:
@@ -134,15 +134,15 @@ def _proxquant(run: _Run) -> Method:
   freeze = max(1, round(share(run.own, 'freeze') * run.steps))
   rise = 2 * run.own.pull / freeze**2
 
-  def finish(rules: Rules) -> optax.GradientTransformation:
+  def post_update(rules: Rules) -> optax.GradientTransformation:
     return optax.chain(
       methods.proximal(rules, lambda updates: rise * updates, prox),
-      methods.clipped(rules),
-      methods.incremental(rules, (1.0,), every=1, first=freeze),
+      methods.clip_weights(rules),
+      methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
     )
 
   made = chosen(levels, run.own, 'levels')()
-  return Method(mq_jax.unquantized(made), finish=finish)
+  return Method(mq_jax.unquantized(made), post_update=post_update)
 
 
 def _binary_relax(run: _Run) -> Method:
@@ -180,13 +180,13 @@ def _by_portions(run: _Run, bits: int) -> Transformation:
   later = max(1, len(portions) - 1)
   every = max(1, (run.steps - 1) // later)
   first = max(0, run.steps - 1 - every * later)
-  return lambda rules: methods.incremental(rules, portions, every, first)
+  return lambda rules: methods.freeze_portions(rules, portions, every, first)
 
 
 def _inq(run: _Run) -> Method:
   return Method(
     methods.inq(run.config.bits),
-    finish=_by_portions(run, run.config.bits),
+    post_update=_by_portions(run, run.config.bits),
   )
 
 
@@ -221,7 +221,7 @@ def _psgd(run: _Run) -> Method:
 
   def refine(rules: Rules) -> optax.GradientTransformation:
     return optax.conditionally_transform(
-      methods.position_scaled(
+      methods.scale_by_position(
         rules,
         strength=run.own.strength,
         epsilon=run.own.epsilon,
@@ -242,7 +242,7 @@ def _slb(run: _Run) -> Method:
       " such as '0.4 0.9'"
     )
   by_epoch = run.own.kind == 'multiplicative'
-  rising = methods.rising(
+  rising = methods.temperature_schedule(
     'exp' if by_epoch else run.own.kind,
     run.own.first,
     run.own.last,

@@ -50,7 +50,7 @@ BASE_KEYS = (
 )
 
 
-def full_precision(config: ConfigDict) -> ConfigDict:
+def base_config(config: ConfigDict) -> ConfigDict:
   """The run that makes the base model of `config`, by the standard recipe.
 
   SGD with momentum 0.9, weight decay 1e-4 and a cosine from 0.1 to 0, from
@@ -85,9 +85,9 @@ def rules(config: ConfigDict, steps_per_epoch: int) -> selection.Rules:
   if config.quantizer == 'none':
     return [('.*', None)]
   one = methods.make(config, steps_per_epoch).quantizer
-  if not config.full_precision:
+  if not config.float_layers:
     return one
-  return [(config.full_precision, None), ('.*/kernel', one)]
+  return [(config.float_layers, None), ('.*/kernel', one)]
 
 
 def estimator(
@@ -125,7 +125,7 @@ def _estimator(
   return make[config.estimator](
     hidden=config.hidden,
     layers=config.layers,
-    activation=config.activation,
+    activation=config.estimator_activation,
     init=config.init,
   )
 
@@ -143,7 +143,7 @@ def refine(
   return optax.chain(method.refine(rules(config, steps_per_epoch)), optimizer)
 
 
-def finish(
+def post_update(
   config: ConfigDict, steps_per_epoch: int
 ) -> optax.GradientTransformation:
   """What is done to the weights' move last."""
@@ -151,8 +151,8 @@ def finish(
     return optax.identity()
   own = rules(config, steps_per_epoch)
   method = methods.make(config, steps_per_epoch)
-  if method.finish is not None:
-    return method.finish(own)
+  if method.post_update is not None:
+    return method.post_update(own)
   if not config.reapply:
     return optax.identity()
 
@@ -192,7 +192,7 @@ def make_train_step(
     estimator=estimator(config, steps_per_epoch),
     refine=refine(config, steps_per_epoch),
     learning_rate=optimizers.learning_rate(config, steps_per_epoch),
-    finish=finish(config, steps_per_epoch),
+    post_update=post_update(config, steps_per_epoch),
     meta_optimizer=optimizers.meta_optimizer(config, steps_per_epoch),
     differentiate_refinement=config.differentiate_refinement,
     phi_cotangent=config.phi_cotangent,
@@ -204,6 +204,6 @@ def network(config: ConfigDict, num_classes: int) -> Any:
   return getattr(models, config.network)(
     num_classes=num_classes,
     dtype=DTYPES[config.dtype],
-    activation=ACTIVATIONS[config.activations](config.activation_bits),
+    activation=ACTIVATIONS[config.activation_quantizer](config.activation_bits),
     head_norm=config.head_norm,
   )

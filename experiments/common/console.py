@@ -42,7 +42,7 @@ def final_table(
 
 
 def print_summary(
-  full_precision_accuracy: float | None,
+  base_accuracy: float | None,
   last_accuracy: float,
   best_accuracy: float,
   seconds_per_epoch: float,
@@ -55,7 +55,7 @@ def print_summary(
   """Prints what a finished run has to show.
 
   Args:
-    full_precision_accuracy: of the base model, percent; None without one.
+    base_accuracy: of the base model, percent; None without one.
     last_accuracy: mean test accuracy of the last epochs, percent.
     best_accuracy: best test accuracy of an epoch, percent.
     seconds_per_epoch: mean over the epochs.
@@ -65,7 +65,7 @@ def print_summary(
     console: where to print; standard output by default.
   """
   epochs = 'epoch' if last_epochs == 1 else f'{last_epochs} epochs'
-  base = full_precision_accuracy
+  base = base_accuracy
   rows = {
     **(
       {} if base is None else {'full-precision test accuracy': f'{base:.2f}%'}

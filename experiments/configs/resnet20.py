@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
   config.network = 'resnet20'
   config.head_norm = False  # a batch norm after the last layer
   # relu, sign, bi_real, dorefa, hwgq, pact, lsq: what a convolution gets
-  config.activations = 'relu'
+  config.activation_quantizer = 'relu'
   config.activation_bits = 2  # dorefa, pact, lsq: 1 to 8; hwgq: 1 to 4
   config.dataset = 'cifar10'  # cifar10, cifar100, digits
   config.data_dir = ''  # default: $TFDS_DATA_DIR, then ~/tensorflow_datasets
@@ -39,13 +39,13 @@ def get_config() -> ConfigDict:
   config.per_channel = False  # bwn, aciq
   config.clip = 1.0  # of the straight-through rule; 0 for none
   config.scaled_gradient = True  # bwn: the straight-through rule's factor
-  config.full_precision = ''  # regular expression: leaves left unquantized
+  config.float_layers = ''  # regular expression: leaves left unquantized
 
   # ste, fc_grad, multi_fc, lstm_fc, kernel_wise, feature_fc
   config.estimator = 'multi_fc'
   config.hidden = 100
   config.layers = 2  # fc_grad, multi_fc
-  config.activation = config_dict.placeholder(str)  # None, relu, tanh
+  config.estimator_activation = config_dict.placeholder(str)  # None, relu, tanh
   config.init = 'random'  # random, identity
   config.carry = True  # lstm_fc: keep the memory from step to step
   config.memory_dtype = 'float32'  # lstm_fc: of the memory; or bfloat16

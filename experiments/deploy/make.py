@@ -105,7 +105,7 @@ def _made(
 ) -> dict[str, Any]:
   """Makes all files, and the card of what each is worth."""
   model, dataset = model_file.load_model(path), finished.tested_on(config)
-  exact = config.activations == 'relu' and config.dtype == 'float32'
+  exact = config.activation_quantizer == 'relu' and config.dtype == 'float32'
   if exact or count_bits:
     params, batch_stats = _folded(model, config), {}
   else:
@@ -152,13 +152,13 @@ def _put(
 
 
 def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
-  activation = train_step.ACTIVATIONS[config.activations](
+  activation = train_step.ACTIVATIONS[config.activation_quantizer](
     config.activation_bits
   )
   if activation is None or not activation.binary:
     raise InvalidError(
       f'--count_bits is for activations of ±1, and those of this run are'
-      f' {config.activations}: leave it out.'
+      f' {config.activation_quantizer}: leave it out.'
     )
   if 'onnx' in formats:
     raise InvalidError(

@@ -21,7 +21,13 @@ from experiments.data import batches, datasets
 
 Array = jax.Array
 # What of a configuration the network of its weights depends on.
-_KEYS = ('network', 'head_norm', 'activations', 'activation_bits', 'dtype')
+_KEYS = (
+  'network',
+  'head_norm',
+  'activation_quantizer',
+  'activation_bits',
+  'dtype',
+)
 
 
 def described(

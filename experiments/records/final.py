@@ -24,7 +24,7 @@ def model_name(
 
 def activations_of(config: ConfigDict) -> str:
   """Name and bits, by which numbers that activations train are told apart."""
-  return f'{config.activations} {config.activation_bits}'
+  return f'{config.activation_quantizer} {config.activation_bits}'
 
 
 def save_models(
@@ -60,7 +60,7 @@ def save_models(
     if methods.is_relaxed(config):
       model_file.save_model(
         workdir / model_name(config, seed, 'trained'),
-        loop.train.in_loss(own),
+        loop.train.forward_params(own),
         own.model_state,
         metadata | {'accuracy': f'{measured["relaxed_accuracy"]:.2f}'},
       )

@@ -57,7 +57,7 @@ def scales(model: model_file.ModelFile, config: ConfigDict) -> dict[str, Any]:
     model.params, train_step.rules(config, 1), quantized=True
   )
   found = {
-    path: scale_of(mq_jax.coded(leaf)[1])
+    path: scale_of(mq_jax.codes_and_levels(leaf)[1])
     for path, leaf in packed_leaves(packed.params).items()
   }
   return {path: scale for path, scale in found.items() if scale is not None}

@@ -25,7 +25,7 @@ _KEYS = {
   'table1': ('tables_1_and_2', _MAIN),
   'table2': ('tables_1_and_2', _MAIN),
   'table5': ('table_5', ('estimator', 'slim')),
-  'table6': ('table_6', ('hidden', 'activation')),
+  'table6': ('table_6', ('hidden', 'estimator_activation')),
 }
 
 
@@ -37,14 +37,14 @@ class Cell(NamedTuple):
       left out.
     diverged: Seeds of those.
     epochs: That each was to run.
-    full_precision: Test accuracy of the base model, percent; None if not known.
+    base_accuracy: Test accuracy of the base model, percent; None if not known.
     names: Of the entries in the ledger.
   """
 
   records: dict[int, list[dict[str, Any]]]
   diverged: list[int]
   epochs: int
-  full_precision: float | None
+  base_accuracy: float | None
   names: list[str]
 
 
@@ -53,14 +53,14 @@ class Published(NamedTuple):
 
   Attributes:
     paper: As printed.
-    full_precision: Of the base model, as printed.
+    base_accuracy: Of the base model, as printed.
     raw: Recomputed from the authors' logs; None where there are none.
     raw_trials: That these logs have; the paper says 5.
     remark: What is wrong with the printed number, by the logs.
   """
 
   paper: float
-  full_precision: float
+  base_accuracy: float
   raw: float | None = None
   raw_trials: int = 0
   remark: str = ''
@@ -79,7 +79,7 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     own = run.header['config']
     same = identity(own, without=_GROUPED) == wanted
     if same and is_from_scratch(own) == is_from_scratch(config.to_dict()):
-      base = run.header['start'].get('full_precision_accuracy')
+      base = run.header['start'].get('base_accuracy')
       groups.setdefault((identity(own), base), []).append(run)
   if not groups:
     return None
@@ -102,7 +102,7 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     dict(sorted(records.items())),
     sorted(diverged),
     first['config']['epochs'],
-    first['start'].get('full_precision_accuracy'),
+    first['start'].get('base_accuracy'),
     [run.name for run in chosen],
   )
 
@@ -151,7 +151,7 @@ def published(study: str, config: ConfigDict) -> Published | None:
     if all(entry[name] == config[name] for name in names):
       return Published(
         entry['paper'],
-        _full_precision(config),
+        _base_accuracy(config),
         entry.get('raw'),
         entry.get('raw_trials', 0),
         entry.get('remark', ''),
@@ -159,9 +159,9 @@ def published(study: str, config: ConfigDict) -> Published | None:
   return None
 
 
-def _full_precision(config: ConfigDict) -> float:
+def _base_accuracy(config: ConfigDict) -> float:
   own = f'{config.network}-{config.dataset}'
-  printed: float = _published_tables()['full_precision'][own]
+  printed: float = _published_tables()['base_accuracy'][own]
   return printed
 
 

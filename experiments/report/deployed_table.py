@@ -56,8 +56,8 @@ def _row(described: dict[str, Any], file: dict[str, Any]) -> list[str]:
 def _forward(described: dict[str, Any]) -> list[str]:
   config = described['run']['config']
   words = [config['network'], config['quantizer']]
-  if config['activations'] != 'relu':
-    words.append(f'{config["activations"]} activations')
+  if config['activation_quantizer'] != 'relu':
+    words.append(f'{config["activation_quantizer"]} activations')
   return words + ['counting bits'] * described['count_bits']
 
 

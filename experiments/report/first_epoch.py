@@ -40,7 +40,7 @@ def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
     for run in runs
     if _is_first_epoch(run.header['config'])
     and run.records
-    and 'full_precision_accuracy' in run.header['start']
+    and 'base_accuracy' in run.header['start']
   ]
   return tables.Table(
     'first-epoch',
@@ -118,7 +118,7 @@ def _conditions(runs: Sequence[ledger.Run]) -> str:
     'batch size': {run.header['config']['batch_size'] for run in runs},
     'γ': {run.header['config']['meta_learning_rate'] for run in runs},
     'full precision': {
-      f'{run.header["start"]["full_precision_accuracy"]:.2f} %' for run in runs
+      f'{run.header["start"]["base_accuracy"]:.2f} %' for run in runs
     },
     'device': {run.header['device']['kind'] for run in runs},
     'jax': {run.header['versions']['jax'] for run in runs},

@@ -44,7 +44,7 @@ class About(NamedTuple):
 ABOUT = {
   'binaryconnect': About(
     'BinaryConnect',
-    'forward sign(W); backward g_hat; finish: clip to [−1, 1]',
+    'forward sign(W); backward g_hat; post_update: clip to [−1, 1]',
     'ResNet20 90.46 (r)',
     'nothing is frozen',
   ),
@@ -128,12 +128,12 @@ ABOUT = {
   ),
   'proxquant': About(
     'ProxQuant, binary',
-    'forward W; finish: pull towards ±1, rising, then freeze',
+    'forward W; post_update: pull towards ±1, rising, then freeze',
     'ResNet20 90.65 (r)',
   ),
   'proxquant_ternary': About(
     'ProxQuant, ternary',
-    'forward W; finish: pull towards ternary levels, rising, then freeze',
+    'forward W; post_update: pull towards ternary levels, rising, then freeze',
     'ResNet20 91.60 (r)',
   ),
   'binary_relax': About(
@@ -144,13 +144,13 @@ ABOUT = {
   ),
   'inq': About(
     'INQ, 5 bits',
-    'forward W; finish: largest weights onto powers of two, by portions',
+    'forward W; post_update: largest weights onto powers of two, by portions',
     'ResNet-18, ImageNet 68.98',
     'the rate does not start anew with each portion',
   ),
   'elq': About(
     'ELQ, ternary',
-    'forward W; refine: two penalties; finish: portions as INQ',
+    'forward W; refine: two penalties; post_update: portions as INQ',
     'ResNet-18, ImageNet, binary: drop 3.55',
     'a reconstruction',
   ),
@@ -248,7 +248,7 @@ def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:
   if 'relaxed_accuracy' in record:
     text = f'{record["relaxed_accuracy"]:.2f} → {text}'
   remarks = []
-  if ours.full_precision is None:
+  if ours.base_accuracy is None:
     remarks.append('from random weights')
   if config.holdout:
     remarks.append(f'on {config.holdout:,} held-out images')

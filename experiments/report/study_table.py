@@ -57,10 +57,10 @@ def _row(
   values = comparison.accuracies(ours) if ours else []
   printed = [''] * 4
   if theirs:
-    printed[:2] = _number(theirs.paper), _number(theirs.full_precision)
+    printed[:2] = _number(theirs.paper), _number(theirs.base_accuracy)
   if theirs and theirs.raw is not None:
     printed[2:] = _number(theirs.raw), str(theirs.raw_trials)
-  base = ours.full_precision if ours else None
+  base = ours.base_accuracy if ours else None
   drop = base - statistics.fmean(values) if base and values else None
   published_drop, source = study.drops.get(setting, (None, ''))
   values_of = (

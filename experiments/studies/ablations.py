@@ -52,7 +52,7 @@ def get_study() -> Study:
         f'{base}-{estimator}-only_3x3',
         optimizer=optimizer,
         estimator=estimator,
-        full_precision=ONLY_3X3,
+        float_layers=ONLY_3X3,
       )
     settings[f'{base}-lstm_fc-carry'] = in_protocol(
       'fair', optimizer=optimizer, estimator='lstm_fc', carry=True

@@ -39,7 +39,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # What recipes differ in and a comparison must not.
 _EQUAL = {
-  'full_precision': '',
+  'float_layers': '',
   'pretrain_epochs': 164,
   'holdout': 0,
   'head_norm': False,

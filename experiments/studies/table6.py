@@ -27,7 +27,7 @@ def get_study() -> Study:
           optimizer='adam',
           estimator='multi_fc',
           hidden=hidden,
-          activation=activation,
+          estimator_activation=activation,
         )
       )
       for hidden, activation in CELLS

@@ -79,7 +79,7 @@ def base_models(
         _model_in(pathlib.Path(folder).absolute(), config)
       )
       continue
-    base = train_step.full_precision(config)
+    base = train_step.base_config(config)
     name = f'{config.network}-{config.dataset}'
     if config.holdout:
       name += f'-holdout{config.holdout}'

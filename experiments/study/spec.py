@@ -38,7 +38,7 @@ _QUANTIZED = tuple(name for name in method_options.OPTIONS if name != 'none')
 READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'hidden': ('estimator', _LEARNED),
   'layers': ('estimator', _STACKS),
-  'activation': ('estimator', _STACKS),
+  'estimator_activation': ('estimator', _STACKS),
   'init': ('estimator', (*_STACKS, 'lstm_fc', 'kernel_wise')),
   'carry': ('estimator', ('lstm_fc',)),
   'memory_dtype': ('estimator', ('lstm_fc',)),
@@ -57,9 +57,12 @@ READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
   'per_channel': ('quantizer', ('bwn', 'aciq')),
   'scaled_gradient': ('quantizer', ('bwn',)),
   'clip': ('quantizer', ('dorefa', 'bwn')),
-  'full_precision': ('quantizer', _QUANTIZED),
+  'float_layers': ('quantizer', _QUANTIZED),
   'reapply': ('quantizer', _QUANTIZED),
-  'activation_bits': ('activations', ('dorefa', 'hwgq', 'pact', 'lsq')),
+  'activation_bits': (
+    'activation_quantizer',
+    ('dorefa', 'hwgq', 'pact', 'lsq'),
+  ),
   'eps_root': ('optimizer', ('adam', 'adamw')),
 }
 

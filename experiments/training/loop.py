@@ -185,7 +185,9 @@ def _epoch_record(
   began = time.perf_counter()
   params = jax.vmap(loop.train.quantized)(state)
   relaxed = (
-    jax.vmap(loop.train.in_loss)(state) if methods.is_relaxed(config) else None
+    jax.vmap(loop.train.forward_params)(state)
+    if methods.is_relaxed(config)
+    else None
   )
   looks = jax.vmap(loop.train.diagnostics)(state, codes)
   each = [

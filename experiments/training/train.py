@@ -39,7 +39,7 @@ class Result(NamedTuple):
   """What a run has to show.
 
   Attributes:
-    full_precision_accuracy: Of the base model, percent; of the run itself where
+    base_accuracy: Of the base model, percent; of the run itself where
       it makes one; None where quantized weights began at random.
     last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
@@ -51,7 +51,7 @@ class Result(NamedTuple):
     trial_accuracies: `last_accuracy` of each trial.
   """
 
-  full_precision_accuracy: float | None
+  base_accuracy: float | None
   last_accuracy: float
   best_accuracy: float
   seconds_per_epoch: float
@@ -114,7 +114,7 @@ def train_and_evaluate(
   loop = make_loop(config, dataset, net, params, batch_stats)
 
   def base_accuracy() -> float:
-    plain = train_step.network(train_step.full_precision(config), classes)
+    plain = train_step.network(train_step.base_config(config), classes)
     mesh = sharding.data_mesh(config.mesh_data)
     evaluate = make_evaluate(config, dataset, plain, mesh)
     return evaluate(params, batch_stats)[1]
@@ -180,7 +180,7 @@ def _base_model(
   show: Callable[..., Any],
 ) -> pathlib.Path:
   """The full-precision model in `workdir`, made there if it is not yet."""
-  base, folder = train_step.full_precision(config), workdir / 'pretrain'
+  base, folder = train_step.base_config(config), workdir / 'pretrain'
   if not _is_finished(base, folder):
     print(
       f'No config.pretrained: training a full-precision {config.network} on'
@@ -254,7 +254,7 @@ def _start(
   if len(each) > 1:
     measured['trials'] = each
   if begin.base_accuracy is not None:
-    measured['full_precision_accuracy'] = begin.base_accuracy()
+    measured['base_accuracy'] = begin.base_accuracy()
   return measured
 
 
@@ -266,7 +266,7 @@ def _result(
   own = accuracies[-1] if is_base else None
   last = [record['test_accuracy'] for record in run_log.last_epochs(records)]
   return Result(
-    full_precision_accuracy=header['start'].get('full_precision_accuracy', own),
+    base_accuracy=header['start'].get('base_accuracy', own),
     last_accuracy=sum(last) / len(last),
     best_accuracy=max(accuracies),
     seconds_per_epoch=sum(r['seconds'] for r in records) / len(records),

@@ -2,7 +2,7 @@
 
 None is a special case of the train step: a quantizer says what the loss sees
 and what `TrainStep.quantized` gives, a transformation for `refine` scales
-gradients or adds to them, one for `finish` moves weights, masks or clips them.
+gradients or adds to them, one for `post_update` moves, masks or clips weights.
 """
 
 from mq_jax.methods.aciq import aciq as aciq
@@ -10,7 +10,7 @@ from mq_jax.methods.aciq import best_clip as best_clip
 from mq_jax.methods.admm import admm as admm
 from mq_jax.methods.admm import scaled_set as scaled_set
 from mq_jax.methods.incremental import fixed_levels as fixed_levels
-from mq_jax.methods.incremental import incremental as incremental
+from mq_jax.methods.incremental import freeze_portions as freeze_portions
 from mq_jax.methods.incremental import inq as inq
 from mq_jax.methods.incremental import loss_error_aware as loss_error_aware
 from mq_jax.methods.incremental import powers_of_two as powers_of_two
@@ -23,13 +23,13 @@ from mq_jax.methods.lq_nets import lq_nets as lq_nets
 from mq_jax.methods.lsq import lsq as lsq
 from mq_jax.methods.proximal import binary as binary
 from mq_jax.methods.proximal import binary_relax as binary_relax
-from mq_jax.methods.proximal import clipped as clipped
+from mq_jax.methods.proximal import clip_weights as clip_weights
 from mq_jax.methods.proximal import prox_l1 as prox_l1
 from mq_jax.methods.proximal import prox_l2 as prox_l2
 from mq_jax.methods.proximal import proximal as proximal
-from mq_jax.methods.slb import rising as rising
 from mq_jax.methods.slb import slb as slb
+from mq_jax.methods.slb import temperature_schedule as temperature_schedule
 from mq_jax.methods.ternary import ttq as ttq
 from mq_jax.methods.ternary import twn as twn
-from mq_jax.methods.uniform import position_scaled as position_scaled
+from mq_jax.methods.uniform import scale_by_position as scale_by_position
 from mq_jax.methods.uniform import uniform as uniform

@@ -90,7 +90,7 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
 
 
 def inq(bits: int = 5) -> Quantizer:
-  """INQ's quantizer: the loss sees W, of which `incremental` freezes portions.
+  """INQ's quantizer: the loss sees W, and `freeze_portions` freezes parts.
 
   Args:
     bits: As in `powers_of_two`.
@@ -102,7 +102,7 @@ def inq(bits: int = 5) -> Quantizer:
 
 
 class IncrementalState(NamedTuple):
-  """State of `incremental`.
+  """State of `freeze_portions`.
 
   Attributes:
     updates: So far, int32.
@@ -115,13 +115,13 @@ class IncrementalState(NamedTuple):
   variables: dict[str, Any]
 
 
-def incremental(
+def freeze_portions(
   rules: selection.Rules,
   portions: Sequence[float],
   every: int,
   first: int = 0,
 ) -> optax.GradientTransformation:
-  """Quantizes and freezes the largest weights, more and more: for `finish`.
+  """Quantizes and freezes ever more of the largest weights: for `post_update`.
 
   With update `first`, `first` + `every` … the weights that are largest among
   the free ones move onto their levels, until the next portion of their layer is

@@ -16,7 +16,7 @@ def lab(decay: float = 0.999) -> Quantizer:
   curvature, so that α and the signs minimise Σ d (α·b − W)². Where v is
   constant, as at the start, α = mean|W|, that of `bwn`. sign(0) = +1. The
   gradient is handed on unchanged; the authors clip W to [−1, 1] after each
-  step: `finish=mq_jax.methods.clipped(...)`.
+  step: `post_update=mq_jax.methods.clip_weights(...)`.
 
   Args:
     decay: β₂ of the moving average.

@@ -24,7 +24,7 @@ def binary() -> Quantizer:
   """Ŵ = sign(W), without a scale, sign(0) = +1: BinaryConnect's weights.
 
   The gradient is handed on, and the authors clip W to [−1, 1] after each step:
-  `clipped`. A norm layer has to follow.
+  `clip_weights`. A norm layer has to follow.
 
   References:
     Courbariaux, Bengio, David, `BinaryConnect
@@ -63,11 +63,11 @@ def proximal(
   strength: Schedule,
   prox: Callable[[Array, Array, Array], Array] = prox_l1,
 ) -> optax.GradientTransformation:
-  """Weights move, and then towards their levels: for `finish`.
+  """Weights move, and then towards their levels: for `post_update`.
 
   W' = prox(W + move, Q(W + move), strength(t)), ProxQuant's step, where
   strength is learning rate times λ_t. The authors let λ grow in proportion to
-  the epoch, and clip to [−1, 1] (`clipped`).
+  the epoch, and clip to [−1, 1] (`clip_weights`).
 
   Args:
     rules: As in `make_train_step`; leaves without a quantizer just move. The
@@ -101,10 +101,10 @@ def proximal(
   )
 
 
-def clipped(
+def clip_weights(
   rules: selection.Rules, bound: float = 1.0
 ) -> optax.GradientTransformation:
-  """Keeps quantized weights within [−bound, bound]: for `finish`, last.
+  """Keeps quantized weights within [−bound, bound]: for `post_update`, last.
 
   Args:
     rules: As in `make_train_step`.

@@ -27,7 +27,7 @@ def slb(
   Args:
     bits: b, 1 to 4: θ takes 2ᵇ numbers a weight.
     inverse_temperature: T of the number of updates so far, rising
-      (`rising`). Infinite: the levels themselves, and no gradient.
+      (`temperature_schedule`). Infinite: the levels, and no gradient.
     sharpness: c of the start θ_k = −c (w/max|w| − v_k)², ours: none from
       pretrained weights is published. It is nearest to the pretrained weights
       the larger c · T is.
@@ -97,7 +97,7 @@ def slb(
   )
 
 
-def rising(
+def temperature_schedule(
   kind: str,
   start: float,
   end: float,

@@ -106,24 +106,26 @@ def ttq(
     scales = jnp.ones(2, w.dtype)
     return TrainedScales(scales, optimizer.init(scales))
 
-  def coded(w_tilde: Array) -> Array:
+  def codes_of(w_tilde: Array) -> Array:
     return _codes(w_tilde, threshold * jnp.max(jnp.abs(w_tilde)))
 
   def codes(w_tilde: Array, variables: TrainedScales) -> tuple[Array, Array]:
     plus, minus = variables.scales
-    return coded(w_tilde), jnp.stack([-minus, jnp.zeros_like(plus), plus])
+    return codes_of(w_tilde), jnp.stack([-minus, jnp.zeros_like(plus), plus])
 
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: TrainedScales
   ) -> Array:
     plus, minus = variables.scales
-    return jnp.stack([minus, jnp.ones_like(plus), plus])[coded(w_tilde)] * g_hat
+    return (
+      jnp.stack([minus, jnp.ones_like(plus), plus])[codes_of(w_tilde)] * g_hat
+    )
 
   def update(
     variables: TrainedScales, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> TrainedScales:
     del w_hat
-    code = coded(w_tilde)
+    code = codes_of(w_tilde)
     gradient = jnp.stack(
       [
         jnp.sum(g_hat, where=code == _PLUS),

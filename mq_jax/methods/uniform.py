@@ -44,7 +44,7 @@ def uniform(bits: int) -> Quantizer:
   return Quantizer(codes)
 
 
-def position_scaled(
+def scale_by_position(
   rules: selection.Rules,
   *,
   strength: float = 1.0,

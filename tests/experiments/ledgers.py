@@ -50,7 +50,7 @@ def write(folder, name, config, accuracies, **header):
     'date': 'today',
     'device': {'kind': 'cpu'},
     'versions': {'jax': '0.10.2'},
-    'start': {'full_precision_accuracy': 91.5},
+    'start': {'base_accuracy': 91.5},
     **header,
   }
   folder.mkdir(parents=True, exist_ok=True)

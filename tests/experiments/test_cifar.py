@@ -258,7 +258,7 @@ def in_process(monkeypatch):
 
 
 def test_divergence_is_told_in_a_line(tmp_path, in_process):
-  config = train_step.full_precision(tiny.config())
+  config = train_step.base_config(tiny.config())
   config.learning_rate = 3e38
   in_process(config, tmp_path / 'run')
   with pytest.raises(SystemExit) as error:
@@ -274,7 +274,7 @@ def test_pretrain_makes_what_cifar_starts_from(tmp_path, in_process, capsys):
   pretrain.main(['pretrain'])
   out = capsys.readouterr().out
   header, records = run_log.read_log(tmp_path / 'base' / 'metrics.jsonl')
-  assert header['config'] == train_step.full_precision(config).to_dict()
+  assert header['config'] == train_step.base_config(config).to_dict()
   accuracy = f'{records[1]["test_accuracy"]:.2f}%'
   assert f'resnet8 on digits: {accuracy} test accuracy' in out
   config.pretrained = re.search(r'--config\.pretrained=(\S+)', out)[1]

@@ -42,8 +42,10 @@ def test_portions(bits):
   w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
   quantizer = methods.inq(bits)
   refine = optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9))
-  finish = methods.incremental(quantizer, PORTIONS, every=2)
-  states = common.linear(quantizer, w, g, 7, refine=refine, finish=finish)
+  post_update = methods.freeze_portions(quantizer, PORTIONS, every=2)
+  states = common.linear(
+    quantizer, w, g, 7, refine=refine, post_update=post_update
+  )
   levels = np.asarray(quantizer.init(w))
   frozen = np.zeros(w.shape, bool)
   for t, (before, after) in enumerate(itertools.pairwise(states)):
@@ -75,8 +77,10 @@ def test_portions(bits):
 def test_portions_may_begin_later():
   """Until then weights move freely; then all are on levels, and stay."""
   w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
-  finish = methods.incremental(methods.inq(3), (1.0,), every=1, first=3)
-  states = common.linear(methods.inq(3), w, g, 6, finish=finish)
+  post_update = methods.freeze_portions(
+    methods.inq(3), (1.0,), every=1, first=3
+  )
+  states = common.linear(methods.inq(3), w, g, 6, post_update=post_update)
   levels = np.asarray(methods.inq(3).init(w))
   for t, state in enumerate(states):
     on_levels = np.isin(common.kernel(state), levels)
@@ -85,7 +89,7 @@ def test_portions_may_begin_later():
     common.kernel(states[4]), common.kernel(states[6])
   )
   with pytest.raises(ValueError, match='first=-1 must be at least 0'):
-    methods.incremental(methods.inq(3), (1.0,), every=1, first=-1)
+    methods.freeze_portions(methods.inq(3), (1.0,), every=1, first=-1)
 
 
 def test_penalties_by_finite_differences():
@@ -129,11 +133,11 @@ def test_levels_of_the_first_weights():
 )
 def test_portions_that_do_not_ascend_to_all_are_refused(portions):
   with pytest.raises(ValueError, match='portions='):
-    methods.incremental(methods.inq(), portions, 1)
+    methods.freeze_portions(methods.inq(), portions, 1)
 
 
 def test_other_arguments_out_of_range_are_refused():
   with pytest.raises(ValueError, match='every=0'):
-    methods.incremental(methods.inq(), (1.0,), 0)
+    methods.freeze_portions(methods.inq(), (1.0,), 0)
   with pytest.raises(ValueError, match='bits=1'):
     methods.inq(1)

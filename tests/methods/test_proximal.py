@@ -56,10 +56,10 @@ def test_proxquant_in_training():
   def strength(updates):
     return 0.05 * updates
 
-  finish = optax.chain(
-    methods.proximal(quantizer, strength), methods.clipped(quantizer)
+  post_update = optax.chain(
+    methods.proximal(quantizer, strength), methods.clip_weights(quantizer)
   )
-  states = common.linear(quantizer, w, g, 3, finish=finish)
+  states = common.linear(quantizer, w, g, 3, post_update=post_update)
   for t, (before, after) in enumerate(itertools.pairwise(states)):
     moved = common.kernel(before) - 0.1 * g
     level = np.where(moved >= 0, 1.0, -1.0)
@@ -73,8 +73,10 @@ def test_proxquant_in_training():
 def test_at_the_end_of_the_homotopy_weights_stand_on_their_levels():
   w, g = common.weight(4), 0.01 * common.weight(5)
   quantizer = mq_jax.unquantized(methods.binary())
-  finish = methods.proximal(quantizer, lambda updates: 2.0)
-  last = common.linear(quantizer, jnp.clip(w, -1, 1), g, 2, finish=finish)[-1]
+  post_update = methods.proximal(quantizer, lambda updates: 2.0)
+  last = common.linear(
+    quantizer, jnp.clip(w, -1, 1), g, 2, post_update=post_update
+  )[-1]
   assert set(np.unique(common.kernel(last))) == {-1.0, 1.0}
 
 
@@ -83,7 +85,7 @@ def test_leaves_without_a_quantizer_just_move():
   params = {'a': jnp.array([0.5]), 'b': jnp.array([0.5])}
   moves = {'a': jnp.array([3.0]), 'b': jnp.array([3.0])}
   for transformation, a in (
-    (methods.clipped(rules, 2.0), 1.5),
+    (methods.clip_weights(rules, 2.0), 1.5),
     (methods.proximal(rules, lambda updates: 1.0), 2.0),
   ):
     new, _ = transformation.update(moves, transformation.init(params), params)
@@ -127,4 +129,4 @@ def test_binary_relax_in_training():
 
 def test_a_bound_out_of_range_is_refused():
   with pytest.raises(ValueError, match='bound=0'):
-    methods.clipped(methods.binary(), 0)
+    methods.clip_weights(methods.binary(), 0)

@@ -111,7 +111,9 @@ def test_in_training_it_is_plain_gradient_descent_on_theta():
 
 @pytest.mark.parametrize('kind', ['exp', 'linear', 'cos'])
 def test_schedules_rise_between_their_ends(kind):
-  schedule = methods.rising(kind, 0.01, 10.0, 100, window=(0.2, 0.6))
+  schedule = methods.temperature_schedule(
+    kind, 0.01, 10.0, 100, window=(0.2, 0.6)
+  )
   at = np.array([float(schedule(jnp.asarray(t))) for t in range(101)])
   np.testing.assert_allclose(at[:21], 0.01, rtol=1e-9)
   np.testing.assert_allclose(at[60:], 10.0, rtol=1e-9)
@@ -125,7 +127,7 @@ def test_schedules_rise_between_their_ends(kind):
 
 
 def test_a_schedule_that_starts_anew():
-  schedule = methods.rising('linear', 1.0, 5.0, 90, cycles=3)
+  schedule = methods.temperature_schedule('linear', 1.0, 5.0, 90, cycles=3)
   at = [float(schedule(jnp.asarray(t))) for t in (0, 15, 29, 30, 45, 60, 90)]
   late = 1 + 4 * 29 / 30
   np.testing.assert_allclose(at, [1, 3, late, 1, 3, 1, 5], atol=1e-9)
@@ -144,7 +146,7 @@ def test_a_schedule_that_starts_anew():
 )
 def test_schedules_out_of_range_are_refused(values):
   with pytest.raises(ValueError, match='='):
-    methods.rising(*values)
+    methods.temperature_schedule(*values)
 
 
 def test_arguments_out_of_range_are_refused():
@@ -155,7 +157,9 @@ def test_arguments_out_of_range_are_refused():
 
 
 def test_the_multiplicative_schedule_is_a_factor_an_epoch():
-  schedule = methods.rising('exp', 1.0, 16.0, 80, (0.25, 0.75), every=10)
+  schedule = methods.temperature_schedule(
+    'exp', 1.0, 16.0, 80, (0.25, 0.75), every=10
+  )
   each = np.array([float(schedule(jnp.asarray(step))) for step in range(80)])
   by_epoch = each.reshape(8, 10)
   np.testing.assert_array_equal(by_epoch, by_epoch[:, :1] + 0 * by_epoch)
@@ -166,7 +170,9 @@ def test_the_multiplicative_schedule_is_a_factor_an_epoch():
 
 def test_a_schedule_may_end_in_the_levels_themselves():
   kept, frozen = (
-    methods.rising('linear', 1.0, 5.0, 10, (0.2, 0.6), freeze=freeze)
+    methods.temperature_schedule(
+      'linear', 1.0, 5.0, 10, (0.2, 0.6), freeze=freeze
+    )
     for freeze in (False, True)
   )
   for step in range(10):

@@ -29,7 +29,7 @@ def test_the_grid(bits):
 
 def scale(w, **options):
   """s of every weight, from a gradient of ones."""
-  transformation = methods.position_scaled(methods.uniform(3), **options)
+  transformation = methods.scale_by_position(methods.uniform(3), **options)
   params = {'w': w}
   ones = {'w': jnp.ones_like(w)}
   return np.asarray(
@@ -78,7 +78,7 @@ def test_towards_zero_it_is_descent_on_the_root():
 def test_in_training_the_loss_sees_the_weights():
   w, g = common.weight(4), common.weight(5)
   quantizer = mq_jax.unquantized(methods.uniform(4))
-  refine = methods.position_scaled(quantizer, epsilon=0.1)
+  refine = methods.scale_by_position(quantizer, epsilon=0.1)
   states = common.linear(quantizer, w, g, 2, refine=refine)
   for before, after in itertools.pairwise(states):
     own = common.kernel(before)
@@ -92,4 +92,4 @@ def test_arguments_out_of_range_are_refused():
   with pytest.raises(ValueError, match='bits=1'):
     methods.uniform(1)
   with pytest.raises(ValueError, match='strength=0'):
-    methods.position_scaled(methods.uniform(2), strength=0)
+    methods.scale_by_position(methods.uniform(2), strength=0)

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   """The recipe."""
   return recipe(
     'binary',
-    full_precision='.*/shortcut/kernel',
+    float_layers='.*/shortcut/kernel',
     optimizer='adam',
     learning_rate=1e-2,
     decay_at='81 122',

@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
   return recipe(
     'dorefa',
     bits=2,
-    activations='dorefa',
+    activation_quantizer='dorefa',
     activation_bits=2,
-    full_precision='(stem|head)/kernel',
+    float_layers='(stem|head)/kernel',
     optimizer='momentum',
     weight_decay=2e-4,
     learning_rate=0.1,

@@ -15,4 +15,4 @@ from experiments.configs.recipe import recipe
 
 def get_config() -> ConfigDict:
   """The recipe."""
-  return recipe('lapq', bits=4, full_precision='(stem|head)/kernel', epochs=0)
+  return recipe('lapq', bits=4, float_layers='(stem|head)/kernel', epochs=0)

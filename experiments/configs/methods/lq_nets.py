@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   return recipe(
     'lq_nets',
     bits=2,
-    full_precision='(stem|head)/kernel',
+    float_layers='(stem|head)/kernel',
     optimizer='momentum',
     weight_decay=5e-4,
     learning_rate=0.02,

@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
   return recipe(
     'lsq',
     bits=2,
-    activations='lsq',
+    activation_quantizer='lsq',
     activation_bits=2,
-    full_precision='(stem|head)/kernel',
+    float_layers='(stem|head)/kernel',
     optimizer='momentum',
     weight_decay=2.5e-5,
     learning_rate=1e-2,

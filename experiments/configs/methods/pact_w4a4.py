@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
   return recipe(
     'dorefa',
     bits=4,
-    activations='pact',
+    activation_quantizer='pact',
     activation_bits=4,
-    full_precision='(stem|head)/kernel',
+    float_layers='(stem|head)/kernel',
     optimizer='momentum',
     weight_decay=2e-4,
     learning_rate=0.1,

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
   """The recipe."""
   return recipe(
     'proxquant',
-    full_precision='.*/shortcut/kernel',
+    float_layers='.*/shortcut/kernel',
     optimizer='adam',
     learning_rate=1e-2,
     decay_every=0,

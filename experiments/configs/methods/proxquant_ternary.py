@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   return recipe(
     'proxquant',
     method={'levels': 'ternary', 'prox': 'l2', 'pull': 31.3},
-    full_precision='(stem|head|.*/shortcut)/kernel',
+    float_layers='(stem|head|.*/shortcut)/kernel',
     optimizer='adam',
     learning_rate=1e-2,
     decay_every=0,

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     pretrain_epochs=0,
     method={'window': '0.4 0.9'},
     recalibrate=20,
-    full_precision='(stem|head)/kernel',
+    float_layers='(stem|head)/kernel',
     optimizer='momentum',
     weight_decay=1e-4,
     learning_rate=0.1,

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   """The recipe."""
   return recipe(
     'ttq',
-    full_precision='stem/kernel',
+    float_layers='stem/kernel',
     optimizer='momentum',
     weight_decay=2e-4,
     learning_rate=0.1,

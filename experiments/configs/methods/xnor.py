@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
   return recipe(
     'bwn',
     per_channel=True,
-    activations='sign',
-    full_precision='(stem|head)/kernel',
+    activation_quantizer='sign',
+    float_layers='(stem|head)/kernel',
     optimizer='momentum',
     learning_rate=1e-2,
     epochs=100,

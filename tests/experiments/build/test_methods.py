@@ -93,7 +93,9 @@ def network(monkeypatch):
   def make(config, num_classes):
     return Net(
       num_classes,
-      train_step.ACTIVATIONS[config.activations](config.activation_bits),
+      train_step.ACTIVATIONS[config.activation_quantizer](
+        config.activation_bits
+      ),
       first='conv1' if config.network in ('vgg_small', 'labnet') else 'stem',
     )
 
@@ -112,7 +114,7 @@ def base(tmp_path_factory):
   folder = tmp_path_factory.mktemp('base')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train_step, 'network', lambda config, classes: Net(classes))
-    config = train_step.full_precision(shrunk(recipe('twn', epochs=1)))
+    config = train_step.base_config(shrunk(recipe('twn', epochs=1)))
     return train.train_and_evaluate(config, folder)
 
 
@@ -213,9 +215,7 @@ def test_what_the_loss_saw_stands_beside_what_is_left(base, tmp_path):
   # And other methods can go on from there.
   changes = {'pretrained': str(trained), 'bits': 8}
   _, after = run('uniform', base, tmp_path / 'after', **changes)
-  assert after.full_precision_accuracy == pytest.approx(
-    record['relaxed_accuracy']
-  )
+  assert after.base_accuracy == pytest.approx(record['relaxed_accuracy'])
 
 
 def accuracy(path):
@@ -231,7 +231,7 @@ def test_statistics_are_taken_anew_with_the_weights_that_are_left(
   base, tmp_path
 ):
   """State Batch Norm's second set, of the first layer, by NumPy."""
-  _, result = run('slb', base, tmp_path, epochs=1, full_precision='', bits=2)
+  _, result = run('slb', base, tmp_path, epochs=1, float_layers='', bits=2)
   model, digits = (
     model_file.load_model(result.model_path),
     datasets.load('digits'),
@@ -257,9 +257,7 @@ def test_without_epochs_a_network_is_only_quantized(base, tmp_path):
     model_file.load_model, (base.model_path, result.model_path)
   )
   assert tiny.as_bytes(before.batch_stats) == tiny.as_bytes(after.batch_stats)
-  assert result.full_precision_accuracy == pytest.approx(
-    accuracy(base.model_path)
-  )
+  assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
   # A kill between the record and the model: the record is written anew.
   result.model_path.unlink()
   again = train.train_and_evaluate(config, tmp_path)
@@ -306,9 +304,7 @@ def test_all_forms_of_a_network_are_tested(base, tmp_path):
 def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
   config, result = run('pact_w4a4', base, tmp_path, epochs=1)
   # What it started from is tested as it was trained, with ReLUs.
-  assert result.full_precision_accuracy == pytest.approx(
-    accuracy(base.model_path)
-  )
+  assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
   params = model_file.load_model(result.model_path).params
   (number,) = (
     float(leaf)
@@ -350,7 +346,7 @@ def test_trials_of_what_is_only_quantized_are_the_same(base, tmp_path):
 
 def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
   """Beside the clips that it starts from, at 2 bits."""
-  changes = {'bits': 2, 'full_precision': ''}
+  changes = {'bits': 2, 'float_layers': ''}
   found = {}
   for sweeps in (0, 1):
     _, result = run(
@@ -378,8 +374,14 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
     ({'method': {'treshold': 0.1}}, r"method\.treshold is unknown to .*'ttq'"),
     ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of float"),
     ({'method': {'threshold': 2.0}}, r'threshold=2.0 must lie in'),
-    ({'activations': 'hwgq', 'activation_bits': 8}, r'bits=8 must be an int'),
-    ({'activations': 'pact', 'activation_bits': 0}, r'bits=0 must be an int'),
+    (
+      {'activation_quantizer': 'hwgq', 'activation_bits': 8},
+      r'bits=8 must be an int',
+    ),
+    (
+      {'activation_quantizer': 'pact', 'activation_bits': 0},
+      r'bits=0 must be an int',
+    ),
     ({'decay_factor': 0.0}, r'decay_factor=0.0 must be above 0'),
     (
       {'estimator': 'feature_fc'},
@@ -433,7 +435,7 @@ def test_what_no_run_can_have_is_refused_by_name(changes, told):
 def test_trials_as_a_batch_axis_are_what_each_is_alone(name):
   """As on an accelerator; on CPU they take turns."""
   config = shrunk(load(name))
-  config.update(full_precision='', epochs=1)
+  config.update(float_layers='', epochs=1)
 
   def loss_fn(params, model_state, batch, rng):
     residual = batch @ params['layer']['kernel'] - 1

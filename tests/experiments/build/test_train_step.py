@@ -20,7 +20,7 @@ from tests.experiments import tiny
     resnet110.get_config(),
     digits.get_config(),
     tiny.config(),
-    train_step.full_precision(resnet20.get_config()),
+    train_step.base_config(resnet20.get_config()),
   ],
 )
 def test_configurations_that_stand(config):
@@ -45,7 +45,7 @@ def test_every_choice_goes_with_every_other(quantizer, optimizer, estimator):
     ('dtype', 'float16', "'float32', 'bfloat16'"),
     ('quantizer', 'xnor', "'none', 'dorefa', 'bwn'"),
     ('estimator', 'fc', "'ste', 'fc_grad'"),
-    ('activation', 'gelu', "None, 'relu', 'tanh'"),
+    ('estimator_activation', 'gelu', "None, 'relu', 'tanh'"),
     ('init', 'zeros', "'random', 'identity'"),
     ('phi_cotangent', 'both', "'ste', 'estimator'"),
     ('optimizer', 'adagrad', "'sgd', 'momentum', 'adam'"),
@@ -129,7 +129,7 @@ def test_unknown_and_missing_keys_are_refused_by_name():
     ({'quantizer': 'none'}, "take 'ste'"),
     ({'quantizer': 'bwn', 'bits': 2}, "'bwn' has a number of levels"),
     ({'differentiate_refinement': True}, 'eps_root'),
-    ({'full_precision': '('}, r"rule '\(' is no regular expression"),
+    ({'float_layers': '('}, r"rule '\(' is no regular expression"),
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
     ({'estimator': 'feature_fc', 'bits': 2}, 'leave it out'),
@@ -160,7 +160,7 @@ def test_base_model_depends_on_nothing_that_only_quantizing_reads():
   ours = tiny.config(
     seed=3, batch_size=100, pretrain_epochs=9, network='resnet8'
   )
-  base = train_step.full_precision(ours)
+  base = train_step.base_config(ours)
   other = ours.copy_and_resolve_references()
   other.update(
     quantizer='bwn',
@@ -173,7 +173,7 @@ def test_base_model_depends_on_nothing_that_only_quantizing_reads():
     clip=0.0,
     pretrained='elsewhere',
   )
-  assert train_step.full_precision(other) == base
+  assert train_step.base_config(other) == base
   assert (base.quantizer, base.estimator, base.pretrained) == (
     'none',
     'ste',
@@ -224,12 +224,12 @@ def test_phi_moves_only_in_its_turns_and_until_it_is_stopped():
 
 
 def test_reapplied_moves_put_the_loss_one_move_ahead():
-  finish = train_step.finish(tiny.config(reapply=True), 1)
+  post_update = train_step.post_update(tiny.config(reapply=True), 1)
   seen = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
-  kept, state = 0.0, finish.init(seen)
+  kept, state = 0.0, post_update.init(seen)
   for move in (0.5, -0.25, 1.0):
     moves = {'kernel': jnp.full((1, 1), move), 'bias': jnp.full(1, move)}
-    finished, state = finish.update(moves, state, seen)
+    finished, state = post_update.update(moves, state, seen)
     seen = optax.apply_updates(seen, finished)
     kept += move
     assert float(seen['kernel'][0, 0]) == kept + move
@@ -238,21 +238,21 @@ def test_reapplied_moves_put_the_loss_one_move_ahead():
 
 def test_leaves_that_do_not_fit_are_refused_before_a_run():
   with pytest.raises(check.ConfigError, match=r"'conv9' matches no leaf"):
-    check.check(tiny.config(full_precision='conv9'))
+    check.check(tiny.config(float_layers='conv9'))
   with pytest.raises(check.ConfigError, match=r'shortcut/kernel has shape'):
     check.check(
-      tiny.config(estimator='kernel_wise', full_precision='head/kernel')
+      tiny.config(estimator='kernel_wise', float_layers='head/kernel')
     )
   check.check(
     tiny.config(
       estimator='kernel_wise',
-      full_precision='head/kernel|.*/shortcut/kernel',
+      float_layers='head/kernel|.*/shortcut/kernel',
     )
   )
 
 
 def test_full_precision_leaves_and_quantized_ones():
-  config = tiny.config(full_precision=r'head/kernel|.*/shortcut/kernel')
+  config = tiny.config(float_layers=r'head/kernel|.*/shortcut/kernel')
   shapes = jax.eval_shape(
     lambda: models.resnet8().init(
       jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
@@ -286,7 +286,7 @@ def test_estimators_by_name(values, state):
 
 
 def test_base_model_anneals_by_a_cosine_to_zero():
-  base = train_step.full_precision(tiny.config(pretrain_epochs=4))
+  base = train_step.base_config(tiny.config(pretrain_epochs=4))
   rate = optimizers.learning_rate(base, steps_per_epoch=5)
   at = [float(rate(step)) for step in (0, 5, 10, 20)]
   want = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]

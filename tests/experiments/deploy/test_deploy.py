@@ -47,7 +47,7 @@ def digits_config(**changes):
 def finished_run(workdir, method=None, **changes):
   """The folder of a run whose ResNet8 has random weights and statistics."""
   config = digits_config(**changes)
-  activation = train_step.ACTIVATIONS[config.activations](
+  activation = train_step.ACTIVATIONS[config.activation_quantizer](
     config.activation_bits
   )
   net = models.resnet8(activation=activation)
@@ -300,7 +300,7 @@ def test_norms_in_front_of_quantized_activations_stay(tmp_path):
     mq_jax.dorefa(2),
     quantizer='dorefa',
     bits=2,
-    activations='dorefa',
+    activation_quantizer='dorefa',
     activation_bits=2,
   )
   out = tmp_path / 'small'
@@ -319,7 +319,7 @@ def test_norms_in_front_of_quantized_activations_stay(tmp_path):
 
 def test_binary_networks_count_bits_where_that_is_wanted(tmp_path):
   net = finished_run(
-    tmp_path, activations='bi_real', full_precision='(stem|head)/kernel'
+    tmp_path, activation_quantizer='bi_real', float_layers='(stem|head)/kernel'
   )
   out = tmp_path / 'small'
   described = make.deploy(tmp_path, out, ['stablehlo'], count_bits=True)
@@ -336,9 +336,11 @@ def test_binary_networks_count_bits_where_that_is_wanted(tmp_path):
     assert np.sum(found.argmax(1) != expected) == 360 - one['equal_predictions']
     assert one['equal_predictions'] >= 359
   with pytest.raises(errors.InvalidError, match='ONNX cannot count bits'):
-    make._check_bits(digits_config(activations='sign'), ['onnx'])
+    make._check_bits(digits_config(activation_quantizer='sign'), ['onnx'])
   with pytest.raises(errors.InvalidError, match='are dorefa: leave it out'):
-    make._check_bits(digits_config(activations='dorefa'), ['stablehlo'])
+    make._check_bits(
+      digits_config(activation_quantizer='dorefa'), ['stablehlo']
+    )
 
 
 def test_what_cannot_be_deployed_is_said_first(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
   assert comparison.accuracies(measured) == [20.0, 50.0, 3.0]
   assert measured.diverged == [5]
   assert measured.epochs == 2
-  assert measured.full_precision == 91.5
+  assert measured.base_accuracy == 91.5
   assert 'other' not in measured.names
   assert 'short' not in measured.names
   assert comparison.cell(config, []) is None
@@ -62,10 +62,10 @@ def test_trials_from_other_base_models_are_not_pooled(tmp_path):
   for seed, base in enumerate((91.5, 60.0, 91.5)):
     ledgers.write(
       *(tmp_path, f'{seed}', config.to_dict() | {'seed': seed}, [50.0]),
-      start={'full_precision_accuracy': base},
+      start={'base_accuracy': base},
     )
   measured = comparison.cell(config, ledger.read(tmp_path))
-  assert (list(measured.records), measured.full_precision) == ([0, 2], 91.5)
+  assert (list(measured.records), measured.base_accuracy) == ([0, 2], 91.5)
 
 
 def test_random_weights_and_a_base_model_are_two_settings(tmp_path):
@@ -118,7 +118,7 @@ def test_sums_of_the_published_tables(
 ):
   """Sums, also weighted by rank, of a list that was checked once."""
   keys = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
-  keys += ('slim', 'hidden', 'activation')
+  keys += ('slim', 'hidden', 'estimator_activation')
   entries = sorted(
     json.loads(comparison.PUBLISHED.read_text())[table],
     key=lambda entry: [str(entry.get(key)) for key in keys],

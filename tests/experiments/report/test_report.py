@@ -43,7 +43,7 @@ def write_run(workdir, epochs=1, done=1, **config):
     | config,
     'device': {'kind': 'cpu'},
     'versions': {'jax': '0.10.2'},
-    'start': {'full_precision_accuracy': 91.5, 's': 0.0, 'offset': 1.0},
+    'start': {'base_accuracy': 91.5, 's': 0.0, 'offset': 1.0},
   }
   records = [
     {
@@ -284,7 +284,11 @@ def test_what_is_no_first_epoch_of_cifar_10_stays_out(tmp_path):
   ledgers.write(tmp_path, 'digits', {'dataset': 'digits'}, [80.0])
   ledgers.write(tmp_path, 'bad', {'epochs': 1}, [], diverged='at step 2')
   for key, value in (
-    *(('slim', True), ('activation', 'tanh'), ('network', 'resnet110')),
+    *(
+      ('slim', True),
+      ('estimator_activation', 'tanh'),
+      ('network', 'resnet110'),
+    ),
     *(('phi_cotangent', 'estimator'), ('weight_decay', 5e-4)),
   ):
     ledgers.write(tmp_path, key, {key: value}, [80.0])

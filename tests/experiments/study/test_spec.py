@@ -133,7 +133,7 @@ def test_what_a_run_reads_tells_it_from_others(estimator, quantizer, optimizer):
   train_step.rules(recorder, 1)
   train_step.estimator(recorder, 1)
   train_step.refine(recorder, 1)
-  train_step.finish(recorder, 1)
+  train_step.post_update(recorder, 1)
   optimizers.learning_rate(recorder, 1)
   told = json.loads(spec.identity(config.to_dict()))
   # These are asked for always, and do nothing where nothing is learned.
@@ -142,9 +142,16 @@ def test_what_a_run_reads_tells_it_from_others(estimator, quantizer, optimizer):
   unread = set(spec.READ_BY) - set(told)
   assert not unread & (recorder.seen - nothing)
   # And nothing tells runs apart that none of them reads.
-  stack = {'hidden', 'layers', 'activation', 'init', 'carry', 'memory_dtype'}
+  stack = {
+    'hidden',
+    'layers',
+    'estimator_activation',
+    'init',
+    'carry',
+    'memory_dtype',
+  }
   own = {'features', 'progress_epochs', 'bits', 'per_channel', 'clip'}
-  others = {'full_precision', 'scaled_gradient', 'eps_root'}
+  others = {'float_layers', 'scaled_gradient', 'eps_root'}
   assert set(told) & (stack | own | others) <= recorder.seen
 
 

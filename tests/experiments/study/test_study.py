@@ -106,7 +106,7 @@ def test_a_study_runs_each_trial_once(reference):
   assert first != second
   # One base model for all of them.
   bases = {
-    run.header['start']['full_precision_accuracy']
+    run.header['start']['base_accuracy']
     for run in ledger.read(reference / 'results')
   }
   assert len(bases) == 1

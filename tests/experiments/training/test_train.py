@@ -95,10 +95,8 @@ def test_a_run_writes_what_it_measured(tmp_path, config):
   assert model.metadata['dataset'] == 'digits'
 
   _, base_accuracy = numpy_test(config.pretrained)
-  assert result.full_precision_accuracy == pytest.approx(base_accuracy)
-  assert header['start']['full_precision_accuracy'] == pytest.approx(
-    base_accuracy
-  )
+  assert result.base_accuracy == pytest.approx(base_accuracy)
+  assert header['start']['base_accuracy'] == pytest.approx(base_accuracy)
   accuracies = [r['test_accuracy'] for r in records]
   assert result.best_accuracy == max(accuracies)
   assert result.last_accuracy == pytest.approx(accuracies[-1])
@@ -235,7 +233,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
       train.train_and_evaluate(config, tmp_path)
   result = train.train_and_evaluate(config, tmp_path)
   assert tiny.timeless(result.records) == tiny.timeless(whole.records)
-  assert result.full_precision_accuracy == whole.full_precision_accuracy
+  assert result.base_accuracy == whole.base_accuracy
   end = tiny.last_checkpoint(config, tmp_path)
   assert end.step == last.step == 2 * tiny.STEPS
   assert end.progress == last.progress
@@ -277,11 +275,11 @@ def test_a_base_model_is_made_once_and_it_is_said(
   assert 'training a full-precision resnet8 on digits first, 1 epochs' in said
   base = tmp_path / 'pretrain'
   header, records = run_log.read_log(base / 'metrics.jsonl')
-  assert header['config'] == train_step.full_precision(config).to_dict()
+  assert header['config'] == train_step.base_config(config).to_dict()
   assert len(records) == config.pretrain_epochs
   # The quantized run starts where the base model ended.
   _, accuracy = numpy_test(base / 'model.safetensors')
-  assert result.full_precision_accuracy == pytest.approx(accuracy)
+  assert result.base_accuracy == pytest.approx(accuracy)
   assert records[-1]['test_accuracy'] == pytest.approx(accuracy)
 
   # Another quantized run beside the same base model does not train it again.
@@ -306,10 +304,10 @@ def test_a_base_model_is_made_once_and_it_is_said(
 
 
 def test_a_full_precision_run_reports_its_own_accuracy(tmp_path, config):
-  base = train_step.full_precision(config)
+  base = train_step.base_config(config)
   result = train.train_and_evaluate(base, tmp_path)
   _, accuracy = numpy_test(tmp_path / 'model.safetensors')
-  assert result.full_precision_accuracy == pytest.approx(accuracy)
+  assert result.base_accuracy == pytest.approx(accuracy)
   assert result.model_path == tmp_path / 'model.safetensors'
 
 

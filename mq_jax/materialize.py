@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def computed_once(
+def materialize(
   function: Callable[..., Any], *operands: Any, never: jax.Array
 ) -> Any:
   """`function(*operands)`, computed once on CPU, whoever reads it.
