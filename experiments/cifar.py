@@ -2,7 +2,7 @@
 
   python -m experiments.cifar --config=experiments/configs/resnet20.py
 
-Flags and `main` only; the work is in `experiments.train`.
+Flags and `main` only; the work is in `experiments.training`.
 """
 
 import sys
@@ -11,17 +11,20 @@ import time
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.build import check
+from experiments.build.check import check
+from experiments.build.schema import help_text
 from experiments.common import console, runtime
 from experiments.common.errors import told_plainly
 from experiments.records import run_log
-from experiments.training import train
+from experiments.training import train_and_evaluate
 
 DEFAULT = 'experiments/configs/resnet20.py'
 # Without a default here: a default would be read, and the command line applied
 # to it, as soon as this module is imported.
 CONFIG = config_flags.DEFINE_config_file(
-  'config', None, f'Configuration file. Default: {DEFAULT}.'
+  'config',
+  None,
+  f'Configuration file. Default: {DEFAULT}. Its keys:\n{help_text()}',
 )
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run. Default: a dated one under runs/.'
@@ -66,8 +69,8 @@ def main(argv: list[str]) -> None:
   runtime.configure()
   with told_plainly():
     config = CONFIG.value
-    check.check(config)
-    result = train.train_and_evaluate(config, workdir_for(config))
+    check(config)
+    result = train_and_evaluate(config, workdir_for(config))
   console.print_summary(
     *result[:5],
     last_epochs=len(run_log.last_epochs(result.records)),

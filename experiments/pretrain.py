@@ -2,15 +2,16 @@
 
   python -m experiments.pretrain --workdir=runs/base --config.network=resnet20
 
-The standard recipe, `config.pretrain_epochs` long: `train_step.base_config`.
+The standard recipe, `config.pretrain_epochs` long: `base_config` declares it.
 """
 
 from absl import app, flags
 
 from experiments import cifar
-from experiments.build import check, train_step
+from experiments.build.base_model import base_config
+from experiments.build.check import check
 from experiments.common import errors, runtime
-from experiments.training import train
+from experiments.training import train_and_evaluate
 
 flags.adopt_module_key_flags(cifar)
 
@@ -20,9 +21,9 @@ def main(argv: list[str]) -> None:
   del argv
   runtime.configure()
   with errors.told_plainly():
-    check.check(cifar.CONFIG.value)
-    config = train_step.base_config(cifar.CONFIG.value)
-    result = train.train_and_evaluate(config, cifar.workdir_for(config))
+    check(cifar.CONFIG.value)
+    config = base_config(cifar.CONFIG.value)
+    result = train_and_evaluate(config, cifar.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
     f' {result.base_accuracy:.2f}% test accuracy.\n'

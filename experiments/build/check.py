@@ -1,4 +1,4 @@
-"""What a configuration must be for a run to begin."""
+"""The check of a configuration, before any long work starts."""
 
 import functools
 from typing import Any
@@ -7,270 +7,159 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments.build import (
-  losses,
-  method_options,
-  methods,
-  optimizers,
-  train_step,
-)
-from experiments.common.errors import InvalidError
-from experiments.configs import resnet20
-from mq_jax import models, selection
+from experiments.build.base_model import is_from_scratch
+from experiments.build.estimators import ESTIMATORS
+from experiments.build.key import check_value
+from experiments.build.methods import METHODS
+from experiments.build.networks import make_network, network_keys
+from experiments.build.parts import RunParts, make_parts, make_train_step
+from experiments.build.schema import KEYS, default_config
+from experiments.common.errors import ConfigError
+from experiments.data.datasets import DATASETS
+from mq_jax import selection
 
-CHOICES = {
-  'network': (
-    'resnet8',
-    'resnet20',
-    'resnet32',
-    'resnet44',
-    'resnet56',
-    'resnet110',
-    'vgg_small',
-    'labnet',
-  ),
-  'activation_quantizer': tuple(train_step.ACTIVATIONS),
-  'loss': tuple(losses.LOSSES),
-  'dataset': ('cifar10', 'cifar100', 'digits'),
-  'dtype': tuple(train_step.DTYPES),
-  'memory_dtype': tuple(train_step.DTYPES),
-  'quantizer': tuple(method_options.OPTIONS),
-  'estimator': (
-    'ste',
-    'fc_grad',
-    'multi_fc',
-    'lstm_fc',
-    'kernel_wise',
-    'feature_fc',
-  ),
-  'estimator_activation': (None, 'relu', 'tanh'),
-  'init': ('random', 'identity'),
-  'phi_cotangent': ('ste', 'estimator'),
-  'optimizer': tuple(optimizers.OPTIMIZERS),
-  'meta_optimizer': ('adam', 'sgd'),
-}
-AT_LEAST = {
-  'pretrain_epochs': 0,
-  'recalibrate': 0,
-  'clip': 0,
-  'eps_root': 0,
-  'weight_decay': 0,
-  'learning_rate': 0,
-  'meta_learning_rate': 0,
-  'decay_every': 0,
-  'meta_decay_every': 0,
-  'meta_every': 1,
-  'meta_stop': 0,
-  'holdout': 0,
-  'progress_epochs': 1,
-  'batch_size': 1,
-  'epochs': 0,
-  'epoch_steps': 0,
-  'chunk': 1,
-  'checkpoint_every': 1,
-  'seed': 0,
-  'trials': 1,
-  'mesh_data': -1,
-}
-LARGEST_SEED = 2**31 - 1  # what jax takes for a key in 32 bits
-
-
-class ConfigError(InvalidError):
-  """A configuration that no run can have; the message names the mend."""
+LARGEST_SEED = 2**31 - 1  # A jax key of 32 bits takes no larger seed.
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses unknown keys, unknown names and values out of range.
+  """Refuses unknown keys, values out of range and parts that do not fit.
+
+  Args:
+    config: Any configuration.
 
   Raises:
-    ConfigError: With the key, its value and what it may be.
+    ConfigError: With the key, its value and what is allowed.
   """
-  known = resnet20.get_config()
-  if unknown := sorted(set(config) - set(known)):
+  if unknown := sorted(set(config) - set(KEYS)):
     raise ConfigError(
-      f'unknown config keys {unknown}: the keys are {sorted(known)}'
+      f'unknown config keys {unknown}: the keys are {sorted(KEYS)}.'
     )
-  if missing := sorted(set(known) - set(config)):
+  if missing := sorted(set(KEYS) - set(config)):
     raise ConfigError(
       f'config keys {missing} are missing: start from'
-      ' experiments.configs.resnet20.get_config()'
+      ' experiments.configs.resnet20.get_config().'
     )
-  _check_values(config, known)
-  if config.quantizer == 'none' and config.estimator != 'ste':
-    raise ConfigError(
-      f'config.estimator={config.estimator!r} has nothing to estimate where'
-      " config.quantizer is 'none': take 'ste'"
-    )
-  if config.estimator == 'ste' and (config.slim or config.per_layer):
-    raise ConfigError(
-      "config.estimator='ste' learns nothing, so config.slim and"
-      ' config.per_layer must be False'
-    )
-  if config.trials > 1 and train_step.is_from_scratch(config):
-    raise ConfigError(
-      f'config.trials={config.trials} share the weights they start from, and'
-      ' there are none: give config.pretrained, or train from random weights'
-      ' one seed at a time'
-    )
-  if config.mesh_data == 0:
-    raise ConfigError('config.mesh_data=0 must be a number of devices, or -1')
-  if config.quantizer not in method_options.WITH_BITS and config.bits != 1:
-    raise ConfigError(
-      f'config.bits={config.bits!r}, but config.quantizer={config.quantizer!r}'
-      ' has a number of levels of its own: leave it at 1'
-    )
-  _check_training(config)
-  if (
-    config.estimator == 'feature_fc'
-    and 'distance' in config.features.split()
-    and (config.bits > 1 or config.quantizer in ('twn', 'ttq'))
-  ):
-    raise ConfigError(
-      f'config.quantizer={config.quantizer!r} with'
-      f' config.bits={config.bits!r} has several thresholds, and the feature'
-      " 'distance' is that to one: take bits=1, or leave it out of"
-      ' config.features'
-    )
+  for name, key in KEYS.items():
+    check_value(f'config.{name}', key, config[name])
+  _check_seeds(config)
+  _check_quantizer(config)
+  _check_estimator(config)
+  _check_decay(config)
   try:
-    train_step.network(config, 10)
-    train_step.make_train_step(config, _no_loss, 1)
-    _check_parts(config)
-    if config.float_layers or config.estimator == 'kernel_wise':
-      _check_leaves(config)
+    make_network(config, 10)
+    parts = make_parts(config, 1)
+    make_train_step(config, parts, _no_loss)
+    if parts.relaxed and ESTIMATORS[config.estimator].learned:
+      raise ConfigError(
+        f'config.estimator={config.estimator!r} has nothing to estimate:'
+        f' gradients pass no quantizer with config.quantizer='
+        f"{config.quantizer!r}. Set config.estimator='ste'."
+      )
+    _check_leaves(config, parts)
   except ValueError as error:
     raise ConfigError(str(error)) from error
 
 
-def _check_training(config: ConfigDict) -> None:
-  """Refuses what cannot be trained, or what training would not use."""
-  after_training = config.quantizer in method_options.AFTER_TRAINING
+def _check_seeds(config: ConfigDict) -> None:
+  """Refuses seeds that jax cannot take, and trials without common weights."""
+  if config.seed + config.trials - 1 > LARGEST_SEED:
+    raise ConfigError(
+      f'config.seed={config.seed!r} with config.trials={config.trials!r} must'
+      f' end at {LARGEST_SEED} at most.'
+    )
+  if config.trials > 1 and is_from_scratch(config):
+    raise ConfigError(
+      f'config.trials={config.trials} trials must start from the same weights,'
+      ' but this run starts from random weights: set config.pretrained, or run'
+      ' one seed at a time.'
+    )
+  if config.mesh_data == 0:
+    raise ConfigError('config.mesh_data=0 must be a number of devices, or -1.')
+
+
+def _check_quantizer(config: ConfigDict) -> None:
+  """Refuses a method that does not fit the length or the start of the run."""
+  method = METHODS[config.quantizer]
+  name = f'config.quantizer={config.quantizer!r}'
+  if 'bits' not in method.reads and config.bits != 1:
+    raise ConfigError(
+      f'config.bits={config.bits!r} has no effect with {name}, which has a'
+      ' fixed number of levels: leave config.bits at 1.'
+    )
   if config.epochs == 0 and config.quantizer == 'none':
+    raise ConfigError(f'config.epochs=0 with {name} leaves nothing to do.')
+  if method.for_trained and config.epochs:
     raise ConfigError(
-      "config.epochs=0 leaves nothing to do where config.quantizer is 'none'"
+      f'{name} quantizes trained networks: set config.epochs=0.'
     )
-  if after_training and config.epochs:
+  if method.for_trained and is_from_scratch(config):
     raise ConfigError(
-      f'config.quantizer={config.quantizer!r} is for trained networks: take'
-      ' config.epochs=0'
-    )
-  if after_training and train_step.is_from_scratch(config):
-    raise ConfigError(
-      f'config.quantizer={config.quantizer!r} is for trained networks: give'
-      ' config.pretrained, or train one by config.pretrain_epochs'
-    )
-  if config.epochs == 0 and config.estimator != 'ste':
-    raise ConfigError(
-      f'config.estimator={config.estimator!r} learns nothing where'
-      " config.epochs=0: take 'ste'"
-    )
-  if not config.decay_factor > 0:
-    raise ConfigError(
-      f'config.decay_factor={config.decay_factor!r} must be above 0'
-    )
-  at = config.decay_at.split()
-  if not all(epoch.isdecimal() for epoch in at) or sorted(
-    set(map(int, at))
-  ) != list(map(int, at)):
-    raise ConfigError(
-      f'config.decay_at={config.decay_at!r} must be epochs that ascend, with'
-      ' blanks between'
+      f'{name} quantizes trained networks: set config.pretrained, or'
+      ' config.pretrain_epochs to train one first.'
     )
 
 
-def _check_parts(config: ConfigDict) -> None:
-  """Refuses parts that do not go together."""
-  if config.quantizer == 'none':
+def _check_estimator(config: ConfigDict) -> None:
+  """Refuses a learned estimator where nothing can be learned."""
+  if not ESTIMATORS[config.estimator].learned:
+    if config.slim or config.per_layer:
+      raise ConfigError(
+        f'config.estimator={config.estimator!r} learns nothing, so config.slim'
+        ' and config.per_layer must be False.'
+      )
     return
-  method = methods.make(config, 1)
-  if config.estimator != 'ste' and method.quantizer.relaxed is not None:
+  name = f'config.estimator={config.estimator!r}'
+  if config.quantizer == 'none':
     raise ConfigError(
-      f'config.estimator={config.estimator!r} has nothing to estimate: with'
-      f' config.quantizer={config.quantizer!r} gradients pass no quantizer in'
-      " training. Take 'ste'"
+      f"{name} has nothing to estimate with config.quantizer='none': set"
+      " config.estimator='ste'."
     )
-  if config.reapply and method.post_update is not None:
+  if config.epochs == 0:
     raise ConfigError(
-      f'config.reapply=True and config.quantizer={config.quantizer!r} both'
-      ' change the move last: leave one of the two out'
+      f"{name} learns nothing with config.epochs=0: set config.estimator='ste'."
     )
 
 
-def _check_leaves(config: ConfigDict) -> None:
-  """Refuses rules and estimators that the network's leaves do not fit."""
-  params = _shapes(
-    *(
-      config[key]
-      for key in ('network', 'activation_quantizer', 'activation_bits')
-    ),
-    config.head_norm,
-  )
-  chosen = selection.select(params, train_step.rules(config, 1))
+def _check_decay(config: ConfigDict) -> None:
+  """Refuses epochs of decay that are not ascending numbers."""
+  epochs = config.decay_at.split()
+  numbers = [int(epoch) for epoch in epochs if epoch.isdecimal()]
+  if len(numbers) < len(epochs) or sorted(set(numbers)) != numbers:
+    raise ConfigError(
+      f'config.decay_at={config.decay_at!r} must be ascending epochs separated'
+      ' by blanks.'
+    )
+
+
+def _check_leaves(config: ConfigDict, parts: RunParts) -> None:
+  """Refuses rules and estimators that do not fit the leaves of the network."""
+  # All else fits the leaves of every network.
+  if not config.float_layers and config.estimator != 'kernel_wise':
+    return
+  keys = tuple((name, config[name]) for name in network_keys(config))
+  params = _param_shapes(keys, DATASETS[config.dataset].image_shape)
+  selected = selection.select(params, parts.rules)
   leaves = selection.named_leaves(params)
-  estimator = train_step.estimator(config, 1)
   jax.eval_shape(
-    lambda leaves: estimator.init(jax.random.key(0), leaves),
-    {path: leaves[path] for path in chosen},
+    lambda leaves: parts.estimator.init(jax.random.key(0), leaves),
+    {path: leaves[path] for path in selected},
   )
 
 
 @functools.cache
-def _shapes(
-  network: str, activations: str, activation_bits: int, head_norm: bool
+def _param_shapes(
+  keys: tuple[tuple[str, Any], ...], image_shape: tuple[int, int, int]
 ) -> Any:
-  net = getattr(models, network)(
-    num_classes=10,
-    activation=train_step.ACTIVATIONS[activations](activation_bits),
-    head_norm=head_norm,
-  )
+  """Returns the shapes of a network's parameters, without computing any."""
+  config = default_config()
+  config.update(dict(keys))
+  net = make_network(config, 10)
+  images = jnp.zeros((1, *image_shape))
   variables = jax.eval_shape(
-    lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    lambda: net.init(jax.random.key(0), images, train=False)
   )
   return variables['params']
 
 
-def _check_values(config: ConfigDict, known: ConfigDict) -> None:
-  """Refuses a value of another type, or one out of its range."""
-  for key, default in known.items():
-    value, kind = config[key], known.get_type(key)
-    # A bool is an int to Python, and an int does where a float is wanted.
-    kinds = (int, float) if kind is float else (kind,)
-    if not (type(value) in kinds or (value is None and default is None)):
-      raise ConfigError(f'config.{key}={value!r} must be of {kind.__name__}')
-  for key, choices in CHOICES.items():
-    if config[key] not in choices:
-      raise ConfigError(
-        f'config.{key}={config[key]!r} must be one of {choices}'
-      )
-  for key, least in AT_LEAST.items():
-    if not least <= config[key] < float('inf'):
-      raise ConfigError(
-        f'config.{key}={config[key]!r} must be at least {least} and finite'
-      )
-  if config.seed + config.trials - 1 > LARGEST_SEED:
-    raise ConfigError(
-      f'config.seed={config.seed!r} with config.trials={config.trials!r} must'
-      f' end at {LARGEST_SEED} at most'
-    )
-
-
-def check_sizes(config: ConfigDict, images: int, devices: int) -> None:
-  """Refuses a batch that the data cannot fill or the devices cannot split.
-
-  Raises:
-    ConfigError: With the sizes of both.
-  """
-  if config.batch_size % devices:
-    raise ConfigError(
-      f'config.batch_size={config.batch_size} must be a multiple of {devices},'
-      ' the number of devices that config.mesh_data splits it over'
-    )
-  if config.batch_size > images - config.holdout:
-    raise ConfigError(
-      f'config.batch_size={config.batch_size} must be at most'
-      f' {images - config.holdout}, the number of training images in'
-      f' {config.dataset} less config.holdout={config.holdout}'
-    )
-
-
 def _no_loss(*_: Any) -> Any:
-  raise NotImplementedError('only the arguments of the step are checked')
+  raise NotImplementedError('Only the arguments of the step are checked.')

@@ -1,4 +1,4 @@
-"""Losses of a network: in training, and summed up in a test."""
+"""Losses of a network: the mean in training, and sums in a test."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,16 @@ Array = jax.Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-  """Of each example."""
+  """Returns the cross entropy of each example."""
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def squared_hinge(logits: Array, labels: Array) -> Array:
-  """Of each example: the L2 support vector machine's, mean over classes."""
+  """Returns the squared hinge loss of each example, mean over classes.
+
+  It is the loss of an L2 support vector machine that tells each class from the
+  others.
+  """
   signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
   return jnp.mean(jnp.maximum(0, 1 - signs * logits) ** 2, axis=-1)
 
@@ -29,7 +33,7 @@ LOSSES: dict[str, Losses] = {
 
 
 def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
-  """Mean loss of a network with batch statistics.
+  """Makes the mean loss of a network with batch statistics.
 
   Args:
     net: Linen module: `(images, train) -> logits`.
@@ -43,15 +47,18 @@ def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
   def loss_fn(
     params: Any, batch_stats: Any, batch: dict[str, Array], rng: Array
   ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-    del rng  # no layer of these networks is random
+    del rng  # No layer of these networks is random.
     logits, new = net.apply(
       {'params': params, 'batch_stats': batch_stats},
       batch['image'],
       train=True,
       mutable=['batch_stats'],
     )
-    each, correct = _scores(losses, logits, batch['label'])
-    return each.mean(), (new['batch_stats'], {'accuracy': correct.mean()})
+    loss_per_example, correct = _scores(losses, logits, batch['label'])
+    return loss_per_example.mean(), (
+      new['batch_stats'],
+      {'accuracy': correct.mean()},
+    )
 
   return loss_fn
 
@@ -59,11 +66,15 @@ def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
 def make_evaluation(
   net: Any, losses: Losses = cross_entropy
 ) -> Callable[..., tuple[Array, Array]]:
-  """Sums of loss and of correct answers over one batch.
+  """Makes the sums of losses and of correct answers over one batch.
+
+  Args:
+    net: Linen module: `(images, train) -> logits`.
+    losses: `(logits, labels) -> loss of each example`.
 
   Returns:
-    `(params, batch_stats, batch) -> (loss sum, correct)`, where
-    `batch['mask']` is 0 on examples that do not count.
+    `(params, batch_stats, batch) -> (loss sum, number of correct answers)`,
+    where `batch['mask']` is 0 on examples that do not count.
   """
 
   def evaluate(
@@ -74,8 +85,10 @@ def make_evaluation(
       batch['image'],
       train=False,
     )
-    each, correct = _scores(losses, logits, batch['label'])
-    return jnp.sum(each * batch['mask']), jnp.sum(correct * batch['mask'])
+    loss_per_example, correct = _scores(losses, logits, batch['label'])
+    return jnp.sum(loss_per_example * batch['mask']), jnp.sum(
+      correct * batch['mask']
+    )
 
   return evaluate
 

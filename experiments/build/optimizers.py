@@ -1,45 +1,77 @@
-"""From a configuration to the optimizers of the network and of φ."""
+"""Optimizers of the network and of φ, and their learning rates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from experiments.build.key import subset
+
 Array = jax.Array
-# π without learning rate and weight decay, and whether the latter is decoupled.
-OPTIMIZERS: dict[str, tuple[Callable[[ConfigDict], Any], bool]] = {
-  'sgd': (lambda config: optax.identity(), False),
-  'momentum': (lambda config: optax.trace(0.9), False),
-  'adam': (lambda config: optax.scale_by_adam(eps_root=config.eps_root), False),
-  'adamw': (lambda config: optax.scale_by_adam(eps_root=config.eps_root), True),
-  'rmsprop': (lambda config: optax.scale_by_rms(), False),
-  'lion': (lambda config: optax.scale_by_lion(), True),
+Schedule = Callable[[Any], Any]
+
+
+class Optimizer(NamedTuple):
+  """The declaration of an optimizer of the network.
+
+  Attributes:
+    make: `(keys) -> optax.GradientTransformation` without learning rate and
+      weight decay.
+    reads: Configuration keys that it depends on.
+    decoupled: Weight decay is added after the transformation, not before.
+  """
+
+  make: Callable[[ConfigDict], optax.GradientTransformation]
+  reads: tuple[str, ...] = ()
+  decoupled: bool = False
+
+
+def _adam(keys: ConfigDict) -> optax.GradientTransformation:
+  return optax.scale_by_adam(eps_root=keys.eps_root)
+
+
+OPTIMIZERS = {
+  'sgd': Optimizer(lambda keys: optax.identity()),
+  'momentum': Optimizer(lambda keys: optax.trace(0.9)),
+  'adam': Optimizer(_adam, ('eps_root',)),
+  'adamw': Optimizer(_adam, ('eps_root',), decoupled=True),
+  'rmsprop': Optimizer(lambda keys: optax.scale_by_rms()),
+  'lion': Optimizer(lambda keys: optax.scale_by_lion(), decoupled=True),
 }
+META_OPTIMIZERS = {'adam': optax.adam, 'sgd': optax.sgd}
 
 
-def refine(config: ConfigDict) -> optax.GradientTransformation:
-  """π: the optimizer that `config` names, without a learning rate."""
-  make, decoupled = OPTIMIZERS[config.optimizer]
-  optimizer = make(config)
+def make_refine(config: ConfigDict) -> optax.GradientTransformation:
+  """Makes π: `config.optimizer` with weight decay, without a learning rate."""
+  declared = OPTIMIZERS[config.optimizer]
+  optimizer = declared.make(subset(config, declared.reads))
   if not config.weight_decay:
     return optimizer
   decay = optax.add_decayed_weights(config.weight_decay)
-  parts = (optimizer, decay) if decoupled else (decay, optimizer)
-  return optax.chain(*parts)
+  if declared.decoupled:
+    return optax.chain(optimizer, decay)
+  return optax.chain(decay, optimizer)
 
 
-def learning_rate(
-  config: ConfigDict, steps_per_epoch: int
-) -> Callable[[Any], Any]:
-  """α as a function of the number of updates so far."""
+def make_learning_rate(
+  config: ConfigDict, steps_per_epoch: int, *, cosine: bool = False
+) -> Schedule:
+  """Makes α as a function of the number of updates so far.
+
+  Args:
+    config: A checked configuration.
+    steps_per_epoch: Number of updates per epoch.
+    cosine: Whether α follows a cosine to 0 instead of the steps that the
+      configuration gives.
+  """
   initial = config.learning_rate
-  if config.quantizer == 'none':
+  if cosine:
     return optax.cosine_decay_schedule(initial, config.epochs * steps_per_epoch)
   if not config.decay_at:
-    return falling(
+    return _staircase(
       initial, config.decay_every, steps_per_epoch, config.decay_factor
     )
   return optax.piecewise_constant_schedule(
@@ -51,10 +83,10 @@ def learning_rate(
   )
 
 
-def falling(
+def _staircase(
   initial: float, every: int, steps_per_epoch: int, factor: float
-) -> Callable[[Any], Any]:
-  """A rate that is multiplied by `factor` every so many epochs; 0: never."""
+) -> Schedule:
+  """Multiplies a rate by `factor` every `every` epochs; 0 means never."""
   if not every:
     return optax.constant_schedule(initial)
   return optax.exponential_decay(
@@ -62,21 +94,21 @@ def falling(
   )
 
 
-def meta_optimizer(
+def make_meta_optimizer(
   config: ConfigDict, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-  """What trains φ, with its learning rate γ.
+  """Makes the optimizer of φ, with its learning rate γ.
 
-  Between its turns, and once it has stopped, φ stands still.
+  φ is constant between the steps that `config.meta_every` selects, and after
+  the epochs in `config.meta_stop`.
   """
-  gamma = falling(
+  gamma = _staircase(
     config.meta_learning_rate, config.meta_decay_every, steps_per_epoch, 0.1
   )
   last = config.meta_stop * steps_per_epoch or jnp.inf
 
   def rate(step: Array) -> Array:
-    has_turn = (step % config.meta_every == 0) & (step < last)
-    return jnp.where(has_turn, gamma(step), 0.0)
+    updates_phi = (step % config.meta_every == 0) & (step < last)
+    return jnp.where(updates_phi, gamma(step), 0.0)
 
-  make = {'adam': optax.adam, 'sgd': optax.sgd}[config.meta_optimizer]
-  return make(rate)
+  return META_OPTIMIZERS[config.meta_optimizer](rate)

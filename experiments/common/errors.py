@@ -17,6 +17,10 @@ class InvalidError(UserError, ValueError):
   """A value, a file or a folder is not what the run needs."""
 
 
+class ConfigError(InvalidError):
+  """A configuration that no run can have; the message names the remedy."""
+
+
 class MissingError(UserError, FileNotFoundError):
   """A file or a folder is not there."""
 

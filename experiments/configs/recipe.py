@@ -4,7 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.build import method_options
+from experiments.build.key import defaults
+from experiments.build.methods import METHODS
 from experiments.configs import resnet20
 
 
@@ -12,7 +13,7 @@ def recipe(quantizer: str, **changes: Any) -> ConfigDict:
   """A configuration of a method, with all its options listed.
 
   Args:
-    quantizer: Its name in `experiments.method_options.OPTIONS`.
+    quantizer: Its name in `experiments.build.methods.METHODS`.
     **changes: Keys of the configuration; `method` may be a dict of options.
 
   Returns:
@@ -20,6 +21,6 @@ def recipe(quantizer: str, **changes: Any) -> ConfigDict:
   """
   config = resnet20.get_config()
   config.quantizer, config.estimator = quantizer, 'ste'
-  config.method = ConfigDict(method_options.OPTIONS[quantizer])
+  config.method = defaults(METHODS[quantizer].options)
   config.update(changes)
   return config

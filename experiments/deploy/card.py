@@ -13,7 +13,7 @@ import rich.console
 import rich.table
 
 import mq_jax
-from experiments.data import datasets
+from experiments.data.on_device import ImageSet
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
 from mq_jax.packed_file import write_whole
@@ -26,7 +26,7 @@ def describe(
   header: dict[str, Any],
   path: pathlib.Path,
   packed: mq_jax.PackedParams,
-  dataset: datasets.Dataset,
+  dataset: ImageSet,
   logits: np.ndarray,
 ) -> dict[str, Any]:
   """The card, without its artefacts.

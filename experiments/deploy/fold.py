@@ -15,11 +15,15 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from experiments.build import train_step
-from experiments.common import console, runtime, sharding
+from experiments.build import losses
+from experiments.build.networks import make_network
+from experiments.common import console, runtime
 from experiments.common.errors import told_plainly
-from experiments.records import final, finished, model_file
+from experiments.deploy import trained_run
+from experiments.records import model_file
+from experiments.records import workdir as run_folder
 from experiments.training.evaluation import make_evaluate
+from experiments.training.train import make_pipeline
 from mq_jax import selection
 from mq_jax.models import fold_scales
 
@@ -41,16 +45,16 @@ def finalise(
     MissingError: If there is no finished run of quantized weights.
   """
   workdir = pathlib.Path(workdir)
-  config, _, path = finished.read(workdir)
+  config, _, path = run_folder.read_quantized_run(workdir)
   model = model_file.load_model(path)
-  scales = finished.scales(model, config)
+  scales = trained_run.scales_of(model, config)
   params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
   evaluate = _evaluation(config)
   accuracies = {
     'quantized': evaluate(model.params, model.batch_stats)[1],
     'folded': evaluate(params, batch_stats)[1],
   }
-  trained = workdir / final.model_name(config, kind='trained')
+  trained = run_folder.model_path(workdir, config, kind='trained')
   if trained.exists():
     seen = model_file.load_model(trained)
     accuracies = {
@@ -72,9 +76,10 @@ def finalise(
 
 
 def _evaluation(config: ConfigDict) -> Callable[..., tuple[float, float]]:
-  dataset = finished.tested_on(config)
-  net = train_step.network(config, len(dataset.class_names))
-  return make_evaluate(config, dataset, net, sharding.data_mesh(1))
+  config.mesh_data = 1
+  pipeline = make_pipeline(config)
+  net = make_network(config, len(pipeline.classes))
+  return make_evaluate(pipeline.evaluate, net, losses.LOSSES[config.loss])
 
 
 def main(argv: list[str]) -> None:

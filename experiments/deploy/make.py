@@ -12,11 +12,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build import train_step
+from experiments.build.networks import make_activation, make_network
 from experiments.common.errors import InvalidError
-from experiments.data import datasets
-from experiments.deploy import artefact, card, check, export, packed_network
-from experiments.records import finished, model_file
+from experiments.data.on_device import ImageSet
+from experiments.deploy import (
+  artefact,
+  card,
+  check,
+  export,
+  packed_network,
+  trained_run,
+)
+from experiments.records import model_file
+from experiments.records import workdir as run_folder
 from mq_jax.models import BatchNorm, fold_norms, fold_scales
 from mq_jax.packed_file import write_whole
 
@@ -65,7 +73,7 @@ def deploy(
     )
   if 'onnx' in formats:
     export.check_onnx()
-  config, header, path = finished.read(workdir)
+  config, header, path = run_folder.read_quantized_run(workdir)
   if data_dir:
     config.data_dir = data_dir
   if count_bits:
@@ -104,7 +112,7 @@ def _made(
   count_bits: bool,
 ) -> dict[str, Any]:
   """Makes all files, and the card of what each is worth."""
-  model, dataset = model_file.load_model(path), finished.tested_on(config)
+  model, dataset = model_file.load_model(path), trained_run.load_images(config)
   exact = config.activation_quantizer == 'relu' and config.dtype == 'float32'
   if exact or count_bits:
     params, batch_stats = _folded(model, config), {}
@@ -114,7 +122,7 @@ def _made(
     params, batch_stats = model.params, model.batch_stats
   packed = mq_jax.pack(
     params,
-    train_step.rules(config, 1),
+    trained_run.rules_of(config),
     quantized=True,
     model_state=batch_stats,
     metadata=packed_network.described(config, dataset, count_bits),
@@ -152,9 +160,7 @@ def _put(
 
 
 def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
-  activation = train_step.ACTIVATIONS[config.activation_quantizer](
-    config.activation_bits
-  )
+  activation = make_activation(config)
   if activation is None or not activation.binary:
     raise InvalidError(
       f'--count_bits is for activations of ±1, and those of this run are'
@@ -167,15 +173,15 @@ def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
 
 
 def _folded(model: model_file.ModelFile, config: ConfigDict) -> Any:
-  net = train_step.network(config, 1)
-  scales = finished.scales(model, config)
+  net = make_network(config, 1)
+  scales = trained_run.scales_of(model, config)
   params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
   epsilon = getattr(net, 'epsilon', BatchNorm.epsilon)
   return fold_norms(params, batch_stats, epsilon)
 
 
 def _logits_of_trained(
-  model: model_file.ModelFile, config: ConfigDict, dataset: datasets.Dataset
+  model: model_file.ModelFile, config: ConfigDict, dataset: ImageSet
 ) -> np.ndarray:
   """Of the test images, as the run's own test takes them."""
   logits = packed_network.logits_of(

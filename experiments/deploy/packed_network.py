@@ -14,24 +14,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build import train_step
+from experiments.build.networks import DTYPES, make_network, network_keys
+from experiments.build.schema import default_config
 from experiments.common.errors import InvalidError
-from experiments.configs import resnet20
-from experiments.data import batches, datasets
+from experiments.data import batches
+from experiments.data.on_device import ImageSet
 
 Array = jax.Array
-# What of a configuration the network of its weights depends on.
-_KEYS = (
-  'network',
-  'head_norm',
-  'activation_quantizer',
-  'activation_bits',
-  'dtype',
-)
 
 
 def described(
-  config: ConfigDict, dataset: datasets.Dataset, count_bits: bool = False
+  config: ConfigDict, dataset: ImageSet, count_bits: bool = False
 ) -> dict[str, str]:
   """What the file of a packed network says of it.
 
@@ -41,7 +34,7 @@ def described(
     count_bits: Whether convolutions of ±1 with ±1 count bits.
   """
   return {
-    'network': json.dumps({key: config[key] for key in _KEYS}),
+    'network': json.dumps({key: config[key] for key in network_keys(config)}),
     'count_bits': json.dumps(count_bits),
     'pixels': json.dumps({'mean': dataset.mean, 'std': dataset.std}),
     'images': json.dumps(dataset.test_images.shape[1:]),
@@ -63,16 +56,16 @@ def logits_of(
     shape (N, classes). The weights are unpacked within.
   """
   told = packed.metadata
-  config = resnet20.get_config()
+  config = default_config()
   config.update(json.loads(told['network']))
-  net = train_step.network(config, len(json.loads(told['classes'])))
+  net = make_network(config, len(json.loads(told['classes'])))
   if json.loads(told['count_bits']):
     net = net.clone(count_bits=True)
   pixels = json.loads(told['pixels'])
 
   def logits(images: Array) -> Array:
     images = batches.normalised(
-      images, pixels['mean'], pixels['std'], train_step.DTYPES[config.dtype]
+      images, pixels['mean'], pixels['std'], DTYPES[config.dtype]
     )
     variables = {
       'params': mq_jax.unpack(packed),

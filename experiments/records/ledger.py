@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from experiments.build import fingerprint
 from experiments.common.errors import InvalidError, MissingError
 from experiments.records import run_log
+from experiments.records.workdir import log_path
 
 RESULTS = 'results'
-PATHS = ('data_dir', 'pretrained')
 
 
 class TakenError(InvalidError):
@@ -73,7 +74,7 @@ def add(
     InvalidError: If the run did not reach its last epoch and did not diverge.
     TakenError: If there is an entry of this name that is of another run.
   """
-  log = pathlib.Path(workdir) / 'metrics.jsonl'
+  log = log_path(workdir)
   if not log.exists():
     raise MissingError(f'{log} is missing: no run stands in {workdir}.')
   header, records = run_log.read_log(log)
@@ -105,9 +106,8 @@ def add(
 
 def without_folders(header: dict[str, Any]) -> dict[str, Any]:
   """A header whose configuration names files, not folders of one's own."""
-  config = header['config']
-  names = {key: pathlib.PurePath(config[key]).name for key in PATHS}
-  return header | {'config': config | names}
+  config = fingerprint.without_folders(header['config'])
+  return header | {'config': config}
 
 
 def seeds(run: Run) -> list[int]:

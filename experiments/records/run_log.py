@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.build.fingerprint import without_places
 from experiments.common.errors import InvalidError
 
 REQUIRED = (
@@ -32,9 +33,6 @@ REQUIRED = (
   'test_accuracy',
   'seconds',
 )
-# Where files lie changes no number, so a run goes on after they have moved.
-PLACES = ('data_dir',)
-FILES = ('pretrained',)  # told apart by the last part of their paths
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
 
 
@@ -196,18 +194,12 @@ def check_same_config(
     config: the whole configuration, as for `describe_run`.
 
   Raises:
-    ValueError: with the keys in which the two differ; those of `PLACES` may,
-      and those of `FILES` in the folder.
+    ValueError: with the keys in which the two differ. Files and folders may
+      have moved (`fingerprint.without_places`).
   """
   header, _ = read_log(path)
   old, new = (
-    _flat(
-      {
-        key: Path(value).name if key in FILES and value else value
-        for key, value in entry.items()
-        if key not in PLACES
-      }
-    )
+    _flat(without_places(entry))
     for entry in (header['config'], _plain(config, 'config'))
   )
   differ = [

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.build.train_step import is_from_scratch
+from experiments.build.base_model import is_from_scratch
+from experiments.build.fingerprint import identity
 from experiments.records import ledger, run_log
-from experiments.study.spec import identity, in_protocol
+from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
 RESAMPLES = 10_000

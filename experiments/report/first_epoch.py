@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.configs import resnet20
+from experiments.build.fingerprint import identity
+from experiments.build.schema import default_config
 from experiments.records import ledger
 from experiments.report import tables
-from experiments.study.spec import identity
 
 # Nothing else may differ from the configuration that a user begins with.
 _SHOWN = (
@@ -52,7 +52,7 @@ def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
 
 
 def _is_first_epoch(config: dict[str, Any]) -> bool:
-  default = resnet20.get_config().to_dict()
+  default = default_config().to_dict()
   shown = {key: config[key] for key in _SHOWN}
   apart = ('pretrained', 'pretrain_epochs')
   return config.get('trials', 1) == 1 and (

@@ -10,9 +10,9 @@ import rich.table
 import rich.text
 from ml_collections import ConfigDict
 
+from experiments.build.fingerprint import identity
 from experiments.records import ledger
 from experiments.study import plan
-from experiments.study.spec import identity
 from experiments.training import progress
 
 Show = Callable[..., Any]

@@ -11,9 +11,10 @@ from typing import IO, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.build import train_step
+from experiments.build.base_model import is_from_scratch
+from experiments.build.fingerprint import identity
 from experiments.records import ledger, model_file, run_log
-from experiments.study.spec import identity
+from experiments.records.workdir import log_path
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
 _APART = 'one-of-these-seeds-diverged'
@@ -89,7 +90,7 @@ def jobs(
     groups = [own for own in begun if set(own) & left]
     left -= {seed for own in groups for seed in own}
     # A run of several trials has one set of first weights for all of them.
-    at_once = together and not train_step.is_from_scratch(config)
+    at_once = together and not is_from_scratch(config)
     alone = left & apart if at_once else left
     groups += [[seed] for seed in alone] + _consecutive(left - alone)
     for seeds in sorted(groups):
@@ -103,7 +104,7 @@ def jobs(
 
 def status(job: Job) -> tuple[str, int]:
   """`(status, epochs done)` of a run that is not in the ledger."""
-  log = job.workdir / 'metrics.jsonl'
+  log = log_path(job.workdir)
   epochs = len(run_log.read_log(log)[1]) if log.exists() else 0
   if _lock(job.workdir).exists():
     with claimed(job.workdir) as mine:
@@ -167,7 +168,7 @@ def _begun(
     match = re.fullmatch(
       re.escape(stem) + r'-(?:seed(\d+)|seeds(\d+)to(\d+))', path.name
     )
-    if match and (path / 'metrics.jsonl').exists():
+    if match and log_path(path).exists():
       first, last = match[1] or match[2], match[1] or match[3]
       seeds = list(range(int(first), int(last) + 1))
       if (path / _APART).exists():

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from experiments.build import train_step
+from experiments import training
+from experiments.build.base_model import base_config, is_from_scratch
 from experiments.common.errors import InvalidError, MissingError
 from experiments.records import ledger
 from experiments.study import display as study_display
 from experiments.study import plan as study_plan
 from experiments.study import spec
-from experiments.training import train
 
 Stop = Callable[[], bool]
 
@@ -71,7 +71,7 @@ def base_models(
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
-    if config.pretrained or train_step.is_from_scratch(config):
+    if config.pretrained or is_from_scratch(config):
       _check_own_model(config)
       continue
     if folder:
@@ -79,7 +79,7 @@ def base_models(
         _model_in(pathlib.Path(folder).absolute(), config)
       )
       continue
-    base = train_step.base_config(config)
+    base = base_config(config)
     name = f'{config.network}-{config.dataset}'
     if config.holdout:
       name += f'-holdout{config.holdout}'
@@ -175,7 +175,7 @@ def run_study(
         told.add(job.name)
       else:
         return
-  except train.Stopped:
+  except training.Stopped:
     return
 
 
@@ -195,7 +195,7 @@ def _make_base(
     with study_plan.claimed(folder) as mine:
       if mine:
         show = display.beside(f'base {folder.name}')
-        train.train_and_evaluate(config, folder, stop=stop, show=show)
+        training.train_and_evaluate(config, folder, stop=stop, show=show)
         return
     if not waits:
       display.log(f'base {folder.name}: another process makes it')
@@ -211,8 +211,8 @@ def _run(
 ) -> None:
   diverged = ''
   try:
-    train.train_and_evaluate(job.config, job.workdir, stop=stop, show=show)
-  except train.TrainingDiverged as error:
+    training.train_and_evaluate(job.config, job.workdir, stop=stop, show=show)
+  except training.TrainingDiverged as error:
     diverged = str(error).split('. ')[0]
     if job.config.trials > 1:
       study_plan.take_apart(job)

@@ -5,66 +5,22 @@ they compute, never by a name: two studies that hold the same configuration
 share its runs.
 """
 
-import functools
 import importlib.util
-import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.build import check, method_options
-from experiments.common.errors import InvalidError, MissingError
-from experiments.configs import resnet20
+from experiments.build.check import check
+from experiments.build.fingerprint import identity
+from experiments.build.schema import default_config
+from experiments.common.errors import ConfigError, InvalidError, MissingError
 
 PROTOCOLS = ('paper', 'fair')
-# What changes no number of a run, or is no part of a setting.
-APART = ('seed', 'trials', 'data_dir', 'mesh_data', 'chunk', 'checkpoint_every')
-# What only a run that trains reads.
-TRAINING = (
-  *('optimizer', 'eps_root', 'weight_decay', 'learning_rate', 'reapply'),
-  *('decay_every', 'decay_at', 'decay_factor', 'batch_size', 'augment'),
-  'epoch_steps',
-)
 NAME = re.compile(r'[\w.+-]+')  # of a setting: part of a file's name
-
-_LEARNED = tuple(name for name in check.CHOICES['estimator'] if name != 'ste')
-_STACKS = ('fc_grad', 'multi_fc')
-_QUANTIZED = tuple(name for name in method_options.OPTIONS if name != 'none')
-# Keys that not every run reads: on what that depends, and who reads them.
-READ_BY: dict[str, tuple[str, tuple[str | None, ...]]] = {
-  'hidden': ('estimator', _LEARNED),
-  'layers': ('estimator', _STACKS),
-  'estimator_activation': ('estimator', _STACKS),
-  'init': ('estimator', (*_STACKS, 'lstm_fc', 'kernel_wise')),
-  'carry': ('estimator', ('lstm_fc',)),
-  'memory_dtype': ('estimator', ('lstm_fc',)),
-  'features': ('estimator', ('feature_fc',)),
-  'progress_epochs': ('estimator', ('feature_fc',)),
-  'per_layer': ('estimator', _LEARNED),
-  'slim': ('estimator', _LEARNED),
-  'phi_cotangent': ('estimator', _LEARNED),
-  'differentiate_refinement': ('estimator', _LEARNED),
-  'meta_learning_rate': ('estimator', _LEARNED),
-  'meta_optimizer': ('estimator', _LEARNED),
-  'meta_decay_every': ('estimator', _LEARNED),
-  'meta_every': ('estimator', _LEARNED),
-  'meta_stop': ('estimator', _LEARNED),
-  'bits': ('quantizer', method_options.WITH_BITS),
-  'per_channel': ('quantizer', ('bwn', 'aciq')),
-  'scaled_gradient': ('quantizer', ('bwn',)),
-  'clip': ('quantizer', ('dorefa', 'bwn')),
-  'float_layers': ('quantizer', _QUANTIZED),
-  'reapply': ('quantizer', _QUANTIZED),
-  'activation_bits': (
-    'activation_quantizer',
-    ('dorefa', 'hwgq', 'pact', 'lsq'),
-  ),
-  'eps_root': ('optimizer', ('adam', 'adamw')),
-}
 
 
 class Study(NamedTuple):
@@ -113,9 +69,9 @@ def load(path: str | pathlib.Path) -> Study:
         ' and any of . _ + -'
       )
     try:
-      check.check(config)
-    except check.ConfigError as error:
-      raise check.ConfigError(f'{name} in {path}: {error}') from error
+      check(config)
+    except ConfigError as error:
+      raise ConfigError(f'{name} in {path}: {error}') from error
   return study
 
 
@@ -151,7 +107,7 @@ def in_protocol(protocol: str, **changes: Any) -> ConfigDict:
   """
   if protocol not in PROTOCOLS:
     raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}')
-  config = resnet20.get_config()
+  config = default_config()
   config.update(meta_decay_every=0, carry=False)
   wanted = config.to_dict() | changes
   if wanted['estimator'] == 'multi_fc':
@@ -172,46 +128,3 @@ def both_protocols(name: str, **changes: Any) -> dict[str, ConfigDict]:
   if identity(fair.to_dict()) == identity(paper.to_dict()):
     return {name: fair}
   return {f'{name}-fair': fair, f'{name}-paper': paper}
-
-
-def identity(config: dict[str, Any], *, without: Iterable[str] = ()) -> str:
-  """What two runs share if and only if they differ in their seeds alone.
-
-  Args:
-    config: The whole configuration, also one that was read from a log.
-    without: Further keys that are not to count.
-
-  Returns:
-    JSON. Keys that such a run does not read are left out; those that the
-    configuration lacks, because it is older than they are, have their defaults;
-    a base model counts by the name of its file.
-  """
-  defaults = _defaults()
-  whole = defaults | {
-    key: float(value) if isinstance(defaults.get(key), float) else value
-    for key, value in config.items()
-  }
-  method = method_options.OPTIONS[whole['quantizer']]
-  whole['method'] = method | {
-    key: float(value) if isinstance(method.get(key), float) else value
-    for key, value in whole['method'].items()
-  }
-  whole['pretrained'] = pathlib.PurePath(whole['pretrained']).name
-  unread = [
-    key for key, (on, values) in READ_BY.items() if whole[on] not in values
-  ]
-  if whole['pretrained']:
-    unread.append('pretrain_epochs')
-  if whole['decay_at']:
-    unread.append('decay_every')
-  if not whole['epochs']:
-    unread += TRAINING
-  apart = (*APART, *unread, *without)
-  kept = {k: v for k, v in whole.items() if k not in apart}
-  return json.dumps(kept, sort_keys=True)
-
-
-@functools.cache
-def _defaults() -> dict[str, Any]:
-  defaults: dict[str, Any] = resnet20.get_config().to_dict()
-  return defaults

@@ -1,4 +1,6 @@
 """Trains and tests one configuration, and resumes it."""
 
+from experiments.training.loop import Stopped as Stopped
+from experiments.training.loop import TrainingDiverged as TrainingDiverged
 from experiments.training.train import Result as Result
 from experiments.training.train import train_and_evaluate as train_and_evaluate

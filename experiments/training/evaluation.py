@@ -1,97 +1,82 @@
-"""The test of a network, and its statistics taken anew."""
+"""The test of a network, and the measurement of its batch statistics."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from experiments.build import losses, train_step
-from experiments.common import sharding
-from experiments.data import batches, datasets
+from experiments.build import losses
+from experiments.data.pipeline import Batch, Examples
 from mq_jax.models import batch_statistics
 
-Array = jax.Array
 Evaluate = Callable[[Any, Any], tuple[float, float]]
 Recalibrate = Callable[[Any, Any], Any]
-EVAL_BATCH = 512  # divides among 2, 4, 8 … devices
-
-
-def pixels_of(config: ConfigDict, dataset: datasets.Dataset) -> dict[str, Any]:
-  """How images are normalised, in training and in the test."""
-  return {
-    'mean': dataset.mean,
-    'std': dataset.std,
-    'dtype': train_step.DTYPES[config.dtype],
-  }
+EVAL_BATCH = 512  # 2, 4, 8, … devices divide it.
 
 
 def make_evaluate(
-  config: ConfigDict, dataset: datasets.Dataset, net: Any, devices: Mesh
+  examples: Examples, net: Any, losses_of: losses.Losses
 ) -> Evaluate:
-  """The test of a network, as `Loop.evaluate` is."""
-  test = sharding.replicated(
-    batches.to_device(dataset.test_images, dataset.test_labels), devices
-  )
-  evaluate_batch = losses.make_evaluation(net, losses.LOSSES[config.loss])
-  pixels = pixels_of(config, dataset)
-  size = len(dataset.test_labels)
+  """Makes the test of a network on all examples.
+
+  Args:
+    examples: Images of the test.
+    net: Linen module.
+    losses_of: `(logits, labels) -> loss of each example`.
+
+  Returns:
+    `(params, batch_stats) -> (mean loss, accuracy in percent)`.
+  """
+  evaluate_batch = losses.make_evaluation(net, losses_of)
 
   @jax.jit
   def add_batch(
-    total: Any, test: batches.Split, index: Array, params: Any, batch_stats: Any
+    totals: Any, batch: Batch, params: Any, batch_stats: Any
   ) -> Any:
-    batch = batches.eval_batch(test, index, EVAL_BATCH, **pixels)
-    batch = sharding.split_batch(batch, devices)
     return jax.tree.map(
-      jnp.add, total, evaluate_batch(params, batch_stats, batch)
+      jnp.add, totals, evaluate_batch(params, batch_stats, batch)
     )
 
   def evaluate(params: Any, batch_stats: Any) -> tuple[float, float]:
-    total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-    for index in range(batches.eval_batches(size, EVAL_BATCH)):
-      total = add_batch(total, test, index, params, batch_stats)
-    loss, correct = jax.device_get(total)
-    return float(loss) / size, 100 * float(correct) / size
+    totals = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+    for index in range(-(-examples.size // EVAL_BATCH)):
+      batch = examples.batch(index, EVAL_BATCH)
+      totals = add_batch(totals, batch, params, batch_stats)
+    loss, correct = jax.device_get(totals)
+    return float(loss) / examples.size, 100 * float(correct) / examples.size
 
   return evaluate
 
 
 def make_recalibrate(
-  config: ConfigDict, dataset: datasets.Dataset, net: Any, devices: Mesh
+  examples: Examples, net: Any, batch_count: int
 ) -> Recalibrate:
-  """As `Loop.recalibrate` is: from the first training images, not augmented.
+  """Makes the measurement of batch statistics with given parameters.
 
-  It takes `config.recalibrate` batches of `EVAL_BATCH`, or all there are.
+  Args:
+    examples: Training images, not augmented.
+    net: Linen module.
+    batch_count: Number of batches of `EVAL_BATCH` images to use, or as many as
+      there are; 0 keeps the batch statistics of training.
+
+  Returns:
+    `(params, batch_stats) -> batch_stats`.
   """
-  if not config.recalibrate:
+  if not batch_count:
     return lambda params, batch_stats: batch_stats
-  size = min(EVAL_BATCH, len(dataset.train_labels))
-  number = min(config.recalibrate, len(dataset.train_labels) // size)
-  train = sharding.replicated(
-    batches.to_device(
-      dataset.train_images[: number * size],
-      dataset.train_labels[: number * size],
-    ),
-    devices,
-  )
-  pixels = pixels_of(config, dataset)
+  size = min(EVAL_BATCH, examples.size)
+  count = min(batch_count, examples.size // size)
 
   @jax.jit
-  def add_batch(
-    total: Any, train: batches.Split, index: Array, params: Any
-  ) -> Any:
-    batch = batches.eval_batch(train, index, size, **pixels)
-    images = sharding.split_batch(batch, devices)['image']
-    own = batch_statistics(net, params, total, images)
-    return jax.tree.map(jnp.add, total, own)
+  def add_batch(totals: Any, batch: Batch, params: Any) -> Any:
+    statistics = batch_statistics(net, params, totals, batch['image'])
+    return jax.tree.map(jnp.add, totals, statistics)
 
   def recalibrate(params: Any, batch_stats: Any) -> Any:
-    total = jax.tree.map(jnp.zeros_like, batch_stats)
-    for index in range(number):
-      total = add_batch(total, train, index, params)
-    return jax.tree.map(lambda leaf: leaf / number, total)
+    totals = jax.tree.map(jnp.zeros_like, batch_stats)
+    for index in range(count):
+      totals = add_batch(totals, examples.batch(index, size), params)
+    return jax.tree.map(lambda leaf: leaf / count, totals)
 
   return recalibrate

@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, or those of a base model."""
+"""What a run starts from: weights, batch statistics and the first state."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,71 +8,90 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments.build import train_step
+import mq_jax
+from experiments.build import losses
+from experiments.build.base_model import is_from_scratch
+from experiments.common import trials
 from experiments.common.errors import InvalidError
-from experiments.records import final, torch_weights
+from experiments.data.pipeline import Pipeline
+from experiments.records import torch_weights
+from experiments.training.steps import Steps
 from mq_jax import selection
 from mq_jax.selection import named_leaves
 
 
-def first_weights(
-  config: ConfigDict, net: Any, make_base: Callable[[], pathlib.Path]
+def activation_label(config: ConfigDict) -> str:
+  """Returns what a model file says of the activations it was trained with.
+
+  Numbers that activations train, such as clips, fit only activations with the
+  same label.
+  """
+  return f'{config.activation_quantizer} {config.activation_bits}'
+
+
+def initial_variables(
+  config: ConfigDict,
+  net: Any,
+  image_shape: tuple[int, int, int],
+  make_base: Callable[[], pathlib.Path],
 ) -> tuple[Any, Any]:
-  """Parameters and batch statistics to start from.
+  """Returns the parameters and batch statistics that a run starts from.
 
   Args:
     config: A checked configuration.
     net: Linen module.
-    make_base: Trains a base model and says where it is; called if there is to
-      be one and none is named.
+    image_shape: Height, width and channels of the images.
+    make_base: Trains a base model and returns its path; called if the run needs
+      one and the configuration names none.
 
   Returns:
     `(params, batch_stats)`.
 
   Raises:
-    MissingError: If the base model that is named is missing.
-    InvalidError: If the base model does not fit.
+    MissingError: If the base model that the configuration names is missing.
+    InvalidError: If the base model does not fit the network.
   """
 
-  def fresh() -> Any:
-    image = jnp.zeros((1, 32, 32, 3))
-    return net.init(jax.random.key(config.seed), image, train=False)
+  def random_variables() -> Any:
+    images = jnp.zeros((1, *image_shape))
+    return net.init(jax.random.key(config.seed), images, train=False)
 
-  if train_step.is_from_scratch(config):
-    variables = jax.jit(fresh)()
+  if is_from_scratch(config):
+    variables = jax.jit(random_variables)()
     return variables['params'], variables['batch_stats']
   path = config.pretrained or make_base()
   base = torch_weights.load_any(pathlib.Path(path).expanduser())
-  wanted = jax.eval_shape(fresh)
+  expected = jax.eval_shape(random_variables)
   params = base.params
-  if base.metadata.get('activations') != final.activations_of(config):
-    # What other activations have learned, a clip say, is no step of these.
-    params = _with_numbers_of(
-      params, jax.jit(fresh)()['params'] if _numbers(wanted['params']) else {}
+  if base.metadata.get('activations') != activation_label(config):
+    needs_numbers = bool(_numbers(expected['params']))
+    random_params = (
+      jax.jit(random_variables)()['params'] if needs_numbers else {}
     )
-  for name, new in (('params', params), ('batch_stats', base.batch_stats)):
-    differ = set(_shapes(wanted[name])) ^ set(_shapes(new))
-    if differ:
+    params = _with_numbers_of(params, random_params)
+  for name, loaded in (('params', params), ('batch_stats', base.batch_stats)):
+    differences = set(_shapes(expected[name])) ^ set(_shapes(loaded))
+    if differences:
       raise InvalidError(
         f'{path} does not fit config.network={config.network!r} on'
         f' {config.dataset}: its {name} differ, for instance in'
-        f' {sorted(differ)[:4]}. It was made for {base.metadata}.'
+        f' {sorted(differences)[:4]}. The file was made for {base.metadata}.'
       )
   return params, base.batch_stats
 
 
-def _with_numbers_of(params: Any, fresh: Any) -> Any:
-  """`params` with what the activations of `fresh` train in place of its own."""
+def _with_numbers_of(params: Any, source: Any) -> Any:
+  """Returns `params` with the trained numbers of activations in `source`."""
   kept = {
     path: leaf
     for path, leaf in named_leaves(params).items()
     if path not in _numbers(params)
   }
-  return selection.nested(kept | _numbers(fresh))
+  return selection.nested(kept | _numbers(source))
 
 
 def _numbers(params: Any) -> dict[str, Any]:
-  """What quantized activations train, by path."""
+  """Returns the numbers that quantized activations train, by path."""
   return {
     path: leaf
     for path, leaf in named_leaves(params).items()
@@ -81,4 +100,52 @@ def _numbers(params: Any) -> dict[str, Any]:
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
-  return [(path, jnp.shape(x)) for path, x in named_leaves(tree).items()]
+  return [(path, jnp.shape(leaf)) for path, leaf in named_leaves(tree).items()]
+
+
+def initial_state(
+  config: ConfigDict,
+  pipeline: Pipeline,
+  net: Any,
+  steps: Steps,
+  batch_stats: Any,
+) -> mq_jax.State:
+  """Returns the first state of a run, with a leading axis of trials.
+
+  Args:
+    config: A checked configuration.
+    pipeline: Data of the run.
+    net: Linen module.
+    steps: Compiled steps of the run.
+    batch_stats: Batch statistics that the run starts from.
+
+  Returns:
+    The state before the first step; without training, the state whose
+    quantizers have the variables that the method chooses on training images.
+  """
+  state = steps.start()
+  if config.epochs:
+    return state
+  # The first loss changed the statistics, but nothing is trained here.
+  state = state._replace(
+    model_state=trials.stack([batch_stats] * config.trials)
+  )
+  after_training = steps.parts.after_training
+  if after_training is None:
+    return state
+  count = min(after_training.images, pipeline.calibrate.size)
+  batch = pipeline.calibrate.batch(0, count)
+  evaluate = losses.make_evaluation(net, losses.LOSSES[config.loss])
+
+  def loss(params: Any) -> Any:
+    return evaluate(params, batch_stats, batch)[0] / count
+
+  # All trials have the same weights.
+  params = trials.pick(state.params, 0)
+  variables = after_training.choose(loss, params, steps.parts.rules)
+  return state._replace(
+    variables=jax.tree.map(
+      lambda leaf: jnp.broadcast_to(leaf, (config.trials, *jnp.shape(leaf))),
+      variables,
+    )
+  )

@@ -1,13 +1,13 @@
-"""The steps of a run, from where it stands to its end.
+"""The loop of a run: chunks of steps, and what happens between them.
 
-What happens between two chunks of steps: sums, an epoch's record, a
-checkpoint, a signal, a loss that is not finite.
+Between two chunks come sums, an epoch's record, a checkpoint, a signal, or a
+loss that is not finite.
 """
 
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +15,11 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build import methods
 from experiments.common.errors import UserError
 from experiments.common.trials import pick
 from experiments.records import checkpoints, run_log
 from experiments.training import signals
-from experiments.training.steps import Loop
+from experiments.training.steps import Steps, Totals
 
 
 class TrainingDiverged(UserError, RuntimeError):
@@ -28,15 +27,16 @@ class TrainingDiverged(UserError, RuntimeError):
 
 
 class Stopped(Exception):
-  """A run was asked to stop; all of it is saved."""
+  """A run stopped because it was asked to; its state is saved."""
 
 
 class Saved(NamedTuple):
-  """What a checkpoint holds, with a leading axis of trials.
+  """The state in a checkpoint, with a leading axis of trials.
 
   Attributes:
-    state: Of the train step.
-    codes: Integer codes at the end of the last epoch, by which flips count.
+    state: State of the train step.
+    codes: Integer codes at the end of the last epoch, from which flips are
+      counted.
   """
 
   state: mq_jax.State
@@ -44,35 +44,37 @@ class Saved(NamedTuple):
 
 
 class Progress(NamedTuple):
-  """Where a run stands, and the sums over its epoch so far.
+  """The position of a run, and the sums over its epoch so far.
 
   Attributes:
-    step: Updates so far.
-    loss_sum: Of the steps of this epoch, one a trial.
-    accuracy_sum: Likewise, 0 to 1 each step.
-    seconds: Spent in them.
+    step: Number of updates so far.
+    loss_sum: Sum of the losses of this epoch, per trial.
+    accuracy_sum: Sum of the training accuracies, 0 to 1 each, per trial.
+    phi_grad_norm_sum: Sum of the norms of φ's gradients, per trial.
+    seconds: Time that these steps took.
   """
 
   step: int
   loss_sum: list[float]
   accuracy_sum: list[float]
+  phi_grad_norm_sum: list[float]
   seconds: float = 0.0
 
 
-def new_epoch(loop: Loop, step: int) -> Progress:
-  """At the start of an epoch."""
-  zeros = [0.0] * len(loop.seeds)
-  return Progress(step, zeros, zeros)
+def new_epoch(steps: Steps, step: int) -> Progress:
+  """Returns the progress at the start of an epoch."""
+  zeros = [0.0] * len(steps.seeds)
+  return Progress(step, zeros, zeros, zeros)
 
 
 class Outputs(NamedTuple):
   """Where a run writes.
 
   Attributes:
-    manager: Of its checkpoints.
-    log: Its run_log.jsonl.
-    scalars: TensorBoard's writer.
-    show: `display.progress`, or what takes its place.
+    manager: Manager of the checkpoints.
+    log: The log, metrics.jsonl.
+    scalars: Writer of TensorBoard events.
+    show: `progress.progress_bar`, or a replacement for it.
   """
 
   manager: ocp.CheckpointManager
@@ -82,39 +84,40 @@ class Outputs(NamedTuple):
 
 
 def never() -> bool:
-  """Does not ask a run to stop."""
+  """Returns False: the run is not asked to stop."""
   return False
 
 
 def run_epochs(
   config: ConfigDict,
-  loop: Loop,
+  steps: Steps,
   saved: Saved,
   progress: Progress,
   outputs: Outputs,
   stop: Callable[[], bool] = never,
 ) -> mq_jax.State:
-  """Steps to the end; saves as it goes and when a signal comes.
+  """Runs all remaining steps; saves at intervals and when a signal comes.
 
   Args:
     config: A checked configuration.
-    loop: The compiled parts.
-    saved: Where to start; its state is donated.
-    progress: As it was saved with `saved`.
+    steps: Compiled steps of the run.
+    saved: State to start from; it is donated.
+    progress: Progress that was saved with `saved`.
     outputs: Where to write.
-    stop: Asked after each chunk of steps.
+    stop: Called after each chunk of steps; True saves and stops the run.
 
   Returns:
     The last state.
 
   Raises:
     TrainingDiverged: If a loss or a gradient is not finite.
-    KeyboardInterrupt: After Ctrl-C, once all is saved.
-    SystemExit: After SIGTERM, once all is saved.
-    Stopped: If `stop` says so before the last step, once all is saved.
+    KeyboardInterrupt: After Ctrl-C, once the state is saved.
+    SystemExit: After SIGTERM, once the state is saved.
+    Stopped: If `stop` returns True before the last step, once the state is
+      saved.
   """
-  spe, every = loop.steps_per_epoch, config.checkpoint_every
-  total = config.epochs * spe
+  per_epoch, every = steps.steps_per_epoch, config.checkpoint_every
+  total = config.epochs * per_epoch
   title = f'{config.network} {config.quantizer} {config.estimator}'
   state, codes = saved
   with (
@@ -122,31 +125,36 @@ def run_epochs(
     outputs.show(total, progress.step, title, epochs=config.epochs) as bar,
   ):
     if not total:
-      record, _ = _epoch_record(config, loop, state, progress, codes)
+      record, _ = _epoch_record(steps, state, progress, codes)
       run_log.append(outputs.log, record)
     while progress.step < total:
       step = progress.step
-      steps = min(config.chunk, spe - step % spe, every - step % every)
-      state, progress, finite = _advance(loop, state, progress, steps)
+      count = min(config.chunk, per_epoch - step % per_epoch)
+      count = min(count, every - step % every)
+      state, progress, finite = _advance(steps, state, progress, count)
       step = progress.step
       if not finite:
         raise TrainingDiverged(_divergence(step, outputs.manager))
-      epoch, left = -(-step // spe), step % spe
-      mean_loss = statistics.fmean(progress.loss_sum) / (left or spe)
+      epoch, steps_in_epoch = -(-step // per_epoch), step % per_epoch
+      mean_loss = statistics.fmean(progress.loss_sum)
+      mean_loss /= steps_in_epoch or per_epoch
       bar.update(step, epoch=epoch, loss=mean_loss)
-      if not left:
-        record, codes = _epoch_record(config, loop, state, progress, codes)
+      if not steps_in_epoch:
+        record, codes = _epoch_record(steps, state, progress, codes)
         run_log.append(outputs.log, record)
         run_log.write_scalars(outputs.scalars, record)
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
-        progress = new_epoch(loop, step)
+        progress = new_epoch(steps, step)
       number = signal_number()
       stopped = step < total and number is None and stop()
-      if not left or step % every == 0 or stopped or number is not None:
+      leaves = stopped or number is not None
+      if not steps_in_epoch or step % every == 0 or leaves:
         saved = Saved(state, codes)
         checkpoints.save(outputs.manager, step, saved, progress._asdict())
-      if stopped or number is not None:
-        bar.log(f'Saved at step {step}; the same command goes on from there.')
+      if leaves:
+        bar.log(
+          f'Checkpoint saved at step {step}. Rerun the command to resume.'
+        )
       if number is not None:
         signals.leave(number)
       if stopped:
@@ -155,112 +163,117 @@ def run_epochs(
 
 
 def _advance(
-  loop: Loop, state: mq_jax.State, progress: Progress, steps: int
+  steps: Steps, state: mq_jax.State, progress: Progress, count: int
 ) -> tuple[mq_jax.State, Progress, bool]:
-  """One chunk of steps, and whether it was finite."""
+  """Runs one chunk of steps; also returns whether it was finite."""
   began = time.perf_counter()
-  state, totals = loop.run(state, progress.step, steps)
+  state, totals = steps.run(state, progress.step, count)
   totals = jax.device_get(totals)
-  progress = Progress(
-    step=progress.step + int(totals.steps[0]),
-    loss_sum=_plus(progress.loss_sum, totals.loss),
-    accuracy_sum=_plus(progress.accuracy_sum, totals.accuracy),
-    seconds=progress.seconds + time.perf_counter() - began,
-  )
+  progress = _added(progress, totals, time.perf_counter() - began)
   return state, progress, bool(totals.finite.all())
 
 
-def _plus(sums: list[float], more: Any) -> list[float]:
-  return [a + float(b) for a, b in zip(sums, more, strict=True)]
+def _added(progress: Progress, totals: Totals, seconds: float) -> Progress:
+  """Returns the progress after a chunk of steps."""
+
+  def add(sums: list[float], more: Any) -> list[float]:
+    return [a + float(b) for a, b in zip(sums, more, strict=True)]
+
+  return Progress(
+    step=progress.step + int(totals.steps[0]),
+    loss_sum=add(progress.loss_sum, totals.loss),
+    accuracy_sum=add(progress.accuracy_sum, totals.accuracy),
+    phi_grad_norm_sum=add(progress.phi_grad_norm_sum, totals.phi_grad_norm),
+    seconds=progress.seconds + seconds,
+  )
 
 
 def _epoch_record(
-  config: ConfigDict,
-  loop: Loop,
+  steps: Steps,
   state: mq_jax.State,
   progress: Progress,
   codes: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The epoch's line of run_log.jsonl, and its codes for the next one."""
+  """Returns the epoch's record of the log, and the codes at its end."""
   began = time.perf_counter()
-  params = jax.vmap(loop.train.quantized)(state)
-  relaxed = (
-    jax.vmap(loop.train.forward_params)(state)
-    if methods.is_relaxed(config)
-    else None
-  )
-  looks = jax.vmap(loop.train.diagnostics)(state, codes)
-  each = [
+  forms = {'quantized': jax.vmap(steps.train.quantized)(state)}
+  if steps.parts.relaxed:
+    forms['relaxed'] = jax.vmap(steps.train.forward_params)(state)
+  diagnostics = jax.vmap(steps.train.diagnostics)(state, codes)
+  by_trial = [
     _trial_record(
-      loop, progress, i, pick((params, state.model_state, looks), i)
+      steps, progress, i, *pick((forms, state.model_state, diagnostics), i)
     )
-    | _relaxed_record(loop, *pick((relaxed, state.model_state), i))
-    for i in range(len(loop.seeds))
+    for i in range(len(steps.seeds))
   ]
   record = {
-    'epoch': progress.step // loop.steps_per_epoch,
+    'epoch': progress.step // steps.steps_per_epoch,
     'step': progress.step,
-    **means(each),
+    **means(by_trial),
     'seconds': progress.seconds,
     'test_seconds': time.perf_counter() - began,
   }
-  if len(each) > 1:
+  if len(by_trial) > 1:
     record['trials'] = [
       {'seed': seed, **trial}
-      for seed, trial in zip(loop.seeds, each, strict=True)
+      for seed, trial in zip(steps.seeds, by_trial, strict=True)
     ]
-  return record, jax.vmap(loop.train.codes)(state)
-
-
-def _relaxed_record(
-  loop: Loop, params: Any, batch_stats: Any
-) -> dict[str, Any]:
-  """What the weights that the loss saw are worth, where they are others."""
-  if params is None:
-    return {}
-  return {'relaxed_accuracy': loop.evaluate(params, batch_stats)[1]}
+  return record, jax.vmap(steps.train.codes)(state)
 
 
 def _trial_record(
-  loop: Loop,
+  steps: Steps,
   progress: Progress,
   trial: int,
-  own: tuple[Any, Any, mq_jax.Diagnostics],
+  forms: dict[str, Any],
+  batch_stats: Any,
+  diagnostics: mq_jax.Diagnostics,
 ) -> dict[str, Any]:
-  """What one trial has to show for an epoch."""
-  params, batch_stats, look = own
-  look = jax.device_get(look)
-  spe = loop.steps_per_epoch if progress.step else math.nan
-  test_loss, test_accuracy = loop.evaluate(
-    params, loop.recalibrate(params, batch_stats)
+  """Returns what one trial contributes to an epoch's record."""
+  diagnostics = jax.device_get(diagnostics)
+  count = steps.steps_per_epoch if progress.step else math.nan
+  test_loss, test_accuracy = steps.evaluate(
+    forms['quantized'], steps.recalibrate(forms['quantized'], batch_stats)
   )
-  return {
-    'train_loss': progress.loss_sum[trial] / spe,
-    'train_accuracy': 100 * progress.accuracy_sum[trial] / spe,
+  record = {
+    'train_loss': progress.loss_sum[trial] / count,
+    'train_accuracy': 100 * progress.accuracy_sum[trial] / count,
     'test_loss': test_loss,
     'test_accuracy': test_accuracy,
-    **factor(look),
-    'flipped': {path: float(x) for path, x in look.flipped.items()},
-    'saturation': {path: float(x) for path, x in look.saturation.items()},
+    **factors(diagnostics),
+    'flipped': {path: float(x) for path, x in diagnostics.flipped.items()},
+    'saturation': {
+      path: float(x) for path, x in diagnostics.saturation.items()
+    },
     'histogram': [
-      int(sum(counts)) for counts in zip(*look.histogram.values(), strict=True)
+      int(sum(counts))
+      for counts in zip(*diagnostics.histogram.values(), strict=True)
     ],
   }
+  if steps.learned:
+    record['phi_grad_norm'] = progress.phi_grad_norm_sum[trial] / count
+  if 'relaxed' in forms:
+    # These are the weights that the loss saw.
+    record['relaxed_accuracy'] = steps.evaluate(forms['relaxed'], batch_stats)[
+      1
+    ]
+  return record
 
 
-def means(records: list[dict[str, Any]]) -> dict[str, Any]:
-  """Number by number, over records of the same shape."""
+def means(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Returns the mean of each number over records of the same shape."""
   if len(records) == 1:
     return records[0]
   return jax.tree.map(lambda *values: statistics.fmean(values), *records)
 
 
-def factor(look: mq_jax.Diagnostics) -> dict[str, float]:
-  """The factors that a learned estimator multiplies with, as numbers."""
-  return {name: float(value) for name, value in look.factor.items()}
+def factors(diagnostics: mq_jax.Diagnostics) -> dict[str, float]:
+  """Returns the factors that a learned estimator multiplies with."""
+  return {name: float(value) for name, value in diagnostics.factor.items()}
 
 
 def _divergence(step: int, manager: ocp.CheckpointManager) -> str:
+  """Returns the message about a loss or a gradient that is not finite."""
   last = manager.latest_step()
   kept = (
     'There is no checkpoint yet'

@@ -1,0 +1,43 @@
+"""Base models: the trained weights that quantized training starts from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.build.schema import KEYS, default_config
+
+RECIPE: dict[str, Any] = {
+  'quantizer': 'none',
+  'estimator': 'ste',
+  'optimizer': 'momentum',
+  'weight_decay': 1e-4,
+  'learning_rate': 0.1,
+}
+
+
+def base_config(config: ConfigDict) -> ConfigDict:
+  """Returns the configuration of the run that makes the base model.
+
+  The recipe is that of ResNets for CIFAR: SGD with momentum 0.9, weight decay
+  1e-4 and a cosine from 0.1 to 0, from random weights. Keys that only quantized
+  training reads have their defaults, so that runs which differ in them share a
+  base model.
+
+  Args:
+    config: Configuration of a run that starts from the base model.
+  """
+  base = default_config()
+  base.update({name: config[name] for name, key in KEYS.items() if key.base})
+  base.update(RECIPE, epochs=config.pretrain_epochs)
+  return base
+
+
+def is_from_scratch(config: Mapping[str, Any]) -> bool:
+  """Returns True if a run starts from random weights.
+
+  Args:
+    config: The whole configuration, which may come from a log.
+  """
+  needs_base = config['quantizer'] != 'none' and config['pretrain_epochs'] > 0
+  return not needs_base and not config['pretrained']

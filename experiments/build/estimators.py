@@ -1,0 +1,141 @@
+"""Gradient estimators: what `config.estimator` names."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+import mq_jax
+from experiments.build.key import subset
+from experiments.build.networks import DTYPES
+
+
+class Facts(NamedTuple):
+  """What estimators need to know about the rest of a run.
+
+  Attributes:
+    steps_per_epoch: Number of updates per epoch.
+    threshold: W̃ at the border of the two levels; None with more levels.
+  """
+
+  steps_per_epoch: int
+  threshold: float | None
+
+
+class Estimator(NamedTuple):
+  """The declaration of an estimator.
+
+  Attributes:
+    make: `(keys, facts) -> mq_jax.GradientEstimator`. `keys` has the keys in
+      `reads`.
+    reads: Configuration keys that a run with this estimator depends on.
+    colour: Colour in all figures, from the palette of Okabe and Ito, which
+      colour-blind readers can tell apart.
+    marker: Marker in all figures, as matplotlib names it.
+    learned: The estimator has parameters φ.
+  """
+
+  make: Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]
+  reads: tuple[str, ...]
+  colour: str
+  marker: str
+  learned: bool = True
+
+
+# Training of φ reads these keys, whatever the estimator is.
+LEARNED = (
+  'per_layer',
+  'slim',
+  'phi_cotangent',
+  'differentiate_refinement',
+  'meta_learning_rate',
+  'meta_optimizer',
+  'meta_decay_every',
+  'meta_every',
+  'meta_stop',
+)
+_STACK = (*LEARNED, 'hidden', 'layers', 'estimator_activation', 'init')
+
+
+def _stack(
+  make: Callable[..., mq_jax.GradientEstimator],
+) -> Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]:
+  """Makes a stack of dense layers from the keys in `_STACK`."""
+  return lambda keys, facts: make(
+    hidden=keys.hidden,
+    layers=keys.layers,
+    activation=keys.estimator_activation,
+    init=keys.init,
+  )
+
+
+def _lstm_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
+  del facts
+  narrow = keys.memory_dtype != 'float32'
+  return mq_jax.lstm_fc(
+    keys.hidden,
+    carry=keys.carry,
+    init=keys.init,
+    memory_dtype=DTYPES[keys.memory_dtype] if narrow else None,
+  )
+
+
+def _feature_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
+  features = tuple(keys.features.split())
+  if 'distance' in features and facts.threshold is None:
+    raise ValueError(
+      f"config.features={keys.features!r} contains 'distance', the distance to"
+      ' the threshold between two levels, but the quantizer has several'
+      " thresholds: set config.bits=1, or leave 'distance' out."
+    )
+  return mq_jax.feature_fc(
+    features,
+    keys.hidden,
+    steps=keys.progress_epochs * facts.steps_per_epoch,
+    threshold=facts.threshold or 0.0,
+  )
+
+
+ESTIMATORS = {
+  'ste': Estimator(
+    lambda keys, facts: mq_jax.ste(), (), '#000000', 'o', learned=False
+  ),
+  'fc_grad': Estimator(_stack(mq_jax.fc_grad), _STACK, '#009E73', 'D'),
+  'multi_fc': Estimator(_stack(mq_jax.multi_fc), _STACK, '#0072B2', 's'),
+  'lstm_fc': Estimator(
+    _lstm_fc,
+    (*LEARNED, 'hidden', 'init', 'carry', 'memory_dtype'),
+    '#D55E00',
+    '^',
+  ),
+  'kernel_wise': Estimator(
+    lambda keys, facts: mq_jax.kernel_wise(hidden=keys.hidden, init=keys.init),
+    (*LEARNED, 'hidden', 'init'),
+    '#CC79A7',
+    'v',
+  ),
+  'feature_fc': Estimator(
+    _feature_fc,
+    (*LEARNED, 'hidden', 'features', 'progress_epochs'),
+    '#E69F00',
+    'P',
+  ),
+}
+
+
+def make_estimator(
+  config: ConfigDict, facts: Facts
+) -> mq_jax.GradientEstimator:
+  """Makes the estimator that `config.estimator` names.
+
+  Raises:
+    ValueError: If a value is out of range, or the estimator does not fit the
+      quantizer.
+  """
+  declared = ESTIMATORS[config.estimator]
+  keys = subset(config, declared.reads)
+  estimator = declared.make(keys, facts)
+  if not declared.learned:
+    return estimator
+  estimator = mq_jax.per_layer(estimator) if keys.per_layer else estimator
+  return mq_jax.slim(estimator) if keys.slim else estimator

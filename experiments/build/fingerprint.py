@@ -1,0 +1,82 @@
+"""Fingerprints of configurations, by which runs of one setting are found."""
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from experiments.build.key import as_declared
+from experiments.build.methods import METHODS
+from experiments.build.schema import KEYS, unread_keys
+
+
+def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
+  """Returns a text that two runs share if they differ in their seeds alone.
+
+  Args:
+    config: The whole configuration; it may come from a log that is older than
+      some keys, which then have their defaults.
+    without: Further keys that do not count.
+
+  Returns:
+    JSON without the keys that change no result, or that such a run does not
+    read. A base model counts by the name of its file.
+  """
+  complete = as_declared(KEYS, config)
+  options = METHODS[complete['quantizer']].options
+  complete['method'] = as_declared(options, dict(complete['method']))
+  excluded = {name for name, key in KEYS.items() if not key.identity}
+  excluded |= unread_keys(complete) | set(without)
+  kept = {
+    name: value
+    for name, value in file_names(complete).items()
+    if name not in excluded
+  }
+  return json.dumps(kept, sort_keys=True)
+
+
+def file_names(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the configuration with file names instead of paths of files.
+
+  Args:
+    config: Keys and values; keys may be missing.
+  """
+  return {
+    name: pathlib.PurePath(value).name
+    if name in KEYS and KEYS[name].file
+    else value
+    for name, value in config.items()
+  }
+
+
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a resumed run must share with the run that it continues.
+
+  Files may move, because where they are changes no number: folders are left
+  out, and files count by their names.
+
+  Args:
+    config: Keys and values.
+  """
+  return {
+    name: value
+    for name, value in file_names(config).items()
+    if not (name in KEYS and KEYS[name].folder)
+  }
+
+
+def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the configuration as the ledger has it: no folder of one's own.
+
+  Args:
+    config: Keys and values.
+
+  Returns:
+    The last part of each path in the place of the path.
+  """
+  return {
+    name: pathlib.PurePath(value).name
+    if name in KEYS and (KEYS[name].file or KEYS[name].folder)
+    else value
+    for name, value in config.items()
+  }

@@ -1,0 +1,80 @@
+"""Methods that need a quantizer only, and the method of the base model."""
+
+import mq_jax
+from experiments.build.key import Key
+from experiments.build.methods.declaration import QUANTIZED, Method, Parts
+from mq_jax import methods
+
+
+def _middle(bits: int) -> float | None:
+  """Returns the border between two levels that are symmetric around 0."""
+  return 0.0 if bits == 1 else None
+
+
+METHODS = {
+  'none': Method(
+    lambda keys, options, run: Parts(quantizer=None), (), cosine=True
+  ),
+  'dorefa': Method(
+    lambda keys, options, run: Parts(
+      mq_jax.dorefa(bits=keys.bits, clip=keys.clip or None),
+      threshold=0.5 if keys.bits == 1 else None,
+    ),
+    (*QUANTIZED, 'bits', 'clip'),
+  ),
+  'bwn': Method(
+    lambda keys, options, run: Parts(
+      mq_jax.bwn(
+        per_channel=keys.per_channel,
+        clip=keys.clip or None,
+        scaled_gradient=keys.scaled_gradient,
+      ),
+      threshold=0.0,
+    ),
+    (*QUANTIZED, 'per_channel', 'clip', 'scaled_gradient'),
+  ),
+  'binary': Method(
+    lambda keys, options, run: Parts(
+      methods.binary(), post_update=methods.clip_weights, threshold=0.0
+    )
+  ),
+  'twn': Method(
+    lambda keys, options, run: Parts(methods.twn(options.threshold)),
+    options={
+      'threshold': Key(0.7, 'Threshold as a multiple of mean |W|.', least=0)
+    },
+  ),
+  'ttq': Method(
+    lambda keys, options, run: Parts(
+      methods.ttq(options.threshold, run.weight_optimizer())
+    ),
+    options={
+      'threshold': Key(
+        0.05, 'Threshold as a multiple of max |W|.', least=0, most=1
+      )
+    },
+  ),
+  'lsq': Method(
+    lambda keys, options, run: Parts(
+      methods.lsq(keys.bits, run.weight_optimizer()),
+      threshold=_middle(keys.bits),
+    ),
+    (*QUANTIZED, 'bits'),
+  ),
+  'lab': Method(
+    lambda keys, options, run: Parts(
+      methods.lab(options.decay),
+      post_update=methods.clip_weights,
+      threshold=0.0,
+    ),
+    options={'decay': Key(0.999, 'Decay of the mean of squared gradients.')},
+  ),
+  'lq_nets': Method(
+    lambda keys, options, run: Parts(
+      methods.lq_nets(keys.bits, options.decay),
+      threshold=_middle(keys.bits),
+    ),
+    (*QUANTIZED, 'bits'),
+    {'decay': Key(0.9, 'Decay of the moving average of the basis.')},
+  ),
+}

@@ -1,0 +1,247 @@
+"""Methods that move the weights to their levels in the course of a run.
+
+Times are shares of the run, so that a run of any length covers all of them.
+"""
+
+from collections.abc import Callable
+
+import optax
+from ml_collections import ConfigDict
+
+import mq_jax
+from experiments.build.key import Key
+from experiments.build.methods.declaration import (
+  QUANTIZED,
+  Method,
+  Parts,
+  Rules,
+  Run,
+  Transformation,
+  numbers,
+)
+from experiments.common.errors import ConfigError
+from mq_jax import methods
+
+# Portions of INQ by bits.
+PORTIONS = {
+  5: '0.5 0.75 0.875 1',
+  4: '0.3 0.5 0.8 0.9 0.95 1',
+  3: '0.2 0.4 0.6 0.7 0.8 0.9 0.95 1',
+  2: '0.2 0.4 0.6 0.7 0.8 0.85 0.9 0.95 0.975 1',
+}
+
+
+def _proxquant(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  del keys
+  quantizers = {
+    'binary': methods.binary,
+    'ternary': lambda: methods.twn(two_scales=True),
+  }
+  prox = {'l1': methods.prox_l1, 'l2': methods.prox_l2}[options.prox]
+  freeze = max(1, round(options.freeze * run.steps))
+  rise = 2 * options.pull / freeze**2
+
+  def post_update(rules: Rules) -> optax.GradientTransformation:
+    return optax.chain(
+      methods.proximal(rules, lambda updates: rise * updates, prox),
+      methods.clip_weights(rules),
+      methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
+    )
+
+  quantizer = mq_jax.unquantized(quantizers[options.levels]())
+  return Parts(quantizer, post_update=post_update)
+
+
+def _binary_relax(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  del keys
+  if not 0 < options.first <= options.last:
+    raise ConfigError(
+      f'config.method.first={options.first!r} must be positive and at most'
+      f' config.method.last={options.last!r}.'
+    )
+  hard = max(1, round(options.hard * run.steps))
+  strength = optax.join_schedules(
+    [
+      optax.exponential_decay(
+        options.first, hard, options.last / options.first
+      ),
+      optax.constant_schedule(float('inf')),
+    ],
+    [hard],
+  )
+  quantizers: dict[str, Callable[[], mq_jax.Quantizer]] = {
+    'binary': lambda: mq_jax.bwn(clip=None),
+    'ternary': methods.twn,
+  }
+  levels = quantizers[options.levels]()
+  return Parts(methods.binary_relax(levels, strength))
+
+
+def _by_portions(options: ConfigDict, run: Run, bits: int) -> Transformation:
+  """Freezes the last portion at the last update and the others before it."""
+  text = options.portions or PORTIONS.get(bits, '')
+  if not text:
+    raise ConfigError(
+      f'config.bits={bits!r} has no published portions (published: '
+      f'{sorted(PORTIONS)}): set config.method.portions.'
+    )
+  portions = numbers(ConfigDict({'portions': text}), 'portions')
+  later = max(1, len(portions) - 1)
+  every = max(1, (run.steps - 1) // later)
+  first = max(0, run.steps - 1 - every * later)
+  return lambda rules: methods.freeze_portions(rules, portions, every, first)
+
+
+def _inq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  return Parts(
+    methods.inq(keys.bits), post_update=_by_portions(options, run, keys.bits)
+  )
+
+
+def _elq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  del keys
+  quantizers = {'binary': mq_jax.bwn, 'ternary': methods.twn}
+  levels: mq_jax.Quantizer = quantizers[options.levels]()
+  return Parts(
+    mq_jax.unquantized(levels),
+    lambda rules: methods.loss_error_aware(
+      rules, options.perturbation, options.approximation
+    ),
+    _by_portions(options, run, bits=2),
+  )
+
+
+def _admm(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  del keys
+  every = max(1, run.steps // options.rounds)
+  levels = methods.scaled_set(numbers(options, 'levels'))
+  return Parts(
+    mq_jax.unquantized(levels),
+    lambda rules: methods.admm(rules, options.rho, every),
+  )
+
+
+def _psgd(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  target = {'grid': None, 'zero': lambda w: 0 * w}[options.target]
+  start = round(options.start * run.steps)
+
+  def refine(rules: Rules) -> optax.GradientTransformation:
+    return optax.conditionally_transform(
+      methods.scale_by_position(
+        rules,
+        strength=options.strength,
+        epsilon=options.epsilon,
+        normalised=options.normalised,
+        target=target,
+      ),
+      lambda updates: updates >= start,
+    )
+
+  return Parts(mq_jax.unquantized(methods.uniform(keys.bits)), refine)
+
+
+def _slb(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
+  window = numbers(options, 'window')
+  if len(window) != 2:
+    raise ConfigError(
+      f'config.method.window={options.window!r} must be two shares of the'
+      " run, such as '0.4 0.9'."
+    )
+  by_epoch = options.kind == 'multiplicative'
+  inverse_temperature = methods.temperature_schedule(
+    'exp' if by_epoch else options.kind,
+    options.first,
+    options.last,
+    run.steps,
+    (window[0], window[1]),
+    options.cycles,
+    run.steps_per_epoch if by_epoch else 1,
+    options.freeze,
+  )
+  return Parts(methods.slb(keys.bits, inverse_temperature, options.sharpness))
+
+
+_LEVELS = ('binary', 'ternary')
+METHODS = {
+  'proxquant': Method(
+    _proxquant,
+    options={
+      'levels': Key('binary', 'Levels of the weights.', choices=_LEVELS),
+      'prox': Key('l1', 'Regularizer.', choices=('l1', 'l2')),
+      'pull': Key(
+        7.8, 'Sum of all strengths, which rise in proportion to time.', least=0
+      ),
+      'freeze': Key(
+        2 / 3, 'Share of the run after which weights freeze.', least=0, most=1
+      ),
+    },
+  ),
+  'binary_relax': Method(
+    _binary_relax,
+    options={
+      'levels': Key('binary', 'Levels of the weights.', choices=_LEVELS),
+      'first': Key(1.0, 'λ at the start, which rises by a constant factor.'),
+      'last': Key(565.0, 'λ at the end of the rise.'),
+      'hard': Key(
+        0.8, 'Share of the run after which λ is infinite.', least=0, most=1
+      ),
+    },
+  ),
+  'inq': Method(
+    _inq,
+    (*QUANTIZED, 'bits'),
+    {
+      'portions': Key(
+        '', 'Cumulative shares of frozen weights; empty: the published ones.'
+      )
+    },
+  ),
+  'elq': Method(
+    _elq,
+    options={
+      'levels': Key('ternary', 'Levels of the weights.', choices=_LEVELS),
+      'portions': Key(PORTIONS[2], 'Cumulative shares of frozen weights.'),
+      'perturbation': Key(0.1, 'Strength of the loss-aware term.'),
+      'approximation': Key(1e-3, 'Strength of the approximation error.'),
+    },
+  ),
+  'admm': Method(
+    _admm,
+    options={
+      'levels': Key('-1 0 1', 'Levels up to a scale.'),
+      'rho': Key(1e-3, 'ρ, strength of the pull towards the projection.'),
+      'rounds': Key(50, 'Number of dual updates in the run.', least=1),
+    },
+  ),
+  'psgd': Method(
+    _psgd,
+    (*QUANTIZED, 'bits'),
+    {
+      'strength': Key(150.0, 'Factor of the distance to the target.'),
+      'epsilon': Key(0.0, 'Number that is added to every distance.'),
+      'normalised': Key(False, 'Divide distances by the largest of a layer.'),
+      'start': Key(
+        0.55, 'Share of the run after which it scales.', least=0, most=1
+      ),
+      'target': Key('grid', 'Target of the weights.', choices=('grid', 'zero')),
+    },
+  ),
+  'slb': Method(
+    _slb,
+    (*QUANTIZED, 'bits'),
+    {
+      'kind': Key(
+        'exp',
+        'Schedule of the inverse temperature; multiplicative is exp, epoch by'
+        ' epoch.',
+        choices=('exp', 'linear', 'cos', 'multiplicative'),
+      ),
+      'first': Key(0.01, 'Inverse temperature at the start.'),
+      'last': Key(10.0, 'Inverse temperature at the end.'),
+      'window': Key('0 1', 'Shares of the run between which it rises.'),
+      'cycles': Key(1, 'Number of rises.'),
+      'sharpness': Key(1.0, 'Sharpness of the start from pretrained weights.'),
+      'freeze': Key(False, 'Use the levels alone after the window.'),
+    },
+  ),
+}

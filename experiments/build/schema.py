@@ -1,0 +1,244 @@
+"""All keys of a configuration, each declared once.
+
+The default configuration, the checks, the fingerprint of a run, the
+configuration of its base model and the text of `--help` derive from `KEYS` and
+from the tables of methods, estimators, networks and optimizers, whose entries
+declare in `reads` which keys they depend on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.build import key, losses, optimizers
+from experiments.build.estimators import ESTIMATORS
+from experiments.build.key import Key
+from experiments.build.methods import METHODS
+from experiments.build.networks import ACTIVATION_QUANTIZERS, DTYPES, NETWORKS
+from experiments.data.datasets import DATASETS
+
+# Key to the table that its value chooses from and whose entries have `reads`.
+TABLES: dict[str, Mapping[str, Any]] = {
+  'network': NETWORKS,
+  'activation_quantizer': ACTIVATION_QUANTIZERS,
+  'quantizer': METHODS,
+  'estimator': ESTIMATORS,
+  'optimizer': optimizers.OPTIMIZERS,
+}
+KEYS: dict[str, Key] = {
+  'network': Key('resnet20', 'Network.', choices=NETWORKS, base=True),
+  'head_norm': Key(False, 'Batch norm after the last layer.', base=True),
+  'activation_quantizer': Key(
+    'relu', 'Quantizer of the inputs of layers.', choices=ACTIVATION_QUANTIZERS
+  ),
+  'activation_bits': Key(2, 'Bits per activation; hwgq takes at most 4.'),
+  'dataset': Key('cifar10', 'Data set.', choices=DATASETS, base=True),
+  'data_dir': Key(
+    '',
+    'Folder of prepared data sets; empty: $TFDS_DATA_DIR, then'
+    ' ~/tensorflow_datasets.',
+    identity=False,
+    base=True,
+    folder=True,
+  ),
+  'pretrained': Key(
+    '',
+    'Model file to start from, ours or a .safetensors file with PyTorch names;'
+    ' empty: train one first.',
+    file=True,
+  ),
+  'pretrain_epochs': Key(
+    164,
+    'Epochs of the base model; 0: start from random weights.',
+    least=0,
+    replaced_by='pretrained',
+  ),
+  'holdout': Key(
+    0,
+    'Training images to test on instead of the test set.',
+    least=0,
+    base=True,
+  ),
+  'dtype': Key(
+    'float32',
+    'Type that layers compute in; parameters stay float32.',
+    choices=DTYPES,
+    base=True,
+  ),
+  'seed': Key(
+    0, 'Seed of the first trial.', least=0, identity=False, base=True
+  ),
+  'trials': Key(
+    1,
+    'Runs as one program, with the seeds seed, seed + 1, ….',
+    least=1,
+    identity=False,
+  ),
+  'mesh_data': Key(
+    1,
+    'Devices that each batch is split over; -1: all.',
+    least=-1,
+    identity=False,
+    base=True,
+  ),
+  'quantizer': Key(
+    'dorefa', 'Method that quantizes the weights.', choices=METHODS
+  ),
+  'bits': Key(1, 'Bits per weight, for methods with a choice of bits.'),
+  'method': Key({}, 'Options of the method, as --config.method.NAME=VALUE.'),
+  'recalibrate': Key(
+    0,
+    'Batches that batch statistics are measured on before each test; 0: keep'
+    ' those of training.',
+    least=0,
+  ),
+  'per_channel': Key(False, 'One scale per filter (bwn, aciq).'),
+  'clip': Key(1.0, 'Clip of the straight-through rule; 0: none.', least=0),
+  'scaled_gradient': Key(
+    True, 'Scale the straight-through gradient of bwn by α.'
+  ),
+  'float_layers': Key(
+    '', 'Regular expression of the leaves that stay in full precision.'
+  ),
+  'estimator': Key(
+    'multi_fc', 'Rule that passes gradients backwards.', choices=ESTIMATORS
+  ),
+  'hidden': Key(100, 'Hidden size of the estimator.'),
+  'layers': Key(2, 'Layers of the stack (fc_grad, multi_fc).'),
+  'estimator_activation': Key(
+    None,
+    'Activation of the stack (fc_grad, multi_fc).',
+    choices=(None, 'relu', 'tanh'),
+    optional=True,
+  ),
+  'init': Key('random', 'Start of φ.', choices=('random', 'identity')),
+  'carry': Key(True, 'Keep the memory from step to step (lstm_fc).'),
+  'memory_dtype': Key(
+    'float32', 'Type of the memory (lstm_fc).', choices=DTYPES
+  ),
+  'features': Key(
+    'gradient momentum distance progress',
+    'Inputs of feature_fc, separated by blanks.',
+  ),
+  'progress_epochs': Key(
+    100, 'Epochs after which the feature progress is 1 (feature_fc).', least=1
+  ),
+  'per_layer': Key(False, 'One φ per layer.'),
+  'slim': Key(False, 'Train φ on one random layer per step.'),
+  'phi_cotangent': Key(
+    'ste',
+    "Rule that takes the loss's gradient to W on φ's path.",
+    choices=('ste', 'estimator'),
+  ),
+  'differentiate_refinement': Key(
+    False, "Let φ's gradient flow through the optimizer."
+  ),
+  'optimizer': Key(
+    'sgd',
+    'Optimizer of the network.',
+    choices=optimizers.OPTIMIZERS,
+    training=True,
+  ),
+  'eps_root': Key(
+    0.0, 'Number under the root of Adam.', least=0, training=True
+  ),
+  'weight_decay': Key(
+    0.0,
+    'Weight decay on all parameters; decoupled with adamw and lion.',
+    least=0,
+    training=True,
+  ),
+  'reapply': Key(
+    False,
+    'Use each weight update twice in the forward pass, as the released code'
+    ' does.',
+    training=True,
+  ),
+  'learning_rate': Key(
+    1e-3, 'α, step size of the network.', least=0, training=True
+  ),
+  'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0),
+  'decay_every': Key(
+    30,
+    'Epochs after which α falls; 0: never.',
+    least=0,
+    training=True,
+    replaced_by='decay_at',
+  ),
+  'decay_at': Key(
+    '', "Epochs at which α falls instead, such as '82 123'.", training=True
+  ),
+  'decay_factor': Key(0.1, 'Factor of α at each fall.', above=0, training=True),
+  'meta_optimizer': Key(
+    'adam', 'Optimizer of φ.', choices=optimizers.META_OPTIMIZERS
+  ),
+  'meta_decay_every': Key(
+    30, 'Epochs after which γ is divided by 10; 0: never.', least=0
+  ),
+  'meta_every': Key(1, 'Steps from one update of φ to the next.', least=1),
+  'meta_stop': Key(0, 'Epochs after which φ is constant; 0: never.', least=0),
+  'loss': Key('cross_entropy', 'Loss.', choices=losses.LOSSES, base=True),
+  'augment': Key(
+    True, 'Crop and mirror training images.', base=True, training=True
+  ),
+  'batch_size': Key(128, 'Images per step.', least=1, base=True, training=True),
+  'epochs': Key(100, 'Epochs; 0: only quantize.', least=0),
+  'epoch_steps': Key(
+    0,
+    'Most steps per epoch; 0: all batches.',
+    least=0,
+    training=True,
+  ),
+  'chunk': Key(
+    10,
+    'Steps between two looks of the host.',
+    least=1,
+    identity=False,
+    base=True,
+  ),
+  'checkpoint_every': Key(
+    100,
+    'Steps between checkpoints; each epoch ends with one.',
+    least=1,
+    identity=False,
+    base=True,
+  ),
+}
+
+
+def default_config() -> ConfigDict:
+  """Returns the default configuration: MetaQuant's Table 1, ResNet20."""
+  return key.defaults(KEYS)
+
+
+def help_text() -> str:
+  """Returns the options of the configuration, one line each, for `--help`."""
+  lines = key.help_lines(KEYS)
+  for name, method in METHODS.items():
+    if method.options:
+      lines += ['', f'Options of --config.quantizer={name}:']
+      lines += key.help_lines(method.options, 'config.method')
+  return '\n'.join(lines)
+
+
+def unread_keys(config: Mapping[str, Any]) -> set[str]:
+  """Returns the keys that a run does not depend on.
+
+  A key that entries of a table declare is read if the chosen entry declares it.
+  A key that no table mentions is read by every run, except those that another
+  key replaces and, where nothing is trained, those of training.
+
+  Args:
+    config: All keys of a configuration.
+  """
+  unread: set[str] = set()
+  for name, table in TABLES.items():
+    declared = {key for entry in table.values() for key in entry.reads}
+    unread |= declared - set(table[config[name]].reads)
+  for name, declaration in KEYS.items():
+    if declaration.replaced_by and config[declaration.replaced_by]:
+      unread.add(name)
+    if declaration.training and not config['epochs']:
+      unread.add(name)
+  return unread

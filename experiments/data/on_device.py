@@ -1,0 +1,196 @@
+"""The pipeline of a data set that fits on the devices whole."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.common import sharding
+from experiments.common.errors import ConfigError
+from experiments.data import batches
+from experiments.data.batches import Split
+from experiments.data.pipeline import (
+  Batch,
+  Examples,
+  Options,
+  Pipeline,
+  TracedBatches,
+)
+
+Array = jax.Array
+Floats3 = tuple[float, float, float]
+
+
+class ImageSet(NamedTuple):
+  """A data set in the memory of the host.
+
+  Attributes:
+    train_images: uint8 of shape (N, height, width, channels).
+    train_labels: int32 of shape (N,).
+    test_images: uint8 of shape (M, height, width, channels).
+    test_labels: int32 of shape (M,).
+    mean: Mean of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, with pixels in [0, 1].
+    class_names: Name of each class, in the order of the labels.
+    flip: Whether an image mirrored left to right keeps its label.
+    padding: Black pixels around an image that random crops are taken from.
+  """
+
+  train_images: np.ndarray
+  train_labels: np.ndarray
+  test_images: np.ndarray
+  test_labels: np.ndarray
+  mean: Floats3
+  std: Floats3
+  class_names: tuple[str, ...]
+  flip: bool
+  padding: int = 4
+
+
+class _Context(NamedTuple):
+  """What the batches of one seed in one epoch are made from."""
+
+  seed: Array
+  epoch: Array
+  orders: Array  # (2, N): of this epoch and of the next
+
+
+def hold_out(images: ImageSet, count: int) -> ImageSet:
+  """Moves training images into the test set, in place of its own.
+
+  Args:
+    images: Any data set.
+    count: Number of training images to move, the same ones at every call; 0
+      leaves the data set as it is.
+  """
+  if not count:
+    return images
+  order = np.random.default_rng(0).permutation(len(images.train_labels))
+  held, kept = np.sort(order[:count]), np.sort(order[count:])
+  return images._replace(
+    train_images=images.train_images[kept],
+    train_labels=images.train_labels[kept],
+    test_images=images.train_images[held],
+    test_labels=images.train_labels[held],
+  )
+
+
+def device_pipeline(images: ImageSet, options: Options) -> Pipeline:
+  """Makes the pipeline of a data set that lies on every device whole.
+
+  Args:
+    images: The data set, before images are held out.
+    options: What the run asks for.
+
+  Raises:
+    ConfigError: If the data set has fewer images than a batch, or the devices
+      cannot split a batch evenly.
+  """
+  _check_sizes(images, options)
+  images = hold_out(images, options.holdout)
+  size = len(images.train_labels)
+  steps_per_epoch = batches.steps_per_epoch(size, options.batch_size)
+  steps_per_epoch = min(steps_per_epoch, options.epoch_steps or steps_per_epoch)
+  pixels: dict[str, Any] = {
+    'mean': images.mean,
+    'std': images.std,
+    'dtype': options.dtype,
+  }
+
+  def examples(split: Split) -> Examples:
+    @functools.partial(jax.jit, static_argnames='batch_size')
+    def batch(split: Split, index: Array, batch_size: int) -> Batch:
+      batch = batches.eval_batch(split, index, batch_size, **pixels)
+      if batch_size % options.mesh.size:
+        return batch
+      return sharding.split_batch(batch, options.mesh)
+
+    return Examples(
+      len(split.labels), lambda index, size: batch(split, index, size)
+    )
+
+  def context(seed: Array, epoch: Array) -> _Context:
+    orders = [batches.epoch_order(seed, epoch + i, size) for i in (0, 1)]
+    return _Context(seed, epoch, jnp.stack(orders))
+
+  def train_batch(shared: Split, context: _Context, number: Array) -> Batch:
+    epoch = number // steps_per_epoch
+    batch = batches.train_batch(
+      shared,
+      context.orders[epoch - context.epoch],
+      number % steps_per_epoch,
+      options.batch_size,
+      seed=context.seed,
+      epoch=epoch,
+      flip=images.flip and options.augment,
+      padding=images.padding if options.augment else 0,
+      **pixels,
+    )
+    return sharding.split_batch(batch, options.mesh)
+
+  train_split = _on_devices(images.train_images, images.train_labels, options)
+  test_split = _on_devices(images.test_images, images.test_labels, options)
+  traced = TracedBatches(train_split, context, train_batch)
+  height, width, channels = images.train_images.shape[1:]
+  return Pipeline(
+    steps_per_epoch=steps_per_epoch,
+    image_shape=(height, width, channels),
+    classes=images.class_names,
+    train=_from_traced(traced, steps_per_epoch, options.mesh),
+    evaluate=examples(test_split),
+    calibrate=examples(train_split),
+    traced=traced,
+  )
+
+
+def _from_traced(
+  traced: TracedBatches, steps_per_epoch: int, mesh: Mesh
+) -> Callable[[int, int], Batch]:
+  """Makes `Pipeline.train` from batches that are made inside jit."""
+  make_context, make_batch = jax.jit(traced.context), jax.jit(traced.batch)
+  contexts: dict[int, tuple[int, Any]] = {}  # seed to the latest epoch's
+
+  def scalars(*numbers: int) -> Any:
+    # An implicit transfer is an error in the training loop.
+    return sharding.replicated(tuple(map(np.int32, numbers)), mesh)
+
+  def train(seed: int, number: int) -> Batch:
+    epoch = number // steps_per_epoch
+    known = contexts.get(seed)
+    # The context of an epoch also serves the first batch of the next one.
+    serves = known is not None and (
+      known[0] == epoch or number == (known[0] + 1) * steps_per_epoch
+    )
+    if known is None or not serves:
+      known = epoch, make_context(*scalars(seed, epoch))
+      contexts[seed] = known
+    return make_batch(traced.shared, known[1], *scalars(number))
+
+  return train
+
+
+def _on_devices(
+  images: np.ndarray, labels: np.ndarray, options: Options
+) -> Split:
+  """Puts a split on every device whole."""
+  return sharding.replicated(batches.to_device(images, labels), options.mesh)
+
+
+def _check_sizes(images: ImageSet, options: Options) -> None:
+  """Refuses a batch that the data cannot fill or the devices cannot split."""
+  devices, available = options.mesh.size, len(images.train_labels)
+  if options.batch_size % devices:
+    raise ConfigError(
+      f'config.batch_size={options.batch_size} must be a multiple of {devices},'
+      ' the number of devices that config.mesh_data splits a batch over.'
+    )
+  if options.batch_size > available - options.holdout:
+    raise ConfigError(
+      f'config.batch_size={options.batch_size} must be at most'
+      f' {available - options.holdout}, the number of training images without'
+      f' the config.holdout={options.holdout} images of the test.'
+    )
