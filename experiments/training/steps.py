@@ -174,12 +174,12 @@ def _make_run(
 
 
 def _no_totals(trial_count: int) -> Totals:
-  zeros = jnp.zeros(trial_count, jnp.float32)
+  # Each sum has a buffer of its own, because all of them are donated.
   return Totals(
     steps=jnp.zeros(trial_count, jnp.int32),
-    loss=zeros,
-    accuracy=zeros,
-    phi_grad_norm=zeros,
+    loss=jnp.zeros(trial_count, jnp.float32),
+    accuracy=jnp.zeros(trial_count, jnp.float32),
+    phi_grad_norm=jnp.zeros(trial_count, jnp.float32),
     finite=jnp.ones(trial_count, bool),
   )
 

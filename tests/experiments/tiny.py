@@ -4,7 +4,6 @@ The network takes the place of a ResNet in tests of what stands around it.
 """
 
 import contextlib
-import pathlib
 from typing import Any
 
 import jax
@@ -15,12 +14,13 @@ from jax.experimental.compilation_cache import (
   compilation_cache as compilation_cache_module,
 )
 
-from experiments.build import train_step
+from experiments.build.networks import NETWORKS, Network, make_network
+from experiments.build.parts import make_parts, make_train_step
 from experiments.configs import digits
-from experiments.data import datasets
-from experiments.records import checkpoints, model_file
-from experiments.training import train
-from experiments.training.steps import make_loop
+from experiments.records import checkpoints, model_file, workdir
+from experiments.training.loop import Saved
+from experiments.training.steps import make_steps
+from experiments.training.train import make_pipeline
 from mq_jax.models import BatchNorm
 from mq_jax.selection import named_leaves
 
@@ -45,9 +45,9 @@ class Net(nn.Module):
 
 def put_in(monkeypatch):
   """Makes every configuration's network the tiny one."""
-  monkeypatch.setattr(
-    train_step, 'network', lambda config, num_classes: Net(num_classes)
-  )
+  tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
+  for name in NETWORKS:
+    monkeypatch.setitem(NETWORKS, name, tiny)
 
 
 @contextlib.contextmanager
@@ -104,6 +104,12 @@ def variables(net, seed=7):
   return jax.tree.map(leaf, shapes)
 
 
+def step_of(config, loss_fn, steps_per_epoch):
+  """The train step of a configuration, with another loss."""
+  parts = make_parts(config, steps_per_epoch)
+  return make_train_step(config, parts, loss_fn)
+
+
 def write_model(path, net, seed=7):
   """A model file with random weights, as `config.pretrained` takes it."""
   random = variables(net, seed)
@@ -111,22 +117,26 @@ def write_model(path, net, seed=7):
   return str(path)
 
 
-def last_checkpoint(config, workdir):
-  """What the newest checkpoint in `workdir` holds; compiles nothing."""
-  dataset = datasets.load(config.dataset)
-  net = train_step.network(config, 10)
+def last_checkpoint(config, folder):
+  """What the newest checkpoint in a folder holds; compiles nothing."""
+  net = make_network(config, 10)
   random = variables(net)
-  loop = make_loop(
-    config, dataset, net, random['params'], random['batch_stats']
+  steps = make_steps(
+    config,
+    make_pipeline(config),
+    net,
+    random['params'],
+    random['batch_stats'],
   )
 
-  def first():
-    state = loop.start()
-    return train.Saved(state, jax.vmap(loop.train.codes)(state))
+  def with_codes(state):
+    return Saved(state, jax.vmap(steps.train.codes)(state))
 
-  manager = checkpoints.open_manager(pathlib.Path(workdir) / 'checkpoints')
+  manager = checkpoints.open_manager(workdir.checkpoints_path(folder))
   try:
-    return checkpoints.restore_latest(manager, jax.eval_shape(first))
+    return checkpoints.restore_latest(
+      manager, jax.eval_shape(with_codes, steps.state_shape())
+    )
   finally:
     checkpoints.close(manager)
 

@@ -100,8 +100,11 @@ def _inq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
 
 def _elq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
   del keys
-  quantizers = {'binary': mq_jax.bwn, 'ternary': methods.twn}
-  levels: mq_jax.Quantizer = quantizers[options.levels]()
+  quantizers: dict[str, Callable[..., mq_jax.Quantizer]] = {
+    'binary': mq_jax.bwn,
+    'ternary': methods.twn,
+  }
+  levels = methods.fixed_levels(quantizers[options.levels]())
   return Parts(
     mq_jax.unquantized(levels),
     lambda rules: methods.loss_error_aware(

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.build import check, losses, optimizers, train_step
+from experiments.build import check, losses, networks, optimizers
+from experiments.build.parts import make_parts, make_train_step
 from experiments.common import sharding, trials
-from experiments.data import batches, datasets
+from experiments.data import batches
+from experiments.data.on_device import ImageSet, device_pipeline
+from experiments.data.pipeline import Options
 from experiments.training import evaluation
-from experiments.training import steps as loop_steps
+from experiments.training.steps import make_steps
 from tests.experiments import tiny
 
 SPE = 3
@@ -35,9 +38,35 @@ def a_dataset(seed=0, train=14, test=11):
     return rng.integers(0, 10, size).astype(np.int32)
 
   mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-  return datasets.Dataset(
-    *(images(train), labels(train), images(test), labels(test)),
-    *(mean, std, tuple('0123456789'), True),
+  return ImageSet(
+    images(train),
+    labels(train),
+    images(test),
+    labels(test),
+    mean,
+    std,
+    tuple('0123456789'),
+    flip=True,
+  )
+
+
+def steps_of(config, images, net, weights):
+  """The compiled steps of a run on these images."""
+  options = Options(
+    data_dir='',
+    batch_size=config.batch_size,
+    epoch_steps=0,
+    holdout=0,
+    augment=True,
+    dtype=networks.DTYPES[config.dtype],
+    mesh=sharding.data_mesh(config.mesh_data),
+  )
+  return make_steps(
+    config,
+    device_pipeline(images, options),
+    net,
+    weights['params'],
+    weights['batch_stats'],
   )
 
 
@@ -45,20 +74,16 @@ def make(config=None, dataset=None):
   config = config or tiny.config(batch_size=4, estimator='fc_grad')
   net = tiny.Net(10)
   weights = tiny.variables(net)
-  return loop_steps.make_loop(
-    config,
-    dataset or a_dataset(),
-    net,
-    weights['params'],
-    weights['batch_stats'],
-  )
+  return steps_of(config, dataset or a_dataset(), net, weights)
 
 
 def by_hand(config, steps):
   """Plain steps over batches 1, 2, …, and their losses and accuracies."""
   dataset, net = a_dataset(), tiny.Net(10)
   weights = tiny.variables(net)
-  train = train_step.make_train_step(config, losses.make_loss(net), SPE)
+  train = make_train_step(
+    config, make_parts(config, SPE), losses.make_loss(net)
+  )
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
@@ -66,7 +91,10 @@ def by_hand(config, steps):
     epoch = count // SPE
     order = batches.epoch_order(config.seed, epoch, len(dataset.train_labels))
     return batches.train_batch(
-      *(split, order, count % SPE, config.batch_size),
+      split,
+      order,
+      count % SPE,
+      config.batch_size,
       seed=config.seed,
       epoch=epoch,
       flip=True,
@@ -95,7 +123,7 @@ def assert_close(got, want):
     np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-6)
 
 
-def test_chunks_step_over_the_batches_in_turn():
+def test_run_chunks_take_batches_in_order():
   config = tiny.config(batch_size=4, estimator='fc_grad', optimizer='momentum')
   parts = make(config)
   assert parts.steps_per_epoch == SPE
@@ -121,16 +149,15 @@ def test_chunks_step_over_the_batches_in_turn():
   )
 
 
-def test_the_compiled_loop_of_accelerators_is_the_same(monkeypatch, x64):
+def test_run_device_loop_equals_host_loop(monkeypatch, x64):
   in_float64(monkeypatch)
   net = tiny.Net(10, jnp.float64)
   weights = as_wide(tiny.variables(net))
-  parts = loop_steps.make_loop(
-    tiny.config(batch_size=4, estimator='fc_grad'),
-    *(a_dataset(), net, weights['params'], weights['batch_stats']),
-  )
+  config = tiny.config(batch_size=4, estimator='fc_grad')
+  parts = steps_of(config, a_dataset(), net, weights)
   want, want_totals = parts.run(parts.start(), 0, SPE)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  parts = steps_of(config, a_dataset(), net, weights)
   got, got_totals = parts.run(parts.start(), 0, SPE)
   want, got = tiny.as_arrays(want), tiny.as_arrays(got)
   assert got.keys() == want.keys()
@@ -140,25 +167,25 @@ def test_the_compiled_loop_of_accelerators_is_the_same(monkeypatch, x64):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_a_chunk_ends_where_a_loss_is_not_finite(monkeypatch, backend):
-  def rate(config, steps_per_epoch):
+def test_run_nonfinite_loss_ends_chunk(monkeypatch, backend):
+  def rate(config, steps_per_epoch, cosine):
     return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
 
-  monkeypatch.setattr(optimizers, 'learning_rate', rate)
-  parts = make(tiny.config(batch_size=4, quantizer='none', estimator='ste'))
+  monkeypatch.setattr(optimizers, 'make_learning_rate', rate)
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  parts = make(tiny.config(batch_size=4, quantizer='none', estimator='ste'))
   _, totals = parts.run(parts.start(), 0, SPE)
   assert totals.finite.tolist() == [False]
   assert totals.steps.tolist() == [2]
 
 
-def test_a_chunk_across_epochs_is_refused():
+def test_run_chunk_across_epochs_raises():
   parts = make()
-  with pytest.raises(ValueError, match='3 steps from 1 leave'):
+  with pytest.raises(ValueError, match='3 steps from step 1 on are not'):
     parts.run(None, 1, 3)
 
 
-def test_two_starts_are_the_same_and_share_nothing():
+def test_start_twice_gives_equal_states_without_shared_buffers():
   parts = make(
     tiny.config(batch_size=4, estimator='fc_grad', seed=check.LARGEST_SEED)
   )
@@ -169,7 +196,7 @@ def test_two_starts_are_the_same_and_share_nothing():
 
 
 @pytest.mark.parametrize('batch', [4, 11, 500])
-def test_the_test_is_the_mean_over_every_image(monkeypatch, batch):
+def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
   monkeypatch.setattr(evaluation, 'EVAL_BATCH', batch)
   dataset, net = a_dataset(), tiny.Net(10)
   weights = tiny.variables(net)
@@ -193,7 +220,7 @@ def test_the_test_is_the_mean_over_every_image(monkeypatch, batch):
 
 def in_float64(monkeypatch):
   """Images, and with them the whole run, in float64."""
-  monkeypatch.setitem(train_step.DTYPES, 'float32', jnp.float64)
+  monkeypatch.setitem(networks.DTYPES, 'float32', jnp.float64)
 
 
 def as_wide(tree):
@@ -202,7 +229,7 @@ def as_wide(tree):
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 @pytest.mark.parametrize('estimator', ['fc_grad', 'lstm_fc'])
-def test_trials_are_the_single_runs_of_their_seeds(
+def test_run_trials_equal_single_runs_of_their_seeds(
   monkeypatch, x64, backend, estimator
 ):
   """Five steps over two epochs, in float64."""
@@ -215,9 +242,7 @@ def test_trials_are_the_single_runs_of_their_seeds(
     )
     net = tiny.Net(10, jnp.float64)
     weights = as_wide(tiny.variables(net))
-    parts = loop_steps.make_loop(
-      config, a_dataset(), net, weights['params'], weights['batch_stats']
-    )
+    parts = steps_of(config, a_dataset(), net, weights)
     state, totals = parts.run(parts.start(), 0, 3)
     state, more = parts.run(state, 3, 2)
     return state, jnp.stack([totals.loss, more.loss], axis=1)
@@ -236,7 +261,7 @@ def test_trials_are_the_single_runs_of_their_seeds(
   assert len({float(loss) for loss in losses[:, 1]}) == 3
 
 
-def test_one_trial_that_is_not_finite_ends_the_chunk_of_all(monkeypatch):
+def test_run_one_nonfinite_trial_ends_chunk_of_all(monkeypatch):
   parts = make(tiny.config(batch_size=4, estimator='fc_grad', trials=2))
   state = parts.start()
   head = state.params['head']
@@ -250,7 +275,7 @@ def test_one_trial_that_is_not_finite_ends_the_chunk_of_all(monkeypatch):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_a_batch_split_over_devices_gives_the_same(monkeypatch, backend):
+def test_run_batch_split_over_devices_gives_equal_state(monkeypatch, backend):
   """Up to rounding; statistics and gradients are those of the whole batch."""
   assert jax.device_count() >= 2
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
@@ -265,13 +290,13 @@ def test_a_batch_split_over_devices_gives_the_same(monkeypatch, backend):
     assert len(leaf.sharding.device_set) == 2
 
 
-def test_more_devices_than_there_are_are_refused():
+def test_data_mesh_too_many_devices_raises():
   with pytest.raises(ValueError, match=r'mesh_data=99.*-1 takes all'):
     sharding.data_mesh(99)
   assert sharding.data_mesh(-1).size == jax.device_count()
 
 
-def test_a_transfer_within_a_chunk_is_an_error(monkeypatch):
+def test_run_transfer_within_chunk_raises(monkeypatch):
   parts = make()
   state = parts.start()
   monkeypatch.setattr(sharding, 'replicated', lambda tree, mesh: tree)
@@ -282,9 +307,9 @@ def test_a_transfer_within_a_chunk_is_an_error(monkeypatch):
 
 EIGHT = """
 import jax, numpy as np
-from experiments import loop
 from mq_jax import models
-from tests.experiments import test_loop, tiny
+from tests.experiments import tiny
+from tests.experiments.training import test_steps
 
 assert jax.device_count() == 8
 net = models.resnet8()
@@ -295,10 +320,8 @@ for mesh_data in (1, -1):
     batch_size=16, estimator='multi_fc', hidden=4, optimizer='momentum',
     mesh_data=mesh_data,
   )
-  dataset = test_loop.a_dataset(train=50, test=600)
-  parts = loop_steps.make_loop(
-    config, dataset, net, weights['params'], weights['batch_stats']
-  )
+  images = test_steps.a_dataset(train=50, test=600)
+  parts = test_steps.steps_of(config, images, net, weights)
   state, totals = parts.run(parts.start(), 0, 3)
   assert totals.steps.tolist() == [3]
   for leaf in jax.tree.leaves(state):
@@ -315,7 +338,7 @@ print('the same')
 """
 
 
-def test_eight_devices_train_a_resnet_as_one_does():
+def test_run_eight_devices_train_resnet_as_one_device():
   done = subprocess.run(
     [sys.executable, '-c', EIGHT],
     env={

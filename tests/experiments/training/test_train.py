@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.build import check, optimizers, train_step
+from experiments import training
+from experiments.build import optimizers
+from experiments.build.base_model import base_config
 from experiments.common import errors
 from experiments.data import datasets
 from experiments.records import checkpoints, model_file, run_log
@@ -43,8 +45,8 @@ def no_more(monkeypatch):
   def refuse(*args, **kwargs):
     pytest.fail('this run should have needed neither data nor training')
 
-  monkeypatch.setattr(datasets, 'load', refuse)
-  monkeypatch.setattr(train, 'make_loop', refuse)
+  monkeypatch.setattr(train, 'make_pipeline', refuse)
+  monkeypatch.setattr(train, 'make_steps', refuse)
   monkeypatch.setattr(model_file, 'save_model', refuse)
 
 
@@ -65,7 +67,7 @@ def numpy_test(path):
   return losses.mean(), 100 * hits.mean()
 
 
-def test_a_run_writes_what_it_measured(tmp_path, config):
+def test_run_writes_what_it_measured(tmp_path, config):
   work = tmp_path / 'run'
   result = train.train_and_evaluate(config, work)
 
@@ -104,7 +106,7 @@ def test_a_run_writes_what_it_measured(tmp_path, config):
   assert result.seconds_per_epoch == pytest.approx(sum(seconds) / 2)
 
 
-def test_trials_have_one_log_one_checkpoint_and_a_model_each(
+def test_run_trials_share_log_and_have_a_model_each(
   tmp_path, config, monkeypatch
 ):
   config.update(trials=2, seed=5)
@@ -143,31 +145,31 @@ def test_trials_have_one_log_one_checkpoint_and_a_model_each(
   assert train.train_and_evaluate(config, work) == result
 
 
-def test_trials_from_random_weights_are_refused(tmp_path):
+def test_run_trials_from_random_weights_raise(tmp_path):
   config = tiny.config(trials=2, quantizer='none', estimator='ste')
-  with pytest.raises(check.ConfigError, match=r'give config\.pretrained'):
+  with pytest.raises(errors.ConfigError, match=r'set config\.pretrained'):
     train.train_and_evaluate(config, tmp_path / 'run')
 
 
-def test_train_loss_is_the_mean_over_the_epoch(tmp_path, config, monkeypatch):
+def test_run_train_loss_is_mean_over_epoch(tmp_path, config, monkeypatch):
   taken = []
-  make_loop = train.make_loop
+  make_steps = train.make_steps
 
   def watched(*args):
-    loop = make_loop(*args)
+    made = make_steps(*args)
 
     def run(state, first, steps):
       # One step at a time, to see each one's loss.
       for step in range(first, first + steps):
-        state, totals = loop.run(state, step, 1)
+        state, totals = made.run(state, step, 1)
         taken.append(float(totals.loss[0]))
       return state, totals._replace(
         steps=np.array([steps]), loss=np.array([sum(taken[-steps:])])
       )
 
-    return loop._replace(run=run)
+    return made._replace(run=run)
 
-  monkeypatch.setattr(train, 'make_loop', watched)
+  monkeypatch.setattr(train, 'make_steps', watched)
   result = train.train_and_evaluate(config, tmp_path / 'run')
   assert len(taken) == 2 * tiny.STEPS
   for record, losses in zip(
@@ -223,7 +225,7 @@ def uninterrupted(tmp_path_factory):
     (model_file, 'save_model', 1, True),  # all is there but the model
   ],
 )
-def test_a_killed_run_goes_on_bit_for_bit(
+def test_run_killed_anywhere_resumes_bit_for_bit(
   tmp_path, monkeypatch, uninterrupted, module, name, call, before
 ):
   config, whole, last = uninterrupted
@@ -245,7 +247,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
   assert tiny.as_bytes(got.params) == tiny.as_bytes(want.params)
 
 
-def test_a_finished_run_is_only_read(tmp_path, config, monkeypatch):
+def test_run_complete_is_only_read(tmp_path, config, monkeypatch):
   first = train.train_and_evaluate(config, tmp_path / 'run')
   files = {p: p.read_bytes() for p in files_in(tmp_path / 'run')}
   no_more(monkeypatch)
@@ -256,7 +258,7 @@ def test_a_finished_run_is_only_read(tmp_path, config, monkeypatch):
   assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
 
 
-def test_a_run_goes_on_after_its_data_have_moved(tmp_path, config, monkeypatch):
+def test_run_resumes_after_data_moved(tmp_path, config, monkeypatch):
   work = tmp_path / 'run'
   with monkeypatch.context() as patch:
     kill_at(patch, checkpoints, 'save', 1, before=False)
@@ -266,7 +268,7 @@ def test_a_run_goes_on_after_its_data_have_moved(tmp_path, config, monkeypatch):
   assert len(train.train_and_evaluate(config, work).records) == 2
 
 
-def test_a_base_model_is_made_once_and_it_is_said(
+def test_run_without_base_model_trains_one_once(
   tmp_path, config, monkeypatch, capsys
 ):
   config.pretrained = ''
@@ -275,7 +277,7 @@ def test_a_base_model_is_made_once_and_it_is_said(
   assert 'training a full-precision resnet8 on digits first, 1 epochs' in said
   base = tmp_path / 'pretrain'
   header, records = run_log.read_log(base / 'metrics.jsonl')
-  assert header['config'] == train_step.base_config(config).to_dict()
+  assert header['config'] == base_config(config).to_dict()
   assert len(records) == config.pretrain_epochs
   # The quantized run starts where the base model ended.
   _, accuracy = numpy_test(base / 'model.safetensors')
@@ -303,8 +305,8 @@ def test_a_base_model_is_made_once_and_it_is_said(
     train.train_and_evaluate(config, tmp_path)
 
 
-def test_a_full_precision_run_reports_its_own_accuracy(tmp_path, config):
-  base = train_step.base_config(config)
+def test_run_in_full_precision_reports_its_own_accuracy(tmp_path, config):
+  base = base_config(config)
   result = train.train_and_evaluate(base, tmp_path)
   _, accuracy = numpy_test(tmp_path / 'model.safetensors')
   assert result.base_accuracy == pytest.approx(accuracy)
@@ -315,34 +317,32 @@ def test_a_full_precision_run_reports_its_own_accuracy(tmp_path, config):
   'values',
   [{'epochs': 0}, {'bits': 9}, {'network': 'vgg'}, {'lerning_rate': 1.0}],
 )
-def test_a_config_is_refused_before_anything_is_done(
+def test_run_invalid_config_writes_nothing(
   tmp_path, config, monkeypatch, values
 ):
   no_more(monkeypatch)
   config.update(values)
   config.pretrained = ''  # A base model would be trained, and nothing checked.
-  with pytest.raises(check.ConfigError, match=next(iter(values))):
+  with pytest.raises(errors.ConfigError, match=next(iter(values))):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_batch_too_large_is_refused_before_a_base_is_made(tmp_path, config):
+def test_run_batch_too_large_writes_nothing(tmp_path, config):
   config.update(batch_size=2000, pretrained='')
-  with pytest.raises(check.ConfigError, match='2000 must be at most 1437'):
+  with pytest.raises(errors.ConfigError, match='2000 must be at most 1437'):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
-def test_missing_data_are_refused_with_the_command(tmp_path, config):
+def test_run_missing_data_names_the_command(tmp_path, config):
   config.update(dataset='cifar10', data_dir=str(tmp_path / 'no'), pretrained='')
   with pytest.raises(errors.MissingError, match=r'experiments\.prepare_data'):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_base_model_that_is_missing_or_does_not_fit_is_refused(
-  tmp_path, config, monkeypatch
-):
+def test_run_unusable_base_model_raises(tmp_path, config, monkeypatch):
   config.pretrained = str(tmp_path / 'nowhere.safetensors')
   with pytest.raises(errors.MissingError, match='nowhere'):
     train.train_and_evaluate(config, tmp_path / 'run')
@@ -356,13 +356,13 @@ def test_a_base_model_that_is_missing_or_does_not_fit_is_refused(
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_base_model_may_lie_in_the_home_folder(tmp_path, config, monkeypatch):
+def test_run_base_model_in_home_folder_is_found(tmp_path, config, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   config.update(pretrained='~/base.safetensors', epochs=1)
   assert train.train_and_evaluate(config, tmp_path / 'run').records
 
 
-def test_a_run_goes_on_from_the_base_model_that_it_began_with(
+def test_run_resumes_with_the_same_base_model_only(
   tmp_path, config, monkeypatch
 ):
   config.update(epochs=1)
@@ -381,7 +381,7 @@ def test_a_run_goes_on_from_the_base_model_that_it_began_with(
     train.train_and_evaluate(config, tmp_path / 'run')
 
 
-def test_another_configuration_s_folder_is_refused_by_its_keys(
+def test_run_folder_of_other_config_names_the_keys(
   tmp_path, config, monkeypatch
 ):
   work = tmp_path / 'run'
@@ -398,9 +398,7 @@ def test_another_configuration_s_folder_is_refused_by_its_keys(
   assert {p: p.read_bytes() for p in files_in(work)} == files
 
 
-def test_checkpoints_without_their_log_are_refused(
-  tmp_path, config, monkeypatch
-):
+def test_run_checkpoints_without_log_raise(tmp_path, config, monkeypatch):
   with monkeypatch.context() as patch:
     kill_at(patch, checkpoints, 'save', 1, before=False)
     with pytest.raises(Killed):
@@ -426,17 +424,17 @@ class Writer:
     self.closed = True
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, config, monkeypatch):
-  def rate(config, steps_per_epoch):
+def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
+  def rate(config, steps_per_epoch, cosine):
     # The steps counted from 1: the ninth is the first to take infinity.
     alpha = config.learning_rate
     return lambda step: jax.numpy.where(step < 8, alpha, jax.numpy.inf)
 
   writer = Writer()
   monkeypatch.setattr(run_log, 'open_scalars', lambda *args: writer)
-  monkeypatch.setattr(optimizers, 'learning_rate', rate)
+  monkeypatch.setattr(optimizers, 'make_learning_rate', rate)
   for _ in range(2):  # The second time from the last checkpoint.
-    with pytest.raises(train.TrainingDiverged) as error:
+    with pytest.raises(training.TrainingDiverged) as error:
       train.train_and_evaluate(config, tmp_path / 'run')
     message = str(error.value)
     assert 'not finite at step 9.' in message
@@ -453,9 +451,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, config, monkeypatch):
     assert np.isfinite(leaf.astype(np.float64)).all()
 
 
-def test_a_first_step_that_is_not_finite_says_that_nothing_is_saved(
-  tmp_path, config
-):
+def test_run_nonfinite_first_step_says_nothing_is_saved(tmp_path, config):
   config.update(quantizer='none', estimator='ste', learning_rate=3e38)
-  with pytest.raises(train.TrainingDiverged, match='no checkpoint yet'):
+  with pytest.raises(training.TrainingDiverged, match='no checkpoint yet'):
     train.train_and_evaluate(config, pathlib.Path(tmp_path, 'run'))

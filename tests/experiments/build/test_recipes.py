@@ -8,7 +8,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build import check, losses, method_options, methods, train_step
+from experiments import training
+from experiments.build import losses, networks
+from experiments.build.base_model import base_config, is_from_scratch
+from experiments.build.check import check
+from experiments.build.methods import METHODS
+from experiments.build.parts import make_parts
 from experiments.common import errors
 from experiments.configs.methods import NAMES, load
 from experiments.configs.recipe import recipe
@@ -88,18 +93,21 @@ class Net(nn.Module):
     return BatchNorm(name='head_norm')(x, train)
 
 
+def small(first):
+  """The declaration of the small network."""
+  return networks.Network(
+    lambda keys, num_classes, activation: Net(
+      num_classes, activation, first=first
+    ),
+    (),
+  )
+
+
 @pytest.fixture(autouse=True)
 def network(monkeypatch):
-  def make(config, num_classes):
-    return Net(
-      num_classes,
-      train_step.ACTIVATIONS[config.activation_quantizer](
-        config.activation_bits
-      ),
-      first='conv1' if config.network in ('vgg_small', 'labnet') else 'stem',
-    )
-
-  monkeypatch.setattr(train_step, 'network', make)
+  for name in networks.NETWORKS:
+    first = 'conv1' if name in ('vgg_small', 'labnet') else 'stem'
+    monkeypatch.setitem(networks.NETWORKS, name, small(first))
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -113,8 +121,8 @@ def base(tmp_path_factory):
   """A trained network of full precision."""
   folder = tmp_path_factory.mktemp('base')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_step, 'network', lambda config, classes: Net(classes))
-    config = train_step.base_config(shrunk(recipe('twn', epochs=1)))
+    patch.setitem(networks.NETWORKS, 'resnet20', small('stem'))
+    config = base_config(shrunk(recipe('twn', epochs=1)))
     return train.train_and_evaluate(config, folder)
 
 
@@ -137,23 +145,23 @@ def shrunk(config):
 
 def run(name, base, folder, **changes):
   config = shrunk(load(name))
-  if not train_step.is_from_scratch(config):
+  if not is_from_scratch(config):
     config.pretrained = str(base.model_path)
   config.update(changes)
   return config, train.train_and_evaluate(config, folder)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_recipe_stands(name):
+def test_recipe_lists_all_options_and_passes_check(name):
   config = load(name)
-  check.check(config)
+  check(config)
   assert name in LEVELS
   # All options are listed, so that the command line can change them.
-  assert set(config.method) == set(method_options.OPTIONS[config.quantizer])
+  assert set(config.method) == set(METHODS[config.quantizer].options)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_method_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
+def test_recipe_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
   config, result = run(name, base, tmp_path / 'whole')
   assert result.last_accuracy > 80  # of ten classes
   count, per_channel = LEVELS[name]
@@ -173,14 +181,14 @@ def test_a_method_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
 def in_two_parts(config, folder):
   """The run again, stopped in its second epoch and gone on with."""
   asked = iter([False] * 4 + [True])
-  with pytest.raises(train.Stopped):
+  with pytest.raises(training.Stopped):
     train.train_and_evaluate(config, folder, stop=lambda: next(asked))
   return train.train_and_evaluate(config, folder)
 
 
 def quantized_kernels(config, path):
   leaves = named_leaves(model_file.load_model(path).params)
-  chosen = selection.select(leaves, train_step.rules(config, 1))
+  chosen = selection.select(leaves, make_parts(config, 1).rules)
   return [np.asarray(leaves[path]) for path in chosen]
 
 
@@ -190,21 +198,21 @@ def number_of_levels(kernel, per_channel):
   return max(len(np.unique(part)) for part in parts)
 
 
-def test_levels_of_inq_are_powers_of_two(base, tmp_path):
+def test_inq_levels_are_powers_of_two(base, tmp_path):
   config, result = run('inq', base, tmp_path, epochs=1)
   for kernel in quantized_kernels(config, result.model_path):
     mantissa, _ = np.frexp(np.abs(kernel[kernel != 0]))
     np.testing.assert_array_equal(mantissa, 0.5)
 
 
-def test_what_the_loss_saw_stands_beside_what_is_left(base, tmp_path):
+def test_relaxed_method_also_saves_the_weights_of_the_loss(base, tmp_path):
   config, result = run('psgd', base, tmp_path, epochs=1)
   record = result.records[-1]
   trained = tmp_path / 'trained.safetensors'
   assert accuracy(result.model_path) == pytest.approx(record['test_accuracy'])
   assert accuracy(trained) == pytest.approx(record['relaxed_accuracy'])
   kept = model_file.load_model(trained)
-  quantizer = methods.make(config, 1).quantizer
+  quantizer = make_parts(config, 1).rules
   left = model_file.load_model(result.model_path).params
   for path, kernel in named_leaves(left).items():
     if path.endswith('kernel'):
@@ -227,9 +235,7 @@ def accuracy(path):
   return 100 * np.mean(np.argmax(logits, axis=-1) == digits.test_labels)
 
 
-def test_statistics_are_taken_anew_with_the_weights_that_are_left(
-  base, tmp_path
-):
+def test_recalibrate_measures_statistics_with_final_weights(base, tmp_path):
   """State Batch Norm's second set, of the first layer, by NumPy."""
   _, result = run('slb', base, tmp_path, epochs=1, float_layers='', bits=2)
   model, digits = (
@@ -247,7 +253,7 @@ def test_statistics_are_taken_anew_with_the_weights_that_are_left(
   )
 
 
-def test_without_epochs_a_network_is_only_quantized(base, tmp_path):
+def test_zero_epochs_only_quantizes(base, tmp_path):
   config, result = run('uniform', base, tmp_path)
   (record,) = result.records
   assert (record['epoch'], record['step']) == (0, 0)
@@ -264,7 +270,7 @@ def test_without_epochs_a_network_is_only_quantized(base, tmp_path):
   assert tiny.timeless(again.records) == tiny.timeless(result.records)
 
 
-def test_what_is_left_is_folded_into_integers(base, tmp_path):
+def test_fold_bwn_kernels_become_integers(base, tmp_path):
   _, result = run('bwn', base, tmp_path, epochs=1)
   accuracies, whole = fold.finalise(tmp_path)
   assert set(accuracies) == {'quantized', 'folded'}
@@ -288,20 +294,20 @@ def test_what_is_left_is_folded_into_integers(base, tmp_path):
   )
 
 
-def test_all_forms_of_a_network_are_tested(base, tmp_path):
+def test_fold_tests_all_forms_of_a_network(base, tmp_path):
   _, result = run('admm', base, tmp_path, epochs=1)
   accuracies, whole = fold.finalise(tmp_path)
   record = result.records[-1]
   assert accuracies['trained'] == record['relaxed_accuracy']
   assert accuracies['quantized'] == record['test_accuracy']
   assert set(whole.values()) == {3}
-  with pytest.raises(errors.MissingError, match='no run stands in'):
+  with pytest.raises(errors.MissingError, match='contains no run'):
     fold.finalise(tmp_path / 'elsewhere')
-  with pytest.raises(errors.MissingError, match='has to quantize weights'):
+  with pytest.raises(errors.MissingError, match='must quantize weights'):
     fold.finalise(base.model_path.parent)
 
 
-def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
+def test_initial_variables_other_activations_get_fresh_numbers(base, tmp_path):
   config, result = run('pact_w4a4', base, tmp_path, epochs=1)
   # What it started from is tested as it was trained, with ReLUs.
   assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
@@ -319,8 +325,8 @@ def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
   )
   for own, start in ((again, number), (other, 0.8 / 3**0.5)):
     own.pretrained = str(result.model_path)
-    net = train_step.network(own, 10)
-    first, _ = initial.first_weights(own, net, pytest.fail)
+    net = networks.make_network(own, 10)
+    first, _ = initial.initial_variables(own, net, (32, 32, 3), pytest.fail)
     (begun,) = (
       float(leaf)
       for path, leaf in named_leaves(first).items()
@@ -334,7 +340,7 @@ def test_a_base_model_lacks_only_the_numbers_of_activations(base, tmp_path):
     train.train_and_evaluate(config, tmp_path / 'other')
 
 
-def test_trials_of_what_is_only_quantized_are_the_same(base, tmp_path):
+def test_zero_epochs_trials_are_equal(base, tmp_path):
   _, result = run('lapq', base, tmp_path, bits=2, trials=2)
   one, other = (
     model_file.load_model(tmp_path / f'quantized-seed{seed}.safetensors')
@@ -344,7 +350,7 @@ def test_trials_of_what_is_only_quantized_are_the_same(base, tmp_path):
   assert len(set(result.trial_accuracies)) == 1
 
 
-def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
+def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
   """Beside the clips that it starts from, at 2 bits."""
   changes = {'bits': 2, 'float_layers': ''}
   found = {}
@@ -371,9 +377,9 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'told'),
   [
-    ({'method': {'treshold': 0.1}}, r"method\.treshold is unknown to .*'ttq'"),
-    ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of float"),
-    ({'method': {'threshold': 2.0}}, r'threshold=2.0 must lie in'),
+    ({'method': {'treshold': 0.1}}, r"method\.treshold is not an .*'ttq'"),
+    ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of type fl"),
+    ({'method': {'threshold': 2.0}}, r'threshold=2.0 must be from 0 to 1'),
     (
       {'activation_quantizer': 'hwgq', 'activation_bits': 8},
       r'bits=8 must be an int',
@@ -385,12 +391,12 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
     ({'decay_factor': 0.0}, r'decay_factor=0.0 must be above 0'),
     (
       {'estimator': 'feature_fc'},
-      r"quantizer='ttq' with .* several thresholds",
+      r'features=.* but the quantizer has several thresholds',
     ),
-    ({'epochs': 0, 'estimator': 'fc_grad'}, r"learns nothing .* take 'ste'"),
+    ({'epochs': 0, 'estimator': 'fc_grad'}, r"learns nothing .*='ste'"),
     (
       {'quantizer': 'aciq', 'bits': 4, 'epochs': 0, 'pretrain_epochs': 0},
-      r"'aciq' is for trained networks: give",
+      r"'aciq' quantizes trained networks: set config.pretrained",
     ),
     (
       {'quantizer': 'lapq', 'bits': 4, 'epochs': 0, 'method': {'images': 0}},
@@ -406,33 +412,36 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
       {'quantizer': 'slb', 'method': {'last': float('inf')}},
       r'end=inf must be positive',
     ),
-    ({'bits': 2}, r"bits=2, but config.quantizer='ttq' has a number"),
+    ({'bits': 2}, r"bits=2 has no effect with config.quantizer='ttq'"),
     ({'quantizer': 'inq', 'bits': 6}, r'bits=6 has no published portions'),
-    ({'quantizer': 'lapq', 'bits': 4}, r"'lapq' is for trained networks"),
-    ({'quantizer': 'none', 'epochs': 0}, r'epochs=0 leaves nothing to do'),
-    ({'quantizer': 'psgd', 'bits': 4, 'estimator': 'fc_grad'}, r"Take 'ste'"),
+    ({'quantizer': 'lapq', 'bits': 4}, r"'lapq' quantizes trained networks"),
+    ({'quantizer': 'none', 'epochs': 0}, r'epochs=0 .* leaves nothing to do'),
+    (
+      {'quantizer': 'psgd', 'bits': 4, 'estimator': 'fc_grad'},
+      r"Set config.estimator='ste'",
+    ),
     ({'quantizer': 'lab', 'reapply': True}, r'reapply=True and .*both'),
-    ({'decay_at': '9 3'}, r"decay_at='9 3' must be epochs that ascend"),
+    ({'decay_at': '9 3'}, r"decay_at='9 3' must be ascending epochs"),
     ({'quantizer': 'slb', 'method': {'window': '1'}}, r"window='1' must be"),
     (
       {'quantizer': 'proxquant', 'method': {'prox': 'l3'}},
       r"prox='l3' must be one of \('l1', 'l2'\)",
     ),
-    ({'pretrain_epochs': 0, 'trials': 2}, r'share the weights they start from'),
+    ({'pretrain_epochs': 0, 'trials': 2}, r'must start from the same weights'),
   ],
 )
-def test_what_no_run_can_have_is_refused_by_name(changes, told):
+def test_check_impossible_recipe_is_named(changes, told):
   config = recipe('ttq')
   config.method = ConfigDict()
   config.update(changes)
-  with pytest.raises(check.ConfigError, match=told):
-    check.check(config)
+  with pytest.raises(errors.ConfigError, match=told):
+    check(config)
 
 
 @pytest.mark.parametrize(
   'name', ['ttq', 'lsq', 'lq_nets', 'proxquant', 'inq', 'admm', 'psgd', 'slb']
 )
-def test_trials_as_a_batch_axis_are_what_each_is_alone(name):
+def test_recipe_vmapped_trials_equal_single_trials(name):
   """As on an accelerator; on CPU they take turns."""
   config = shrunk(load(name))
   config.update(float_layers='', epochs=1)
@@ -441,7 +450,7 @@ def test_trials_as_a_batch_axis_are_what_each_is_alone(name):
     residual = batch @ params['layer']['kernel'] - 1
     return jnp.mean(residual**2), (model_state, {})
 
-  made = train_step.make_train_step(config, loss_fn, steps_per_epoch=6)
+  made = tiny.step_of(config, loss_fn, steps_per_epoch=6)
   batch = jax.random.normal(jax.random.key(1), (16, 8))
 
   def first(seed):

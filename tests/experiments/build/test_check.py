@@ -1,0 +1,158 @@
+"""What a configuration must be: every refusal names the key and the value."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.build import optimizers
+from experiments.build.base_model import base_config
+from experiments.build.check import check
+from experiments.common.errors import ConfigError
+from experiments.configs import digits, resnet20, resnet110
+from tests.experiments import tiny
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    resnet20.get_config(),
+    resnet110.get_config(),
+    digits.get_config(),
+    tiny.config(),
+    base_config(resnet20.get_config()),
+  ],
+)
+def test_check_shipped_configuration_passes(config):
+  check(config)
+
+
+@pytest.mark.parametrize('quantizer', ['dorefa', 'bwn'])
+@pytest.mark.parametrize('optimizer', list(optimizers.OPTIMIZERS))
+@pytest.mark.parametrize('estimator', ['ste', 'fc_grad', 'multi_fc', 'lstm_fc'])
+def test_check_any_combination_of_choices_passes(
+  quantizer, optimizer, estimator
+):
+  config = tiny.config(
+    quantizer=quantizer, optimizer=optimizer, estimator=estimator
+  )
+  check(config)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'remedy'),
+  [
+    ('network', 'resnet21', "'resnet20', 'resnet32'"),
+    ('dataset', 'mnist', "'cifar10', 'cifar100', 'digits'"),
+    ('dtype', 'float16', "'float32', 'bfloat16'"),
+    ('quantizer', 'xnor', "'none', 'dorefa', 'bwn'"),
+    ('estimator', 'fc', "'ste', 'fc_grad'"),
+    ('estimator_activation', 'gelu', "None, 'relu', 'tanh'"),
+    ('init', 'zeros', "'random', 'identity'"),
+    ('phi_cotangent', 'both', "'ste', 'estimator'"),
+    ('optimizer', 'adagrad', "'sgd', 'momentum', 'adam'"),
+    ('meta_optimizer', 'lion', "'adam', 'sgd'"),
+    ('bits', 0, '1 to 8'),
+    ('bits', 9, '1 to 8'),
+    ('hidden', 0, 'hidden'),
+    ('clip', -1.0, 'at least 0'),
+    ('eps_root', -1.0, 'at least 0'),
+    ('weight_decay', -1e-4, 'at least 0'),
+    ('learning_rate', -1e-3, 'at least 0'),
+    ('learning_rate', float('nan'), 'finite'),
+    ('learning_rate', float('inf'), 'finite'),
+    ('meta_learning_rate', -1e-3, 'at least 0'),
+    ('decay_every', -1, 'at least 0'),
+    ('meta_decay_every', -1, 'at least 0'),
+    ('meta_every', 0, 'at least 1'),
+    ('meta_stop', -1, 'at least 0'),
+    ('holdout', -1, 'at least 0'),
+    ('batch_size', 0, 'at least 1'),
+    ('epochs', -1, 'at least 0'),
+    ('pretrain_epochs', -1, 'at least 0'),
+    ('chunk', 0, 'at least 1'),
+    ('checkpoint_every', -5, 'at least 1'),
+    ('seed', -1, 'at least 0'),
+    ('seed', 2**31, 'at 2147483647 at most'),
+    ('trials', 0, 'at least 1'),
+    ('mesh_data', 0, 'a number of devices, or -1'),
+    ('mesh_data', -2, 'at least -1'),
+    ('memory_dtype', 'float16', 'must be one of'),
+  ],
+)
+def test_check_value_out_of_range_names_key_and_remedy(key, value, remedy):
+  config = tiny.config()
+  config[key] = value
+  with pytest.raises(ConfigError) as error:
+    check(config)
+  assert repr(value) in str(error.value)
+  assert remedy in str(error.value)
+  assert key in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('epochs', 3.0),
+    ('epochs', True),
+    ('epochs', '3'),
+    ('seed', None),
+    ('learning_rate', '1e-3'),
+    ('learning_rate', None),
+    ('carry', 1),
+    ('network', 20),
+  ],
+)
+def test_check_value_of_wrong_type_names_key(key, value):
+  # A notebook may pass it, without the check of ml_collections.
+  config = ConfigDict(tiny.config().to_dict() | {key: value})
+  with pytest.raises(ConfigError, match=f'config.{key}=') as error:
+    check(config)
+  assert repr(value) in str(error.value)
+
+
+def test_check_integer_learning_rate_passes():
+  check(ConfigDict(tiny.config().to_dict() | {'learning_rate': 1}))
+
+
+def test_check_unknown_or_missing_key_is_named():
+  config = tiny.config(lerning_rate=0.1)
+  with pytest.raises(ConfigError, match=r"\['lerning_rate'\].*'bits'"):
+    check(config)
+  config = tiny.config()
+  del config.bits
+  with pytest.raises(ConfigError, match=r"\['bits'\] are missing"):
+    check(config)
+
+
+@pytest.mark.parametrize(
+  ('values', 'remedy'),
+  [
+    ({'quantizer': 'none'}, "set config.estimator='ste'"),
+    (
+      {'quantizer': 'bwn', 'bits': 2},
+      "'bwn', which has a fixed number of levels",
+    ),
+    ({'differentiate_refinement': True}, 'eps_root'),
+    ({'float_layers': '('}, r"rule '\(' is no regular expression"),
+    ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
+    ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
+    ({'estimator': 'feature_fc', 'bits': 2}, "or leave 'distance' out"),
+    ({'estimator': 'ste', 'slim': True}, 'must be False'),
+    ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
+  ],
+)
+def test_check_values_that_conflict_raise(values, remedy):
+  with pytest.raises(ConfigError, match=remedy):
+    check(tiny.config(**values))
+
+
+def test_check_rules_and_estimators_must_fit_leaves():
+  with pytest.raises(ConfigError, match=r"'conv9' matches no leaf"):
+    check(tiny.config(float_layers='conv9'))
+  with pytest.raises(ConfigError, match=r'shortcut/kernel has shape'):
+    check(tiny.config(estimator='kernel_wise', float_layers='head/kernel'))
+  check(
+    tiny.config(
+      estimator='kernel_wise',
+      float_layers='head/kernel|.*/shortcut/kernel',
+    )
+  )

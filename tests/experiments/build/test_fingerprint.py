@@ -1,0 +1,129 @@
+"""Fingerprints: when two runs are of one setting, and what may move."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.build import fingerprint
+from experiments.build.fingerprint import identity
+from experiments.build.schema import KEYS, TABLES, default_config, unread_keys
+from tests.experiments import tiny
+
+
+def test_identity_ignores_what_a_run_does_not_read():
+  config = default_config().to_dict()
+  same = config | {
+    'seed': 7,
+    'trials': 3,
+    'data_dir': '/elsewhere',
+    'chunk': 1,
+    'features': 'gradient',  # MultiFC does not read it.
+    'carry': False,  # Nor this.
+    'per_channel': True,  # dorefa does not read it.
+    'eps_root': 1.0,  # SGD does not read it.
+    'clip': 1,  # An integer, written by hand.
+  }
+  assert identity(same) == identity(config)
+  old = {k: v for k, v in config.items() if k not in ('slim', 'holdout')}
+  assert identity(old) == identity(config)
+  one, other = ({'pretrained': f'/{x}/base.pth'} for x in 'ab')
+  assert identity(config | one) == identity(config | other)
+  for key, value in (('slim', True), ('epochs', 3), ('pretrained', 'a.pth')):
+    changed = config | {key: value}
+    assert identity(changed) != identity(config)
+    # The length of a base model does not count where its file is given.
+    apart = [key, 'pretrain_epochs']
+    assert identity(changed, without=apart) == identity(config, without=apart)
+
+
+def test_identity_ignores_replaced_keys_and_training_without_epochs():
+  named = default_config().to_dict() | {'decay_at': '3 5'}
+  assert identity(named | {'decay_every': 7}) == identity(named)
+  only = named | {'epochs': 0, 'quantizer': 'aciq', 'bits': 4}
+  same = only | {'optimizer': 'adam', 'learning_rate': 1.0, 'batch_size': 5}
+  assert identity(same) == identity(only)
+  assert identity(only | {'bits': 3}) != identity(only)
+  # Options have defaults too, and a log may have options that are gone.
+  ttq = named | {'quantizer': 'ttq'}
+  full = ttq | {'method': {'threshold': 0.05}}
+  assert identity(full) == identity(ttq)
+  other = ttq | {'method': {'threshold': 0.1}}
+  old = ttq | {'method': {'forgotten': 1}}
+  assert len({identity(c) for c in (ttq, other, old)}) == 3
+
+
+def under_adam():
+  config = default_config()
+  config.update(estimator='ste', quantizer='dorefa', optimizer='adam')
+  return config
+
+
+def test_identity_ste_ignores_keys_of_phi():
+  """Two steps with any value of the keys that only learned rules read."""
+
+  def after(**changes):
+    config = under_adam()
+    config.update(changes)
+    assert identity(config.to_dict()) == identity(under_adam().to_dict())
+
+    def loss_fn(params, model_state, batch, rng):
+      return jnp.sum(batch * params['kernel'] ** 3), (model_state, {})
+
+    train = tiny.step_of(config, loss_fn, steps_per_epoch=2)
+    kernel = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    state = train.init(jax.random.key(0), {'kernel': kernel}, {}, kernel)
+    for _ in range(3):
+      state, _ = train.step(state, kernel + 2)
+    return np.asarray(state.params['kernel'])
+
+  np.testing.assert_array_equal(
+    after(
+      phi_cotangent='estimator',
+      meta_learning_rate=1.0,
+      meta_optimizer='sgd',
+      meta_decay_every=1,
+      meta_every=2,
+      meta_stop=1,
+    ),
+    after(),
+  )
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_unread_keys_each_entry_reads_exactly_its_own_keys(table):
+  """Every key that entries declare counts for these entries alone."""
+  entries = TABLES[table]
+  declared = set(itertools.chain(*(e.reads for e in entries.values())))
+  assert declared <= set(KEYS)
+  for name, entry in entries.items():
+    unread = unread_keys(default_config().to_dict() | {table: name})
+    assert declared & unread == declared - set(entry.reads)
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_builder_undeclared_key_is_not_available(table):
+  """A builder that reads a key without declaring it fails at once."""
+  from experiments.build.key import subset
+
+  config = default_config()
+  for entry in TABLES[table].values():
+    keys = subset(config, entry.reads)
+    for name in set(KEYS) - set(entry.reads):
+      with pytest.raises(AttributeError):
+        getattr(keys, name)
+
+
+def test_without_places_files_count_by_name_and_folders_do_not():
+  config = {'pretrained': '/a/base.pth', 'data_dir': '/data', 'seed': 3}
+  assert fingerprint.without_places(config) == {
+    'pretrained': 'base.pth',
+    'seed': 3,
+  }
+  assert fingerprint.without_folders(config) == {
+    'pretrained': 'base.pth',
+    'data_dir': 'data',
+    'seed': 3,
+  }

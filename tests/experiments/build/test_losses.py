@@ -1,0 +1,59 @@
+"""Losses in training and in a test, against float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.build import losses
+from tests.experiments import tiny
+
+
+def oracle(logits, labels):
+  """Cross entropy and hit of each example, in float64."""
+  logits = np.asarray(logits, np.float64)
+  top = logits.max(axis=1, keepdims=True)
+  log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+  losses = log_sum - logits[np.arange(len(labels)), labels]
+  return losses, logits.argmax(axis=1) == labels
+
+
+def a_batch(size=6):
+  rng = np.random.default_rng(0)
+  return {
+    'image': jnp.asarray(rng.normal(size=(size, 32, 32, 3)), jnp.float32),
+    'label': jnp.asarray(rng.integers(0, 10, size), jnp.int32),
+  }
+
+
+def test_make_loss_is_mean_over_batch_in_training_mode():
+  net, batch = tiny.Net(10), a_batch()
+  weights = tiny.variables(net)
+  loss, (stats, metrics) = losses.make_loss(net)(
+    weights['params'], weights['batch_stats'], batch, jax.random.key(0)
+  )
+  logits, new = net.apply(
+    weights, batch['image'], train=True, mutable=['batch_stats']
+  )
+  each, hits = oracle(logits, batch['label'])
+  assert float(loss) == pytest.approx(each.mean(), rel=1e-5)
+  assert float(metrics['accuracy']) == pytest.approx(hits.mean())
+  assert tiny.as_bytes(stats) == tiny.as_bytes(new['batch_stats'])
+  assert tiny.as_bytes(stats) != tiny.as_bytes(weights['batch_stats'])
+
+
+def test_make_evaluation_counts_unmasked_examples_only():
+  net, batch = tiny.Net(10), a_batch()
+  weights = tiny.variables(net)
+  logits = net.apply(weights, batch['image'], train=False)
+  # One wrong answer and one right one are masked.
+  labels = np.asarray(logits.argmax(axis=1)).astype(np.int32)
+  labels[:3] = (labels[:3] + 1) % 10
+  batch['label'] = jnp.asarray(labels)
+  batch['mask'] = jnp.array([0.0, 1, 1, 0, 1, 1])
+  loss, correct = losses.make_evaluation(net)(
+    weights['params'], weights['batch_stats'], batch
+  )
+  each, _ = oracle(logits, labels)
+  assert float(correct) == 2.0
+  assert float(loss) == pytest.approx(each[[1, 2, 4, 5]].sum(), rel=1e-5)

@@ -1,0 +1,33 @@
+"""Networks by name."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.build.networks import make_network
+from experiments.build.schema import KEYS
+from mq_jax import models
+from tests.experiments import tiny
+
+
+@pytest.mark.parametrize('depth', [8, 20, 32, 44, 56, 110])
+def test_make_network_by_name_has_depth_and_classes(depth):
+  net = make_network(tiny.config(network=f'resnet{depth}'), 100)
+  assert (net.blocks, net.num_classes) == ((depth - 2) // 6, 100)
+  assert f'resnet{depth}' in KEYS['network'].choices
+
+
+def test_resnet8_weight_count_matches_docstring():
+  shapes = jax.eval_shape(
+    lambda: models.resnet8().init(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
+    )
+  )
+  leaves = jax.tree.leaves(shapes['params'])
+  assert sum(leaf.size for leaf in leaves if leaf.ndim > 1) == 77_360
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_make_network_dtype_is_that_of_computation(dtype):
+  net = make_network(tiny.config(dtype=dtype), 10)
+  assert net.dtype == jnp.dtype(dtype)
