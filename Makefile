@@ -32,10 +32,11 @@ demo: $(VENV)/.experiments  ## Train a ResNet20 of 1-bit weights, a few minutes
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(TEST_ARGS)
 
-lint: $(VENV)/.dev  ## Check style, format and types; changes nothing
+lint: $(VENV)/.dev  ## Check style, types and imports; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mq_jax experiments benchmarks
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.dev  ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix .

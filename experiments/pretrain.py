@@ -1,29 +1,31 @@
-"""Makes the full-precision base model that quantized training starts from.
+"""Trains the full-precision base model that quantized training starts from.
 
   python -m experiments.pretrain --workdir=runs/base --config.network=resnet20
 
-The standard recipe, `config.pretrain_epochs` long: `base_config` declares it.
+The recipe is the standard one (`experiments.build.base_model`), for
+`config.pretrain_epochs` epochs.
 """
 
 from absl import app, flags
 
-from experiments import cifar
 from experiments.build.base_model import base_config
 from experiments.build.check import check
-from experiments.common import errors, runtime
+from experiments.common import runtime
+from experiments.common.errors import told_plainly
+from experiments.training import flags as training_flags
 from experiments.training import train_and_evaluate
 
-flags.adopt_module_key_flags(cifar)
+flags.adopt_module_key_flags(training_flags)
 
 
 def main(argv: list[str]) -> None:
-  """Trains the base model and says how to use it."""
+  """Trains the base model and prints how to use it."""
   del argv
   runtime.configure()
-  with errors.told_plainly():
-    check(cifar.CONFIG.value)
-    config = base_config(cifar.CONFIG.value)
-    result = train_and_evaluate(config, cifar.workdir_for(config))
+  with told_plainly():
+    check(training_flags.CONFIG.value)
+    config = base_config(training_flags.CONFIG.value)
+    result = train_and_evaluate(config, training_flags.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
     f' {result.base_accuracy:.2f}% test accuracy.\n'
@@ -32,4 +34,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=cifar.parse_flags)
+  app.run(main, flags_parser=training_flags.parse_flags)

@@ -14,10 +14,11 @@ import types
 import pytest
 
 from experiments import cifar, pretrain
-from experiments.build import check, train_step
+from experiments.build.base_model import base_config
 from experiments.common import errors
 from experiments.records import model_file, run_log
-from experiments.training import train as train_module
+from experiments.training import TrainingDiverged
+from experiments.training import flags as training_flags
 from mq_jax import models
 from tests.experiments import tiny
 
@@ -120,7 +121,7 @@ def same_end(config, work, other):
   assert tiny.as_bytes(files[0].params) == tiny.as_bytes(files[1].params)
 
 
-def test_stopped_in_any_way_a_run_goes_on_bit_for_bit(
+def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
   tmp_path, environment, pretrained
 ):
   config = tiny.config(**OVERRIDES, pretrained=pretrained)
@@ -189,19 +190,20 @@ def test_stopped_in_any_way_a_run_goes_on_bit_for_bit(
   assert {p: p.stat().st_mtime_ns for p in whole.rglob('*')} == stamps
 
 
-def test_a_notebook_needs_no_flags(tmp_path, environment):
+def test_train_and_evaluate_in_notebook_needs_no_flags(tmp_path, environment):
   pretrained = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   values = {'estimator': 'ste', 'epochs': 1, 'batch_size': 718}
   program = f"""
 import json
 from absl import flags
-from experiments import build, train
+import pytest
+from experiments.training import train_and_evaluate
 from experiments.configs import digits
 from tests.experiments import tiny
-train_step.network = lambda config, num_classes: tiny.Net(num_classes)
+tiny.put_in(pytest.MonkeyPatch())
 config = digits.get_config()
 config.update({values | {'pretrained': pretrained}!r})
-result = train.train_and_evaluate(config, {str(tmp_path / 'run')!r})
+result = train_and_evaluate(config, {str(tmp_path / 'run')!r})
 assert not flags.FLAGS.is_parsed()
 assert 'config' not in flags.FLAGS
 print(json.dumps(result.records))
@@ -216,7 +218,7 @@ print(json.dumps(result.records))
   assert header['config'] | values == header['config']
 
 
-def test_what_a_person_can_mend_is_told_in_a_line(tmp_path, environment):
+def test_cifar_user_error_is_one_line(tmp_path, environment):
   work = tmp_path / 'run'
   cases = {
     "unknown config key 'lerning_rate'": arguments(work, lerning_rate=1),
@@ -251,14 +253,14 @@ def in_process(monkeypatch):
 
   def give(config, work):
     flag = lambda value: types.SimpleNamespace(value=value)  # noqa: E731
-    monkeypatch.setattr(cifar, 'CONFIG', flag(config))
-    monkeypatch.setattr(cifar, 'WORKDIR', flag(work and str(work)))
+    monkeypatch.setattr(training_flags, 'CONFIG', flag(config))
+    monkeypatch.setattr(training_flags, 'WORKDIR', flag(work and str(work)))
 
   return give
 
 
-def test_divergence_is_told_in_a_line(tmp_path, in_process):
-  config = train_step.base_config(tiny.config())
+def test_cifar_divergence_is_one_line(tmp_path, in_process):
+  config = base_config(tiny.config())
   config.learning_rate = 3e38
   in_process(config, tmp_path / 'run')
   with pytest.raises(SystemExit) as error:
@@ -268,13 +270,13 @@ def test_divergence_is_told_in_a_line(tmp_path, in_process):
   assert records == []
 
 
-def test_pretrain_makes_what_cifar_starts_from(tmp_path, in_process, capsys):
+def test_pretrain_model_is_a_start_for_cifar(tmp_path, in_process, capsys):
   config = tiny.config(pretrain_epochs=2, estimator='fc_grad', epochs=1)
   in_process(config, tmp_path / 'base')
   pretrain.main(['pretrain'])
   out = capsys.readouterr().out
   header, records = run_log.read_log(tmp_path / 'base' / 'metrics.jsonl')
-  assert header['config'] == train_step.base_config(config).to_dict()
+  assert header['config'] == base_config(config).to_dict()
   accuracy = f'{records[1]["test_accuracy"]:.2f}%'
   assert f'resnet8 on digits: {accuracy} test accuracy' in out
   config.pretrained = re.search(r'--config\.pretrained=(\S+)', out)[1]
@@ -285,12 +287,12 @@ def test_pretrain_makes_what_cifar_starts_from(tmp_path, in_process, capsys):
   assert not (tmp_path / 'run' / 'pretrain').exists()
 
 
-def test_without_a_workdir_it_says_how_to_go_on(
+def test_workdir_for_without_flag_says_how_to_resume(
   tmp_path, in_process, monkeypatch, capsys
 ):
   monkeypatch.chdir(tmp_path)
   in_process(tiny.config(), None)
-  folder = cifar.workdir_for(cifar.CONFIG.value)
+  folder = training_flags.workdir_for(training_flags.CONFIG.value)
   name = r'runs/\d{8}-\d{6}-resnet8-dorefa-lstm_fc-adam'
   assert re.fullmatch(name, folder)
   assert f'--workdir={folder}' in capsys.readouterr().out
@@ -301,31 +303,33 @@ def test_without_a_workdir_it_says_how_to_go_on(
   [
     (errors.MissingError('no data: run this'), 'no data: run this'),
     (errors.UnreadableError('damaged'), 'damaged'),
-    (check.ConfigError('bits=9'), 'bits=9'),
-    (train_module.TrainingDiverged('at step 9'), 'at step 9'),
+    (errors.ConfigError('bits=9'), 'bits=9'),
+    (TrainingDiverged('at step 9'), 'at step 9'),
     (KeyboardInterrupt(), 130),
     (SystemExit(143), 143),
   ],
 )
-def test_what_is_told_plainly(raised, code):
+def test_told_plainly_user_error_is_exit_message(raised, code):
   with pytest.raises(SystemExit) as error, errors.told_plainly():
     raise raised
   assert error.value.code == code
 
 
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])
-def test_a_defect_keeps_its_traceback(kind):
+def test_told_plainly_defect_keeps_its_traceback(kind):
   with pytest.raises(kind), errors.told_plainly():
     raise kind('a defect')
 
 
-def test_a_defect_in_a_config_file_keeps_its_traceback(tmp_path, monkeypatch):
+def test_parse_flags_defect_in_config_file_keeps_its_traceback(
+  tmp_path, monkeypatch
+):
   path = tmp_path / 'config.py'
   path.write_text('import os\ndef get_config():\n  return os.nothing\n')
   program = (
     'import sys\n'
-    'from experiments import cifar\n'
-    f"cifar.parse_flags(['cifar', '--config={path}'])\n"
+    'from experiments.training import flags\n'
+    f"flags.parse_flags(['cifar', '--config={path}'])\n"
   )
   done = subprocess.run(
     [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True

@@ -88,10 +88,11 @@ def config(**overrides):
   return result
 
 
-def variables(net, seed=7):
+def variables(net, seed=7, image_shape=(32, 32, 3)):
   """Random weights of a network, compiled by nobody."""
+  images = jnp.zeros((1, *image_shape))
   shapes = jax.eval_shape(
-    lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    lambda: net.init(jax.random.key(0), images, train=False)
   )
   rng = np.random.default_rng(seed)
 
@@ -119,11 +120,12 @@ def write_model(path, net, seed=7):
 
 def last_checkpoint(config, folder):
   """What the newest checkpoint in a folder holds; compiles nothing."""
-  net = make_network(config, 10)
-  random = variables(net)
+  pipeline = make_pipeline(config)
+  net = make_network(config, len(pipeline.classes))
+  random = variables(net, image_shape=pipeline.image_shape)
   steps = make_steps(
     config,
-    make_pipeline(config),
+    pipeline,
     net,
     random['params'],
     random['batch_stats'],

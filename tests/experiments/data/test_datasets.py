@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from experiments.data import batches, cifar_archives, datasets, store
+from experiments.data.on_device import ImageSet, hold_out
 from experiments.data.prepare import prepare as write_set
 
 SIZES = cifar_archives.Sizes(50, 20)
@@ -67,11 +68,11 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
   return prepare(tmp_path)
 
 
-def load(folder: pathlib.Path) -> datasets.Dataset:
+def load(folder: pathlib.Path) -> ImageSet:
   return datasets.load('cifar10', folder.parent.parent)
 
 
-def assert_is_raw(got: datasets.Dataset, seed: int = 0) -> None:
+def assert_is_raw(got: ImageSet, seed: int = 0) -> None:
   """Compares with the bytes of the files, channel by channel."""
   files = raw_records(seed)
   test = files.pop('test_batch.bin')
@@ -583,7 +584,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
 
 
 def test_pixels_are_normalised_and_the_border_is_black() -> None:
-  mean, std = datasets.PIXELS['cifar10']
+  mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
   images = np.full((30, 32, 32, 3), (255, 0, 51), np.uint8)
   split = batches.to_device(images, np.zeros(30, np.int32))
   batch = batch_of(split, mean=mean, std=std)
@@ -647,8 +648,8 @@ def test_device_takes_bytes_with_a_label_each() -> None:
 
 def test_held_out_images_are_tested_on_and_not_trained_on():
   whole = datasets.load('digits')
-  assert datasets.hold_out(whole, 0) is whole
-  held = datasets.hold_out(whole, 300)
+  assert hold_out(whole, 0) is whole
+  held = hold_out(whole, 300)
   assert (len(held.train_labels), len(held.test_labels)) == (1137, 300)
   assert held.train_images.shape[0] == 1137
 
@@ -661,6 +662,6 @@ def test_held_out_images_are_tested_on_and_not_trained_on():
   both = rows(held.train_images, held.train_labels)
   both += rows(held.test_images, held.test_labels)
   assert sorted(both) == rows(whole.train_images, whole.train_labels)
-  again = datasets.hold_out(whole, 300)
+  again = hold_out(whole, 300)
   np.testing.assert_array_equal(again.test_images, held.test_images)
   assert len(set(held.test_labels.tolist())) == 10

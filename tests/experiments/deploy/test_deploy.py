@@ -18,7 +18,7 @@ from PIL import Image
 
 import mq_jax
 from experiments import predict
-from experiments.build import train_step
+from experiments.build.networks import make_activation
 from experiments.common import errors
 from experiments.configs import digits
 from experiments.data import datasets
@@ -47,9 +47,7 @@ def digits_config(**changes):
 def finished_run(workdir, method=None, **changes):
   """The folder of a run whose ResNet8 has random weights and statistics."""
   config = digits_config(**changes)
-  activation = train_step.ACTIVATIONS[config.activation_quantizer](
-    config.activation_bits
-  )
+  activation = make_activation(config)
   net = models.resnet8(activation=activation)
   variables = jax.jit(
     lambda key: net.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
@@ -115,7 +113,7 @@ def again(deployed, tmp_path):
 
 
 @pytest.mark.parametrize('kind', FORMATS)
-def test_each_file_is_the_trained_network(deployed, kind):
+def test_deploy_each_file_equals_trained_network(deployed, kind):
   out, described, expected = deployed
   network = artefact.load(out / make.FORMATS[kind])
   dataset = datasets.load('digits')
@@ -138,7 +136,7 @@ def test_each_file_is_the_trained_network(deployed, kind):
   assert told['accuracy'] == described['accuracy'] == 100 * right.mean()
 
 
-def test_the_packed_file_is_integers_and_norms(deployed):
+def test_deploy_packed_file_has_integers_and_norms(deployed):
   out, described, _ = deployed
   packed = mq_jax.load_packed(out / 'packed.safetensors')
   assert packed.model_state == {}
@@ -160,7 +158,7 @@ def test_the_packed_file_is_integers_and_norms(deployed):
   assert 10 * stored < described['trained_bytes'] * 1.2
 
 
-def test_the_program_holds_packed_weights_for_both_platforms(deployed):
+def test_deploy_program_holds_packed_weights_for_both_platforms(deployed):
   out, _, _ = deployed
   program = jax.export.deserialize(
     bytearray((out / 'model.stablehlo').read_bytes())
@@ -172,7 +170,7 @@ def test_the_program_holds_packed_weights_for_both_platforms(deployed):
   assert not [line for line in constants if 'tensor<3x3x64x64xf32>' in line]
 
 
-def test_the_card_says_what_there_is_to_know(deployed):
+def test_deploy_card_describes_the_network(deployed):
   out, described, _ = deployed
   told = json.loads((out / 'card.json').read_text())
   assert told == described
@@ -190,7 +188,7 @@ def test_the_card_says_what_there_is_to_know(deployed):
   assert convolution['macs'] == 32 * 32 * 9 * 16 * 16
 
 
-def test_the_command_shows_what_each_file_is_worth(deployed):
+def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
   _, described, _ = deployed
   text = io.StringIO()
   card.show(described, rich.console.Console(file=text, width=80))
@@ -203,7 +201,7 @@ def test_the_command_shows_what_each_file_is_worth(deployed):
     assert f'{one["accuracy"]:.2f}%' in line
 
 
-def test_a_file_that_is_another_network_is_refused(again, monkeypatch):
+def test_deploy_file_of_another_network_raises(again, monkeypatch):
   out = again / 'small'
   out.mkdir()
   (out / 'model.stablehlo').write_bytes(b'old')
@@ -233,7 +231,7 @@ def compared(images, others, far):
   ]
 
 
-def test_how_far_a_file_may_be_from_the_trained_network():
+def test_check_tolerates_borderline_predictions_only_if_inexact():
   check.check(compared(10_000, 0, 0), exact=True, hint='')
   # Rounded activations: one prediction in a thousand.
   check.check(compared(10_000, 10, 9_000), exact=False, hint='')
@@ -248,7 +246,7 @@ def test_how_far_a_file_may_be_from_the_trained_network():
   assert (one['largest_error'], one['equal_logits']) == (np.inf, 1)
 
 
-def test_a_network_that_had_another_accuracy_is_refused(again):
+def test_deploy_network_of_another_accuracy_raises(again):
   file = again / 'quantized.safetensors'
   model = model_file.load_model(file)
   accuracy = {'accuracy': str(float(model.metadata['accuracy']) + 1)}
@@ -261,7 +259,7 @@ def test_a_network_that_had_another_accuracy_is_refused(again):
   assert not (again / 'small').exists()
 
 
-def test_what_an_earlier_call_made_goes(deployed, tmp_path):
+def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   out, _, _ = deployed
   new = tmp_path / 'small'
   shutil.copytree(out, new)
@@ -277,9 +275,7 @@ def test_what_an_earlier_call_made_goes(deployed, tmp_path):
 
 
 @pytest.mark.parametrize('there', ['file', 'below a file', 'unwritable'])
-def test_a_folder_that_cannot_be_written_to_is_said_first(
-  again, there, monkeypatch
-):
+def test_deploy_unwritable_folder_raises_first(again, there, monkeypatch):
   monkeypatch.setattr(make, '_made', None)  # too late
   out = again / 'small'
   if there == 'unwritable':
@@ -294,7 +290,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_first(
     make.deploy(again, out)
 
 
-def test_norms_in_front_of_quantized_activations_stay(tmp_path):
+def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
   net = finished_run(
     tmp_path,
     mq_jax.dorefa(2),
@@ -317,7 +313,7 @@ def test_norms_in_front_of_quantized_activations_stay(tmp_path):
     assert one['equal_predictions'] == 360
 
 
-def test_binary_networks_count_bits_where_that_is_wanted(tmp_path):
+def test_deploy_count_bits_of_binary_networks(tmp_path):
   net = finished_run(
     tmp_path, activation_quantizer='bi_real', float_layers='(stem|head)/kernel'
   )
@@ -343,7 +339,7 @@ def test_binary_networks_count_bits_where_that_is_wanted(tmp_path):
     )
 
 
-def test_what_cannot_be_deployed_is_said_first(tmp_path, monkeypatch):
+def test_deploy_impossible_request_raises_first(tmp_path, monkeypatch):
   with pytest.raises(errors.InvalidError, match='--format=tflite'):
     make.deploy(tmp_path, tmp_path / 'small', ['tflite'])
   with pytest.raises(errors.MissingError, match='no run stands in'):
@@ -357,7 +353,7 @@ def test_what_cannot_be_deployed_is_said_first(tmp_path, monkeypatch):
 @pytest.mark.skipif(
   not HAS_ONNX, reason='jax2onnx and onnxruntime are an extra with own pins'
 )
-def test_the_onnx_model_is_the_trained_network(tmp_path):
+def test_deploy_onnx_model_equals_trained_network(tmp_path):
   import onnx
 
   net = finished_run(tmp_path)
@@ -388,7 +384,7 @@ def blocked(*names):
   )
 
 
-def test_predict_needs_none_of_the_training_code(deployed, tmp_path):
+def test_predict_runs_without_training_code(deployed, tmp_path):
   out, _, expected = deployed
   images = datasets.load('digits').test_images[:2]
   paths = [str(tmp_path / f'{i}.png') for i in range(2)]
@@ -414,9 +410,7 @@ def test_predict_needs_none_of_the_training_code(deployed, tmp_path):
   assert 'Traceback' not in done.stderr
 
 
-def test_predict_takes_images_of_any_size_and_tells_what_is_wrong(
-  deployed, tmp_path
-):
+def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
   out, _, expected = deployed
   program = out / 'model.stablehlo'
   image = datasets.load('digits').test_images[0]
@@ -441,7 +435,7 @@ def test_predict_takes_images_of_any_size_and_tells_what_is_wrong(
       list(predict.predict(program, [path]))
 
 
-def test_artefacts_that_are_none_are_told_apart(deployed, tmp_path):
+def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   out, _, _ = deployed
   whole = (out / 'model.stablehlo').read_bytes()
   for name, content, message in (
@@ -488,7 +482,7 @@ def another_program(shape, dtype, platforms=('cpu',)):
   return exported(jax.ShapeDtypeStruct(sizes, dtype)).serialize()
 
 
-def test_cards_of_the_ledger_become_a_table(deployed, tmp_path):
+def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
   out, described, _ = deployed
   card.enter(tmp_path, described)
   (read,) = deployed_table.read_cards(tmp_path)

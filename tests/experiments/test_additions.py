@@ -1,0 +1,117 @@
+"""A new method, estimator, network or data set needs one declaration each."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import training
+from experiments.build.check import check
+from experiments.build.fingerprint import identity
+from experiments.build.schema import default_config, help_text
+from experiments.common.errors import ConfigError
+from experiments.records import model_file, run_log, workdir
+from tests.experiments import tiny, toys
+
+EVERY = {'quantizer': 'toy', 'estimator': 'toy', 'network': 'toy'}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """A folder with the toy data set, and all toys declared."""
+  toys.declare(monkeypatch)
+  toys.write(tmp_path)
+  return tmp_path
+
+
+def toy_config(folder, **changes):
+  config = default_config()
+  config.update(
+    **EVERY,
+    dataset='toy',
+    data_dir=str(folder),
+    hidden=2,
+    learning_rate=0.1,
+    batch_size=6,
+    epochs=3,
+    pretrain_epochs=1,
+    chunk=4,
+    checkpoint_every=5,
+  )
+  config.update(changes)
+  return config
+
+
+@pytest.mark.parametrize('key', [*EVERY, 'dataset'])
+def test_addition_before_declaration_is_refused_by_name(key):
+  config = default_config()
+  config[key] = 'toy'
+  with pytest.raises(ConfigError, match=rf"config\.{key}='toy' must be one"):
+    check(config)
+
+
+def test_addition_is_checked_like_all_others(folder):
+  check(toy_config(folder))
+  config = toy_config(folder)
+  config.method.scale = 0.0
+  with pytest.raises(ConfigError, match=r'scale=0\.0 must be above 0'):
+    check(config)
+  config = toy_config(folder, bits=2)
+  with pytest.raises(ConfigError, match=r"bits=2 has no effect.*'toy'"):
+    check(config)
+
+
+def test_addition_is_in_help_and_fingerprint(folder):
+  assert 'Options of --config.quantizer=toy:' in help_text()
+  assert '--config.method.scale=0.5: Size of both levels.' in help_text()
+  config = toy_config(folder).to_dict()
+  assert identity(config | {'layers': 3}) == identity(config)
+  assert identity(config | {'method': {'scale': 0.5}}) == identity(config)
+  for change in ({'hidden': 3}, {'method': {'scale': 1.0}}):
+    assert identity(config | change) != identity(config)
+
+
+@pytest.mark.parametrize('trials', [1, 2])
+def test_stream_from_the_host_trains_and_resumes_bit_for_bit(folder, trials):
+  """The loop knows no shape and no data set; batches come from a file."""
+  config = toy_config(folder, trials=trials)
+  base = toy_config(folder, quantizer='none', estimator='ste', epochs=1)
+  made = training.train_and_evaluate(base, folder / 'base')
+  config.pretrained = str(made.model_path)
+  whole = training.train_and_evaluate(config, folder / 'whole')
+  assert whole.last_accuracy > 80  # Of three classes.
+  asked = iter([False, False, True])
+  with pytest.raises(training.Stopped):
+    training.train_and_evaluate(
+      config, folder / 'parts', stop=lambda: next(asked)
+    )
+  parts = training.train_and_evaluate(config, folder / 'parts')
+  assert tiny.timeless(parts.records) == tiny.timeless(whole.records)
+  got, expected = map(
+    model_file.load_model, (parts.model_path, whole.model_path)
+  )
+  assert tiny.as_bytes(got[:2]) == tiny.as_bytes(expected[:2])
+  assert set(np.unique(got.params['head']['kernel'])) == {-0.5, 0.5}
+  ends = [
+    tiny.last_checkpoint(config, folder / name) for name in ('whole', 'parts')
+  ]
+  assert tiny.as_bytes(ends[0].state) == tiny.as_bytes(ends[1].state)
+
+
+def test_stream_from_the_host_runs_step_by_step_on_accelerators(
+  folder, monkeypatch
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  config = toy_config(folder, pretrain_epochs=0, epochs=1)
+  result = training.train_and_evaluate(config, folder / 'run')
+  assert result.records[-1]['step'] == toys.SIZE // 6
+
+
+def test_phi_gradient_norm_is_logged_for_learned_rules_only(folder):
+  learned = toy_config(folder, pretrain_epochs=0, epochs=1)
+  plain = toy_config(folder, pretrain_epochs=0, epochs=1, estimator='ste')
+  for config, is_logged in ((learned, True), (plain, False)):
+    run = folder / config.estimator
+    training.train_and_evaluate(config, run)
+    _, (record,) = run_log.read_log(workdir.log_path(run))
+    assert ('phi_grad_norm' in record) == is_logged
+    assert not is_logged or record['phi_grad_norm'] > 0

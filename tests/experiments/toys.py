@@ -1,0 +1,144 @@
+"""Additions of a user: a method, an estimator, a network and a data set.
+
+Each is code and one declaration; nothing else in the project knows of it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+
+import mq_jax
+from experiments.build import estimators, methods, networks
+from experiments.build.key import Key
+from experiments.data import datasets
+from experiments.data.pipeline import Examples, Pipeline
+from mq_jax.models import BatchNorm
+
+SHAPE = (6, 10, 2)
+CLASSES = ('dark', 'bright', 'striped')
+SIZE, TEST_SIZE = 37, 11
+
+# Method: the sign of a weight, times a number of the user's.
+
+
+def constant_scale(scale):
+  def codes(w_tilde, variables):
+    del variables
+    levels = jnp.array([-scale, scale], w_tilde.dtype)
+    return (w_tilde >= 0).astype(jnp.uint8), levels
+
+  return mq_jax.Quantizer(codes)
+
+
+METHOD = methods.Method(
+  lambda keys, options, run: methods.Parts(
+    constant_scale(options.scale), threshold=0.0
+  ),
+  options={'scale': Key(0.5, 'Size of both levels.', above=0)},
+)
+
+# Estimator: a trained factor of the straight-through gradient, from `hidden`.
+
+
+def factor(start):
+  def apply(phi, g_hat, w_tilde, g_ste, state):
+    del g_hat, w_tilde
+    return {path: phi * g for path, g in g_ste.items()}, state
+
+  return mq_jax.ste()._replace(
+    init=lambda key, leaves: jnp.float32(start),
+    apply=apply,
+    factor=lambda phi: {'s': phi},
+  )
+
+
+ESTIMATOR = estimators.Estimator(
+  lambda keys, facts: factor(keys.hidden),
+  (*estimators.LEARNED, 'hidden'),
+  colour='#56B4E9',
+  marker='*',
+)
+
+# Network: one dense layer behind a batch norm, for images of any shape.
+
+
+class Dense(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = images.reshape(len(images), -1)
+    x = BatchNorm(name='norm')(x, train)
+    return nn.Dense(self.num_classes, name='head')(x)
+
+
+NETWORK = networks.Network(
+  lambda keys, num_classes, activation: Dense(num_classes), ()
+)
+
+# Data set: a stream from the host. A batch is read from a file on disk.
+
+
+def write(folder):
+  """Writes the images of the data set."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(SIZE + TEST_SIZE) % len(CLASSES)
+  images = rng.integers(0, 60, (len(labels), *SHAPE))
+  images[labels == 1] += 150
+  images[labels == 2, ::2] += 150
+  np.save(folder / 'images.npy', images.astype(np.uint8))
+  np.save(folder / 'labels.npy', labels.astype(np.int32))
+
+
+def stream(options):
+  """Makes the pipeline of the data set in `options.data_dir`."""
+  images = np.load(f'{options.data_dir}/images.npy', mmap_mode='r')
+  labels = np.load(f'{options.data_dir}/labels.npy', mmap_mode='r')
+  steps_per_epoch = SIZE // options.batch_size
+
+  def on_devices(batch):
+    split = NamedSharding(options.mesh, PartitionSpec('data'))
+    return jax.device_put(batch, split)
+
+  def batch_of(places):
+    return {
+      'image': (images[places] / 128 - 1).astype(np.float32),
+      'label': labels[places],
+    }
+
+  def train(seed, number):
+    epoch, index = divmod(number, steps_per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(SIZE)
+    first = index * options.batch_size
+    return on_devices(batch_of(order[first : first + options.batch_size]))
+
+  def examples(first, size):
+    def batch(index, batch_size):
+      places = index * batch_size + np.arange(batch_size)
+      mask = (places < size).astype(np.float32)
+      chosen = first + np.minimum(places, size - 1)
+      return on_devices(batch_of(chosen) | {'mask': mask})
+
+    return Examples(size, batch)
+
+  return Pipeline(
+    steps_per_epoch=steps_per_epoch,
+    image_shape=SHAPE,
+    classes=CLASSES,
+    train=train,
+    evaluate=examples(SIZE, TEST_SIZE),
+    calibrate=examples(0, SIZE),
+  )
+
+
+DATASET = datasets.Dataset(SHAPE, stream)
+
+
+def declare(monkeypatch):
+  """Declares all four under the name 'toy', for one test."""
+  monkeypatch.setitem(methods.METHODS, 'toy', METHOD)
+  monkeypatch.setitem(estimators.ESTIMATORS, 'toy', ESTIMATOR)
+  monkeypatch.setitem(networks.NETWORKS, 'toy', NETWORK)
+  monkeypatch.setitem(datasets.DATASETS, 'toy', DATASET)
