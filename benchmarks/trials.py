@@ -6,7 +6,7 @@ python -m benchmarks.trials [--quick] [--trials 5] [--json FILE]
 import jax
 
 from benchmarks import cases, measure, table
-from experiments.common import trials
+from experiments.common import parallel as trials
 
 QUICK = {'network': 'resnet8', 'batch_size': 8, 'rounds': 3, 'trials': 3}
 

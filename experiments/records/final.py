@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import methods
-from experiments.common import trials
+from experiments.common import parallel as trials
 from experiments.records import model_file
 from experiments.training.steps import Loop
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.build import losses, train_step
-from experiments.common import sharding
+from experiments.common import parallel as sharding
 from experiments.data import batches, datasets
 from mq_jax.models import batch_statistics
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import losses, method_options, train_step
-from experiments.common import trials
+from experiments.common import parallel as trials
 from experiments.data import batches, datasets
 from experiments.training import evaluation
 

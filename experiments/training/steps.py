@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import losses, train_step
-from experiments.common import sharding, trials
+from experiments.common import parallel as sharding
+from experiments.common import parallel as trials
 from experiments.data import batches, datasets
 from experiments.training import evaluation
 
@@ -195,7 +196,7 @@ def _make_run(
   def advance(carry: Carry, batch: dict[str, Array]) -> Carry:
     state, totals = carry
     state, metrics = step_fn(state, batch)
-    return sharding.kept_replicated(state, devices), Totals(
+    return sharding.keep_replicated(state, devices), Totals(
       totals.steps + 1,
       totals.loss + metrics['loss'].astype(jnp.float32),
       totals.accuracy + metrics['accuracy'].astype(jnp.float32),

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import check, train_step
-from experiments.common import sharding, trials
+from experiments.common import parallel as sharding
+from experiments.common import parallel as trials
 from experiments.common.errors import InvalidError
 from experiments.data import datasets
 from experiments.records import checkpoints, final, model_file, run_log

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.build import check, losses, optimizers, train_step
-from experiments.common import sharding, trials
+from experiments.common import parallel as sharding
+from experiments.common import parallel as trials
 from experiments.data import batches, datasets
 from experiments.training import evaluation
 from experiments.training import steps as loop_steps
