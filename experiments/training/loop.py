@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build import methods
 from experiments.common.errors import UserError
-from experiments.common.trials import pick
+from experiments.common.parallel import pick
 from experiments.records import checkpoints, run_log
 from experiments.training import signals
 from experiments.training.steps import Loop
@@ -118,7 +118,7 @@ def run_epochs(
   title = f'{config.network} {config.quantizer} {config.estimator}'
   state, codes = saved
   with (
-    signals.noticed() as signal_number,
+    signals.defer_signals() as signal_number,
     outputs.show(total, progress.step, title, epochs=config.epochs) as bar,
   ):
     if not total:
@@ -148,7 +148,7 @@ def run_epochs(
       if stopped or number is not None:
         bar.log(f'Saved at step {step}; the same command goes on from there.')
       if number is not None:
-        signals.leave(number)
+        signals.exit_by_signal(number)
       if stopped:
         raise Stopped
   return state
