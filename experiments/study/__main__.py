@@ -1,4 +1,4 @@
-"""Runs a study: a grid of configurations. Resumable, in slices if wanted.
+r"""Runs a study: a grid of configurations. Resumable, in slices if wanted.
 
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
@@ -100,43 +100,31 @@ def _main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string(
-    'study', None, 'Python file that defines the study.', required=True
+    'study', None, 'Run the study in this Python file.', required=True
   )
   flags.DEFINE_string(
-    'workdir', None, 'Folder that the study writes its runs to.', required=True
+    'workdir', None, 'Write the runs to this folder.', required=True
   )
   flags.DEFINE_string(
-    'results', '', 'Folder of the ledger. The default is WORKDIR/results.'
+    'results', '', 'Use the ledger in this folder instead of WORKDIR/results.'
   )
   flags.DEFINE_string(
-    'pretrained',
-    '',
-    'Folder with base models. Without it the study trains its own.',
+    'pretrained', '', 'Take base models from this folder, and train none.'
   )
   flags.DEFINE_string(
-    'data_dir', '', 'Folder with the data sets. The default is that of a run.'
+    'data_dir', '', 'Read the prepared data sets from this folder.'
   )
   flags.DEFINE_string(
-    'only',
-    '',
-    'Regular expression. Only settings whose name contains a match are run.',
+    'only', '', 'Run only settings that match this regular expression.'
   )
   flags.DEFINE_integer(
-    'trials',
-    None,
-    'Number of seeds per setting. The default is that of the study.',
-    lower_bound=1,
+    'trials', None, 'Run this many seeds per setting.', lower_bound=1
   )
   flags.DEFINE_integer(
-    'epochs',
-    None,
-    'Number of epochs of every run. The schedule does not change.',
-    lower_bound=1,
+    'epochs', None, 'Run only the first epochs, this many.', lower_bound=1
   )
   flags.DEFINE_string(
-    'budget',
-    '',
-    'Time after which the study saves and exits, such as 8m or 1h30m.',
+    'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'
   )
   flags.DEFINE_bool(
     'list', False, 'Only print which runs are done and which are not.'
