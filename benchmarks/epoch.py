@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import cases, measure, table
 from experiments.build import check, train_step
-from experiments.common.trials import pick
+from experiments.common.parallel import pick
 from experiments.configs import resnet20
 from experiments.data import datasets
 from experiments.training.steps import make_loop

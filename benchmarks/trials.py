@@ -6,7 +6,7 @@ python -m benchmarks.trials [--quick] [--trials 5] [--json FILE]
 import jax
 
 from benchmarks import cases, measure, table
-from experiments.common import trials
+from experiments.common import parallel
 
 QUICK = {'network': 'resnet8', 'batch_size': 8, 'rounds': 3, 'trials': 3}
 
@@ -47,12 +47,12 @@ def main() -> None:
 
 
 def _several(single: cases.Case, count: int) -> cases.Case:
-  together = trials.over_trials(lambda own: single.step_fn(*own), count)
+  together = parallel.over_trials(lambda own: single.step_fn(*own), count)
   return cases.Case(
     f'{count}, a batch axis',
     lambda state, batch: together((state, batch)),
-    jax.device_get(trials.stack([single.state] * count)),
-    trials.stack([single.batch] * count),
+    jax.device_get(parallel.stack([single.state] * count)),
+    parallel.stack([single.batch] * count),
   )
 
 

@@ -7,7 +7,7 @@ from absl import app, flags
 
 from experiments.build.check import check
 from experiments.common import console, runtime
-from experiments.common.errors import told_plainly
+from experiments.common.errors import exit_on_user_error
 from experiments.records import run_log
 from experiments.training import flags as training_flags
 from experiments.training import train_and_evaluate
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
   """Runs the configuration and shows its result."""
   del argv
   runtime.configure()
-  with told_plainly():
+  with exit_on_user_error():
     config = training_flags.CONFIG.value
     check(config)
     workdir = training_flags.workdir_for(config)

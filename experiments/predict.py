@@ -1,10 +1,10 @@
-"""What a deployed network says of images.
+"""Classifies images with a deployed network.
 
   python -m experiments.predict ARTEFACT IMAGE… [--top=3]
 
-An artefact is a file of `python -m experiments.deploy`. For .stablehlo only
-jax, flatbuffers and Pillow are needed, for .onnx only onnxruntime and Pillow.
-Images of another size are scaled to that of the network.
+An artefact is a file that `python -m experiments.deploy` wrote. A .stablehlo
+file needs only jax, flatbuffers and Pillow, an .onnx file only onnxruntime and
+Pillow. Images are scaled to the size that the network takes.
 """
 
 import argparse
@@ -24,47 +24,50 @@ def predict(
   """Classifies image files.
 
   Args:
-    path: Of the artefact.
-    images: Paths; all are read before the first is classified.
-    top: How many classes to tell of each.
+    path: Path of the artefact.
+    images: Paths of the images; all are read before the first is classified.
+    top: Number of classes per image.
 
   Yields:
-    The image's path, and its most probable classes with their probabilities.
+    The path of an image, and its most probable classes with probabilities.
 
   Raises:
     MissingError: If a file or a package is missing.
-    InvalidError: If a file is damaged or no image.
+    InvalidError: If a file is damaged or is no image.
   """
   network = artefact.load(path)
   pixels = [_read(image, network.shape) for image in images]
-  for image, one in zip(images, pixels, strict=True):
-    logits = network.logits(one[None])[0].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    # A program may have lost its card.
-    named = len(network.classes) == len(shares)
-    names = network.classes if named else tuple(map(str, range(len(shares))))
-    best = np.argsort(-shares, kind='stable')[:top]
-    yield image, [(names[i], float(shares[i])) for i in best]
+  for image, rgb in zip(images, pixels, strict=True):
+    logits = network.logits(rgb[None])[0].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    # A program without its card has no names of classes.
+    classes = range(len(probabilities))
+    is_named = len(network.classes) == len(probabilities)
+    names = network.classes if is_named else tuple(map(str, classes))
+    best = np.argsort(-probabilities, kind='stable')[:top]
+    yield image, [(names[i], float(probabilities[i])) for i in best]
 
 
 def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
   try:
     from PIL import Image, ImageOps
   except ImportError as error:
-    raise MissingError('images need Pillow: pip install pillow') from error
+    raise MissingError(
+      'Reading images needs Pillow: pip install pillow'
+    ) from error
   try:
     with Image.open(path) as image:
-      deep = image.mode == 'F' or image.mode.startswith('I')
-      # As the camera was held.
+      is_deep = image.mode == 'F' or image.mode.startswith('I')
+      # Rotated the way the camera was held.
       colours = ImageOps.exif_transpose(image).convert('RGB')
   except FileNotFoundError as error:
-    raise MissingError(f'there is no image {path}') from error
+    raise MissingError(f'There is no image {path}.') from error
   except (OSError, ValueError, Image.DecompressionBombError) as error:
-    raise InvalidError(f'{path} is no image, or damaged: {error}') from error
-  if deep:
+    raise InvalidError(f'{path} is no image or is damaged: {error}') from error
+  if is_deep:
     raise InvalidError(
-      f'{path} has more than 8 bits a channel: save it with 8.'
+      f'{path} has more than 8 bits per channel. Save it with 8.'
     )
   height, width = shape
   if colours.size != (width, height):
@@ -73,18 +76,22 @@ def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
-  """Prints a line for each class of each image."""
+  """Prints one line per image and class."""
   options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  options.add_argument('artefact')
-  options.add_argument('images', nargs='+', metavar='image')
-  options.add_argument('--top', type=int, default=1, help='classes an image')
+  options.add_argument('artefact', help='File of a deployed network.')
+  options.add_argument(
+    'images', nargs='+', metavar='image', help='Image file to classify.'
+  )
+  options.add_argument(
+    '--top', type=int, default=1, help='Number of classes printed per image.'
+  )
   args = options.parse_args()
   if args.top < 1:
-    options.error(f'--top={args.top} must be at least 1')
+    options.error(f'--top={args.top} must be at least 1.')
   try:
     for image, classes in predict(args.artefact, args.images, args.top):
-      for name, share in classes:
-        print(f'{image}\t{name}\t{100 * share:.1f}%')
+      for name, probability in classes:
+        print(f'{image}\t{name}\t{100 * probability:.1f}%')
   except UserError as error:
     sys.exit(str(error))
 

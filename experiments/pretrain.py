@@ -11,7 +11,7 @@ from absl import app, flags
 from experiments.build.base_model import base_config
 from experiments.build.check import check
 from experiments.common import runtime
-from experiments.common.errors import told_plainly
+from experiments.common.errors import exit_on_user_error
 from experiments.training import flags as training_flags
 from experiments.training import train_and_evaluate
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
   """Trains the base model and prints how to use it."""
   del argv
   runtime.configure()
-  with told_plainly():
+  with exit_on_user_error():
     check(training_flags.CONFIG.value)
     config = base_config(training_flags.CONFIG.value)
     result = train_and_evaluate(config, training_flags.workdir_for(config))

@@ -1,4 +1,4 @@
-"""What a person sees of a run at its end: a table."""
+"""Prints lines and tables for the user of a command."""
 
 import os
 import statistics
@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 import rich.console
 import rich.table
 import rich.text
+
+
+def print_line(console: rich.console.Console, text: str) -> None:
+  """Prints text without markup or colours, in one piece even where it wraps."""
+  console.print(rich.text.Text(text), soft_wrap=True, highlight=False)
 
 
 def final_table(
@@ -20,9 +25,9 @@ def final_table(
   piece, so that it can be copied.
 
   Args:
-    rows: name -> value.
-    title: above the table.
-    console: where to print; standard output by default.
+    rows: Name to value.
+    title: Title of the table.
+    console: Where to print; standard output by default.
   """
   console = console or rich.console.Console()
   table = rich.table.Table(title=title or None, show_header=False)
@@ -31,14 +36,13 @@ def final_table(
   widest = max(len(name) for name in rows)
   borders = 7
   room = console.width - widest - borders
-  below = {k: v for k, v in rows.items() if len(v) > room}
   for name, value in rows.items():
-    if name not in below:
+    if len(value) <= room:
       table.add_row(name, rich.text.Text(value))
   console.print(table)
-  for name, value in below.items():
-    line = rich.text.Text(f'{name}: {value}')
-    console.print(line, soft_wrap=True, highlight=False)
+  for name, value in rows.items():
+    if len(value) > room:
+      print_line(console, f'{name}: {value}')
 
 
 def print_summary(
@@ -52,39 +56,30 @@ def print_summary(
   trial_accuracies: Sequence[float] = (),
   console: rich.console.Console | None = None,
 ) -> None:
-  """Prints what a finished run has to show.
+  """Prints the results of a finished run.
 
   Args:
-    base_accuracy: of the base model, percent; None without one.
-    last_accuracy: mean test accuracy of the last epochs, percent.
-    best_accuracy: best test accuracy of an epoch, percent.
-    seconds_per_epoch: mean over the epochs.
-    model_path: the file with the quantized parameters.
-    last_epochs: how many epochs `last_accuracy` is the mean of.
-    trial_accuracies: of each trial, percent; shown where there are several.
-    console: where to print; standard output by default.
+    base_accuracy: Test accuracy of the base model, percent; None without one.
+    last_accuracy: Mean test accuracy of the last epochs, percent.
+    best_accuracy: Best test accuracy of an epoch, percent.
+    seconds_per_epoch: Mean over the epochs.
+    model_path: File with the quantized parameters.
+    last_epochs: Number of epochs that `last_accuracy` is the mean of.
+    trial_accuracies: Accuracy of each trial, percent; printed if there are
+      several trials.
+    console: Where to print; standard output by default.
   """
   epochs = 'epoch' if last_epochs == 1 else f'{last_epochs} epochs'
-  base = base_accuracy
-  rows = {
-    **(
-      {} if base is None else {'full-precision test accuracy': f'{base:.2f}%'}
-    ),
-    f'test accuracy, mean of the last {epochs}': f'{last_accuracy:.2f}%',
-    **_trial_rows(trial_accuracies),
-    'test accuracy, best epoch': f'{best_accuracy:.2f}%',
-    'seconds per epoch': f'{seconds_per_epoch:#.3g}',
-    'quantized parameters': os.fspath(model_path),
-  }
+  rows = {}
+  if base_accuracy is not None:
+    rows['full-precision test accuracy'] = f'{base_accuracy:.2f}%'
+  rows[f'test accuracy, mean of the last {epochs}'] = f'{last_accuracy:.2f}%'
+  trials = trial_accuracies
+  if len(trials) > 1:
+    deviation = statistics.stdev(trials)
+    rows[f'standard deviation over {len(trials)} trials'] = f'{deviation:.2f}%'
+    rows['each trial'] = ', '.join(f'{accuracy:.2f}%' for accuracy in trials)
+  rows['test accuracy, best epoch'] = f'{best_accuracy:.2f}%'
+  rows['seconds per epoch'] = f'{seconds_per_epoch:#.3g}'
+  rows['quantized parameters'] = os.fspath(model_path)
   final_table(rows, console=console)
-
-
-def _trial_rows(accuracies: Sequence[float]) -> dict[str, str]:
-  if len(accuracies) < 2:
-    return {}
-  return {
-    f'its deviation over {len(accuracies)} trials': (
-      f'{statistics.stdev(accuracies):.2f}%'
-    ),
-    'the trials': ', '.join(f'{a:.2f}%' for a in accuracies),
-  }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.common import sharding
+from experiments.common import parallel
 from experiments.common.errors import ConfigError
 from experiments.data import batches
 from experiments.data.batches import Split
@@ -107,7 +107,7 @@ def device_pipeline(images: ImageSet, options: Options) -> Pipeline:
       batch = batches.eval_batch(split, index, batch_size, **pixels)
       if batch_size % options.mesh.size:
         return batch
-      return sharding.split_batch(batch, options.mesh)
+      return parallel.split_batch(batch, options.mesh)
 
     return Examples(
       len(split.labels), lambda index, size: batch(split, index, size)
@@ -130,7 +130,7 @@ def device_pipeline(images: ImageSet, options: Options) -> Pipeline:
       padding=images.padding if options.augment else 0,
       **pixels,
     )
-    return sharding.split_batch(batch, options.mesh)
+    return parallel.split_batch(batch, options.mesh)
 
   train_split = _on_devices(images.train_images, images.train_labels, options)
   test_split = _on_devices(images.test_images, images.test_labels, options)
@@ -156,7 +156,7 @@ def _from_traced(
 
   def scalars(*numbers: int) -> Any:
     # An implicit transfer is an error in the training loop.
-    return sharding.replicated(tuple(map(np.int32, numbers)), mesh)
+    return parallel.replicated(tuple(map(np.int32, numbers)), mesh)
 
   def train(seed: int, number: int) -> Batch:
     epoch = number // steps_per_epoch
@@ -177,7 +177,7 @@ def _on_devices(
   images: np.ndarray, labels: np.ndarray, options: Options
 ) -> Split:
   """Puts a split on every device whole."""
-  return sharding.replicated(batches.to_device(images, labels), options.mesh)
+  return parallel.replicated(batches.to_device(images, labels), options.mesh)
 
 
 def _check_sizes(images: ImageSet, options: Options) -> None:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from experiments.build import losses
 from experiments.build.networks import make_network
 from experiments.common import console, runtime
-from experiments.common.errors import told_plainly
+from experiments.common.errors import exit_on_user_error
 from experiments.deploy import trained_run
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
   """Folds, and shows what it changed."""
   del argv
   runtime.configure()
-  with told_plainly():
+  with exit_on_user_error():
     accuracies, whole = finalise(flags.FLAGS.workdir)
   names = {
     'trained': 'test accuracy, weights that the loss saw',

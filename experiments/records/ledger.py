@@ -2,7 +2,7 @@
 
   python -m experiments.records.ledger --workdir=runs/mine --name=resnet20-mine
 
-copies a run's run_log.jsonl there. Names of folders on one's own machine are
+copies a run's metrics.jsonl there. Names of folders on one's own machine are
 no result: a path in the configuration is kept by its last part alone.
 """
 
@@ -70,7 +70,7 @@ def add(
     The new file.
 
   Raises:
-    MissingError: If `workdir` has no run_log.jsonl.
+    MissingError: If `workdir` has no metrics.jsonl.
     InvalidError: If the run did not reach its last epoch and did not diverge.
     TakenError: If there is an entry of this name that is of another run.
   """

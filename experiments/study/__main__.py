@@ -1,13 +1,13 @@
-"""Runs a study: a grid of configurations, resumable, in slices if wanted.
+r"""Runs a study: a grid of configurations. Resumable, in slices if wanted.
 
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
     [--epochs N] [--budget 8m] [--list]
 
-The same command goes on where it was stopped, by whatever. Finished runs go
-into the ledger, `WORKDIR/results` or --results, from which
+Rerun the command to resume after any stop. Finished runs go into the ledger,
+`WORKDIR/results` or --results, from which
 `python -m experiments.report --results=…` makes tables and figures. Several
-such processes may share one folder: each run has one of them.
+processes may work on one folder: each run belongs to one of them.
 """
 
 import pathlib
@@ -24,9 +24,9 @@ from experiments.study import spec
 from experiments.study.run import (
   Stop,
   base_models,
-  narrowed,
   run_study,
   seconds,
+  select_settings,
 )
 
 
@@ -38,30 +38,34 @@ def _deadline(budget: str) -> Stop:
 
 
 def main(argv: list[str]) -> None:
-  """Lists the study, runs what is left of it, and lists it again."""
+  """Lists the study, runs its missing runs, and lists it again."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  with errors.told_plainly():
+  with errors.exit_on_user_error():
     _main()
 
 
 def _main() -> None:
   arguments = flags.FLAGS
-  # A run that was begun has the path of its base model in its log.
+  # A run has the path of its base model in its log, so the path must not
+  # depend on the folder that the command is run in.
   workdir = pathlib.Path(arguments.workdir).absolute()
   results = pathlib.Path(arguments.results or workdir / 'results')
   stop = _deadline(arguments.budget)
   name = pathlib.Path(arguments.study).stem
   study = spec.load(arguments.study)
-  chosen = narrowed(study, arguments.only, arguments.epochs, arguments.data_dir)
-  bases = base_models(list(chosen.values()), arguments.pretrained, workdir)
+  settings = select_settings(
+    study, arguments.only, arguments.epochs, arguments.data_dir
+  )
+  bases = base_models(list(settings.values()), arguments.pretrained, workdir)
   trials = arguments.trials or study.trials
 
   def plan() -> list[study_plan.Job]:
-    # On CPU trials take turns anyway, and alone each is done sooner.
+    # On CPU the trials of one program run in turn. Separate programs take as
+    # long, and the first trial is done sooner.
     return study_plan.jobs(
       name,
-      chosen,
+      settings,
       trials,
       ledger.read(results),
       workdir,
@@ -71,7 +75,7 @@ def _main() -> None:
   def show() -> list[study_plan.Job]:
     planned = plan()
     study_display.print_status(
-      study.title, chosen, trials, ledger.read(results), planned
+      study.title, settings, trials, ledger.read(results), planned
     )
     return planned
 
@@ -81,26 +85,48 @@ def _main() -> None:
   runtime.configure()
   planned = show()
   if planned:
-    with study_display.opened(len(planned)) as display:
+    with study_display.open_display(len(planned)) as display:
       run_study(plan, bases, results, stop, display)
     planned = show()
-  print(
-    f'{len(planned)} runs are left; the same command goes on.'
-    if planned
-    else f'All runs are in {results}. For tables and figures: python -m'
-    f' experiments.report --results={results} --out={workdir / "report"}'
-  )
+  if planned:
+    runs = '1 run is' if len(planned) == 1 else f'{len(planned)} runs are'
+    print(f'{runs} left. Rerun the command to resume.')
+  else:
+    print(
+      f'All runs are in {results}. To make tables and figures, run python -m'
+      f' experiments.report --results={results} --out={workdir / "report"}'
+    )
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('study', None, 'File of the study.', required=True)
-  flags.DEFINE_string('workdir', None, 'Folder of its runs.', required=True)
-  flags.DEFINE_string('results', '', 'Ledger. Default: WORKDIR/results.')
-  flags.DEFINE_string('pretrained', '', 'Folder with base models.')
-  flags.DEFINE_string('data_dir', '', 'Where prepared sets lie.')
-  flags.DEFINE_string('only', '', 'Regular expression, found in a name.')
-  flags.DEFINE_integer('trials', None, 'Seeds a setting.', lower_bound=1)
-  flags.DEFINE_integer('epochs', None, 'Of every run.', lower_bound=1)
-  flags.DEFINE_string('budget', '', 'Stop cleanly after, such as 8m or 2h.')
-  flags.DEFINE_bool('list', False, 'Only say what is done and what is not.')
+  flags.DEFINE_string(
+    'study', None, 'Run the study in this Python file.', required=True
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Write the runs to this folder.', required=True
+  )
+  flags.DEFINE_string(
+    'results', '', 'Use the ledger in this folder instead of WORKDIR/results.'
+  )
+  flags.DEFINE_string(
+    'pretrained', '', 'Take base models from this folder, and train none.'
+  )
+  flags.DEFINE_string(
+    'data_dir', '', 'Read the prepared data sets from this folder.'
+  )
+  flags.DEFINE_string(
+    'only', '', 'Run only settings that match this regular expression.'
+  )
+  flags.DEFINE_integer(
+    'trials', None, 'Run this many seeds per setting.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'epochs', None, 'Run only the first epochs, this many.', lower_bound=1
+  )
+  flags.DEFINE_string(
+    'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'
+  )
+  flags.DEFINE_bool(
+    'list', False, 'Only print which runs are done and which are not.'
+  )
   app.run(main)

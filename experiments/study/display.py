@@ -1,7 +1,6 @@
-"""What a person sees of a study: a list, and one display for the whole."""
+"""Shows the progress of a study, and lists what is done."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,96 +10,74 @@ import rich.text
 from ml_collections import ConfigDict
 
 from experiments.build.fingerprint import identity
+from experiments.common.console import print_line
 from experiments.records import ledger
 from experiments.study import plan
 from experiments.training import progress
 
 Show = Callable[..., Any]
-TICKS = 1000  # of a run, in the bar of the whole
 
 
 class Display(NamedTuple):
-  """A running display.
+  """The functions that write to a running display.
 
   Attributes:
-    of: `(runs done, name) -> show`; `show` takes the place of
+    show_run: `(runs done, name) -> show`; `show` replaces
       `progress.progress_bar` in that run.
-    beside: `(name) -> show` of what is no run of the study, such as a base
-      model.
+    show_base: `(name) -> show` of a base model, which is no run of the study.
     log: `(text)`, prints a line.
   """
 
-  of: Callable[[int, str], Show]
-  beside: Callable[[str], Show]
+  show_run: Callable[[int, str], Show]
+  show_base: Callable[[str], Show]
   log: Callable[[str], None]
 
 
 @contextlib.contextmanager
-def opened(
+def open_display(
   total: int, console: rich.console.Console | None = None
 ) -> Iterator[Display]:
-  """Shows how far a study of `total` runs is, for as long as the context lasts.
+  """Shows how far a study of `total` runs is while the context lasts.
 
-  On a terminal there are two bars, the run's and the study's; elsewhere each
-  line is the run's, after a title that counts the runs.
+  On a terminal there are two bars, the study's and the run's. Elsewhere there
+  are the lines of each run, below a title that counts the runs.
   """
-  console = console or rich.console.Console()
-  with contextlib.ExitStack() as stack:
-    live, whole = None, None
-    if progress.is_terminal(console):
-      live = stack.enter_context(progress.open_live(console))
-      whole = live.add_task(
-        '',
-        total=total * TICKS,
-        **progress.Shown(f'run 0/{total}', '', '', '', '')._asdict(),
-      )
-    began: tuple[float, float] | None = None
+  with progress.open_live(console or rich.console.Console()) as live:
+    study = live.add_task(
+      f'run 0/{total}', total=total, loss='', accuracy='', unit=''
+    )
 
-    def advance(done: float) -> None:
-      nonlocal began
-      if live is None or whole is None:
-        return
-      now = time.monotonic()
-      then, before = began = began or (now, done)
-      speed = (done - before) / (now - then) if now > then else None
-      live.update(
-        whole,
-        completed=done * TICKS,
-        epoch=f'run {min(int(done) + 1, total)}/{total}',
-        left=progress.left_text(total - done, speed),
-      )
-
-    def show_in(done: int | None, title: str) -> Show:
+    def show_in(title: str, done: int | None) -> Show:
       @contextlib.contextmanager
       def show(
         total_steps: int, start_step: int, description: str, *, epochs: int
       ) -> Iterator[progress.Bar]:
-        del description  # the title says more
+        del description  # The title contains more.
         with progress.progress_bar(
-          *(total_steps, start_step, title),
-          epochs=epochs,
-          console=console,
-          live=live,
+          *(total_steps, start_step, title), epochs=epochs, live=live
         ) as bar:
 
-          def update(step: int, **shown: Any) -> None:
-            bar.update(step, **shown)
+          def update(step: int, **numbers: Any) -> None:
+            bar.update(step, **numbers)
             if done is not None:
-              advance(done + step / total_steps)
+              live.update(
+                study,
+                completed=done + step / total_steps,
+                description=f'run {min(done + 1, total)}/{total}',
+              )
 
           yield bar._replace(update=update)
 
       return show
 
+    def show_run(done: int, name: str) -> Show:
+      # A run becomes several where its seeds have to run alone.
+      return show_in(f'[{done + 1}/{max(total, done + 1)}] {name}', done)
+
     yield Display(
-      # A run whose trials are taken apart becomes several.
-      of=lambda done, name: show_in(
-        done, f'[{done + 1}/{max(total, done + 1)}] {name}'
-      ),
-      beside=lambda name: show_in(None, name),
-      log=lambda text: console.print(
-        rich.text.Text(text), soft_wrap=True, highlight=False
-      ),
+      show_run,
+      show_base=lambda name: show_in(name, None),
+      log=lambda text: print_line(live.console, text),
     )
 
 
@@ -112,14 +89,14 @@ def print_status(
   planned: Sequence[plan.Job],
   console: rich.console.Console | None = None,
 ) -> None:
-  """Prints, setting by setting, which trials are done and which are not.
+  """Prints which trials of each setting are done and which are not.
 
   Args:
-    title: Of the study.
+    title: Title of the study.
     settings: Name to configuration.
-    trials: Wanted of each.
-    runs: Of the ledger.
-    planned: What is not in it.
+    trials: Number of trials wanted of each setting.
+    runs: Runs in the ledger.
+    planned: Runs that the ledger lacks.
     console: Where to print; standard output by default.
   """
   console = console or rich.console.Console()
@@ -127,9 +104,9 @@ def print_status(
   table.add_column('setting', overflow='fold')
   table.add_column('trials done', justify='right')
   table.add_column('seeds not done')
-  left: dict[str, list[plan.Job]] = {}
+  jobs: dict[str, list[plan.Job]] = {}
   for job in planned:
-    left.setdefault(identity(job.config.to_dict()), []).append(job)
+    jobs.setdefault(identity(job.config.to_dict()), []).append(job)
   finished = 0
   for name, config in settings.items():
     done = plan.done_seeds(config.to_dict(), runs) & set(range(trials))
@@ -137,20 +114,20 @@ def print_status(
     table.add_row(
       name,
       f'{len(done)}/{trials}',
-      _states(left.get(identity(config.to_dict()), [])),
+      _states(jobs.get(identity(config.to_dict()), [])),
     )
   console.print(table)
   console.print(f'{finished} of {len(settings) * trials} trials are done.')
 
 
 def _states(planned: Sequence[plan.Job]) -> str:
-  """The seeds that are not done, by how far they are."""
+  """Lists the seeds that are not done, grouped by how far they are."""
   seeds: dict[str, list[str]] = {}
   for job in planned:
     state, epochs = plan.status(job)
     if state != plan.MISSING:
       state += f' ({epochs}/{job.config.epochs} epochs)'
     first, trials = job.config.seed, job.config.trials
-    own = f'{first}' if trials == 1 else f'{first} to {first + trials - 1}'
-    seeds.setdefault(state, []).append(own)
-  return '; '.join(f'{state}: {", ".join(own)}' for state, own in seeds.items())
+    text = f'{first}' if trials == 1 else f'{first} to {first + trials - 1}'
+    seeds.setdefault(state, []).append(text)
+  return '; '.join(f'{state}: {", ".join(s)}' for state, s in seeds.items())

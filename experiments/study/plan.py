@@ -1,4 +1,4 @@
-"""What a study has done, what is under way, and what is missing."""
+"""Plans the runs of a study, and locks each run for one process."""
 
 import contextlib
 import fcntl
@@ -17,15 +17,16 @@ from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import log_path
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
-_APART = 'one-of-these-seeds-diverged'
+# A file in the folder of a run whose seeds now run alone.
+_ALONE_MARK = 'one-of-these-seeds-diverged'
 
 
 class Job(NamedTuple):
   """One run: a setting with some of its seeds, as one program.
 
   Attributes:
-    name: Of its entry in the ledger and of its folder.
-    config: The whole configuration, seed and trials included.
+    name: Name of the ledger entry, and the start of the name of the folder.
+    config: Complete configuration, including seed and trials.
     workdir: Folder of the run.
   """
 
@@ -37,7 +38,10 @@ class Job(NamedTuple):
 def done_seeds(
   config: Mapping[str, Any], runs: Sequence[ledger.Run]
 ) -> set[int]:
-  """The seeds of a configuration, base model included, that the ledger has."""
+  """Returns the seeds of a configuration that are in the ledger.
+
+  Runs from a base model with other contents do not count.
+  """
   wanted = identity(dict(config))
   path = pathlib.Path(config['pretrained']).expanduser()
   base = model_file.digest(path) if path.is_file() else None
@@ -45,7 +49,8 @@ def done_seeds(
     seed
     for run in runs
     if identity(run.header['config']) == wanted
-    # What is older than this digest, or has no base yet, goes by its name.
+    # Without a digest, in old runs and before the base model exists, the name
+    # of the file in `identity` is all there is to compare.
     and (not base or run.header['start'].get('base', base) == base)
     for seed in ledger.seeds(run)
   }
@@ -60,20 +65,20 @@ def jobs(
   *,
   together: bool,
 ) -> list[Job]:
-  """The runs that are not in the ledger yet.
+  """Returns the runs that are not in the ledger yet.
 
   Args:
-    study: Its name.
+    study: Name of the study.
     settings: Name to configuration.
-    trials: The seeds 0 … trials - 1 are wanted of each.
-    runs: Of the ledger.
-    workdir: Of the study.
+    trials: Number of seeds wanted of each setting: 0 … trials - 1.
+    runs: Runs in the ledger.
+    workdir: Folder of the study.
     together: Whether the seeds of a setting run as one program, and not one by
-      one. Runs that were begun go on as they were begun, but for seeds of which
-      one diverged (`take_apart`): these run alone.
+      one. A run that has begun keeps its seeds, unless one of them diverged
+      (`run_seeds_alone`).
 
   Returns:
-    Jobs, setting by setting; one configuration under two names comes once.
+    Jobs, setting by setting. A configuration with two names is in one job.
   """
   planned: list[Job] = []
   seen: set[str] = set()
@@ -82,52 +87,55 @@ def jobs(
     if key in seen:
       continue
     seen.add(key)
-    left = set(range(trials)) - done_seeds(config, runs)
+    missing = set(range(trials)) - done_seeds(config, runs)
     stem = f'{study}-{name}-{config.epochs}epochs'
-    # A file of a study may change; what was begun before is another run.
+    # The file of a study may change. The digest tells the old runs of a setting
+    # from the new ones.
     digest = hashlib.sha256(key.encode()).hexdigest()[:6]
-    begun, apart = _begun(workdir, f'{stem}-{digest}')
-    groups = [own for own in begun if set(own) & left]
-    left -= {seed for own in groups for seed in own}
-    # A run of several trials has one set of first weights for all of them.
+    begun, separate = _begun_groups(workdir, f'{stem}-{digest}')
+    groups = [group for group in begun if set(group) & missing]
+    missing -= {seed for group in groups for seed in group}
+    # The trials of one program share their first weights.
     at_once = together and not is_from_scratch(config)
-    alone = left & apart if at_once else left
-    groups += [[seed] for seed in alone] + _consecutive(left - alone)
+    alone = missing & separate if at_once else missing
+    groups += [[seed] for seed in alone] + _consecutive(missing - alone)
     for seeds in sorted(groups):
-      own = ConfigDict(config.to_dict())
-      own.update(seed=seeds[0], trials=len(seeds))
+      job_config = ConfigDict(config.to_dict())
+      job_config.update(seed=seeds[0], trials=len(seeds))
       text = _seeds_text(seeds)
-      folder = _folder(workdir) / f'{stem}-{digest}-{text}'
-      planned.append(Job(f'{stem}-{text}', own, folder))
+      folder = _runs_folder(workdir) / f'{stem}-{digest}-{text}'
+      planned.append(Job(f'{stem}-{text}', job_config, folder))
   return planned
 
 
 def status(job: Job) -> tuple[str, int]:
-  """`(status, epochs done)` of a run that is not in the ledger."""
+  """Returns `(status, epochs done)` of a run that is not in the ledger."""
   log = log_path(job.workdir)
   epochs = len(run_log.read_log(log)[1]) if log.exists() else 0
   if _lock(job.workdir).exists():
-    with claimed(job.workdir) as mine:
-      if not mine:
+    with claim_run(job.workdir) as is_claimed:
+      if not is_claimed:
         return RUNNING, epochs
   return (BEGUN if log.exists() else MISSING), epochs
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path) -> Iterator[bool]:
-  """Whether the run in a folder is ours for as long as the context lasts.
+def claim_run(workdir: pathlib.Path) -> Iterator[bool]:
+  """Claims the run in a folder for this process while the context lasts.
 
-  It is not if another process has it. The claim ends with the process, however
-  that ends.
+  The operating system drops the claim when the process ends, however it ends.
+
+  Yields:
+    True, or False if another process has the run.
   """
   lock = _lock(workdir)
   lock.parent.mkdir(parents=True, exist_ok=True)
   with lock.open('w') as file:
-    yield _taken(file)
+    yield _try_lock(file)
 
 
-def _taken(file: IO[str]) -> bool:
-  # Whoever only looks (`status`) has the lock for an instant.
+def _try_lock(file: IO[str]) -> bool:
+  # A process that calls `status` holds the lock for an instant.
   for _ in range(10):
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,11 +147,11 @@ def _taken(file: IO[str]) -> bool:
 
 
 def _lock(workdir: pathlib.Path) -> pathlib.Path:
-  # Beside the folder: that it exists says that the run has begun.
+  # Beside the folder, because the folder exists only once the run has begun.
   return workdir.with_name(f'{workdir.name}.lock')
 
 
-def _folder(workdir: pathlib.Path) -> pathlib.Path:
+def _runs_folder(workdir: pathlib.Path) -> pathlib.Path:
   return workdir / 'runs'
 
 
@@ -153,33 +161,33 @@ def _seeds_text(seeds: Sequence[int]) -> str:
   return f'seeds{seeds[0]}to{seeds[-1]}'
 
 
-def take_apart(job: Job) -> None:
-  """Lets the seeds of a run each have one of its own from now on."""
-  (job.workdir / _APART).touch()
+def run_seeds_alone(job: Job) -> None:
+  """Makes `jobs` plan a separate run for each seed of this run from now on."""
+  (job.workdir / _ALONE_MARK).touch()
 
 
-def _begun(
+def _begun_groups(
   workdir: pathlib.Path, stem: str
 ) -> tuple[list[list[int]], set[int]]:
-  """Groups of seeds that stand in `workdir`, and seeds that must run alone."""
+  """Returns the groups of seeds that have begun, and seeds to run alone."""
   groups: list[list[int]] = []
-  apart: set[int] = set()
-  for path in _folder(workdir).glob(f'{stem}-seed*'):
+  alone: set[int] = set()
+  for path in _runs_folder(workdir).glob(f'{stem}-seed*'):
     match = re.fullmatch(
       re.escape(stem) + r'-(?:seed(\d+)|seeds(\d+)to(\d+))', path.name
     )
     if match and log_path(path).exists():
       first, last = match[1] or match[2], match[1] or match[3]
       seeds = list(range(int(first), int(last) + 1))
-      if (path / _APART).exists():
-        apart |= set(seeds)
+      if (path / _ALONE_MARK).exists():
+        alone |= set(seeds)
       else:
         groups.append(seeds)
   chosen: list[list[int]] = []
-  for own in sorted(groups, key=len, reverse=True):
-    if not any(set(own) & set(other) for other in chosen):
-      chosen.append(own)
-  return chosen, apart
+  for group in sorted(groups, key=len, reverse=True):
+    if not any(set(group) & set(other) for other in chosen):
+      chosen.append(group)
+  return chosen, alone
 
 
 def _consecutive(seeds: set[int]) -> list[list[int]]:

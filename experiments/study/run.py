@@ -1,4 +1,4 @@
-"""Runs what is left of a study, one run after another."""
+"""Runs the missing runs of a study, one after another."""
 
 import pathlib
 import re
@@ -18,17 +18,20 @@ from experiments.study import spec
 Stop = Callable[[], bool]
 
 
-def narrowed(
+def select_settings(
   study: spec.Study, only: str, epochs: int | None, data_dir: str
 ) -> dict[str, ConfigDict]:
-  """The settings that are wanted.
+  """Returns the settings to run, with the options of the command applied.
 
   Args:
-    study: Any.
-    only: Regular expression; a setting is kept if it is found in its name.
-    epochs: Of every run, in place of its own; the schedule is not shrunk, so
-      these are the first epochs of the protocol.
-    data_dir: Of every run, if not empty.
+    study: Study, whose configurations are changed in place.
+    only: Regular expression; a setting is kept if its name contains a match.
+    epochs: Number of epochs of every run; None keeps that of the study. The
+      schedule stays as it is, so these are the first epochs of the protocol.
+    data_dir: Data folder of every run; empty keeps that of the study.
+
+  Returns:
+    Name to configuration.
 
   Raises:
     InvalidError: If no setting is left, or `only` is no regular expression.
@@ -36,16 +39,18 @@ def narrowed(
   try:
     pattern = re.compile(only)
   except re.error as error:
-    raise InvalidError(f'--only={only!r}: {error}') from error
+    raise InvalidError(
+      f'--only={only!r} is no regular expression: {error}'
+    ) from error
   chosen = {k: v for k, v in study.settings.items() if pattern.search(k)}
   if not chosen:
     raise InvalidError(
-      f'--only={only!r} is found in no name. There are:\n  '
+      f'--only={only!r} matches no setting. The study has:\n  '
       + '\n  '.join(study.settings)
     )
   for config in chosen.values():
     config.data_dir = data_dir or config.data_dir
-    # What only quantizes has no epochs that could be more or fewer.
+    # A run that only quantizes has 0 epochs and keeps them.
     config.epochs = config.epochs and (epochs or config.epochs)
   return chosen
 
@@ -53,26 +58,26 @@ def narrowed(
 def base_models(
   configs: Sequence[ConfigDict], folder: str, workdir: pathlib.Path
 ) -> dict[str, ConfigDict]:
-  """Names the base model of every configuration, which it sets.
+  """Sets the base model of every configuration.
 
   Args:
-    configs: Their `pretrained` is set, where they name none themselves and
-      do not begin with random weights.
-    folder: With model files; empty if the study makes its own.
-    workdir: Of the study.
+    configs: Configurations, changed in place: `pretrained` is set where it is
+      empty and the run does not begin with random weights.
+    folder: Folder with model files; empty if the study trains its own.
+    workdir: Folder of the study.
 
   Returns:
-    What has to be trained first: folder of the run to its configuration.
+    The base models to train first: folder of the run to its configuration.
 
   Raises:
-    MissingError: If `folder` lacks one; the message has the names it may have.
-      If the file that a configuration names is missing.
+    MissingError: If `folder` lacks a model; the message lists the names that
+      the file may have. If the file that a configuration names is missing.
     InvalidError: If two configurations want different models of one network.
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
     if config.pretrained or is_from_scratch(config):
-      _check_own_model(config)
+      _check_named_model(config)
       continue
     if folder:
       config.pretrained = str(
@@ -83,23 +88,23 @@ def base_models(
     name = f'{config.network}-{config.dataset}'
     if config.holdout:
       name += f'-holdout{config.holdout}'
-    own = workdir / 'base' / name
-    if first.setdefault(str(own), base) != base:
+    base_workdir = workdir / 'base' / name
+    if first.setdefault(str(base_workdir), base) != base:
       raise InvalidError(
-        f'the settings want different base models of {config.network} on'
-        f' {config.dataset}: take some of them by --only, or name a folder with'
-        ' base models by --pretrained'
+        f'The settings want different base models of {config.network} on'
+        f' {config.dataset}. Select some settings with --only, or name a folder'
+        ' of base models with --pretrained.'
       )
-    config.pretrained = str(own / 'model.safetensors')
+    config.pretrained = str(base_workdir / 'model.safetensors')
   return first
 
 
-def _check_own_model(config: ConfigDict) -> None:
+def _check_named_model(config: ConfigDict) -> None:
   path = pathlib.Path(config.pretrained).expanduser()
   if config.pretrained and not path.is_file():
     raise MissingError(
-      f'the study names pretrained={config.pretrained!r}, but there is no such'
-      ' file'
+      f'The study names pretrained={config.pretrained!r}, but there is no such'
+      ' file. Put the file there, or change the study.'
     )
 
 
@@ -112,22 +117,22 @@ def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
     if (folder / name).is_file():
       return folder / name
   raise MissingError(
-    f'{folder} has no base model of {config.network} on {config.dataset}: it'
-    f' may be called {" or ".join(names)}. Without --pretrained the study'
-    ' trains its own.'
+    f'{folder} has no base model of {config.network} on {config.dataset}. Name'
+    f' the file {" or ".join(names)}, or leave out --pretrained, so that the'
+    ' study trains its own.'
   )
 
 
 def seconds(text: str) -> float:
-  """A duration such as 90s, 8m, 2h or 1h30m, in seconds.
+  """Returns the seconds of a duration such as 90s, 8m, 2h or 1h30m.
 
   Raises:
-    InvalidError: If it is none.
+    InvalidError: If the text is no duration.
   """
   match = re.fullmatch(r'(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?', text)
   if not text or not match:
     raise InvalidError(
-      f'--budget={text!r} must be a duration such as 90s, 8m or 1h30m'
+      f'--budget={text!r} must be a duration such as 90s, 8m or 1h30m.'
     )
   hours, minutes, rest = (int(part or 0) for part in match.groups())
   return 3600 * hours + 60 * minutes + rest
@@ -140,39 +145,43 @@ def run_study(
   stop: Stop,
   display: study_display.Display,
 ) -> None:
-  """Runs what is left, one after another, until `stop` says so.
+  """Runs the planned jobs, one after another, until `stop` returns True.
 
   Args:
-    plan: Gives the jobs that are not in the ledger.
-    bases: What `base_models` returned.
+    plan: Function that returns the jobs that are not in the ledger.
+    bases: Result of `base_models`.
     results: Folder of the ledger.
-    stop: Asked before each run and within.
-    display: Shows where the study is.
+    stop: Function that is called before each run and between its steps.
+    display: Display of the progress.
+
+  Raises:
+    InvalidError: If a finished run does not appear in the ledger.
   """
   try:
     for folder, config in bases.items():
       path = pathlib.Path(folder)
       if any(path in _base_of(job).parents for job in plan()):
         _make_base(config, path, stop, display)
-    done, told, ended = 0, set[str](), set[pathlib.Path]()
-    # Again and again, since what another process had may be free by now, and
-    # what was one run may have become several.
+    done, reported, ended = 0, set[str](), set[pathlib.Path]()
+    # The plan is made again after each run: another process may have released
+    # a run by now, and one run may have become several.
     while not stop():
       for job in plan():
         if job.workdir in ended:
           raise InvalidError(
-            f'{job.workdir} has ended, but {results} does not show it: is an'
-            ' entry being written or deleted there by something else?'
+            f'The run in {job.workdir} has ended, but {results} has no entry'
+            ' for it. Check whether another program writes or deletes files'
+            ' there.'
           )
-        with study_plan.claimed(job.workdir) as mine:
-          if mine:
-            _run(job, results, stop, display.of(done, job.name))
+        with study_plan.claim_run(job.workdir) as is_claimed:
+          if is_claimed:
+            _run(job, results, stop, display.show_run(done, job.name))
             done += 1
             ended.add(job.workdir)
             break
-        if job.name not in told:
-          display.log(f'{job.name}: another process has it')
-        told.add(job.name)
+        if job.name not in reported:
+          display.log(f'{job.name}: another process is running it.')
+        reported.add(job.name)
       else:
         return
   except training.Stopped:
@@ -189,17 +198,17 @@ def _make_base(
   stop: Stop,
   display: study_display.Display,
 ) -> None:
-  """Trains a base model, or waits for the process that does."""
-  waits = False
+  """Trains a base model, or waits for the process that trains it."""
+  is_reported = False
   while not stop():
-    with study_plan.claimed(folder) as mine:
-      if mine:
-        show = display.beside(f'base {folder.name}')
+    with study_plan.claim_run(folder) as is_claimed:
+      if is_claimed:
+        show = display.show_base(f'base {folder.name}')
         training.train_and_evaluate(config, folder, stop=stop, show=show)
         return
-    if not waits:
-      display.log(f'base {folder.name}: another process makes it')
-    waits = True
+    if not is_reported:
+      display.log(f'base {folder.name}: another process is training it.')
+    is_reported = True
     time.sleep(1)
 
 
@@ -215,12 +224,12 @@ def _run(
   except training.TrainingDiverged as error:
     diverged = str(error).split('. ')[0]
     if job.config.trials > 1:
-      study_plan.take_apart(job)
+      study_plan.run_seeds_alone(job)
       return
   try:
     ledger.add(job.workdir, results, job.name, diverged=diverged)
   except ledger.TakenError as error:
-    # Entries are told apart by what they hold; the name is for people.
+    # Entries differ by their contents, and two may want the same name.
     ledger.add(
       job.workdir, results, f'{job.name}-{error.digest}', diverged=diverged
     )

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build import losses
 from experiments.build.base_model import is_from_scratch
-from experiments.common import trials
+from experiments.common import parallel
 from experiments.common.errors import InvalidError
 from experiments.data.pipeline import Pipeline
 from experiments.records import torch_weights
@@ -128,7 +128,7 @@ def initial_state(
     return state
   # The first loss changed the statistics, but nothing is trained here.
   state = state._replace(
-    model_state=trials.stack([batch_stats] * config.trials)
+    model_state=parallel.stack([batch_stats] * config.trials)
   )
   after_training = steps.parts.after_training
   if after_training is None:
@@ -141,7 +141,7 @@ def initial_state(
     return evaluate(params, batch_stats, batch)[0] / count
 
   # All trials have the same weights.
-  params = trials.pick(state.params, 0)
+  params = parallel.pick(state.params, 0)
   variables = after_training.choose(loss, params, steps.parts.rules)
   return state._replace(
     variables=jax.tree.map(

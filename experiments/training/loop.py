@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.common.errors import UserError
-from experiments.common.trials import pick
+from experiments.common.parallel import pick
 from experiments.records import checkpoints, run_log
 from experiments.training import signals
 from experiments.training.steps import Steps, Totals
@@ -121,7 +121,7 @@ def run_epochs(
   title = f'{config.network} {config.quantizer} {config.estimator}'
   state, codes = saved
   with (
-    signals.noticed() as signal_number,
+    signals.defer_signals() as signal_number,
     outputs.show(total, progress.step, title, epochs=config.epochs) as bar,
   ):
     if not total:
@@ -156,7 +156,7 @@ def run_epochs(
           f'Checkpoint saved at step {step}. Rerun the command to resume.'
         )
       if number is not None:
-        signals.leave(number)
+        signals.exit_by_signal(number)
       if stopped:
         raise Stopped
   return state

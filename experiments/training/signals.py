@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noticed between chunks of steps."""
+"""Defers Ctrl-C and SIGTERM until a chunk of steps is done."""
 
 import contextlib
 import signal
@@ -10,22 +10,28 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[Callable[[], int | None]]:
-  """Holds both signals back, so that a run can save before it leaves.
+def defer_signals() -> Iterator[Callable[[], int | None]]:
+  """Defers both signals, so that a run can save before it exits.
 
-  A second signal of the same kind acts at once, as it always does. A signal
-  that came after the last look is acted upon at the end. Outside of the main
-  thread, where Python takes no signals, nothing is changed.
+  A second signal of the same kind acts at once, with its usual effect. A signal
+  that arrives after the last call of the yielded function takes effect at the
+  end of the context. Python delivers signals to the main thread alone, so in
+  any other thread the context changes nothing.
 
   Yields:
-    A function that gives the number of the signal that came, or None.
+    A function that returns the number of the signal that arrived, or None.
+
+  Raises:
+    KeyboardInterrupt: At the end, if Ctrl-C arrived.
+    SystemExit: At the end, if SIGTERM arrived.
   """
   received: list[int] = []
   if threading.current_thread() is not threading.main_thread():
     yield lambda: None
     return
-  # None stands for a handler that is not Python's: it cannot be put back.
-  before = {
+  # getsignal returns None for a handler that was not set by Python. Such a
+  # handler cannot be restored.
+  handlers = {
     int(number): signal.getsignal(number) or signal.SIG_DFL
     for number in SIGNALS
   }
@@ -33,7 +39,7 @@ def noticed() -> Iterator[Callable[[], int | None]]:
   def receive(number: int, frame: FrameType | None) -> None:
     del frame
     received.append(number)
-    signal.signal(number, before[number])
+    signal.signal(number, handlers[number])
 
   for number in SIGNALS:
     signal.signal(number, receive)
@@ -41,13 +47,17 @@ def noticed() -> Iterator[Callable[[], int | None]]:
     yield lambda: received[0] if received else None
   finally:
     for number in SIGNALS:
-      signal.signal(number, before[number])
+      signal.signal(number, handlers[number])
   if received:
-    leave(received[0])
+    exit_by_signal(received[0])
 
 
-def leave(number: int) -> None:
-  """Ends as the signal would have: KeyboardInterrupt, or exit status 143."""
+def exit_by_signal(number: int) -> None:
+  """Raises what the signal would have: KeyboardInterrupt, or exit status 143.
+
+  Args:
+    number: SIGINT or SIGTERM.
+  """
   if number == signal.SIGINT:
     raise KeyboardInterrupt
   raise SystemExit(128 + number)

@@ -18,7 +18,7 @@ import mq_jax
 from experiments.build import losses
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.parts import RunParts, make_parts, make_train_step
-from experiments.common import sharding, trials
+from experiments.common import parallel
 from experiments.data.pipeline import Batch, Pipeline, TracedBatches
 from experiments.training import evaluation
 
@@ -96,7 +96,7 @@ def make_steps(
     batch_stats: Batch statistics that all trials start from.
   """
   seeds = tuple(range(config.seed, config.seed + config.trials))
-  mesh = sharding.data_mesh(config.mesh_data)
+  mesh = parallel.data_mesh(config.mesh_data)
   losses_of = losses.LOSSES[config.loss]
   parts = make_parts(config, pipeline.steps_per_epoch)
   train = make_train_step(config, parts, losses.make_loss(net, losses_of))
@@ -106,7 +106,7 @@ def make_steps(
       train.init(jax.random.key(seed), params, batch_stats, batch)
       for seed, batch in zip(seeds, batches, strict=True)
     ]
-    return sharding.replicated(trials.stack(states), mesh)
+    return parallel.replicated(parallel.stack(states), mesh)
 
   def first_batches() -> list[Batch]:
     return [pipeline.train(seed, 0) for seed in seeds]
@@ -141,7 +141,7 @@ def _make_run(
   def advance(carry: Carry, batch: Batch) -> Carry:
     state, totals = carry
     state, metrics = step_fn(state, batch)
-    return sharding.kept_replicated(state, mesh), Totals(
+    return parallel.keep_replicated(state, mesh), Totals(
       totals.steps + 1,
       totals.loss + metrics['loss'].astype(jnp.float32),
       totals.accuracy + metrics['accuracy'].astype(jnp.float32),
@@ -164,7 +164,7 @@ def _make_run(
       raise ValueError(
         f'{steps} steps from step {first} on are not within one epoch.'
       )
-    carry = sharding.replicated((state, _no_totals(len(seeds))), mesh)
+    carry = parallel.replicated((state, _no_totals(len(seeds))), mesh)
     # An implicit transfer would make the host wait for the device, or the
     # device for the host.
     with jax.transfer_guard('disallow'):
@@ -191,8 +191,8 @@ def _host_loop(
 ) -> Callable[[Carry, int, int], Carry]:
   """Runs steps one by one; trials take turns."""
   jitted_advance = jax.jit(advance, donate_argnums=0)
-  split = jax.jit(lambda carry: trials.split(carry, len(seeds)))
-  stack = jax.jit(trials.stack)
+  split = jax.jit(lambda carry: parallel.split(carry, len(seeds)))
+  stack = jax.jit(parallel.stack)
 
   def run_chunk(carry: Carry, first: int, steps: int) -> Carry:
     carries = split(carry)
@@ -226,7 +226,7 @@ def _device_loop(
       (state, totals), traced.batch(shared, context, state.step + 1)
     )
 
-  step_of_trials = trials.over_trials(step_of_trial, len(seeds))
+  step_of_trials = parallel.over_trials(step_of_trial, len(seeds))
 
   def chunk(carry: Carry, shared: Any, contexts: Any, steps: Array) -> Carry:
     return lax.while_loop(
@@ -239,7 +239,7 @@ def _device_loop(
   make_contexts = jax.jit(jax.vmap(traced.context, in_axes=(0, None)))
 
   def run_chunk(carry: Carry, first: int, steps: int) -> Carry:
-    seed_array, epoch, limit = sharding.replicated(
+    seed_array, epoch, limit = parallel.replicated(
       (
         np.asarray(seeds, np.int32),
         np.int32(first // steps_per_epoch),

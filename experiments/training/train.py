@@ -15,7 +15,7 @@ from experiments.build import losses
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
 from experiments.build.networks import DTYPES, make_network
-from experiments.common import sharding, trials
+from experiments.common import parallel
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Options, Pipeline
@@ -166,7 +166,7 @@ def make_pipeline(config: ConfigDict) -> Pipeline:
     holdout=config.holdout,
     augment=config.augment,
     dtype=DTYPES[config.dtype],
-    mesh=sharding.data_mesh(config.mesh_data),
+    mesh=parallel.data_mesh(config.mesh_data),
   )
   return DATASETS[config.dataset].pipeline(options)
 
@@ -254,7 +254,7 @@ def _measure_start(
   """Returns what the header of the log says of the state before training."""
   diagnostics = jax.vmap(steps.train.diagnostics)(state)
   by_trial = [
-    factors(trials.pick(diagnostics, i)) for i in range(len(steps.seeds))
+    factors(parallel.pick(diagnostics, i)) for i in range(len(steps.seeds))
   ]
   measured: dict[str, Any] = dict(means(by_trial))
   if len(by_trial) > 1:
@@ -288,7 +288,7 @@ def _save_models(
   }
   # The first trial comes last: its file marks a run as complete.
   for trial, seed in reversed(list(enumerate(steps.seeds))):
-    trial_state = trials.pick(state, trial)
+    trial_state = parallel.pick(state, trial)
     measured = record['trials'][trial] if 'trials' in record else record
     if steps.parts.relaxed:
       model_file.save_model(

@@ -309,15 +309,15 @@ def test_workdir_for_without_flag_says_how_to_resume(
     (SystemExit(143), 143),
   ],
 )
-def test_told_plainly_user_error_is_exit_message(raised, code):
-  with pytest.raises(SystemExit) as error, errors.told_plainly():
+def test_exit_on_user_error_user_error_is_exit_message(raised, code):
+  with pytest.raises(SystemExit) as error, errors.exit_on_user_error():
     raise raised
   assert error.value.code == code
 
 
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])
-def test_told_plainly_defect_keeps_its_traceback(kind):
-  with pytest.raises(kind), errors.told_plainly():
+def test_exit_on_user_error_defect_keeps_its_traceback(kind):
+  with pytest.raises(kind), errors.exit_on_user_error():
     raise kind('a defect')
 
 

@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from experiments import runtime
+from experiments.common import runtime
 if {keep}:
   runtime.keep_memory()
 def use():
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 CACHE = """
 import jax
-from experiments import runtime
+from experiments.common import runtime
 runtime.configure()
 print(jax.config.jax_compilation_cache_dir)
 """

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import sharding
+from experiments.common import parallel
 from experiments.common.errors import ConfigError
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
@@ -43,7 +43,7 @@ def pipeline(devices=1, **changes):
     holdout=0,
     augment=True,
     dtype=jnp.float32,
-    mesh=sharding.data_mesh(devices),
+    mesh=parallel.data_mesh(devices),
   )
   return device_pipeline(image_set(), options._replace(**changes))
 

@@ -428,8 +428,8 @@ def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
   Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(deep)
   for path, message in (
     (str(text), 'is no image'),
-    (str(deep), 'more than 8 bits a channel'),
-    (str(tmp_path / 'none.png'), 'there is no image'),
+    (str(deep), 'more than 8 bits per channel'),
+    (str(tmp_path / 'none.png'), 'There is no image'),
   ):
     with pytest.raises(errors.UserError, match=message):
       list(predict.predict(program, [path]))

@@ -1,15 +1,17 @@
-"""What a person sees of a study."""
+"""Tests the list and the bars of a study."""
 
 import io
+import re
 
 import rich.console
 
 from experiments.records import ledger
 from experiments.study import display, plan, spec
 from tests.experiments import ledgers
+from tests.experiments.terminal import in_terminal
 
 
-def shown(tmp_path, study, trials):
+def status_text(tmp_path, study, trials):
   runs = ledger.read(tmp_path / 'results')
   planned = plan.jobs('mine', study, trials, runs, tmp_path, together=False)
   text = io.StringIO()
@@ -18,13 +20,13 @@ def shown(tmp_path, study, trials):
   return text.getvalue()
 
 
-def test_what_is_done_and_what_is_missing_under_every_name(tmp_path):
-  one = spec.in_protocol('fair', epochs=2, estimator='ste')
-  study = {'one': one, 'same': one, 'other': spec.in_protocol('fair')}
+def test_print_status_lists_every_name_of_a_setting(tmp_path):
+  ste = spec.in_protocol('fair', epochs=2, estimator='ste')
+  study = {'ste': ste, 'same': ste, 'other': spec.in_protocol('fair')}
   ledgers.write(
-    tmp_path / 'results', 'any', one.to_dict() | {'seed': 1}, [1.0, 2.0]
+    tmp_path / 'results', 'any', ste.to_dict() | {'seed': 1}, [1.0, 2.0]
   )
-  text = shown(tmp_path, study, trials=3)
+  text = status_text(tmp_path, study, trials=3)
   rows = {
     cells[0]: cells[1:]
     for line in text.splitlines()
@@ -32,8 +34,31 @@ def test_what_is_done_and_what_is_missing_under_every_name(tmp_path):
     for cells in [[cell.strip() for cell in line.strip('│').split('│')]]
   }
   assert rows == {
-    'one': ['1/3', 'missing: 0, 2'],
+    'ste': ['1/3', 'missing: 0, 2'],
     'same': ['1/3', 'missing: 0, 2'],
     'other': ['0/3', 'missing: 0, 1, 2'],
   }
   assert '2 of 9 trials are done.' in text
+
+
+def test_display_two_runs_have_a_bar_and_leave_lines():
+  program = """
+from experiments.study import display
+with display.open_display(2) as shown:
+  for done, name in enumerate(['first', 'second']):
+    with shown.show_run(done, name)(10, 0, 'not shown', epochs=2) as bar:
+      bar.update(5, epoch=1, loss=1.5)
+      bar.update(10, epoch=2, loss=1.25 + done, accuracy=70.)
+"""
+  written = in_terminal(program, 100, NO_COLOR='1')
+  plain = re.sub(r'\x1b\[[\d;?]*[A-Za-z]', '', written)
+  for line in (
+    '[1/2] first',
+    'epoch 2/2  loss 1.250  acc 70.00%',
+    '[2/2] second',
+    'epoch 2/2  loss 2.250  acc 70.00%',
+  ):
+    assert plain.count(line) == 1, line
+  assert 'run 2/2' in plain
+  assert 'not shown' not in plain
+  assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')

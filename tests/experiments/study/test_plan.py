@@ -1,4 +1,4 @@
-"""What is left of a study, and who has it."""
+"""Tests which runs are missing, and that one process has each."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from tests.experiments import ledgers
 
 def a_study(**changes):
   return {
-    name: spec.in_protocol('fair', epochs=2, **changes, **own)
-    for name, own in {
+    name: spec.in_protocol('fair', epochs=2, **changes, **keys)
+    for name, keys in {
       'ste': {'estimator': 'ste'},
       'fc': {'estimator': 'fc_grad'},
     }.items()
@@ -36,14 +36,14 @@ def plan(tmp_path, trials=2, together=False, study=None):
   )
 
 
-def test_what_the_ledger_has_is_not_planned(tmp_path):
+def test_jobs_run_in_ledger_is_not_planned(tmp_path):
   assert names(plan(tmp_path)) == [
     f'mine-{name}-2epochs-seed{seed}'
     for name in ('ste', 'fc')
     for seed in (0, 1)
   ]
   config = a_study()['fc'].to_dict()
-  # By another name, and with a third trial that nobody asked for.
+  # Another name, and a third trial that the study does not want.
   ledgers.write(
     tmp_path / 'results', 'any', config | {'seed': 1}, [[1.0, 2.0], [3.0, 4.0]]
   )
@@ -56,30 +56,32 @@ def test_what_the_ledger_has_is_not_planned(tmp_path):
   assert job.workdir.parent == tmp_path / 'runs'
 
 
-def test_a_diverged_run_is_done(tmp_path):
+def test_jobs_diverged_run_is_done(tmp_path):
   config = a_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'a', config, [], diverged='at step 3')
   assert len(plan(tmp_path, trials=1)) == 1
 
 
-def test_runs_from_another_base_model_are_other_runs(tmp_path):
+def test_jobs_other_base_model_is_another_run(tmp_path):
   study = a_study()
   base = tmp_path / 'base.pth'
   for config in study.values():
     config.pretrained = str(base)
-  own = study['fc'].to_dict() | {'pretrained': 'base.pth'}
+  config = study['fc'].to_dict() | {'pretrained': 'base.pth'}
   results = tmp_path / 'results'
-  ledgers.write(results, 'a', own, [1.0, 2.0], start={'base': '0' * 16})
-  ledgers.write(results, 'b', own | {'seed': 1}, [1.0, 2.0])  # before digests
-  assert len(plan(tmp_path, study=study)) == 2  # of ste; no base is there yet
+  ledgers.write(results, 'a', config, [1.0, 2.0], start={'base': '0' * 16})
+  ledgers.write(results, 'b', config | {'seed': 1}, [1.0, 2.0])  # no digest
+  assert (
+    len(plan(tmp_path, study=study)) == 2
+  )  # of ste; the base model is missing
   base.write_bytes(b'numbers')
   assert names(plan(tmp_path, study=study))[2:] == ['mine-fc-2epochs-seed0']
   start = {'base': model_file.digest(base)}
-  ledgers.write(results, 'a', own, [1.0, 2.0], start=start)
+  ledgers.write(results, 'a', config, [1.0, 2.0], start=start)
   assert len(plan(tmp_path, study=study)) == 2
 
 
-def test_one_configuration_under_two_names_runs_once(tmp_path):
+def test_jobs_two_names_of_a_configuration_run_once(tmp_path):
   study = a_study()
   study['same'] = study['ste']
   assert names(plan(tmp_path, 1, study=study)) == [
@@ -87,7 +89,7 @@ def test_one_configuration_under_two_names_runs_once(tmp_path):
   ]  # fmt: skip
 
 
-def test_trials_together_but_for_those_begun_and_done(tmp_path):
+def test_jobs_together_leave_out_begun_and_done_seeds(tmp_path):
   assert names(plan(tmp_path, 5, together=True)) == [
     'mine-ste-2epochs-seeds0to4', 'mine-fc-2epochs-seeds0to4'
   ]  # fmt: skip
@@ -106,39 +108,39 @@ def test_trials_together_but_for_those_begun_and_done(tmp_path):
   assert study_plan.status(planned[1]) == (study_plan.MISSING, 0)
 
 
-def test_a_group_that_was_begun_goes_on_though_fewer_are_wanted(tmp_path):
+def test_jobs_begun_group_keeps_its_seeds(tmp_path):
   begun = plan(tmp_path, 5, together=True)[0]
   begun.workdir.mkdir(parents=True)
   (begun.workdir / 'metrics.jsonl').write_text('{"config": {}}\n')
   assert names(plan(tmp_path, 2, together=True))[0] == begun.name
-  # What the study's file made of that name before is another run.
+  # The study's file has changed since, so this is another run.
   changed = a_study(hidden=7, learning_rate=0.5)
   planned = plan(tmp_path, 2, together=True, study=changed)
   assert names(planned)[0] == 'mine-ste-2epochs-seeds0to1'
   assert not planned[0].workdir.exists()
 
 
-def test_of_seeds_of_which_one_diverged_each_runs_alone(tmp_path):
+def test_run_seeds_alone_plans_one_run_per_seed(tmp_path):
   job = plan(tmp_path, 3, together=True)[0]
   job.workdir.mkdir(parents=True)
   (job.workdir / 'metrics.jsonl').write_text('{"config": {}}\n')
   assert names(plan(tmp_path, 3, together=True))[0] == job.name
-  study_plan.take_apart(job)
+  study_plan.run_seeds_alone(job)
   assert names(plan(tmp_path, 4, together=True))[:4] == [
     f'mine-ste-2epochs-seed{seed}' for seed in range(4)
   ]
 
 
-def test_a_claim_is_held_by_one_process_and_ends_with_it(tmp_path):
+def test_claim_run_killed_process_loses_claim(tmp_path):
   job = plan(tmp_path)[0]
   program = f"""
 import sys
-from experiments import settings, study_plan
-from tests.experiments.test_study_plan import plan
+from experiments.study import plan as study_plan
+from tests.experiments.study.test_plan import plan
 import pathlib
 first = plan(pathlib.Path({str(tmp_path)!r}))[0]
-with study_plan.claimed(first.workdir) as mine:
-  print(mine, flush=True)
+with study_plan.claim_run(first.workdir) as is_claimed:
+  print(is_claimed, flush=True)
   sys.stdin.read()
 """
   with subprocess.Popen(
@@ -148,31 +150,31 @@ with study_plan.claimed(first.workdir) as mine:
     text=True,
   ) as other:
     assert other.stdout.readline() == 'True\n'
-    with study_plan.claimed(job.workdir) as mine:
-      assert not mine
+    with study_plan.claim_run(job.workdir) as is_claimed:
+      assert not is_claimed
     assert study_plan.status(job)[0] == study_plan.RUNNING
     assert study_plan.status(plan(tmp_path)[1])[0] == study_plan.MISSING
     other.kill()
     other.wait(60)
-  with study_plan.claimed(job.workdir) as mine:
-    assert mine
+  with study_plan.claim_run(job.workdir) as is_claimed:
+    assert is_claimed
 
 
-def test_an_error_within_a_claim_ends_it(tmp_path):
+def test_claim_run_error_ends_claim(tmp_path):
   job = plan(tmp_path)[0]
-  with pytest.raises(KeyError), study_plan.claimed(job.workdir):
+  with pytest.raises(KeyError), study_plan.claim_run(job.workdir):
     raise KeyError
-  with study_plan.claimed(job.workdir) as mine:
-    assert mine
+  with study_plan.claim_run(job.workdir) as is_claimed:
+    assert is_claimed
 
 
-def test_looking_takes_no_claim_from_who_wants_it(tmp_path):
-  """Another process that lists all the while never has a run for itself."""
+def test_status_in_a_loop_never_blocks_claim(tmp_path):
+  """A process that lists in a loop never makes a claim fail."""
   job = plan(tmp_path)[0]
-  with study_plan.claimed(job.workdir):
+  with study_plan.claim_run(job.workdir):
     pass
   program = f"""
-from tests.experiments.test_study_plan import plan, study_plan
+from tests.experiments.study.test_plan import plan, study_plan
 import pathlib
 job = plan(pathlib.Path({str(tmp_path)!r}))[0]
 print(flush=True)
@@ -184,6 +186,6 @@ while True:
   ) as other:
     assert other.stdout.readline() == '\n'
     for _ in range(50):
-      with study_plan.claimed(job.workdir) as mine:
-        assert mine
+      with study_plan.claim_run(job.workdir) as is_claimed:
+        assert is_claimed
     other.kill()

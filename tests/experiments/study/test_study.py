@@ -1,9 +1,10 @@
-"""Whole studies by real processes: killed, sliced, shared."""
+"""Tests complete studies in real processes: killed, sliced, shared."""
 
 import io
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import rich.console
 from experiments.common import errors
 from experiments.records import ledger, run_log
 from experiments.study import display as study_display
+from experiments.study import plan as study_plan
 from experiments.study import run as study_run
 from experiments.study import spec
 from tests.experiments import tiny
@@ -21,7 +23,7 @@ from tests.experiments import tiny
 ROOT = pathlib.Path(__file__).parents[3]
 SECONDS = 300
 STUDY = """
-from experiments.settings import Study, in_protocol
+from experiments.study import Study, in_protocol
 
 def get_study():
   return Study('Tiny', {
@@ -34,16 +36,16 @@ def get_study():
 # The command itself, but for the network.
 PROGRAM = """
 import runpy
-from experiments import build
+from experiments.build import train_step
 from tests.experiments import tiny
-build.network = lambda config, num_classes: tiny.Net(num_classes)
+train_step.network = lambda config, num_classes: tiny.Net(num_classes)
 runpy.run_module('experiments.study', run_name='__main__', alter_sys=True)
 """
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Holds the study file and what its programs compile."""
+  """Holds the study file and the compiled programs."""
   path = tmp_path_factory.mktemp('study')
   (path / 'tiny.py').write_text(STUDY)
   return path
@@ -76,7 +78,7 @@ def finish(process):
 
 
 def measured(workdir):
-  """Records by name, without what differs from run to run."""
+  """Returns the records by name, without their times."""
   return {
     run.name: tiny.timeless(run.records)
     for run in ledger.read(workdir / 'results')
@@ -85,7 +87,7 @@ def measured(workdir):
 
 @pytest.fixture(scope='module')
 def reference(folder):
-  """The study, undisturbed."""
+  """Runs the study without a stop."""
   workdir = folder / 'whole'
   status, out = finish(start(folder, workdir))
   assert status == 0, out
@@ -94,7 +96,7 @@ def reference(folder):
   return workdir
 
 
-def test_a_study_runs_each_trial_once(reference):
+def test_study_undisturbed_runs_each_trial_once(reference):
   runs = measured(reference)
   assert list(runs) == [
     f'tiny-{name}-3epochs-seed{seed}'
@@ -104,7 +106,7 @@ def test_a_study_runs_each_trial_once(reference):
   assert all(len(records) == 3 for records in runs.values())
   first, second = (runs[f'tiny-fc_grad-3epochs-seed{i}'] for i in (0, 1))
   assert first != second
-  # One base model for all of them.
+  # All runs share one base model.
   bases = {
     run.header['start']['base_accuracy']
     for run in ledger.read(reference / 'results')
@@ -113,7 +115,7 @@ def test_a_study_runs_each_trial_once(reference):
   assert len(list((reference / 'base').glob('*/metrics.jsonl'))) == 1
 
 
-def test_a_finished_study_is_only_read(folder, reference):
+def test_study_finished_is_only_read(folder, reference):
   stamps = {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')}
   status, out = finish(start(folder, reference))
   assert status == 0, out
@@ -121,7 +123,7 @@ def test_a_finished_study_is_only_read(folder, reference):
   assert {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')} == stamps
 
 
-def test_killed_at_any_moment_it_counts_nothing_twice(folder, reference):
+def test_study_killed_at_any_moment_counts_nothing_twice(folder, reference):
   workdir = folder / 'killed'
   moments = []
   for _ in range(20):
@@ -144,7 +146,7 @@ def test_killed_at_any_moment_it_counts_nothing_twice(folder, reference):
   assert measured(workdir) == measured(reference), moments
 
 
-def test_in_slices_and_by_two_processes_at_once(folder, reference):
+def test_study_in_slices_and_two_processes_ends_the_same(folder, reference):
   workdir = folder / 'sliced'
   status, out = finish(start(folder, workdir, '--list'))
   assert status == 0, out
@@ -152,17 +154,17 @@ def test_in_slices_and_by_two_processes_at_once(folder, reference):
   assert not workdir.exists()
   status, out = finish(start(folder, workdir, '--budget=1s'))
   assert status == 0, out
-  assert '4 runs are left; the same command goes on.' in out
+  assert '4 runs are left. Rerun the command to resume.' in out
   both = [start(folder, workdir) for _ in range(2)]
-  told = [finish(process) for process in both]
-  assert [status for status, _ in told] == [0, 0], told
-  # Whoever came second left what the first had, and may have been done sooner.
+  ends = [finish(process) for process in both]
+  assert [status for status, _ in ends] == [0, 0], ends
+  # One process may end while the other still trains its run.
   status, out = finish(start(folder, workdir))
   assert status == 0, out
   assert measured(workdir) == measured(reference)
 
 
-def test_a_run_that_diverges_is_a_result(folder):
+def test_study_diverged_run_is_a_result(folder):
   workdir = folder / 'diverging'
   wild = folder / 'wild.py'
   wild.write_text(STUDY.replace("('ste', 1e-2), ", "('ste', 3e38), "))
@@ -170,23 +172,23 @@ def test_a_run_that_diverges_is_a_result(folder):
   assert status == 0, out
   runs = {run.name: run for run in ledger.read(workdir / 'results')}
   assert runs['wild-fc_grad-3epochs-seed0'].header.get('diverged') is None
-  gone = runs['wild-ste-3epochs-seed0']
-  assert 'not finite at step 1' in gone.header['diverged']
-  assert gone.records == []
+  diverged = runs['wild-ste-3epochs-seed0']
+  assert 'not finite at step 1' in diverged.header['diverged']
+  assert diverged.records == []
 
 
-def test_a_signal_or_a_spent_budget_saves_within_a_run(folder):
-  """A run of many epochs: stopped by SIGTERM, then by its budget."""
+def test_study_signal_or_budget_saves_within_run(folder):
+  """Stops a run of many epochs by SIGTERM, then by its budget."""
   workdir, long = folder / 'stopped', folder / 'long.py'
   long.write_text(STUDY.replace('epochs=3', 'epochs=2000'))
-  own = (f'--study={long}', '--trials=1', '--only=fc_grad')
+  options = (f'--study={long}', '--trials=1', '--only=fc_grad')
 
   def logs():
     return list((workdir / 'runs').glob('*/metrics.jsonl'))
 
-  process = start(folder, workdir, *own)
+  process = start(folder, workdir, *options)
   end = time.monotonic() + SECONDS
-  # Until an epoch is done: before the first step there is nothing to save.
+  # Wait for an epoch: before the first step there is nothing to save.
   while not any(run_log.read_log(log)[1] for log in logs()):
     assert process.poll() is None
     assert time.monotonic() < end
@@ -194,86 +196,82 @@ def test_a_signal_or_a_spent_budget_saves_within_a_run(folder):
   process.terminate()
   status, out = finish(process)
   assert status == 143, out
-  assert 'Saved at step' in out
+  assert re.search(r'[Ss]aved at step \d+', out)
   assert 'Traceback' not in out
   (log,) = logs()
   before = len(run_log.read_log(log)[1])
   for _ in range(10):
-    # A slow machine may spend a slice on what comes before the first step.
-    status, out = finish(start(folder, workdir, *own, '--budget=8s'))
+    # A slow machine may spend a slice before the first step.
+    status, out = finish(start(folder, workdir, *options, '--budget=8s'))
     assert status == 0, out
-    assert '1 runs are left; the same command goes on.' in out
+    assert '1 run is left. Rerun the command to resume.' in out
     _, records = run_log.read_log(log)
     if len(records) > before:
       break
   assert len(records) > before
   assert [r['epoch'] for r in records] == list(range(1, len(records) + 1))
-  status, out = finish(start(folder, workdir, *own, '--list'))
+  status, out = finish(start(folder, workdir, *options, '--list'))
   assert f'begun ({len(records)}/2000 epochs): 0' in ' '.join(out.split())
 
 
 def in_process(tmp_path, monkeypatch, trials, **changes):
-  """Runs one setting of the tiny network, its trials as one program."""
+  """Runs one setting of the tiny network, with all trials in one program."""
   tiny.put_in(monkeypatch)
   base = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   config = tiny.config(pretrained=base, **changes)
   results = tmp_path / 'results'
 
   def plan():
-    return plan.jobs(
-      *('t', {'own': config}, trials, ledger.read(results), tmp_path),
+    return study_plan.jobs(
+      *('t', {'tiny': config}, trials, ledger.read(results), tmp_path),
       together=True,
     )
 
   console = rich.console.Console(file=io.StringIO())
-  with study_display.opened(1, console) as display:
+  with study_display.open_display(1, console) as display:
     study_run.run_study(plan, {}, results, lambda: False, display)
   return ledger.read(results)
 
 
-def test_trials_that_diverge_as_one_run_are_told_one_by_one(
-  tmp_path, monkeypatch
-):
+def test_run_study_diverged_group_gets_one_run_per_seed(tmp_path, monkeypatch):
   runs = in_process(
     *(tmp_path, monkeypatch, 2), estimator='ste', learning_rate=3e38
   )
   assert [run.name for run in runs] == [
-    f't-own-2epochs-seed{i}' for i in (0, 1)
+    f't-tiny-2epochs-seed{i}' for i in (0, 1)
   ]
   assert all('not finite at step 1' in run.header['diverged'] for run in runs)
 
 
-def test_trials_that_end_well_are_one_entry(tmp_path, monkeypatch):
+def test_run_study_finished_group_is_one_entry(tmp_path, monkeypatch):
   (run,) = in_process(tmp_path, monkeypatch, 2, estimator='ste')
-  assert run.name == 't-own-2epochs-seeds0to1'
+  assert run.name == 't-tiny-2epochs-seeds0to1'
   assert sorted(ledger.trials(run)) == [0, 1]
 
 
-def test_what_never_stands_in_the_ledger_does_not_run_for_ever(
-  tmp_path, monkeypatch
-):
+def test_run_study_missing_entry_is_an_error(tmp_path, monkeypatch):
   monkeypatch.setattr(ledger, 'add', lambda *args, **kwargs: None)
-  with pytest.raises(errors.InvalidError, match='does not show it'):
+  with pytest.raises(errors.InvalidError, match='has no entry for it'):
     in_process(tmp_path, monkeypatch, 1, estimator='ste', epochs=1)
 
 
 @pytest.mark.parametrize(
-  ('more', 'told'),
+  ('more', 'message'),
   [
     (
       ('--only=lstm',),
-      "--only='lstm' is found in no name. There are:\n  ste\n",
+      "--only='lstm' matches no setting. The study has:\n  ste\n",
     ),
-    (('--only=(',), "--only='('"),
+    (('--only=(',), "--only='(' is no regular expression"),
     (('--budget=8',), "--budget='8' must be a duration such as 90s, 8m"),
-    (('--pretrained=nowhere',), 'may be called resnet8-digits.safetensors or'),
+    (('--pretrained=nowhere',), 'Name the file resnet8-digits.safetensors or'),
     (('--study=none.py',), 'There is no study none.py'),
   ],
 )
-def test_what_a_person_can_mend_is_told_in_a_line(folder, tmp_path, more, told):
+def test_study_user_error_prints_message_alone(folder, tmp_path, more, message):
   status, out = finish(start(folder, tmp_path / 'run', *more))
   assert status == 1
-  assert told in out
+  assert message in out
   assert 'Traceback' not in out
   assert not (tmp_path / 'run').exists()
 
@@ -282,17 +280,17 @@ def test_what_a_person_can_mend_is_told_in_a_line(folder, tmp_path, more, told):
   ('text', 'want'),
   [('90s', 90), ('8m', 480), ('2h', 7200), ('1h30m', 5400), ('1h1m1s', 3661)],
 )
-def test_durations(text, want):
+def test_seconds_duration_is_parsed(text, want):
   assert study_run.seconds(text) == want
 
 
 @pytest.mark.parametrize('text', ['', '8', 'm', '1.5h', '30m1h', '-1m'])
-def test_what_is_no_duration(text):
+def test_seconds_no_duration_is_refused(text):
   with pytest.raises(errors.InvalidError, match='must be a duration'):
     study_run.seconds(text)
 
 
-def test_base_models_by_the_names_they_may_have(tmp_path):
+def test_base_models_folder_is_searched_by_name(tmp_path):
   table = spec.load_all()['table1']
   configs = [
     table.settings[f'{net}-bwn-sgd-ste'] for net in ('resnet20', 'resnet32')
@@ -307,12 +305,12 @@ def test_base_models_by_the_names_they_may_have(tmp_path):
   assert [c.pretrained for c in configs] == [str(ours), str(theirs)]
   for config in configs:
     config.pretrained = ''
-  own = study_run.base_models(configs, '', tmp_path / 'work')
-  assert list(own) == [
+  bases = study_run.base_models(configs, '', tmp_path / 'work')
+  assert list(bases) == [
     str(tmp_path / 'work' / 'base' / f'{net}-cifar10')
     for net in ('resnet20', 'resnet32')
   ]
-  base = own[configs[0].pretrained.removesuffix('/model.safetensors')]
+  base = bases[configs[0].pretrained.removesuffix('/model.safetensors')]
   assert (base.quantizer, base.network) == ('none', 'resnet20')
   for config in configs:
     config.pretrained = ''
@@ -322,10 +320,10 @@ def test_base_models_by_the_names_they_may_have(tmp_path):
     study_run.base_models([configs[0], changed], '', tmp_path)
 
 
-def test_a_study_may_name_a_base_model_itself(tmp_path):
-  named, none = (
-    spec.in_protocol('fair', **own)
-    for own in (
+def test_base_models_named_file_is_kept(tmp_path):
+  named, full = (
+    spec.in_protocol('fair', **changes)
+    for changes in (
       {'pretrained': str(tmp_path / 'own.safetensors')},
       {'quantizer': 'none', 'estimator': 'ste'},
     )
@@ -334,15 +332,15 @@ def test_a_study_may_name_a_base_model_itself(tmp_path):
     study_run.base_models([named], '', tmp_path)
   (tmp_path / 'own.safetensors').touch()
   for folder in ('', str(tmp_path)):
-    assert study_run.base_models([named, none], folder, tmp_path) == {}
+    assert study_run.base_models([named, full], folder, tmp_path) == {}
   assert named.pretrained == str(tmp_path / 'own.safetensors')
   scratch = spec.in_protocol('fair', pretrain_epochs=0)
   assert study_run.base_models([scratch], '', tmp_path) == {}
   assert scratch.pretrained == ''
-  assert none.pretrained == ''  # from random weights
+  assert full.pretrained == ''  # from random weights
 
 
-def test_epochs_of_a_command_are_not_for_what_only_quantizes():
+def test_select_settings_quantize_only_keeps_zero_epochs():
   methods = spec.load_all()['methods']
-  chosen = study_run.narrowed(methods, '^(aciq|ttq)$', 7, '/data')
+  chosen = study_run.select_settings(methods, '^(aciq|ttq)$', 7, '/data')
   assert {name: c.epochs for name, c in chosen.items()} == {'aciq': 0, 'ttq': 7}

@@ -1,14 +1,10 @@
-"""The bar in a real pseudo-terminal, the lines without one, and the table."""
+"""Tests the bar in a real pseudo-terminal, and the lines without one."""
 
-import fcntl
 import io
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 
 import pytest
@@ -17,39 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.training import progress
-
-
-def in_terminal(program: str, width: int, **env: str) -> str:
-  """What a Python program writes into a terminal of so many columns."""
-  outer, inner = pty.openpty()
-  fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack('HHHH', 24, width, 0, 0))
-  inherited = {k: v for k, v in os.environ.items() if k != 'COLUMNS'}
-  child = subprocess.Popen(
-    [sys.executable, '-c', program],
-    stdin=inner,
-    stdout=inner,
-    stderr=inner,
-    env={**inherited, 'TERM': 'xterm-256color', **env},
-  )
-  os.close(inner)
-  written = b''
-  while True:
-    try:
-      chunk = os.read(outer, 65536)
-    except OSError:  # Linux: the child closed its end.
-      break
-    if not chunk:
-      break
-    written += chunk
-  os.close(outer)
-  assert child.wait() == 0, written.decode()
-  return written.decode()
-
-
-def frames(written: str) -> list[str]:
-  """The texts that stood on one line of the terminal at some time."""
-  plain = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', written)
-  return [text for text in re.split(r'[\r\n]+', plain) if text.strip()]
+from tests.experiments.terminal import frames, in_terminal
 
 
 def without_terminal(
@@ -58,7 +22,7 @@ def without_terminal(
   start: int = 0,
   **more: object,
 ) -> list[str]:
-  """The lines that go into a file; `use` gets the bar and a clock to wait."""
+  """Returns the lines in a file; `use` gets the bar and a clock to wait."""
   out, now = io.StringIO(), [1000.0]
 
   def wait(seconds: float) -> None:
@@ -73,22 +37,22 @@ def without_terminal(
 
 
 # The widest texts there are: a long run's epochs and steps, a loss that
-# diverges, a full accuracy, a rate of a toy network, more than four days left.
+# diverges, a full accuracy, the speed of a toy network, over four days left.
 WIDEST = """
-import time
-from experiments import display, summary
-now = iter([0., 1.] + [2.] * 1000)
+from experiments.training import progress
+now = [0.]
 with progress.progress_bar(
-  1_800_000_000, 0, 'a run', epochs=1000, clock=lambda: next(now)
+  1_800_000_000, 0, 'a run', epochs=1000, clock=lambda: now[0]
 ) as bar:
   bar.update(1_000, epoch=1000, loss=1.2345e+10, accuracy=100.)
   bar.log('x' * 150)
+  now[0] = 1.
   bar.update(6_000, epoch=1000)
 """
 
 
 @pytest.mark.parametrize('width', [80, 100, 120])
-def test_the_bar_fits_on_one_line_of_a_terminal(width: int) -> None:
+def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
   written = in_terminal(WIDEST, width)
   shown = frames(written)
   last = shown[-1]
@@ -107,15 +71,15 @@ def test_the_bar_fits_on_one_line_of_a_terminal(width: int) -> None:
   assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')
 
 
-def test_a_narrow_terminal_gets_one_line_all_the_same() -> None:
+def test_bar_narrow_terminal_gets_one_line() -> None:
   written = in_terminal(WIDEST, 60)
   assert not re.search(r'\x1b\[\d*A', written)
   assert len(frames(written)[-1]) == 60
 
 
-def test_the_bar_also_leaves_the_cursor_after_an_error() -> None:
+def test_bar_after_error_shows_cursor() -> None:
   program = """
-from experiments import display
+from experiments.training import progress
 try:
   with progress.progress_bar(10) as bar:
     bar.update(3, epoch=1, loss=float('nan'))
@@ -126,19 +90,22 @@ except KeyboardInterrupt:
   written = in_terminal(program, 80)
   assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')
   assert frames(written)[-1] == 'after'
-  assert 'loss nan acc - - steps/s -:--:-- left' in written
+  assert frames(written)[-2].endswith('loss nan acc - - steps/s -:--:-- left')
 
 
-def test_a_terminal_of_ascii_gets_ascii() -> None:
-  program = f"{WIDEST}console.print_summary(1., 2., 3., 4., 'a/path')"
+def test_bar_and_table_ascii_terminal_get_ascii() -> None:
+  program = f"""{WIDEST}
+from experiments.common import console
+console.print_summary(1., 2., 3., 4., 'a/path')
+"""
   written = in_terminal(program, 80, PYTHONIOENCODING='ascii')
   assert written.isascii()
   assert '| a/path |' in written
 
 
-def test_a_resumed_bar_starts_where_it_was_stopped() -> None:
+def test_bar_resumed_run_starts_at_its_step() -> None:
   program = """
-from experiments import display
+from experiments.training import progress
 with progress.progress_bar(100, 50) as bar:
   bar.update(50, epoch=6)
 """
@@ -150,7 +117,7 @@ with progress.progress_bar(100, 50) as bar:
     assert 0.4 < bar.count('━') / (len(bar) - 1) < 0.6
 
 
-def test_forced_colours_do_not_make_a_terminal_of_a_file() -> None:
+def test_bar_force_color_in_file_prints_lines() -> None:
   done = subprocess.run(
     [sys.executable, '-c', WIDEST],
     capture_output=True,
@@ -169,7 +136,7 @@ def test_forced_colours_do_not_make_a_terminal_of_a_file() -> None:
   ]
 
 
-def test_a_line_an_epoch() -> None:
+def test_lines_epoch_end_prints_one() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     for epoch in (1, 2):
       for chunk in range(5):
@@ -186,7 +153,7 @@ def test_a_line_an_epoch() -> None:
   ]
 
 
-def test_epochs_of_the_same_accuracy_have_their_lines_too() -> None:
+def test_lines_same_accuracy_still_prints_one_per_epoch() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     for step in range(1, 7):
       wait(1)
@@ -202,7 +169,7 @@ def test_epochs_of_the_same_accuracy_have_their_lines_too() -> None:
   ]
 
 
-def test_a_long_epoch_has_a_line_now_and_then() -> None:
+def test_lines_long_epoch_prints_one_per_period() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     for step in range(1, 101):
       wait(1)
@@ -218,7 +185,7 @@ def test_a_long_epoch_has_a_line_now_and_then() -> None:
     st.tuples(st.floats(0.01, 20), st.integers(0, 1)), min_size=1, max_size=200
   )
 )
-def test_lines_are_neither_many_nor_missing(
+def test_lines_any_updates_are_neither_many_nor_missing(
   chunks: list[tuple[float, int]],
 ) -> None:
   epochs = [1 + sum(new for _, new in chunks[:i]) for i in range(len(chunks))]
@@ -233,36 +200,36 @@ def test_lines_are_neither_many_nor_missing(
   lines = without_terminal(use)
   assert {int(line.split()[1]) for line in lines} == set(epochs)
   seconds = sum(seconds for seconds, _ in chunks)
-  assert len(lines) <= len(set(epochs)) + seconds / progress.RECENT
+  assert len(lines) <= len(set(epochs)) + seconds / progress.LINE_PERIOD
   assert len(set(lines)) == len(lines)
 
 
-def test_speed_is_recent_and_time_left_sane_after_a_resume() -> None:
+def test_speed_resumed_run_counts_recent_steps_only() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     wait(500)  # Compilation.
     bar.update(9_010, epoch=1, accuracy=1.0)
-    for step in range(1, 61):  # Slow at first: 1 step/s for a minute, ...
-      wait(1)
-      bar.update(9_010 + step, epoch=1)
-    bar.update(9_070, epoch=1, accuracy=2.0)
-    for step in range(1, 31):  # ... and then 4 steps/s for half of one.
-      wait(1)
-      bar.update(9_070 + 4 * step, epoch=1)
-    bar.update(9_190, epoch=1, accuracy=3.0)
+    for chunk in range(1, 121):  # Slow at first: 1 step/s for 20 minutes, ...
+      wait(10)
+      bar.update(9_010 + 10 * chunk, epoch=1)
+    bar.update(10_210, epoch=1, accuracy=2.0)
+    for chunk in range(1, 61):  # ... and then 4 steps/s for half of that.
+      wait(10)
+      bar.update(10_210 + 40 * chunk, epoch=1)
+    bar.update(12_610, epoch=1, accuracy=3.0)
 
-  lines = without_terminal(use, total=10_000, start=9_000)
+  lines = without_terminal(use, total=20_000, start=9_000)
   speeds = [
     next(line for line in lines if f'acc {accuracy}.00%' in line)
     for accuracy in (1, 2, 3)
   ]
   assert [line.split('%  ')[1] for line in speeds] == [
     '- steps/s  -:--:-- left',
-    '1 steps/s  0:15:30 left',
-    '4 steps/s  0:03:22 left',  # 810 / 4 = 202.5
+    '1 steps/s  2:43:10 left',
+    '4 steps/s  0:30:48 left',  # 7390 / 4 = 1847.5
   ]
 
 
-def test_updates_further_apart_than_the_window_have_a_speed() -> None:
+def test_speed_updates_minutes_apart_is_shown() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     for step in (100, 200, 400):
       wait(100)
@@ -272,11 +239,11 @@ def test_updates_further_apart_than_the_window_have_a_speed() -> None:
   assert [line.split('acc -  ')[1] for line in lines] == [
     '- steps/s  -:--:-- left',
     '1 steps/s  0:13:20 left',
-    '2 steps/s  0:05:00 left',
+    '1.5 steps/s  0:06:40 left',
   ]
 
 
-def test_a_long_test_between_epochs_leaves_the_speed() -> None:
+def test_speed_long_evaluation_keeps_speed() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     for epoch in (1, 2):
       wait(100)
@@ -287,72 +254,3 @@ def test_a_long_test_between_epochs_leaves_the_speed() -> None:
   # An epoch takes 200 s, half of it the test.
   last = without_terminal(use)[-1]
   assert last.endswith('acc 2.00%  0.5 steps/s  0:26:40 left')
-
-
-LONG_PATH = '/home/someone/runs/' + 'resnet20_dorefa_1bit_multifc_sgd/' * 3
-
-
-@pytest.mark.parametrize('width', [80, 120])
-def test_the_table_has_every_number_in_one_piece(width: int) -> None:
-  console = rich.console.Console(
-    record=True, width=width, file=io.StringIO(), legacy_windows=False
-  )
-  console.print_summary(
-    92.13, 91.7349, 100.0, 12.3456, 'runs/a/model.npz', console=console
-  )
-  assert console.export_text().splitlines() == [
-    '┌───────────────────────────────────────────┬──────────────────┐',
-    '│ full-precision test accuracy              │           92.13% │',
-    '│ test accuracy, mean of the last 10 epochs │           91.73% │',
-    '│ test accuracy, best epoch                 │          100.00% │',
-    '│ seconds per epoch                         │             12.3 │',
-    '│ quantized parameters                      │ runs/a/model.npz │',
-    '└───────────────────────────────────────────┴──────────────────┘',
-  ]
-
-
-@pytest.mark.parametrize('width', [80, 120])
-def test_a_path_too_long_for_the_table_stays_in_one_piece(width: int) -> None:
-  console = rich.console.Console(record=True, width=width, file=io.StringIO())
-  console.print_summary(1.0, 2.0, 3.0, 4.0, LONG_PATH, console=console)
-  lines = console.export_text().splitlines()
-  assert lines[-1] == f'quantized parameters: {LONG_PATH}'
-  assert {len(line) for line in lines[:-1]} == {len(lines[0])}
-  assert len(lines[0]) <= width
-
-
-@pytest.mark.parametrize('spare', [0, 1])
-def test_a_value_is_in_the_table_up_to_the_last_column(spare: int) -> None:
-  out = io.StringIO()
-  console = rich.console.Console(file=out, width=40)
-  value = 'x' * (40 - len('name') - 7 + spare)
-  console.final_table({'name': value}, 'A title', console=console)
-  lines = out.getvalue().splitlines()
-  assert lines[0].strip() == 'A title'
-  if spare:
-    assert lines[-1] == f'name: {value}'
-  else:
-    assert f'│ name │ {value} │' in lines
-
-
-def test_a_study_has_a_bar_for_the_whole_and_a_line_for_each_run() -> None:
-  program = """
-from experiments import study_display
-with study_display.opened(2) as shown:
-  for done, name in enumerate(['first', 'second']):
-    with shown.of(done, name)(10, 0, 'not shown', epochs=2) as bar:
-      bar.update(5, epoch=1, loss=1.5)
-      bar.update(10, epoch=2, loss=1.25 + done, accuracy=70.)
-"""
-  written = in_terminal(program, 100, NO_COLOR='1')
-  plain = re.sub(r'\x1b\[[\d;?]*[A-Za-z]', '', written)
-  for line in (
-    '[1/2] first',
-    'epoch 2/2  loss 1.250  acc 70.00%',
-    '[2/2] second',
-    'epoch 2/2  loss 2.250  acc 70.00%',
-  ):
-    assert plain.count(line) == 1, line
-  assert 'run 2/2' in plain
-  assert 'not shown' not in plain
-  assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')

@@ -1,4 +1,4 @@
-"""Signals are held back until a run has saved, and never lost."""
+"""Tests that signals wait until a run has saved, and are never lost."""
 
 import signal
 import subprocess
@@ -11,94 +11,94 @@ from experiments.training import signals
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noticed_and_does_nothing_else(number):
+def test_defer_signals_signal_is_only_recorded(number):
   before = signal.getsignal(number)
-  with pytest.raises(ZeroDivisionError), signals.noticed() as came:  # noqa: PT012
-    assert came() is None
+  with pytest.raises(ZeroDivisionError), signals.defer_signals() as received:  # noqa: PT012
+    assert received() is None
     signal.raise_signal(number)
-    assert came() == number
-    # An error on the way out is not hidden by the signal.
+    assert received() == number
+    # The signal does not hide an error.
     raise ZeroDivisionError
   assert signal.getsignal(number) == before
 
 
-def test_nothing_came_nothing_happens():
-  with signals.noticed() as came:
-    assert came() is None
+def test_defer_signals_no_signal_changes_nothing():
+  with signals.defer_signals() as received:
+    assert received() is None
 
 
 @pytest.mark.parametrize(
-  ('number', 'leaves'),
+  ('number', 'error'),
   [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
 )
-def test_a_signal_after_the_last_look_is_acted_upon(number, leaves):
-  with pytest.raises(leaves), signals.noticed():
+def test_defer_signals_unread_signal_acts_at_end(number, error):
+  with pytest.raises(error), signals.defer_signals():
     signal.raise_signal(number)
 
 
-def test_leaving_has_the_shell_s_exit_status():
+def test_exit_by_signal_has_exit_status_of_shell():
   with pytest.raises(SystemExit) as error:
-    signals.leave(signal.SIGTERM)
+    signals.exit_by_signal(signal.SIGTERM)
   assert error.value.code == 143
   with pytest.raises(KeyboardInterrupt):
-    signals.leave(signal.SIGINT)
+    signals.exit_by_signal(signal.SIGINT)
 
 
 @pytest.fixture
 def interruptible():
-  """SIGINT as in a terminal, also where these tests run in the background."""
+  """Sets SIGINT as in a terminal, also where tests run in the background."""
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   yield
   signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures('interruptible')
-def test_a_second_ctrl_c_acts_at_once():
+def test_defer_signals_second_ctrl_c_acts_at_once():
   def twice():
-    with signals.noticed():
+    with signals.defer_signals():
       signal.raise_signal(signal.SIGINT)
       signal.raise_signal(signal.SIGINT)
-      pytest.fail('the second one was held back')
+      pytest.fail('the second signal was deferred')
 
   with pytest.raises(KeyboardInterrupt):
     twice()
 
 
-def test_a_second_sigterm_kills():
+def test_defer_signals_second_sigterm_kills():
   program = (
     'import signal\n'
-    'from experiments import interrupt\n'
-    'with signals.noticed():\n'
+    'from experiments.training import signals\n'
+    'with signals.defer_signals():\n'
     '  signal.raise_signal(signal.SIGTERM)\n'
-    "  print('held', flush=True)\n"
+    "  print('deferred', flush=True)\n"
     '  signal.raise_signal(signal.SIGTERM)\n'
     "  print('again', flush=True)\n"
   )
   done = subprocess.run(
     [sys.executable, '-c', program], capture_output=True, text=True
   )
-  assert (done.returncode, done.stdout) == (-signal.SIGTERM, 'held\n')
+  assert (done.returncode, done.stdout) == (-signal.SIGTERM, 'deferred\n')
 
 
-def test_a_handler_that_is_not_python_s_gives_way(monkeypatch):
+def test_defer_signals_foreign_handler_becomes_default(monkeypatch):
   monkeypatch.setattr(signal, 'getsignal', lambda number: None)
   before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
   interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
-    with pytest.raises(SystemExit), signals.noticed():
+    with pytest.raises(SystemExit), signals.defer_signals():
       signal.raise_signal(signal.SIGTERM)
   finally:
     signal.signal(signal.SIGTERM, before)
     signal.signal(signal.SIGINT, interrupts)
 
 
-def test_another_thread_takes_no_signals_and_sets_none():
+def test_defer_signals_other_thread_sets_no_handler():
   before = [signal.getsignal(number) for number in signals.SIGNALS]
   seen = []
 
   def work():
-    with signals.noticed() as came:
-      seen.append(came())
+    with signals.defer_signals() as received:
+      seen.append(received())
       seen.append([signal.getsignal(number) for number in signals.SIGNALS])
 
   thread = threading.Thread(target=work)

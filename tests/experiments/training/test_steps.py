@@ -11,7 +11,7 @@ import pytest
 
 from experiments.build import check, losses, networks, optimizers
 from experiments.build.parts import make_parts, make_train_step
-from experiments.common import sharding, trials
+from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
 from experiments.data.pipeline import Options
@@ -59,7 +59,7 @@ def steps_of(config, images, net, weights):
     holdout=0,
     augment=True,
     dtype=networks.DTYPES[config.dtype],
-    mesh=sharding.data_mesh(config.mesh_data),
+    mesh=parallel.data_mesh(config.mesh_data),
   )
   return make_steps(
     config,
@@ -135,7 +135,7 @@ def test_run_chunks_take_batches_in_order():
     sums.append((float(totals.loss[0]), float(totals.accuracy[0])))
   want, metrics = by_hand(config, steps=6)
   assert state.step.tolist() == [6]
-  assert_close(trials.pick(state, 0), want)
+  assert_close(parallel.pick(state, 0), want)
   loss = [float(m['loss']) for m in metrics]
   accuracy = [float(m['accuracy']) for m in metrics]
   np.testing.assert_allclose(
@@ -252,8 +252,8 @@ def test_run_trials_equal_single_runs_of_their_seeds(
   for trial in range(3):
     alone, loss = steps(seed=5 + trial)
     np.testing.assert_allclose(losses[trial], loss[0], rtol=1e-6)  # float32
-    got = tiny.as_arrays(trials.pick(together, trial))
-    want = tiny.as_arrays(trials.pick(alone, 0))
+    got = tiny.as_arrays(parallel.pick(together, trial))
+    want = tiny.as_arrays(parallel.pick(alone, 0))
     assert got.keys() == want.keys()
     for path, leaf in got.items():
       assert leaf.dtype == want[path].dtype
@@ -292,14 +292,14 @@ def test_run_batch_split_over_devices_gives_equal_state(monkeypatch, backend):
 
 def test_data_mesh_too_many_devices_raises():
   with pytest.raises(ValueError, match=r'mesh_data=99.*-1 takes all'):
-    sharding.data_mesh(99)
-  assert sharding.data_mesh(-1).size == jax.device_count()
+    parallel.data_mesh(99)
+  assert parallel.data_mesh(-1).size == jax.device_count()
 
 
 def test_run_transfer_within_chunk_raises(monkeypatch):
   parts = make()
   state = parts.start()
-  monkeypatch.setattr(sharding, 'replicated', lambda tree, mesh: tree)
+  monkeypatch.setattr(parallel, 'replicated', lambda tree, mesh: tree)
   on_the_host = jax.tree.map(np.asarray, state.params)
   with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
     parts.run(state._replace(params=on_the_host), 0, 1)

@@ -1,0 +1,99 @@
+"""Trials as a batch axis, and batches split over devices.
+
+Trials of one configuration differ in their seeds. The arrays of a trial have a
+leading axis of trials, also where there is only one trial.
+
+Devices form one axis, 'data', over which each batch is split. All other arrays
+are replicated. XLA inserts the sums between the devices: gradients and batch
+statistics are those of the whole batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.common.errors import InvalidError
+
+
+def over_trials(
+  function: Callable[..., Any], trials: int
+) -> Callable[..., Any]:
+  """Extends a function of one trial to all trials, as a batch axis.
+
+  That fills an accelerator. On CPU a convolution with separate filters for
+  every trial is many times slower, so trials should run in turn there.
+
+  Args:
+    function: `(tree, *shared) -> tree`; `tree` holds the pytrees of one trial.
+    trials: Number of trials.
+
+  Returns:
+    The function of pytrees with a leading axis of trials.
+  """
+  if trials == 1:
+    return lambda trees, *shared: stack([function(pick(trees, 0), *shared)])
+
+  def apply(trees: Any, *shared: Any) -> Any:
+    return jax.vmap(lambda tree: function(tree, *shared))(trees)
+
+  return apply
+
+
+def stack(trees: Sequence[Any]) -> Any:
+  """Stacks pytrees, one per trial, along a new leading axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def pick(tree: Any, trial: int) -> Any:
+  """Returns one trial's part of a pytree with a leading axis."""
+  return jax.tree.map(lambda leaf: leaf[trial], tree)
+
+
+def split(tree: Any, trials: int) -> list[Any]:
+  """Returns the parts of all trials of a pytree with a leading axis."""
+  return [pick(tree, trial) for trial in range(trials)]
+
+
+def data_mesh(devices: int) -> Mesh:
+  """Returns a mesh of this many devices; -1 stands for all of them.
+
+  Raises:
+    InvalidError: If there are fewer.
+  """
+  available = jax.devices()
+  if devices > len(available):
+    raise InvalidError(
+      f'config.mesh_data={devices}, but jax sees {len(available)} devices.'
+      ' A value of -1 takes all of them.'
+    )
+  chosen = available if devices == -1 else available[:devices]
+  return jax.make_mesh(
+    (len(chosen),),
+    ('data',),
+    devices=chosen,
+    axis_types=(jax.sharding.AxisType.Auto,),
+  )
+
+
+def replicated(tree: Any, mesh: Mesh) -> Any:
+  """Copies a whole pytree to every device."""
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def keep_replicated(tree: Any, mesh: Mesh) -> Any:
+  """Keeps a whole pytree on every device, inside jit."""
+  return _constrained(tree, mesh, PartitionSpec())
+
+
+def split_batch(batch: Any, mesh: Mesh) -> Any:
+  """Splits the leading axis of arrays over the devices, inside jit."""
+  return _constrained(batch, mesh, PartitionSpec('data'))
+
+
+def _constrained(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+  if mesh.size == 1:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
