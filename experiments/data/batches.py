@@ -1,7 +1,7 @@
-"""Batches, made on the device from uint8 images that lie there whole.
+"""Batches made on the device from uint8 images that are all there.
 
-The epoch's order, crop, flip and normalisation are functions of (seed, epoch,
-index), to be called inside jit.
+The order of an epoch, crop, flip and normalisation are functions of (seed,
+epoch, index), to be called inside jit.
 """
 
 from typing import NamedTuple
@@ -14,19 +14,24 @@ from jax import lax
 Array = jax.Array
 Floats3 = tuple[float, float, float]
 
-# Large numbers, so that these keys meet none that a run folds a step into.
+# These numbers are larger than any step that a run folds into a key.
 _ORDER, _AUGMENT = 0xDA7A0001, 0xDA7A0002
 
 
 class Split(NamedTuple):
-  """Images (uint8, (N, H, W, C)) and labels (int32, (N,)) on the device."""
+  """A part of a data set on the device.
+
+  Attributes:
+    images: uint8 of shape (N, H, W, C).
+    labels: int32 of shape (N,).
+  """
 
   images: Array
   labels: Array
 
 
 def to_device(images: np.ndarray, labels: np.ndarray) -> Split:
-  """Puts a split on the device whole.
+  """Puts a whole split on the device.
 
   Args:
     images: uint8 of shape (N, H, W, C).
@@ -36,7 +41,7 @@ def to_device(images: np.ndarray, labels: np.ndarray) -> Split:
     The `Split`.
 
   Raises:
-    ValueError: If the arrays are not of this kind or differ in length.
+    ValueError: If the arrays have other types or ranks, or differ in length.
   """
   if images.dtype != np.uint8 or images.ndim != 4:
     raise ValueError(
@@ -45,50 +50,53 @@ def to_device(images: np.ndarray, labels: np.ndarray) -> Split:
     )
   if labels.shape != images.shape[:1]:
     raise ValueError(
-      f'labels have shape {labels.shape}, for {len(images)} images.'
+      f'labels of shape {labels.shape} do not fit {len(images)} images.'
     )
   return Split(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-  """The number of full batches in `size` images; the remainder is dropped.
+  """Returns the number of full batches in `size` images.
+
+  The images that remain are left out of the epoch.
 
   Raises:
     ValueError: If `batch_size` is below 1 or there is no full batch.
   """
   if not 1 <= batch_size <= size:
     raise ValueError(
-      f'batch_size is {batch_size}; with {size} images it is 1 to {size}.'
+      f'batch_size={batch_size} must be from 1 to {size}, the number of images.'
     )
   return size // batch_size
 
 
 def eval_batches(size: int, batch_size: int) -> int:
-  """The number of batches that hold `size` images, the last one padded.
+  """Returns the number of batches for `size` images, the last one padded.
 
   Raises:
     ValueError: If either number is below 1.
   """
   if batch_size < 1 or size < 1:
     raise ValueError(
-      f'batch_size is {batch_size} with {size} images; both must be positive.'
+      f'batch_size={batch_size} and the number of images, {size}, must be'
+      ' positive.'
     )
   return -(-size // batch_size)
 
 
 def _key(seed: int | Array, use: int) -> Array:
-  # The generator is named: jax.config may choose one that is no function of
-  # the key alone across devices.
+  # The generator is fixed, because jax.config may choose one that gives other
+  # numbers on several devices.
   key = jax.random.key(seed, impl='threefry2x32')
   return jax.random.fold_in(key, np.uint32(use))
 
 
 def epoch_order(seed: int | Array, epoch: int | Array, size: int) -> Array:
-  """The order of the images in an epoch, a function of (seed, epoch).
+  """Returns the order of the images in an epoch, a function of (seed, epoch).
 
   Args:
-    seed: Of the run; may be traced.
-    epoch: From 0; may be traced.
+    seed: Seed of the run; may be traced.
+    epoch: Epoch, from 0; may be traced.
     size: Number of images.
 
   Returns:
@@ -112,24 +120,24 @@ def train_batch(
   padding: int = 4,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> dict[str, Array]:
-  """One batch of training images: cropped, flipped and normalised.
+  """Returns one batch of training images: cropped, flipped and normalised.
 
-  Each image is cropped at random, on its own, out of itself with `padding`
-  black pixels around it, and mirrored with probability 1/2.
+  Each image is padded with `padding` black pixels, cropped to its own size at a
+  random place, and mirrored with probability 1/2.
 
   Args:
     split: The training split.
-    order: Of this epoch, from `epoch_order`.
-    index: Of the batch in its epoch, 0 to `steps_per_epoch` - 1; may be traced,
-      and is then not checked.
+    order: Order of this epoch, from `epoch_order`.
+    index: Number of the batch in its epoch, 0 to `steps_per_epoch` - 1; a
+      traced value is not checked.
     batch_size: Number of images, B.
-    seed: Of the run; may be traced.
-    epoch: From 0; may be traced.
-    mean: Of each channel, with pixels in [0, 1].
-    std: Standard deviation of each channel, likewise.
-    flip: Whether to mirror.
-    padding: Pixels; 0 leaves out the crop.
-    dtype: Of the images; they are normalised in float32 at least.
+    seed: Seed of the run; may be traced.
+    epoch: Epoch, from 0; may be traced.
+    mean: Mean of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, with pixels in [0, 1].
+    flip: Mirror images at random.
+    padding: Number of pixels around an image; 0 leaves out the crop.
+    dtype: Type of the images; they are normalised in float32 or wider.
 
   Returns:
     'image' of shape (B, H, W, C), 'label' int32 of shape (B,).
@@ -139,9 +147,9 @@ def train_batch(
   """
   steps = steps_per_epoch(len(order), batch_size)
   if padding < 0:
-    raise ValueError(f'padding is {padding}; it must be at least 0.')
+    raise ValueError(f'padding={padding} must be at least 0.')
   if isinstance(index, int) and not 0 <= index < steps:
-    raise ValueError(f'batch {index} of an epoch of {steps} batches.')
+    raise ValueError(f'index={index} must be from 0 to {steps - 1}.')
   chosen = lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
   key = jax.random.fold_in(_key(seed, _AUGMENT), epoch)
   key = jax.random.fold_in(key, index)
@@ -153,7 +161,7 @@ def train_batch(
 def _augmented(
   images: Array, chosen: Array, key: Array, flip: bool, padding: int
 ) -> Array:
-  """Gathers, crops and mirrors in one go, without padding a copy."""
+  """Gathers, crops and mirrors at once, without a padded copy."""
   batch, (height, width) = len(chosen), images.shape[1:3]
   crop_key, flip_key = jax.random.split(key)
   shift = jax.random.randint(
@@ -177,13 +185,13 @@ def _augmented(
 def normalised(
   images: Array, mean: Floats3, std: Floats3, dtype: jax.typing.DTypeLike
 ) -> Array:
-  """Pixels of 0 to 255, scaled to [0, 1], less `mean`, over `std`.
+  """Scales pixels to [0, 1], subtracts `mean` and divides by `std`.
 
   Args:
-    images: uint8, `(B, H, W, C)`.
-    mean: Of each channel, with pixels in [0, 1].
-    std: Standard deviation of each channel, likewise.
-    dtype: Of the result; what is computed is float32 at least.
+    images: uint8 of shape (B, H, W, C).
+    mean: Mean of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, with pixels in [0, 1].
+    dtype: Type of the result; it is computed in float32 or wider.
   """
   shape = (1, 1, 1, -1)
   wide = jnp.promote_types(dtype, jnp.float32)
@@ -201,15 +209,15 @@ def eval_batch(
   std: Floats3,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> dict[str, Array]:
-  """One batch of images as they are, normalised, in their order.
+  """Returns one batch of images in their order, normalised only.
 
   Args:
     split: Usually the test split.
-    index: Of the batch, 0 to `eval_batches` - 1; may be traced.
+    index: Number of the batch, 0 to `eval_batches` - 1; may be traced.
     batch_size: Number of images, B.
-    mean: Of each channel, with pixels in [0, 1].
-    std: Standard deviation of each channel, likewise.
-    dtype: Of the images; they are normalised in float32 at least.
+    mean: Mean of each channel, with pixels in [0, 1].
+    std: Standard deviation of each channel, with pixels in [0, 1].
+    dtype: Type of the images; they are normalised in float32 or wider.
 
   Returns:
     'image' of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask',

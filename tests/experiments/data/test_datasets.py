@@ -417,7 +417,9 @@ def test_epoch_has_full_batches_only() -> None:
   assert batches.steps_per_epoch(50_000, 128) == 390
   assert batches.steps_per_epoch(128, 128) == 1
   for size, batch in ((127, 128), (10, 0), (10, -1)):
-    with pytest.raises(ValueError, match=f'batch_size is {batch}.*1 to {size}'):
+    with pytest.raises(
+      ValueError, match=f'batch_size={batch} must be from 1 to {size}'
+    ):
       batches.steps_per_epoch(size, batch)
 
 
@@ -560,11 +562,11 @@ def test_batches_follow_the_order_and_drop_the_remainder() -> None:
   assert seen == order[:24].tolist()
   options: Any = {'seed': 0, 'epoch': 2, 'flip': True, **PLAIN}
   for index in (3, -1):
-    with pytest.raises(ValueError, match=f'batch {index} of an epoch of 3'):
+    with pytest.raises(ValueError, match=f'index={index} must be from 0 to 2'):
       batches.train_batch(split, order, index, 8, **options)
-  with pytest.raises(ValueError, match='padding is -1'):
+  with pytest.raises(ValueError, match='padding=-1 must be'):
     batch_of(split, padding=-1)
-  with pytest.raises(ValueError, match='batch_size is 31'):
+  with pytest.raises(ValueError, match='batch_size=31 must be'):
     batch_of(split, batch_size=31)
 
 
@@ -631,7 +633,9 @@ def test_every_test_image_counts_once(size: int, batch: int) -> None:
 
 def test_evaluation_refuses_empty_batches() -> None:
   for size, batch in ((0, 5), (5, 0)):
-    with pytest.raises(ValueError, match=f'batch_size is {batch} with {size}'):
+    with pytest.raises(
+      ValueError, match=f'batch_size={batch} and the number of images, {size}'
+    ):
       batches.eval_batches(size, batch)
 
 
@@ -642,7 +646,7 @@ def test_device_takes_bytes_with_a_label_each() -> None:
   assert split.labels.dtype == jnp.int32
   with pytest.raises(ValueError, match='images are float32'):
     batches.to_device(images.astype(np.float32), np.arange(3))
-  with pytest.raises(ValueError, match=r'labels have shape \(2,\), for 3'):
+  with pytest.raises(ValueError, match=r'labels of shape \(2,\) do not fit 3'):
     batches.to_device(images, np.arange(2))
 
 
