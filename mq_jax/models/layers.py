@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mq_jax.models.batch_norm import BatchNorm
-from mq_jax.models.bit_convolution import bit_conv_general_dilated
-from mq_jax.models.convolution import conv_general_dilated
+from mq_jax.models.cpu.bit_convolution import bit_conv_general_dilated
+from mq_jax.models.cpu.convolution import conv_general_dilated
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mq_jax.models import convolution, resnet20
+from mq_jax.models import resnet20
+from mq_jax.models.cpu import convolution
 
 SAME = ((1, 1), (1, 1))
 NHWC = ('NHWC', 'HWIO', 'NHWC')

@@ -13,7 +13,7 @@ from benchmarks import bit_networks
 from experiments.build import train_step
 from mq_jax import activations, models
 from mq_jax.activations import Activation
-from mq_jax.models import bit_convolution, convolution
+from mq_jax.models.cpu import bit_convolution, convolution
 
 SAME = ((1, 1), (1, 1))
 SIGN = Activation(activations.sign, signed=True, binary=True)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mq_jax.models.convolution import has_defaults
+from mq_jax.models.cpu.convolution import has_defaults
 
 Array = jax.Array
 Padding = Sequence[tuple[int, int]]
