@@ -136,7 +136,7 @@ def _proxquant(run: _Run) -> Method:
 
   def post_update(rules: Rules) -> optax.GradientTransformation:
     return optax.chain(
-      methods.proximal(rules, lambda updates: rise * updates, prox),
+      methods.proximal_step(rules, lambda updates: rise * updates, prox),
       methods.clip_weights(rules),
       methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
     )
@@ -195,7 +195,7 @@ def _elq(run: _Run) -> Method:
   made = methods.fixed_levels(chosen(levels, run.own, 'levels')())
   return Method(
     mq_jax.unquantized(made),
-    lambda rules: methods.loss_error_aware(
+    lambda rules: methods.add_elq_penalties(
       rules, run.own.perturbation, run.own.approximation
     ),
     _by_portions(run, 2),
@@ -210,7 +210,7 @@ def _admm(run: _Run) -> Method:
   every = max(1, run.steps // run.own.rounds)
   values = numbers(run.own, 'levels')
   return Method(
-    mq_jax.unquantized(methods.scaled_set(values)),
+    mq_jax.unquantized(methods.scaled_levels(values)),
     lambda rules: methods.admm(rules, run.own.rho, every),
   )
 

@@ -373,7 +373,7 @@ def test_lapq_lowers_the_loss_of_training_images(base, tmp_path):
   [
     ({'method': {'treshold': 0.1}}, r"method\.treshold is unknown to .*'ttq'"),
     ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of float"),
-    ({'method': {'threshold': 2.0}}, r'threshold=2.0 must lie in'),
+    ({'method': {'threshold': 2.0}}, r'threshold=2.0 must be in'),
     (
       {'activation_quantizer': 'hwgq', 'activation_bits': 8},
       r'bits=8 must be an int',
