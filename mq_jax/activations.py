@@ -3,9 +3,9 @@
 The functions take activations of any shape. A function with a trained number
 takes it as a second argument, so that the number is an ordinary parameter of
 the network. Halves round upwards. Networks take an `Activation`, which declares
-the properties of the function: `Activation(bi_real_sign, signed=True,
-binary=True)`,
-`Activation(dorefa_activation(2))`, `Activation(pact(4), start=10.0)`.
+the properties of the function: `Activation(dorefa_activation(2))`,
+`Activation(bi_real_sign, signed=True, binary=True)`,
+`Activation(pact(4), start=10.0)`.
 """
 
 from collections.abc import Callable

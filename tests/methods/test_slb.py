@@ -118,11 +118,7 @@ def test_temperature_schedule_rises_between_its_ends(kind):
   np.testing.assert_allclose(at[:21], 0.01, rtol=1e-9)
   np.testing.assert_allclose(at[60:], 10.0, rtol=1e-9)
   assert np.all(np.diff(at[20:61]) > 0)
-  middle = {
-    'exp': np.sqrt(0.1),
-    'linear': 5.005,
-    'cos': 5.005,
-  }[kind]
+  middle = {'exp': np.sqrt(0.1), 'linear': 5.005, 'cos': 5.005}[kind]
   assert at[40] == pytest.approx(middle, rel=1e-6)
 
 
