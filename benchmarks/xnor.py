@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import cases, measure, table
-from mq_jax.models import bit_convolution
+from mq_jax.models.cpu import bit_convolution
 
 Array = jax.Array
 

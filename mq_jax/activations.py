@@ -1,10 +1,11 @@
 """Quantized activations: functions with the gradients of their papers.
 
-Each takes activations of any shape; those with a trained number take it as
-well, so that it is an ordinary parameter of the network. Halves round upwards.
-Networks take one as an `Activation`, which says what they have to know of it:
+The functions take activations of any shape. A function with a trained number
+takes it as a second argument, so that the number is an ordinary parameter of
+the network. Halves round upwards. Networks take an `Activation`, which declares
+the properties of the function: `Activation(dorefa_activation(2))`,
 `Activation(bi_real_sign, signed=True, binary=True)`,
-`Activation(dorefa_activation(2))`, `Activation(pact(4), start=10.0)`.
+`Activation(pact(4), start=10.0)`.
 """
 
 from collections.abc import Callable
@@ -18,22 +19,22 @@ from mq_jax.checks import check_bits
 
 Array = jax.Array
 
-# Levels of half-wave Gaussian quantization beside 0, by the number of bits:
-# evenly spaced, the step that is best for the positive half of a normal.
+# Step of half-wave Gaussian quantization by the number of bits: the best evenly
+# spaced levels for the positive half of a normal distribution.
 _HALF_GAUSSIAN_STEPS = {1: 0.7979, 2: 0.538, 3: 0.3217, 4: 0.184}
 
 
 class Activation(NamedTuple):
-  """What quantizes the inputs of a network's layers.
+  """A function that quantizes the inputs of layers, and its properties.
 
   Attributes:
-    function: `(x) -> y`, or `(x, number) -> y` where it has a trained number; x
-      has any shape, its first axis is the batch, and y has the shape of x.
-    start: First value of the trained number, a scalar; None: it has none.
-    signed: Whether the outputs have both signs, so that nothing may rectify
-      before it. Where it is False, `function` gets rectified x.
-    binary: Whether the outputs are −1 and +1 and nothing else, so that bits can
-      be counted: `sign` and `bi_real_sign`.
+    function: `(x) -> y`, or `(x, number) -> y` with a trained number; x has any
+      shape, its first axis is the batch, and y has the shape of x.
+    start: Start of the trained number, a scalar, or None without a number.
+    signed: Whether the outputs have both signs, so that no ReLU may come
+      before. If False, `function` receives rectified x.
+    binary: Whether all outputs are −1 or +1, as for `sign` and `bi_real_sign`,
+      so that layers can count bits.
   """
 
   function: Callable[..., Array]
@@ -43,19 +44,19 @@ class Activation(NamedTuple):
 
 
 def _with_slope(value: Array, *slopes: tuple[Array, Array]) -> Array:
-  """`value`, whose derivative with respect to each `x` is `slope`."""
+  """Returns `value` with the derivative `slope` with respect to each `x`."""
   total = lax.stop_gradient(value)
   for x, slope in slopes:
     total = total + (x - lax.stop_gradient(x)) * lax.stop_gradient(slope)
   return total
 
 
-def _rounded(x: Array) -> Array:
+def _round_half_up(x: Array) -> Array:
   return jnp.floor(x + 0.5)
 
 
 def sign(x: Array) -> Array:
-  """±1, with the gradient 1[|x| ≤ 1]; sign(0) = +1.
+  """Returns ±1, with the gradient 1[|x| ≤ 1]; sign(0) = +1.
 
   References:
     Hubara et al., `Binarized Neural Networks
@@ -66,7 +67,7 @@ def sign(x: Array) -> Array:
 
 
 def bi_real_sign(x: Array) -> Array:
-  """±1, with the gradient max(0, 2 − 2|x|), that of a piecewise parabola.
+  """Returns ±1, with the gradient max(0, 2 − 2|x|) of a piecewise parabola.
 
   References:
     Liu et al., `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_, 2018, eq. (5)
@@ -76,7 +77,9 @@ def bi_real_sign(x: Array) -> Array:
 
 
 def dorefa_activation(bits: int) -> Callable[[Array], Array]:
-  """round((2ᵏ−1) clip(x, 0, 1)) / (2ᵏ−1), with the gradient 1[0 ≤ x ≤ 1].
+  """Returns DoReFa's activation, round((2ᵏ−1) clip(x, 0, 1)) / (2ᵏ−1).
+
+  The gradient is 1[0 ≤ x ≤ 1].
 
   Args:
     bits: k, 1 to 8.
@@ -95,18 +98,18 @@ def dorefa_activation(bits: int) -> Callable[[Array], Array]:
   steps = 2**bits - 1
 
   def activation(x: Array) -> Array:
-    value = _rounded(steps * jnp.clip(x, 0, 1)) / steps
+    value = _round_half_up(steps * jnp.clip(x, 0, 1)) / steps
     return _with_slope(value, (x, ((x >= 0) & (x <= 1)).astype(x.dtype)))
 
   return activation
 
 
 def hwgq(bits: int) -> Callable[[Array], Array]:
-  """Half-wave Gaussian quantization: 0 for x ≤ 0, else the nearest level.
+  """Returns half-wave Gaussian quantization.
 
-  The 2ᵏ − 1 positive levels are evenly spaced, the best for a normal x, so a
-  batch norm without scale and shift has to come before. The gradient is that of
-  a ReLU clipped at the largest level.
+  x ≤ 0 becomes 0, and x > 0 the nearest of 2ᵏ − 1 positive levels. These are
+  evenly spaced and best for a normal x, so a batch norm without scale and shift
+  must come before. The gradient is that of a ReLU clipped at the largest level.
 
   Args:
     bits: k, 1 to 4.
@@ -122,19 +125,19 @@ def hwgq(bits: int) -> Callable[[Array], Array]:
     Quantization <https://arxiv.org/abs/1702.00953>`_, 2017, eqs. (12) and (21)
   """
   check_bits(bits, 1, 4)
-  step, number = _HALF_GAUSSIAN_STEPS[bits], 2**bits - 1
+  step, largest = _HALF_GAUSSIAN_STEPS[bits], 2**bits - 1
 
   def activation(x: Array) -> Array:
-    nearest = jnp.clip(_rounded(x / step), 1, number) * step
+    nearest = jnp.clip(_round_half_up(x / step), 1, largest) * step
     value = jnp.where(x > 0, nearest, jnp.zeros_like(x)).astype(x.dtype)
-    inside = (x > 0) & (x <= step * number)
+    inside = (x > 0) & (x <= step * largest)
     return _with_slope(value, (x, inside.astype(x.dtype)))
 
   return activation
 
 
 def pact(bits: int) -> Callable[[Array, Array], Array]:
-  """round(clip(x, 0, α) (2ᵏ−1)/α) α/(2ᵏ−1), with a trained clip α.
+  """Returns PACT, round(clip(x, 0, α) (2ᵏ−1)/α) α/(2ᵏ−1), with a trained α.
 
   The gradient is 1[0 ≤ x < α] for x and 1[x ≥ α] for α. The authors start α at
   a large value, such as 10, and decay it like a weight.
@@ -157,7 +160,7 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
 
   def activation(x: Array, alpha: Array) -> Array:
     share = jnp.clip(x / alpha, 0, 1)
-    value = _rounded(share * steps) * (alpha / steps)
+    value = _round_half_up(share * steps) * (alpha / steps)
     beyond = (x >= alpha).astype(x.dtype)
     inside = ((x >= 0) & (x < alpha)).astype(x.dtype)
     return _with_slope(value, (x, inside), (alpha, beyond))
@@ -166,11 +169,11 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
 
 
 def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
-  """s · round(clip(x/s, 0, Q_p)), Q_p = 2ᵏ − 1, with a trained step s.
+  """Returns LSQ's activation, s · round(clip(x/s, 0, Q_p)), Q_p = 2ᵏ − 1.
 
-  The gradient is 1[0 < x/s < Q_p] for x, and for s the difference between
-  round(x/s) and x/s inside, 0 below and Q_p beyond, times 1/√(n · Q_p), n the
-  number of activations of one example.
+  The step s is trained. The gradient of x is 1[0 < x/s < Q_p]. The gradient of
+  s is round(x/s) − x/s inside, 0 below and Q_p above, times 1/√(n · Q_p), with
+  n activations per example.
 
   Args:
     bits: k, 1 to 8.
@@ -186,16 +189,16 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
     <https://arxiv.org/abs/1902.08153>`_, 2020, eqs. (1) to (3)
   """
   check_bits(bits, 1, 8)
-  most = 2**bits - 1
+  q_max = 2**bits - 1
 
   def activation(x: Array, step: Array) -> Array:
     ratio = x / step
-    whole = _rounded(jnp.clip(ratio, 0, most))
-    inside = (ratio > 0) & (ratio < most)
-    slope = jnp.where(inside, whole - ratio, jnp.where(ratio > 0, most, 0))
-    scale = 1 / jnp.sqrt(jnp.asarray(x[0].size * most, x.dtype))
+    rounded = _round_half_up(jnp.clip(ratio, 0, q_max))
+    inside = (ratio > 0) & (ratio < q_max)
+    slope = jnp.where(inside, rounded - ratio, jnp.where(ratio > 0, q_max, 0))
+    scale = 1 / jnp.sqrt(jnp.asarray(x[0].size * q_max, x.dtype))
     return _with_slope(
-      whole * step, (x, inside.astype(x.dtype)), (step, slope * scale)
+      rounded * step, (x, inside.astype(x.dtype)), (step, slope * scale)
     )
 
   return activation

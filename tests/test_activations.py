@@ -1,4 +1,4 @@
-"""Quantized activations: values by hand, gradients by their papers."""
+"""Tests of quantized activations: values and the gradients of papers."""
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,16 @@ X = np.array([[-3.0, -1.0, -0.6, -0.2], [0.0, 0.3, 0.9, 1.0], [1.4, 2.0, 5, 9]])
 
 
 def gradient(function, *arguments):
-  """Of the sum, with respect to each argument."""
-  return jax.grad(
-    lambda *own: jnp.sum(function(*own)), tuple(range(len(arguments)))
-  )(*(jnp.asarray(a) for a in arguments))
+  """Returns the gradient of the sum with respect to each argument."""
+
+  def total(*arguments):
+    return jnp.sum(function(*arguments))
+
+  places = tuple(range(len(arguments)))
+  return jax.grad(total, places)(*(jnp.asarray(a) for a in arguments))
 
 
-def test_signs():
+def test_signs_match_values_and_gradients():
   want = np.where(X >= 0, 1.0, -1.0)
   for function, slope in (
     (activations.sign, (np.abs(X) <= 1).astype(float)),
@@ -28,14 +31,14 @@ def test_signs():
     np.testing.assert_allclose(gradient(function, X)[0], slope)
 
 
-def test_the_triangle_has_the_area_of_the_sign_s_jump():
+def test_bi_real_sign_gradient_integrates_to_jump():
   x = np.linspace(-2, 2, 40_001)
   (slope,) = gradient(activations.bi_real_sign, x)
   assert np.trapezoid(slope, x) == pytest.approx(2, rel=1e-6)
 
 
 @pytest.mark.parametrize('bits', [1, 2, 8])
-def test_dorefa(bits):
+def test_dorefa_activation_matches_formula(bits):
   steps = 2**bits - 1
   function = activations.dorefa_activation(bits)
   want = np.floor(steps * np.clip(X, 0, 1) + 0.5) / steps
@@ -44,17 +47,17 @@ def test_dorefa(bits):
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3, 4])
-def test_hwgq(bits):
+def test_hwgq_levels_are_best_for_normal(bits):
   x = np.abs(np.random.default_rng(0).normal(size=400_000))
   function = activations.hwgq(bits)
   y = np.asarray(function(jnp.asarray(x)))
   levels = np.unique(y)
   assert len(levels) == 2**bits - 1
   np.testing.assert_allclose(np.diff(levels), levels[0])
-  # At the best step E[x q] = E[q²]: no other scale of q is nearer to x.
+  # At the best step E[x q] = E[q²]: no other scale of q is closer to x.
   assert np.mean(x * y) == pytest.approx(np.mean(y * y), rel=0.01)
   assert not np.any(function(jnp.asarray(-x)))
-  # A positive x takes a positive level, however small it is.
+  # The smallest positive x takes a positive level.
   assert float(function(jnp.asarray([1e-6]))[0]) == pytest.approx(levels[0])
   np.testing.assert_array_equal(
     gradient(function, X)[0], (X > 0) & (levels[-1] >= X)
@@ -62,7 +65,7 @@ def test_hwgq(bits):
 
 
 @pytest.mark.parametrize('bits', [1, 2, 8])
-def test_pact(bits):
+def test_pact_matches_formula(bits):
   alpha, steps = 1.4, 2**bits - 1
   function = activations.pact(bits)
   clipped = (np.abs(X) - np.abs(X - alpha) + alpha) / 2
@@ -78,19 +81,19 @@ def test_pact(bits):
 
 
 @pytest.mark.parametrize('bits', [1, 2, 8])
-def test_lsq(bits):
-  step, most = 0.41, 2**bits - 1
+def test_lsq_activation_matches_formula(bits):
+  step, q_max = 0.41, 2**bits - 1
   function = activations.lsq_activation(bits)
   ratio = X / step
-  whole = np.floor(np.clip(ratio, 0, most) + 0.5)
+  rounded = np.floor(np.clip(ratio, 0, q_max) + 0.5)
   np.testing.assert_allclose(
-    function(jnp.asarray(X), jnp.asarray(step)), whole * step
+    function(jnp.asarray(X), jnp.asarray(step)), rounded * step
   )
   dx, dstep = gradient(function, X, step)
-  inside = (ratio > 0) & (ratio < most)
+  inside = (ratio > 0) & (ratio < q_max)
   np.testing.assert_array_equal(dx, inside)
-  slope = np.where(inside, whole - ratio, np.where(ratio > 0, most, 0))
-  assert float(dstep) == pytest.approx(np.sum(slope) / np.sqrt(4 * most))
+  slope = np.where(inside, rounded - ratio, np.where(ratio > 0, q_max, 0))
+  assert float(dstep) == pytest.approx(np.sum(slope) / np.sqrt(4 * q_max))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,6 @@ def test_lsq(bits):
   ],
 )
 @pytest.mark.parametrize('bits', [0, 9, True, 2.0])
-def test_bits_out_of_range_are_refused(make, bits):
+def test_activations_invalid_bits_raise(make, bits):
   with pytest.raises(ValueError, match='bits='):
     make(bits)

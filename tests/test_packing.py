@@ -41,7 +41,7 @@ QUANTIZERS = {
   'aciq4': methods.aciq(4, per_channel=False, prior='normal'),
   'aciq8': methods.aciq(8, prior='range', corrected=False),
   'clipped_uniform3': methods.clipped_uniform(3),
-  'scaled_set': methods.scaled_set((-4, -2, -1, 1, 2, 4)),
+  'scaled_levels': methods.scaled_levels((-4, -2, -1, 1, 2, 4)),
   'binary': methods.binary(),
   'binary_relax': methods.binary_relax(mq_jax.bwn(), lambda step: 2.0),
 }

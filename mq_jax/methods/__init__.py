@@ -1,24 +1,24 @@
-"""Methods of other papers, as quantizers and optax transformations.
+"""Methods of other papers as quantizers and optax transformations.
 
-None is a special case of the train step: a quantizer says what the loss sees
-and what `TrainStep.quantized` gives, a transformation for `refine` scales
+The train step has no special case for a method. A quantizer gives the weights
+in the loss and in `TrainStep.quantized`. A transformation for `refine` scales
 gradients or adds to them, one for `post_update` moves, masks or clips weights.
 """
 
 from mq_jax.methods.aciq import aciq as aciq
 from mq_jax.methods.aciq import best_clip as best_clip
 from mq_jax.methods.admm import admm as admm
-from mq_jax.methods.admm import scaled_set as scaled_set
+from mq_jax.methods.admm import scaled_levels as scaled_levels
+from mq_jax.methods.incremental import add_elq_penalties as add_elq_penalties
 from mq_jax.methods.incremental import fixed_levels as fixed_levels
 from mq_jax.methods.incremental import freeze_portions as freeze_portions
 from mq_jax.methods.incremental import inq as inq
-from mq_jax.methods.incremental import loss_error_aware as loss_error_aware
 from mq_jax.methods.incremental import powers_of_two as powers_of_two
 from mq_jax.methods.lab import lab as lab
 from mq_jax.methods.lapq import LapqResult as LapqResult
 from mq_jax.methods.lapq import clipped_uniform as clipped_uniform
 from mq_jax.methods.lapq import lapq as lapq
-from mq_jax.methods.lapq import norm_clip as norm_clip
+from mq_jax.methods.lapq import lp_clip as lp_clip
 from mq_jax.methods.lq_nets import lq_nets as lq_nets
 from mq_jax.methods.lsq import lsq as lsq
 from mq_jax.methods.proximal import binary as binary
@@ -26,7 +26,7 @@ from mq_jax.methods.proximal import binary_relax as binary_relax
 from mq_jax.methods.proximal import clip_weights as clip_weights
 from mq_jax.methods.proximal import prox_l1 as prox_l1
 from mq_jax.methods.proximal import prox_l2 as prox_l2
-from mq_jax.methods.proximal import proximal as proximal
+from mq_jax.methods.proximal import proximal_step as proximal_step
 from mq_jax.methods.slb import slb as slb
 from mq_jax.methods.slb import temperature_schedule as temperature_schedule
 from mq_jax.methods.ternary import ttq as ttq

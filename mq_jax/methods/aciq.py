@@ -1,4 +1,4 @@
-"""ACIQ: clips that are best for a prior, for quantizing after training."""
+"""ACIQ: optimal clips under a prior, for quantizing after training."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,9 @@ PRIORS = ('laplace', 'normal', 'range')
 
 
 def best_clip(prior: str, bits: int) -> float:
-  """The clip with the least mean squared error, in units of the prior's scale.
+  """Returns the clip α with the smallest mean squared error under a prior.
 
-  Where 2ᵏ levels stand evenly from −α to α, and k bits, the derivative of the
-  error is zero where
+  With 2ᵏ even levels from −α to α, the derivative of the error is zero if
 
     α / (3 · 4ᵏ) = b exp(−α/b)                     Laplace, b = E|x − μ|
     α / (3 · 4ᵏ) = 2 (σ pdf(α/σ) − α (1 − cdf(α/σ)))       normal
@@ -27,10 +26,11 @@ def best_clip(prior: str, bits: int) -> float:
     bits: k, at least 1.
 
   Returns:
-    α/b, or α/σ: 2.83, 3.89, 5.03 and 1.71, 2.15, 2.55 at 2, 3, 4 bits.
+    α in units of the scale of the prior: α/b (2.83, 3.89, 5.03 at 2, 3, 4 bits)
+    or α/σ (1.71, 2.15, 2.55).
 
   Raises:
-    ValueError: If there is no such prior.
+    ValueError: If `prior` is neither 'laplace' nor 'normal'.
 
   References:
     Banner, Nahshan, Hoffer, Soudry, `ACIQ <https://arxiv.org/abs/1810.05723>`_,
@@ -46,7 +46,9 @@ def best_clip(prior: str, bits: int) -> float:
 
   tails = {'laplace': laplace, 'normal': normal}
   if prior not in tails:
-    raise ValueError(f'prior={prior!r} has no best clip: one of {PRIORS[:2]}.')
+    raise ValueError(
+      f'prior={prior!r} has no best clip. Use one of {PRIORS[:2]}.'
+    )
   low, high = 0.0, 100.0
   for _ in range(100):
     middle = (low + high) / 2
@@ -64,26 +66,25 @@ def aciq(
   prior: str = 'laplace',
   corrected: bool = True,
 ) -> Quantizer:
-  """2ᵏ even levels between clips, one of them 0, per channel or layer.
+  """Quantizes to 2ᵏ even levels between clips, per channel or layer.
 
-  The clips are μ ± α of `best_clip`, or the least and largest weight
-  ('range', the naive form). Then each channel's (or layer's) levels are scaled
-  and moved so that the mean and the deviation of its weights are what they
-  were; its zero is no level any more. It needs no training: use it on a trained
-  network, `mq_jax.quantize(aciq(4), w, ())`.
+  The clips are μ ± α of `best_clip`, or the smallest and largest weight
+  ('range', the naive form), and one level is 0. The correction then scales and
+  shifts the levels to keep the mean and the deviation of the weights of each
+  channel or layer; 0 is no longer a level. ACIQ needs no training: apply it to
+  a trained network, `mq_jax.quantize(aciq(4), w, ())`.
 
   Args:
     bits: k, 1 to 8.
-    per_channel: Clips for each output channel, the last axis.
+    per_channel: Whether each output channel, the last axis, has its own clips.
     prior: 'laplace', 'normal' or 'range'.
-    corrected: Whether mean and deviation are put right.
+    corrected: Whether to correct mean and deviation.
 
   Returns:
     A `Quantizer`.
 
   Raises:
-    ValueError: If `bits` is not an integer from 1 to 8 or there is no such
-      prior.
+    ValueError: If `bits` is not an integer from 1 to 8 or `prior` is unknown.
 
   References:
     Banner, Nahshan, Soudry, `Post training 4-bit quantization of convolutional
@@ -92,27 +93,27 @@ def aciq(
   """
   check_bits(bits, 1, 8)
   if prior not in PRIORS:
-    raise ValueError(f'prior={prior!r} is unknown: one of {PRIORS}.')
+    raise ValueError(f'prior={prior!r} is unknown. Use one of {PRIORS}.')
   steps = 2**bits - 1
   clip = 0.0 if prior == 'range' else best_clip(prior, bits)
 
-  def over(w: Array) -> tuple[int, ...]:
+  def axes(w: Array) -> tuple[int, ...]:
     return tuple(range(w.ndim - per_channel))
 
-  def ends(w: Array) -> tuple[Array, Array]:
-    def of(function: Callable[..., Array], x: Array) -> Array:
-      return function(x, axis=over(w), keepdims=True)
+  def clips(w: Array) -> tuple[Array, Array]:
+    def reduce(function: Callable[..., Array], x: Array) -> Array:
+      return function(x, axis=axes(w), keepdims=True)
 
     if prior == 'range':
-      return of(jnp.min, w), of(jnp.max, w)
-    mean = of(jnp.mean, w)
-    size = of(jnp.mean, jnp.abs(w - mean))
-    alpha = clip * (size if prior == 'laplace' else of(jnp.std, w))
+      return reduce(jnp.min, w), reduce(jnp.max, w)
+    mean = reduce(jnp.mean, w)
+    size = reduce(jnp.mean, jnp.abs(w - mean))
+    alpha = clip * (size if prior == 'laplace' else reduce(jnp.std, w))
     return mean - alpha, mean + alpha
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     del variables
-    low, high = ends(w_tilde)
+    low, high = clips(w_tilde)
     width = high - low
     scale = jnp.where(width > 0, width, 1) / steps
     zero = jnp.floor(-low / scale + 0.5)
@@ -122,7 +123,7 @@ def aciq(
     levels = (grid - zero[..., None]) * scale[..., None]
     if corrected:
       w_hat = (code - zero) * scale
-      levels = _corrected(levels, w_tilde, w_hat, over(w_tilde))
+      levels = _corrected(levels, w_tilde, w_hat, axes(w_tilde))
     code = code.astype(jnp.uint8)
     return code, levels if per_channel else levels.reshape(steps + 1)
 
@@ -132,14 +133,14 @@ def aciq(
 def _corrected(
   levels: Array, w: Array, w_hat: Array, axes: tuple[int, ...]
 ) -> Array:
-  """Levels of the mean and the deviation that the weights had."""
+  """Returns levels that keep the mean and the deviation of the weights."""
   mean, mean_hat = (
     jnp.mean(x, axis=axes, keepdims=True)[..., None] for x in (w, w_hat)
   )
   spread, spread_hat = (
     jnp.std(x, axis=axes, keepdims=True)[..., None] for x in (w, w_hat)
   )
-  # Where all weights have one level there is nothing to spread.
+  # If all weights have the same level, there is no deviation to scale.
   ratio = jnp.where(
     spread_hat > 0, spread / jnp.where(spread_hat > 0, spread_hat, 1), 1
   )

@@ -1,4 +1,4 @@
-"""ADMM: weights drawn towards a scaled set of levels by a dual variable."""
+"""ADMM: a dual variable draws weights towards scaled levels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,38 +15,41 @@ from mq_jax.quantizers import Quantizer, Variables, projected
 Array = jax.Array
 
 
-def scaled_set(values: Sequence[float], iterations: int = 5) -> Quantizer:
-  """Ŵ = α · q: the nearest point of all multiples of a set, per layer.
+def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
+  """Quantizes to Ŵ = α · q, with q of given values and one α per layer.
 
-  Alternates q, the nearest of `values` to W/α, and α = ⟨W, q⟩ / ⟨q, q⟩, which
-  never raises ‖W − αq‖; α starts at mean|W|.
+  Alternates between q, the nearest of `values` to W/α, and α = ⟨W, q⟩ / ⟨q, q⟩,
+  which never raises ‖W − αq‖. α starts at mean|W|.
 
   Args:
-    values: Ascending and symmetric, such as (−1, 1), (−1, 0, 1), or powers of
-      two with 0.
-    iterations: Of both halves.
+    values: Ascending and symmetric values, such as (−1, 1), (−1, 0, 1), or
+      powers of two with 0.
+    iterations: Number of updates of q and α, at least 1.
 
   Returns:
     A `Quantizer`.
 
   Raises:
-    ValueError: If `values` do not ascend, are not symmetric, or are fewer than
-      two, or `iterations` is not positive.
+    ValueError: If `values` are fewer than two, do not ascend or are not
+      symmetric, or `iterations` is not positive.
 
   References:
     Leng, Dou, Li, Zhu, Jin, `Extremely Low Bit Neural Network: Squeeze the Last
     Bit Out with ADMM <https://arxiv.org/abs/1707.09870>`_, 2018, eqs. (10) to
     (13)
   """
-  own = [float(value) for value in values]
-  if len(own) < 2 or sorted(set(own)) != own or own != [-v for v in own[::-1]]:
-    raise ValueError(f'values={tuple(values)} must ascend and be symmetric.')
+  points = [float(value) for value in values]
+  ascend = len(points) > 1 and sorted(set(points)) == points
+  if not ascend or points != [-point for point in points[::-1]]:
+    raise ValueError(
+      f'values={tuple(values)} must be two or more, ascend and be symmetric.'
+    )
   if iterations < 1:
     raise ValueError(f'iterations={iterations!r} must be at least 1.')
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     del variables
-    levels = jnp.asarray(own, w_tilde.dtype)
+    levels = jnp.asarray(points, w_tilde.dtype)
     middles = (levels[1:] + levels[:-1]) / 2
 
     def nearest(alpha: Array) -> Array:
@@ -70,9 +73,9 @@ class AdmmState(NamedTuple):
   """State of `admm`.
 
   Attributes:
-    updates: So far, int32.
-    projected: Path to G, in the set.
-    dual: Path to the scaled dual variable L.
+    updates: Number of updates so far, int32.
+    projected: Path to G, the projected weights.
+    dual: Path to L, the scaled dual variable.
   """
 
   updates: Array
@@ -83,25 +86,25 @@ class AdmmState(NamedTuple):
 def admm(
   rules: selection.Rules, rho: float = 1e-3, every: int = 100
 ) -> optax.GradientTransformation:
-  """Adds the gradient of ρ/2 ‖W − G + L‖²: first in `refine`.
+  """Adds the gradient of ρ/2 ‖W − G + L‖², as the first part of `refine`.
 
-  Every so many updates G = Q(W + L), and then L ← L + W − G.
+  Periodically sets G = Q(W + L), and then L ← L + W − G.
 
   Args:
-    rules: As in `make_train_step`; Q of quantizers without variables that the
-      loss does not see: `unquantized(scaled_set((-1, 0, 1)))`.
-    rho: ρ; neither the authors' value nor how often they move G and L is known.
-    every: Updates from one move of G and L to the next.
+    rules: Rules as in `make_train_step`, whose quantizers have no variables and
+      do not act in the loss: `unquantized(scaled_levels((-1, 0, 1)))`.
+    rho: ρ. The values of ρ and `every` that the authors used are not known.
+    every: Updates between two changes of G and L.
 
   Returns:
-    The transformation of gradients; it needs the parameters.
+    A transformation of gradients, which needs the parameters.
 
   Raises:
-    ValueError: If `rho` is negative or `every` is no positive integer.
+    ValueError: If `rho` is negative or `every` is not a positive integer.
 
   References:
     Leng et al., 2018, eqs. (6) to (8). Their extragradient step for W, which
-    takes two gradients, is a plain one here.
+    takes two gradients, is a plain step here.
   """
   if not rho >= 0:
     raise ValueError(f'rho={rho!r} must be at least 0.')

@@ -1,7 +1,7 @@
-"""Quantizing by portions: INQ, and the penalties of ELQ on top of it.
+"""Quantizing in portions: INQ, and the penalties that ELQ adds.
 
-The largest weights of a layer are quantized and frozen first; the others are
-trained on, to make up for it, until all are.
+The largest weights of a layer are quantized and frozen first. Training of the
+other weights makes up for the error, until all weights are frozen.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ Array = jax.Array
 
 
 def powers_of_two(bits: int) -> Quantizer:
-  """Ŵ = 0 or ± a power of two: INQ's levels, 2ᵇ⁻¹ + 1 of them.
+  """Quantizes to the nearest of INQ's 2ᵇ⁻¹ + 1 levels: 0 or ± a power of two.
 
-  The largest is 2^n₁ with n₁ = ⌊log₂(4/3 · max|W|)⌋, the smallest 2^n₂ with
-  n₂ = n₁ + 1 − 2ᵇ⁻². A weight takes the nearest; ties go away from 0.
+  The largest power is 2^n₁ with n₁ = ⌊log₂(4/3 · max|W|)⌋, the smallest 2^n₂
+  with n₂ = n₁ + 1 − 2ᵇ⁻². Ties round away from 0.
 
   Args:
-    bits: 2 to 6, the one for the zero included.
+    bits: b, 2 to 6, including the bit for 0.
 
   Returns:
     A `Quantizer`.
@@ -45,15 +45,15 @@ def powers_of_two(bits: int) -> Quantizer:
     <https://arxiv.org/abs/1702.03044>`_, 2017, eqs. (1) to (4)
   """
   check_bits(bits, 2, 6)
-  number = 2 ** (bits - 2)  # of powers
+  count = 2 ** (bits - 2)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     del variables
     largest = jnp.max(jnp.abs(w_tilde))
-    # By the exponents themselves: exp2 and log2 are not exact everywhere.
+    # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
     _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
-    exponents = above - 1 - jnp.arange(number - 1, -1, -1)
-    powers = jnp.ldexp(jnp.ones(number, w_tilde.dtype), exponents)
+    exponents = above - 1 - jnp.arange(count - 1, -1, -1)
+    powers = jnp.ldexp(jnp.ones(count, w_tilde.dtype), exponents)
     levels = jnp.concatenate(
       [-powers[::-1], jnp.zeros_like(powers[:1]), powers]
     )
@@ -63,7 +63,7 @@ def powers_of_two(bits: int) -> Quantizer:
 
 
 def _nearest(w: Array, levels: Array) -> Array:
-  """The code of the nearest of sorted levels, ties away from 0."""
+  """Returns the code of the nearest of sorted levels, ties away from 0."""
   middles = (levels[1:] + levels[:-1]) / 2
   from_below = jnp.searchsorted(middles, w, side='right')
   from_above = jnp.searchsorted(middles, w, side='left')
@@ -71,13 +71,14 @@ def _nearest(w: Array, levels: Array) -> Array:
 
 
 def fixed_levels(projection: Quantizer) -> Quantizer:
-  """The levels that a quantizer has for the first weights, ever after.
+  """Quantizes to the nearest of the levels of the first weights.
 
   Args:
-    projection: Without variables, and with one sorted table per layer.
+    projection: Quantizer that gives these levels. It has no variables, and one
+      sorted table per layer.
 
   Returns:
-    A `Quantizer` whose variables are the levels; a weight takes the nearest.
+    A `Quantizer` whose variables are the levels.
 
   Raises:
     ValueError: If `projection` pre-processes its weights.
@@ -90,13 +91,15 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
 
 
 def inq(bits: int = 5) -> Quantizer:
-  """INQ's quantizer: the loss sees W, and `freeze_portions` freezes parts.
+  """Returns INQ's quantizer, for use with `freeze_portions`.
+
+  The loss receives W itself.
 
   Args:
-    bits: As in `powers_of_two`.
+    bits: Bits as in `powers_of_two`.
 
   Returns:
-    A `Quantizer`; its variables are the levels of the first weights.
+    A `Quantizer` whose variables are the levels of the first weights.
   """
   return unquantized(fixed_levels(powers_of_two(bits)))
 
@@ -105,9 +108,9 @@ class IncrementalState(NamedTuple):
   """State of `freeze_portions`.
 
   Attributes:
-    updates: So far, int32.
-    frozen: Path to mask: the weights that are quantized.
-    variables: Path to the quantizer's variables.
+    updates: Number of updates so far, int32.
+    frozen: Path to the mask of quantized weights.
+    variables: Path to the variables of the quantizer.
   """
 
   updates: Array
@@ -121,31 +124,32 @@ def freeze_portions(
   every: int,
   first: int = 0,
 ) -> optax.GradientTransformation:
-  """Quantizes and freezes ever more of the largest weights: for `post_update`.
+  """Quantizes and freezes growing portions of a layer, for `post_update`.
 
-  With update `first`, `first` + `every` … the weights that are largest among
-  the free ones move onto their levels, until the next portion of their layer is
-  frozen; frozen weights never move again.
+  At updates `first`, `first` + `every` … the largest free weights of a layer
+  move onto their levels, until the next portion is frozen. Frozen weights never
+  move again.
 
   Args:
-    rules: As in `make_train_step`; leaves without a quantizer just move.
-    portions: Ascending, in (0, 1]; 1 last, so that nothing is left.
-    every: Updates from one portion to the next.
+    rules: Rules as in `make_train_step`. Leaves without a quantizer are not
+      affected.
+    portions: Shares of the weights, ascending in (0, 1] and ending with 1.
+    every: Updates between two portions.
     first: Updates before the first portion.
 
   Returns:
-    The transformation of moves; it needs the parameters.
+    A transformation of weight updates, which needs the parameters.
 
   Raises:
-    ValueError: If `portions` do not ascend to 1, or `every` is no positive
+    ValueError: If `portions` do not ascend to 1, `every` is not a positive
       integer, or `first` is negative.
 
   References:
     Zhou et al., INQ, 2017, section 2.2 and algorithm 1. A widespread
-    implementation freezes the smallest first.
+    implementation freezes the smallest weights first.
   """
-  rising = [0.0, *portions]
-  if not portions or portions[-1] != 1 or sorted(set(rising)) != rising:
+  bounds = [0.0, *portions]
+  if not portions or portions[-1] != 1 or sorted(set(bounds)) != bounds:
     raise ValueError(
       f'portions={tuple(portions)} must ascend from above 0 to 1.'
     )
@@ -168,11 +172,11 @@ def freeze_portions(
   ) -> tuple[Any, IncrementalState]:
     selected = selection.select(params, rules)
     weights = selection.named_leaves(params)
-    number, left = jnp.divmod(state.updates - first, every)
-    due = (left == 0) & (number >= 0) & (number < len(portions))
-    share = shares[jnp.clip(number, 0, len(portions) - 1)]
+    portion, remainder = jnp.divmod(state.updates - first, every)
+    due = (remainder == 0) & (portion >= 0) & (portion < len(portions))
+    share = shares[jnp.clip(portion, 0, len(portions) - 1)]
 
-    def more(w: Array, frozen: Array) -> Array:
+    def freeze(w: Array, frozen: Array) -> Array:
       count = jnp.round(share * w.size).astype(jnp.int32)
       size = jnp.where(frozen, jnp.inf, jnp.abs(w)).ravel()
       rank = jnp.argsort(jnp.argsort(-size))
@@ -180,7 +184,7 @@ def freeze_portions(
 
     frozen = {
       path: lax.cond(
-        due, more, lambda w, old: old, weights[path], state.frozen[path]
+        due, freeze, lambda w, old: old, weights[path], state.frozen[path]
       )
       for path in selected
     }
@@ -199,31 +203,31 @@ def freeze_portions(
   return optax.GradientTransformation(init, update)
 
 
-def loss_error_aware(
+def add_elq_penalties(
   rules: selection.Rules, perturbation: float, approximation: float
 ) -> optax.GradientTransformation:
-  """ELQ's penalties on what quantizing would do: first in `refine`.
+  """Adds the gradients of ELQ's two penalties, as the first part of `refine`.
 
-  A reconstruction: the paper's text was not at hand. The loss becomes
+  This is a reconstruction without the text of the paper. The loss becomes
 
     L(W) + a₁ |L(W) − L(Ŵ)| + a₂ ‖W − Ŵ‖²,
 
-  with Ŵ a constant and |L(W) − L(Ŵ)| ≈ |⟨∂L/∂W, W − Ŵ⟩| in each layer, of
-  which ∂L/∂W counts as a constant, so that
+  with Ŵ constant. In each layer |L(W) − L(Ŵ)| ≈ |⟨∂L/∂W, W − Ŵ⟩|, with ∂L/∂W
+  constant, so that
 
     g ← g + a₁ sign⟨g, W − Ŵ⟩ g + 2 a₂ (W − Ŵ).
 
   Args:
-    rules: As in `make_train_step`; the quantizers have levels that are fixed
-      (`fixed_levels`), or no variables.
-    perturbation: a₁.
-    approximation: a₂.
+    rules: Rules as in `make_train_step`, whose quantizers have fixed levels
+      (`fixed_levels`) or no variables.
+    perturbation: a₁, weight of the change of the loss.
+    approximation: a₂, weight of the quantization error.
 
   Returns:
-    The transformation of gradients; it needs the parameters.
+    A transformation of gradients, which needs the parameters.
 
   Raises:
-    ValueError: If a weight is negative.
+    ValueError: If `perturbation` or `approximation` is negative.
 
   References:
     Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
@@ -248,8 +252,8 @@ def loss_error_aware(
   ) -> tuple[Any, dict[str, Any]]:
     def penalised(q: Quantizer, w: Array, g: Array, v: Variables) -> Array:
       error = w - projected(q, w, v)
-      rising = jnp.sign(jnp.sum(g * error))
-      return g * (1 + perturbation * rising) + 2 * approximation * error
+      sign = jnp.sign(jnp.sum(g * error))
+      return g * (1 + perturbation * sign) + 2 * approximation * error
 
     new = selection.transform(penalised, rules, params, grads, variables)
     return new, variables

@@ -1,4 +1,4 @@
-"""Loss-aware binarization (LAB): binary weights scaled by the curvature."""
+"""Loss-aware binarization (LAB): binary weights scaled by curvature."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,19 @@ _TINY = 1e-8
 
 
 def lab(decay: float = 0.999) -> Quantizer:
-  """Ŵ = α · sign(W) with α = ‖d ∘ W‖₁ / ‖d‖₁ and d = √v + 1e-8.
+  """Quantizes to α · sign(W) with α = ‖d ∘ W‖₁ / ‖d‖₁ and d = √v + 1e-8.
 
-  v is the moving average of g_hat², an estimate of the loss's diagonal
-  curvature, so that α and the signs minimise Σ d (α·b − W)². Where v is
-  constant, as at the start, α = mean|W|, that of `bwn`. sign(0) = +1. The
-  gradient is handed on unchanged; the authors clip W to [−1, 1] after each
-  step: `post_update=mq_jax.methods.clip_weights(...)`.
+  v is the moving average of g_hat², which estimates the diagonal curvature of
+  the loss: α and the signs minimise Σ d (α·b − W)². If v is constant, as at the
+  start, α = mean|W| as in `bwn`. sign(0) = +1. The gradient passes unchanged.
+  The authors clip W to [−1, 1] after each step:
+  `post_update=mq_jax.methods.clip_weights(...)`.
 
   Args:
-    decay: β₂ of the moving average.
+    decay: β₂ of the moving average, in [0, 1).
 
   Returns:
-    A `Quantizer`; its variables are v, of the shape of the weight.
+    A `Quantizer` whose variables are v, of the shape of the weight.
 
   Raises:
     ValueError: If `decay` is not in [0, 1).
@@ -31,11 +31,11 @@ def lab(decay: float = 0.999) -> Quantizer:
     Hou, Yao, Kwok, `Loss-aware Binarization of Deep Networks
     <https://arxiv.org/abs/1611.01600>`_, 2017, proposition 3.1 and algorithm 1,
     in which "m̂ ∘ d" must be a division. Scale and bias correction of d cancel
-    in α. As their code has it, the full-precision W is kept, in the place of
-    the exact step of their eq. (7).
+    in α. The full-precision W is kept, as in the code of the authors, in place
+    of the exact step of their eq. (7).
   """
   if not 0 <= decay < 1:
-    raise ValueError(f'decay={decay!r} must lie in [0, 1).')
+    raise ValueError(f'decay={decay!r} must be in [0, 1).')
 
   def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
     d = jnp.sqrt(variables) + _TINY

@@ -1,4 +1,4 @@
-"""LAPQ: clips of all layers chosen together, by the loss, after training."""
+"""LAPQ: the loss chooses the clips of all layers jointly, after training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,19 +12,19 @@ from mq_jax.checks import check_bits
 from mq_jax.quantizers import Quantizer, dequantize, quantize
 
 Array = jax.Array
-_FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, tried as clips
+_FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, as candidates for clips
 
 
 def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
-  """2ᵇ even levels from −α to α, of which none is 0, for a clip α.
+  """Quantizes to 2ᵇ even levels from −α to α without 0, for a clip α.
 
   Args:
-    bits: 1 to 8.
-    corrected: Whether the levels of each output channel, the last axis, are
-      moved so that the mean of its weights is what it was.
+    bits: b, 1 to 8.
+    corrected: Whether to shift the levels of each output channel, the last
+      axis, so that the channel keeps the mean of its weights.
 
   Returns:
-    A `Quantizer`; its variable is α, at first max|w|.
+    A `Quantizer` whose variable is α, which starts at max|w|.
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8.
@@ -44,21 +44,23 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
     if not corrected:
       return code, levels
     axes = tuple(range(w_tilde.ndim - 1))
-    lost = jnp.mean(
+    shift = jnp.mean(
       w_tilde - dequantize(code, levels), axis=axes, keepdims=True
     )
-    return code, levels.reshape((1,) * w_tilde.ndim + (-1,)) + lost[..., None]
+    return code, levels.reshape((1,) * w_tilde.ndim + (-1,)) + shift[..., None]
 
   return Quantizer(codes, init=init)
 
 
-def norm_clip(quantizer: Quantizer, w: Array, power: Array) -> Array:
-  """The clip with the least mean |Q(w) − w|ᵖ, of a hundredth of max|w| exact.
+def lp_clip(quantizer: Quantizer, w: Array, power: Array) -> Array:
+  """Returns the clip with the smallest mean |Q(w) − w|ᵖ.
+
+  The resolution is max|w| / 100.
 
   Args:
-    quantizer: `clipped_uniform`.
-    w: A weight.
-    power: p.
+    quantizer: Quantizer from `clipped_uniform`.
+    w: Weight of one layer, any shape.
+    power: p, a scalar.
 
   Returns:
     α, a scalar.
@@ -73,12 +75,12 @@ def norm_clip(quantizer: Quantizer, w: Array, power: Array) -> Array:
 
 
 class LapqResult(NamedTuple):
-  """What `lapq` found.
+  """Result of `lapq`.
 
   Attributes:
-    variables: Path to α: with the quantizers, what `mq_jax.quantize` takes.
-    power: p of the start of the joint search.
-    losses: Of each p that was tried, of the start, and at the end.
+    variables: Path to α, as the quantizers and `mq_jax.quantize` take it.
+    power: p at which the joint search starts.
+    losses: Losses of 'powers', and at 'start' and 'end' of the joint search.
   """
 
   variables: dict[str, Array]
@@ -96,18 +98,18 @@ def lapq(
 ) -> LapqResult:
   """Chooses all clips by the loss, in three phases.
 
-  1. Per layer, the clip of the least Lₚ error, for several p.
-  2. A parabola through their losses gives p*, from whose clips
-  3. Powell's method goes on over all clips together.
+  1. Find the clip of each layer with the smallest Lₚ error, for several p.
+  2. Fit a parabola through the losses of these p; its minimum is p*.
+  3. Start from the clips of p* and search all clips jointly by Powell's method.
 
   Args:
-    loss: `(params) -> scalar`, of a trained network on some hundred examples;
-      pure. It is called with quantized weights.
-    params: Of the trained network.
-    rules: As in `make_train_step`, with `clipped_uniform`. The authors leave
-      the first and the last layer out.
-    powers: p, at least three.
-    sweeps: Of Powell's method through all clips; the authors take 1 or 2.
+    loss: Pure function `(params) -> scalar`: loss of quantized parameters on a
+      few hundred examples.
+    params: Parameters of the trained network.
+    rules: Rules as in `make_train_step`, with `clipped_uniform`. The authors
+      exclude the first and the last layer.
+    powers: Values of p, at least three.
+    sweeps: Iterations of Powell's method; the authors take 1 or 2.
 
   Returns:
     A `LapqResult`.
@@ -122,47 +124,45 @@ def lapq(
   """
   if len(powers) < 3 or sweeps < 0:
     raise ValueError(
-      f'powers={tuple(powers)} must be three or more, and sweeps={sweeps!r} at'
-      ' least 0.'
+      f'powers={tuple(powers)} must be three or more numbers, and'
+      f' sweeps={sweeps!r} must be at least 0.'
     )
-  selected, leaves = (
-    selection.select(params, rules),
-    selection.named_leaves(params),
-  )
+  selected = selection.select(params, rules)
+  leaves = selection.named_leaves(params)
   paths = list(selected)
 
   @jax.jit
   def clips_of(power: Array) -> Array:
     return jnp.stack(
-      [norm_clip(selected[path], leaves[path], power) for path in paths]
+      [lp_clip(selected[path], leaves[path], power) for path in paths]
     )
 
   @jax.jit
   def loss_at(clips: Array) -> Array:
-    own = {
+    quantized = {
       path: quantize(selected[path], leaves[path], clip)
       for path, clip in zip(paths, clips, strict=True)
     }
-    return loss(selection.replace(params, own))
+    return loss(selection.replace(params, quantized))
 
-  tried = [float(loss_at(clips_of(power))) for power in powers]
-  power = _vertex(powers, tried)
+  losses = [float(loss_at(clips_of(power))) for power in powers]
+  power = _vertex(powers, losses)
   start = np.asarray(clips_of(power), np.float64)
 
-  def of_factors(logarithms: np.ndarray) -> float:
+  def loss_of_factors(logarithms: np.ndarray) -> float:
     clips = jnp.asarray(start * np.exp(logarithms), leaves[paths[0]].dtype)
     value = float(loss_at(clips))
     return value if np.isfinite(value) else np.inf
 
   zeros = np.zeros(len(paths))
-  best, first = zeros, of_factors(zeros)
+  best, first = zeros, loss_of_factors(zeros)
   last = first
   if sweeps:
-    # Here, because it would double the time of `import mq_jax`.
+    # At the top, this import would double the time of `import mq_jax`.
     import scipy.optimize
 
     found = scipy.optimize.minimize(
-      *(of_factors, zeros), method='Powell', options={'maxiter': sweeps}
+      loss_of_factors, zeros, method='Powell', options={'maxiter': sweeps}
     )
     if found.fun < first:
       best, last = np.atleast_1d(found.x), float(found.fun)
@@ -170,12 +170,12 @@ def lapq(
   return LapqResult(
     dict(zip(paths, clips, strict=True)),
     power,
-    {'powers': tried, 'start': first, 'end': last},
+    {'powers': losses, 'start': first, 'end': last},
   )
 
 
 def _vertex(powers: Sequence[float], losses: Sequence[float]) -> float:
-  """Where the parabola through the losses is least, within the powers."""
+  """Returns the minimum of the parabola through the losses, within `powers`."""
   a, b, _ = np.polyfit(powers, losses, 2)
   if a > 0 and min(powers) <= -b / (2 * a) <= max(powers):
     return float(-b / (2 * a))

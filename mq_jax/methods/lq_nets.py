@@ -1,4 +1,4 @@
-"""LQ-Nets: levels learned per channel, by quantization error minimisation."""
+"""LQ-Nets: quantization error minimisation learns levels per channel."""
 
 import itertools
 
@@ -15,20 +15,20 @@ _RIDGE = 1e-4
 
 
 def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
-  """Ŵ = vᵀb with b in {−1, +1}ᴷ, and a basis v per output channel.
+  """Quantizes to vᵀb with b in {−1, +1}ᴷ, and a basis v per output channel.
 
-  b is that of the nearest of the 2ᴷ levels. With every step v moves once
-  towards the best basis for these b, v ← decay · v + (1 − decay) · v*, where
-  (BᵀB + δI) v* = Bᵀw + δv and δ = 1e-4 (QEM). At 1 bit v* is the channel's
-  mean|w|, the scale of `bwn(per_channel=True)`. The gradient is handed on.
+  b selects the nearest of the 2ᴷ levels. Each step moves v towards the best
+  basis for these b, v ← decay · v + (1 − decay) · v*, with
+  (BᵀB + δI) v* = Bᵀw + δv and δ = 1e-4 (QEM). With 1 bit v* is mean|w| of the
+  channel, the scale of `bwn(per_channel=True)`. The gradient passes unchanged.
 
   Args:
-    bits: K, 1 to 4: all 2ᴷ distances of a weight are computed.
-    decay: Of the moving average.
+    bits: K, 1 to 4, since each weight computes 2ᴷ distances.
+    decay: Decay of the moving average, in [0, 1].
 
   Returns:
-    A `Quantizer`; its variables are the basis, shape `(channels, K)`, channels
-    the last axis of the weight.
+    A `Quantizer` whose variables are the basis, shape `(channels, K)`; the
+    channels are the last axis of the weight.
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 4, or `decay` is not in
@@ -36,17 +36,17 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
 
   References:
     Zhang, Yang, Ye, Hua, `LQ-Nets <https://arxiv.org/abs/1807.10029>`_, 2018,
-    algorithm 1; start, δ and decay from the authors' code. One round of QEM a
-    step, on the weights that the loss was taken at.
+    algorithm 1; start, δ and decay from the authors' code. Each step runs one
+    round of QEM, on the weights of the last loss.
   """
   check_bits(bits, 1, 4)
   if not 0 <= decay <= 1:
-    raise ValueError(f'decay={decay!r} must lie in [0, 1].')
-  # Row c of the table is the b of code c, the last of its bits the largest.
+    raise ValueError(f'decay={decay!r} must be in [0, 1].')
+  # Row c of the table is the b of code c; its last entry is the highest bit.
   table = np.array(list(itertools.product((-1.0, 1.0), repeat=bits)))[:, ::-1]
 
   def init(w: Array) -> Array:
-    # The authors' deviation of a layer after He's initialisation.
+    # The authors assume the deviation of He's initialisation.
     fan_out = w.size // w.shape[-2] if w.ndim > 1 else w.size
     unit = _NORMAL_MEDIAN * np.sqrt(2 / fan_out) / 2 ** (bits - 1)
     basis = unit * 2.0 ** np.arange(bits)

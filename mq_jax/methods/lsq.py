@@ -13,11 +13,11 @@ Array = jax.Array
 
 
 class TrainedStep(NamedTuple):
-  """What `lsq` keeps of a layer.
+  """Variables of `lsq` for one layer.
 
   Attributes:
     step: s, shape ().
-    optimizer: State of its optimizer.
+    optimizer: State of the optimizer of s.
   """
 
   step: Array
@@ -27,19 +27,19 @@ class TrainedStep(NamedTuple):
 def lsq(
   bits: int, optimizer: optax.GradientTransformation = optax.sgd(1e-2)
 ) -> Quantizer:
-  """Ŵ = s · round(clip(W/s, −Q_n, Q_p)), with a trained s per layer.
+  """Quantizes to s · round(clip(W/s, −Q_n, Q_p)), with a trained s per layer.
 
-  Q_n = 2ᵇ⁻¹ and Q_p = 2ᵇ⁻¹ − 1; s starts at 2 mean|W| / √Q_p. The gradient
-  of the weights is g_hat · 1[−Q_n < W/s < Q_p], that of s
+  Q_n = 2ᵇ⁻¹ and Q_p = 2ᵇ⁻¹ − 1; s starts at 2 mean|W| / √Q_p. The gradient of
+  the weights is g_hat · 1[−Q_n < W/s < Q_p]. The gradient of s is
 
-    Σ g_hat · (round(W/s) − W/s  inside;  −Q_n or Q_p beyond) / √(n · Q_p)
+    Σ g_hat · (round(W/s) − W/s  inside;  −Q_n or Q_p outside) / √(n · Q_p)
 
-  with n the number of weights. Halves round upwards.
+  with n weights in the layer. Halves round upwards.
 
   Args:
-    bits: 2 to 8. One bit has no Q_p: take `bwn`.
-    optimizer: Of s, with its learning rate. The authors take that of the
-      weights.
+    bits: b, 2 to 8. For 1 bit Q_p would be 0: use `bwn`.
+    optimizer: Optimizer of s, including the learning rate. The authors use the
+      optimizer of the weights.
 
   Returns:
     A `Quantizer` with `TrainedStep`.
@@ -50,14 +50,14 @@ def lsq(
   References:
     Esser, McKinstry, Bablani, Appuswamy, Modha, `Learned Step Size
     Quantization <https://arxiv.org/abs/1902.08153>`_, 2020, eqs. (1) to (5) and
-    section 2.2. Nothing is said of a step that would cross zero; ours stays a
-    thousandth of its start above it.
+    section 2.2. The paper does not treat a step that crosses zero; here an
+    update divides s by at most 1000.
   """
-  check_bits(bits, 2, 8, '; at 1 bit take bwn')
-  most, least = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
+  check_bits(bits, 2, 8, '; use bwn for 1 bit')
+  q_max, q_min = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
 
   def start(w: Array) -> Array:
-    size = 2 * jnp.mean(jnp.abs(w)) / jnp.sqrt(jnp.asarray(most, w.dtype))
+    size = 2 * jnp.mean(jnp.abs(w)) / jnp.sqrt(jnp.asarray(q_max, w.dtype))
     return jnp.where(size > 0, size, 1)  # a layer of zeros has no scale
 
   def init(w: Array) -> TrainedStep:
@@ -67,15 +67,15 @@ def lsq(
     return w_tilde / variables.step
 
   def rounded(ratio: Array) -> Array:
-    return jnp.clip(jnp.floor(ratio + 0.5), least, most)
+    return jnp.clip(jnp.floor(ratio + 0.5), q_min, q_max)
 
   def codes(w_tilde: Array, variables: TrainedStep) -> tuple[Array, Array]:
-    grid = jnp.arange(least, most + 1, dtype=w_tilde.dtype)
-    code = rounded(scaled(w_tilde, variables)) - least
+    grid = jnp.arange(q_min, q_max + 1, dtype=w_tilde.dtype)
+    code = rounded(scaled(w_tilde, variables)) - q_min
     return code.astype(jnp.uint8), grid * variables.step
 
   def inside(ratio: Array) -> Array:
-    return (ratio > least) & (ratio < most)
+    return (ratio > q_min) & (ratio < q_max)
 
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: TrainedStep
@@ -89,7 +89,7 @@ def lsq(
     ratio = scaled(w_tilde, variables)
     slope = rounded(ratio) - ratio * inside(ratio)
     gradient = jnp.sum(g_hat * slope) / jnp.sqrt(
-      jnp.asarray(w_tilde.size * most, w_tilde.dtype)
+      jnp.asarray(w_tilde.size * q_max, w_tilde.dtype)
     )
     moves, state = optimizer.update(
       gradient, variables.optimizer, variables.step

@@ -1,9 +1,9 @@
-"""Quantizing by degrees: ProxQuant, BinaryRelax, and hard clips.
+"""Gradual quantization: ProxQuant, BinaryRelax, and hard clips.
 
-A proximal step pulls each weight towards its nearest level, the harder the
-longer training goes on; the loss sees the weights themselves (ProxQuant) or
-what the step would make of them (BinaryRelax). `TrainStep.quantized` gives the
-projections that stand at the end.
+A proximal step pulls each weight towards its nearest level, with a strength
+that grows during training. The loss receives the weights themselves (ProxQuant)
+or the result of such a step (BinaryRelax). `TrainStep.quantized` returns the
+projected weights in both cases.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ Schedule = Callable[[Array], Any]
 
 
 def binary() -> Quantizer:
-  """Ŵ = sign(W), without a scale, sign(0) = +1: BinaryConnect's weights.
+  """Quantizes to sign(W) without a scale, as BinaryConnect; sign(0) = +1.
 
-  The gradient is handed on, and the authors clip W to [−1, 1] after each step:
-  `clip_weights`. A norm layer has to follow.
+  The gradient passes unchanged. The authors clip W to [−1, 1] after each step:
+  `clip_weights`. A norm layer must follow.
 
   References:
     Courbariaux, Bengio, David, `BinaryConnect
@@ -42,41 +42,41 @@ def binary() -> Quantizer:
 
 
 def prox_l1(w: Array, level: Array, strength: Array) -> Array:
-  """Towards `level` by `strength`, and not beyond: of Σ min |w − level|."""
+  """Moves w to `level` by at most `strength`: the prox of Σ min |w − level|."""
   away = w - level
   return level + jnp.sign(away) * jnp.maximum(jnp.abs(away) - strength, 0)
 
 
 def prox_l2(w: Array, level: Array, strength: Array) -> Array:
-  """(w + strength · level) / (1 + strength): of Σ ½ min (w − level)²."""
+  """Returns the prox of Σ ½ min (w − level)²: a weighted mean of the two."""
   return (w + strength * level) / (1 + strength)
 
 
 class ProxState(NamedTuple):
-  """Number of updates so far, int32."""
+  """State of `proximal_step`: the number of updates so far, int32."""
 
   updates: Array
 
 
-def proximal(
+def proximal_step(
   rules: selection.Rules,
   strength: Schedule,
   prox: Callable[[Array, Array, Array], Array] = prox_l1,
 ) -> optax.GradientTransformation:
-  """Weights move, and then towards their levels: for `post_update`.
+  """Pulls updated weights towards their levels, for `post_update`.
 
-  W' = prox(W + move, Q(W + move), strength(t)), ProxQuant's step, where
-  strength is learning rate times λ_t. The authors let λ grow in proportion to
-  the epoch, and clip to [−1, 1] (`clip_weights`).
+  This is ProxQuant's step W' = prox(W + move, Q(W + move), strength(t)), with
+  strength the learning rate times λ_t. The authors increase λ in proportion to
+  the epoch and clip to [−1, 1] (`clip_weights`).
 
   Args:
-    rules: As in `make_train_step`; leaves without a quantizer just move. The
-      levels are those of quantizers without variables.
-    strength: Of the number of updates so far.
-    prox: `(w, level, strength) -> w`.
+    rules: Rules as in `make_train_step`, whose quantizers have no variables.
+      Leaves without a quantizer are not affected.
+    strength: Function of the number of updates so far.
+    prox: Proximal operator, `(w, level, strength) -> w`.
 
   Returns:
-    The transformation of moves; it needs the parameters.
+    A transformation of weight updates, which needs the parameters.
 
   References:
     Bai, Wang, Liberty, `ProxQuant <https://arxiv.org/abs/1810.00861>`_, 2019,
@@ -104,14 +104,14 @@ def proximal(
 def clip_weights(
   rules: selection.Rules, bound: float = 1.0
 ) -> optax.GradientTransformation:
-  """Keeps quantized weights within [−bound, bound]: for `post_update`, last.
+  """Clips quantized weights to [−bound, bound], as the last `post_update`.
 
   Args:
-    rules: As in `make_train_step`.
-    bound: Positive.
+    rules: Rules as in `make_train_step`.
+    bound: Largest absolute value of a weight, positive.
 
   Returns:
-    The transformation of moves; it needs the parameters.
+    A transformation of weight updates, which needs the parameters.
 
   Raises:
     ValueError: If `bound` is not positive.
@@ -130,11 +130,11 @@ def clip_weights(
 
 
 class Relaxation(NamedTuple):
-  """What `binary_relax` keeps of a layer.
+  """Variables of `binary_relax` for one layer.
 
   Attributes:
-    updates: So far, int32.
-    variables: Of the quantizer relaxed towards.
+    updates: Number of updates so far, int32.
+    variables: Variables of the projection.
   """
 
   updates: Array
@@ -142,13 +142,13 @@ class Relaxation(NamedTuple):
 
 
 def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
-  """The loss sees (λ Q(W) + W) / (λ + 1), and at the end Q(W).
+  """Relaxes Q(W) in the loss to (λ Q(W) + W) / (λ + 1), with λ growing to ∞.
 
   Args:
     projection: Q, such as `bwn()` or `twn()`, with W̃ = W.
-    strength: λ of the number of updates so far. The authors multiply it by a
-      constant above 1 now and then, and end with λ = ∞, which is Q itself: an
-      infinite value does that.
+    strength: λ as a function of the number of updates so far. The authors
+      multiply λ by a constant above 1 at intervals and end with λ = ∞, which
+      gives Q(W); the function may return infinity.
 
   Returns:
     A `Quantizer` with a `Relaxation`.
@@ -160,7 +160,6 @@ def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
     Yin, Zhang, Lyu, Osher, Qi, Xin, `BinaryRelax
     <https://arxiv.org/abs/1801.06313>`_, 2018, eq. (6) and algorithm 1
   """
-
   check_plain(projection)
 
   def relaxed(w_tilde: Array, variables: Relaxation) -> Array:

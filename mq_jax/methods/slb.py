@@ -1,4 +1,4 @@
-"""SLB, searching for low-bit weights: a softmax over the levels, per weight."""
+"""SLB, searching for low-bit weights: each weight is a softmax over levels."""
 
 import math
 from collections.abc import Callable
@@ -16,24 +16,24 @@ Schedule = Callable[[Array], Array]
 def slb(
   bits: int, inverse_temperature: Schedule, sharpness: float = 1.0
 ) -> Quantizer:
-  """Each weight is a mixture of all levels, which sharpens to one of them.
+  """Represents each weight by a mixture of levels that sharpens to one level.
 
-  θ has one more axis than w, of m = 2ᵇ entries. With P = softmax(T · θ) the
-  loss sees W_c = Σ P_k v_k, whose exact derivative is ∂W_c/∂θ_k =
-  T P_k (v_k − W_c): there is no straight-through rule. At the end each weight
-  is the level of its largest θ_k. Levels are evenly spaced from −1 to 1; a norm
-  layer has to follow.
+  θ has one more axis than w, with m = 2ᵇ entries. With P = softmax(T · θ) the
+  loss receives W_c = Σ P_k v_k, whose exact derivative is ∂W_c/∂θ_k =
+  T P_k (v_k − W_c): there is no straight-through rule. A weight is quantized to
+  the level of its largest θ_k. Levels are evenly spaced from −1 to 1, so a norm
+  layer must follow.
 
   Args:
-    bits: b, 1 to 4: θ takes 2ᵇ numbers a weight.
-    inverse_temperature: T of the number of updates so far, rising
-      (`temperature_schedule`). Infinite: the levels, and no gradient.
-    sharpness: c of the start θ_k = −c (w/max|w| − v_k)², ours: none from
-      pretrained weights is published. It is nearest to the pretrained weights
-      the larger c · T is.
+    bits: b, 1 to 4; θ has 2ᵇ numbers per weight.
+    inverse_temperature: T as an increasing function of the number of updates so
+      far (`temperature_schedule`). Infinite T gives the levels and no gradient.
+    sharpness: c of the start θ_k = −c (w/max|w| − v_k)². No start from
+      pretrained weights is published; this one is closer to these weights for
+      larger c · T.
 
   Returns:
-    A `Quantizer`; its variables are the number of updates so far.
+    A `Quantizer` whose variables are the number of updates so far.
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 4, or `sharpness` is not
@@ -52,22 +52,21 @@ def slb(
   def levels(dtype: jnp.dtype) -> Array:
     return jnp.linspace(-1, 1, 2**bits, dtype=dtype)
 
-  def beside(w: Array) -> Array:
-    # The levels on an axis of their own, after those of a weight.
+  def last_axis_levels(w: Array) -> Array:
     return levels(w.dtype).reshape((1,) * w.ndim + (2**bits,))
 
   def parametrized(w: Array) -> Array:
     largest = jnp.max(jnp.abs(w))
     relative = w / jnp.where(largest > 0, largest, 1)
-    return -sharpness * (relative[..., None] - beside(w)) ** 2
+    return -sharpness * (relative[..., None] - last_axis_levels(w)) ** 2
 
   def shares(theta: Array, updates: Array) -> tuple[Array, Array]:
-    now = jnp.asarray(inverse_temperature(updates), theta.dtype)
+    inverse = jnp.asarray(inverse_temperature(updates), theta.dtype)
     hard = jax.nn.one_hot(
       jnp.argmax(theta, axis=-1), 2**bits, dtype=theta.dtype
     )
-    is_hard = jnp.isinf(now)
-    finite = jnp.where(is_hard, 0, now)
+    is_hard = jnp.isinf(inverse)
+    finite = jnp.where(is_hard, 0, inverse)
     soft = jax.nn.softmax(finite * theta, axis=-1)
     return jnp.where(is_hard, hard, soft), finite
 
@@ -82,7 +81,7 @@ def slb(
   def straight_through(g_hat: Array, w_tilde: Array, variables: Array) -> Array:
     share, slope = shares(w_tilde, variables)
     mean = (share @ levels(w_tilde.dtype))[..., None]
-    return slope * share * (beside(g_hat) - mean) * g_hat[..., None]
+    return slope * share * (last_axis_levels(g_hat) - mean) * g_hat[..., None]
 
   return Quantizer(
     codes,
@@ -107,24 +106,24 @@ def temperature_schedule(
   every: int = 1,
   freeze: bool = False,
 ) -> Schedule:
-  """SLB's schedules of the inverse temperature.
+  """Returns a schedule of SLB for the inverse temperature T.
 
-  With u the share of `window` that has passed: 'exp' start (end/start)ᵘ,
-  'linear' start + (end − start) u, 'cos' start + (end − start)(1 − cos πu)/2.
-  The multiplicative one of the authors' repository, a factor an epoch, is 'exp'
-  with `every` the updates of an epoch.
+  With u the elapsed share of `window`: 'exp' start (end/start)ᵘ, 'linear'
+  start + (end − start) u, 'cos' start + (end − start)(1 − cos πu)/2. The
+  multiplicative schedule of the authors' repository, one factor per epoch, is
+  'exp' with `every` set to the updates per epoch.
 
   Args:
     kind: 'exp', 'linear' or 'cos'.
-    start: T at first, positive.
-    end: T at last, at least `start`.
-    total: Updates in all.
-    window: When T begins and ends to rise, as shares of `total`.
-    cycles: How often T starts anew (SGD-R), each cycle of the same length; the
-      published lengths are not known.
-    every: Updates for which T stays what it is.
-    freeze: Whether T is infinite from the end of the window on, so that only
-      the other parameters are trained, as public code of others has it.
+    start: T before the window, positive.
+    end: T after the window, at least `start`.
+    total: Total number of updates.
+    window: Start and end of the increase of T, as shares of `total`.
+    cycles: Number of cycles of equal length, each from `start` to `end`
+      (SGD-R). The published lengths are not known.
+    every: Number of updates between changes of T.
+    freeze: Whether T is infinite after the window, so that only the other
+      parameters train, as in a public reimplementation.
 
   Returns:
     `(updates) -> T`.
@@ -138,12 +137,12 @@ def temperature_schedule(
     'cos': lambda u: start + (end - start) * (1 - jnp.cos(jnp.pi * u)) / 2,
   }
   if kind not in shapes:
-    raise ValueError(f'kind={kind!r} is unknown: one of {sorted(shapes)}.')
+    raise ValueError(f'kind={kind!r} is unknown. Use one of {sorted(shapes)}.')
   first, last = window
   if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(
-      f'start={start!r} and end={end!r} must be positive and rise, and'
-      f' window={window!r} must ascend within [0, 1].'
+      f'start={start!r} and end={end!r} must be positive, finite and ascend,'
+      f' and window={window!r} must ascend within [0, 1].'
     )
   if total < 1 or cycles < 1 or every < 1:
     raise ValueError(
@@ -153,9 +152,9 @@ def temperature_schedule(
 
   def schedule(updates: Array) -> Array:
     share = updates // every * every / total
-    passed = jnp.clip((share - first) / (last - first), 0, 1)
-    within = jnp.where(passed < 1, (passed * cycles) % 1, 1)
-    at_last = jnp.inf if freeze else end
-    return jnp.where(passed < 1, shapes[kind](within), at_last)
+    elapsed = jnp.clip((share - first) / (last - first), 0, 1)
+    in_cycle = jnp.where(elapsed < 1, (elapsed * cycles) % 1, 1)
+    final = jnp.inf if freeze else end
+    return jnp.where(elapsed < 1, shapes[kind](in_cycle), final)
 
   return schedule

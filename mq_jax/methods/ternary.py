@@ -13,16 +13,16 @@ _MINUS, _ZERO, _PLUS = 0, 1, 2  # codes
 
 
 def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
-  """Ternary weight networks: Ŵ = α · {−1, 0, +1}.
+  """Quantizes to α · {−1, 0, +1}, as ternary weight networks do.
 
-  W̃ = W, Δ = threshold · mean|W|, and α the mean of |W| where |W| > Δ, both of
-  the layer. The gradient is handed on unchanged.
+  W̃ = W, Δ = threshold · mean|W| of the layer, and α is the mean of |W| over
+  |W| > Δ. The gradient passes unchanged.
 
   Args:
-    threshold: Of the mean; the paper's 0.7 lies between the best values for
-      uniform (2/3) and normal weights (0.77).
-    two_scales: One α for the weights above Δ and one for those below −Δ, as
-      ProxQuant projects.
+    threshold: Δ in units of the mean. The paper's 0.7 is between the best
+      values for uniform (2/3) and normal weights (0.77).
+    two_scales: Whether weights above Δ and below −Δ have separate α, as in
+      ProxQuant.
 
   Returns:
     A `Quantizer`.
@@ -32,8 +32,8 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
 
   References:
     Li, Zhang, Liu, `Ternary Weight Networks
-    <https://arxiv.org/abs/1605.04711>`_, 2016, eqs. (3) to (6). That the mean
-    is the layer's, and not a filter's, is ProxQuant's code, not the text.
+    <https://arxiv.org/abs/1605.04711>`_, 2016, eqs. (3) to (6). The mean
+    per layer, not per filter, follows ProxQuant's code, not the text.
   """
   if not threshold >= 0:
     raise ValueError(f'threshold={threshold!r} must be at least 0.')
@@ -44,7 +44,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
     delta = threshold * jnp.mean(size)
 
     def mean(chosen: Array) -> Array:
-      # There need not be any: a layer of zeros has none.
+      # A layer of zeros chooses no weights.
       return jnp.sum(size * chosen) / jnp.maximum(jnp.sum(chosen), 1)
 
     if two_scales:
@@ -57,11 +57,11 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
 
 
 class TrainedScales(NamedTuple):
-  """What `ttq` keeps of a layer.
+  """Variables of `ttq` for one layer.
 
   Attributes:
     scales: W_p and W_n, shape (2,).
-    optimizer: State of their optimizer.
+    optimizer: State of the optimizer of the scales.
   """
 
   scales: Array
@@ -72,21 +72,20 @@ def ttq(
   threshold: float = 0.05,
   optimizer: optax.GradientTransformation = optax.sgd(1e-3),
 ) -> Quantizer:
-  """Trained ternary quantization: Ŵ is one of −W_n, 0, W_p.
+  """Quantizes to −W_n, 0 or W_p with trained scales W_n and W_p per layer.
 
-  W̃ = W and Δ = threshold · max|W|. The two scales of a layer start at 1 and
-  are trained:
+  W̃ = W and Δ = threshold · max|W|. The scales start at 1. The gradients are
 
     ∂loss/∂W_p = Σ g_hat where W > Δ,   ∂loss/∂W_n = −Σ g_hat where W < −Δ,
     g_W = {W_p | 1 | W_n} · g_hat.
 
-  The minus is what −W_n demands; a widespread implementation leaves it out,
-  and ascends.
+  The minus follows from −W_n. A widespread implementation omits it and so
+  ascends.
 
   Args:
-    threshold: t, of the layer's largest |W|.
-    optimizer: Of the scales, with its learning rate. The authors take that of
-      the weights, weight decay included.
+    threshold: t, Δ in units of the largest |W| of the layer.
+    optimizer: Optimizer of the scales, including the learning rate. The authors
+      use the optimizer of the weights, including weight decay.
 
   Returns:
     A `Quantizer` with `TrainedScales`.
@@ -96,11 +95,11 @@ def ttq(
 
   References:
     Zhu, Han, Mao, Dally, `Trained Ternary Quantization
-    <https://arxiv.org/abs/1612.01064>`_, 2017, eqs. (6) to (9), and their code:
-    it does not normalise W first, as the text has it.
+    <https://arxiv.org/abs/1612.01064>`_, 2017, eqs. (6) to (9), and their code,
+    which does not normalise W first, unlike the text.
   """
   if not 0 <= threshold <= 1:
-    raise ValueError(f'threshold={threshold!r} must lie in [0, 1].')
+    raise ValueError(f'threshold={threshold!r} must be in [0, 1].')
 
   def init(w: Array) -> TrainedScales:
     scales = jnp.ones(2, w.dtype)

@@ -1,4 +1,4 @@
-"""Position-based scaled gradients (PSGD), and the uniform grid they aim at."""
+"""Position-based scaled gradients (PSGD), and their uniform target grid."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +15,14 @@ Array = jax.Array
 
 
 def uniform(bits: int) -> Quantizer:
-  """A symmetric grid of 2ᵇ − 1 levels, from −max|W| to max|W| of the layer.
+  """Quantizes to 2ᵇ − 1 even levels from −max|W| to max|W| of the layer.
 
   Ŵ = Δ · round(W/Δ) with Δ = max|W| / (2ᵇ⁻¹ − 1); halves round upwards. After
-  training it is the layer-wise post-training quantization of PSGD's authors,
-  without data and without fine-tuning.
+  training this is the layer-wise post-training quantization of the authors of
+  PSGD, which needs no data and no fine-tuning.
 
   Args:
-    bits: 2 to 8.
+    bits: b, 2 to 8.
 
   Returns:
     A `Quantizer`.
@@ -31,14 +31,14 @@ def uniform(bits: int) -> Quantizer:
     ValueError: If `bits` is not an integer from 2 to 8.
   """
   check_bits(bits, 2, 8)
-  most = 2 ** (bits - 1) - 1
+  q_max = 2 ** (bits - 1) - 1
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     del variables
     largest = jnp.max(jnp.abs(w_tilde))
-    step = jnp.where(largest > 0, largest, 1) / most
-    code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -most, most) + most
-    grid = jnp.arange(-most, most + 1, dtype=w_tilde.dtype)
+    step = jnp.where(largest > 0, largest, 1) / q_max
+    code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -q_max, q_max) + q_max
+    grid = jnp.arange(-q_max, q_max + 1, dtype=w_tilde.dtype)
     return code.astype(jnp.uint8), grid * step
 
   return Quantizer(codes)
@@ -52,26 +52,25 @@ def scale_by_position(
   normalised: bool = True,
   target: Callable[[Array], Array] | None = None,
 ) -> optax.GradientTransformation:
-  """Scales the gradient of a weight by its distance to its target.
+  """Scales the gradient of each weight by its distance from its target.
 
-  g ← strength · s · g, where s = |W − W̄| + ε, or that over its largest value
-  in the layer (`normalised`), so that weights near their targets stay. It
-  stands first in `refine`, before momentum; in front of Adam, which divides
-  scales of a coordinate out again, it does little.
+  g ← strength · s · g with s = |W − W̄| + ε, so that weights near their targets
+  stay. `normalised` divides s by its largest value in the layer. Use it as the
+  first part of `refine`, before momentum. Before Adam it has little effect,
+  because Adam divides by the scale of each coordinate.
 
   Args:
-    rules: As in `make_train_step`; leaves without a quantizer keep their
-      gradients. The quantizers have no variables.
-    strength: λ_s. The authors' 150 goes with `normalised=False, epsilon=0`;
-      with `normalised` about 1 does.
-    epsilon: What is left of the gradient on a target. The published value was
-      not found.
-    normalised: The form of their author response.
-    target: `(w) -> w̄`, of the shape of `w`. Default: the levels of the
-      quantizers. Zeros, to prune afterwards.
+    rules: Rules as in `make_train_step`, whose quantizers have no variables.
+      Leaves without a quantizer keep their gradients.
+    strength: λ_s. The authors' 150 belongs to `normalised=False, epsilon=0`;
+      use about 1 with `normalised`.
+    epsilon: ε, the scale on a target. The published value was not found.
+    normalised: Whether to use the form in the author response.
+    target: Function `(w) -> w̄`, of the shape of `w`. The default is the level
+      of the quantizer; use zeros to prune after training.
 
   Returns:
-    The transformation of gradients; it needs the parameters.
+    A transformation of gradients, which needs the parameters.
 
   Raises:
     ValueError: If `strength` is not positive or `epsilon` negative.
@@ -82,8 +81,8 @@ def scale_by_position(
   """
   if not strength > 0 or not epsilon >= 0:
     raise ValueError(
-      f'strength={strength!r} must be positive and epsilon={epsilon!r} at least'
-      ' 0.'
+      f'strength={strength!r} must be positive and epsilon={epsilon!r} must be'
+      ' at least 0.'
     )
 
   def scaled(quantizer: Quantizer, w: Array, g: Array) -> Array:

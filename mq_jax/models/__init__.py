@@ -1,4 +1,4 @@
-"""Flax Linen networks and their layers: the one place that imports flax."""
+"""Flax Linen networks and their layers. No other package imports flax."""
 
 from mq_jax.levels import scale_of as scale_of
 from mq_jax.models.activation import QuantizedInput as QuantizedInput

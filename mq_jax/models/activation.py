@@ -1,4 +1,4 @@
-"""The layer that quantizes the inputs of another one."""
+"""The layer that quantizes the input of another layer."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ Array = jax.Array
 
 
 class QuantizedInput(nn.Module):
-  """Applies an `Activation`, and owns its trained number.
+  """Applies an `Activation` and holds its trained number.
 
-  Where the activation has a `start`, the collection `params` has `number`, of
-  shape `()` and of `dtype`, or float32 where that is wider; below a thousandth
-  of `start` it counts as that. What is computed on
-  the way is never narrower than float32 either.
+  If the activation has a `start`, the collection `params` holds `number`, of
+  shape `()` and of `dtype`, or float32 if that is wider. A number below
+  `start` / 1000 counts as `start` / 1000. Intermediate results are at least
+  float32 too.
 
   Attributes:
-    activation: The function, and what is to know of it.
-    dtype: Of the result.
+    activation: Function that quantizes, and its properties.
+    dtype: Dtype of the result.
   """
 
   activation: Activation
@@ -33,10 +33,10 @@ class QuantizedInput(nn.Module):
     """Quantizes a batch.
 
     Args:
-      x: Of any shape; the first axis is the batch.
+      x: Batch of any shape; its first axis is the batch.
 
     Returns:
-      Of the shape of `x`, in `dtype`.
+      Array of the shape of `x`, in `dtype`.
     """
     function, start = self.activation.function, self.activation.start
     wide = jnp.promote_types(jnp.float32, self.dtype)
@@ -44,32 +44,32 @@ class QuantizedInput(nn.Module):
     if start is None:
       return function(x).astype(self.dtype)
     number = self.param('number', nn.initializers.constant(start), (), wide)
-    # Clips and steps are positive; where one would not be, the gradient passes
-    # all the same, and brings it back.
-    least = start / 1000 + (number - lax.stop_gradient(number))
-    number = jnp.where(number > start / 1000, number, least)
+    # Clips and steps must be positive. The gradient passes through the minimum
+    # too, so that training brings the number back.
+    minimum = start / 1000 + (number - lax.stop_gradient(number))
+    number = jnp.where(number > start / 1000, number, minimum)
     return function(x, number).astype(self.dtype)
 
 
 def quantized_input(
   x: Array, activation: Activation | None, dtype: Any, name: str
 ) -> Array:
-  """What a layer of a network gets to see of `x`.
+  """Returns the input of a layer, quantized if there is an activation.
 
   Args:
-    x: The batch.
-    activation: None: `x` itself.
-    dtype: Of the result of an activation.
-    name: Of the submodule, if there is an activation.
+    x: Batch of any shape.
+    activation: Activation of the input. None leaves `x` unchanged.
+    dtype: Dtype of the result of an activation.
+    name: Name of the submodule that applies the activation.
 
   Returns:
-    Of the shape of `x`.
+    Array of the shape of `x`.
   """
   if activation is None:
     return x
   return QuantizedInput(activation, dtype, name=name)(x)
 
 
-def rectifies(activation: Activation | None) -> bool:
-  """Whether a ReLU follows the norm layers of a network."""
+def needs_relu(activation: Activation | None) -> bool:
+  """Returns True if a ReLU follows the norm layers of a network."""
   return activation is None or not activation.signed

@@ -1,8 +1,8 @@
-"""Batch normalisation that keeps the running variance PyTorch keeps.
+"""Batch normalisation that keeps the same running variance as PyTorch.
 
-Flax stores the biased variance of the batch, PyTorch the unbiased one. The
-authors' networks were trained with the second, and so must ours be if the two
-are to be compared.
+Flax stores the biased variance of the batch, PyTorch the unbiased variance. The
+authors of MetaQuant trained with the unbiased variance, so comparable networks
+must do the same.
 """
 
 import functools
@@ -20,25 +20,25 @@ Array = jax.Array
 
 
 class BatchNorm(nn.Module):
-  """Normalises the last axis by the statistics of all the others.
+  """Normalises the last axis by the statistics of all other axes.
 
-  Training normalises by the batch's mean and biased variance, and moves the
-  running mean and the running *unbiased* variance towards the batch's. What
-  is computed on the way is never narrower than float32.
+  Training normalises by the mean and the biased variance of the batch, and
+  moves the running mean and the running *unbiased* variance towards those of
+  the batch. Intermediate results are at least float32.
 
-  The collection `params` has `scale` and `bias`, `batch_stats` has `mean` and
-  `var`, each of shape `(channels,)` and of `dtype`, or float32 where that is
-  wider. Training has a backward rule of its own, so that it can be
-  differentiated in reverse only (`jax.grad`, not `jax.jvp`).
+  The collection `params` holds `scale` and `bias`, `batch_stats` holds `mean`
+  and `var`, all of shape `(channels,)` and of `dtype`, or float32 if that is
+  wider. Training has a custom backward rule, which supports reverse-mode
+  differentiation only (`jax.grad`, not `jax.jvp`).
 
-  Parameters that `fold_norms` made have `scale` and `shift`, and need no
-  statistics: the result is scale · x + shift.
+  Parameters from `fold_norms` are `scale` and `shift`. They need no statistics:
+  the result is scale · x + shift.
 
   Attributes:
-    dtype: Of the result.
-    momentum: Share of the old running statistics that one step keeps, 0 to 1.
-      PyTorch counts the other share: its default of 0.1 is our 0.9.
-    epsilon: Added to the variance.
+    dtype: Dtype of the result.
+    momentum: Share of the old running statistics that a step keeps, 0 to 1.
+      PyTorch counts the other share: its default of 0.1 is 0.9 here.
+    epsilon: Constant added to the variance.
 
   References:
     Ioffe, Szegedy. Batch Normalization: Accelerating Deep Network Training by
@@ -58,21 +58,21 @@ class BatchNorm(nn.Module):
     shortcut: Array | None = None,
     relu: bool = False,
   ) -> Array:
-    """Normalises a batch, and does what follows in a residual block.
+    """Normalises a batch, adds a shortcut and applies a ReLU.
 
     Args:
-      x: `(..., channels)`.
+      x: Batch, `(..., channels)`.
       train: Whether to take the statistics from `x` and to update the running
-        ones; `apply` then needs `mutable=['batch_stats']`.
-      shortcut: Of the shape of `x`, added to what is normalised.
-      relu: Whether a ReLU follows.
+        statistics; `apply` then needs `mutable=['batch_stats']`.
+      shortcut: Array of the shape of `x`, added to the normalised batch.
+      relu: Whether to apply a ReLU last.
 
     Returns:
-      Of the shape of `x`, in `dtype`.
+      Array of the shape of `x`, in `dtype`.
 
     Raises:
-      ValueError: If `train`, and `x` has fewer than two values a channel or the
-        parameters are folded.
+      ValueError: If `train` is True and `x` has fewer than two values per
+        channel or the parameters are folded.
     """
     wide = jnp.promote_types(jnp.float32, self.dtype)
     shape = (x.shape[-1],)
@@ -80,8 +80,8 @@ class BatchNorm(nn.Module):
     if self.has_variable('params', 'shift'):
       if train:
         raise ValueError(
-          'this norm is folded, and cannot be trained: take the parameters from'
-          ' before fold_norms'
+          'This norm is folded and cannot be trained. Use the parameters from'
+          ' before fold_norms.'
         )
       shift: Array = self.get_variable('params', 'shift')
       return _affine(relu, self.dtype, x, None, scale, shift, shortcut)
@@ -98,13 +98,13 @@ class BatchNorm(nn.Module):
     count = math.prod(x.shape[:-1])
     if count < 2:
       raise ValueError(
-        f'a batch of shape {x.shape} has {count} value a channel, and no'
-        ' variance: train on larger batches'
+        f'A batch of shape {x.shape} has {count} value per channel and no'
+        ' variance. Train on larger batches.'
       )
     y, mean, var = _normalise(
       relu, self.dtype, self.epsilon, x, scale, bias, shortcut
     )
-    # `init` shows the shapes; its batch is not one of the training.
+    # The batch of `init` shows the shapes and is no batch of training.
     if not self.is_initializing():
       unbiased = var * (count / (count - 1))
       running_mean.value = self._move(running_mean.value, mean)
@@ -118,20 +118,20 @@ class BatchNorm(nn.Module):
 def batch_statistics(
   net: nn.Module, params: Any, batch_stats: Any, images: Array
 ) -> Any:
-  """The statistics of one batch alone, none of the running ones.
+  """Returns the statistics of one batch, without the running statistics.
 
-  Averaged over batches they take the place of the running statistics where
-  weights have changed since these were taken: by a projection at the end of
-  training, say. Gradients do not pass.
+  Their average over batches replaces the running statistics if the weights
+  have changed since, for example by a projection at the end of training.
+  Gradients do not pass.
 
   Args:
-    net: Network with `BatchNorm`s of the default momentum.
-    params: Its parameters.
-    batch_stats: Of the shapes wanted; the values count for nothing.
-    images: A batch.
+    net: Network whose `BatchNorm`s have the default momentum.
+    params: Parameters of the network.
+    batch_stats: Statistics of the network; their values are ignored.
+    images: Batch of images.
 
   Returns:
-    Mean and unbiased variance of each channel, as `batch_stats`.
+    Mean and unbiased variance of each channel, structured as `batch_stats`.
   """
   zeros = jax.tree.map(jnp.zeros_like, batch_stats)
   _, new = net.apply(
@@ -155,10 +155,10 @@ def _affine(
   bias: Array,
   shortcut: Array | None,
 ) -> Array:
-  """(x − mean) · factor + bias, then the shortcut and the ReLU."""
+  """Returns relu((x − mean) · factor + bias + shortcut)."""
   x = x.astype(factor.dtype)
   if mean is not None:
-    # The mean goes first: folded into the bias, it cancels in float32.
+    # Inside the bias, the mean would cancel digits in float32.
     x = x - _last(mean, x)
   y = x * _last(factor, x) + _last(bias, x)
   if shortcut is not None:
@@ -176,7 +176,7 @@ def _normalise(
   bias: Array,
   shortcut: Array | None,
 ) -> tuple[Array, Array, Array]:
-  """The result, the batch's mean and its biased variance."""
+  """Returns the result, and the mean and biased variance of the batch."""
   return _normalise_fwd(relu, dtype, epsilon, x, scale, bias, shortcut)[0]
 
 
@@ -191,15 +191,19 @@ def _normalise_fwd(
 ) -> tuple[tuple[Array, Array, Array], tuple[Any, ...]]:
   wide, axes = x.astype(scale.dtype), tuple(range(x.ndim - 1))
   mean = jnp.mean(wide, axis=axes)
-  # In two passes: E[x²] − E[x]² loses all digits where |mean| ≫ deviation.
+  # In two passes: E[x²] − E[x]² loses all digits if |mean| ≫ deviation.
   var = jnp.mean(jnp.square(wide - _last(mean, x)), axis=axes)
   inverse = lax.rsqrt(var + epsilon)
   y = materialize(
     functools.partial(_affine, relu, dtype),
-    x, mean, scale * inverse, bias, shortcut,
+    x,
+    mean,
+    scale * inverse,
+    bias,
+    shortcut,
     never=var[0] < 0,
-  )  # fmt: skip
-  # The dtype of a shortcut that is there, without keeping the array itself.
+  )
+  # Keeps the dtype of the shortcut without keeping the shortcut.
   like = None if shortcut is None else jnp.zeros((), shortcut.dtype)
   residuals = x, mean, inverse, scale, y if relu else None, like
   return (y, mean, var), residuals
@@ -226,7 +230,7 @@ def _normalise_bwd(
   dx = _last(scale * inverse, x) * (
     g - _last(d_bias / count, x) - normal * _last(d_scale / count, x)
   )
-  # What comes by way of the statistics themselves; nothing in training.
+  # The gradient through the returned statistics; zero in training.
   dx = dx + _last(g_mean / count, x) + centred * _last(2 * g_var / count, x)
   d_shortcut = None if like is None else g.astype(like.dtype)
   return dx.astype(x.dtype), d_scale, d_bias, d_shortcut
@@ -236,5 +240,5 @@ _normalise.defvjp(_normalise_fwd, _normalise_bwd)
 
 
 def _last(channels: Array, x: Array) -> Array:
-  """`(channels,)` as the last axis of an array of the rank of `x`."""
+  """Returns `(channels,)` as the last axis, at the rank of `x`."""
   return lax.expand_dims(channels, range(x.ndim - 1))

@@ -1,4 +1,4 @@
-"""What networks refuse: arguments out of range, images that are none."""
+"""Checks of the arguments and the images of networks."""
 
 from typing import Any
 
@@ -14,77 +14,80 @@ Array = jax.Array
 def checked_dtype(
   num_classes: int, dtype: Any, activation: Activation | None
 ) -> np.dtype:
-  """The dtype, where the arguments of a network are in range.
+  """Returns the dtype of a network after checking its arguments.
 
   Args:
     num_classes: Number of logits.
-    dtype: In which the layers compute.
-    activation: What quantizes the inputs of the layers, or None.
+    dtype: Dtype in which the layers compute.
+    activation: Activation that quantizes the inputs of layers, or None.
 
   Returns:
     `dtype` as a NumPy dtype.
 
   Raises:
-    ValueError: If `num_classes` is below 1, or `dtype` is no floating point
-      type, or float64 where jax has it switched off.
+    ValueError: If `num_classes` is below 1, or `dtype` is not a floating point
+      type or is float64 while jax has it disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   if num_classes < 1:
-    raise ValueError(f'num_classes={num_classes} must be at least 1')
+    raise ValueError(f'num_classes={num_classes} must be at least 1.')
   dtype = jnp.dtype(dtype)
   if not jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(f'dtype={dtype} is not a floating point type')
+    raise ValueError(
+      f'dtype={dtype} is not a floating point type. Use float32 or bfloat16.'
+    )
   if dtype == jnp.float64 and jnp.result_type(float) != jnp.float64:
     raise ValueError(
-      'dtype=float64, but jax computes in float32 until'
-      " jax.config.update('jax_enable_x64', True)"
+      'dtype=float64 is disabled in jax. Call'
+      " jax.config.update('jax_enable_x64', True) first."
     )
   if activation is not None and not isinstance(activation, Activation):
     raise TypeError(
       f'activation={activation!r} must be a mq_jax.activations.Activation, such'
-      ' as Activation(bi_real_sign, signed=True, binary=True), or None'
+      ' as Activation(bi_real_sign, signed=True, binary=True), or None.'
     )
   return dtype
 
 
 def check_counting(activation: Activation | None, train: bool) -> None:
-  """Raises `ValueError` where a network cannot count bits.
+  """Raises `ValueError` if a network cannot count bits.
 
   Args:
-    activation: What quantizes the inputs of the layers, or None.
-    train: Whether this is a training pass.
+    activation: Activation that quantizes the inputs of layers, or None.
+    train: Whether the pass is one of training.
   """
   if activation is None or not activation.binary:
     raise ValueError(
-      f'count_bits=True, but activation={activation!r} is not said to give -1'
-      ' and +1 only: take one that does, such as Activation(bi_real_sign,'
-      ' signed=True, binary=True), or net.clone(count_bits=False)'
+      f'count_bits=True, but activation={activation!r} is not declared to give'
+      ' -1 and +1 only. Use one that is, such as Activation(bi_real_sign,'
+      ' signed=True, binary=True), or net.clone(count_bits=False).'
     )
   if train:
     raise ValueError(
-      'count_bits=True is for inference, with kernels of -1 and +1: train'
-      ' net.clone(count_bits=False)'
+      'count_bits=True is for inference with kernels of -1 and +1. Train'
+      ' net.clone(count_bits=False) instead.'
     )
 
 
 def check_images(images: Array) -> None:
-  """Raises `ValueError` at images of another rank, dtype or order of axes.
+  """Raises `ValueError` if rank, dtype or order of axes are wrong.
 
   Args:
-    images: To be `(batch, height, width, channels)`, floating point.
+    images: Images, expected as `(batch, height, width, channels)` in floating
+      point.
   """
   if images.ndim != 4:
     raise ValueError(
-      'images must have the axes (batch, height, width, channels), got the'
-      f' shape {images.shape}'
+      'images must have the axes (batch, height, width, channels), not the'
+      f' shape {images.shape}. Reshape them.'
     )
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
-      f'images must be normalised floating point numbers, got {images.dtype}:'
-      ' scale to 0…1, subtract the mean and divide by the deviation'
+      f'images must be normalised floating point numbers, not {images.dtype}.'
+      ' Scale to 0…1, subtract the mean and divide by the deviation.'
     )
   if images.shape[1] == 3 and images.shape[3] != 3:
     raise ValueError(
-      f'images of shape {images.shape} have their channels first: move them'
-      ' to the end with jnp.moveaxis(images, 1, -1)'
+      f'images of shape {images.shape} have their channels first. Move them'
+      ' to the end with jnp.moveaxis(images, 1, -1).'
     )

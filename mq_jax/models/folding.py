@@ -1,12 +1,12 @@
-"""Folding: kernels become integers, norms a scale and a shift.
+"""Folding: kernels become integers, norms become a scale and a shift.
 
-Where a layer with a kernel α · K gives α y, the one with the integers K gives
-y. The norm behind it,
+A layer with a kernel α · K returns α y if the same layer with the integers K
+returns y. The norm after the layer,
 
   (αy − mean) / √(var + ε) · scale = (y − mean/α) / √(var + ε) · (α · scale),
 
-gives the same with another mean and scale, exactly and for every α > 0. The
-variance stays that of αy: this is for inference, not for further training.
+returns the same with another mean and scale, exactly and for every α > 0. The
+variance stays that of αy: folding is for inference, not for further training.
 """
 
 import re
@@ -27,39 +27,40 @@ Array = jax.Array
 def fold_scales(
   params: Any, batch_stats: Any, scales: Mapping[str, Any]
 ) -> tuple[Any, Any]:
-  """Takes the scales out of quantized kernels, into the norms behind them.
+  """Moves the scales of quantized kernels into the norms after them.
 
-  The norm of `conv1/kernel` is `norm1`, that of any other layer has its name
-  and `_norm`, as `stem_norm`. A ReLU or pooling may stand between: they commute
-  with positive scales. A kernel stays as it is if there is no such norm, or if
-  it is not α times integers from −255 to 255. Values decide: not under jit.
+  The norm of `conv1/kernel` is `norm1`; the norm of any other layer has the
+  layer's name and `_norm`, such as `stem_norm`. ReLU and pooling may come
+  between: they commute with positive scales. A kernel without such a norm stays
+  unchanged, and so does a kernel that is not α times integers from −255 to 255.
+  The function reads values, so it does not run under jit.
 
   Args:
-    params: Pytree of arrays, quantized: `TrainStep.quantized(state)`.
-    batch_stats: Pytree with the norms' `mean`.
-    scales: Path of a kernel to its α (`scale_of`): a number, or one for each
+    params: Pytree of quantized arrays: `TrainStep.quantized(state)`.
+    batch_stats: Pytree with the `mean` of the norms.
+    scales: Path of a kernel to its α (`scale_of`): a number, or one number per
       output channel, shape `(channels,)`.
 
   Returns:
-    `(params, batch_stats)` of the same results, with kernels of integers in
-    their floating point dtype. A bias beside such a kernel is divided too.
+    `(params, batch_stats)` that give the same results, with kernels of integers
+    in their floating point dtype. The bias of such a layer is divided by α too.
 
   Raises:
-    ValueError: If a path is not one of `params`, or a scale is not positive and
-      finite or has another shape.
+    ValueError: If `params` lacks a path, or a scale has another shape or is not
+      positive and finite.
   """
   leaves, stats = named_leaves(params), named_leaves(batch_stats)
   for path, scale in scales.items():
     if path not in leaves:
       raise ValueError(
-        f'{path!r} is no path of a parameter: {", ".join(leaves)}.'
+        f'{path!r} is not a path of params. Use one of {", ".join(leaves)}.'
       )
-    alpha = _checked(scale, path, leaves[path])
-    whole = integers(np.asarray(leaves[path]) / alpha)
+    alpha = _checked_scale(scale, path, leaves[path])
+    kernel = integers(np.asarray(leaves[path]) / alpha)
     gain, mean = (f'{_norm(path)}/{name}' for name in ('scale', 'mean'))
-    if whole is None or gain not in leaves or mean not in stats:
+    if kernel is None or gain not in leaves or mean not in stats:
       continue
-    leaves[path] = jnp.asarray(whole)
+    leaves[path] = jnp.asarray(kernel)
     leaves[gain] = leaves[gain] * alpha
     stats[mean] = stats[mean] / alpha
     bias = path.removesuffix('kernel') + 'bias'
@@ -71,24 +72,24 @@ def fold_scales(
 def fold_norms(
   params: Any, batch_stats: Any, epsilon: float = BatchNorm.epsilon
 ) -> Any:
-  """Takes the statistics of batch norms into their scale and shift.
+  """Folds the statistics of batch norms into a scale and a shift.
 
     (x − mean) / √(var + ε) · scale + bias = x · scale' + shift
 
   Args:
-    params: Nested dicts, with the norms' `scale` and `bias`.
-    batch_stats: Nested dicts, with their `mean` and `var`.
-    epsilon: Of the norms.
+    params: Nested dicts with the `scale` and `bias` of the norms.
+    batch_stats: Nested dicts with the `mean` and `var` of the norms.
+    epsilon: ε of the norms.
 
   Returns:
-    Nested dicts of parameters, with `scale` and `shift` where a norm had
-    `scale` and `bias`: `BatchNorm` takes them without `batch_stats`.
+    Nested dicts of parameters, where each norm has `scale` and `shift` in place
+    of `scale` and `bias`. `BatchNorm` takes them without `batch_stats`.
 
   Raises:
-    ValueError: If a norm of `batch_stats` is none of `params`.
+    ValueError: If `params` lacks the `scale` or `bias` of a norm.
   """
   leaves, stats = named_leaves(params), named_leaves(batch_stats)
-  # The folder of a norm, '' where the network is nothing but one.
+  # The path is '' if the network is a single norm.
   for norm in [
     path.removesuffix('mean')
     for path in stats
@@ -96,7 +97,10 @@ def fold_norms(
   ]:
     missing = {f'{norm}scale', f'{norm}bias'} - leaves.keys()
     if missing:
-      raise ValueError(f'there are no parameters {sorted(missing)}.')
+      raise ValueError(
+        f'params lacks {sorted(missing)} of a norm in batch_stats. Use the two'
+        ' of one network whose norms are not folded.'
+      )
     scale, bias = leaves[f'{norm}scale'], leaves.pop(f'{norm}bias')
     gain, offset, mean, var = (
       np.asarray(leaf, np.float64)
@@ -113,13 +117,15 @@ def _norm(path: str) -> str:
   return re.sub(r'/kernel$', '_norm', path)
 
 
-def _checked(scale: Any, path: str, kernel: Array) -> np.ndarray:
+def _checked_scale(scale: Any, path: str, kernel: Array) -> np.ndarray:
   alpha = np.asarray(scale, kernel.dtype)
   if alpha.shape not in ((), kernel.shape[-1:]):
     raise ValueError(
-      f'the scale of {path} has shape {alpha.shape}: it must be a number or'
+      f'The scale of {path} has shape {alpha.shape}. It must be a number or'
       f' have shape {kernel.shape[-1:]}.'
     )
   if not np.all((alpha > 0) & np.isfinite(alpha)):
-    raise ValueError(f'the scale of {path} must be positive, not {scale}.')
+    raise ValueError(
+      f'The scale of {path} must be positive and finite, not {scale}.'
+    )
   return alpha

@@ -1,4 +1,4 @@
-"""Layers that the networks share."""
+"""Layers that several networks use."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mq_jax.models.batch_norm import BatchNorm
-from mq_jax.models.bit_convolution import bit_conv_general_dilated
-from mq_jax.models.convolution import conv_general_dilated
+from mq_jax.models.cpu.bit_convolution import bit_conv_general_dilated
+from mq_jax.models.cpu.convolution import conv_general_dilated
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -16,7 +16,7 @@ Initializer = nn.initializers.Initializer
 # Module constants, so that two networks of equal fields compare as equal.
 HE = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 LECUN = nn.initializers.lecun_normal()
-# Uniform up to √(1.5 / (fan_in + fan_out)), the half of Glorot's bound.
+# Uniform up to √(1.5 / (fan_in + fan_out)), half of Glorot's bound.
 HALF_GLOROT = nn.initializers.variance_scaling(0.25, 'fan_avg', 'uniform')
 
 
@@ -29,19 +29,19 @@ def conv(
   kernel_init: Initializer = HE,
   count_bits: bool = False,
 ) -> nn.Conv:
-  """A convolution without bias whose output is 1 / stride of its input.
+  """Returns a convolution without bias that divides the sides by `stride`.
 
   Args:
-    features: Channels of the output.
+    features: Number of output channels.
     size: Both sides of the kernel.
-    stride: In both directions.
-    dtype: In which the layer computes.
-    name: Of the submodule.
-    kernel_init: Of the kernel.
-    count_bits: Whether input and kernel are ±1, and bits are counted on CPU.
+    stride: Stride in both directions.
+    dtype: Dtype in which the layer computes.
+    name: Name of the submodule.
+    kernel_init: Initializer of the kernel.
+    count_bits: Whether input and kernel are ±1, so that CPUs count bits.
   """
-  # Not 'SAME': with stride 2 that pads only below and to the right, and every
-  # weight would meet another pixel than it was trained on.
+  # 'SAME' with stride 2 pads only below and to the right: each weight would
+  # meet another pixel than the one it was trained on.
   pad = size // 2
   return nn.Conv(
     features,
@@ -66,7 +66,7 @@ def dense(
   name: str,
   kernel_init: Initializer = LECUN,
 ) -> nn.Dense:
-  """A dense layer whose parameters are float32 or wider."""
+  """Returns a dense layer whose parameters are at least float32."""
   return nn.Dense(
     features,
     use_bias=use_bias,
@@ -86,23 +86,23 @@ def logits(
   kernel_init: Initializer = LECUN,
   epsilon: float = 1e-5,
 ) -> Array:
-  """The last layer of a network, `head`, and its norm, `head_norm`.
+  """Applies the last layer of a network, `head`, and its norm, `head_norm`.
 
   Args:
-    x: `(batch, features)`.
+    x: Batch, `(batch, features)`.
     train: Whether the norm takes its statistics from the batch.
-    num_classes: Length of the result.
-    dtype: In which the dense layer computes.
-    head_norm: Whether a batch norm follows. It has a bias, so that the dense
-      layer has none.
-    kernel_init: Of the dense layer.
-    epsilon: Of the norm.
+    num_classes: Number of logits.
+    dtype: Dtype in which the dense layer computes.
+    head_norm: Whether a batch norm follows. The norm has a bias, so that the
+      dense layer then has no bias.
+    kernel_init: Initializer of the dense layer.
+    epsilon: Constant added to the variance of the norm.
 
   Returns:
-    `(batch, num_classes)`, of `dtype`, or float32 where that is wider.
+    Logits, `(batch, num_classes)`, of `dtype`, or float32 if that is wider.
   """
   wide = jnp.promote_types(jnp.float32, dtype)
-  # A loss takes exponentials and sums: those of bfloat16 are too coarse.
+  # bfloat16 is too coarse for the exponentials and sums of a loss.
   head = dense(num_classes, not head_norm, dtype, 'head', kernel_init)
   y = head(x).astype(wide)
   if not head_norm:

@@ -1,15 +1,15 @@
 """Plain networks for CIFAR: pairs of 3x3 convolutions, each pair pooled.
 
-Both have pairs of convolutions of 128, 256 and 512 channels. Norm and ReLU
-follow the first of a pair; max pooling, norm and ReLU the second. VGG-Small
-ends with one dense layer over all pixels, LAB's network with three. An
-activation quantizes the input of each layer but the first; there is no ReLU
-before a signed one.
+Both networks have pairs of convolutions of 128, 256 and 512 channels. Norm and
+ReLU follow the first of a pair; max pooling, norm and ReLU follow the second.
+VGG-Small ends with one dense layer over all pixels, LAB's network with three.
+An activation quantizes the input of each layer except the first. A signed
+activation replaces the ReLU.
 
 Paths of the parameters: `conv1/kernel`, `norm1/scale`, ..., `conv6/kernel`;
-`dense1/kernel`, `dense1_norm/scale`; `head/kernel`, `head/bias` or, where there
-is one, `head_norm/scale`. A trained number of the activation belongs to the
-layer whose input it quantizes: `act2/number`, ..., `act6/number`,
+`dense1/kernel`, `dense1_norm/scale`; `head/kernel`, `head/bias` or, with
+`head_norm`, `head_norm/scale`. A trained number of the activation belongs to
+the layer whose input it quantizes: `act2/number`, ..., `act6/number`,
 `dense1_act/number`, `head_act/number`.
 
 References:
@@ -28,7 +28,7 @@ from flax import linen as nn
 
 from mq_jax.activations import Activation
 from mq_jax.models import layers
-from mq_jax.models.activation import quantized_input, rectifies
+from mq_jax.models.activation import needs_relu, quantized_input
 from mq_jax.models.batch_norm import BatchNorm
 from mq_jax.models.checks import check_counting, check_images, checked_dtype
 
@@ -36,22 +36,24 @@ Array = jax.Array
 
 
 class _VGG(nn.Module):
-  """Pairs of convolutions, dense layers, a head.
+  """Pairs of convolutions, dense layers and a head.
 
   Attributes:
-    num_classes: Length of the result.
-    dtype: In which the layers compute. Parameters, statistics and the result
-      are of `dtype`, or float32 where that is wider.
-    activation: Of each layer's input but the first's; None: a ReLU.
+    num_classes: Number of logits.
+    dtype: Dtype in which the layers compute. Parameters, statistics and the
+      result are of `dtype`, or float32 if that is wider.
+    activation: Activation of the input of each layer except the first. None
+      keeps the output of the ReLU.
     head_norm: Whether a batch norm follows the head.
     dense: Widths of the dense layers before the head.
     widths: Channels of each pair of convolutions.
-    epsilon: Of the norms.
-    conv_init: Of the convolutions.
-    dense_init: Of the dense layers and the head.
-    count_bits: Whether convolutions whose input is quantized count bits on CPU,
+    epsilon: Constant that the norms add to the variance.
+    conv_init: Initializer of the convolutions.
+    dense_init: Initializer of the dense layers and the head.
+    count_bits: Whether convolutions with a quantized input count bits on CPU,
       for inference: `net.clone(count_bits=True)`. `activation` must be binary
-      and these layers' kernels ±1 (`fold_scales`), which nothing checks.
+      and the kernels of these layers ±1 (`fold_scales`); the kernels are not
+      checked.
   """
 
   num_classes: int
@@ -67,21 +69,21 @@ class _VGG(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
-    """The logits of a batch of images.
+    """Returns the logits of a batch of images.
 
     Args:
-      images: `(batch, height, width, channels)`, normalised; sides of 32 in
-        CIFAR, and of 8 at least.
+      images: Normalised images, `(batch, height, width, channels)`, with sides
+        of 32 in CIFAR and of at least 8.
       train: Whether batch normalisation takes its statistics from the batch;
         `apply` then needs `mutable=['batch_stats']`.
 
     Returns:
-      `(batch, num_classes)`.
+      Logits, `(batch, num_classes)`.
 
     Raises:
-      ValueError: If `images` are of another rank, dtype or order of axes, or
-        too small to be pooled, or `count_bits` in training or with another
-        activation.
+      ValueError: If `images` have another rank, dtype or order of axes, or are
+        too small to be pooled, or `count_bits` is set in training or without a
+        binary activation.
     """
     check_images(images)
     if self.count_bits:
@@ -93,7 +95,12 @@ class _VGG(nn.Module):
       if i > 1:
         x = self._quantized(x, f'act{i}')
       conv = layers.conv(
-        *(width, 3, 1, self.dtype, f'conv{i}', self.conv_init),
+        width,
+        3,
+        1,
+        self.dtype,
+        f'conv{i}',
+        self.conv_init,
         count_bits=self.count_bits and i > 1,
       )
       x = conv(x)
@@ -121,14 +128,14 @@ class _VGG(nn.Module):
 
   def _normalised(self, x: Array, train: bool, name: str) -> Array:
     norm = BatchNorm(self.dtype, epsilon=self.epsilon, name=name)
-    return norm(x, train, relu=rectifies(self.activation))
+    return norm(x, train, relu=needs_relu(self.activation))
 
 
-def _check_sides(images: Array, least: int) -> None:
-  if min(images.shape[1:3]) < least:
+def _check_sides(images: Array, minimum: int) -> None:
+  if min(images.shape[1:3]) < minimum:
     raise ValueError(
-      f'images of shape {images.shape} are too small: the sides are halved'
-      f' until nothing is left, and must be at least {least}'
+      f'images of shape {images.shape} are too small to be pooled. Use sides of'
+      f' at least {minimum}.'
     )
 
 
@@ -138,7 +145,7 @@ def vgg_small(
   activation: Activation | None = None,
   head_norm: bool = False,
 ) -> nn.Module:
-  """VGG-Small of LQ-Nets: 4,656,512 weights with 10 classes.
+  """Returns VGG-Small of LQ-Nets: 4,656,512 weights with 10 classes.
 
   128C3×2-MP2-256C3×2-MP2-512C3×2-MP2-10. `net.init(key, images, train=False)`
   gives `params` and `batch_stats`; `net.apply(variables, images, train=True,
@@ -146,19 +153,19 @@ def vgg_small(
 
   Args:
     num_classes: Number of logits.
-    dtype: In which the layers compute: bfloat16 is for accelerators. Parameters
-      and statistics are float32 whatever it is, float64 where it is float64.
-    activation: Quantizes the inputs of all layers but the first; None: they
-      stay what the ReLU gives.
-    head_norm: Whether a batch norm takes the place of the head's bias: levels
-      without a scale need one behind each layer.
+    dtype: Dtype in which the layers compute; bfloat16 is for accelerators.
+      Parameters and statistics are float32, or float64 if `dtype` is float64.
+    activation: Activation that quantizes the inputs of all layers except the
+      first. None keeps the output of the ReLU.
+    head_norm: Whether a batch norm replaces the bias of the head. Levels
+      without a scale need a norm after each layer.
 
   Returns:
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 where jax
-      has it switched off.
+    ValueError: If an argument is out of range, or `dtype` is float64 while jax
+      has it disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   dtype = checked_dtype(num_classes, dtype, activation)
@@ -171,25 +178,25 @@ def labnet(
   activation: Activation | None = None,
   head_norm: bool = True,
 ) -> nn.Module:
-  """The CIFAR-10 network of LAB: 14,022,016 weights with 10 classes.
+  """Returns the CIFAR-10 network of LAB: 14,022,016 weights with 10 classes.
 
   (2×128C3)-MP2-(2×256C3)-MP2-(2×512C3)-MP2-(2×1024FC)-10, with a batch norm
-  behind every layer, the last one too. Weights start uniformly between
-  ±√(1.5 / (fan_in + fan_out)). It is called as `vgg_small` is.
+  after every layer, including the last. Weights start uniformly between
+  ±√(1.5 / (fan_in + fan_out)). Call it like `vgg_small`.
 
   Args:
     num_classes: Number of logits.
-    dtype: In which the layers compute; see `vgg_small`.
-    activation: Quantizes the inputs of all layers but the first; None: they
-      stay what the ReLU gives.
-    head_norm: Whether a batch norm takes the place of the head's bias.
+    dtype: Dtype in which the layers compute; see `vgg_small`.
+    activation: Activation that quantizes the inputs of all layers except the
+      first. None keeps the output of the ReLU.
+    head_norm: Whether a batch norm replaces the bias of the head.
 
   Returns:
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 where jax
-      has it switched off.
+    ValueError: If an argument is out of range, or `dtype` is float64 while jax
+      has it disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   return _VGG(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import bit_networks, table, xnor
-from mq_jax.models import bit_convolution
+from mq_jax.models.cpu import bit_convolution
 
 
 def run(monkeypatch, path):

@@ -1,4 +1,4 @@
-"""What tests of methods share: one weight, trained on a loss of our choice."""
+"""Helpers of the tests of methods: one weight trained on a linear loss."""
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ def weight(seed=0, shape=SHAPE):
 
 
 def values(quantizer, w, variables):
-  """Ŵ in float64 NumPy."""
+  """Returns Ŵ in NumPy."""
   w_tilde = quantizer.preprocess(w, variables)
   return np.asarray(dequantize(*quantizer.codes(w_tilde, variables)))
 
 
 def linear(quantizer, w, g, steps, **options):
-  """The states of training under the loss Σ g Ŵ, the first included."""
+  """Returns all states of training under the loss Σ g Ŵ."""
 
   def loss_fn(params, model_state, batch, rng):
     return jnp.sum(batch * params['layer']['kernel']), (model_state, {})

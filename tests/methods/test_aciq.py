@@ -1,4 +1,4 @@
-"""ACIQ: its published clips, and what its correction promises."""
+"""Tests of ACIQ: its published clips and its correction."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.usefixtures('x64')
   ('prior', 'published'),
   [('laplace', (2.83, 3.89, 5.03)), ('normal', (1.71, 2.15, 2.55))],
 )
-def test_the_published_clips(prior, published):
+def test_best_clip_matches_published_clips(prior, published):
   for bits, clip in zip((2, 3, 4), published, strict=True):
     assert methods.best_clip(prior, bits) == pytest.approx(clip, abs=0.01)
 
 
 @pytest.mark.parametrize('prior', ['laplace', 'normal'])
-def test_the_best_clip_has_the_least_error(prior):
-  """By the integrals: noise of rounding within, of clipping beyond."""
+def test_best_clip_minimises_error(prior):
+  """Integrates the errors of rounding inside and of clipping outside."""
   x = np.linspace(0, 60, 2_000_001)
   if prior == 'laplace':
     density = np.exp(-x)
@@ -37,7 +37,7 @@ def test_the_best_clip_has_the_least_error(prior):
 
 @pytest.mark.parametrize('per_channel', [True, False])
 @pytest.mark.parametrize('prior', ['laplace', 'normal', 'range'])
-def test_levels(prior, per_channel):
+def test_aciq_levels_fit_clips(prior, per_channel):
   w = np.asarray(common.weight(1, (3, 3, 20, 4))) * [1.0, 3.0, 0.1, 1.0]
   quantizer = methods.aciq(
     3, per_channel=per_channel, prior=prior, corrected=False
@@ -48,22 +48,24 @@ def test_levels(prior, per_channel):
     parts = [(w_hat[..., c], w[..., c], table[0, 0, 0, c]) for c in range(4)]
   else:
     parts = [(w_hat, w, table)]
-  for part, own, levels in parts:
+  for part, weights, levels in parts:
     assert set(np.unique(part)) <= set(np.asarray(levels))
     assert len(levels) == 8
     assert np.min(np.abs(levels)) == 0
     if prior == 'range':
-      step = (own.max() - own.min()) / 7
-      assert np.max(np.abs(part - own)) <= step  # half of it, and the zero's
+      step = (weights.max() - weights.min()) / 7
+      # Half a step by rounding, and half by rounding the zero.
+      assert np.max(np.abs(part - weights)) <= step
     else:
-      mean = own.mean()
-      scale = np.mean(np.abs(own - mean)) if prior == 'laplace' else own.std()
+      laplace = prior == 'laplace'
+      deviations = np.abs(weights - weights.mean())
+      scale = np.mean(deviations) if laplace else weights.std()
       reach = 2 * methods.best_clip(prior, 3) * scale
       assert float(np.ptp(levels)) == pytest.approx(reach, rel=1e-9)
 
 
 @pytest.mark.parametrize('per_channel', [True, False])
-def test_the_correction_keeps_mean_and_deviation(per_channel):
+def test_aciq_correction_keeps_mean_and_deviation(per_channel):
   w = common.weight(2, (3, 3, 20, 4)) + jnp.array([[[[0.0, 0.3, -1.0, 2.0]]]])
   quantizer = methods.aciq(2, per_channel=per_channel)
   w_hat = common.values(quantizer, jnp.asarray(w), ())
@@ -76,13 +78,13 @@ def test_the_correction_keeps_mean_and_deviation(per_channel):
   )
 
 
-def test_a_channel_of_one_value():
+def test_aciq_channel_of_one_value_is_exact():
   w = jnp.ones((2, 2, 3)).at[..., 1].set(0.0)
   w_hat = common.values(methods.aciq(2), w, ())
   np.testing.assert_allclose(w_hat, w)
 
 
-def test_arguments_out_of_range_are_refused():
+def test_aciq_invalid_arguments_raise():
   with pytest.raises(ValueError, match='bits=0'):
     methods.aciq(0)
   with pytest.raises(ValueError, match="prior='cauchy'"):

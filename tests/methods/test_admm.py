@@ -1,4 +1,4 @@
-"""ADMM: the projection, the dual, and a quadratic that it solves."""
+"""Tests of ADMM: the projection, the dual, and a quadratic."""
 
 import itertools
 
@@ -16,12 +16,12 @@ SETS = [(-1, 1), (-1, 0, 1), (-2, -1, 0, 1, 2), (-4, -2, -1, 0, 1, 2, 4)]
 
 
 @pytest.mark.parametrize('values', SETS)
-def test_the_projection_lies_in_the_set_and_gets_no_worse(values):
+def test_scaled_levels_error_never_rises_with_iterations(values):
   w = common.weight(1, (6, 7))
   errors = []
   for iterations in (1, 2, 4, 8):
-    w_hat = common.values(methods.scaled_set(values, iterations), w, ())
-    # The scale is the largest level over the largest value that is taken.
+    w_hat = common.values(methods.scaled_levels(values, iterations), w, ())
+    # The scale is the largest level over the largest value in use.
     scales = [np.max(np.abs(w_hat)) / v for v in values if v > 0]
     assert any(
       set(np.round(np.unique(w_hat) / s, 9)) <= set(values) for s in scales
@@ -30,26 +30,26 @@ def test_the_projection_lies_in_the_set_and_gets_no_worse(values):
   assert np.all(np.diff(errors) <= 1e-12)
 
 
-def test_binary_is_bwn_and_ternary_beats_a_grid_of_scales():
+def test_scaled_levels_binary_is_bwn_and_ternary_beats_grid():
   w = common.weight(2, (6, 7))
   np.testing.assert_allclose(
-    common.values(methods.scaled_set((-1, 1)), w, ()),
+    common.values(methods.scaled_levels((-1, 1)), w, ()),
     common.values(mq_jax.bwn(), w, ()),
   )
-  w_hat = common.values(methods.scaled_set((-1, 0, 1), 50), w, ())
+  w_hat = common.values(methods.scaled_levels((-1, 0, 1), 50), w, ())
   best = min(
     np.sum((w - a * np.clip(np.round(w / a), -1, 1)) ** 2)
     for a in np.linspace(0.05, 3, 2000)
   )
   assert np.sum((w - w_hat) ** 2) <= best * 1.02  # alternation finds a minimum
   assert not np.any(
-    common.values(methods.scaled_set((-1, 0, 1)), jnp.zeros((2, 2)), ())
+    common.values(methods.scaled_levels((-1, 0, 1)), jnp.zeros((2, 2)), ())
   )
 
 
-def test_in_training():
+def test_admm_in_training_matches_oracle():
   w, g = common.weight(3), common.weight(4)
-  quantizer = mq_jax.unquantized(methods.scaled_set((-1, 0, 1)))
+  quantizer = mq_jax.unquantized(methods.scaled_levels((-1, 0, 1)))
   refine = methods.admm(quantizer, rho=0.5, every=2)
   states = common.linear(quantizer, w, g, 5, refine=refine)
 
@@ -58,30 +58,30 @@ def test_in_training():
 
   projected, dual = project(w), np.zeros(w.shape)
   for t, (before, after) in enumerate(itertools.pairwise(states)):
-    own = common.kernel(before)
+    weights = common.kernel(before)
     if t and t % 2 == 0:
-      total = own + dual
+      total = weights + dual
       projected = project(total)
       dual = total - projected
     np.testing.assert_allclose(
       common.kernel(after),
-      own - 0.1 * (g + 0.5 * (own - projected + dual)),
+      weights - 0.1 * (g + 0.5 * (weights - projected + dual)),
       rtol=1e-12,
     )
 
 
-def test_without_a_penalty_it_is_plain_training():
+def test_admm_without_penalty_is_plain_training():
   w, g = common.weight(5), common.weight(6)
-  quantizer = mq_jax.unquantized(methods.scaled_set((-1, 0, 1)))
+  quantizer = mq_jax.unquantized(methods.scaled_levels((-1, 0, 1)))
   refine = methods.admm(quantizer, rho=0.0, every=1)
   last = common.linear(quantizer, w, g, 3, refine=refine)[-1]
   np.testing.assert_allclose(common.kernel(last), w - 0.3 * g)
 
 
-def test_a_quadratic_ends_in_the_set_where_the_dual_balances_it():
-  """min ½ ‖W − c‖² with W in the set: W − G → 0, and ρL = −∂f = c − W."""
+def test_admm_quadratic_ends_on_levels_with_balanced_dual():
+  """Minimises ½ ‖W − c‖² on the levels: W − G → 0, and ρL = −∂f = c − W."""
   c = common.weight(7)
-  quantizer = mq_jax.unquantized(methods.scaled_set((-1, 1)))
+  quantizer = mq_jax.unquantized(methods.scaled_levels((-1, 1)))
   transformation = methods.admm(quantizer, rho=2.0, every=20)
   params = {'w': c}
   state = transformation.init(params)
@@ -100,16 +100,16 @@ def test_a_quadratic_ends_in_the_set_where_the_dual_balances_it():
 
 
 @pytest.mark.parametrize('values', [(1,), (1, -1), (-1, 2), (-1, -1, 1)])
-def test_sets_that_are_none_are_refused(values):
+def test_scaled_levels_invalid_values_raise(values):
   with pytest.raises(ValueError, match='values='):
-    methods.scaled_set(values)
+    methods.scaled_levels(values)
 
 
-def test_other_arguments_out_of_range_are_refused():
-  quantizer = methods.scaled_set((-1, 1))
+def test_admm_invalid_arguments_raise():
+  quantizer = methods.scaled_levels((-1, 1))
   with pytest.raises(ValueError, match='rho=-1'):
     methods.admm(quantizer, rho=-1)
   with pytest.raises(ValueError, match='every=0'):
     methods.admm(quantizer, every=0)
   with pytest.raises(ValueError, match='iterations=0'):
-    methods.scaled_set((-1, 1), 0)
+    methods.scaled_levels((-1, 1), 0)

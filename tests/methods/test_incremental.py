@@ -1,4 +1,4 @@
-"""INQ's ladder and portions, ELQ's penalties."""
+"""Tests of INQ's powers of two and portions, and ELQ's penalties."""
 
 import itertools
 
@@ -15,7 +15,7 @@ PORTIONS = (0.5, 0.75, 1.0)
 
 
 @pytest.mark.parametrize('bits', [2, 3, 5])
-def test_the_ladder(bits):
+def test_powers_of_two_takes_nearest_level(bits):
   w = common.weight(1, (9, 11))
   top = np.floor(np.log2(4 * np.max(np.abs(w)) / 3))
   powers = 2.0 ** (top - np.arange(2 ** (bits - 2)))
@@ -30,15 +30,15 @@ def test_the_ladder(bits):
   np.testing.assert_array_equal(again, w_hat)
 
 
-def test_the_rule_of_the_paper():
-  """(a + c)/2 ≤ |w| < 3c/2 takes c, of neighbours a < c; else 0."""
+def test_powers_of_two_ties_follow_rule_of_paper():
+  """Tests that (a + c)/2 ≤ |w| < 3c/2 takes c, of neighbours a < c."""
   w = jnp.array([1.0, 0.75, -0.75, 0.74999, 0.25, -0.25, 0.2499])
   w_hat = common.values(methods.powers_of_two(3), w, ())
   np.testing.assert_array_equal(w_hat, [1, 1, -1, 0.5, 0.5, -0.5, 0])
 
 
 @pytest.mark.parametrize('bits', [2, 5])
-def test_portions(bits):
+def test_freeze_portions_freezes_largest_weights(bits):
   w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
   quantizer = methods.inq(bits)
   refine = optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9))
@@ -49,33 +49,33 @@ def test_portions(bits):
   levels = np.asarray(quantizer.init(w))
   frozen = np.zeros(w.shape, bool)
   for t, (before, after) in enumerate(itertools.pairwise(states)):
-    own, new = common.kernel(before), common.kernel(after)
+    old, new = common.kernel(before), common.kernel(after)
     if t % 2 == 0 and t // 2 < len(PORTIONS):
       count = round(PORTIONS[t // 2] * w.size)
-      size = np.where(frozen, np.inf, np.abs(own))
+      size = np.where(frozen, np.inf, np.abs(old))
       now = np.zeros(w.shape, bool)
       now.ravel()[np.argsort(-size, axis=None)[:count]] = True
       assert np.all(now[frozen])
-      # Onto the nearest level, and those already there not by a bit.
-      nearest = levels[np.argmin(np.abs(own[..., None] - levels), axis=-1)]
+      # Weights move onto the nearest level; frozen weights keep all their bits.
+      nearest = levels[np.argmin(np.abs(old[..., None] - levels), axis=-1)]
       np.testing.assert_array_equal(new[now & ~frozen], nearest[now & ~frozen])
-    np.testing.assert_array_equal(new[frozen], own[frozen])
+    np.testing.assert_array_equal(new[frozen], old[frozen])
     if t % 2 == 0 and t // 2 < len(PORTIONS):
       frozen = now
-    assert np.all(new[~frozen] != own[~frozen])
+    assert np.all(new[~frozen] != old[~frozen])
   assert frozen.all()
   final = common.kernel(states[-1])
   assert set(np.unique(final)) <= set(np.asarray(levels))
   np.testing.assert_array_equal(
     common.values(quantizer, jnp.asarray(final), levels), final
   )
-  # What is frozen has the ladder that the first weights had.
+  # The frozen weights keep the powers of the first weights.
   top = np.max(np.abs(final))
   assert np.floor(np.log2(4 * top / 3)) == np.log2(np.max(levels))
 
 
-def test_portions_may_begin_later():
-  """Until then weights move freely; then all are on levels, and stay."""
+def test_freeze_portions_first_delays_freezing():
+  """Tests free moves before `first`, and weights frozen on levels after."""
   w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
   post_update = methods.freeze_portions(
     methods.inq(3), (1.0,), every=1, first=3
@@ -92,11 +92,11 @@ def test_portions_may_begin_later():
     methods.freeze_portions(methods.inq(3), (1.0,), every=1, first=-1)
 
 
-def test_penalties_by_finite_differences():
-  """Of a₁ |⟨g, W − Ŵ⟩| + a₂ ‖W − Ŵ‖², g and Ŵ constants."""
+def test_add_elq_penalties_matches_finite_differences():
+  """Differentiates a₁ |⟨g, W − Ŵ⟩| + a₂ ‖W − Ŵ‖² with g and Ŵ constant."""
   w, g = common.weight(4, (3, 4)), common.weight(5, (3, 4))
   quantizer = methods.fixed_levels(methods.twn())
-  transformation = methods.loss_error_aware(quantizer, 0.3, 0.7)
+  transformation = methods.add_elq_penalties(quantizer, 0.3, 0.7)
   variables = transformation.init({'w': w})
   w_hat = common.values(quantizer, w, variables['w'])
 
@@ -104,21 +104,22 @@ def test_penalties_by_finite_differences():
     error = w - w_hat
     return 0.3 * abs(np.sum(g * error)) + 0.7 * np.sum(error**2)
 
-  own, step = np.asarray(w), 1e-6
+  point, step = np.asarray(w), 1e-6
   want = np.zeros(w.shape)
   for index in np.ndindex(w.shape):
     unit = np.zeros(w.shape)
     unit[index] = step
-    want[index] = (penalty(own + unit) - penalty(own - unit)) / (2 * step)
+    difference = penalty(point + unit) - penalty(point - unit)
+    want[index] = difference / (2 * step)
   new, _ = transformation.update({'w': g}, variables, {'w': w})
   np.testing.assert_allclose(new['w'] - g, want, rtol=1e-6, atol=1e-9)
-  # On the levels there is nothing to mend.
-  there = {'w': jnp.asarray(w_hat)}
-  new, _ = transformation.update({'w': g}, variables, there)
+  # Both penalties are zero on the levels.
+  on_levels = {'w': jnp.asarray(w_hat)}
+  new, _ = transformation.update({'w': g}, variables, on_levels)
   np.testing.assert_allclose(new['w'], g)
 
 
-def test_levels_of_the_first_weights():
+def test_fixed_levels_keeps_levels_of_first_weights():
   w = common.weight(6)
   quantizer = methods.fixed_levels(methods.twn())
   levels = quantizer.init(w)
@@ -131,12 +132,12 @@ def test_levels_of_the_first_weights():
 @pytest.mark.parametrize(
   'portions', [(), (0.5,), (0.5, 0.5, 1), (0.0, 1), (1, 0.5), (0.5, 1.5)]
 )
-def test_portions_that_do_not_ascend_to_all_are_refused(portions):
+def test_freeze_portions_not_ascending_to_one_raises(portions):
   with pytest.raises(ValueError, match='portions='):
     methods.freeze_portions(methods.inq(), portions, 1)
 
 
-def test_other_arguments_out_of_range_are_refused():
+def test_inq_invalid_arguments_raise():
   with pytest.raises(ValueError, match='every=0'):
     methods.freeze_portions(methods.inq(), (1.0,), 0)
   with pytest.raises(ValueError, match='bits=1'):

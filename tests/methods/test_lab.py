@@ -1,4 +1,4 @@
-"""LAB against brute force and its paper's closed forms."""
+"""Tests of LAB against brute force and the closed forms of its paper."""
 
 import itertools
 
@@ -13,8 +13,8 @@ from tests.methods import common
 pytestmark = pytest.mark.usefixtures('x64')
 
 
-def test_it_is_the_best_of_all_signs():
-  """argmin over α and b of Σ d (α b − w)², by all 2ⁿ signs."""
+def test_lab_beats_all_signs():
+  """Minimises Σ d (α b − w)² over α and all 2ⁿ signs b."""
   w = np.array([0.3, -1.2, 0.7, -0.1])
   v = np.array([4.0, 0.25, 1.0, 9.0])
   d = np.sqrt(v) + 1e-8
@@ -27,7 +27,7 @@ def test_it_is_the_best_of_all_signs():
   np.testing.assert_allclose(w_hat, best[1], rtol=1e-12)
 
 
-def test_constant_curvature_is_bwn_and_its_scale_does_not_matter():
+def test_lab_constant_curvature_is_bwn_and_scale_cancels():
   w = common.weight(1)
   bwn = common.values(mq_jax.bwn(), w, ())
   quantizer = methods.lab()
@@ -37,14 +37,14 @@ def test_constant_curvature_is_bwn_and_its_scale_does_not_matter():
   np.testing.assert_allclose(
     common.values(quantizer, w, v),
     common.values(quantizer, w, 1e4 * v),
-    rtol=1e-6,  # but for the 1e-8 beside the root
+    rtol=1e-6,  # because of the 1e-8 beside the root
   )
   size = np.abs(common.values(quantizer, w, v))
   assert size.min() == size.max()
   assert np.abs(w).min() <= size.max() <= np.abs(w).max()
 
 
-def test_the_curvature_is_the_moving_average_of_squared_gradients():
+def test_lab_curvature_is_moving_average_of_squared_gradients():
   w, g = common.weight(3), common.weight(4)
   states = common.linear(methods.lab(decay=0.75), w, g, 3)
   v = np.zeros(w.shape)
@@ -57,6 +57,6 @@ def test_the_curvature_is_the_moving_average_of_squared_gradients():
     )
 
 
-def test_a_decay_out_of_range_is_refused():
+def test_lab_invalid_decay_raises():
   with pytest.raises(ValueError, match=r'decay=1\.0'):
     methods.lab(1.0)

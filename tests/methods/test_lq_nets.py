@@ -1,4 +1,4 @@
-"""LQ-Nets: nearest levels, and rounds of QEM that never raise the error."""
+"""Tests of LQ-Nets: nearest levels, and errors under rounds of QEM."""
 
 import itertools
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3])
-def test_each_weight_takes_the_nearest_of_its_channel_s_levels(bits):
+def test_lq_nets_takes_nearest_level_of_channel(bits):
   w = common.weight(1)
   quantizer = methods.lq_nets(bits)
   v = jnp.asarray(np.random.default_rng(2).uniform(0.2, 1, (4, bits)))
@@ -29,7 +29,7 @@ def test_each_weight_takes_the_nearest_of_its_channel_s_levels(bits):
       assert x_hat == pytest.approx(nearest)
 
 
-def test_the_start_by_hand():
+def test_lq_nets_start_matches_hand_computation():
   w = jnp.zeros((3, 3, 16, 8))
   v = methods.lq_nets(2).init(w)
   unit = 0.6745 * np.sqrt(2 / (9 * 8)) / 2
@@ -37,7 +37,7 @@ def test_the_start_by_hand():
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3])
-def test_a_round_never_raises_the_error(bits):
+def test_lq_nets_round_never_raises_error(bits):
   w = common.weight(3, (3, 3, 5, 4))
   quantizer = methods.lq_nets(bits, decay=0.0)
   v, errors = quantizer.init(w), []
@@ -48,19 +48,19 @@ def test_a_round_never_raises_the_error(bits):
   assert errors[-1] < errors[0]
 
 
-def test_one_bit_goes_to_the_mean_of_each_channel():
+def test_lq_nets_one_bit_moves_to_channel_means():
   w = common.weight(4, (3, 3, 50, 4))
   quantizer = methods.lq_nets(1, decay=0.0)
   v = quantizer.update(quantizer.init(w), w, None, None)
   mean = np.mean(np.abs(w), axis=(0, 1, 2))
-  np.testing.assert_allclose(v[:, 0], mean, rtol=1e-6)  # but for the ridge
+  np.testing.assert_allclose(v[:, 0], mean, rtol=1e-6)  # because of δ
   half = methods.lq_nets(1, decay=0.9)
   start = half.init(w)
   moved = half.update(start, w, None, None)
   np.testing.assert_allclose(moved, 0.9 * start + 0.1 * v)
 
 
-def test_at_most_so_many_levels_a_channel():
+def test_lq_nets_two_bits_give_four_levels_per_channel():
   w = common.weight(5, (3, 3, 50, 4))
   quantizer = methods.lq_nets(2)
   w_hat = common.values(quantizer, w, quantizer.init(w))
@@ -69,6 +69,6 @@ def test_at_most_so_many_levels_a_channel():
 
 
 @pytest.mark.parametrize('bits', [0, 5, True])
-def test_bits_out_of_range_are_refused(bits):
+def test_lq_nets_invalid_bits_raise(bits):
   with pytest.raises(ValueError, match='bits='):
     methods.lq_nets(bits)

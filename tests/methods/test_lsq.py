@@ -1,4 +1,4 @@
-"""LSQ against its paper's equations."""
+"""Tests of LSQ against the equations of its paper."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,29 +12,29 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 def oracle(w, s, bits):
-  """Ŵ, ∂Ŵ/∂s and whether the weight is inside, one weight at a time."""
-  least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+  """Returns Ŵ, ∂Ŵ/∂s and a mask of weights inside, weight by weight."""
+  q_min, q_max = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
   rows = []
   for x in np.ravel(w):
     ratio = x / s
-    if ratio <= least:
-      rows.append((least * s, least, False))
-    elif ratio >= most:
-      rows.append((most * s, most, False))
+    if ratio <= q_min:
+      rows.append((q_min * s, q_min, False))
+    elif ratio >= q_max:
+      rows.append((q_max * s, q_max, False))
     else:
-      whole = np.floor(ratio + 0.5)
-      rows.append((whole * s, whole - ratio, True))
+      rounded = np.floor(ratio + 0.5)
+      rows.append((rounded * s, rounded - ratio, True))
   return [np.reshape(column, w.shape) for column in zip(*rows, strict=True)]
 
 
 @pytest.mark.parametrize('bits', [2, 3, 8])
-def test_values_and_gradients(bits):
+def test_lsq_values_and_gradients_match_oracle(bits):
   w, g = common.weight(1, (5, 7)), common.weight(2, (5, 7))
   quantizer = methods.lsq(bits, optax.sgd(1.0))
-  most = 2 ** (bits - 1) - 1
+  q_max = 2 ** (bits - 1) - 1
   start = quantizer.init(w)
   assert float(start.step) == pytest.approx(
-    2 * np.mean(np.abs(w)) / np.sqrt(most)
+    2 * np.mean(np.abs(w)) / np.sqrt(q_max)
   )
   for s in (float(start.step), 0.05, 0.4):
     variables = start._replace(step=jnp.asarray(s))
@@ -44,15 +44,15 @@ def test_values_and_gradients(bits):
       quantizer.straight_through(g, w, variables), g * inside
     )
     np.testing.assert_array_equal(quantizer.saturated(w, variables), ~inside)
-    gradient = float(np.sum(g * slope)) / np.sqrt(w.size * most)
-    # A step of a thousandth of that, lest it should cross zero.
-    small = methods.lsq(bits, optax.sgd(1e-3))
-    own = small.init(w)._replace(step=jnp.asarray(s))
-    moved = small.update(own, w, None, g).step
+    gradient = float(np.sum(g * slope)) / np.sqrt(w.size * q_max)
+    # A small learning rate keeps the step from crossing zero.
+    slow = methods.lsq(bits, optax.sgd(1e-3))
+    slow_variables = slow.init(w)._replace(step=jnp.asarray(s))
+    moved = slow.update(slow_variables, w, None, g).step
     assert s - float(moved) == pytest.approx(1e-3 * gradient, rel=1e-6)
 
 
-def test_the_step_stays_above_zero():
+def test_lsq_step_stays_above_zero():
   w = common.weight(3)
   quantizer = methods.lsq(2, optax.sgd(1e9))
   variables = quantizer.init(w)
@@ -60,7 +60,7 @@ def test_the_step_stays_above_zero():
   assert float(moved.step) >= float(variables.step) / 1000
 
 
-def test_a_layer_of_zeros_has_a_step():
+def test_lsq_layer_of_zeros_has_step_one():
   w = jnp.zeros((2, 2))
   quantizer = methods.lsq(2)
   assert float(quantizer.init(w).step) == 1
@@ -68,6 +68,6 @@ def test_a_layer_of_zeros_has_a_step():
 
 
 @pytest.mark.parametrize('bits', [1, 9, True, 2.0])
-def test_bits_out_of_range_are_refused(bits):
+def test_lsq_invalid_bits_raise(bits):
   with pytest.raises(ValueError, match='bits='):
     methods.lsq(bits)

@@ -1,4 +1,4 @@
-"""Proximal steps, clips and relaxations."""
+"""Tests of proximal steps, clips and relaxations."""
 
 import itertools
 
@@ -16,29 +16,29 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('strength', [0.0, 0.3, 2.0])
-def test_steps_are_minima(strength):
-  """By a grid: argmin over z of ½ (z − w)² + strength · R(z)."""
+def test_prox_minimises_its_objective(strength):
+  """Minimises ½ (z − w)² + strength · R(z) over a grid of z."""
   z = np.linspace(-3, 3, 600_001)
   to_nearest = np.minimum(np.abs(z - 1), np.abs(z + 1))
   for w in (-2.1, -0.95, -0.4, 0.2, 0.8, 1.0, 2.5):
     level = 1.0 if w >= 0 else -1.0
-    own = [jnp.asarray(x) for x in (w, level, strength)]
+    arguments = [jnp.asarray(x) for x in (w, level, strength)]
     for prox, penalty in (
       (methods.prox_l1, to_nearest),
       (methods.prox_l2, to_nearest**2 / 2),
     ):
       best = z[np.argmin((z - w) ** 2 / 2 + strength * penalty)]
-      assert float(prox(*own)) == pytest.approx(best, abs=1e-5)
+      assert float(prox(*arguments)) == pytest.approx(best, abs=1e-5)
 
 
-def test_closed_forms():
+def test_prox_matches_closed_forms():
   w = common.weight(1)
   level = jnp.where(w >= 0, 1.0, -1.0)
   still = methods.prox_l1(w, level, jnp.array(0.0))
   np.testing.assert_allclose(still, w, rtol=1e-13)
   near = jnp.clip(w, -1, 1)
-  one = methods.prox_l1(near, level, jnp.array(1.0))
-  np.testing.assert_allclose(one, level, rtol=1e-15)
+  reached = methods.prox_l1(near, level, jnp.array(1.0))
+  np.testing.assert_allclose(reached, level, rtol=1e-15)
   away = np.abs(methods.prox_l1(w, level, jnp.array(0.3)) - level)
   np.testing.assert_allclose(
     away, np.maximum(np.abs(w - level) - 0.3, 0), atol=1e-15
@@ -48,8 +48,8 @@ def test_closed_forms():
     np.testing.assert_array_equal(prox(level, level, jnp.array(0.7)), level)
 
 
-def test_proxquant_in_training():
-  """The loss sees W; each step moves it, pulls it and clips it."""
+def test_proximal_step_in_training_matches_oracle():
+  """Tests that each step moves W, pulls it to its level and clips it."""
   w, g = common.weight(2), common.weight(3)
   quantizer = mq_jax.unquantized(methods.binary())
 
@@ -57,7 +57,7 @@ def test_proxquant_in_training():
     return 0.05 * updates
 
   post_update = optax.chain(
-    methods.proximal(quantizer, strength), methods.clip_weights(quantizer)
+    methods.proximal_step(quantizer, strength), methods.clip_weights(quantizer)
   )
   states = common.linear(quantizer, w, g, 3, post_update=post_update)
   for t, (before, after) in enumerate(itertools.pairwise(states)):
@@ -70,29 +70,29 @@ def test_proxquant_in_training():
     )
 
 
-def test_at_the_end_of_the_homotopy_weights_stand_on_their_levels():
+def test_proximal_step_large_strength_reaches_levels():
   w, g = common.weight(4), 0.01 * common.weight(5)
   quantizer = mq_jax.unquantized(methods.binary())
-  post_update = methods.proximal(quantizer, lambda updates: 2.0)
+  post_update = methods.proximal_step(quantizer, lambda updates: 2.0)
   last = common.linear(
     quantizer, jnp.clip(w, -1, 1), g, 2, post_update=post_update
   )[-1]
   assert set(np.unique(common.kernel(last))) == {-1.0, 1.0}
 
 
-def test_leaves_without_a_quantizer_just_move():
+def test_proximal_step_leaf_without_quantizer_is_unaffected():
   rules = [('a', methods.binary()), ('b', None)]
   params = {'a': jnp.array([0.5]), 'b': jnp.array([0.5])}
   moves = {'a': jnp.array([3.0]), 'b': jnp.array([3.0])}
   for transformation, a in (
     (methods.clip_weights(rules, 2.0), 1.5),
-    (methods.proximal(rules, lambda updates: 1.0), 2.0),
+    (methods.proximal_step(rules, lambda updates: 1.0), 2.0),
   ):
     new, _ = transformation.update(moves, transformation.init(params), params)
     assert (float(new['a'][0]), float(new['b'][0])) == (a, 3.0)
 
 
-def test_binary_relax_goes_from_the_weights_to_their_levels():
+def test_binary_relax_moves_from_weights_to_levels():
   w, g = common.weight(6), common.weight(7)
   strengths = jnp.array([0.0, 1.0, 3.0, jnp.inf])
   quantizer = methods.binary_relax(
@@ -108,8 +108,8 @@ def test_binary_relax_goes_from_the_weights_to_their_levels():
     variables = quantizer.update(variables, w, None, g)
 
 
-def test_binary_relax_in_training():
-  """The gradient at the relaxed weights moves the weights themselves."""
+def test_binary_relax_in_training_moves_weights():
+  """Tests that the gradient at the relaxed weights moves the weights."""
   w = common.weight(8)
   quantizer = methods.binary_relax(mq_jax.bwn(), lambda updates: 1.0)
 
@@ -127,6 +127,6 @@ def test_binary_relax_in_training():
   )
 
 
-def test_a_bound_out_of_range_is_refused():
+def test_clip_weights_invalid_bound_raises():
   with pytest.raises(ValueError, match='bound=0'):
     methods.clip_weights(methods.binary(), 0)

@@ -1,4 +1,4 @@
-"""SLB: mixtures of levels, their exact gradients, and their sharpening."""
+"""Tests of SLB: mixtures of levels, exact gradients, and schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def theta_of(bits, seed=1):
 
 
 @pytest.mark.parametrize('bits', [1, 2, 4])
-def test_the_mixture_and_its_exact_gradient(bits):
+def test_slb_mixture_and_gradient_match_finite_differences(bits):
   theta, g = theta_of(bits), common.weight(2, (3, 4))
   levels = np.linspace(-1, 1, 2**bits)
 
@@ -34,18 +34,18 @@ def test_the_mixture_and_its_exact_gradient(bits):
     quantizer.relaxed(theta, variables), mixture(np.asarray(theta))
   )
   gradient = quantizer.straight_through(g, theta, variables)
-  own, step = np.asarray(theta), 1e-6
+  point, step = np.asarray(theta), 1e-6
   for index in [(0, 0, 0), (1, 2, 2**bits - 1), (2, 3, 1)]:
     unit = np.zeros(theta.shape)
     unit[index] = step
-    change = mixture(own + unit) - mixture(own - unit)
+    change = mixture(point + unit) - mixture(point - unit)
     slope = float(np.sum(g * change)) / (2 * step)
     assert float(gradient[index]) == pytest.approx(slope, rel=1e-6)
-  # The mixture does not change where all of a weight's entries do alike.
+  # The mixture stays the same if all entries of a weight shift equally.
   np.testing.assert_allclose(np.sum(gradient, axis=-1), 0, atol=1e-12)
 
 
-def test_one_bit_is_a_tanh():
+def test_slb_one_bit_is_tanh():
   theta = theta_of(1)
   quantizer = methods.slb(1, constant(0.6))
   np.testing.assert_allclose(
@@ -56,8 +56,8 @@ def test_one_bit_is_a_tanh():
 
 
 @pytest.mark.parametrize('sharp', [3.0, 30.0])
-def test_how_far_the_mixture_is_from_its_level(sharp):
-  """|W_c − W_q| ≤ 2 (m − 1) exp(−T · gap)."""
+def test_slb_distance_of_mixture_from_level_is_bounded(sharp):
+  """Tests |W_c − W_q| ≤ 2 (m − 1) exp(−T · gap)."""
   theta = theta_of(2)
   quantizer = methods.slb(2, constant(sharp))
   w_hat = common.values(quantizer, theta, ())
@@ -65,13 +65,13 @@ def test_how_far_the_mixture_is_from_its_level(sharp):
   gap = ordered[..., -1] - ordered[..., -2]
   error = np.abs(quantizer.relaxed(theta, 0) - w_hat)
   assert np.all(error <= 2 * 3 * np.exp(-sharp * gap) + 1e-12)
-  # Neither the temperature nor a shift of all entries changes the level.
+  # The scale and a shift of all entries do not change the level.
   np.testing.assert_array_equal(
     w_hat, common.values(quantizer, 5 * theta + 3.0, ())
   )
 
 
-def test_at_infinity_the_loss_sees_the_levels_and_nothing_moves():
+def test_slb_infinite_temperature_gives_levels_and_no_gradient():
   theta = theta_of(2)
   quantizer = methods.slb(2, constant(jnp.inf))
   np.testing.assert_array_equal(
@@ -81,7 +81,7 @@ def test_at_infinity_the_loss_sees_the_levels_and_nothing_moves():
   assert np.all(quantizer.saturated(theta, 0))
 
 
-def test_the_start_is_near_the_pretrained_weights():
+def test_slb_start_is_near_pretrained_weights():
   w = common.weight(4)
   quantizer = methods.slb(2, constant(100.0), sharpness=10.0)
   theta = quantizer.parametrized(w)
@@ -92,8 +92,8 @@ def test_the_start_is_near_the_pretrained_weights():
   np.testing.assert_allclose(common.values(quantizer, theta, ()), nearest)
 
 
-def test_in_training_it_is_plain_gradient_descent_on_theta():
-  """Of the loss of the mixture, by jax.grad, with a temperature that rises."""
+def test_slb_in_training_is_gradient_descent_on_theta():
+  """Compares with jax.grad of the mixture's loss, under rising temperature."""
   w, g = common.weight(5), common.weight(6)
   quantizer = methods.slb(2, lambda updates: 1.0 + updates)
   states = common.linear(quantizer, w, g, 3)
@@ -110,7 +110,7 @@ def test_in_training_it_is_plain_gradient_descent_on_theta():
 
 
 @pytest.mark.parametrize('kind', ['exp', 'linear', 'cos'])
-def test_schedules_rise_between_their_ends(kind):
+def test_temperature_schedule_rises_between_its_ends(kind):
   schedule = methods.temperature_schedule(
     kind, 0.01, 10.0, 100, window=(0.2, 0.6)
   )
@@ -118,15 +118,11 @@ def test_schedules_rise_between_their_ends(kind):
   np.testing.assert_allclose(at[:21], 0.01, rtol=1e-9)
   np.testing.assert_allclose(at[60:], 10.0, rtol=1e-9)
   assert np.all(np.diff(at[20:61]) > 0)
-  middle = {
-    'exp': np.sqrt(0.1),
-    'linear': 5.005,
-    'cos': 5.005,
-  }[kind]
+  middle = {'exp': np.sqrt(0.1), 'linear': 5.005, 'cos': 5.005}[kind]
   assert at[40] == pytest.approx(middle, rel=1e-6)
 
 
-def test_a_schedule_that_starts_anew():
+def test_temperature_schedule_cycles_restart():
   schedule = methods.temperature_schedule('linear', 1.0, 5.0, 90, cycles=3)
   at = [float(schedule(jnp.asarray(t))) for t in (0, 15, 29, 30, 45, 60, 90)]
   late = 1 + 4 * 29 / 30
@@ -144,31 +140,31 @@ def test_a_schedule_that_starts_anew():
     ('exp', 1, 2, 10, (0, 1), 0),
   ],
 )
-def test_schedules_out_of_range_are_refused(values):
+def test_temperature_schedule_invalid_arguments_raise(values):
   with pytest.raises(ValueError, match='='):
     methods.temperature_schedule(*values)
 
 
-def test_arguments_out_of_range_are_refused():
+def test_slb_invalid_arguments_raise():
   with pytest.raises(ValueError, match='bits=5'):
     methods.slb(5, constant(1.0))
   with pytest.raises(ValueError, match='sharpness=0'):
     methods.slb(1, constant(1.0), sharpness=0)
 
 
-def test_the_multiplicative_schedule_is_a_factor_an_epoch():
+def test_temperature_schedule_exp_by_epoch_is_factor_per_epoch():
   schedule = methods.temperature_schedule(
     'exp', 1.0, 16.0, 80, (0.25, 0.75), every=10
   )
-  each = np.array([float(schedule(jnp.asarray(step))) for step in range(80)])
-  by_epoch = each.reshape(8, 10)
+  values = np.array([float(schedule(jnp.asarray(step))) for step in range(80)])
+  by_epoch = values.reshape(8, 10)
   np.testing.assert_array_equal(by_epoch, by_epoch[:, :1] + 0 * by_epoch)
   np.testing.assert_allclose(
     by_epoch[:, 0], [1, 1, 1, 2, 4, 8, 16, 16], rtol=1e-6
   )
 
 
-def test_a_schedule_may_end_in_the_levels_themselves():
+def test_temperature_schedule_freeze_ends_infinite():
   kept, frozen = (
     methods.temperature_schedule(
       'linear', 1.0, 5.0, 10, (0.2, 0.6), freeze=freeze

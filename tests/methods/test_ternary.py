@@ -1,4 +1,4 @@
-"""TWN and TTQ against their papers."""
+"""Tests of TWN and TTQ against their papers."""
 
 import itertools
 
@@ -16,15 +16,15 @@ from tests.methods import common
 pytestmark = pytest.mark.usefixtures('x64')
 
 
-def test_twn_by_hand():
+def test_twn_matches_hand_computation():
   w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.6])  # mean |w| = 2/3
   w_hat = common.values(methods.twn(), w, ())
-  # Δ = 0.4667, so that four weights have the mean 3.7/4.
+  # Δ = 0.4667, so four weights with the mean 3.7/4 exceed it.
   np.testing.assert_allclose(w_hat, 0.925 * np.array([0, 0, 1, -1, 1, -1]))
 
 
-def test_two_scales_are_the_means_of_both_sides():
-  """ProxQuant's projection: 0.46 is the threshold, and it is idempotent."""
+def test_twn_two_scales_are_means_of_both_sides():
+  """Tests ProxQuant's idempotent projection, with the threshold 0.46."""
   w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.55])
   quantizer = methods.twn(two_scales=True)
   w_hat = common.values(quantizer, w, ())
@@ -34,7 +34,7 @@ def test_two_scales_are_the_means_of_both_sides():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 100))
-def test_twn_is_the_best_scale_of_its_code_and_scales(seed, scale):
+def test_twn_scale_is_best_for_its_codes(seed, scale):
   with jax.enable_x64(True):
     w = common.weight(seed)
     w_hat = common.values(methods.twn(), w, ())
@@ -45,23 +45,23 @@ def test_twn_is_the_best_scale_of_its_code_and_scales(seed, scale):
     np.testing.assert_allclose(scaled, scale * w_hat, rtol=1e-9)
 
 
-def test_a_layer_of_zeros_stays_zero():
+def test_ternary_layer_of_zeros_stays_zero():
   for quantizer in (methods.twn(), methods.ttq()):
     w = jnp.zeros((2, 3))
     w_hat = common.values(quantizer, w, quantizer.init(w))
     np.testing.assert_array_equal(w_hat, np.zeros((2, 3)))
 
 
-def test_ttq_gradients_are_those_of_its_levels():
-  """The scales' by finite differences, the weights' {W_n | 1 | W_p} g_hat."""
+def test_ttq_gradients_match_levels():
+  """Tests scales by finite differences, weights by {W_n | 1 | W_p} g_hat."""
   w, g = common.weight(1), common.weight(2)
   scales = np.array([0.8, 1.3])
   quantizer = methods.ttq(0.3, optax.sgd(1.0))
   variables = quantizer.init(w)._replace(scales=jnp.asarray(scales))
 
   def loss(scales):
-    own = variables._replace(scales=jnp.asarray(scales))
-    return np.sum(g * common.values(quantizer, w, own))
+    moved = variables._replace(scales=jnp.asarray(scales))
+    return np.sum(g * common.values(quantizer, w, moved))
 
   step = 1e-6
   want = [
@@ -75,12 +75,11 @@ def test_ttq_gradients_are_those_of_its_levels():
   np.testing.assert_allclose(
     quantizer.straight_through(g, w, variables), factor * g
   )
-  assert set(np.unique(common.values(quantizer, w, variables))) == {
-    *(-1.3, 0.0, 0.8),
-  }
+  levels = np.unique(common.values(quantizer, w, variables))
+  assert set(levels) == {-1.3, 0.0, 0.8}
 
 
-def test_ttq_extremes_and_scale():
+def test_ttq_extreme_thresholds_and_scale_invariance():
   w = common.weight(3)
   for quantizer, zeros in ((methods.ttq(0), 0), (methods.ttq(1), w.size)):
     w_hat = common.values(quantizer, w, quantizer.init(w))
@@ -92,18 +91,18 @@ def test_ttq_extremes_and_scale():
   )
 
 
-def test_ttq_in_training():
-  """Two steps of weights and scales, each from what the last loss saw."""
+def test_ttq_in_training_matches_oracle():
+  """Tests two steps of weights and scales from the gradients of the loss."""
   w, g = common.weight(4), common.weight(5)
   states = common.linear(methods.ttq(0.3, optax.sgd(0.05)), w, g, 2)
   scales = np.ones(2)
   for before, after in itertools.pairwise(states):
-    own = common.kernel(before)
-    delta = 0.3 * np.max(np.abs(own))
-    plus, minus = own > delta, own < -delta
+    weights = common.kernel(before)
+    delta = 0.3 * np.max(np.abs(weights))
+    plus, minus = weights > delta, weights < -delta
     factor = np.where(plus, scales[0], np.where(minus, scales[1], 1.0))
     np.testing.assert_allclose(
-      common.kernel(after), own - 0.1 * factor * g, rtol=1e-12
+      common.kernel(after), weights - 0.1 * factor * g, rtol=1e-12
     )
     scales = scales - 0.05 * np.array([np.sum(g[plus]), -np.sum(g[minus])])
     np.testing.assert_allclose(
@@ -112,7 +111,7 @@ def test_ttq_in_training():
 
 
 @pytest.mark.parametrize('threshold', [-0.1, float('nan')])
-def test_thresholds_out_of_range_are_refused(threshold):
+def test_ternary_invalid_thresholds_raise(threshold):
   for make in (methods.twn, methods.ttq):
     with pytest.raises(ValueError, match='threshold='):
       make(threshold)

@@ -1,4 +1,4 @@
-"""PSGD: the grid, the scaled gradient, and what they promise."""
+"""Tests of PSGD: the grid and the scaled gradient."""
 
 import itertools
 
@@ -14,10 +14,9 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('bits', [2, 4, 8])
-def test_the_grid(bits):
+def test_uniform_takes_nearest_level(bits):
   w = common.weight(1)
-  most = 2 ** (bits - 1) - 1
-  step = np.max(np.abs(w)) / most
+  step = np.max(np.abs(w)) / (2 ** (bits - 1) - 1)
   w_hat = common.values(methods.uniform(bits), w, ())
   np.testing.assert_allclose(w_hat, np.floor(w / step + 0.5) * step)
   assert np.max(np.abs(w_hat - w)) <= step / 2 * (1 + 1e-12)
@@ -28,7 +27,7 @@ def test_the_grid(bits):
 
 
 def scale(w, **options):
-  """s of every weight, from a gradient of ones."""
+  """Returns s of each weight, from a gradient of ones."""
   transformation = methods.scale_by_position(methods.uniform(3), **options)
   params = {'w': w}
   ones = {'w': jnp.ones_like(w)}
@@ -37,7 +36,7 @@ def scale(w, **options):
   )
 
 
-def test_scales():
+def test_scale_by_position_matches_formula():
   w = common.weight(2)
   error = np.abs(w - common.values(methods.uniform(3), w, ()))
   plain = {'normalised': False}
@@ -52,17 +51,17 @@ def test_scales():
   np.testing.assert_allclose(pruned, np.abs(w))
 
 
-def test_weights_on_their_targets_stay():
+def test_scale_by_position_weights_on_targets_stay():
   w = common.weight(3)
   on_grid = jnp.asarray(common.values(methods.uniform(3), w, ()))
   still = scale(on_grid, epsilon=0.0, normalised=False)
   np.testing.assert_allclose(still, 0, atol=1e-15)
-  # Normalised without ε, all of a layer on its targets: 0, and not 0/0.
+  # A normalised layer on its targets without ε gives 0, not 0/0.
   assert np.all(np.isfinite(scale(jnp.zeros((2, 2)), epsilon=0.0)))
 
 
-def test_towards_zero_it_is_descent_on_the_root():
-  """Targets 0, ε = 0: to second order, descent on y with w = sign(y) y²/4."""
+def test_scale_by_position_to_zero_is_descent_on_root():
+  """Compares with descent on y, w = sign(y) y²/4, to second order."""
   w, g, eta = np.array([0.9, -0.4, 1.7]), np.array([1.0, 2.0, -0.5]), 1e-4
   y = np.sign(w) * 2 * np.sqrt(np.abs(w))
   moved_y = y - eta * g * np.abs(y) / 2  # dw/dy = |y| / 2
@@ -75,20 +74,20 @@ def test_towards_zero_it_is_descent_on_the_root():
   )
 
 
-def test_in_training_the_loss_sees_the_weights():
+def test_scale_by_position_in_training_matches_oracle():
   w, g = common.weight(4), common.weight(5)
   quantizer = mq_jax.unquantized(methods.uniform(4))
   refine = methods.scale_by_position(quantizer, epsilon=0.1)
   states = common.linear(quantizer, w, g, 2, refine=refine)
   for before, after in itertools.pairwise(states):
-    own = common.kernel(before)
-    error = np.abs(own - common.values(methods.uniform(4), own, ())) + 0.1
+    w = common.kernel(before)
+    error = np.abs(w - common.values(methods.uniform(4), w, ())) + 0.1
     np.testing.assert_allclose(
-      common.kernel(after), own - 0.1 * error / error.max() * g, rtol=1e-12
+      common.kernel(after), w - 0.1 * error / error.max() * g, rtol=1e-12
     )
 
 
-def test_arguments_out_of_range_are_refused():
+def test_scale_by_position_invalid_arguments_raise():
   with pytest.raises(ValueError, match='bits=1'):
     methods.uniform(1)
   with pytest.raises(ValueError, match='strength=0'):

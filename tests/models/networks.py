@@ -1,4 +1,4 @@
-"""What the tests of the networks share: variables, traces, train steps."""
+"""Variables, traces and train steps for the tests of the networks."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ import mq_jax
 from mq_jax import activations
 from mq_jax.activations import Activation
 
-# Quantizer of the weights and activation, by the bits of both.
+# Quantizer of weights and activation of each number of bits.
 SAME_BITS = {
   1: (mq_jax.bwn(), Activation(activations.bi_real_sign, signed=True)),
   2: (mq_jax.dorefa(2), Activation(activations.pact(2), start=2.0)),
   4: (mq_jax.dorefa(4), Activation(activations.lsq_activation(4), start=0.1)),
 }
-# With the largest number of levels.
+# Activations and their largest number of levels.
 LEVELS = [
   (Activation(activations.sign, signed=True), 2),
   (Activation(activations.bi_real_sign, signed=True), 2),
@@ -34,7 +34,7 @@ def images(shape=(3, 8, 8, 3), dtype=np.float32):
 
 
 def random_like(tree, seed=0):
-  """Numbers of the size that layers keep; vectors and scalars are positive."""
+  """Returns He-normal kernels; vectors and scalars are positive."""
   rng = np.random.default_rng(seed)
 
   def leaf(like):
@@ -47,7 +47,7 @@ def random_like(tree, seed=0):
 
 
 def shapes(net, x):
-  """The variables of a network, without compiling `init`."""
+  """Returns the shapes of the variables without compiling `init`."""
   return jax.eval_shape(
     lambda x: net.init(jax.random.key(0), x, train=False),
     x,
@@ -55,7 +55,7 @@ def shapes(net, x):
 
 
 def start(net, x):
-  """Random variables, statistics too."""
+  """Returns random variables, including the statistics."""
   return random_like(shapes(net, x))
 
 
@@ -67,19 +67,19 @@ def named(tree):
 
 
 def calls(net, variables, x, train=False):
-  """What each submodule got and returned, by its path."""
+  """Returns the input and the output of each submodule by its path."""
 
   @jax.jit
   def run(variables, x):
     found = {}
 
-    def note(function, args, kwargs, context):
+    def record(function, args, kwargs, context):
       y = function(*args, **kwargs)
       if context.method_name == '__call__':
         found['/'.join(context.module.path)] = args[0], y
       return y
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
       net.apply(variables, x, train=train, mutable=['batch_stats'])
     return found
 
@@ -87,7 +87,7 @@ def calls(net, variables, x, train=False):
 
 
 def loss_after_a_step(net, quantizer, x):
-  """The loss after one move of all parameters, and by how much they moved."""
+  """Returns the loss after one step and the largest move of each leaf."""
   variables = start(net, x)
 
   def loss_fn(params, stats, batch, rng):

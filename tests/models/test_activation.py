@@ -1,4 +1,4 @@
-"""The layer around an activation: its number, its dtypes."""
+"""Tests of the layer around an activation: its number and its dtypes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def init(layer, x=X):
   return layer.init(jax.random.key(0), jnp.asarray(x))
 
 
-def test_an_activation_without_a_number_has_no_parameters():
+def test_quantized_input_without_number_has_no_parameters():
   layer = models.QuantizedInput(Activation(activations.sign, signed=True))
   assert not init(layer)
   np.testing.assert_array_equal(
@@ -23,7 +23,7 @@ def test_an_activation_without_a_number_has_no_parameters():
   )
 
 
-def test_a_trained_number_starts_and_is_used():
+def test_quantized_input_trained_number_starts_and_is_used():
   function = activations.pact(2)
   layer = models.QuantizedInput(Activation(function, start=3.0))
   variables = init(layer)
@@ -36,7 +36,7 @@ def test_a_trained_number_starts_and_is_used():
     )
 
 
-def test_the_number_gets_its_gradient():
+def test_quantized_input_number_gets_gradient():
   layer = models.QuantizedInput(Activation(activations.pact(2), start=0.8))
   gradient = jax.grad(lambda v: jnp.sum(layer.apply(v, jnp.asarray(X))))(
     init(layer)
@@ -47,7 +47,9 @@ def test_the_number_gets_its_gradient():
 @pytest.mark.parametrize(
   'function', [activations.pact, activations.lsq_activation]
 )
-def test_a_number_below_zero_counts_as_a_small_one_and_comes_back(function):
+def test_quantized_input_number_below_zero_counts_as_minimum_and_returns(
+  function,
+):
   layer = models.QuantizedInput(Activation(function(2), start=2.0))
 
   def total(number):
@@ -55,22 +57,22 @@ def test_a_number_below_zero_counts_as_a_small_one_and_comes_back(function):
     return jnp.sum(layer.apply(variables, jnp.asarray(X)))
 
   for number in (-5.0, 0.0):
-    own, slope = jax.value_and_grad(total)(jnp.float32(number))
-    least, wanted = jax.value_and_grad(total)(jnp.float32(0.002))
-    assert (float(own), float(slope)) == (float(least), float(wanted))
-    assert np.isfinite(own)
+    value, slope = jax.value_and_grad(total)(jnp.float32(number))
+    minimum, expected = jax.value_and_grad(total)(jnp.float32(0.002))
+    assert (float(value), float(slope)) == (float(minimum), float(expected))
+    assert np.isfinite(value)
     assert float(slope) > 0
 
 
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
-def test_the_number_is_never_narrow(dtype):
+def test_quantized_input_number_is_at_least_float32(dtype):
   layer = models.QuantizedInput(Activation(activations.pact(4), 1.3), dtype)
   x = jnp.linspace(-1, 3, 999).reshape(3, 333).astype(dtype)
   variables = init(layer, x)
   y = layer.apply(variables, x)
   assert variables['params']['number'].dtype == np.float32
   assert y.dtype == dtype
-  # Rounded once, at the end.
+  # Only the end result is rounded.
   want = np.arange(16, dtype=np.float32) * np.float32(1.3) / 15
   np.testing.assert_allclose(
     np.unique(y.astype(np.float32)),
@@ -79,7 +81,7 @@ def test_the_number_is_never_narrow(dtype):
   )
 
 
-def test_double_precision_keeps_its_own(x64):
+def test_quantized_input_float64_keeps_dtype(x64):
   layer = models.QuantizedInput(
     Activation(activations.lsq_activation(2), 0.1), np.float64
   )

@@ -1,4 +1,4 @@
-"""Batch normalisation against its closed form in float64 NumPy."""
+"""Tests of batch normalisation against its closed form in float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def batches(count, shape=(5, 3, 4, 2)):
   return [rng.normal(2.0, 3.0, shape) for _ in range(count)]
 
 
-def test_one_step_computed_by_hand():
+def test_batch_norm_one_step_matches_hand_computation():
   x = jnp.array([[1.0], [2.0], [6.0]])
   module = BatchNorm(epsilon=0.0)
   y, variables = train(module, start(module, x), x)
@@ -37,7 +37,7 @@ def test_one_step_computed_by_hand():
   np.testing.assert_allclose(stats['var'], [0.9 * 1.0 + 0.1 * 7.0], rtol=1e-6)
 
 
-def test_several_steps_are_the_closed_form(x64):
+def test_batch_norm_several_steps_match_closed_form(x64):
   module = BatchNorm(dtype=jnp.float64, momentum=0.8, epsilon=1e-3)
   data = batches(4)
   variables = start(module, jnp.asarray(data[0]))
@@ -62,7 +62,7 @@ def test_several_steps_are_the_closed_form(x64):
   np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradient_is_the_closed_form(x64):
+def test_batch_norm_gradient_matches_closed_form(x64):
   module = BatchNorm(dtype=jnp.float64)
   x, weight = batches(2, (7, 2))
   variables = start(module, jnp.asarray(x))
@@ -81,7 +81,7 @@ def test_gradient_is_the_closed_form(x64):
   np.testing.assert_allclose(gradient(x), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_float32_keeps_the_variance_beside_a_large_mean():
+def test_batch_norm_float32_keeps_variance_beside_large_mean():
   # E[x²] − E[x]² in float32 is off by more than the variance itself here.
   x = (4096 + batches(1, (4096, 1))[0] / 3).astype(np.float32)
   module = BatchNorm(momentum=0.0)
@@ -91,8 +91,8 @@ def test_float32_keeps_the_variance_beside_a_large_mean():
   )
 
 
-def test_bfloat16_normalises_in_float32():
-  # 256 + 1 rounds to 256 in bfloat16: a sum there would lose every other 1.
+def test_batch_norm_bfloat16_normalises_in_float32():
+  # 256 + 1 rounds to 256 in bfloat16: a sum in it would lose every other 1.
   x = jnp.tile(jnp.array([[1.0], [2.0]], jnp.bfloat16), (4096, 1))
   module = BatchNorm(dtype=jnp.bfloat16, momentum=0.0, epsilon=0.0)
   y, variables = train(module, start(module, x), x)
@@ -107,7 +107,7 @@ def test_bfloat16_normalises_in_float32():
   )
 
 
-def test_init_and_evaluation_leave_the_statistics_alone():
+def test_batch_norm_init_and_evaluation_keep_statistics():
   x = jnp.asarray(batches(1)[0], jnp.float32)
   for mode in (False, True):
     stats = BatchNorm().init(jax.random.key(0), x, train=mode)['batch_stats']
@@ -121,18 +121,18 @@ def test_init_and_evaluation_leave_the_statistics_alone():
   np.testing.assert_array_equal(changed['batch_stats']['mean'], [0, 0])
 
 
-def test_one_value_a_channel_is_refused():
+def test_batch_norm_one_value_per_channel_raises():
   module = BatchNorm()
   x = jnp.ones((1, 1, 1, 3))
   variables = start(module, x)
-  with pytest.raises(ValueError, match=r'1 value a channel.*larger batches'):
+  with pytest.raises(ValueError, match=r'1 value per channel.*larger batches'):
     train(module, variables, x)
   assert module.apply(variables, x, train=False).shape == x.shape
 
 
 @pytest.mark.parametrize('with_shortcut', [False, True])
 @pytest.mark.parametrize('relu', [False, True])
-def test_backward_rule_is_jaxs_of_the_plain_formula(x64, relu, with_shortcut):
+def test_batch_norm_backward_rule_matches_autodiff(x64, relu, with_shortcut):
   module = BatchNorm(dtype=jnp.float64, epsilon=1e-3)
   x, shortcut, weight = (jnp.asarray(b) for b in batches(3))
   params = {'scale': jnp.array([0.5, -2.0]), 'bias': jnp.array([0.3, 1.0])}
@@ -140,7 +140,7 @@ def test_backward_rule_is_jaxs_of_the_plain_formula(x64, relu, with_shortcut):
   arguments = params, x, *([shortcut] if with_shortcut else [])
 
   def score(y, stats):
-    # The running statistics count too: their derivative must not be lost.
+    # The derivative through the running statistics must not be lost.
     return (
       jnp.sum(jnp.sin(y) * weight)
       + jnp.sum(jnp.exp(stats['mean']))
@@ -148,7 +148,7 @@ def test_backward_rule_is_jaxs_of_the_plain_formula(x64, relu, with_shortcut):
     )
 
   @jax.jit
-  def ours(params, x, shortcut=None):
+  def custom(params, x, shortcut=None):
     y, new = module.apply(
       {'params': params, 'batch_stats': stats},
       x,
@@ -172,7 +172,7 @@ def test_backward_rule_is_jaxs_of_the_plain_formula(x64, relu, with_shortcut):
     return score(y, {'mean': 0.1 * mean, 'var': 0.9 + 0.1 * unbiased})
 
   places = tuple(range(len(arguments)))
-  value, gradients = jax.value_and_grad(ours, places)(*arguments)
+  value, gradients = jax.value_and_grad(custom, places)(*arguments)
   expected, expected_gradients = jax.value_and_grad(plain, places)(*arguments)
   np.testing.assert_allclose(value, expected, rtol=1e-12)
   jax.tree.map(
@@ -182,7 +182,7 @@ def test_backward_rule_is_jaxs_of_the_plain_formula(x64, relu, with_shortcut):
   )
 
 
-def test_a_value_that_is_not_finite_shows():
+def test_batch_norm_infinite_value_shows():
   x = jnp.asarray(batches(1)[0], jnp.float32).at[0, 0, 0, 1].set(jnp.inf)
   y, variables = train(BatchNorm(), start(BatchNorm(), x), x)
   assert np.isfinite(y[..., 0]).all()
@@ -190,7 +190,7 @@ def test_a_value_that_is_not_finite_shows():
   assert not np.isfinite(variables['batch_stats']['mean'][1])
 
 
-def test_statistics_of_one_batch_alone(x64):
+def test_batch_statistics_ignore_running_statistics(x64):
   del x64
   net = BatchNorm(jnp.float64)
   x = jnp.asarray(np.random.default_rng(3).normal(2.0, 3.0, (5, 4, 6)))

@@ -1,4 +1,4 @@
-"""Folded networks give what they gave, from kernels of integers."""
+"""Tests that folded networks keep their outputs, with integer kernels."""
 
 import functools
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 def network(seed=0):
-  """A ResNet8 and variables in float64: statistics are random as well."""
+  """Returns a ResNet8, random variables in float64, and images."""
   net = models.resnet(8, num_classes=4, dtype=jnp.float64)
   rng = np.random.default_rng(seed)
   x = jnp.asarray(rng.normal(size=(2, 8, 8, 3)))
@@ -43,21 +43,28 @@ def paths(params):
 
 
 def tables(params, rules):
-  """Quantized parameters, and the scales of those leaves that have one."""
+  """Returns quantized parameters, and the scales of leaves that have one."""
   selected = select(params, rules)
   coded = map_selected(
     lambda q, w: q.codes(q.preprocess(w, q.init(w)), q.init(w)),
-    *(selected, named_leaves(params)),
+    selected,
+    named_leaves(params),
   )
   scales = {p: models.scale_of(levels) for p, (_, levels) in coded.items()}
   values = {p: mq_jax.dequantize(*pair) for p, pair in coded.items()}
-  own = {p: alpha for p, alpha in scales.items() if alpha is not None}
-  return replace(params, values), own
+  scales = {p: alpha for p, alpha in scales.items() if alpha is not None}
+  return replace(params, values), scales
+
+
+def assert_close(found, expected):
+  np.testing.assert_allclose(
+    found, expected, rtol=1e-10, atol=1e-10 * np.max(np.abs(expected))
+  )
 
 
 @pytest.mark.parametrize('size', [1e-3, None, 10.0])
 @pytest.mark.parametrize('channels', [False, True])
-def test_outputs_stay_for_every_scale(size, channels):
+def test_fold_scales_keeps_outputs_for_every_scale(size, channels):
   net, variables, x = network()
   rng = np.random.default_rng(1)
   codes, scales = {}, {}
@@ -72,9 +79,7 @@ def test_outputs_stay_for_every_scale(size, channels):
   folded, means = models.fold_scales(params, stats, scales)
   before, after = logits(net, params, stats, x), logits(net, folded, means, x)
   assert np.ptp(before) > 0.01
-  np.testing.assert_allclose(
-    after, before, rtol=1e-10, atol=1e-10 * np.max(np.abs(before))
-  )
+  assert_close(after, before)
   for path, leaf in named_leaves(folded).items():
     old = named_leaves(params)[path]
     assert leaf.dtype == old.dtype == jnp.float64
@@ -96,10 +101,10 @@ def test_outputs_stay_for_every_scale(size, channels):
     (mq_jax.dorefa(2), {-3, -1, 1, 3}, ()),
     (methods.lsq(2), {-2, -1, 0, 1}, ()),
     (methods.uniform(3), {-3, -2, -1, 0, 1, 2, 3}, ()),
-    (methods.scaled_set((-4, -2, -1, 1, 2, 4)), {-4, -2, -1, 1, 2, 4}, ()),
+    (methods.scaled_levels((-4, -2, -1, 1, 2, 4)), {-4, -2, -1, 1, 2, 4}, ()),
   ],
 )
-def test_quantizers_leave_integers(quantizer, integers, shape):
+def test_fold_scales_quantizer_leaves_integers(quantizer, integers, shape):
   net, variables, x = network(2)
   stats = variables['batch_stats']
   rules = [
@@ -112,32 +117,30 @@ def test_quantizers_leave_integers(quantizer, integers, shape):
   for path in scales:
     if path != 'head/kernel':
       assert set(np.unique(named_leaves(folded)[path])) <= integers, path
-  # A large layer has all of them.
+  # A large layer takes all levels.
   last = folded['stage3']['block0']['conv2']['kernel']
   assert set(np.unique(last)) == integers
   np.testing.assert_array_equal(
     folded['head']['kernel'], params['head']['kernel']
   )
   before = logits(net, params, stats, x)
-  np.testing.assert_allclose(
-    *(logits(net, folded, means, x), before),
-    rtol=1e-10, atol=1e-10 * np.max(np.abs(before)),
-  )  # fmt: skip
+  assert_close(logits(net, folded, means, x), before)
 
 
-def test_the_state_of_training_folds():
-  """`quantized` is compiled, the scales here are not: float32 differs a bit."""
+def test_fold_scales_trained_state_folds():
+  """Tests in tolerance: `quantized` is compiled, the scales are not."""
   w = jax.random.normal(jax.random.key(0), (3, 3, 16, 16), jnp.float32)
-  params = {
-    'conv1': {'kernel': w}, 'norm1': {'scale': jnp.ones(16, jnp.float32)},
-  }  # fmt: skip
-  stats = {'norm1': {'mean': jnp.ones(16, jnp.float32)}}
+  ones = jnp.ones(16, jnp.float32)
+  params = {'conv1': {'kernel': w}, 'norm1': {'scale': ones}}
+  stats = {'norm1': {'mean': ones}}
   rules = [('conv1/kernel', mq_jax.bwn())]
+
+  def loss_fn(params, state, batch, rng):
+    return jnp.sum(batch * params['conv1']['kernel']), (state, {})
+
   train = mq_jax.make_train_step(
-    lambda params, state, batch, rng: (
-      jnp.sum(batch * params['conv1']['kernel']), (state, {}),
-    ), rules, mq_jax.ste(), refine=optax.scale_by_adam(),
-  )  # fmt: skip
+    loss_fn, rules, mq_jax.ste(), refine=optax.scale_by_adam()
+  )
   state = train.init(jax.random.key(1), params, stats, w**2)
   state, _ = train.step(state, w**2)
   _, scales = tables(state.params, rules)
@@ -153,7 +156,7 @@ def test_the_state_of_training_folds():
   assert folded['conv1']['kernel'].dtype == jnp.float32
 
 
-def test_names_of_a_vgg_and_a_bias():
+def test_fold_scales_vgg_names_and_bias():
   params = {
     'conv3': {'kernel': jnp.full((3, 3, 2, 4), 0.5)},
     'norm3': {'scale': jnp.full(4, 3.0), 'bias': jnp.ones(4)},
@@ -175,40 +178,36 @@ def test_names_of_a_vgg_and_a_bias():
     assert set(np.asarray(folded[norm]['scale'])) == {1.5}
     assert set(np.asarray(folded[norm]['bias'])) == {1.0}
     assert set(np.asarray(means[norm]['mean'])) == {4.0}
-  # Dense layers have biases, of which the norm takes the scale as well.
+  # Dense layers have biases, which lose the scale too.
   assert set(np.asarray(folded['dense1']['bias'])) == {2.0}
 
 
-def test_what_has_no_scale_is_left_alone():
+def test_fold_scales_kernel_without_scale_is_unchanged():
   trained = methods.ttq(0.3)
   _, variables, _ = network(3)
   asymmetric = jnp.array([-1.3, 0.0, 0.8])
   assert models.scale_of(asymmetric) is None
-  start = trained.init(variables['params']['stem']['kernel'])
-  assert models.scale_of(
-    trained.codes(
-      variables['params']['stem']['kernel'],
-      start._replace(scales=jnp.array([0.8, 1.3])),
-    )[1]
-  ) is None  # fmt: skip
-  # A scale that is not that of the kernel changes nothing.
+  stem = variables['params']['stem']['kernel']
+  start = trained.init(stem)._replace(scales=jnp.array([0.8, 1.3]))
+  assert models.scale_of(trained.codes(stem, start)[1]) is None
+  # The scale of another kernel changes nothing.
   rng = np.random.default_rng(4)
   kernel = asymmetric[rng.integers(0, 3, (3, 3, 3, 16))]
   params = replace(variables['params'], {'stem/kernel': kernel})
   large = replace(params, {'stem/kernel': 0.1 * (256 + 0 * kernel)})
   small = replace(params, {'stem/kernel': 0.1 * (255 + 0 * kernel)})
   stats = variables['batch_stats']
-  for own, alpha in ((params, 0.8), (params, 1.3), (large, 0.1)):
-    same = models.fold_scales(own, stats, {'stem/kernel': alpha})
-    jax.tree.map(np.testing.assert_array_equal, same, (own, stats))
-  # A norm without statistics of its own takes no scale.
+  for kernels, alpha in ((params, 0.8), (params, 1.3), (large, 0.1)):
+    same = models.fold_scales(kernels, stats, {'stem/kernel': alpha})
+    jax.tree.map(np.testing.assert_array_equal, same, (kernels, stats))
+  # A norm without statistics takes no scale.
   same = models.fold_scales(small, {}, {'stem/kernel': 0.1})
   jax.tree.map(np.testing.assert_array_equal, same, (small, {}))
   folded, _ = models.fold_scales(small, stats, {'stem/kernel': 0.1})
   assert set(np.unique(folded['stem']['kernel'])) == {255}
 
 
-def test_bfloat16_is_not_mistaken_for_integers():
+def test_fold_scales_bfloat16_is_not_mistaken_for_integers():
   kernel = jnp.array([[100.3, -57.6]], jnp.bfloat16)
   params = {'conv1': {'kernel': kernel}, 'norm1': {'scale': jnp.ones(2)}}
   stats = {'norm1': {'mean': jnp.ones(2)}}
@@ -219,35 +218,35 @@ def test_bfloat16_is_not_mistaken_for_integers():
 @pytest.mark.parametrize(
   ('scales', 'match'),
   [
-    ({'stem': 1.0}, "'stem' is no path .*stem/kernel"),
-    ({'stem/kernel': 0.0}, r'stem/kernel must be positive, not 0\.0'),
-    ({'stem/kernel': -1.0}, r'positive, not -1\.0'),
-    ({'stem/kernel': float('nan')}, 'positive, not nan'),
-    ({'stem/kernel': float('inf')}, 'positive, not inf'),
+    ({'stem': 1.0}, "'stem' is not a path .*stem/kernel"),
+    (
+      {'stem/kernel': 0.0},
+      r'stem/kernel must be positive and finite, not 0\.0',
+    ),
+    ({'stem/kernel': -1.0}, r'positive and finite, not -1\.0'),
+    ({'stem/kernel': float('nan')}, 'positive and finite, not nan'),
+    ({'stem/kernel': float('inf')}, 'positive and finite, not inf'),
     ({'stem/kernel': np.array([1.0] * 15 + [0])}, 'must be positive'),
     ({'stem/kernel': np.ones(3)}, r'shape \(3,\).* have shape \(16,\)'),
     ({'stem/kernel': np.ones((1, 1, 1, 16))}, r'shape \(1, 1, 1, 16\)'),
   ],
 )
-def test_wrong_scales_are_refused(scales, match):
+def test_fold_scales_invalid_scale_raises(scales, match):
   _, variables, _ = network()
   with pytest.raises(ValueError, match=match):
     models.fold_scales(variables['params'], variables['batch_stats'], scales)
 
 
-# Norms.
-
-
 def normalised(x, params, stats, epsilon):
-  """The closed form, in float64."""
+  """Returns the closed form in float64."""
   x, params, stats = jax.tree.map(np.asarray, (x, params, stats))
   deviation = np.sqrt(stats['var'] + epsilon)
   return (x - stats['mean']) / deviation * params['scale'] + params['bias']
 
 
 @pytest.mark.parametrize('epsilon', [1e-5, 1e-3, 0.5])
-def test_a_folded_norm_is_its_closed_form(epsilon):
-  """The variances are as small as epsilon, so that it matters."""
+def test_fold_norms_matches_closed_form(epsilon):
+  """Tests variances as small as epsilon, so that epsilon matters."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(3, 4, 5)))
   params = {'scale': rng.normal(size=5), 'bias': rng.normal(size=5)}
@@ -262,13 +261,11 @@ def test_a_folded_norm_is_its_closed_form(epsilon):
   np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
   factor = params['scale'] / np.sqrt(stats['var'] + epsilon)
   np.testing.assert_allclose(folded['norm']['scale'], factor, rtol=1e-14)
-  np.testing.assert_allclose(
-    folded['norm']['shift'], params['bias'] - factor * stats['mean'],
-    rtol=1e-12,
-  )  # fmt: skip
-  # A network that is nothing but a norm has no folders.
+  shift = params['bias'] - factor * stats['mean']
+  np.testing.assert_allclose(folded['norm']['shift'], shift, rtol=1e-12)
+  # A network that is a single norm has no folders.
   assert_same_tree(models.fold_norms(params, stats, epsilon), folded['norm'])
-  # What follows a norm in a block stays.
+  # Shortcut and ReLU of a block stay.
   shortcut = jnp.asarray(rng.normal(size=x.shape))
   y = norm.apply(
     {'params': folded['norm']}, x, train=False, shortcut=shortcut, relu=True
@@ -286,33 +283,30 @@ def assert_same_tree(found, expected):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_a_network_of_folded_norms_gives_what_it_gave():
+def test_fold_norms_keeps_outputs_of_network():
   net, variables, x = network(5)
   params, stats = variables['params'], variables['batch_stats']
   folded = models.fold_norms(params, stats)
   before = logits(net, params, stats, x)
   assert np.ptp(before) > 0.01
-  np.testing.assert_allclose(
-    logits(net, folded, {}, x), before,
-    rtol=1e-10, atol=1e-10 * np.max(np.abs(before)),
-  )  # fmt: skip
-  ours, old = named_leaves(folded), named_leaves(params)
+  assert_close(logits(net, folded, {}, x), before)
+  new, old = named_leaves(folded), named_leaves(params)
   norms = {path.rpartition('/')[0] for path in named_leaves(stats)}
   assert len(norms) == 9
-  for path, leaf in ours.items():
+  for path, leaf in new.items():
     assert leaf.dtype == jnp.float64
     if path.rpartition('/')[0] in norms:
       assert path.endswith(('/scale', '/shift'))
-      assert ours[path].shape == old[f'{path.rpartition("/")[0]}/bias'].shape
+      assert new[path].shape == old[f'{path.rpartition("/")[0]}/bias'].shape
     else:
       assert leaf is old[path]
-  assert ours.keys() - old.keys() == {f'{norm}/shift' for norm in norms}
-  assert old.keys() - ours.keys() == {f'{norm}/bias' for norm in norms}
-  # The arguments are as they were.
+  assert new.keys() - old.keys() == {f'{norm}/shift' for norm in norms}
+  assert old.keys() - new.keys() == {f'{norm}/bias' for norm in norms}
+  # The arguments are unchanged.
   assert named_leaves(variables['params']).keys() == old.keys()
 
 
-def test_scales_and_then_norms():
+def test_fold_scales_then_fold_norms_keeps_outputs():
   net, variables, x = network(6)
   params, scales = tables(
     variables['params'], [('.*conv./kernel', mq_jax.bwn(per_channel=True))]
@@ -323,23 +317,20 @@ def test_scales_and_then_norms():
   folded = models.fold_norms(*models.fold_scales(params, stats, scales))
   for path in scales:
     assert set(np.unique(named_leaves(folded)[path])) == {-1, 1}
-  np.testing.assert_allclose(
-    logits(net, folded, {}, x), before,
-    rtol=1e-10, atol=1e-10 * np.max(np.abs(before)),
-  )  # fmt: skip
+  assert_close(logits(net, folded, {}, x), before)
 
 
-def test_folded_norms_cannot_be_trained():
+def test_batch_norm_folded_in_training_raises():
   net, variables, x = network()
   folded = models.fold_norms(variables['params'], variables['batch_stats'])
   for stats in ({}, {'batch_stats': variables['batch_stats']}):
-    with pytest.raises(ValueError, match='folded, and cannot be trained'):
+    with pytest.raises(ValueError, match='folded and cannot be trained'):
       net.apply(
         {'params': folded, **stats}, x, train=True, mutable=['batch_stats']
       )
 
 
-def test_norms_keep_the_dtype_of_their_scale():
+def test_fold_norms_keeps_dtype_of_scale():
   ones = jnp.ones(2, jnp.float32)
   folded = models.fold_norms(
     {'a': {'scale': 3 * ones, 'bias': ones}},
@@ -355,12 +346,12 @@ def test_norms_keep_the_dtype_of_their_scale():
 @pytest.mark.parametrize(
   ('missing', 'match'),
   [
-    (('bias',), r"no parameters \['b/norm/bias'\]"),
-    (('scale',), r"no parameters \['b/norm/scale'\]"),
+    (('bias',), r"params lacks \['b/norm/bias'\]"),
+    (('scale',), r"params lacks \['b/norm/scale'\]"),
     (('scale', 'bias'), r"\['b/norm/bias', 'b/norm/scale'\]"),
   ],
 )
-def test_statistics_without_their_norm(missing, match):
+def test_fold_norms_missing_norm_raises(missing, match):
   ones = jnp.ones(2)
   norm = {'scale': ones, 'bias': ones}
   left = {name: leaf for name, leaf in norm.items() if name not in missing}
@@ -368,12 +359,12 @@ def test_statistics_without_their_norm(missing, match):
   stats = {'mean': ones, 'var': ones}
   with pytest.raises(ValueError, match=match):
     models.fold_norms(params, {'a': stats, 'b': {'norm': stats}})
-  # Norms that are folded already have no bias either.
+  # Folded norms have no bias either.
   once = models.fold_norms({'a': norm}, {'a': stats})
   with pytest.raises(ValueError, match=r"\['a/bias'\]"):
     models.fold_norms(once, {'a': stats})
 
 
-def test_without_statistics_nothing_changes():
+def test_fold_norms_without_statistics_changes_nothing():
   params = {'a': {'scale': jnp.ones(2), 'bias': jnp.ones(2)}, 'w': jnp.ones(2)}
   assert_same_tree(models.fold_norms(params, {}), params)

@@ -1,4 +1,4 @@
-"""VGG-Small and LAB's network: counts, paths, and what each layer sees."""
+"""Tests of VGG-Small and LAB's network: counts, paths, inputs of layers."""
 
 import itertools
 
@@ -17,7 +17,7 @@ PACT = Activation(activations.pact(2), start=2.0)
 
 
 def narrow(make, *args, **kwargs):
-  """A network as `make` builds it, of few channels."""
+  """Returns a network of `make` with few channels."""
   net = make(*args, **kwargs)
   return net.clone(widths=(4, 6, 8), dense=(9,) * len(net.dense))
 
@@ -27,9 +27,7 @@ def leaves(net):
 
 
 PAIRS = [(3, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
-NORMED = {
-  f'norm{i}': width for i, (_, width) in enumerate(PAIRS, start=1)
-}  # fmt: skip
+NORMED = {f'norm{i}': width for i, (_, width) in enumerate(PAIRS, start=1)}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +42,7 @@ NORMED = {
     ),
   ],
 )
-def test_paths_shapes_and_counts(make, dense, normed, weights):
+def test_vgg_paths_shapes_and_counts(make, dense, normed, weights):
   found = {at: leaf.shape for at, leaf in leaves(make()).items()}
   kernels = {
     f'params/conv{i}/kernel': (3, 3, *pair)
@@ -70,7 +68,7 @@ def test_paths_shapes_and_counts(make, dense, normed, weights):
   )
 
 
-def test_an_activation_adds_one_number_a_layer_but_the_first():
+def test_vgg_activation_adds_number_to_all_layers_but_first():
   convolutions = {f'params/act{i}/number' for i in range(2, 7)}
   for make, others in (
     (models.vgg_small, {'head_act'}),
@@ -93,13 +91,15 @@ def pooled(x):
 @pytest.mark.parametrize(
   ('make', 'epsilon'), [(models.vgg_small, 1e-5), (models.labnet, 1e-4)]
 )
-def test_layers_follow_one_another(x64, make, epsilon, activation):
-  """Each layer's input, from the output of the layer before."""
+def test_vgg_layer_inputs_follow_from_previous_outputs(
+  x64, make, epsilon, activation
+):
+  """Computes the input of each layer from the output of the previous one."""
   net = narrow(make, dtype=jnp.float64, activation=activation)
   x = images((2, 8, 8, 3), np.float64)
   variables = networks.start(net, x)
-  # Running variances of the size of epsilon, so that it shows; and scales of
-  # both signs, which a max pooling does not commute with.
+  # Running variances as small as epsilon show epsilon. Max pooling does not
+  # commute with scales of both signs.
   stats = variables['batch_stats']
   for norm in stats.values():
     norm['var'] = norm['var'] * 1e-4
@@ -117,7 +117,7 @@ def test_layers_follow_one_another(x64, make, epsilon, activation):
     y = (y - mean) / np.sqrt(var + epsilon) * scale + bias
     return y if at == 'head_norm' or activation is SIGN else np.maximum(y, 0)
 
-  def seen(y, at):
+  def quantized(y, at):
     if activation is None:
       return y
     number = params.get(at, {}).get('number')
@@ -134,7 +134,7 @@ def test_layers_follow_one_another(x64, make, epsilon, activation):
     norm = before.replace('conv', 'norm')
     y = normalised(y, norm if norm in stats else f'{before}_norm')
     act = after.replace('conv', 'act')
-    y = seen(y, act if act != after else f'{after}_act')
+    y = quantized(y, act if act != after else f'{after}_act')
     if before == 'conv6':
       y = y.reshape(len(x), -1)
     np.testing.assert_allclose(calls[after][0], y, rtol=1e-9, err_msg=after)
@@ -145,18 +145,18 @@ def test_layers_follow_one_another(x64, make, epsilon, activation):
 
 
 @pytest.mark.parametrize(('activation', 'levels'), networks.LEVELS)
-def test_layers_see_levels(activation, levels):
+def test_labnet_layer_inputs_are_levels(activation, levels):
   net = narrow(models.labnet, activation=activation)
   x = images()
   calls = networks.calls(net, networks.start(net, x), x, train=True)
-  seen = {
+  inputs = {
     at: np.unique(x)
     for at, (x, _) in calls.items()
     if at in ('dense1', 'dense2', 'head')
     or at in [f'conv{i}' for i in range(2, 7)]
   }
-  assert len(seen) == 8
-  for at, values in seen.items():
+  assert len(inputs) == 8
+  for at, values in inputs.items():
     assert 2 <= len(values) <= levels, at
     if activation.signed:
       assert set(values) == {-1, 1}, at
@@ -168,7 +168,7 @@ def test_layers_see_levels(activation, levels):
   ('bits', 'make'),
   [(1, models.labnet), (2, models.vgg_small), (4, models.vgg_small)],
 )
-def test_one_step_of_quantized_weights_and_activations(bits, make):
+def test_vgg_quantized_step_moves_all_parameters(bits, make):
   quantizer, activation = networks.SAME_BITS[bits]
   net = narrow(make, 4, activation=activation).clone(widths=(4, 6))
   loss, moves = networks.loss_after_a_step(net, quantizer, images())
@@ -178,7 +178,7 @@ def test_one_step_of_quantized_weights_and_activations(bits, make):
   assert ('act2/number' in moves) == (bits > 1)
 
 
-def test_running_statistics_keep_nine_tenths():
+def test_labnet_running_statistics_keep_nine_tenths():
   net, x = narrow(models.labnet), images()
   variables = networks.start(net, x)
   calls = networks.calls(net, variables, x, train=True)
@@ -201,7 +201,7 @@ def test_running_statistics_keep_nine_tenths():
     (models.labnet, 'dense2', 100 + 100),
   ],
 )
-def test_random_weights_have_the_size_of_their_papers(make, layer, fans):
+def test_vgg_init_has_scale_of_paper(make, layer, fans):
   net = make()
   net = net.clone(widths=(4, 6, 32), dense=(100,) * len(net.dense))
   x = images((1, 8, 8, 3))
@@ -217,7 +217,7 @@ def test_random_weights_have_the_size_of_their_papers(make, layer, fans):
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / fans), rtol=0.03)
 
 
-def test_bfloat16_computes_narrow_and_keeps_float32():
+def test_labnet_bfloat16_keeps_float32_parameters():
   net, x = narrow(models.labnet, dtype=jnp.bfloat16, activation=PACT), images()
   variables = networks.start(net, x)
   calls = networks.calls(net, variables, x, train=True)
@@ -230,7 +230,7 @@ def test_bfloat16_computes_narrow_and_keeps_float32():
 
 
 @pytest.mark.parametrize('make', [models.vgg_small, models.labnet])
-def test_other_arguments_are_refused(make):
+def test_vgg_invalid_arguments_raise(make):
   with pytest.raises(ValueError, match='num_classes=0 must be'):
     make(num_classes=0)
   with pytest.raises(ValueError, match='int8 is not a floating point'):
@@ -248,11 +248,11 @@ def test_other_arguments_are_refused(make):
     (np.zeros((2, 7, 9, 3), np.float32), 'too small.* at least 8'),
   ],
 )
-def test_other_images_are_refused(batch, match):
+def test_vgg_small_invalid_images_raise(batch, match):
   with pytest.raises(ValueError, match=match):
     networks.shapes(models.vgg_small(), jnp.asarray(batch))
 
 
-def test_networks_of_equal_arguments_are_equal():
+def test_labnet_equal_arguments_give_equal_networks():
   assert models.labnet(7, activation=PACT) == models.labnet(7, activation=PACT)
   assert models.labnet() != models.labnet(head_norm=False)

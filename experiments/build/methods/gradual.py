@@ -43,7 +43,7 @@ def _proxquant(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
 
   def post_update(rules: Rules) -> optax.GradientTransformation:
     return optax.chain(
-      methods.proximal(rules, lambda updates: rise * updates, prox),
+      methods.proximal_step(rules, lambda updates: rise * updates, prox),
       methods.clip_weights(rules),
       methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
     )
@@ -107,7 +107,7 @@ def _elq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
   levels = methods.fixed_levels(quantizers[options.levels]())
   return Parts(
     mq_jax.unquantized(levels),
-    lambda rules: methods.loss_error_aware(
+    lambda rules: methods.add_elq_penalties(
       rules, options.perturbation, options.approximation
     ),
     _by_portions(options, run, bits=2),
@@ -117,7 +117,7 @@ def _elq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
 def _admm(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
   del keys
   every = max(1, run.steps // options.rounds)
-  levels = methods.scaled_set(numbers(options, 'levels'))
+  levels = methods.scaled_levels(numbers(options, 'levels'))
   return Parts(
     mq_jax.unquantized(levels),
     lambda rules: methods.admm(rules, options.rho, every),

@@ -2,9 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments.build.networks import make_network
+from experiments.build.networks import (
+  ACTIVATION_QUANTIZERS,
+  make_activation,
+  make_network,
+)
 from experiments.build.schema import KEYS
 from mq_jax import models
 from tests.experiments import tiny
@@ -31,3 +36,17 @@ def test_resnet8_weight_count_matches_docstring():
 def test_make_network_dtype_is_that_of_computation(dtype):
   net = make_network(tiny.config(dtype=dtype), 10)
   assert net.dtype == jnp.dtype(dtype)
+
+
+@pytest.mark.parametrize('bits', [1, 2])
+@pytest.mark.parametrize('name', ACTIVATION_QUANTIZERS)
+def test_make_activation_binary_flag_matches_values(name, bits):
+  config = tiny.config(activation_quantizer=name, activation_bits=bits)
+  activation = make_activation(config)
+  if activation is None:
+    assert name == 'relu'
+    return
+  number = () if activation.start is None else (activation.start,)
+  values = activation.function(jnp.linspace(-3, 3, 101), *number)
+  is_binary = set(np.unique(values)) == {-1, 1}
+  assert activation.binary == is_binary

@@ -1,11 +1,11 @@
-"""A convolution of ±1 with ±1 by counting bits, for inference on CPU.
+"""A convolution of ±1 with ±1 that counts bits, for inference on CPU.
 
-±1 is one bit, 32 channels a word. Where the bits of a pixel and of a filter are
-equal, the product is 1, where they differ −1, so that
+A word holds 32 channels, one bit per channel. The product of a pixel and a
+filter is 1 if their bits are equal and −1 if they differ, so that
 
-  y = (number of products) − 2 · (bits that differ),
+  y = (number of products) − 2 · (number of bits that differ).
 
-an exclusive or, a count of bits and a sum of integers: exact.
+An exclusive or, a count of bits and a sum of integers compute y exactly.
 """
 
 import functools
@@ -18,23 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mq_jax.models.convolution import has_defaults
+from mq_jax.models.cpu.convolution import has_defaults
 
 Array = jax.Array
 Padding = Sequence[tuple[int, int]]
-# One sum of 144 words took four times as long. In a loop over 12 or fewer XLA
-# fuses the slice of the columns into the sum, and that took ten times as long;
-# here a loop, where there is one, has 13 at least.
+# One sum of 144 words took four times as long. With 12 or fewer words per
+# iteration, XLA fuses the slice of the columns into the sum, which took ten
+# times as long. With this number, an iteration of a loop has at least 13.
 WORDS_AT_ONCE = 24
 
 
 class Filters(NamedTuple):
-  """Filters of ±1, ready for images of one size.
+  """Packed filters of ±1 for images of one size.
 
   Attributes:
-    words: Bits, `(height, width, words of a pixel, features)`, uint32.
-    constant: What the counts are taken from, `(1, height, width, features)` of
-      the result, float32.
+    words: Bits, `(height, width, words per pixel, features)`, uint32.
+    constant: Results where no bits differ, `(1, height, width, features)` with
+      the height and width of the result, float32.
   """
 
   words: Array
@@ -48,23 +48,23 @@ def bit_conv_general_dilated(
   padding: Padding,
   **other: Any,
 ) -> Array:
-  """`lax.conv_general_dilated` of ±1; for `flax.linen.Conv` to call.
+  """Replaces `lax.conv_general_dilated` in a `flax.linen.Conv` of ±1.
 
-  On CPU it counts bits, also where an exported program runs there; elsewhere,
-  and where dilation, groups and the like are asked for, it is lax's. Any other
-  values than ±1 give a result that means nothing. The gradient is that of the
+  On CPU it counts bits, in exported programs too. On other platforms, and with
+  dilation, groups or similar options, it is the convolution of lax. Values
+  other than ±1 give meaningless results. The gradient is that of the
   convolution.
 
   Args:
     lhs: Images of ±1, `(batch, height, width, channels)`.
     rhs: Filters of ±1, `(height, width, channels, features)`, of the dtype of
       `lhs`.
-    window_strides: Of the two spatial axes.
-    padding: Of the two spatial axes, with zeros: 0 or more.
+    window_strides: Strides of the two spatial axes.
+    padding: Zeros around the two spatial axes, 0 or more.
     **other: Further arguments of `lax.conv_general_dilated`.
 
   Returns:
-    `(batch, height, width, features)`, of the dtype of `lhs`.
+    Array `(batch, height, width, features)`, of the dtype of `lhs`.
   """
   strides = tuple(window_strides)
   pads = tuple((low, high) for low, high in padding)
@@ -92,7 +92,7 @@ def _convolution_jvp(
   primals: tuple[Array, Array],
   tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
-  # Else it would be 0: integers have no gradient.
+  # The counts are integers, whose gradient would be 0.
   plain = functools.partial(_plain, strides=strides, padding=padding)
   _, tangent = jax.jvp(plain, primals, tangents)
   return _convolution(*primals, strides, padding), tangent
@@ -107,27 +107,27 @@ def _plain(
 
 
 def pack(x: Array) -> Array:
-  """±1 as bits, 32 channels a word; +1 is 1.
+  """Packs ±1 into bits, 32 channels per word; +1 becomes 1.
 
   Args:
-    x: `(..., channels)`, floating point.
+    x: Array of ±1, `(..., channels)`, floating point.
 
   Returns:
-    `(..., ⌈channels / 32⌉)`, uint32. Bits beyond the channels are 0.
+    Words, `(..., ⌈channels / 32⌉)`, uint32. Bits beyond the channels are 0.
   """
-  *whole, channels = x.shape
-  none = [(0, 0)] * len(whole)
+  *leading, channels = x.shape
+  unpadded = [(0, 0)] * len(leading)
   x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
-  x = jnp.pad(x, [*none, (0, -channels % 16)], constant_values=-1)
-  # 16 bits as a product with powers of two, exact in float32: the shifts and
-  # the sum of integers took up to twice the time.
+  x = jnp.pad(x, [*unpadded, (0, -channels % 16)], constant_values=-1)
+  # A product of 16 bits with powers of two is exact in float32. Shifts and a
+  # sum of integers took up to twice the time.
   powers = jnp.asarray(1 << np.arange(16), x.dtype)
-  sums = x.reshape(*whole, -(-channels // 16), 16) @ powers
+  sums = x.reshape(*leading, -(-channels // 16), 16) @ powers
   halves = ((sums + 65535) / 2).astype(jnp.uint32)
-  halves = jnp.pad(halves, [*none, (0, halves.shape[-1] % 2)])
-  # No bitcast of pairs: exported programs have no shape for one where the batch
-  # has any size. Behind a sum XLA does not fuse; see the filters below.
-  pairs = halves.reshape(*whole, -(-channels // 32), 2)
+  halves = jnp.pad(halves, [*unpadded, (0, halves.shape[-1] % 2)])
+  # Exported programs cannot bitcast pairs if the batch size is symbolic. XLA
+  # does not fuse beyond a sum; see `pack_filters`.
+  pairs = halves.reshape(*leading, -(-channels // 32), 2)
   places = np.array([0, 16], np.uint32).reshape((1,) * (x.ndim - 1) + (1, 2))
   return jnp.sum(pairs << places, axis=-1, dtype=jnp.uint32)
 
@@ -139,23 +139,23 @@ def pack_filters(
   strides: Sequence[int] = (1, 1),
   padding: Padding = ((1, 1), (1, 1)),
 ) -> Filters:
-  """Packs filters.
+  """Packs filters for images of one size.
 
-  A pixel of the padding has the bits 0, as if it were all −1. The constant adds
-  the filter's weights that meet it, so that it contributes 0.
+  The bits of a pixel of the padding are 0, as if its channels were −1. The
+  constant adds the weights that meet the padding, so that it contributes 0.
 
   Args:
-    w: ±1, `(height, width, channels, features)`, floating point.
-    height: Of the images.
-    width: Of the images.
-    strides: Of the two spatial axes.
-    padding: Of the two spatial axes.
+    w: Filters of ±1, `(height, width, channels, features)`, floating point.
+    height: Height of the images.
+    width: Width of the images.
+    strides: Strides of the two spatial axes.
+    padding: Zeros around the two spatial axes.
   """
   channels = w.shape[2]
-  # Not as in `pack`: with the channels not last the product took eight times
-  # as long. One sum of 32 bits is as fast as this, but XLA takes seconds to
-  # fold it where filters are constants of a program; without any sum, XLA packs
-  # them anew in every step of the loop below.
+  # The product of `pack` took eight times as long if the channels are not the
+  # last axis. One sum of 32 bits is as fast as this, but XLA takes seconds to
+  # fold it if filters are constants of a program. Without any sum, XLA packs
+  # the filters again in every iteration of `convolve_words`.
   parts = jnp.pad(w > 0, ((0, 0), (0, 0), (0, -channels % 32), (0, 0)))
   parts = parts.astype(jnp.uint32)
   for bits in (1, 2, 4):
@@ -169,7 +169,7 @@ def pack_filters(
     _inside(*axis)
     for axis in zip((height, width), w.shape[:2], strides, padding, strict=True)
   )
-  # Row by row, then column by column: a third of the work of the convolution.
+  # Rows and columns in turn take a third of the work of a convolution.
   inside = jnp.einsum('vj,ijf->ivf', columns, sums)
   inside = jnp.einsum('hi,ivf->hvf', rows, inside)
   outside = jnp.sum(sums, axis=(0, 1), keepdims=True) - inside
@@ -179,7 +179,7 @@ def pack_filters(
 def _inside(
   length: int, size: int, stride: int, pads: tuple[int, int]
 ) -> np.ndarray:
-  """Which pixels that a filter sees are of the image, `(result, size)`."""
+  """Returns 1 for each tap within the image and 0 outside, `(result, size)`."""
   number = (length + sum(pads) - size) // stride + 1
   place = stride * np.arange(number)[:, None] + np.arange(size) - pads[0]
   return ((place >= 0) & (place < length)).astype(np.float32)
@@ -191,16 +191,16 @@ def convolve_words(
   strides: Sequence[int] = (1, 1),
   padding: Padding = ((1, 1), (1, 1)),
 ) -> Array:
-  """The convolution of packed images.
+  """Convolves packed images with packed filters.
 
   Args:
-    x: Of `pack`, `(batch, height, width, words)`.
-    filters: Of `pack_filters`.
-    strides: As in `pack_filters`.
-    padding: As in `pack_filters`.
+    x: Images from `pack`, `(batch, height, width, words)`.
+    filters: Filters from `pack_filters`.
+    strides: Strides that `pack_filters` was called with.
+    padding: Padding that `pack_filters` was called with.
 
   Returns:
-    `(batch, height, width, features)`, float32.
+    Array `(batch, height, width, features)`, float32.
   """
   size = filters.words.shape
   _, height, width, features = filters.constant.shape
@@ -222,7 +222,7 @@ def convolve_words(
   chunks = -(-count // WORDS_AT_ONCE)
   number = -(-count // chunks)
   rest = (0, chunks * number - count)
-  # Equal bits, which count nothing, fill the last chunk.
+  # Equal bits fill the last chunk and add nothing to the count.
   columns = jnp.pad(columns, ((0, 0), (0, 0), (0, 0), rest))
   columns = columns.reshape(*columns.shape[:-1], chunks, number)
   words = jnp.pad(filters.words.reshape(count, features), (rest, (0, 0)))

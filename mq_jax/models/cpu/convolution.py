@@ -1,10 +1,9 @@
-"""A convolution whose filter gradient runs well on CPU too.
+"""A convolution whose filter gradient is fast on CPU too.
 
-XLA's CPU compiler takes the gradient of a 3x3 filter by a convolution with a
-filter as large as the image, between two transposed copies. As one matrix
-product over all pixels it takes half the time from 32 channels on
-(docs/performance.md). Elsewhere than on CPU this is `lax.conv_general_dilated`,
-gradient and all.
+XLA's CPU compiler computes the gradient of a 3x3 filter as a convolution with a
+filter as large as the image, between two transposed copies. One matrix product
+over all pixels takes half the time from 32 channels on (docs/performance.md).
+On other platforms the gradient too is that of `lax.conv_general_dilated`.
 """
 
 import functools
@@ -17,7 +16,7 @@ from jax import lax
 
 Array = jax.Array
 Padding = Sequence[tuple[int, int]]
-FEWEST_CHANNELS = 32  # below, the two ways are equally fast
+FEWEST_CHANNELS = 32  # with fewer, both gradients take equally long
 
 
 def conv_general_dilated(
@@ -27,39 +26,39 @@ def conv_general_dilated(
   padding: Padding,
   **other: Any,
 ) -> Array:
-  """As `lax.conv_general_dilated`; for `flax.linen.Conv` to call.
+  """Replaces `lax.conv_general_dilated` in `flax.linen.Conv`.
 
-  Forward-mode differentiation (`jax.jvp`) of the layers whose filter gradient
-  is our own raises jax's error for `custom_vjp`.
+  Forward-mode differentiation (`jax.jvp`) of a layer with the custom filter
+  gradient raises jax's error for `custom_vjp`.
 
   Args:
     lhs: Images, `(batch, height, width, channels)`.
     rhs: Filters, `(height, width, channels, features)`.
-    window_strides: Of the two spatial axes.
-    padding: Of the two spatial axes.
+    window_strides: Strides of the two spatial axes.
+    padding: Zeros around the two spatial axes.
     **other: Further arguments of `lax.conv_general_dilated`.
 
   Returns:
-    `(batch, height, width, features)`.
+    Array `(batch, height, width, features)`.
   """
-  ours = (
+  has_custom_gradient = (
     tuple(rhs.shape[:2]) == (3, 3)
     and tuple(window_strides) == (1, 1)
     and [tuple(pad) for pad in padding] == [(1, 1), (1, 1)]
     and min(rhs.shape[2:]) >= FEWEST_CHANNELS
     and has_defaults(other)
   )
-  if ours:
+  if has_custom_gradient:
     return _conv3x3(lhs, rhs)
   return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **other)
 
 
 def has_defaults(other: Mapping[str, Any]) -> bool:
-  """Whether there is nothing that only lax can do.
+  """Returns False if an argument needs the convolution of lax.
 
   Args:
-    other: Further arguments of `lax.conv_general_dilated`. What a later flax
-      may ask for is left to lax, if it is not the default.
+    other: Further arguments of `lax.conv_general_dilated`. Arguments that a
+      later flax may add need lax too, unless they have a default value.
   """
   return all(
     value in (None, 1, (1, 1))
@@ -80,7 +79,7 @@ def _plain(x: Array, w: Array) -> Array:
 
 @jax.custom_vjp
 def _conv3x3(x: Array, w: Array) -> Array:
-  """A 3x3 convolution of stride 1 whose result has the size of `x`."""
+  """Convolves with stride 1 to a result of the size of `x`."""
   return _plain(x, w)
 
 
@@ -108,19 +107,19 @@ _conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd)
 
 
 def filter_gradient(x: Array, g: Array) -> Array:
-  """∂loss/∂w of y = conv3x3(x, w), as one matrix product.
+  """Returns ∂loss/∂w of y = conv3x3(x, w) from one matrix product.
 
     dw[i, j, c, f] = Σ_{n,h,v} x[n, h + i − 1, v + j − 1, c] · g[n, h, v, f]
 
-  The shift by j is made in x, that by i, reversed, in g: three copies of each
-  side give all nine products.
+  Three copies of x are shifted by j, three copies of g by −i: together they
+  give all nine products.
 
   Args:
-    x: `(batch, height, width, channels)`.
+    x: Images, `(batch, height, width, channels)`.
     g: ∂loss/∂y, `(batch, height, width, features)`.
 
   Returns:
-    `(3, 3, channels, features)`.
+    Gradient of the filter, `(3, 3, channels, features)`.
   """
   batch, height, width, channels = x.shape
   features = g.shape[-1]
@@ -128,7 +127,7 @@ def filter_gradient(x: Array, g: Array) -> Array:
   g = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
   columns = jnp.concatenate([x[:, :, j : j + width] for j in range(3)], -1)
   rows = jnp.concatenate([g[:, 2 - i : 2 - i + height] for i in range(3)], -1)
-  # XLA spreads the batch axis of a product over the cores, not its sum.
+  # XLA spreads the batch axis of a product over the cores, but not its sum.
   parts = 2 if batch % 2 == 0 else 1
   dw = jnp.sum(
     jnp.einsum(

@@ -1,4 +1,4 @@
-"""The convolution that counts bits is the convolution, to the last bit."""
+"""Tests that the convolution that counts bits is exact to the last bit."""
 
 import functools
 
@@ -10,10 +10,9 @@ import pytest
 
 import mq_jax
 from benchmarks import bit_networks
-from experiments.build import train_step
 from mq_jax import activations, models
 from mq_jax.activations import Activation
-from mq_jax.models import bit_convolution, convolution
+from mq_jax.models.cpu import bit_convolution, convolution
 
 SAME = ((1, 1), (1, 1))
 SIGN = Activation(activations.sign, signed=True, binary=True)
@@ -33,7 +32,7 @@ def signs(rng, *shape):
 
 
 def oracle(x, w, strides=(1, 1), padding=SAME):
-  """Integers throughout; what lies outside the image is left out."""
+  """Computes in integers and skips taps outside the image."""
   sizes = [
     (side + sum(pads) - size) // stride + 1
     for side, size, stride, pads in zip(
@@ -80,7 +79,7 @@ def plain(x, w, strides=(1, 1), padding=SAME):
   ],
 )
 @pytest.mark.parametrize(('kernel', 'strides', 'padding'), KINDS)
-def test_integers_are_those_of_the_oracle(
+def test_bit_convolution_matches_integer_oracle(
   channels, size, kernel, strides, padding
 ):
   rng = np.random.default_rng(channels)
@@ -93,10 +92,10 @@ def test_integers_are_those_of_the_oracle(
   assert np.asarray(y).tobytes() == expected.astype(np.float32).tobytes()
 
 
-# Sums up to 2304, of which bfloat16 has not all.
+# bfloat16 cannot represent all sums up to 2304.
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(('channels', 'side'), [(16, 32), (64, 8), (256, 4)])
-def test_results_are_the_bytes_of_the_float_convolution(channels, side, dtype):
+def test_bit_convolution_matches_float_convolution_bytes(channels, side, dtype):
   rng = np.random.default_rng(side)
   x = jnp.asarray(signs(rng, 2, side, side, channels), dtype)
   w = jnp.asarray(signs(rng, 3, 3, channels, channels), dtype)
@@ -106,7 +105,7 @@ def test_results_are_the_bytes_of_the_float_convolution(channels, side, dtype):
   assert y.tobytes() == expected.tobytes()
 
 
-def test_equal_signs_count_the_taps_within_the_image():
+def test_bit_convolution_equal_signs_count_taps_within_image():
   x, w = jnp.ones((1, 3, 3, 33)), jnp.ones((3, 3, 33, 1))
   taps = np.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]])
   for sign in (1, -1):
@@ -114,7 +113,7 @@ def test_equal_signs_count_the_taps_within_the_image():
     np.testing.assert_array_equal(y[0, ..., 0], sign * 33 * taps)
 
 
-def test_bits_by_hand():
+def test_pack_matches_hand_computed_bits():
   x = np.full((2, 35), -1.0, np.float32)
   x[0, [0, 2]] = 1  # 1 + 4
   x[1, [15, 16, 31, 32, 34]] = 1
@@ -122,8 +121,8 @@ def test_bits_by_hand():
   assert words.dtype == jnp.uint32
   expected = [[5, 0], [2**15 + 2**16 + 2**31, 1 + 4]]
   np.testing.assert_array_equal(words, np.array(expected, np.uint32))
-  every = bit_convolution.pack(jnp.ones((1, 16)))
-  np.testing.assert_array_equal(every, np.array([[2**16 - 1]], np.uint32))
+  ones = bit_convolution.pack(jnp.ones((1, 16)))
+  np.testing.assert_array_equal(ones, np.array([[2**16 - 1]], np.uint32))
   filters = bit_convolution.pack_filters(
     jnp.asarray(x.T).reshape(1, 1, 35, 2), 4, 4, padding=((0, 0), (0, 0))
   )
@@ -133,20 +132,20 @@ def test_bits_by_hand():
   )
 
 
-def test_gradients_are_those_of_the_convolution():
+def test_bit_convolution_gradients_match_float_convolution():
   rng = np.random.default_rng(2)
   x, w = as_floats(signs(rng, 2, 5, 4, 33), signs(rng, 3, 3, 33, 6))
   y, pullback = jax.vjp(lambda x, w: counted(x, w, (2, 2)), x, w)
   expected, expected_pullback = jax.vjp(lambda x, w: plain(x, w, (2, 2)), x, w)
   np.testing.assert_array_equal(y, expected)
   g = jnp.asarray(rng.integers(-4, 5, y.shape), jnp.float32)
-  for mine, reference in zip(pullback(g), expected_pullback(g), strict=True):
-    np.testing.assert_array_equal(mine, reference)
-    assert np.any(reference)
+  for found, wanted in zip(pullback(g), expected_pullback(g), strict=True):
+    np.testing.assert_array_equal(found, wanted)
+    assert np.any(wanted)
 
 
 @pytest.mark.parametrize('other', [{'rhs_dilation': (2, 2)}, {'groups': 2}])
-def test_what_does_not_fit_is_left_to_lax(other):
+def test_bit_convolution_other_options_use_lax(other):
   groups = other.get('groups', 1)
   other = {'feature_group_count': 2} if groups > 1 else other
   rng = np.random.default_rng(3)
@@ -181,7 +180,7 @@ def popcounts(text):
   ('name', 'convolutions', 'floats'),
   [('resnet8', 6, 3), ('vgg_small', 5, 1)],
 )
-def test_networks_give_the_same_logits(name, convolutions, floats):
+def test_networks_counting_bits_keep_logits(name, convolutions, floats):
   net, params, images = problem(name)
   counting = net.clone(count_bits=True)
   expected = np.asarray(jax.jit(logits, static_argnums=0)(net, params, images))
@@ -192,7 +191,7 @@ def test_networks_give_the_same_logits(name, convolutions, floats):
     y = program.compile()(kernels, images)
     assert np.asarray(y).tobytes() == expected.tobytes()
   if jax.default_backend() == 'cpu':
-    # The image's convolution stays one of floats, and so do the shortcuts.
+    # The convolutions of the image and of the shortcuts stay in float.
     assert program.as_text().count('stablehlo.convolution') == floats
     assert popcounts(program.as_text()) >= 2 * convolutions
 
@@ -201,7 +200,7 @@ def test_networks_give_the_same_logits(name, convolutions, floats):
 @pytest.mark.parametrize(
   ('name', 'constants'), [('resnet8', False), ('vgg_small', True)]
 )
-def test_exported_programs_count_bits(name, constants):
+def test_networks_exported_count_bits(name, constants):
   net, params, images = problem(name, batch=5)
   counting = net.clone(count_bits=True)
   packed = mq_jax.pack(params, bit_networks.RULES, quantized=True)
@@ -215,7 +214,7 @@ def test_exported_programs_count_bits(name, constants):
   exported = jax.export.export(jax.jit(call), platforms=['cpu', 'cuda'])(
     *before, like
   )
-  # Both ways are in it: that of CPU, and convolutions for the other.
+  # The program holds both the bits for CPU and convolutions for CUDA.
   text = exported.mlir_module()
   assert popcounts(text) > 0
   assert text.count('stablehlo.convolution') > 5
@@ -226,11 +225,11 @@ def test_exported_programs_count_bits(name, constants):
     assert np.asarray(y).tobytes() == np.asarray(expected).tobytes()
 
 
-def test_constants_are_packed_when_compiling():
+def test_bit_convolution_constant_filters_are_packed_at_compile_time():
   _, w = as_floats(0, signs(np.random.default_rng(4), 3, 3, 64, 64))
   x = jnp.ones((2, 8, 8, 64))
   program = jax.jit(lambda x: counted(x, w)).lower(x).compile().as_text()
-  # As arguments they are packed in the program.
+  # The program packs filters that are arguments.
   within = counted.lower(x, w).compile().as_text()
   if jax.default_backend() == 'cpu':
     assert '[3,3,64,64]' in within
@@ -238,7 +237,7 @@ def test_constants_are_packed_when_compiling():
 
 
 @pytest.mark.parametrize('name', ['resnet8', 'vgg_small', 'labnet'])
-def test_networks_refuse_what_has_no_bits(name):
+def test_networks_count_bits_without_binary_activation_raises(name):
   make = getattr(models, name)
   images = jnp.ones((2, 16, 16, 3))
 
@@ -248,23 +247,11 @@ def test_networks_refuse_what_has_no_bits(name):
 
   for activation in (None, Activation(activations.dorefa_activation(1))):
     net = make(activation=activation).clone(count_bits=True)
-    with pytest.raises(ValueError, match=r'-1 and \+1 only: .*binary=True'):
+    with pytest.raises(ValueError, match=r'-1 and \+1 only\. .*binary=True'):
       init(net)
   net = make(activation=SIGN)
   counting = net.clone(count_bits=True)
   init(counting)
-  with pytest.raises(ValueError, match=r'train net\.clone\(count_bits=False'):
+  with pytest.raises(ValueError, match=r'Train net\.clone\(count_bits=False'):
     init(counting, train=True)
   init(net, train=True)
-
-
-@pytest.mark.parametrize('bits', [1, 2])
-def test_activations_say_whether_they_are_binary(bits):
-  x = jnp.linspace(-3, 3, 101)
-  for name, make in train_step.ACTIVATIONS.items():
-    if (activation := make(bits)) is None:
-      continue
-    number = () if activation.start is None else (activation.start,)
-    values = activation.function(x, *number)
-    is_binary = set(np.unique(values)) == {-1, 1}
-    assert activation.binary == is_binary, name

@@ -1,4 +1,4 @@
-"""The filter gradient of our own against XLA's and the sum it stands for."""
+"""Tests of the filter gradient against XLA's and an explicit sum."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mq_jax.models import convolution, resnet20
+from mq_jax.models import resnet20
+from mq_jax.models.cpu import convolution
 
 SAME = ((1, 1), (1, 1))
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -18,7 +19,7 @@ def arrays(*shapes):
 
 
 @pytest.mark.parametrize('batch', [1, 2, 5])
-def test_filter_gradient_is_its_sum(x64, batch):
+def test_filter_gradient_equals_explicit_sum(x64, batch):
   x, g = arrays((batch, 4, 3, 2), (batch, 4, 3, 5))
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   expected = np.zeros((3, 3, 2, 5))
@@ -45,7 +46,7 @@ def test_filter_gradient_is_its_sum(x64, batch):
     (32, 32, 3, 1, 1, {'feature_group_count': 4}),
   ],
 )
-def test_value_and_gradients_are_those_of_lax(
+def test_conv_general_dilated_matches_lax(
   x64, channels, features, size, stride, pad, other
 ):
   groups = other.get('feature_group_count', 1)
@@ -56,17 +57,17 @@ def test_value_and_gradients_are_those_of_lax(
       x, w, (stride,) * 2, ((pad, pad),) * 2, dimension_numbers=NHWC, **other
     )
 
-  ours = jax.jit(lambda *a: result(convolution.conv_general_dilated, *a))
-  theirs = jax.jit(lambda *a: result(lax.conv_general_dilated, *a))
-  y, pullback = jax.vjp(ours, x, w)
-  expected, expected_pullback = jax.vjp(theirs, x, w)
+  custom = jax.jit(lambda *a: result(convolution.conv_general_dilated, *a))
+  reference = jax.jit(lambda *a: result(lax.conv_general_dilated, *a))
+  y, pullback = jax.vjp(custom, x, w)
+  expected, expected_pullback = jax.vjp(reference, x, w)
   np.testing.assert_array_equal(y, expected)
   (g,) = arrays(y.shape)
-  for mine, reference in zip(pullback(g), expected_pullback(g), strict=True):
-    np.testing.assert_allclose(mine, reference, rtol=1e-11, atol=1e-11)
+  for found, wanted in zip(pullback(g), expected_pullback(g), strict=True):
+    np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-11)
 
 
-def test_narrow_types_keep_their_own():
+def test_conv_general_dilated_bfloat16_keeps_dtype():
   x, w = (a.astype(jnp.bfloat16) for a in arrays((2, 4, 4, 32), (3, 3, 32, 32)))
   dx, dw = jax.grad(
     lambda x, w: jnp.sum(
@@ -80,8 +81,8 @@ def test_narrow_types_keep_their_own():
 
 
 @pytest.mark.slow
-def test_no_convolution_of_stage_2_and_3_takes_xlas_filter_gradient():
-  """Each convolution that is left with a 3x3 result is a filter gradient."""
+def test_resnet20_wide_stages_avoid_xla_filter_gradient():
+  """A remaining convolution with a 3x3 result is a filter gradient of XLA."""
   net = resnet20()
   x = jnp.zeros((4, 32, 32, 3))
   variables = net.init(jax.random.key(0), x, train=False)
