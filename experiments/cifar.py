@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.build import check
 from experiments.common import console, runtime
-from experiments.common.errors import told_plainly
+from experiments.common.errors import exit_on_user_error
 from experiments.records import run_log
 from experiments.training import train
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
   """Runs the configuration and shows what came of it."""
   del argv
   runtime.configure()
-  with told_plainly():
+  with exit_on_user_error():
     config = CONFIG.value
     check.check(config)
     result = train.train_and_evaluate(config, workdir_for(config))

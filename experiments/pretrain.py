@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
   """Trains the base model and says how to use it."""
   del argv
   runtime.configure()
-  with errors.told_plainly():
+  with errors.exit_on_user_error():
     check.check(cifar.CONFIG.value)
     config = train_step.base_config(cifar.CONFIG.value)
     result = train.train_and_evaluate(config, cifar.workdir_for(config))

@@ -1,7 +1,7 @@
-"""Errors that a person can mend: the message alone says what and how.
+"""Errors that a user can correct: the message names the problem and the remedy.
 
-A command shows them as one line and without a traceback. Whatever else is
-raised is a defect, and keeps its traceback.
+A command prints the message without a traceback. Any other exception is a
+defect and keeps its traceback.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-  """The base of them all."""
+  """The base class of these errors."""
 
 
 class InvalidError(UserError, ValueError):
@@ -18,20 +18,20 @@ class InvalidError(UserError, ValueError):
 
 
 class MissingError(UserError, FileNotFoundError):
-  """A file or a folder is not there."""
+  """A file, a folder or a package is missing."""
 
 
 class UnreadableError(UserError, RuntimeError):
-  """A file or a folder of our own is damaged."""
+  """A file or a folder that this program wrote is damaged."""
 
 
 @contextlib.contextmanager
-def told_plainly() -> Iterator[None]:
-  """Exits with the message alone where that says all that there is to say."""
-  # What only predicts has no need of absl.
+def exit_on_user_error() -> Iterator[None]:
+  """Exits with the message alone when a `UserError` is raised."""
+  # Imported here, because `experiments.predict` does not need absl.
   from absl import logging
 
-  # Below this level JAX tells of every kind of device that it does not find.
+  # Below this level JAX reports every kind of device that it does not find.
   logging.set_verbosity(logging.WARNING)
   try:
     yield

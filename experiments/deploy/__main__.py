@@ -16,7 +16,7 @@ import sys
 from absl import app, flags
 
 from experiments.common import runtime
-from experiments.common.errors import told_plainly
+from experiments.common.errors import exit_on_user_error
 from experiments.deploy import card
 from experiments.deploy.make import FORMATS, PAGE, deploy
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
   # So that what is half made goes, as it does at Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   runtime.configure()
-  with told_plainly():
+  with exit_on_user_error():
     described = deploy(
       arguments.workdir,
       arguments.out,

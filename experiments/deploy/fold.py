@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments.build import train_step
 from experiments.common import console, runtime, sharding
-from experiments.common.errors import told_plainly
+from experiments.common.errors import exit_on_user_error
 from experiments.records import final, finished, model_file
 from experiments.training.evaluation import make_evaluate
 from mq_jax import selection
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
   """Folds, and shows what it changed."""
   del argv
   runtime.configure()
-  with told_plainly():
+  with exit_on_user_error():
     accuracies, whole = finalise(flags.FLAGS.workdir)
   names = {
     'trained': 'test accuracy, weights that the loss saw',

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
   """Lists the study, runs what is left of it, and lists it again."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  with errors.told_plainly():
+  with errors.exit_on_user_error():
     _main()
 
 

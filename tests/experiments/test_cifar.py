@@ -307,15 +307,15 @@ def test_without_a_workdir_it_says_how_to_go_on(
     (SystemExit(143), 143),
   ],
 )
-def test_what_is_told_plainly(raised, code):
-  with pytest.raises(SystemExit) as error, errors.told_plainly():
+def test_what_is_exit_on_user_error(raised, code):
+  with pytest.raises(SystemExit) as error, errors.exit_on_user_error():
     raise raised
   assert error.value.code == code
 
 
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])
 def test_a_defect_keeps_its_traceback(kind):
-  with pytest.raises(kind), errors.told_plainly():
+  with pytest.raises(kind), errors.exit_on_user_error():
     raise kind('a defect')
 
 
