@@ -1,6 +1,6 @@
 """Settings of the process: memory of XLA and the cache of compiled programs.
 
-Commands apply them. The library does not, because they affect the whole process.
+Commands apply them. The library does not, since they affect the whole process.
 """
 
 import ctypes

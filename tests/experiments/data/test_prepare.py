@@ -472,11 +472,14 @@ CRAFTED = {
   'nested_key': b'\x80\x02}(N' + b'\x85' * 90_000 + b'Nu.',
   'long_number': b'\x80\x02I' + b'9' * 90_000 + b'\n.',
   'duplicates': b'\x80\x02]' + b'2' * 90_000 + b'.',
-  # A list of two references to a list of two references and so on.
-  'doubled': b'\x80\x02}(U\x06labels]q\x00'
-  + b''.join(b']r%b(h%be' % (struct.pack('<I', i + 1), bytes([i]))
-             for i in range(200))
-  + b'u.',
+  # Pairs of references to one pair: 2^30 labels.
+  'doubled': python2_pickle(
+    parts('cifar10')[0][1], np.empty(0), 'labels'
+  ).replace(
+    b'labels](e',
+    b'labelsK\x01'
+    + b''.join(b'q%bh%b\x86' % ((bytes([i]),) * 2) for i in range(30)),
+  ),
   'encoded_again': b'\x80\x02(c_codecs\nencode\nq\x00' + TEXT + b'q\x01'
   + LATIN1 + b'q\x02' + b'h\x00h\x01h\x02\x86R' * 12_000 + b't.',
 }  # fmt: skip
