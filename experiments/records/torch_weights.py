@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from experiments.records import model_file
 from mq_jax import models
 
 _SUFFIXES = ('.pt', '.pth', '.safetensors')
+_FIRST_BLOCK = 'layer1.0.conv1.weight'
 # Keys under which training programs save the state dict.
 _WRAPPERS = ('state_dict', 'model', 'net')
 
@@ -109,16 +111,27 @@ def _read_with_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     ) from error
   try:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
+  except pickle.UnpicklingError as error:
+    # The message of PyTorch explains how to turn its safety checks off.
+    raise InvalidError(
+      f'{path} contains objects other than tensors, or is not a file of'
+      ' torch.save. Save model.state_dict() with torch.save.'
+    ) from error
   except Exception as error:  # Damaged files raise errors of many classes.
-    # PyTorch adds paragraphs on how to turn its safety checks off.
-    cause = str(error).partition('\n')[0][:200] or type(error).__name__
+    cause = str(error).partition('. ')[0][:200] or type(error).__name__
     raise InvalidError(
       f'{path}: torch.load cannot read the weights ({cause}). Copy the file'
       ' again, or save model.state_dict() again.'
     ) from error
+  tensors = _state_dict(loaded)
+  if not isinstance(tensors, dict):
+    raise InvalidError(
+      f'{path} contains a {type(tensors).__name__}, not tensors by name. Save'
+      ' model.state_dict().'
+    )
   size = path.stat().st_size
   arrays = {}
-  for name, tensor in _state_dict(loaded).items():
+  for name, tensor in tensors.items():
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
       raise InvalidError(
         f'{path}: its value {str(name)[:99]!r} is a {type(tensor).__name__},'
@@ -143,20 +156,22 @@ def _read_with_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _state_dict(loaded: Any) -> dict[Any, Any]:
+def _state_dict(loaded: Any) -> Any:
   """Returns the dict of tensors, which may be nested in others."""
   for _ in _WRAPPERS:  # Bounded: a pickled dict may contain itself.
     for key in _WRAPPERS:
       if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
         loaded = loaded[key]
-  return loaded if isinstance(loaded, dict) else {'': loaded}
+  return loaded
 
 
 def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Drops the part before a dot, such as `module.`, that all names share."""
-  prefix = os.path.commonprefix(list(arrays))  # noqa: RUF071
-  length = prefix.rfind('.') + 1
-  return {name[length:]: array for name, array in arrays.items()}
+  """Drops the part in front of `layer1`, such as `module.`, from all names."""
+  ends = [name for name in arrays if name.endswith(_FIRST_BLOCK)]
+  prefix = ends[0].removesuffix(_FIRST_BLOCK) if ends else ''
+  if not all(name.startswith(prefix) for name in arrays):
+    return dict(arrays)
+  return {name.removeprefix(prefix): array for name, array in arrays.items()}
 
 
 def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
