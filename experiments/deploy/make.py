@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build import train_step
 from experiments.common.errors import InvalidError
+from experiments.common.files import write_whole
 from experiments.data import datasets
 from experiments.deploy import artefact, card, check, export, packed_network
 from experiments.records import finished, model_file
 from mq_jax.models import BatchNorm, fold_norms, fold_scales
-from mq_jax.packed_file import write_whole
 
 FORMATS = {
   'safetensors': 'packed.safetensors',

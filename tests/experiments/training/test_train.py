@@ -299,7 +299,7 @@ def test_a_base_model_is_made_once_and_it_is_said(
   # A longer base is another base.
   config.pretrain_epochs = 2
   (tmp_path / 'metrics.jsonl').unlink()
-  with pytest.raises(errors.InvalidError, match='epochs: 1 there, 2 now'):
+  with pytest.raises(errors.InvalidError, match='epochs: 1 in the log, 2 now'):
     train.train_and_evaluate(config, tmp_path)
 
 
