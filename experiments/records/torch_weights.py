@@ -105,7 +105,8 @@ def _read_with_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
       ' PyTorch is installed, convert the file with\n'
       '  import torch, safetensors.torch\n'
       f'  safetensors.torch.save_file(torch.load({path.name!r},'
-      f" map_location='cpu', weights_only=True), '{path.stem}.safetensors')\n"
+      " map_location='cpu', weights_only=True),"
+      f' {path.stem + ".safetensors"!r})\n'
       "and use the new file. If the weights are nested, add ['state_dict']"
       ' after torch.load(…).'
     ) from error
