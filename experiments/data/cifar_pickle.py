@@ -143,8 +143,8 @@ def read_batch(
     rows = np.frombuffer(pixels.encode('latin1'), np.uint8)
     return rows.reshape(shape, order=order), np.array(labels, np.int32)
   except _ERRORS as error:
-    # `str` of these errors is short: no object of the pickle is printed.
-    raise ValueError(f'{error}' or type(error).__name__) from error
+    # A message may quote a text of the file.
+    raise ValueError(f'{error}'[:150] or type(error).__name__) from error
 
 
 def _load(content: bytes, limit: int) -> Any:

@@ -509,8 +509,9 @@ def test_prepare_crafted_pickle_raises_in_bounded_memory(
     b'\x80\x02}(N' + b'\x85' * 400_000 + b'Nu.',
     b'\x80\x02' + b'](' * 200_000 + b'e' * 100_000 + b'.',
     b'\x80\x02' + b']' * 100_000_000,
+    b'\x80\x02S' + b'a' * 10_000_000 + b'\n.',
   ],
-  ids=['nested_tuples', 'nested_key', 'nested_lists', 'long'],
+  ids=['nested_tuples', 'nested_key', 'nested_lists', 'long', 'unquoted'],
 )
 def test_read_batch_crafted_of_official_size_raises(content: bytes) -> None:
   start = time.perf_counter()
