@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import files
-from experiments.common.errors import InvalidError, MissingError
-from experiments.records import model_file
+from experiments.common.errors import InvalidError
+from experiments.records import model_file, torch_file
 from mq_jax import models
 
 _SUFFIXES = ('.pt', '.pth', '.safetensors')
 _FIRST_BLOCK = 'layer1.0.conv1.weight'
-# Keys under which training programs save the state dict.
-_WRAPPERS = ('state_dict', 'model', 'net')
 
 
 def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
@@ -48,7 +45,7 @@ def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
   if path.suffix == '.safetensors':
     arrays, _ = model_file.read_arrays(path)
   else:
-    arrays = _read_with_torch(path)
+    arrays = torch_file.read_state_dict(path)
   try:
     arrays = _without_prefix(arrays)
     network, num_classes = _identify(arrays)
@@ -91,79 +88,6 @@ def _check_suffix(path: pathlib.Path) -> None:
       f'{path}: the name of a file of weights must end in .pt, .pth or'
       ' .safetensors.'
     )
-
-
-def _read_with_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a file of `torch.save`; floating-point tensors become float32."""
-  if not path.is_file():
-    raise MissingError(f'There is no file {path}.')
-  try:
-    import torch
-  except ImportError as error:
-    raise MissingError(
-      f'{path} can only be read with PyTorch, which is not installed. Where'
-      ' PyTorch is installed, convert the file with\n'
-      '  import torch, safetensors.torch\n'
-      f'  safetensors.torch.save_file(torch.load({path.name!r},'
-      " map_location='cpu', weights_only=True),"
-      f' {path.stem + ".safetensors"!r})\n'
-      "and use the new file. If the weights are nested, add ['state_dict']"
-      ' after torch.load(…).'
-    ) from error
-  try:
-    loaded = torch.load(path, map_location='cpu', weights_only=True)
-  except pickle.UnpicklingError as error:
-    # The message of PyTorch explains how to turn its safety checks off.
-    raise InvalidError(
-      f'{path} contains objects other than tensors, or is not a file of'
-      ' torch.save. Save model.state_dict() with torch.save.'
-    ) from error
-  except Exception as error:  # Damaged files raise errors of many classes.
-    cause = str(error).partition('. ')[0][:200] or type(error).__name__
-    raise InvalidError(
-      f'{path}: torch.load cannot read the weights ({cause}). Copy the file'
-      ' again, or save model.state_dict() again.'
-    ) from error
-  tensors = _state_dict(loaded)
-  if not isinstance(tensors, dict):
-    raise InvalidError(
-      f'{path} contains a {type(tensors).__name__}, not tensors by name. Save'
-      ' model.state_dict().'
-    )
-  size = path.stat().st_size
-  arrays = {}
-  for name, tensor in tensors.items():
-    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-      raise InvalidError(
-        f'{path}: its value {str(name)[:99]!r} is a {type(tensor).__name__},'
-        ' not a tensor. Save model.state_dict() alone.'
-      )
-    # A view can repeat its few values without limit.
-    if tensor.numel() > size:
-      raise InvalidError(
-        f'{path}: its tensor {name} has {tensor.numel()} values, more than the'
-        f' file has bytes ({size}). Save it without views.'
-      )
-    try:
-      values = tensor.detach()
-      arrays[name] = (
-        values.float() if values.is_floating_point() else values
-      ).numpy()
-    except (RuntimeError, TypeError) as error:
-      raise InvalidError(
-        f'{path}: its tensor {name} cannot be converted to NumPy ({error}).'
-        ' Save dense tensors of float32.'
-      ) from error
-  return arrays
-
-
-def _state_dict(loaded: Any) -> Any:
-  """Returns the dict of tensors, which may be nested in others."""
-  for _ in _WRAPPERS:  # Bounded: a pickled dict may contain itself.
-    for key in _WRAPPERS:
-      if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-        loaded = loaded[key]
-  return loaded
 
 
 def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
