@@ -1,7 +1,10 @@
-r"""Converts the authors' .pth files to our model files, without torch.
+r"""Converts the weights of a PyTorch network to a model file.
 
-  python -m experiments.import_torch MetaQuant-ResNet20-CIFAR10.pth \
+  python -m experiments.import_torch MetaQuant-ResNet20-CIFAR10.safetensors \
     resnet20.safetensors
+
+The source is a .safetensors file with the names of PyTorch, or a .pth or .pt
+file where PyTorch is installed. `--config.pretrained` takes the same files.
 """
 
 import argparse
@@ -9,22 +12,24 @@ import sys
 
 import jax
 
+from experiments.common.errors import UserError
 from experiments.records import model_file
 from experiments.records.torch_weights import load_torch
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Converts one file and says what it was."""
+  """Converts one file and prints a description of the network."""
   parser = argparse.ArgumentParser(
-    description='Converts a .pth file of the MetaQuant authors.'
+    prog='python -m experiments.import_torch',
+    description='Converts the weights of a PyTorch network to a model file.',
   )
-  parser.add_argument('source', help='their .pth file')
-  parser.add_argument('destination', help='ours to write, .safetensors')
+  parser.add_argument('source', help='.safetensors, .pth or .pt file')
+  parser.add_argument('destination', help='.safetensors file to write')
   arguments = parser.parse_args(argv)
   try:
     model = load_torch(arguments.source)
     model_file.save_model(arguments.destination, *model)
-  except (OSError, ValueError) as error:
+  except (UserError, OSError) as error:
     sys.exit(f'import_torch: {error}')
   leaves = jax.tree_util.tree_leaves(model.params)
   print(

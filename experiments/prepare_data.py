@@ -2,15 +2,9 @@
 
   python -m experiments.prepare_data --source cifar-10-binary.tar.gz
 
-The source is what people have: the official binary or python archive (.tar.gz
-or .tar), the folder inside of it, or folders of PNG files, train/CLASS/*.png
-and test/CLASS/*.png. Which of the two sets it is shows in the files. The
-result is a set that `tfds.data_source` reads, under --data_dir.
-
-The source is read and checked whole before anything is written. The set is
-written beside its place, read back, compared with the source, and only then
-moved to its place, so a preparation that is stopped at any moment leaves
-nothing that could be taken for a set.
+The source is the official binary or python archive (.tar.gz or .tar) or the
+folder that it contains. The command writes a set that `tfds.data_source` reads
+into --data_dir. If it is stopped at any moment, it leaves no incomplete set.
 """
 
 import argparse
@@ -21,7 +15,8 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.data.cifar_archives import Advance, SourceError
+from experiments.common.errors import UserError
+from experiments.data.cifar_archives import Advance
 from experiments.data.prepare import prepare
 
 
@@ -34,20 +29,19 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument(
     '--source',
     required=True,
-    help='cifar-10-binary.tar.gz, cifar-10-python.tar.gz, the same of'
-    ' CIFAR-100, the folder inside of one of them, or a folder with'
-    ' train/CLASS/*.png and test/CLASS/*.png',
+    help='cifar-10-binary.tar.gz, cifar-10-python.tar.gz, the same for'
+    ' CIFAR-100, or the folder that one of them contains',
   )
   parser.add_argument(
     '--data_dir',
-    help='where prepared sets lie; default $TFDS_DATA_DIR, then'
+    help='folder of prepared sets; default: $TFDS_DATA_DIR, or else'
     ' ~/tensorflow_datasets',
   )
   options = parser.parse_args(arguments)
-  # So that what is half-written is removed as it is after Ctrl-C.
+  # An exception, unlike the signal, removes the temporary folder.
   signal.signal(signal.SIGTERM, lambda *unused: sys.exit(143))
   tfds.disable_progress_bar()
-  # The stream is given, because another stands in for it while writing.
+  # `prepare` redirects standard output, but not the progress bar.
   console = Console(file=sys.stdout)
   columns = (
     TextColumn('{task.description:24}'),
@@ -63,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         return lambda n: progress.advance(task, n)
 
       folder = prepare(options.source, options.data_dir, report=report)
-  except (SourceError, OSError) as error:
+  except (UserError, OSError) as error:
     print(error, file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print('Stopped; nothing was prepared.', file=sys.stderr)
+    print('Stopped. No set was prepared.', file=sys.stderr)
     return 130
   root, name = folder.parent.parent, folder.parent.name
   console.print(

@@ -1,1 +1,1 @@
-"""What all packages use: errors, console, devices, the process."""
+"""Shared by all packages: errors, files, console, devices, the process."""

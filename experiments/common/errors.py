@@ -1,6 +1,6 @@
-"""Errors that the user can fix: the message says what is wrong and what to do.
+"""Errors that a user can correct: the message names the problem and the remedy.
 
-A command prints only the message, without a traceback. Any other exception is a
+A command prints the message without a traceback. Any other exception is a
 defect and keeps its traceback.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-  """The base of all errors that the user can fix."""
+  """The base class of these errors."""
 
 
 class InvalidError(UserError, ValueError):
@@ -22,17 +22,17 @@ class ConfigError(InvalidError):
 
 
 class MissingError(UserError, FileNotFoundError):
-  """A file or a folder does not exist."""
+  """A file, a folder or a package is missing."""
 
 
 class UnreadableError(UserError, RuntimeError):
-  """A file or a folder that this project wrote is damaged."""
+  """A file or a folder that this program wrote is damaged."""
 
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-  """Exits with the message alone on a `UserError`, silently on Ctrl-C."""
-  # Commands that only predict run without absl.
+  """Exits with the message alone when a `UserError` is raised."""
+  # Imported here, because `experiments.predict` does not need absl.
   from absl import logging
 
   # Below this level JAX reports every kind of device that it does not find.

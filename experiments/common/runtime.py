@@ -1,6 +1,6 @@
-"""How a process of ours runs XLA: its memory and what it compiles.
+"""Settings of the process: memory of XLA and the cache of compiled programs.
 
-For programs, not for the library: these are settings of the whole process.
+Commands apply them. The library does not, since they affect the whole process.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def configure() -> None:
-  """Keeps freed memory, and compiled programs, for the next time.
+  """Keeps freed memory for the process, and compiled programs on disk.
 
-  Compiled programs go to `~/.cache/mq_jax`, or to where
-  JAX_COMPILATION_CACHE_DIR says; set that to an empty string for none.
+  Compiled programs are written to `~/.cache/mq_jax`, or to the folder that
+  JAX_COMPILATION_CACHE_DIR names. An empty string turns that off.
   """
   keep_memory()
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
@@ -26,17 +26,17 @@ def configure() -> None:
 
 
 def cache_directory() -> pathlib.Path:
-  """Where compiled programs are kept."""
+  """Returns the default folder of compiled programs."""
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return pathlib.Path(home) / 'mq_jax'
 
 
 def keep_memory() -> None:
-  """Lets glibc keep what is freed; does nothing where there is no glibc.
+  """Lets glibc keep freed memory; does nothing without glibc.
 
-  XLA on CPU takes its scratch memory anew at each step, 300 MB of it for a
-  ResNet20, and by default glibc gives that back to the system each time: the
-  page faults are a quarter of a step's time (docs/performance.md).
+  XLA on CPU allocates its scratch memory at each step, 300 MB for a ResNet20,
+  and by default glibc returns it to the system each time. The page faults take
+  a quarter of a step's time (docs/performance.md).
   """
   if not sys.platform.startswith('linux'):
     return
@@ -45,5 +45,5 @@ def keep_memory() -> None:
     return
   mallopt(_MMAP_MAX, 0)
   mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-  # A block of one thread's own arena cannot be so large.
+  # The arena of a thread cannot hold blocks that large.
   mallopt(_ARENA_MAX, 1)

@@ -1,9 +1,9 @@
 """Writes a CIFAR set as tensorflow-datasets stores it, without TensorFlow.
 
-The source is read and checked whole before anything is written. The set is
-written beside its place, read back, compared with the source, and only then
-moved to its place, so a preparation that is stopped at any moment leaves
-nothing that could be taken for a set.
+The source is read and checked completely before anything is written. The set is
+written to a temporary folder, read back, compared with the source, and only
+then moved to its final folder. A preparation that is stopped at any moment thus
+leaves nothing that could be mistaken for a set.
 """
 
 import contextlib
@@ -43,21 +43,23 @@ def prepare(
   sizes: Sizes = OFFICIAL,
   report: Report = quiet,
 ) -> Path:
-  """Prepares the set in `source`, unless it stands in `data_dir` already.
+  """Prepares the set in `source`, unless `data_dir` contains it already.
 
   Args:
-    source: Archive or folder, see the head of this file.
-    data_dir: As in `data.load`.
-    sizes: The number of images that the source must have.
-    report: Is told what is done and how many images that is, and returns a
-      function to be told how many more are done.
+    source: Archive or folder, as for `cifar_archives.read_source`.
+    data_dir: Folder of prepared sets, as for `datasets.load`.
+    sizes: Numbers of images that the source must have.
+    report: Function `(text, total) -> advance`. It is called at the start of
+      each stage with the number of images; `advance(n)` is called after each n
+      images.
 
   Returns:
     The folder of the prepared set.
 
   Raises:
-    SourceError: If the source is not whole; nothing was written then.
-    OSError: If the place of the set is taken or cannot be written.
+    SourceError: If the source is not a complete set. Nothing is then written.
+    OSError: If the folder of the set cannot be written or contains something
+      else.
   """
   root = store.resolve_data_dir(data_dir)
   name, splits = read_source(source, sizes=sizes, report=report)
@@ -67,8 +69,8 @@ def prepare(
       return store.find_prepared(name, root)
     except FileNotFoundError as error:
       raise FileExistsError(
-        f'{target} exists, but is not a set that can be read. Remove it and run'
-        ' this command again.'
+        f'{target} exists, but is not a set that can be read. Remove the folder'
+        ' and run this command again.'
       ) from error
   root.mkdir(parents=True, exist_ok=True)
   _remove_leftovers(root)
@@ -80,25 +82,28 @@ def prepare(
       data_dir=staging,
       file_format='array_record',
     )
-    # It prints that it downloads, and to where it only stands meanwhile.
+    # The builder prints that it downloads, and prints the temporary folder.
     with contextlib.redirect_stdout(None):
       builder.download_and_prepare(
-        # The default would look for a ready set in the cloud first.
+        # By default it would first look for a prepared set in the cloud.
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     written = store.find_prepared(name, staging)
-    # This also leaves the copy of the pixels that later starts read.
+    # Reading also writes the decoded pixels that later starts read.
     *arrays, _ = store.read_prepared(written, report('checking', sum(sizes)))
     expected = (*splits['train'], *splits['test'])
     if not all(map(np.array_equal, arrays, expected)):
-      raise OSError(f'{written} did not read back as it was written.')
+      raise OSError(
+        f'{written} did not read back as it was written. Check the disk and run'
+        ' this command again.'
+      )
     target.parent.mkdir(exist_ok=True)
     os.rename(written, target)
   return target
 
 
 def _remove_leftovers(root: Path) -> None:
-  """Removes what killed preparations left; one under way is younger."""
+  """Removes folders of killed preparations, which are older than an hour."""
   for folder in root.glob(f'{STAGING}*'):
     with contextlib.suppress(FileNotFoundError):
       if time.time() - folder.stat().st_mtime > 3600:
@@ -108,7 +113,7 @@ def _remove_leftovers(root: Path) -> None:
 class _Builder(  # type: ignore[call-arg]
   tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-  """Writes splits that are in memory already."""
+  """Writes splits that are in memory."""
 
   VERSION = tfds.core.Version(VERSION)
 
@@ -137,7 +142,7 @@ class _Builder(  # type: ignore[call-arg]
   def _generate_examples(self, split: str) -> Iterator[tuple[int, Any]]:
     images, labels = self._splits[split]
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-      # Bytes, because an array would be encoded by TensorFlow.
+      # Encoded here, because TensorFlow would have to encode an array.
       png = io.BytesIO()
       Image.fromarray(image).save(png, 'PNG')
       png.seek(0)

@@ -1,11 +1,10 @@
-"""Prepared CIFAR sets: found, read without TensorFlow, and decoded once.
+"""Finds prepared CIFAR sets and reads them without TensorFlow.
 
-They lie on disk as tensorflow-datasets prepares them and are read through its
-data source. A copy of the pixels stands beside the prepared files, so that only
-the first start decodes images.
+The sets are stored as tensorflow-datasets prepares them and are read through
+its data source. A file of decoded pixels in the same folder saves later starts
+the decoding.
 """
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 
 ARCHIVE = 'https://www.cs.toronto.edu/~kriz/cifar-{}-binary.tar.gz'
@@ -27,7 +27,15 @@ CACHE = 'mq_jax_pixels.npz'
 
 
 class Pixels(NamedTuple):
-  """The arrays of a prepared set, as in `Dataset`; `names` is of strings."""
+  """The arrays of a prepared set, as in `Dataset`.
+
+  Attributes:
+    train_images: uint8 of shape (N, 32, 32, 3).
+    train_labels: int32 of shape (N,).
+    test_images: uint8 of shape (M, 32, 32, 3).
+    test_labels: int32 of shape (M,).
+    names: Names of the classes, strings.
+  """
 
   train_images: np.ndarray
   train_labels: np.ndarray
@@ -37,26 +45,26 @@ class Pixels(NamedTuple):
 
 
 def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
-  """The folder of prepared sets: `data_dir`, or else the default."""
-  named = data_dir or os.environ.get('TFDS_DATA_DIR')
-  return Path(named or '~/tensorflow_datasets').expanduser()
+  """Returns the folder of prepared sets: `data_dir`, or else the default."""
+  folder = data_dir or os.environ.get('TFDS_DATA_DIR')
+  return Path(folder or '~/tensorflow_datasets').expanduser()
 
 
 def find_prepared(
   name: str, data_dir: str | os.PathLike[str] | None = None
 ) -> Path:
-  """Finds the folder of the newest whole version of a prepared set.
+  """Finds the folder of the newest complete version of a prepared set.
 
   Args:
     name: 'cifar10' or 'cifar100'.
-    data_dir: As in `load`.
+    data_dir: Folder of prepared sets, as for `datasets.load`.
 
   Returns:
     The folder, such as ~/tensorflow_datasets/cifar10/3.0.2.
 
   Raises:
-    FileNotFoundError: If there is none; the message has the commands that
-      prepare it.
+    MissingError: If there is no such folder; the message has the commands that
+      prepare the set.
   """
   root = resolve_data_dir(data_dir)
   folder, problem = _look_up(name, root)
@@ -68,22 +76,22 @@ def find_prepared(
     archive = ARCHIVE.format(number)
     raise MissingError(
       f'{name} is not in {root}. '
-      + (f'{problem}; remove that folder. ' if problem else '')
+      + (f'{problem}. Remove that folder. ' if problem else '')
       + f'To prepare the set there, run\n  curl -LO {archive}\n'
       f'  python -m experiments.prepare_data --source {archive.split("/")[-1]}'
       f' --data_dir {shlex.quote(str(root))}\n'
-      'or give the folder in which it is prepared already as data_dir, or in'
-      ' $TFDS_DATA_DIR.'
+      'If the set is already prepared in another folder, give that folder as'
+      ' data_dir or in $TFDS_DATA_DIR.'
     )
   return folder
 
 
 def _look_up(name: str, root: Path) -> tuple[Path | None, str]:
-  """The newest whole version, or None and what is wrong with the newest."""
+  """Returns the newest complete version, or None and what the newest lacks."""
   versions = {}
   for info in root.glob(f'{name}/*/dataset_info.json'):
     numbers = info.parent.name.split('.')
-    # Others are what a stopped tensorflow-datasets leaves: incomplete.XYZ_3.0.2
+    # A stopped tensorflow-datasets leaves others, as incomplete.XYZ_3.0.2.
     if all(number.isdecimal() for number in numbers):
       versions[tuple(map(int, numbers))] = info.parent
   problems = []
@@ -96,7 +104,7 @@ def _look_up(name: str, root: Path) -> tuple[Path | None, str]:
 
 
 def _problem(name: str, folder: Path) -> str:
-  """What keeps a version's folder from being read; empty if nothing."""
+  """Describes why the folder of a version cannot be read; '' if it can."""
   try:
     info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
     shards = {s['name']: len(s['shardLengths']) for s in info['splits']}
@@ -104,18 +112,18 @@ def _problem(name: str, folder: Path) -> str:
     return f'{folder}/dataset_info.json cannot be read ({error})'
   form = info.get('fileFormat', 'tfrecord')
   if form != 'array_record':
-    return f'{folder} is stored as {form}, which only TensorFlow reads'
+    return f'{folder} is stored as {form}, which only TensorFlow can read'
   for split in ('train', 'test'):
-    files = list(folder.glob(f'{name}-{split}.array_record*'))
-    if not shards.get(split) or len(files) != shards[split]:
+    paths = list(folder.glob(f'{name}-{split}.array_record*'))
+    if not shards.get(split) or len(paths) != shards[split]:
       return f'{folder} lacks files of its {split} split'
   return ''
 
 
 def _download(name: str, root: Path) -> None:
-  """Has tensorflow-datasets download a set, where that can succeed."""
-  # Without TensorFlow its preparation fails at the end, and without a network
-  # it retries for minutes.
+  """Downloads a set with tensorflow-datasets, where that can succeed."""
+  # Without TensorFlow the preparation fails at its end, and without a network
+  # the download retries for minutes.
   if importlib.util.find_spec('tensorflow') is None or not _answers(name):
     return
   import tensorflow_datasets as tfds
@@ -129,7 +137,7 @@ def _download(name: str, root: Path) -> None:
 
 
 def _answers(name: str, seconds: float = 5.0) -> bool:
-  """Whether the site of a set answers soon."""
+  """Checks that the site of a set answers within some seconds."""
   url = ARCHIVE.format(name.removeprefix('cifar'))
   answers: list[bool] = []
 
@@ -141,7 +149,7 @@ def _answers(name: str, seconds: float = 5.0) -> bool:
     except OSError:
       pass
 
-  # In a thread, because no timeout covers the look-up of the host's name.
+  # In a thread, because no timeout covers the lookup of the host name.
   thread = threading.Thread(target=ask, daemon=True)
   thread.start()
   thread.join(seconds)
@@ -151,22 +159,25 @@ def _answers(name: str, seconds: float = 5.0) -> bool:
 def read_prepared(
   folder: Path, advance: Callable[[int], object] = lambda n: None
 ) -> Pixels:
-  """Reads a prepared set from the copy of its pixels, which is made if needed.
+  """Reads a prepared set from its decoded pixels, which are written if needed.
 
   Args:
-    folder: As `find_prepared` returns it.
-    advance: Is told how many more images are decoded.
+    folder: Folder that `find_prepared` returned.
+    advance: Function that is called with the number of images decoded since the
+      last call.
 
   Returns:
     The arrays, each split sorted by the `id` of its images.
 
   Raises:
-    ValueError: If the prepared files are damaged.
+    InvalidError: If the prepared files are damaged.
   """
   try:
     state = _fingerprint(folder)
   except OSError as error:
-    raise InvalidError(f'{folder} cannot be read: {error}.') from error
+    raise InvalidError(
+      f'{folder} cannot be read ({error}). Remove it and prepare the set again.'
+    ) from error
   pixels = _read_cache(folder / CACHE, state)
   if pixels is None:
     logging.info('Decoding %s, once.', folder)
@@ -176,19 +187,15 @@ def read_prepared(
 
 
 def _fingerprint(folder: Path) -> str:
-  """Of the content of the prepared files; 0.3 s, mostly sha256."""
-  digest = hashlib.sha256()
-  for path in sorted(folder.glob('*.array_record*')):
-    with path.open('rb') as file:
-      digest.update(hashlib.file_digest(file, 'sha256').digest())
-  digest.update((folder / 'features.json').read_bytes())
-  return digest.hexdigest()
+  """Returns a text that identifies the content of the files, in about 0.3 s."""
+  paths = [*sorted(folder.glob('*.array_record*')), folder / 'features.json']
+  return ' '.join(map(files.sha256, paths))
 
 
 def _read_cache(path: Path, state: str) -> Pixels | None:
-  """Reads the copy; None unless it is whole and of this set."""
+  """Reads decoded pixels; returns None if damaged or from other files."""
   try:
-    # The archive's checksums are compared on the way.
+    # Reading also verifies the checksums of the zip archive.
     with np.load(path, allow_pickle=False) as arrays:
       if str(arrays['fingerprint']) != state:
         return None
@@ -198,20 +205,13 @@ def _read_cache(path: Path, state: str) -> Pixels | None:
 
 
 def _write_cache(path: Path, state: str, pixels: Pixels) -> None:
-  """Writes the copy under its name only when it is whole."""
-  part = path.with_name(f'{path.name}.{os.getpid()}.part')
+  """Writes decoded pixels; logs a warning if the folder is not writable."""
   try:
-    try:
-      with part.open('wb') as file:
-        np.savez(file, fingerprint=np.array(state), **pixels._asdict())
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, path)
-    finally:
-      part.unlink(missing_ok=True)
+    with files.open_whole(path) as file:
+      np.savez(file, fingerprint=np.array(state), **pixels._asdict())
   except OSError as error:
     logging.warning(
-      'Every start has to decode the images again: %s cannot be written (%s).',
+      '%s cannot be written (%s). Every start has to decode the images again.',
       path,
       error,
     )
@@ -219,11 +219,11 @@ def _write_cache(path: Path, state: str, pixels: Pixels) -> None:
 
 def _decode(folder: Path, advance: Callable[[int], object]) -> Pixels:
   """Decodes all images of a prepared set."""
-  # A start from the copy must not wait for this import.
+  # A start from decoded pixels must not wait for this import.
   import tensorflow_datasets as tfds
 
   def drop(record: logging.LogRecord) -> bool:
-    # It recommends OpenCV, which would save some seconds, once.
+    # One message recommends OpenCV, which would save seconds only once.
     return 'OpenCV' not in record.getMessage()
 
   absl = logging.getLogger('absl')
@@ -239,9 +239,10 @@ def _decode(folder: Path, advance: Callable[[int], object]) -> Pixels:
     for labels in (pixels.train_labels, pixels.test_labels):
       if not 0 <= labels.min() <= labels.max() < len(names):
         raise ValueError(f'it has labels outside of 0 to {len(names) - 1}')
-  except Exception as error:  # The readers raise whatever they stumble over.
+  except Exception as error:  # The readers have no common base class.
     raise InvalidError(
-      f'{folder} is damaged ({error}); remove it and prepare the set again.'
+      f'{folder} is damaged ({error}). Remove the folder and prepare the set'
+      ' again.'
     ) from error
   finally:
     absl.removeFilter(drop)
@@ -260,6 +261,6 @@ def _decode_split(
     images[i], labels[i] = row['image'], row['label']
     ids.append(row['id'])
     advance(1)
-  # The order on disk is that of tensorflow-datasets' own shuffling.
+  # tensorflow-datasets shuffled the images when it wrote them.
   order = np.argsort(np.array(ids), kind='stable')
   return images[order], labels[order]

@@ -9,7 +9,6 @@ needs flax or the training code; `.safetensors` needs both.
 runs images through one, in a process of its own.
 """
 
-import hashlib
 import json
 import pathlib
 import sys
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 
 CARD = 'card.json'
@@ -69,19 +69,14 @@ def in_batches(
   return np.concatenate([logits(images[i : i + BATCH]) for i in starts])
 
 
-def digest(path: pathlib.Path) -> str:
-  """By which a card knows its files: their SHA-256."""
-  return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _from_card(path: pathlib.Path) -> tuple[str, ...]:
   try:
     card = json.loads(path.with_name(CARD).read_text(encoding='utf-8'))
-    files = {one['file']: one['sha256'] for one in card['artefacts']}
+    hashes = {one['file']: one['sha256'] for one in card['artefacts']}
     names = tuple(map(str, card['classes']))
   except (OSError, ValueError, LookupError, TypeError):
     return ()
-  return names if files.get(path.name) == digest(path) else ()
+  return names if hashes.get(path.name) == files.sha256(path) else ()
 
 
 def _stablehlo(path: pathlib.Path) -> Artefact:

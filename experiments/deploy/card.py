@@ -13,10 +13,10 @@ import rich.console
 import rich.table
 
 import mq_jax
+from experiments.common.files import write_whole
 from experiments.data.on_device import ImageSet
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
-from mq_jax.packed_file import write_whole
 
 FOLDER = 'deployed'
 

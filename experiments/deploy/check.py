@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common import files
 from experiments.common.errors import InvalidError
-from experiments.deploy import artefact
 from experiments.records import model_file
 
 TOLERANCE = 1e-4  # of logits, over an image's largest
@@ -75,7 +75,7 @@ def compared(
   equal = found.argmax(1) == expected.argmax(1)
   return {
     'file': path.name,
-    'sha256': artefact.digest(path),
+    'sha256': files.sha256(path),
     'bytes': path.stat().st_size,
     'accuracy': accuracy(found, labels),
     'images': len(labels),

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build.networks import make_activation, make_network
 from experiments.common.errors import InvalidError
+from experiments.common.files import write_whole
 from experiments.data.on_device import ImageSet
 from experiments.deploy import (
   artefact,
@@ -26,7 +27,6 @@ from experiments.deploy import (
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
 from mq_jax.models import BatchNorm, fold_norms, fold_scales
-from mq_jax.packed_file import write_whole
 
 FORMATS = {
   'safetensors': 'packed.safetensors',

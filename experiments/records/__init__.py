@@ -1,1 +1,1 @@
-"""What a run writes and reads back, and the ledger."""
+"""Files of a run: log, checkpoints and models; and the ledger of all runs."""

@@ -1,13 +1,13 @@
-"""Checkpoints of a training run, kept by orbax.
+"""Saves and restores checkpoints of a training run with orbax.
 
-A checkpoint is one folder, named by its step, of three items: `state`, any
-pytree of arrays; `progress`, a JSON object that says where in the data the run
-stands; and `leaves`, the type and shape of every leaf of the state, so that a
-state of another configuration is refused by name. Orbax itself casts silently
-to the type of the template.
+A checkpoint is a folder, named by its step, of three items: `state`, any pytree
+of arrays; `progress`, a JSON object with the position in the data; and
+`leaves`, the type and shape of every leaf of the state. With the last one, a
+state of another configuration raises an error that names the leaves. Orbax
+itself casts silently to the type of the template.
 
-Orbax writes into a temporary folder and renames it, so a process killed at any
-moment leaves the checkpoints before the one it was writing.
+Orbax writes into a temporary folder and renames it. A process that is killed at
+any moment leaves all checkpoints but the one that it was writing.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from experiments.common.errors import InvalidError, UnreadableError
 
 
 class Restored(NamedTuple):
-  """One checkpoint, read back.
+  """A restored checkpoint.
 
   Attributes:
-    step: the number of updates it was saved under.
-    state: a pytree with the structure of the template.
-    progress: the JSON object that was saved with it.
+    step: Number of updates.
+    state: Pytree with the structure of the template.
+    progress: JSON object that was saved with the state.
   """
 
   step: int
@@ -42,33 +42,34 @@ class Restored(NamedTuple):
 def open_manager(
   directory: str | os.PathLike[str], keep: int = 2
 ) -> ocp.CheckpointManager:
-  """Opens, or makes, a folder of checkpoints.
+  """Opens or creates a folder of checkpoints.
 
-  What a killed process left half-written is removed, so only one process may
-  have the folder open. Orbax's messages below a warning are hidden from here
-  until `close`.
+  Incomplete checkpoints of a killed process are removed, so only one process
+  may have the folder open. Orbax's messages below a warning are hidden until
+  `close`.
 
   Args:
-    directory: the folder; made together with its parents.
-    keep: how many of the newest checkpoints stay, at least 1.
+    directory: Path of the folder. Missing parents are created.
+    keep: Number of newest checkpoints to keep, at least 1.
 
   Returns:
-    The manager that the other functions take; hand it to `close` at the end.
+    The manager, an argument of the other functions. The caller closes it with
+    `close`.
 
   Raises:
-    ValueError: where `keep` is less than 1.
+    ValueError: If `keep` is less than 1.
   """
   if keep < 1:
-    raise ValueError(f'keep is {keep}; at least 1 checkpoint must stay')
-  # Synchronous: the training loop donates the state's buffers to its next
-  # chunk of steps, and nothing may still be reading them by then.
+    raise ValueError(f'keep is {keep}. It must be at least 1.')
+  # Synchronous, because the training loop donates the buffers of the state to
+  # its next chunk of steps, and orbax must have read them by then.
   options = ocp.CheckpointManagerOptions(
     preservation_policy=ocp.checkpoint_managers.LatestN(keep),
     enable_async_checkpointing=False,
     cleanup_tmp_directories=True,
   )
-  # Under `absl.app.run` every save would print dozens of lines, some of them
-  # from orbax's threads: hence from here to `close`, not call by call.
+  # Under `absl.app.run` every save would print dozens of lines. Some come from
+  # threads of orbax, so the filter stays until `close`.
   logging.getLogger('absl').addFilter(_no_orbax_chatter)
   return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
@@ -79,31 +80,32 @@ def save(
   state: Any,
   progress: Mapping[str, Any],
 ) -> None:
-  """Writes one checkpoint; it is on disk when this returns.
+  """Writes a checkpoint; it is on disk when the function returns.
 
   Args:
-    manager: from `open_manager`.
-    step: the number of updates so far; above that of every checkpoint there.
-    state: a pytree of arrays, of typed PRNG keys too; empty tuples are fine.
-    progress: a JSON object. Floats come back bit for bit.
+    manager: Manager from `open_manager`.
+    step: Number of updates so far, larger than that of every checkpoint in the
+      folder.
+    state: Pytree of arrays and typed PRNG keys. Empty tuples are allowed.
+    progress: JSON object. Floats are restored bit for bit.
 
   Raises:
-    TypeError: where `progress` holds what JSON cannot.
-    ValueError: where `step` is not above the newest checkpoint's.
+    TypeError: If JSON cannot represent a value of `progress`.
+    ValueError: If `step` is not above that of the newest checkpoint.
   """
   for name, value in progress.items():
     try:
       json.dumps(value)
     except TypeError as error:
       raise TypeError(
-        f'progress[{name!r}] is {value!r}, a {type(value).__name__}, which '
-        'JSON cannot hold; make it an int, a float, a str, a list or a dict'
+        f'progress[{name!r}] is {value!r}, a {type(value).__name__}, which JSON'
+        ' cannot represent. Use an int, a float, a str, a list or a dict.'
       ) from error
   newest = manager.latest_step()
   if newest is not None and step <= newest:
     raise ValueError(
-      f'step {step} is not above {newest}, the newest checkpoint in '
-      f'{manager.directory}; restore that one first or use another --workdir'
+      f'step {step} is not above {newest}, the newest checkpoint in'
+      f' {manager.directory}. Restore that one first, or use another --workdir.'
     )
   manager.save(
     step,
@@ -118,20 +120,20 @@ def save(
 def restore_latest(
   manager: ocp.CheckpointManager, template: Any
 ) -> Restored | None:
-  """Reads the newest checkpoint back, bit for bit.
+  """Reads the newest checkpoint, bit for bit.
 
   Args:
-    manager: from `open_manager`.
-    template: a pytree with the structure of the saved state, its leaves arrays
-      or `jax.ShapeDtypeStruct`s. An array's sharding is used; without one the
-      leaf goes to the default device, wherever it was saved.
+    manager: Manager from `open_manager`.
+    template: Pytree with the structure of the saved state, of arrays or
+      `jax.ShapeDtypeStruct`s. Each leaf is restored with the sharding of the
+      template, or else to the default device.
 
   Returns:
-    The checkpoint, or None where there is none yet.
+    The checkpoint, or None if the folder has no checkpoint yet.
 
   Raises:
-    RuntimeError: where the checkpoint cannot be read.
-    ValueError: where its state does not fit the template.
+    UnreadableError: If the checkpoint cannot be read.
+    InvalidError: If the state does not fit the template.
   """
   step = manager.latest_step()
   if step is None:
@@ -144,7 +146,7 @@ def restore_latest(
         progress=ocp.args.JsonRestore(), leaves=ocp.args.JsonRestore()
       ),
     )
-  _check_fit(folder, here=_describe(template), there=saved.leaves)
+  _check_fit(folder, expected=_describe(template), saved=saved.leaves)
   with _unreadable(folder):
     state = manager.restore(
       step,
@@ -156,56 +158,56 @@ def restore_latest(
 
 
 def close(manager: ocp.CheckpointManager) -> None:
-  """Ends the manager's threads; it cannot be used afterwards."""
+  """Ends the threads of a manager, which cannot be used afterwards."""
   manager.close()
   logging.getLogger('absl').removeFilter(_no_orbax_chatter)
 
 
 def _describe(tree: Any) -> dict[str, str]:
-  """The type and shape of each leaf, such as `float32[2, 3]`, by path.
+  """Returns type and shape of each leaf, such as `float32[2, 3]`, by path.
 
-  An empty container counts as a leaf: orbax, too, tells it from none.
+  An empty container counts as a leaf, because orbax saves it.
   """
 
   def childless(node: Any) -> bool:
     return not jax.tree_util.treedef_children(jax.tree.structure(node))
 
-  def one(leaf: Any) -> str:
+  def describe_leaf(leaf: Any) -> str:
     if not hasattr(leaf, 'dtype'):
       return type(leaf).__name__
     return f'{leaf.dtype}{list(leaf.shape)}'
 
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=childless)[0]
   return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): one(leaf)
+    jax.tree_util.keystr(path, simple=True, separator='/'): describe_leaf(leaf)
     for path, leaf in leaves
   }
 
 
 def _placed(template: Any) -> Any:
-  """The template as shapes, types and devices."""
+  """Returns the shapes, types and shardings of a template."""
   default = jnp.zeros(()).sharding
 
-  def one(leaf: Any) -> Any:
+  def place_leaf(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
       return leaf
     return jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=leaf.sharding or default
     )
 
-  return jax.tree.map(one, template)
+  return jax.tree.map(place_leaf, template)
 
 
 def _check_fit(
-  folder: Path, here: Mapping[str, str], there: Mapping[str, str]
+  folder: Path, expected: Mapping[str, str], saved: Mapping[str, str]
 ) -> None:
-  """Raises a ValueError that names the leaves in which two states differ."""
+  """Raises an InvalidError that names the leaves in which two states differ."""
   absent = 'absent'
   differ = [
-    f'  {name}: {there.get(name, absent)} in the checkpoint, '
-    f'{here.get(name, absent)} here'
-    for name in dict.fromkeys([*here, *there])
-    if here.get(name) != there.get(name)
+    f'  {name}: {saved.get(name, absent)} in the checkpoint, '
+    f'{expected.get(name, absent)} in this run'
+    for name in dict.fromkeys([*expected, *saved])
+    if expected.get(name) != saved.get(name)
   ]
   if not differ:
     return
@@ -213,25 +215,25 @@ def _check_fit(
   if len(differ) > shown:
     differ = [*differ[:shown], f'  and {len(differ) - shown} more']
   raise InvalidError(
-    f'the checkpoint {folder} is of another configuration:\n'
+    f'The checkpoint {folder} belongs to another configuration:\n'
     + '\n'.join(differ)
-    + '\nUse another --workdir, or the configuration it was written with.'
+    + '\nUse another --workdir, or the configuration of that checkpoint.'
   )
 
 
 @contextlib.contextmanager
 def _unreadable(folder: Path) -> Iterator[None]:
-  """Says which folder is damaged, and what to do, if reading fails."""
+  """Turns any error into one that names the folder and the remedy."""
   try:
     yield
   except Exception as error:
     raise UnreadableError(
-      f'the checkpoint {folder} cannot be read ({error}); delete that folder '
-      'to go on from the one before it'
+      f'The checkpoint {folder} cannot be read ({error}). Delete that folder'
+      ' and rerun the command to resume from the previous checkpoint.'
     ) from error
 
 
 def _no_orbax_chatter(record: logging.LogRecord) -> bool:
-  """A log filter: hides what orbax says below a warning, and nothing else."""
+  """Hides only messages of orbax below a warning; a filter for a logger."""
   orbax = 'orbax' in Path(record.pathname).parts
   return not orbax or record.levelno >= logging.WARNING

@@ -1,9 +1,9 @@
-"""The ledger: results/, one JSONL file a run, from which all tables are made.
+"""The ledger results/: one JSONL file per run, the source of all tables.
 
   python -m experiments.records.ledger --workdir=runs/mine --name=resnet20-mine
 
-copies a run's metrics.jsonl there. Names of folders on one's own machine are
-no result: a path in the configuration is kept by its last part alone.
+copies the metrics.jsonl of a run into the ledger. Only the last part of a path
+in the configuration is kept, because folders of a machine are not results.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from experiments.build import fingerprint
+from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from experiments.records import run_log
 from experiments.records.workdir import log_path
@@ -22,28 +23,29 @@ RESULTS = 'results'
 
 
 class TakenError(InvalidError):
-  """An entry of this name is of another run.
+  """The ledger has an entry of this name that belongs to another run.
 
   Attributes:
-    digest: To be added to the name; no other run has it.
+    digest: Text that is unique to the new run. A name that ends in it is free.
   """
 
   def __init__(self, path: pathlib.Path, header: dict[str, Any]) -> None:
     super().__init__(
-      f'{path} is the entry of another run: take another name, or delete it.'
+      f'{path} is the entry of another run. Use another name, or delete the'
+      ' file.'
     )
-    whole = json.dumps([header['config'], header['date']], sort_keys=True)
-    self.digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    text = json.dumps([header['config'], header['date']], sort_keys=True)
+    self.digest = hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class Run(NamedTuple):
-  """One entry of the ledger.
+  """An entry of the ledger.
 
   Attributes:
-    name: Name of its file, without the suffix.
-    header: First line: config, device, versions, commit, and `start`, what was
-      measured before training.
-    records: One dict an epoch.
+    name: Name of the file, without the suffix.
+    header: First line: config, device, versions, commit, and `start`, the
+      measurements before training.
+    records: One dict per epoch.
   """
 
   name: str
@@ -58,32 +60,32 @@ def add(
   *,
   diverged: str = '',
 ) -> pathlib.Path:
-  """Copies a run into the ledger, whole or not at all.
+  """Copies a run into the ledger, completely or not at all.
 
   Args:
     workdir: Folder of the run.
-    results: Folder of the ledger; made if missing.
+    results: Folder of the ledger; created if missing.
     name: Name of the entry.
-    diverged: What stopped a run that did not come to its end; a result too.
+    diverged: Reason why the run diverged; empty if it did not.
 
   Returns:
-    The new file.
+    The path of the new file.
 
   Raises:
     MissingError: If `workdir` has no metrics.jsonl.
     InvalidError: If the run did not reach its last epoch and did not diverge.
-    TakenError: If there is an entry of this name that is of another run.
+    TakenError: If an entry of this name belongs to another run.
   """
   log = log_path(workdir)
   if not log.exists():
-    raise MissingError(f'{log} is missing: no run stands in {workdir}.')
+    raise MissingError(f'{log} is missing. Give the folder of a run.')
   header, records = run_log.read_log(log)
   config = header['config']
   done = records[-1]['epoch'] if records else 0
   if not diverged and (not records or done < config['epochs']):
     raise InvalidError(
-      f'{workdir} has {done} of {config["epochs"]} epochs: let the run end'
-      ' before it goes into the ledger.'
+      f'{workdir} has {done} of {config["epochs"]} epochs. Finish the run'
+      ' before adding it to the ledger.'
     )
   if diverged:
     header['diverged'] = diverged
@@ -91,34 +93,27 @@ def add(
   config = header['config']
   path = pathlib.Path(results) / f'{name}.jsonl'
   if path.exists():
-    there = run_log.read_log(path)[0]
-    if (there['config'], there['date']) != (config, header['date']):
+    old = run_log.read_log(path)[0]
+    if (old['config'], old['date']) != (config, header['date']):
       raise TakenError(path, header)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new = path.with_name(f'.{path.name}.new')
-  new.write_text(
-    ''.join(json.dumps(line) + '\n' for line in (header, *records)),
-    encoding='utf-8',
-  )
-  new.replace(path)
+  files.write_whole(path, run_log.to_lines((header, *records)))
   return path
 
 
 def without_folders(header: dict[str, Any]) -> dict[str, Any]:
-  """A header whose configuration names files, not folders of one's own."""
-  config = fingerprint.without_folders(header['config'])
-  return header | {'config': config}
+  """Returns a header whose configuration names files without their folders."""
+  return header | {'config': fingerprint.without_folders(header['config'])}
 
 
 def seeds(run: Run) -> list[int]:
-  """The seeds of a run, in the order of its trials."""
+  """Returns the seeds of a run, in the order of its trials."""
   config = run.header['config']
   first: int = config['seed']
   return list(range(first, first + config.get('trials', 1)))
 
 
 def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
-  """The records of each trial of a run, one an epoch, by seed."""
+  """Returns the records of each trial of a run, one per epoch, by seed."""
   if len(seeds(run)) == 1:
     return {seeds(run)[0]: run.records}
   return {
@@ -132,7 +127,7 @@ def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
 
 
 def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
-  """All entries of the ledger, by name."""
+  """Returns all entries of the ledger, sorted by name."""
   return [
     Run(path.stem, *run_log.read_log(path))
     for path in sorted(pathlib.Path(results).glob('*.jsonl'))
@@ -140,7 +135,7 @@ def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
 
 
 def main(argv: list[str]) -> None:
-  """Adds one run."""
+  """Adds a run and prints the path of its entry."""
   del argv
   arguments = flags.FLAGS
   print(add(arguments.workdir, arguments.results, arguments.name))

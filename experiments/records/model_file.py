@@ -1,11 +1,10 @@
-"""One file a network: its parameters, batch statistics and where it is from.
+"""Model files: the parameters, batch statistics and origin of one network.
 
 The format is safetensors: a header of names, shapes and text, then the
-numbers. Reading one executes nothing. The names are paths such as
+numbers. Reading a file executes nothing. The names are paths such as
 `params/stage1/block0/conv1/kernel` and `batch_stats/stem_norm/mean`.
 """
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -16,25 +15,33 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
-from mq_jax.packed_file import write_whole
 
 _COLLECTIONS = ('params', 'batch_stats')
 _FIRST_BYTES = {
-  b'PK': 'a zip archive, as torch.save and numpy.savez write them',
-  b'\x80\x02': 'a pickle, as old versions of torch.save write them',
+  b'PK': 'a zip archive, such as torch.save and numpy.savez write',
+  b'\x80\x02': 'a pickle, such as old versions of torch.save write',
   b'\x1f\x8b': 'a gzip archive',
 }
+# What safetensors raises for damage and for types that NumPy lacks.
+_UNREADABLE = (
+  safetensors.SafetensorError,
+  AttributeError,
+  LookupError,
+  TypeError,
+)
+_IMPORT = 'python -m experiments.import_torch SOURCE.pth DEST.safetensors'
 
 
 class ModelFile(NamedTuple):
-  """What a model file holds.
+  """The content of a model file.
 
   Attributes:
-    params: Nested dicts of arrays, as the network's `params`.
-    batch_stats: Nested dicts of arrays, as the network's `batch_stats`.
-    metadata: Text, such as `network`, `num_classes`, `dataset`, `accuracy`.
+    params: Nested dicts of arrays, the network's `params`.
+    batch_stats: Nested dicts of arrays, the network's `batch_stats`.
+    metadata: Text by name, such as `network`, `dataset` and `accuracy`.
   """
 
   params: dict[str, Any]
@@ -43,9 +50,8 @@ class ModelFile(NamedTuple):
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-  """A short text that tells the content of a file from any other."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()[:16]
+  """Returns the 16 digits by which run logs identify a model file."""
+  return files.sha256(path)[:16]
 
 
 def save_model(
@@ -54,101 +60,118 @@ def save_model(
   batch_stats: Mapping[str, Any],
   metadata: Mapping[str, str],
 ) -> None:
-  """Writes a model file whole or not at all, in place of any older one.
+  """Writes a model file completely or not at all, in place of any older one.
 
   Args:
-    path: Ends in .safetensors; missing folders are made.
+    path: File with the suffix .safetensors. Missing folders are created.
     params: Nested dicts of arrays.
     batch_stats: Nested dicts of arrays; may be empty.
     metadata: Text by name.
 
   Raises:
-    ValueError: If `path` ends otherwise, a container is no dict, a name has a
-      slash, an array is bfloat16, or `metadata` is no text.
+    InvalidError: If `path` has another suffix.
+    ValueError: If a container is not a dict, a name contains a slash, an array
+      is not of a NumPy type (bfloat16, say), or `metadata` is not text.
   """
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
-    raise ValueError(f'{path}: a model file must end in .safetensors')
+    raise InvalidError(
+      f'{path}: the name of a model file must end in .safetensors'
+    )
   for key, value in metadata.items():
     if not isinstance(key, str) or not isinstance(value, str):
-      raise ValueError(f'metadata {key!r}: {value!r} is not text: take str()')
+      raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
   trees = dict(zip(_COLLECTIONS, (params, batch_stats), strict=True))
   content = safetensors.numpy.save(_flatten(trees), dict(metadata))
-  write_whole(path, content)
+  files.write_whole(path, content)
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
   """Reads a file that `save_model` wrote.
 
   Raises:
-    FileNotFoundError: If there is none.
-    ValueError: If it is damaged or something else.
+    MissingError: If the file does not exist.
+    InvalidError: If the file is damaged or of another kind.
   """
-  path = pathlib.Path(path)
-  content = _read(path)
-  for start, what in _FIRST_BYTES.items():
-    if content.startswith(start):
+  arrays, metadata = read_arrays(path)
+  for name in arrays:
+    if not is_own_name(name):
       raise InvalidError(
-        f'{path} is {what}, not a safetensors file: convert a .pth file with'
-        ' python -m experiments.import_torch SRC.pth DEST.safetensors'
+        f'{path} has an array {name!r}, but the names in a model file start'
+        f' with params/ or batch_stats/. If {name!r} is a name of PyTorch,'
+        f' convert the file with {_IMPORT}'
       )
   try:
-    flat = safetensors.numpy.load(content)
-    with safetensors.safe_open(path, framework='numpy') as file:
-      metadata = file.metadata() or {}
-  except (safetensors.SafetensorError, KeyError) as error:
+    trees = {name: {} for name in _COLLECTIONS} | selection.nested(arrays)
+  except ValueError as error:
+    raise InvalidError(f'{path}: {error} Save the network again.') from error
+  if not trees['params']:
     raise InvalidError(
-      f'{path} ({len(content)} bytes) is cut short, damaged or not a'
-      f' safetensors file ({error}): copy it again'
-    ) from error
-  return _model(flat, metadata, path)
+      f'{path} has no arrays under params/. Save the network again with its'
+      ' parameters.'
+    )
+  return ModelFile(**trees, metadata=metadata)
 
 
-def _read(path: pathlib.Path) -> bytes:
+def is_own_name(name: str) -> bool:
+  """Tells names of arrays in model files from names of other programs."""
+  return name.startswith(tuple(f'{folder}/' for folder in _COLLECTIONS))
+
+
+def read_arrays(
+  path: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Reads the arrays, by name, and the metadata of any safetensors file.
+
+  Raises:
+    MissingError: If the file does not exist.
+    InvalidError: If the file is damaged, is not a safetensors file or has an
+      array of a type that NumPy does not have.
+  """
+  path = pathlib.Path(path)
   if not path.is_file():
-    raise MissingError(f'there is no file {path}')
-  return path.read_bytes()
+    raise MissingError(f'There is no file {path}.')
+  with path.open('rb') as file:
+    start = file.read(2)
+  if start in _FIRST_BYTES:
+    raise InvalidError(
+      f'{path} is {_FIRST_BYTES[start]}, not a safetensors file. Convert a'
+      f' PyTorch file with {_IMPORT}'
+    )
+  try:
+    with safetensors.safe_open(path, framework='numpy') as content:
+      names = content.keys()
+      arrays = {name: content.get_tensor(name) for name in names}
+      return arrays, content.metadata() or {}
+  except _UNREADABLE as error:
+    raise InvalidError(
+      f'{path} ({path.stat().st_size} bytes) is cut short, damaged or not a'
+      f' safetensors file of NumPy types ({error}). Copy it again, or save its'
+      ' arrays as float32.'
+    ) from error
 
 
 def _flatten(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
   flat = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(trees):
     for entry in path:
-      # Anything else would come back as a dict, and be another pytree.
+      # Another container would be read back as a dict.
       if not isinstance(entry, jax.tree_util.DictKey):
         raise ValueError(
-          f'{jax.tree_util.keystr(path)} is not in nested dicts: hand over'
-          " variables['params'] and variables['batch_stats']"
+          f'{jax.tree_util.keystr(path)} is not in nested dicts. Pass'
+          " variables['params'] and variables['batch_stats']."
         )
       if not isinstance(entry.key, str) or not entry.key or '/' in entry.key:
         raise ValueError(
           f'{jax.tree_util.keystr(path)}: {entry.key!r} must be text without a'
-          ' slash'
+          ' slash.'
         )
     name = '/'.join(entry.key for entry in path)
-    # safetensors writes the buffer as it lies, strides or not.
+    # safetensors writes the buffer without regard to the strides.
     flat[name] = np.asarray(leaf, order='C')
     if flat[name].dtype.kind not in 'fiub':
       raise ValueError(
-        f'{name} is {flat[name].dtype}, which numpy cannot read back: save'
-        ' float32'
+        f'{name} is {flat[name].dtype}, which is not a NumPy type. Save float32'
+        ' instead.'
       )
   return flat
-
-
-def _model(
-  flat: Mapping[str, np.ndarray],
-  metadata: dict[str, str],
-  path: pathlib.Path,
-) -> ModelFile:
-  for name in flat:
-    folder, slash, _ = name.partition('/')
-    if not slash or folder not in _COLLECTIONS:
-      raise InvalidError(
-        f'{path} has an array {name!r}, but in our model files they all start'
-        ' with params/ or batch_stats/: it is from another program'
-      )
-  trees = {name: {} for name in _COLLECTIONS} | selection.nested(flat)
-  if not trees['params']:
-    raise InvalidError(f'{path} has no parameters')
-  return ModelFile(**trees, metadata=metadata)

@@ -1,12 +1,12 @@
-"""The log of a run: metrics.jsonl, and TensorBoard beside it if asked for.
+"""Writes and reads the log of a run, metrics.jsonl, and TensorBoard's files.
 
-metrics.jsonl is the source of truth. Its first line is the header: the whole
-config, the device, the versions and the commit. Each further line is one epoch.
-Every line is one JSON object; a number that is not finite is written as null.
+The first line of metrics.jsonl is the header: the whole configuration, the
+device, the versions and the commit. Each further line is the record of an
+epoch. Every line is a JSON object; a number that is not finite is null.
 
-Append an epoch's record before saving the checkpoint that counts the epoch as
-done: `open_log` drops the records the checkpoint does not know of, and refuses
-a checkpoint whose records are not there.
+A run appends the record of an epoch before it saves the checkpoint that counts
+the epoch as done. `open_log` drops records that are newer than the checkpoint
+and raises an error if records are older than it.
 """
 
 import datetime
@@ -16,13 +16,14 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments.build.fingerprint import without_places
+from experiments.common import files
 from experiments.common.errors import InvalidError
 
 REQUIRED = (
@@ -40,8 +41,8 @@ class Log(NamedTuple):
   """An open log.
 
   Attributes:
-    path: the file.
-    header: its first line.
+    path: Path of the file.
+    header: First line of the file.
   """
 
   path: Path
@@ -49,16 +50,16 @@ class Log(NamedTuple):
 
 
 def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The header of a run's log.
+  """Returns the header of a run's log.
 
   Args:
-    config: the whole configuration; nested mappings, lists and scalars.
+    config: The whole configuration: nested mappings, lists and scalars.
 
   Returns:
     A JSON object: date (UTC, ISO 8601), config, device (kind, platform,
-    count), host_cpus, versions, commit and dirty. The last two say which
-    commit the source checkout is at and whether `mq_jax` or `experiments`
-    differ from it; None where the code does not run from a git checkout.
+    count), host_cpus, versions, commit and dirty. `dirty` is true if `mq_jax`
+    or `experiments` differ from the commit of the checkout. Both are None if
+    the code does not run from a git checkout.
   """
   devices = jax.devices()
   versions = {name: _version(name) for name in PACKAGES}
@@ -80,20 +81,24 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
 def open_log(
   path: str | os.PathLike[str], header: Mapping[str, Any], epochs_done: int
 ) -> Log:
-  """Starts a log, or makes an existing one fit the checkpoint resumed from.
+  """Starts a log, or truncates an existing one to the restored checkpoint.
 
   A resumed run keeps the first header and the records of the first
-  `epochs_done` epochs. Later ones, and a last line that a kill cut short, go.
-  The file is replaced in one step, so a kill leaves the old or the new one.
+  `epochs_done` epochs. Later records, and a last line that a kill cut short,
+  are removed. The file is replaced atomically: a kill leaves the old or the
+  new one.
 
   Args:
-    path: the file; its folder is made.
-    header: from `describe_run`.
-    epochs_done: the number of whole epochs in the checkpoint, 0 without one.
+    path: Path of the file. Its folder is created if missing.
+    header: Header from `describe_run`.
+    epochs_done: Number of complete epochs in the checkpoint; 0 without one.
+
+  Returns:
+    The open log.
 
   Raises:
-    ValueError: where the file is of another configuration, or has no record
-      of the epoch that the checkpoint ends with.
+    InvalidError: If the file belongs to another configuration, or has no record
+      of the last epoch of the checkpoint.
   """
   path = Path(path)
   first = _plain(header, 'header')
@@ -104,54 +109,46 @@ def open_log(
     kept = [r for r in records if 0 < r['epoch'] <= epochs_done]
   if epochs_done > 0 and (not kept or kept[-1]['epoch'] != epochs_done):
     raise InvalidError(
-      f'{path} has no record of epoch {epochs_done}, which the checkpoint '
-      'ends with; put the file of that run back, or use another --workdir'
+      f'{path} has no record of epoch {epochs_done}, the last epoch of the'
+      ' checkpoint. Restore the file of that run, or use another --workdir.'
     )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new = path.with_name(path.name + '.new')
-  with new.open('w', encoding='utf-8') as file:
-    file.writelines(_line(record) for record in [first, *kept])
-    _sync(file)
-  os.replace(new, path)
+  files.write_whole(path, to_lines([first, *kept]))
   return Log(path, first)
 
 
 def append(log: Log, record: Mapping[str, Any]) -> None:
-  """Adds one epoch's record; it is on disk when this returns.
+  """Appends the record of an epoch; it is on disk when the function returns.
 
   Args:
-    log: from `open_log`.
-    record: at least epoch (from 1; 0 where nothing is trained), step,
-      train_loss, test_loss, test_accuracy (percent) and seconds; NumPy and JAX
-      scalars are fine.
+    log: Log from `open_log`.
+    record: At least epoch (from 1; 0 if nothing is trained), step, train_loss,
+      test_loss, test_accuracy (percent) and seconds. Values may be NumPy and
+      JAX scalars.
 
   Raises:
-    ValueError: where one of these is missing.
-    TypeError: where a value is none that JSON can hold.
+    ValueError: If one of these is missing.
+    TypeError: If JSON cannot represent a value.
   """
   missing = [name for name in REQUIRED if name not in record]
   if missing:
     raise ValueError(
-      f'the record {dict(record)} lacks {", ".join(missing)}; every epoch has '
-      f'{", ".join(REQUIRED)}'
+      f'The record {dict(record)} lacks {", ".join(missing)}. Every record'
+      f' needs {", ".join(REQUIRED)}.'
     )
-  line = _line(_plain(record, 'record'))
-  with log.path.open('a', encoding='utf-8') as file:
-    file.write(line)
-    _sync(file)
+  files.append(log.path, to_lines([_plain(record, 'record')]))
 
 
 def read_log(
   path: str | os.PathLike[str],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-  """Reads a log, also that of a run which is under way or was killed.
+  """Reads the log of a run, which may be in progress or killed.
 
   Returns:
     The header, and the records in their order. A last line that is cut short
-    is left out.
+    is omitted.
 
   Raises:
-    ValueError: where the file is no such log.
+    InvalidError: If the file is not the log of a run.
   """
   lines = Path(path).read_bytes().splitlines()
   objects: list[dict[str, Any]] = []
@@ -159,43 +156,43 @@ def read_log(
     try:
       entry = json.loads(line)
     except ValueError as error:
-      # Cutting bytes off a JSON object never leaves one, so a last line that
-      # can be read is whole even if its newline is not there.
+      # A JSON object that is cut short is not JSON, so a last line that can be
+      # read is complete even without its newline.
       if 1 < number == len(lines):
         break
       raise InvalidError(
-        f'line {number} of {path} is not JSON ({error}); a run writes one '
-        'object a line, so repair that line or use another --workdir'
+        f'Line {number} of {path} is not JSON ({error}). Correct that line, or'
+        ' use another --workdir.'
       ) from error
-    wanted = 'config' if number == 1 else 'epoch'
-    if not isinstance(entry, dict) or wanted not in entry:
+    key = 'config' if number == 1 else 'epoch'
+    if not isinstance(entry, dict) or key not in entry:
       raise InvalidError(
-        f'line {number} of {path} has no {wanted!r}, so this is not the log of '
-        'a run; use another --workdir'
+        f'Line {number} of {path} has no {key!r}, so the file is not the log of'
+        ' a run. Use another --workdir.'
       )
     objects.append(entry)
   if not objects:
-    raise InvalidError(f'{path} is empty; delete it or use another --workdir')
+    raise InvalidError(f'{path} is empty. Delete it or use another --workdir.')
   return objects[0], objects[1:]
 
 
 def last_epochs(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The last tenth of a run's epochs, at least one; ten of the paper's 100."""
+  """Returns the last tenth of the records, and at least one."""
   return list(records[-max(1, len(records) // 10) :])
 
 
 def check_same_config(
   path: str | os.PathLike[str], config: Mapping[str, Any]
 ) -> None:
-  """Refuses a log of another configuration.
+  """Raises an error if a log belongs to another configuration.
 
   Args:
-    path: the log.
-    config: the whole configuration, as for `describe_run`.
+    path: Path of the log.
+    config: The whole configuration, as for `describe_run`.
 
   Raises:
-    ValueError: with the keys in which the two differ. Files and folders may
-      have moved (`fingerprint.without_places`).
+    InvalidError: If the two differ; the message lists the keys. Files and
+      folders may have moved (`fingerprint.without_places`).
   """
   header, _ = read_log(path)
   old, new = (
@@ -203,30 +200,31 @@ def check_same_config(
     for entry in (header['config'], _plain(config, 'config'))
   )
   differ = [
-    f'  {key}: {old.get(key, "absent")} there, {new.get(key, "absent")} now'
+    f'  {key}: {old.get(key, "absent")} in the log,'
+    f' {new.get(key, "absent")} now'
     for key in dict.fromkeys([*old, *new])
     if old.get(key) != new.get(key)
   ]
   if differ:
     raise InvalidError(
-      f'{path} is of a run with another configuration:\n'
+      f'{path} belongs to a run with another configuration:\n'
       + '\n'.join(differ)
       + '\nUse another --workdir, or the configuration of that run.'
     )
 
 
 def open_scalars(directory: str | os.PathLike[str], epochs_done: int) -> Any:
-  """Opens TensorBoard's event files in a folder, over epochs.
+  """Opens event files of TensorBoard in a folder.
 
   Args:
-    directory: the folder, best that of metrics.jsonl.
-    epochs_done: as in `open_log`: TensorBoard will not show what an earlier
-      process wrote of later epochs.
+    directory: Path of the folder.
+    epochs_done: Number of complete epochs, as in `open_log`. TensorBoard hides
+      later epochs that an earlier process wrote.
 
   Returns:
-    A `tensorboardX.SummaryWriter`, to `close` in the end.
+    A `tensorboardX.SummaryWriter`. The caller closes it.
   """
-  # Here, because a run without TensorBoard need not have it.
+  # Imported here, because only training needs it.
   import tensorboardX
 
   return tensorboardX.SummaryWriter(
@@ -235,7 +233,7 @@ def open_scalars(directory: str | os.PathLike[str], epochs_done: int) -> Any:
 
 
 def write_scalars(writer: Any, record: Mapping[str, Any]) -> None:
-  """Writes the numbers of one epoch's record, and flushes."""
+  """Writes the numbers of the record of an epoch, and flushes the file."""
   for name, value in _plain(record, 'record').items():
     if name != 'epoch' and isinstance(value, int | float):
       writer.add_scalar(name, value, record['epoch'])
@@ -243,7 +241,7 @@ def write_scalars(writer: Any, record: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any, name: str) -> Any:
-  """The value as JSON can hold it; `name` says where it stands in an error."""
+  """Returns a value that JSON can represent; errors call the value `name`."""
   if hasattr(value, 'tolist'):  # NumPy's and JAX's scalars and arrays.
     value = value.tolist()
   if isinstance(value, Mapping):
@@ -257,22 +255,19 @@ def _plain(value: Any, name: str) -> Any:
   if isinstance(value, os.PathLike):
     return os.fspath(value)
   raise TypeError(
-    f'{name} is {value!r}, a {type(value).__name__}, which JSON cannot hold; '
-    'make it a number, a string, a list or a dict'
+    f'{name} is {value!r}, a {type(value).__name__}, which JSON cannot'
+    ' represent. Use a number, a string, a list or a dict.'
   )
 
 
-def _line(entry: Mapping[str, Any]) -> str:
-  return json.dumps(entry, allow_nan=False) + '\n'
-
-
-def _sync(file: Any) -> None:
-  file.flush()
-  os.fsync(file.fileno())
+def to_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+  """Returns JSON objects, one per line."""
+  lines = (json.dumps(entry, allow_nan=False) + '\n' for entry in entries)
+  return ''.join(lines).encode()
 
 
 def _flat(value: Any, key: str = '') -> dict[str, str]:
-  """The leaves of a nested config as JSON, by dotted key."""
+  """Returns the leaves of a nested configuration as JSON, by dotted key."""
   if not isinstance(value, dict) or not value:
     return {key: json.dumps(value)}
   return {
@@ -290,11 +285,11 @@ def _version(package: str) -> str | None:
 
 
 def _source(root: Path) -> dict[str, Any]:
-  """The commit of the checkout at `root`, and whether its code is changed."""
-  none = {'commit': None, 'dirty': None}
-  # A git hook sets these, and they would turn git to another repository.
-  astray = ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE')
-  env = {k: v for k, v in os.environ.items() if k not in astray}
+  """Returns the commit of a checkout and tells if its code is changed."""
+  unknown = {'commit': None, 'dirty': None}
+  # A git hook sets these variables, which name another repository.
+  misleading = ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE')
+  env = {k: v for k, v in os.environ.items() if k not in misleading}
 
   def git(*args: str) -> str:
     command = ['git', '-C', str(root), *args]
@@ -304,10 +299,10 @@ def _source(root: Path) -> dict[str, Any]:
     return done.stdout.strip()
 
   try:
-    # An installed copy may lie inside somebody else's repository.
+    # An installed copy may be inside another repository.
     if not root.samefile(git('rev-parse', '--show-toplevel')):
-      return none
+      return unknown
     changed = git('status', '--porcelain', '--', 'mq_jax', 'experiments')
     return {'commit': git('rev-parse', 'HEAD'), 'dirty': bool(changed)}
   except (OSError, subprocess.CalledProcessError):
-    return none
+    return unknown

@@ -112,7 +112,8 @@ def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
   names = [f'{config.network}-{config.dataset}.safetensors']
   if config.network.startswith('resnet'):
     depth = config.network.removeprefix('resnet')
-    names.append(f'MetaQuant-ResNet{depth}-{config.dataset.upper()}.pth')
+    authors = f'MetaQuant-ResNet{depth}-{config.dataset.upper()}'
+    names += [f'{authors}.safetensors', f'{authors}.pth']
   for name in names:
     if (folder / name).is_file():
       return folder / name

@@ -1,4 +1,4 @@
-"""Settings of a process, looked at in processes of their own."""
+"""Settings of a process, tested in separate processes."""
 
 import os
 import platform
@@ -49,8 +49,8 @@ def output(program, **environment):
 @pytest.mark.skipif(
   platform.libc_ver()[0] != 'glibc', reason='only glibc has mallopt'
 )
-def test_freed_memory_is_not_faulted_in_again():
-  # NumPy asks for huge pages, which would hide the difference.
+def test_keep_memory_freed_memory_causes_no_faults():
+  # NumPy requests huge pages, which would hide the difference.
   small = {'NUMPY_MADVISE_HUGEPAGE': '0'}
   given_back = int(output(FAULTS.format(keep=False), **small))
   kept = int(output(FAULTS.format(keep=True), **small))
@@ -58,9 +58,9 @@ def test_freed_memory_is_not_faulted_in_again():
   assert kept < given_back / 100
 
 
-def test_compiled_programs_are_kept_where_the_user_says(tmp_path):
+def test_configure_cache_is_where_the_environment_says(tmp_path):
   home = str(tmp_path / 'cache')
   assert output(CACHE, XDG_CACHE_HOME=home) == f'{home}/mq_jax'
-  own = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'own')}
-  assert output(CACHE, XDG_CACHE_HOME=home, **own) == str(tmp_path / 'own')
+  named = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'own')}
+  assert output(CACHE, XDG_CACHE_HOME=home, **named) == str(tmp_path / 'own')
   assert output(CACHE, JAX_COMPILATION_CACHE_DIR='') in ('', 'None')

@@ -93,7 +93,7 @@ def assert_is_raw(got: ImageSet, seed: int = 0) -> None:
 # What is on disk.
 
 
-def test_load_gives_the_bytes_of_the_source(folder: pathlib.Path) -> None:
+def test_load_prepared_returns_source_bytes(folder: pathlib.Path) -> None:
   got = load(folder)
   assert_is_raw(got)
   assert got.class_names[3] == 'cat'
@@ -103,7 +103,7 @@ def test_load_gives_the_bytes_of_the_source(folder: pathlib.Path) -> None:
   assert got.flip
 
 
-def test_tensorflow_datasets_reads_the_set_by_its_name(
+def test_prepare_result_is_read_by_tensorflow_datasets(
   folder: pathlib.Path,
 ) -> None:
   source = tfds.data_source(
@@ -122,7 +122,7 @@ def test_tensorflow_datasets_reads_the_set_by_its_name(
     )
 
 
-def test_rows_of_the_stock_builders_are_read() -> None:
+def test_decode_split_stock_builder_returns_its_rows() -> None:
   # A set that tensorflow-datasets has prepared has more in a row than ours.
   with tfds.testing.mock_data(num_examples=7):
     source = tfds.data_source('cifar100', split='train')
@@ -133,7 +133,7 @@ def test_rows_of_the_stock_builders_are_read() -> None:
   assert labels.tolist() == [row['label'] for row in rows]
 
 
-def test_second_start_decodes_nothing(
+def test_load_second_time_decodes_nothing(
   folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(store, '_decode', None)
@@ -174,7 +174,7 @@ def drop_field(cache: pathlib.Path) -> None:
 @pytest.mark.parametrize(
   'spoil', [break_nothing, cut, empty, flip_bit, of_another_set, drop_field]
 )
-def test_spoiled_copy_is_made_again(
+def test_load_damaged_pixels_are_rewritten(
   folder: pathlib.Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   spoil(folder / store.CACHE)
@@ -184,7 +184,7 @@ def test_spoiled_copy_is_made_again(
   assert_is_raw(load(folder))
 
 
-def test_folder_that_cannot_be_written_is_still_read(
+def test_load_read_only_folder_warns_and_returns(
   folder: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   caplog: pytest.LogCaptureFixture,
@@ -201,7 +201,7 @@ def test_folder_that_cannot_be_written_is_still_read(
   assert not [p for p in folder.iterdir() if store.CACHE in p.name]
 
 
-def test_damaged_records_are_named(folder: pathlib.Path) -> None:
+def test_load_damaged_records_raises_with_folder(folder: pathlib.Path) -> None:
   (folder / store.CACHE).unlink()
   record = next(folder.glob('cifar10-train.array_record*'))
   os.truncate(record, record.stat().st_size // 2)
@@ -214,7 +214,9 @@ def test_damaged_records_are_named(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
-def test_missing_set_is_told_at_once(name: str, tmp_path: pathlib.Path) -> None:
+def test_load_missing_set_raises_at_once(
+  name: str, tmp_path: pathlib.Path
+) -> None:
   folder = tmp_path / 'my sets'
   start = time.perf_counter()
   with pytest.raises(FileNotFoundError) as error:
@@ -234,7 +236,7 @@ def test_unknown_set_is_refused() -> None:
     datasets.load('mnist')
 
 
-def test_default_folders(
+def test_load_without_folder_uses_defaults(
   folder: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -269,7 +271,7 @@ def cut_the_info(folder: pathlib.Path) -> str:
 def be_tfrecord(folder: pathlib.Path) -> str:
   info = folder / 'dataset_info.json'
   info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-  return 'is stored as tfrecord, which only TensorFlow reads'
+  return 'is stored as tfrecord, which only TensorFlow can read'
 
 
 def be_incomplete(folder: pathlib.Path) -> str:
@@ -281,16 +283,16 @@ def be_incomplete(folder: pathlib.Path) -> str:
   'spoil',
   [lose_a_file, lose_the_info, cut_the_info, be_tfrecord, be_incomplete],
 )
-def test_set_that_is_not_whole_is_missing(
-  folder: pathlib.Path, spoil: Any
-) -> None:
+def test_load_incomplete_set_raises(folder: pathlib.Path, spoil: Any) -> None:
   message = spoil(folder)
   with pytest.raises(FileNotFoundError, match=re.escape(message)) as error:
     load(folder)
   assert 'python -m experiments.prepare_data' in str(error.value)
 
 
-def test_newest_whole_version_is_read(folder: pathlib.Path) -> None:
+def test_find_prepared_returns_newest_complete_version(
+  folder: pathlib.Path,
+) -> None:
   for version in ('3.0.1', '3.0.10', '3.1.0'):
     other = folder.with_name(version)
     other.mkdir()
@@ -305,7 +307,7 @@ def pretend_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
 
 
-def test_site_that_hangs_is_not_waited_for(
+def test_load_site_hangs_raises_at_once(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   pretend_tensorflow(monkeypatch)
@@ -327,7 +329,7 @@ def test_site_that_hangs_is_not_waited_for(
 
 
 @pytest.mark.parametrize('fails', [False, True])
-def test_tensorflow_downloads_where_the_site_answers(
+def test_load_site_answers_downloads(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
   class Answer:

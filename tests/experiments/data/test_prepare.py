@@ -1,4 +1,4 @@
-"""Preparation: every kind of source, every refusal, and every interruption."""
+"""Preparation of CIFAR sets: sources, refusals and interruptions."""
 
 import io
 import os
@@ -10,14 +10,24 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.data import cifar_archives, datasets, prepare, store
+from experiments import prepare_data
+from experiments.data import (
+  cifar_archives,
+  cifar_pickle,
+  datasets,
+  prepare,
+  store,
+)
 from experiments.data.cifar_archives import Sizes, SourceError
 
 SIZES = {'cifar10': Sizes(50, 20), 'cifar100': Sizes(200, 100)}
@@ -166,19 +176,6 @@ def write_tar(
   return path
 
 
-def write_pngs(
-  folder: pathlib.Path, name: str, names: tuple[str, ...] | None = None
-) -> pathlib.Path:
-  names = names or cifar_archives.CLASSES[name]
-  for split, (rows, labels) in make_splits(name).items():
-    images = as_images(rows).reshape(-1, 32, 32, 3)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-      path = folder / split / names[label] / f'{i:04d}.png'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(image).save(path)
-  return folder
-
-
 def read(source: pathlib.Path, name: str = 'cifar10') -> Any:
   return cifar_archives.read_source(source, sizes=SIZES[name])
 
@@ -186,7 +183,7 @@ def read(source: pathlib.Path, name: str = 'cifar10') -> Any:
 # Sources.
 
 
-def test_handwritten_pickle_is_a_real_one() -> None:
+def test_python2_pickle_handwritten_is_a_pickle() -> None:
   for _, rows, labels in parts('cifar10'):
     got = pickle.loads(python2_pickle(rows, labels, 'k'), encoding='bytes')
     np.testing.assert_array_equal(got[b'data'], rows)
@@ -195,7 +192,7 @@ def test_handwritten_pickle_is_a_real_one() -> None:
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
 @pytest.mark.parametrize('kind', [binary, python2])
-def test_official_archives_and_their_folders(
+def test_read_source_official_archive_returns_its_rows(
   tmp_path: pathlib.Path, name: str, kind: Callable[[str], Files]
 ) -> None:
   files = kind(name)
@@ -205,41 +202,19 @@ def test_official_archives_and_their_folders(
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_python_files_saved_again(
+def test_read_source_resaved_python_files_returns_rows(
   tmp_path: pathlib.Path, protocol: int
 ) -> None:
   files = python3('cifar10', protocol)
   assert_read(read(write_folder(tmp_path / 'a', files)), 'cifar10')
 
 
-def test_pixels_in_fortran_order(tmp_path: pathlib.Path) -> None:
+def test_read_source_fortran_order_returns_rows(tmp_path: pathlib.Path) -> None:
   source = write_folder(tmp_path / 'a', fortran('cifar10'))
   assert_read(read(source), 'cifar10')
 
 
-@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
-@pytest.mark.parametrize('numbered', [False, True])
-def test_folders_of_pngs(
-  tmp_path: pathlib.Path, name: str, numbered: bool
-) -> None:
-  classes = len(cifar_archives.CLASSES[name])
-  names = tuple(map(str, range(classes))) if numbered else None
-  write_pngs(tmp_path, name, names)
-  (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()
-  for folder in (tmp_path / 'test').iterdir():
-    (folder / '.DS_Store').write_bytes(b'')
-    (folder / '._0000.png').write_bytes(b'')
-  found, splits = read(tmp_path, name)
-  assert found == name
-  for split, (rows, labels) in make_splits(name).items():
-    order = np.argsort(labels, kind='stable')  # by class, then by file name
-    np.testing.assert_array_equal(splits[split][1], labels[order])
-    np.testing.assert_array_equal(
-      splits[split][0].reshape(-1, 1024, 3), as_images(rows[order])
-    )
-
-
-def test_class_names_are_the_official_ones() -> None:
+def test_classes_are_sorted_and_complete() -> None:
   for name, classes in cifar_archives.CLASSES.items():
     assert len(set(classes)) == len(classes) == int(name[5:])
     # Both sets number their classes by the alphabet.
@@ -247,7 +222,9 @@ def test_class_names_are_the_official_ones() -> None:
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
-def test_prepared_set_is_the_source(tmp_path: pathlib.Path, name: str) -> None:
+def test_prepare_archive_writes_its_rows_once(
+  tmp_path: pathlib.Path, name: str
+) -> None:
   source = write_tar(tmp_path / 'a.tar.gz', binary(name))
   calls: dict[str, list[int]] = {}
 
@@ -281,7 +258,9 @@ def test_prepared_set_is_the_source(tmp_path: pathlib.Path, name: str) -> None:
   assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
-def test_real_archive(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_prepare_real_archive_writes_its_rows(
+  data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
   source = data_dir / 'cifar-10-batches-bin'
   command = [sys.executable, '-m', 'experiments.prepare_data']
   options = ['--source', str(source), '--data_dir', str(tmp_path)]
@@ -351,16 +330,19 @@ def relabelled(label: int) -> Callable[[Files], Files]:
   [
     (changed('data_batch_3.bin', None), r'lacks data_batch_3\.bin\.'),
     (changed('test_batch.bin', b''), r'test_batch\.bin has 0 bytes.*61460'),
-    (shorter, r'data_batch_2\.bin has 30729 bytes; 10 images take 30730'),
-    (longer, r'test_batch\.bin has 64533 bytes; 20 images take 61460'),
-    (relabelled(10), r'train labels are 0 to 10; those of cifar10 are 0 to 9'),
+    (shorter, r'data_batch_2\.bin has 30729 bytes, but 10 images take 30730'),
+    (longer, r'test_batch\.bin has 64533 bytes, but 20 images take 61460'),
+    (
+      relabelled(10),
+      r'train labels are 0 to 10, but those of cifar10 are 0 to 9',
+    ),
     (relabelled(0), r'train split has \d images of class \d \([a-z]+\)'),
-    (lambda files: {}, 'holds no CIFAR set'),
-    (lambda files: {'README': b'CIFAR'}, 'holds no CIFAR set'),
+    (lambda files: {}, 'contains no CIFAR set'),
+    (lambda files: {'README': b'CIFAR'}, 'contains no CIFAR set'),
   ],
 )
 @pytest.mark.parametrize('packed', [False, True])
-def test_incomplete_binaries_are_refused(
+def test_prepare_incomplete_binary_raises(
   tmp_path: pathlib.Path,
   change: Callable[[Files], Files],
   match: str,
@@ -376,34 +358,34 @@ def test_incomplete_binaries_are_refused(
 
 @pytest.mark.parametrize('mode', ['w', 'w:gz'])
 @pytest.mark.parametrize('kept', [0, 0.00001, 0.3, 0.9, 0.9999])
-def test_cut_archives_are_refused(
+def test_prepare_cut_archive_raises(
   tmp_path: pathlib.Path, mode: str, kept: float
 ) -> None:
   source = write_tar(tmp_path / 'a.tar', binary('cifar10'), mode)
   # A bare tar ends in kilobytes of zeros, which may be missing.
   size = source.stat().st_size - (10_240 if mode == 'w' else 0)
   os.truncate(source, int(kept * size))
-  refused(source, 'is not a whole tar archive|lacks', tmp_path)
+  refused(source, 'is not a complete tar archive|lacks', tmp_path)
 
 
-def test_flipped_bit_is_refused(tmp_path: pathlib.Path) -> None:
+def test_prepare_flipped_bit_raises(tmp_path: pathlib.Path) -> None:
   source = write_tar(tmp_path / 'a.tar.gz', binary('cifar10'))
   content = bytearray(source.read_bytes())
   content[len(content) // 2] ^= 16
   source.write_bytes(content)
   # Noise does not compress and is stored as it is: the bit is one of a pixel,
   # and only the checksum at the end tells.
-  refused(source, 'is not a whole tar archive', tmp_path)
+  refused(source, 'is not a complete tar archive', tmp_path)
 
 
-def test_other_files_are_refused(tmp_path: pathlib.Path) -> None:
+def test_prepare_other_file_raises(tmp_path: pathlib.Path) -> None:
   page = tmp_path / 'cifar-10-binary.tar.gz'
   page.write_text('<html>404 not found</html>')
-  refused(page, 'is not a whole tar archive', tmp_path)
+  refused(page, 'is not a complete tar archive', tmp_path)
   refused(tmp_path / 'none', 'none does not exist', tmp_path)
 
 
-def test_links_and_paths_of_an_archive_are_not_followed(
+def test_read_source_links_and_paths_are_not_followed(
   tmp_path: pathlib.Path,
 ) -> None:
   inner = tmp_path / 'inner'
@@ -440,7 +422,7 @@ class Attack:
 
 @pytest.mark.parametrize('function', [os.system, eval])
 @pytest.mark.parametrize('protocol', [0, 2, 4, 5])
-def test_malicious_pickle_is_refused_unexecuted(
+def test_prepare_malicious_pickle_raises_and_runs_nothing(
   tmp_path: pathlib.Path, function: Any, protocol: int
 ) -> None:
   trace = tmp_path / 'trace'
@@ -449,14 +431,14 @@ def test_malicious_pickle_is_refused_unexecuted(
   attack = pickle.dumps([batch, Attack(trace, function)], protocol)
   files = python2('cifar10') | {'data_batch_1': attack}
   source = write_tar(tmp_path / 'a.tar.gz', files)
-  refused(source, r'data_batch_1 is no CIFAR file.*it asks for', tmp_path)
+  refused(source, r'data_batch_1 is not a CIFAR file.*it asks for', tmp_path)
   assert not trace.exists()
   # The attack is a real one.
   pickle.loads(attack)
   assert trace.exists()
 
 
-def test_only_the_needed_names_are_resolved() -> None:
+def test_read_batch_unneeded_name_raises() -> None:
   for module, name in (
     ('builtins', 'eval'),
     ('numpy', 'load'),
@@ -464,12 +446,126 @@ def test_only_the_needed_names_are_resolved() -> None:
     ('numpy.core.multiarray', 'fromfile'),
     ('_codecs', 'lookup'),
   ):
-    with pytest.raises(pickle.UnpicklingError, match=f'{module}.{name}'):
-      cifar_archives._Unpickler(io.BytesIO()).find_class(module, name)
+    content = f'\x80\x02c{module}\n{name}\n.'.encode('latin1')
+    with pytest.raises(ValueError, match=f'asks for {module}.{name}'):
+      cifar_pickle.read_batch(content, 'labels', 10, 3072)
   # _codecs.encode would run any codec.
   zipped = b'c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.'
-  with pytest.raises(pickle.UnpicklingError, match="encoding 'zli'"):
-    cifar_archives._Unpickler(io.BytesIO(zipped)).load()
+  with pytest.raises(ValueError, match='encoding zli'):
+    cifar_pickle.read_batch(zipped, 'labels', 10, 3072)
+
+
+TEXT = b'X' + struct.pack('<I', 30_000) + b'a' * 30_000
+LATIN1 = b'X' + struct.pack('<I', 6) + b'latin1'
+CRAFTED = {
+  'memo_text': b'\x80\x02Np1152921504606846976\n.',
+  'memo_binary': b'\x80\x02Nr\xff\xff\xff\xff.',
+  'long4': b'\x80\x02\x8b\xff\xff\xff\x7f.',
+  'binstring': b'\x80\x02T\xff\xff\xff\x7f.',
+  'binunicode': b'\x80\x02X\xff\xff\xff\xff.',
+  'binbytes': b'\x80\x03B\xff\xff\xff\xff.',
+  'binbytes8': b'\x80\x04\x8e' + struct.pack('<Q', 2**60) + b'.',
+  'bytearray8': b'\x80\x05\x96' + struct.pack('<Q', 2**60) + b'.',
+  'frame': b'\x80\x04\x95' + struct.pack('<Q', 2**60) + b'.',
+  'nested_lists': b'\x80\x02' + b'](' * 40_000 + b'e' * 40_000 + b'.',
+  'nested_tuples': b'\x80\x02N' + b'\x85' * 90_000 + b'.',
+  'nested_key': b'\x80\x02}(N' + b'\x85' * 90_000 + b'Nu.',
+  'long_number': b'\x80\x02I' + b'9' * 90_000 + b'\n.',
+  'duplicates': b'\x80\x02]' + b'2' * 90_000 + b'.',
+  # Pairs of references to one pair: 2^30 labels.
+  'doubled': python2_pickle(
+    parts('cifar10')[0][1], np.empty(0), 'labels'
+  ).replace(
+    b'labels](e',
+    b'labelsK\x01'
+    + b''.join(b'q%bh%b\x86' % ((bytes([i]),) * 2) for i in range(30)),
+  ),
+  'encoded_again': b'\x80\x02(c_codecs\nencode\nq\x00' + TEXT + b'q\x01'
+  + LATIN1 + b'q\x02' + b'h\x00h\x01h\x02\x86R' * 12_000 + b't.',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('content', CRAFTED.values(), ids=CRAFTED)
+def test_prepare_crafted_pickle_raises_in_bounded_memory(
+  tmp_path: pathlib.Path, content: bytes
+) -> None:
+  padded = content.ljust(31_000, b'\0')
+  files = python2('cifar10') | {'data_batch_1': padded}
+  source = write_folder(tmp_path / 'a', files)
+  tracemalloc.start()
+  try:
+    start = time.perf_counter()
+    refused(source, 'data_batch_1 is not a CIFAR file', tmp_path)
+    assert time.perf_counter() - start < 2
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+  finally:
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'\x80\x02N' + b'\x85' * 400_000 + b'.',
+    b'\x80\x02}(N' + b'\x85' * 400_000 + b'Nu.',
+    b'\x80\x02' + b'](' * 200_000 + b'e' * 100_000 + b'.',
+    b'\x80\x02' + b']' * 100_000_000,
+    b'\x80\x02S' + b'a' * 10_000_000 + b'\n.',
+  ],
+  ids=['nested_tuples', 'nested_key', 'nested_lists', 'long', 'unquoted'],
+)
+def test_read_batch_crafted_of_official_size_raises(content: bytes) -> None:
+  start = time.perf_counter()
+  with pytest.raises(ValueError) as error:
+    cifar_pickle.read_batch(content, 'fine_labels', 50_000, 3072)
+  assert time.perf_counter() - start < 10  # 1 s without other processes
+  assert len(str(error.value)) < 200
+
+
+def replaced_in(content: bytes, old: bytes, new: bytes) -> bytes:
+  assert content.count(old) == 1
+  return content.replace(old, new)
+
+
+@pytest.mark.parametrize(
+  ('old', 'new'),
+  [
+    (b'(U\x02u1', b'(N' + b'\x85' * 500 + b'0U\x02u1'),  # POP
+    (b'(U\x02u1J', b'(N' + b'\x85' * 500 + b'J'),
+    (b'(J\x0a\x00\x00\x00J\x00\x0c\x00\x00t', b'(N' + b'\x85' * 500 + b't'),
+    (b'tb', b't0'),
+    (b'numpy\ndtype', b'numpy\nndarray'),
+    (b'U\x02u1', b'U\x02i1'),
+    (b'U\x04data', b'U\x04date'),
+    (b'J\x00\x0c\x00\x00', b'J\x01\x0c\x00\x00'),
+  ],
+)
+def test_read_batch_changed_array_raises(old: bytes, new: bytes) -> None:
+  _, rows, labels = parts('cifar10')[0]
+  content = python2_pickle(0 * rows, 0 * labels, 'labels')
+  if old == b'tb':
+    changed = content[:-4].replace(old, new, 1) + content[-4:]
+  else:
+    changed = replaced_in(content, old, new)
+  assert cifar_pickle.read_batch(content, 'labels', 10, 3072)
+  with pytest.raises(ValueError):
+    cifar_pickle.read_batch(changed, 'labels', 10, 3072)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 800), st.integers(1, 255))
+def test_read_batch_changed_byte_returns_arrays_or_raises(
+  position: int, change: int
+) -> None:
+  _, rows, labels = parts('cifar10')[0]
+  content = bytearray(python2_pickle(rows[:2], labels[:2], 'labels'))
+  # The first 400 bytes and the last 400 lie outside of the pixels.
+  content[position - 400] ^= change
+  try:
+    pixels, found = cifar_pickle.read_batch(bytes(content), 'labels', 2, 3072)
+  except ValueError:
+    return
+  assert (pixels.shape, pixels.dtype) == ((2, 3072), np.uint8)
+  assert (found.shape, found.dtype) == ((2,), np.int32)
 
 
 def spoiled_pickle(**values: Any) -> bytes:
@@ -494,82 +590,25 @@ def spoiled_pickle(**values: Any) -> bytes:
     b'\xff' * 31_000,
   ],
 )
-def test_broken_python_files_are_refused(
+def test_prepare_broken_python_file_raises(
   tmp_path: pathlib.Path, content: bytes
 ) -> None:
   files = python2('cifar10') | {'data_batch_1': content}
   source = write_folder(tmp_path / 'a', files)
-  refused(source, 'data_batch_1 (is no CIFAR file|has .* bytes)', tmp_path)
+  refused(source, 'data_batch_1 (is not a CIFAR file|has .* bytes)', tmp_path)
 
 
-def test_python_file_that_would_fill_the_memory_is_not_read(
+def test_prepare_huge_python_file_raises(
   tmp_path: pathlib.Path,
 ) -> None:
   source = write_folder(tmp_path / 'a', python2('cifar10'))
   os.truncate(source / 'test_batch', 10**12)  # a hole; takes no room
-  refused(source, 'test_batch has 1000000000000 bytes; 20 images', tmp_path)
+  refused(source, 'test_batch has 1000000000000 bytes, but 20 images', tmp_path)
 
 
-def lose_image(folder: pathlib.Path) -> str:
-  next((folder / 'test' / 'frog').iterdir()).unlink()
-  return 'test/frog has 1 PNG files; it takes 2'
-
-
-def lose_class(folder: pathlib.Path) -> str:
-  (folder / 'test' / 'frog').rename(folder / 'frog')
-  return r"test lacks \['frog'\] and has unknown \[\]"
-
-
-def rename_class(folder: pathlib.Path) -> str:
-  for split in ('train', 'test'):
-    (folder / split / 'frog').rename(folder / split / 'toad')
-  return r"train lacks \['frog'\] and has unknown \['toad'\]"
-
-
-def have_more_classes(folder: pathlib.Path) -> str:
-  (folder / 'train' / 'toad').mkdir()
-  return 'train has 11 folders of classes; CIFAR-10 has 10'
-
-
-def replace_image(content: Callable[[], bytes]) -> Callable[[Any], str]:
-  def spoil(folder: pathlib.Path) -> str:
-    path = sorted((folder / 'train' / 'ship').iterdir())[1]
-    path.write_bytes(content())
-    return f'{path} is no CIFAR image'
-
-  return spoil
-
-
-def encoded(
-  mode: str = 'RGB', size: tuple[int, int] = (32, 32), form: str = 'PNG'
-) -> bytes:
-  file = io.BytesIO()
-  Image.new(mode, size).save(file, form)
-  return file.getvalue()
-
-
-@pytest.mark.parametrize(
-  'spoil',
-  [
-    lose_image,
-    lose_class,
-    rename_class,
-    have_more_classes,
-    replace_image(lambda: encoded(size=(33, 32))),
-    replace_image(lambda: encoded(mode='L')),
-    replace_image(lambda: encoded(form='JPEG')),
-    replace_image(lambda: encoded()[:-40]),
-    replace_image(lambda: b''),
-  ],
-)
-def test_incomplete_folders_of_pngs_are_refused(
-  tmp_path: pathlib.Path, spoil: Callable[[pathlib.Path], str]
+def test_prepare_folder_taken_raises_and_keeps_it(
+  tmp_path: pathlib.Path,
 ) -> None:
-  source = write_pngs(tmp_path / 'pngs', 'cifar10')
-  refused(source, spoil(source), tmp_path)
-
-
-def test_place_that_is_taken_is_left_alone(tmp_path: pathlib.Path) -> None:
   source = write_folder(tmp_path / 'a', binary('cifar10'))
   taken = tmp_path / 'sets' / 'cifar10' / '3.0.2'
   taken.mkdir(parents=True)
@@ -583,7 +622,7 @@ def test_place_that_is_taken_is_left_alone(tmp_path: pathlib.Path) -> None:
   ]
 
 
-def test_set_that_reads_back_otherwise_is_not_left(
+def test_prepare_lossy_write_raises_and_leaves_nothing(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   source = write_folder(tmp_path / 'a', binary('cifar10'))
@@ -602,25 +641,25 @@ def test_set_that_reads_back_otherwise_is_not_left(
 
 SLOW = """
 import os, signal, sys, time
-from experiments import cifar_sources, prepare_data
+from experiments import prepare_data
+from experiments.data import cifar_archives, prepare
 
-# Whoever runs these tests in the background may have it ignored.
+# A parent in the background may have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def report(text, total):
   def advance(n):
     if text == stage:
-      os.write(1, b'reached\\n')  # sys.stdout is redirected meanwhile
-      # In slices: a signal just before a sleep is not seen until its end.
+      os.write(1, b'reached\\n')  # sys.stdout is redirected here.
+      # In slices: a signal just before a sleep is only handled at its end.
       for _ in range(6000):
         time.sleep(0.01)
   return advance
 
 source, root, stage = sys.argv[1:]
-official = prepare.prepare
-prepare.prepare = lambda source, root, **unused: official(
+prepare_data.prepare = lambda source, root, **unused: prepare.prepare(
   source, root, sizes=cifar_archives.Sizes(50, 20), report=report)
-sys.exit(prepare.main(['--source', source, '--data_dir', root]))
+sys.exit(prepare_data.main(['--source', source, '--data_dir', root]))
 """
 
 
@@ -633,7 +672,7 @@ sys.exit(prepare.main(['--source', source, '--data_dir', root]))
     (signal.SIGINT, 'checking', 130),
   ],
 )
-def test_stopped_preparation_leaves_no_set(
+def test_command_stopped_leaves_no_set(
   tmp_path: pathlib.Path, number: int, stage: str, status: int
 ) -> None:
   source = write_folder(tmp_path / 'a', binary('cifar10'))
@@ -662,7 +701,7 @@ def test_stopped_preparation_leaves_no_set(
   assert len(datasets.load('cifar10', root).train_labels) == 50
 
 
-def test_preparation_under_way_is_left_alone(tmp_path: pathlib.Path) -> None:
+def test_prepare_other_in_progress_is_kept(tmp_path: pathlib.Path) -> None:
   source = write_folder(tmp_path / 'a', binary('cifar10'))
   other = tmp_path / 'sets' / f'{prepare.STAGING}other'
   other.mkdir(parents=True)
@@ -673,26 +712,28 @@ def test_preparation_under_way_is_left_alone(tmp_path: pathlib.Path) -> None:
 # The command.
 
 
-def test_command_insists_on_the_official_sizes(
+def test_command_other_sizes_exits_with_message(
   tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
   source = write_folder(tmp_path / 'a', binary('cifar10'))
   before = signal.getsignal(signal.SIGTERM)
   try:
-    status = prepare.main(
+    status = prepare_data.main(
       ['--source', str(source), '--data_dir', str(tmp_path / 'sets')]
     )
   finally:
     signal.signal(signal.SIGTERM, before)
   assert status == 1
-  assert 'data_batch_1.bin has 30730 bytes; 10000 images take 30730000' in (
+  assert 'data_batch_1.bin has 30730 bytes, but 10000 images take 30730000' in (
     capfd.readouterr().err
   )
   assert not (tmp_path / 'sets').exists()
 
 
-def test_command_needs_a_source(capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_without_source_exits_with_usage(
+  capfd: pytest.CaptureFixture[str],
+) -> None:
   with pytest.raises(SystemExit) as error:
-    prepare.main([])
+    prepare_data.main([])
   assert error.value.code == 2
   assert '--source' in capfd.readouterr().err

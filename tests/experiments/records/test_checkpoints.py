@@ -1,4 +1,4 @@
-"""Checkpoints: exact, refused where they do not fit, safe from kill -9."""
+"""Checkpoints: exact, checked against the template, safe from kill -9."""
 
 import logging
 import multiprocessing
@@ -34,7 +34,7 @@ def make_state(seed: int = 0) -> State:
     'conv': {'kernel': jax.random.normal(key, (3, 3, 2, 4))},
     'bias': jax.random.normal(key, (4,), jnp.bfloat16),
   }
-  # What a comparison by value would let through: two NaNs of different
+  # A comparison by value would not see these: two NaNs of different
   # payload, a negative zero, and the smallest subnormal number.
   bits = np.array([0x7FC00001, 0xFFC12345, 0x80000000, 1], np.uint32)
   return State(
@@ -67,12 +67,14 @@ def manager(tmp_path: pathlib.Path) -> Any:
   checkpoints.close(manager)
 
 
-def test_nothing_there_yet(manager: Any) -> None:
+def test_restore_latest_empty_folder_returns_none(manager: Any) -> None:
   assert checkpoints.restore_latest(manager, make_state()) is None
 
 
 @pytest.mark.parametrize('abstract', [False, True])
-def test_round_trip_is_bit_exact(manager: Any, abstract: bool) -> None:
+def test_restore_latest_saved_is_bit_exact(
+  manager: Any, abstract: bool
+) -> None:
   state = make_state()
   progress = {
     'epoch': 3,
@@ -93,7 +95,7 @@ def test_round_trip_is_bit_exact(manager: Any, abstract: bool) -> None:
   assert_same(restored, state)
 
 
-def test_a_new_manager_reads_the_newest_and_only_keep_stay(
+def test_open_manager_keeps_and_reads_newest(
   tmp_path: pathlib.Path,
 ) -> None:
   manager = checkpoints.open_manager(tmp_path, keep=2)
@@ -110,7 +112,7 @@ def test_a_new_manager_reads_the_newest_and_only_keep_stay(
   checkpoints.close(manager)
 
 
-def test_a_donated_state_is_saved_as_it_was(manager: Any) -> None:
+def test_save_donated_state_is_unchanged(manager: Any) -> None:
   # Large enough (32 MB) that writing outlasts the steps that follow.
   wipe = jax.jit(
     lambda t: jax.tree.map(lambda x: 0 * x - 7, t), donate_argnums=0
@@ -130,11 +132,11 @@ def test_a_donated_state_is_saved_as_it_was(manager: Any) -> None:
   [
     (
       lambda s: s._replace(step=jnp.zeros((2,), jnp.int32)),
-      r'step: int32\[\] in the checkpoint, int32\[2\] here',
+      r'step: int32\[\] in the checkpoint, int32\[2\] in this run',
     ),
     (
       lambda s: s._replace(step=jnp.zeros((), jnp.float32)),
-      r'step: int32\[\] in the checkpoint, float32\[\] here',
+      r'step: int32\[\] in the checkpoint, float32\[\] in this run',
     ),
     (
       lambda s: s._replace(params={'bias': s.params['bias']}),
@@ -142,11 +144,11 @@ def test_a_donated_state_is_saved_as_it_was(manager: Any) -> None:
     ),
     (
       lambda s: s._replace(nothing={'phi': jnp.ones(2)}),
-      r'nothing/phi: absent in the checkpoint, float32\[2\] here',
+      r'nothing/phi: absent in the checkpoint, float32\[2\] in this run',
     ),
     (
       lambda s: s._replace(keys={**s.keys, 'one': jnp.zeros(2, jnp.uint32)}),
-      r'keys/one: key<fry>\[\] in the checkpoint, uint32\[2\] here',
+      r'keys/one: key<fry>\[\] in the checkpoint, uint32\[2\] in this run',
     ),
     (
       lambda s: s._replace(opt_state=(), params={}),
@@ -154,7 +156,7 @@ def test_a_donated_state_is_saved_as_it_was(manager: Any) -> None:
     ),
   ],
 )
-def test_another_configuration_is_named_leaf_by_leaf(
+def test_restore_latest_other_state_raises_with_leaves(
   manager: Any, change: Any, message: str
 ) -> None:
   state = make_state()
@@ -165,7 +167,7 @@ def test_another_configuration_is_named_leaf_by_leaf(
   assert str(manager.directory) in str(error.value)
 
 
-def test_bad_input_is_refused_before_anything_is_written(
+def test_save_bad_input_raises_and_writes_nothing(
   manager: Any, tmp_path: pathlib.Path
 ) -> None:
   with pytest.raises(ValueError, match='keep is 0'):
@@ -181,7 +183,7 @@ def test_bad_input_is_refused_before_anything_is_written(
       checkpoints.save(manager, step, state, {})
 
 
-def test_a_damaged_checkpoint_is_named(manager: Any) -> None:
+def test_restore_latest_damaged_raises_with_folder(manager: Any) -> None:
   state = {'a': jax.random.normal(jax.random.key(0), (1000,))}
   for step in (1, 2):
     checkpoints.save(manager, step, state, {})
@@ -193,12 +195,12 @@ def test_a_damaged_checkpoint_is_named(manager: Any) -> None:
     checkpoints.restore_latest(manager, state)
 
 
-def test_under_absl_nothing_but_our_own_messages() -> None:
+def test_save_under_absl_hides_messages_of_orbax() -> None:
   program = """
 import tempfile
 from absl import app, logging
 import jax.numpy as jnp
-from experiments import checkpoints
+from experiments.records import checkpoints
 def main(_):
   state = {'a': jnp.ones(3)}
   logging.set_verbosity(logging.INFO)
@@ -223,7 +225,9 @@ app.run(main)
   assert logging.getLogger('absl').filters == []
 
 
-def test_what_a_killed_process_left_goes(tmp_path: pathlib.Path) -> None:
+def test_open_manager_removes_incomplete_checkpoint(
+  tmp_path: pathlib.Path,
+) -> None:
   left = tmp_path / '50.orbax-checkpoint-tmp'  # Orbax's name for it.
   left.mkdir()
   (left / 'half').write_bytes(b'\0' * 1000)
@@ -282,7 +286,7 @@ def drain(pipe: multiprocessing.connection.Connection) -> list[Any]:
   return messages
 
 
-def test_kill_9_at_any_moment_loses_only_the_save_under_way(
+def test_save_killed_loses_only_that_save(
   tmp_path: pathlib.Path,
 ) -> None:
   context = multiprocessing.get_context('forkserver')

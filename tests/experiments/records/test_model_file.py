@@ -1,4 +1,4 @@
-"""Model files: exact, whole or absent, and clear about what is wrong."""
+"""Model files: exact, complete or absent, and errors for other files."""
 
 import os
 import zipfile
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments.common.errors import InvalidError
 from experiments.records import model_file, torch_weights
 
 METADATA = {'network': 'resnet20', 'accuracy': '91.50', 'comment': 'é "q" \n'}
@@ -37,7 +38,7 @@ def assert_same(found, expected):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_what_is_saved_is_loaded_bit_by_bit(tmp_path):
+def test_load_model_saved_returns_same_bits(tmp_path):
   params, batch_stats = trees()
   path = tmp_path / 'new' / 'net.safetensors'
   model_file.save_model(path, params, batch_stats, METADATA)
@@ -48,7 +49,7 @@ def test_what_is_saved_is_loaded_bit_by_bit(tmp_path):
     assert model.metadata == METADATA
 
 
-def test_names_are_paths_that_other_programs_can_read(tmp_path):
+def test_save_model_names_are_paths(tmp_path):
   params, batch_stats = trees()
   path = tmp_path / 'net.safetensors'
   model_file.save_model(path, params, batch_stats, METADATA)
@@ -65,7 +66,7 @@ def test_names_are_paths_that_other_programs_can_read(tmp_path):
   )
 
 
-def test_without_batch_statistics_and_metadata(tmp_path):
+def test_load_model_without_statistics_returns_empty_dicts(tmp_path):
   path = tmp_path / 'net.safetensors'
   model_file.save_model(path, {'w': np.ones(2)}, {}, {})
   model = model_file.load_model(path)
@@ -73,9 +74,7 @@ def test_without_batch_statistics_and_metadata(tmp_path):
   assert model[1:] == ({}, {})
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-  tmp_path, monkeypatch
-):
+def test_save_model_disk_full_keeps_old_file(tmp_path, monkeypatch):
   path = tmp_path / 'net.safetensors'
   model_file.save_model(path, {'w': np.ones(2)}, {}, {})
   before = path.read_bytes()
@@ -100,7 +99,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     ({'w': np.ones(2)}, {'accuracy': 91.5}, "'accuracy': 91.5 is not text"),
   ],
 )
-def test_what_could_not_be_read_back_is_not_written(
+def test_save_model_unreadable_content_raises(
   tmp_path, params, metadata, match
 ):
   with pytest.raises(ValueError, match=match):
@@ -108,7 +107,7 @@ def test_what_could_not_be_read_back_is_not_written(
   assert not os.listdir(tmp_path)
 
 
-def test_other_endings_are_refused(tmp_path):
+def test_other_suffix_raises(tmp_path):
   with pytest.raises(ValueError, match=r'net\.npz.*end in \.safetensors'):
     model_file.save_model(tmp_path / 'net.npz', {}, {}, {})
   with pytest.raises(ValueError, match=r'net\.h5.*\.pth.*\.safetensors'):
@@ -116,12 +115,12 @@ def test_other_endings_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['none.safetensors', 'none.pth'])
-def test_a_missing_file_is_named(tmp_path, name):
+def test_load_any_missing_file_raises(tmp_path, name):
   with pytest.raises(FileNotFoundError, match=f'no file .*{name}'):
     torch_weights.load_any(tmp_path / name)
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path):
+def test_load_model_cut_file_raises(tmp_path):
   path = tmp_path / 'net.safetensors'
   model_file.save_model(path, *trees(), METADATA)
   content = path.read_bytes()
@@ -131,7 +130,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
       model_file.load_model(path)
 
 
-def test_foreign_files_are_named(tmp_path):
+def test_load_model_foreign_file_raises(tmp_path):
   path = tmp_path / 'net.safetensors'
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('data.pkl', 'x')
@@ -144,8 +143,12 @@ def test_foreign_files_are_named(tmp_path):
   with pytest.raises(ValueError, match='not a safetensors file'):
     model_file.load_model(path)
   path.write_bytes(safetensors.numpy.save({'layer.weight': np.ones(2)}))
-  with pytest.raises(ValueError, match=r"'layer\.weight'.*another program"):
+  with pytest.raises(ValueError, match=r"'layer\.weight'.*import_torch"):
+    model_file.load_model(path)
+  clash = {'params/a': np.ones(2), 'params/a/b': np.ones(2)}
+  path.write_bytes(safetensors.numpy.save(clash))
+  with pytest.raises(InvalidError, match=r'net\.safetensors: .*another path'):
     model_file.load_model(path)
   path.write_bytes(safetensors.numpy.save({'batch_stats/x': np.ones(2)}))
-  with pytest.raises(ValueError, match='no parameters'):
+  with pytest.raises(ValueError, match='no arrays under params/'):
     model_file.load_model(path)

@@ -1,4 +1,4 @@
-"""The log of a run: what is in it, and what a resumed run does to it."""
+"""The log of a run: its content, and its changes when a run resumes."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def make_log(path: pathlib.Path, epochs: int) -> run_log.Log:
   return log
 
 
-def test_header_says_what_ran_where() -> None:
+def test_describe_run_has_config_device_and_versions() -> None:
   described = run_log.describe_run({'shape': (1, 2), 'rate': np.float32(0.5)})
   assert json.loads(json.dumps(described, allow_nan=False)) == described
   assert described['config'] == {'shape': [1, 2], 'rate': 0.5}
@@ -62,12 +62,12 @@ def test_header_says_what_ran_where() -> None:
     *('python', 'jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
   }
   assert described['date'].endswith('+00:00')
-  # The tests run the code of the checkout that they lie in.
+  # The tests run the code of the checkout that contains them.
   source = run_log._source(pathlib.Path(__file__).parents[3])
   assert {name: described[name] for name in source} == source
 
 
-def test_commit_is_that_of_the_checkout_the_code_lies_in(
+def test_source_is_commit_of_the_checkout(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   def git(*args: str) -> str:
@@ -97,7 +97,7 @@ def test_commit_is_that_of_the_checkout_the_code_lies_in(
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
   source.write_text('a = 2\n')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
-  # Somebody else's repository around an installed copy is not the source.
+  # A repository around an installed copy is not the source.
   assert run_log._source(installed) == none
   monkeypatch.setenv('GIT_DIR', '/nowhere')  # As within a git hook.
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
@@ -105,7 +105,7 @@ def test_commit_is_that_of_the_checkout_the_code_lies_in(
   assert run_log._source(tmp_path) == none
 
 
-def test_a_new_log_reads_back(tmp_path: pathlib.Path) -> None:
+def test_read_log_new_log_returns_its_records(tmp_path: pathlib.Path) -> None:
   path = tmp_path / 'made' / 'metrics.jsonl'
   log = make_log(path, epochs=2)
   assert log.header == header()
@@ -115,7 +115,7 @@ def test_a_new_log_reads_back(tmp_path: pathlib.Path) -> None:
   assert os.listdir(path.parent) == ['metrics.jsonl']
 
 
-def test_numbers_survive_and_only_the_finite_are_numbers(
+def test_append_writes_finite_numbers_and_null(
   tmp_path: pathlib.Path,
 ) -> None:
   log = run_log.open_log(tmp_path / 'log', header(), epochs_done=0)
@@ -144,15 +144,17 @@ def test_numbers_survive_and_only_the_finite_are_numbers(
 
 
 @given(st.floats())
-def test_any_float_is_itself_or_null(value: float) -> None:
-  read = json.loads(run_log._line(run_log._plain({'x': value}, 'record')))['x']
+def test_to_lines_any_float_is_itself_or_null(value: float) -> None:
+  read = json.loads(run_log.to_lines([run_log._plain({'x': value}, 'record')]))[
+    'x'
+  ]
   if math.isfinite(value):
     assert struct.pack('d', read) == struct.pack('d', value)
   else:
     assert read is None
 
 
-def test_a_resumed_run_keeps_the_first_header_and_the_epochs_done(
+def test_open_log_resumed_keeps_header_and_epochs_done(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
@@ -170,7 +172,7 @@ def test_a_resumed_run_keeps_the_first_header_and_the_epochs_done(
   assert run_log.read_log(path) == (header(), [])
 
 
-def test_every_cut_through_the_last_line_is_survived(
+def test_open_log_cut_last_line_is_repaired(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
@@ -187,7 +189,7 @@ def test_every_cut_through_the_last_line_is_survived(
     assert path.read_bytes() == whole
 
 
-def test_another_configuration_is_refused_key_by_key(
+def test_open_log_other_configuration_raises_with_keys(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
@@ -197,15 +199,15 @@ def test_another_configuration_is_refused_key_by_key(
   with pytest.raises(ValueError, match='another configuration') as error:
     run_log.open_log(path, header(other), epochs_done=0)
   assert str(error.value).splitlines()[1:] == [
-    '  optimizer.name: "sgd" there, "adam" now',
-    '  optimizer.rate: 0.1 there, absent now',
-    '  seed: absent there, null now',
+    '  optimizer.name: "sgd" in the log, "adam" now',
+    '  optimizer.rate: 0.1 in the log, absent now',
+    '  seed: absent in the log, null now',
     'Use another --workdir, or the configuration of that run.',
   ]
   assert path.read_bytes() == before
 
 
-def test_the_same_configuration_by_other_types_is_the_same(
+def test_open_log_equal_configuration_of_other_types_opens(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
@@ -214,7 +216,7 @@ def test_the_same_configuration_by_other_types_is_the_same(
   config |= {'steps': [np.int32(1), 2]}
   run_log.open_log(path, header(config), epochs_done=0)
   del config['empty']
-  with pytest.raises(ValueError, match=r'empty: \{\} there, absent now'):
+  with pytest.raises(ValueError, match=r'empty: \{\} in the log, absent now'):
     run_log.open_log(path, header(config), epochs_done=0)
 
 
@@ -222,14 +224,14 @@ def test_the_same_configuration_by_other_types_is_the_same(
   ('text', 'message'),
   [
     ('', 'is empty'),
-    ('{"config": {}', 'line 1 of .* is not JSON'),
-    ('{"epoch": 1}\n', "line 1 of .* has no 'config'"),
-    ('[1]\n', "line 1 of .* has no 'config'"),
-    ('{"config": {}}\n{"epoch"\n{"epoch": 2}\n', 'line 2 of .* is not JSON'),
-    ('{"config": {}}\n{"step": 2}\n', "line 2 of .* has no 'epoch'"),
+    ('{"config": {}', 'Line 1 of .* is not JSON'),
+    ('{"epoch": 1}\n', "Line 1 of .* has no 'config'"),
+    ('[1]\n', "Line 1 of .* has no 'config'"),
+    ('{"config": {}}\n{"epoch"\n{"epoch": 2}\n', 'Line 2 of .* is not JSON'),
+    ('{"config": {}}\n{"step": 2}\n', "Line 2 of .* has no 'epoch'"),
   ],
 )
-def test_what_is_no_log_is_refused_and_left_alone(
+def test_open_log_other_file_raises_and_keeps_it(
   tmp_path: pathlib.Path, text: str, message: str
 ) -> None:
   path = tmp_path / 'log'
@@ -239,7 +241,7 @@ def test_what_is_no_log_is_refused_and_left_alone(
   assert path.read_text() == text
 
 
-def test_a_checkpoint_without_its_records_is_refused(
+def test_open_log_without_records_raises(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
@@ -250,7 +252,9 @@ def test_a_checkpoint_without_its_records_is_refused(
     run_log.open_log(path, header(), epochs_done=3)
 
 
-def test_a_bad_record_is_named_and_not_written(tmp_path: pathlib.Path) -> None:
+def test_append_bad_record_raises_and_writes_nothing(
+  tmp_path: pathlib.Path,
+) -> None:
   log = make_log(tmp_path / 'log', epochs=1)
   before = log.path.read_bytes()
   with pytest.raises(ValueError, match='lacks train_loss, seconds'):
@@ -262,12 +266,12 @@ def test_a_bad_record_is_named_and_not_written(tmp_path: pathlib.Path) -> None:
   assert log.path.read_bytes() == before
 
 
-def test_kill_9_leaves_every_acknowledged_record(
+def test_append_killed_keeps_acknowledged_records(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
   program = f"""
-from experiments import metrics
+from experiments.records import run_log
 log = run_log.open_log({str(path)!r}, {header()!r}, epochs_done=0)
 for epoch in range(1, 1_000_000):
   run_log.append(log, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
@@ -315,7 +319,7 @@ def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
   return shown
 
 
-def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(
+def test_open_scalars_resumed_shows_each_epoch_once(
   tmp_path: pathlib.Path,
 ) -> None:
   for name, epochs_done, epochs in (('1', 0, (1, 2, 3)), ('2', 1, (2,))):

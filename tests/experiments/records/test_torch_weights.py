@@ -1,92 +1,21 @@
-"""Import of .pth files, from hand-written ones and from the authors'."""
+"""Import of PyTorch weights from safetensors, and through a torch stand-in."""
 
-import collections
-import io
-import os
 import pickle
 import subprocess
 import sys
 import types
-import zipfile
-from unittest import mock
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import safetensors.numpy
 
-from experiments.records import torch_file, torch_weights
+from experiments.common import errors
+from experiments.records import model_file, torch_weights
 from mq_jax import models
-
-MAGIC = 0x1950A86A20F9469CFC6C
-MACHINE = {'protocol_version': 1001, 'little_endian': True, 'type_sizes': {}}
-
-
-class Storage:
-  def __init__(self, key, kind, array, view):
-    self.pid = ('storage', kind, key, 'cuda:0', array.size, view)
-
-
-class Tensor:
-  """What torch pickles a tensor as: a call, its storage by name."""
-
-  def __init__(self, rebuild, *arguments):
-    self.call = rebuild, arguments
-
-  def __reduce__(self):
-    return self.call
-
-
-class Pickler(pickle.Pickler):
-  def persistent_id(self, obj):
-    return obj.pid if isinstance(obj, Storage) else None
-
-
-def fake_torch():
-  """As much of torch as a pickle of tensors names."""
-  torch, utils = types.ModuleType('torch'), types.ModuleType('torch._utils')
-  for name in ('FloatStorage', 'LongStorage', 'ByteStorage'):
-    setattr(torch, name, type(name, (), {'__module__': 'torch'}))
-
-  def _rebuild_tensor_v2():
-    pass
-
-  _rebuild_tensor_v2.__module__ = 'torch._utils'
-  _rebuild_tensor_v2.__qualname__ = '_rebuild_tensor_v2'
-  utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-  torch._utils = utils
-  return {'torch': torch, 'torch._utils': utils}
-
-
-def legacy(arrays, wrap=lambda state: state, offset=0, view=None):
-  """A file as torch before 1.6 wrote it, storages in another order."""
-  modules = fake_torch()
-  torch = modules['torch']
-  kinds = {'f': torch.FloatStorage, 'i': torch.LongStorage}
-  kinds['u'] = torch.ByteStorage
-  state = collections.OrderedDict()
-  storages = {}
-  for index, (name, array) in enumerate(arrays.items()):
-    storages[str(1000 - index)] = array
-    strides = tuple(s // array.itemsize for s in array.strides)
-    storage = Storage(str(1000 - index), kinds[array.dtype.kind], array, view)
-    state[name] = Tensor(
-      torch._utils._rebuild_tensor_v2,
-      *(storage, offset, array.shape, strides),
-      *(False, collections.OrderedDict()),
-    )
-  state._metadata = collections.OrderedDict({'': {'version': 1}})
-  stream = io.BytesIO()
-  with mock.patch.dict(sys.modules, modules):
-    for part in (MAGIC, 1001, MACHINE, wrap(state), sorted(storages)):
-      Pickler(stream, protocol=2).dump(part)
-  for key in sorted(storages):
-    array = storages[key]
-    stream.write(array.size.to_bytes(8, 'little'))
-    stream.write(array.tobytes(order='A'))
-  return stream.getvalue()
 
 
 def norm(rng, width):
@@ -122,24 +51,19 @@ def state_dict(blocks=1, num_classes=7):
   return state | {'bn1.num_batches_tracked': np.array(5)}
 
 
-def write(tmp_path, content):
-  path = tmp_path / 'net.pth'
-  path.write_bytes(content)
+def write(tmp_path, state, name='net.safetensors'):
+  path = tmp_path / name
+  arrays = {k: np.asarray(v, order='C') for k, v in state.items()}
+  path.write_bytes(safetensors.numpy.save(arrays))
   return path
 
 
-def refused(tmp_path, content, match):
-  path = write(tmp_path, content)
-  with pytest.raises(ValueError, match=f'(?s)net.pth: .*{match}'):
-    torch_weights.load_torch(path)
-
-
-def test_every_number_has_its_place(tmp_path):
+def test_load_any_places_every_number(tmp_path):
   state = state_dict(blocks=2)
-  model = torch_weights.load_any(write(tmp_path, legacy(state)))
+  model = torch_weights.load_any(write(tmp_path, state))
   assert model.metadata['network'] == 'resnet14'
   assert model.metadata['num_classes'] == '7'
-  assert model.metadata['source'] == 'net.pth'
+  assert model.metadata['source'] == 'net.safetensors'
   params, stats = model.params, model.batch_stats
   # Kernels: (out, in, height, width) there, (height, width, in, out) here.
   places = {
@@ -176,8 +100,8 @@ def test_every_number_has_its_place(tmp_path):
     np.testing.assert_array_equal(found, theirs, err_msg=name)
 
 
-def test_the_network_takes_them(tmp_path):
-  model = torch_weights.load_torch(write(tmp_path, legacy(state_dict())))
+def test_load_torch_fits_network(tmp_path):
+  model = torch_weights.load_torch(write(tmp_path, state_dict()))
   net = models.resnet(8, 7)
   x = jnp.ones((1, 8, 8, 3))
   expected = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
@@ -185,28 +109,41 @@ def test_the_network_takes_them(tmp_path):
   assert jax.tree.map(jnp.shape, given) == jax.tree.map(jnp.shape, expected)
 
 
-def test_tensors_may_lie_in_any_order(tmp_path):
+def assert_same_model(got, want):
+  jax.tree.map(np.testing.assert_array_equal, got[:2], want[:2])
+  assert {leaf.dtype for leaf in jax.tree.leaves(got[:2])} == {np.dtype('f4')}
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'net.', 'module.model.'])
+def test_load_any_common_prefix_is_dropped(tmp_path, prefix):
   state = state_dict()
-  state['fc.weight'] = np.asarray(state['fc.weight'], order='F')
-  model = torch_weights.load_torch(write(tmp_path, legacy(state)))
-  np.testing.assert_array_equal(
-    model.params['head']['kernel'], state['fc.weight'].T
-  )
+  prefixed = {prefix + name: array for name, array in state.items()}
+  got = torch_weights.load_any(write(tmp_path, prefixed, 'a.safetensors'))
+  assert_same_model(got, torch_weights.load_any(write(tmp_path, state)))
 
 
-def test_command_converts_without_torch(tmp_path):
-  source = write(tmp_path, legacy(state_dict()))
-  destination = tmp_path / 'net.safetensors'
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64'])
+def test_load_any_other_precision_becomes_float32(tmp_path, dtype):
+  state = state_dict()
+  floats = {k: v.astype(dtype) for k, v in state.items() if v.ndim}
+  rounded = {k: v.astype(np.float32) for k, v in floats.items()}
+  got = torch_weights.load_any(write(tmp_path, floats, 'a.safetensors'))
+  assert_same_model(got, torch_weights.load_any(write(tmp_path, rounded)))
+
+
+def test_command_converts_safetensors(tmp_path):
+  source = write(tmp_path, state_dict())
+  destination = tmp_path / 'ours.safetensors'
   command = [sys.executable, '-m', 'experiments.import_torch', str(source)]
   done = subprocess.run(
     [*command, str(destination)], capture_output=True, text=True, check=True
   )
   # Stem 432, stages 4608 + 14336 + 57344, head 455, norms 2 · 336.
   assert 'resnet8, 7 classes, 77,847 parameters' in done.stdout
-  converted = torch_weights.load_any(destination)
+  converted = model_file.load_model(destination)
   direct = torch_weights.load_any(source)
   assert converted.metadata == direct.metadata
-  jax.tree.map(np.testing.assert_array_equal, converted[:2], direct[:2])
+  assert_same_model(converted, direct)
 
   failed = subprocess.run(
     [*command, str(tmp_path / 'net.npz')], capture_output=True, text=True
@@ -215,98 +152,169 @@ def test_command_converts_without_torch(tmp_path):
   assert failed.stderr.startswith('import_torch: ')
   assert 'must end in .safetensors' in failed.stderr
   assert 'Traceback' not in failed.stderr
+  assert not (tmp_path / 'net.npz').exists()
 
 
-class Call:
-  """Pickles as a call, which a trusting reader makes."""
-
-  def __init__(self, function, *arguments):
-    self.reduced = function, arguments
-
-  def __reduce__(self):
-    return self.reduced
+# A stand-in for the part of PyTorch that the import calls.
 
 
-@pytest.mark.parametrize('part', range(5))
-def test_nothing_in_a_pickle_is_run(tmp_path, part):
-  proof = tmp_path / 'proof'
-  parts = [MAGIC, 1001, MACHINE, {}, []]
-  parts[part] = Call(os.mkdir, str(proof))
-  content = b''.join(pickle.dumps(p, protocol=2) for p in parts)
-  refused(tmp_path, content, r'asks for \w+\.mkdir.*nothing of it was run\.')
-  assert not proof.exists()
-  # The same file does harm elsewhere: the test would notice.
-  stream = io.BytesIO(content)
-  for _ in range(part + 1):
-    pickle.load(stream)
-  assert proof.exists()
+class Tensor(NamedTuple):
+  array: np.ndarray
+
+  def numel(self):
+    return self.array.size
+
+  def detach(self):
+    return self
+
+  def is_floating_point(self):
+    return self.array.dtype.kind != 'i'
+
+  def float(self):
+    return Tensor(self.array.astype(np.float32))
+
+  def numpy(self):
+    if self.array.dtype == ml_dtypes.bfloat16:
+      raise TypeError('Got unsupported ScalarType BFloat16')
+    return self.array
+
+
+@pytest.fixture
+def torch(monkeypatch):
+  """A stand-in, whose `load` returns `content` or raises it."""
+  module = types.ModuleType('torch')
+
+  def load(path, map_location, weights_only):
+    assert path.is_file()
+    assert (map_location, weights_only) == ('cpu', True)
+    if isinstance(module.content, Exception):
+      raise module.content
+    return module.content
+
+  module.Tensor, module.load = Tensor, load
+  monkeypatch.setitem(sys.modules, 'torch', module)
+  return module
+
+
+def tensors(state, dtype='float32'):
+  return {
+    name: Tensor(array.astype(dtype) if array.dtype.kind == 'f' else array)
+    for name, array in state.items()
+  }
+
+
+def torch_file(tmp_path, name='net.pth'):
+  path = tmp_path / name
+  path.write_bytes(b'x' * 300_000)
+  return path
+
+
+@pytest.mark.parametrize('name', ['net.pth', 'net.pt'])
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16', 'float64'])
+def test_load_any_pth_is_read_by_torch(tmp_path, torch, name, dtype):
+  torch.content = tensors(state_dict(), dtype)
+  got = torch_weights.load_any(torch_file(tmp_path, name))
+  rounded = {
+    k: v.astype(dtype).astype(np.float32)
+    for k, v in state_dict().items()
+    if v.ndim
+  }
+  assert_same_model(got, torch_weights.load_any(write(tmp_path, rounded)))
+  assert got.metadata['source'] == name
 
 
 @pytest.mark.parametrize(
-  'function', [eval, getattr, io.open, subprocess.Popen, np.load, len]
+  'wrap',
+  [
+    lambda state: {'epoch': 3, 'state_dict': state},
+    lambda state: {'model': state, 'optimizer': {'lr': 0.1}},
+    lambda state: {'acc': 91.5, 'net': state},
+    lambda state: {'state_dict': {'model': state}},
+    lambda state: {'net': {f'module.{k}': v for k, v in state.items()}},
+  ],
 )
-def test_other_names_are_refused(tmp_path, function):
-  content = pickle.dumps(Call(function, 'x'), protocol=2)
-  refused(tmp_path, content, f'asks for .*{function.__name__}')
+def test_load_torch_nested_state_dict_is_found(tmp_path, torch, wrap):
+  torch.content = wrap(tensors(state_dict()))
+  got = torch_weights.load_torch(torch_file(tmp_path))
+  want = torch_weights.load_torch(write(tmp_path, state_dict()))
+  assert_same_model(got, want)
 
 
-def test_a_whole_module_is_refused(tmp_path):
-  content = legacy(state_dict(), wrap=lambda s: {'net': Call(Storage, s)})
-  refused(tmp_path, content, r'Storage, which no state dict.*state_dict\(\)')
-
-
-def test_stand_ins_cannot_be_changed():
-  # BUILD, as __setstate__ or as attributes, on each thing a file may name.
-  for name in (
-    b'ccollections\nOrderedDict\n',
-    b'ctorch._utils\n_rebuild_tensor_v2\n',
-    b'ctorch\nFloatStorage\n',
-  ):
-    for state in (
-      b'}X\x01\x00\x00\x00xK\x01s',
-      b'N}X\x01\x00\x00\x00xK\x01s\x86',
-    ):
-      content = b'\x80\x02' + name + state + b'b.'
-      # Not 'torch.save did not write it', which is what comes after BUILD.
-      with pytest.raises(ValueError, match='magic number cannot be read'):
-        torch_file.read_state_dict(content)
-  assert not hasattr(torch_file._StateDict, 'x')
-
-
-def test_zip_files_are_told_what_to_do(tmp_path):
-  stream = io.BytesIO()
-  with zipfile.ZipFile(stream, 'w') as archive:
-    archive.writestr('archive/data.pkl', b'x')
-  refused(tmp_path, stream.getvalue(), '_use_new_zipfile_serialization=False')
+def cyclic():
+  state = {}
+  state['model'] = state
+  return state
 
 
 @pytest.mark.parametrize(
   ('content', 'match'),
   [
-    (b'', 'magic number cannot be read'),
-    (b'\x89PNG\r\n\x1a\n', 'not a .pth file'),
-    (pickle.dumps([1, 2], protocol=2), 'torch.save did not write it'),
-    (pickle.dumps(MAGIC, 2) + pickle.dumps(1000, 2), 'version is not 1001'),
     (
-      b''.join(
-        pickle.dumps(p, 2) for p in (MAGIC, 1001, {'little_endian': False})
-      ),
-      'little-endian',
+      pickle.UnpicklingError('weights_only=False'),
+      'objects other than tensors',
+    ),
+    (RuntimeError('failed. Do this\nand that'), r'read the weights \(failed\)'),
+    (EOFError(), r'cannot read the weights \(EOFError\)\. Copy the file again'),
+    ([1, 2], r'contains a list, not tensors by name\. Save'),
+    (Tensor(np.zeros(2)), 'contains a Tensor, not tensors'),
+    ({'epoch': 3}, r"'epoch' is a int, not a tensor\. Save"),
+    ({1: Tensor(np.zeros(2))}, "'1' is a Tensor"),
+    (cyclic(), "'model' is a dict, not a tensor"),
+    (
+      {'w': Tensor(np.broadcast_to(np.float32(0), (2**20, 2**20)))},
+      'w has 1099511627776 values, more than .* bytes',
     ),
     (
-      # A memo of 4 billion places, which CPython would allocate.
-      b'\x80\x02K\x01r\xff\xff\xff\xff.',
-      'numbers an object 4294967295',
+      {'w': Tensor(np.array(1, ml_dtypes.bfloat16))},
+      'not a ResNet for CIFAR',
     ),
+    ({}, 'not a ResNet for CIFAR'),
   ],
 )
-def test_foreign_files_are_refused(tmp_path, content, match):
-  refused(tmp_path, content, match)
+def test_load_torch_other_content_raises(tmp_path, torch, content, match):
+  torch.content = content
+  with pytest.raises(errors.InvalidError, match=f'net.pth.* {match}') as error:
+    torch_weights.load_torch(torch_file(tmp_path))
+  assert 'weights_only' not in str(error.value)
+  assert '\n' not in str(error.value)
 
 
-def test_wrapped_state_dict_is_refused(tmp_path):
-  content = legacy(state_dict(), wrap=lambda s: {'state_dict': s, 'epoch': 3})
-  refused(tmp_path, content, r'not a state dict.*state_dict\(\) itself')
+def test_load_torch_unconvertible_tensor_raises(tmp_path, torch):
+  class Sparse(Tensor):
+    def numpy(self):
+      raise TypeError('layout')
+
+  torch.content = {'w': Sparse(np.zeros(2))}
+  # `float` returns a dense tensor of the stand-in.
+  Sparse.float = lambda self: self
+  with pytest.raises(
+    errors.InvalidError, match=r'w cannot be .*\(layout\)\. Sa'
+  ):
+    torch_weights.load_torch(torch_file(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['net.pth', "it's.pt"])
+def test_load_any_without_torch_explains_conversion(
+  tmp_path, monkeypatch, name
+):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(errors.MissingError, match='not installed') as error:
+    torch_weights.load_any(torch_file(tmp_path, name))
+  lines = str(error.value).splitlines()
+  assert lines[1] == '  import torch, safetensors.torch'
+  # The two lines are Python: run here with a stand-in.
+  calls = []
+  torch = types.ModuleType('torch')
+  torch.load = lambda *args, **options: (args, options)
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  module = types.ModuleType('safetensors.torch')
+  module.save_file = lambda *args: calls.append(args)
+  monkeypatch.setitem(sys.modules, 'safetensors.torch', module)
+  monkeypatch.setattr(safetensors, 'torch', module, raising=False)
+  exec('\n'.join(line.strip() for line in lines[1:3]))
+  options = {'map_location': 'cpu', 'weights_only': True}
+  converted = name.rpartition('.')[0] + '.safetensors'
+  assert calls == [(((name,), options), converted)]
 
 
 SMALL = {
@@ -315,45 +323,13 @@ SMALL = {
 }
 
 
-def test_small_state_dict_is_read_exactly():
-  arrays = torch_file.read_state_dict(legacy(SMALL))
-  assert list(arrays) == ['a', 'b']
-  for name, array in SMALL.items():
-    assert arrays[name].dtype == array.dtype
-    np.testing.assert_array_equal(arrays[name], array, strict=True)
-
-
-def test_a_file_cut_anywhere_is_refused():
-  content = legacy(SMALL)
-  for length in range(len(content)):
-    with pytest.raises(ValueError):
-      torch_file.read_state_dict(content[:length])
-  with pytest.raises(ValueError, match='1 bytes follow'):
-    torch_file.read_state_dict(content + b'\0')
-
-
-@given(st.integers(0, len(legacy(SMALL)) - 1), st.integers(1, 255))
-def test_a_changed_byte_gives_arrays_or_a_value_error(position, change):
-  content = bytearray(legacy(SMALL))
-  content[position] ^= change
-  try:
-    arrays = torch_file.read_state_dict(bytes(content))
-  except ValueError:
-    return
-  # Reading a view beyond the file's memory would crash here.
-  assert {array.tobytes() for array in arrays.values()}
-
-
-def test_views_beyond_the_storage_are_refused():
-  with pytest.raises(ValueError, match='tensor a is empty or not inside'):
-    torch_file.read_state_dict(legacy(SMALL, offset=1))
-
-
-def test_unknown_storages_are_refused():
-  with pytest.raises(ValueError, match=r'asks for torch\.ByteStorage'):
-    torch_file.read_state_dict(legacy({'a': np.zeros(2, np.uint8)}))
-  with pytest.raises(ValueError, match=r'storage that is none of .* or a view'):
-    torch_file.read_state_dict(legacy(SMALL, view=('1000', 0, 2)))
+def test_load_any_cut_safetensors_raises(tmp_path):
+  path = write(tmp_path, state_dict())
+  content = path.read_bytes()
+  for length in [*range(40), len(content) // 2, len(content) - 1]:
+    path.write_bytes(content[:length])
+    with pytest.raises(errors.InvalidError, match=f'{length} bytes.*cut short'):
+      torch_weights.load_any(path)
 
 
 def without(name):
@@ -363,11 +339,11 @@ def without(name):
 @pytest.mark.parametrize(
   ('state', 'match'),
   [
-    (SMALL, 'no ResNet for CIFAR.*Its tensors: a, b'),
-    (without('fc.weight'), 'no ResNet for CIFAR'),
+    (SMALL, 'not a ResNet for CIFAR.*Its tensors: a, b'),
+    (without('fc.weight'), 'not a ResNet for CIFAR'),
     (
       state_dict() | {'layer4.0.conv1.weight': np.zeros(1, np.float32)},
-      'no ResNet for CIFAR',
+      'not a ResNet for CIFAR',
     ),
     (
       without('layer2.0.downsample.0.weight'),
@@ -383,21 +359,44 @@ def without(name):
     ),
     (
       state_dict() | {'fc.bias': np.full(7, np.nan, np.float32)},
-      'fc.bias has values that are no finite numbers',
+      'fc.bias has values that are not finite',
+    ),
+    (
+      state_dict() | {'fc.bias': np.full(7, 1e300)},
+      'fc.bias has values that are not finite',
     ),
     (
       state_dict() | {'fc.bias': np.zeros(7, np.int64)},
-      'fc.bias has values that are no finite numbers',
+      'fc.bias is int64',
     ),
+    (
+      state_dict() | {'fc.weight': np.zeros((0, 64), np.float32)},
+      'not a ResNet for CIFAR',
+    ),
+    (
+      {f'layer1.{i}.conv1.weight': np.zeros(1) for i in range(201)}
+      | {'fc.weight': np.zeros((7, 64))},
+      'not a ResNet for CIFAR.* and 198 more',
+    ),
+    (
+      {f'module.{k}': v for k, v in state_dict().items()}
+      | {'conv1.weight': np.zeros(1)},
+      'not a ResNet for CIFAR',
+    ),
+    ({'params/w': np.zeros(1)}, 'model file of this project. Use it as it is'),
   ],
 )
-def test_other_networks_are_refused(tmp_path, state, match):
-  refused(tmp_path, legacy(state), match)
+def test_load_torch_other_network_raises(tmp_path, state, match):
+  path = write(tmp_path, state)
+  with pytest.raises(
+    errors.InvalidError, match=f'(?s)net.safetensors: .*{match}'
+  ):
+    torch_weights.load_torch(path)
 
 
-def test_authors_files_name_their_networks(data_dir):
+def test_load_torch_authors_files_identifies_networks(data_dir):
   found = {}
-  for path in sorted((data_dir / 'pretrained').glob('*.pth')):
+  for path in sorted((data_dir / 'pretrained').glob('*.safetensors')):
     model = torch_weights.load_torch(path)
     found[path.stem] = model.metadata['network'], model.metadata['num_classes']
   assert found == {
@@ -408,13 +407,13 @@ def test_authors_files_name_their_networks(data_dir):
   }
 
 
-def test_authors_resnet20_has_its_accuracy(data_dir):
+def test_load_torch_authors_resnet20_has_published_accuracy(data_dir):
   raw = np.fromfile(data_dir / 'cifar-10-batches-bin/test_batch.bin', np.uint8)
   raw = raw.reshape(10000, 1 + 3 * 32 * 32)
   images = raw[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) / 255.0
   images = (images - (0.4914, 0.4822, 0.4465)) / (0.2023, 0.1994, 0.2010)
   model = torch_weights.load_torch(
-    data_dir / 'pretrained/MetaQuant-ResNet20-CIFAR10.pth'
+    data_dir / 'pretrained/MetaQuant-ResNet20-CIFAR10.safetensors'
   )
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
 

@@ -264,7 +264,7 @@ def test_what_diverged_goes_into_the_ledger_and_says_so(tmp_path):
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no run stands in'):
+  with pytest.raises(FileNotFoundError, match='Give the folder of a run'):
     ledger.add(tmp_path, tmp_path / 'results', 'mine')
 
 

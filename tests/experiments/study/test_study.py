@@ -296,15 +296,16 @@ def test_base_models_folder_is_searched_by_name(tmp_path):
     table.settings[f'{net}-bwn-sgd-ste'] for net in ('resnet20', 'resnet32')
   ]
   ours = tmp_path / 'resnet20-cifar10.safetensors'
-  theirs = tmp_path / 'MetaQuant-ResNet32-CIFAR10.pth'
+  theirs = tmp_path / 'MetaQuant-ResNet32-CIFAR10.safetensors'
   ours.touch()
   with pytest.raises(errors.MissingError, match='resnet32-cifar10'):
     study_run.base_models(configs, str(tmp_path), tmp_path)
-  theirs.touch()
-  assert study_run.base_models(configs, str(tmp_path), tmp_path) == {}
-  assert [c.pretrained for c in configs] == [str(ours), str(theirs)]
-  for config in configs:
-    config.pretrained = ''
+  for path in (theirs.with_suffix('.pth'), theirs):
+    path.touch()
+    assert study_run.base_models(configs, str(tmp_path), tmp_path) == {}
+    assert [c.pretrained for c in configs] == [str(ours), str(path)]
+    for config in configs:
+      config.pretrained = ''
   bases = study_run.base_models(configs, '', tmp_path / 'work')
   assert list(bases) == [
     str(tmp_path / 'work' / 'base' / f'{net}-cifar10')

@@ -301,7 +301,7 @@ def test_run_without_base_model_trains_one_once(
   # A longer base is another base.
   config.pretrain_epochs = 2
   (tmp_path / 'metrics.jsonl').unlink()
-  with pytest.raises(errors.InvalidError, match='epochs: 1 there, 2 now'):
+  with pytest.raises(errors.InvalidError, match='epochs: 1 in the log, 2 now'):
     train.train_and_evaluate(config, tmp_path)
 
 
@@ -392,8 +392,9 @@ def test_run_folder_of_other_config_names_the_keys(
   no_more(monkeypatch)
   with pytest.raises(errors.InvalidError) as error:
     train.train_and_evaluate(config, work)
-  assert '  estimator: "fc_grad" there, "lstm_fc" now\n' in str(error.value)
-  assert '  seed: 0 there, 1 now\n' in str(error.value)
+  message = str(error.value)
+  assert '  estimator: "fc_grad" in the log, "lstm_fc" now\n' in message
+  assert '  seed: 0 in the log, 1 now\n' in message
   assert 'optimizer' not in str(error.value)
   assert {p: p.read_bytes() for p in files_in(work)} == files
 
