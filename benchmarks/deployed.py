@@ -1,10 +1,10 @@
-"""Deployed programs on CPU: packed weights against full precision.
+"""Compares deployed programs with packed weights and in full precision, on CPU.
 
   python -m benchmarks.deployed [--quick] [--json FILE]
 
-A ResNet20 as experiments.deploy makes it, folded, with binary weights of no
-training; in full precision it has the same values in float32. Where jax2onnx
-and onnxruntime are installed, ONNX Runtime runs both too.
+The network is a ResNet20 as experiments.deploy makes it, folded, with untrained
+binary weights; in full precision its weights have the same values in float32.
+If jax2onnx and onnxruntime are installed, ONNX Runtime runs both as well.
 """
 
 import pathlib
@@ -46,12 +46,12 @@ def main() -> None:
       )
     ]
   table.show(
-    'Programs of a ResNet20: median (least-largest) of'
+    'Programs of a ResNet20: median (minimum-maximum) of'
     f' {args.rounds} interleaved rounds, each batch of its own size',
     rows,
     args,
-    'Weights are binary in both. Opening: reading the file, compiling or'
-    ' preparing it, and the first batch, once each.',
+    'Weights are binary in both. Opening includes reading the file, compiling'
+    ' or preparing it, and the first batch, once each.',
   )
 
 
@@ -69,9 +69,16 @@ def _network() -> mq_jax.PackedParams:
   }
   params, batch_stats = fold_scales(w_hat, variables['batch_stats'], scales)
   mean, std = datasets.PIXELS['cifar10']
-  nothing = np.zeros((0, *IMAGE), np.uint8)
+  no_images = np.zeros((0, *IMAGE), np.uint8)
   dataset = datasets.Dataset(
-    nothing, nothing, nothing, nothing, mean, std, tuple('0123456789'), True
+    no_images,
+    no_images,
+    no_images,
+    no_images,
+    mean,
+    std,
+    tuple('0123456789'),
+    True,
   )
   return mq_jax.pack(
     fold_norms(params, batch_stats),
@@ -82,14 +89,14 @@ def _network() -> mq_jax.PackedParams:
 
 
 def _formats() -> dict[str, Callable[[Any], bytes]]:
-  """Suffix to what makes a program of it."""
+  """Returns the function that exports a program, by suffix."""
   made: dict[str, Callable[[Any], bytes]] = {
     '.stablehlo': lambda logits: export.stablehlo(logits, IMAGE)
   }
   try:
     export.check_onnx()
   except MissingError as error:
-    print(f'Without ONNX: {error}')
+    print(f'ONNX is left out: {error}')
     return made
   return made | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
 
@@ -131,7 +138,7 @@ def _rows(
 def _opened(
   path: pathlib.Path, images: np.ndarray
 ) -> tuple[measure.Program, float]:
-  """A program of one batch, and the seconds until its first result."""
+  """Returns a program of one batch, and the seconds until its first result."""
   began = time.perf_counter()
   network = artefact.load(path)
   network.logits(images)

@@ -1,9 +1,10 @@
-"""Time of an epoch of the experiment over that of its bare train steps.
+"""Compares the time of an epoch of the experiment with its bare train steps.
 
   python -m benchmarks.epoch [--quick] [--images 12800] [--json FILE]
 
-What is beyond 1 is the data pipeline (order, crop, flip, normalisation), the
-loop over steps and what the host asks between two chunks. Images are random.
+The part of a ratio beyond 1 is the data pipeline (order, crop, flip,
+normalisation), the loop over steps and the host's work between two chunks.
+Images are random.
 """
 
 import time
@@ -64,14 +65,14 @@ def main() -> None:
   rows = [
     {
       'what': name,
-      'ms a step': measure.medians(seconds)[i],
+      'ms per step': measure.medians(seconds)[i],
       'over bare steps': measure.ratios(seconds, i, over=0),
     }
     for i, name in enumerate(('bare steps', 'epoch'))
   ]
   table.show(
     f'An epoch of {loop.steps_per_epoch} steps, {args.estimator}: median'
-    f' (least-largest) of {args.rounds} rounds',
+    f' (minimum-maximum) of {args.rounds} rounds',
     rows,
     args,
   )
@@ -82,9 +83,15 @@ def _random_images(count: int) -> datasets.Dataset:
   images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
   labels = rng.integers(0, 10, count).astype(np.int32)
   return datasets.Dataset(
-    images, labels, images[:10], labels[:10],
-    (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), tuple('0123456789'), True,
-  )  # fmt: skip
+    images,
+    labels,
+    images[:10],
+    labels[:10],
+    (0.5, 0.5, 0.5),
+    (0.25, 0.25, 0.25),
+    tuple('0123456789'),
+    True,
+  )
 
 
 if __name__ == '__main__':

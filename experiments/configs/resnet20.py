@@ -1,7 +1,7 @@
 """ResNet20 on CIFAR-10 at 1 bit: the protocol of MetaQuant's Table 1.
 
   python -m experiments.cifar --config=experiments/configs/resnet20.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
 Any value is overridden on the command line, such as `--config.quantizer=bwn
 --config.estimator=lstm_fc --config.optimizer=adam --config.seed=3`. Without

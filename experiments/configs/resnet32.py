@@ -1,7 +1,7 @@
 """ResNet32 on CIFAR-10 at 1 bit: the protocol of MetaQuant's Table 1.
 
   python -m experiments.cifar --config=experiments/configs/resnet32.py \
-    --config.pretrained=MetaQuant-ResNet32-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet32-CIFAR10.safetensors
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """ResNet44 on CIFAR-10 at 1 bit: the protocol of MetaQuant's Table 1.
 
   python -m experiments.cifar --config=experiments/configs/resnet44.py \
-    --config.pretrained=MetaQuant-ResNet44-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet44-CIFAR10.safetensors
 """
 
 from ml_collections import ConfigDict

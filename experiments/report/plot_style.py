@@ -1,7 +1,7 @@
-"""How figures look, and which method has which colour.
+"""The style of figures, and the colours and markers of the methods.
 
-A method has one colour everywhere, from a palette that colour-blind readers can
-tell apart (Okabe and Ito), and a marker of its own.
+A method has the same colour and marker in all figures. The colours are those of
+Okabe and Ito, which colour-blind readers can distinguish.
 """
 
 from typing import Any
@@ -38,9 +38,9 @@ STYLE: Any = {
 
 
 def shade(colour: str, earlier: int) -> tuple[float, float, float]:
-  """A method's colour, the paler the more of its settings came before.
+  """Returns a method's colour, paler with each of its earlier settings.
 
-  Never so pale that it could not be seen; beyond, line styles tell them apart.
+  The colour stays visible; from there on line styles distinguish the settings.
   """
   rgb = np.array(to_rgb(colour))
   red, green, blue = 1 - (1 - rgb) * max(0.78**earlier, 0.4)
