@@ -90,15 +90,15 @@ def _network() -> mq_jax.PackedParams:
 
 def _formats() -> dict[str, Callable[[Any], bytes]]:
   """Returns the function that exports a program, by suffix."""
-  made: dict[str, Callable[[Any], bytes]] = {
+  exporters: dict[str, Callable[[Any], bytes]] = {
     '.stablehlo': lambda logits: export.stablehlo(logits, IMAGE)
   }
   try:
     export.check_onnx()
   except MissingError as error:
     print(f'ONNX is left out: {error}')
-    return made
-  return made | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
+    return exporters
+  return exporters | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
 
 
 def _rows(

@@ -26,7 +26,7 @@ def write_all(
   entries of an earlier one is left out.
   """
   paths = []
-  seen: list[set[str]] = []
+  drawn_entries: list[set[str]] = []
   drawn = [name for name, study in studies.items() if study.figures]
   for name in sorted(drawn, key=lambda n: (not studies[n].published, n)):
     study = studies[name]
@@ -40,16 +40,16 @@ def write_all(
       if cell is not None and cell.records
     ]
     with mpl.rc_context(plot_style.STYLE):
-      figures = _figures(study.paper_figures, measured, seen)
+      figures = _figures(study.paper_figures, measured, drawn_entries)
       for label, figure in figures.items():
         paths += save(figure, out / f'{name}-{label}')
   return paths
 
 
 def _figures(
-  of_paper: Mapping[str, str], measured: Measured, seen: list[set[str]]
+  of_paper: Mapping[str, str], measured: Measured, drawn_entries: list[set[str]]
 ) -> dict[str, Figure]:
-  """Returns the figures of one study by label; adds their entries to `seen`."""
+  """Returns the figures of one study by label; adds their entries to `drawn_entries`."""
   drawn: dict[str, Figure] = {}
   groups: dict[tuple[str, str], Measured] = {}
   for entry in measured:
@@ -58,12 +58,14 @@ def _figures(
   for (network, quantizer), group in groups.items():
     label = f'{network}-{quantizer}'
     alike = plots.comparable(group)
-    if len(alike) > 1 and not any(_names(alike) <= names for names in seen):
+    if len(alike) > 1 and not any(
+      _names(alike) <= names for names in drawn_entries
+    ):
       drawn[f'{label}-ends'] = plots.ends(alike, f'{network}, {quantizer}')
     minimum = 2 if of_paper else MINIMUM_EPOCHS
     group = [e for e in group if len(plots.first_trial(e[2])) >= minimum]
-    repeated = any(_names(group) <= names for names in seen)
-    seen += [_names(alike), _names(group)]
+    repeated = any(_names(group) <= names for names in drawn_entries)
+    drawn_entries += [_names(alike), _names(group)]
     if repeated:
       continue
     for index, part in enumerate(_parts(group), start=1):
