@@ -49,7 +49,7 @@ def write_all(
 def _figures(
   of_paper: Mapping[str, str], measured: Measured, drawn_entries: list[set[str]]
 ) -> dict[str, Figure]:
-  """Returns the figures of one study by label; adds their entries to `drawn_entries`."""
+  """Returns the figures of one study by label; extends `drawn_entries`."""
   drawn: dict[str, Figure] = {}
   groups: dict[tuple[str, str], Measured] = {}
   for entry in measured:
