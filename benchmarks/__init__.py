@@ -1,1 +1,1 @@
-"""Speed and memory, measured and printed as tables of ratios."""
+"""Measurements of speed and memory, printed as tables of ratios."""

@@ -1,10 +1,10 @@
-"""Networks of ±1 by counting bits, against the same ones in float32.
+"""Compares networks of ±1 that count bits with the same networks in float32.
 
   python -m benchmarks.bit_networks [--quick] [--json FILE] [--max_isa=AVX2]
 
-Inference on CPU, with Bi-Real's activation and kernels of ±1. Kernels are
-arguments of the program, so that it packs them each time, or its constants, as
-floats or as `mq_jax.pack` makes them.
+The networks predict on CPU, with Bi-Real's activation and kernels of ±1. The
+kernels are arguments of the program, which then packs them each time, or
+constants of the program, as floats or packed by `mq_jax.pack`.
 """
 
 import os
@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 import mq_jax
 from benchmarks import cases, measure, table
-from experiments.build import train_step
+from experiments.build.networks import ACTIVATION_QUANTIZERS
 from mq_jax import models
 from mq_jax.selection import named_leaves, nested
 
@@ -25,9 +26,9 @@ Array = jax.Array
 NETWORKS = ('resnet20', 'vgg_small')
 BATCHES = (1, 64)
 QUICK = {'rounds': 3}
-# Of a round of the float network.
+# FLOPs of the float network per round.
 ROUND_FLOPS = 4e9
-# The first layer sees the image.
+# The input of the first layer is the image, not ±1.
 RULES = (('(stem|conv1|head)/kernel', None), ('.*/kernel', mq_jax.bwn()))
 
 
@@ -35,12 +36,14 @@ def main() -> None:
   """Prints the table."""
   options = table.bare_parser(__doc__.splitlines()[0])
   options.add_argument(
-    '--max_isa', default='', help="XLA's name of what a lesser CPU has: AVX2"
+    '--max_isa',
+    default='',
+    help="largest instruction set, by XLA's name, such as AVX2",
   )
   args = table.parse(options, QUICK)
   limit = ''
   if args.max_isa:
-    # Before the first array: then XLA reads it.
+    # XLA reads the flags at the first array.
     flags_before = os.environ.get('XLA_FLAGS', '')
     os.environ['XLA_FLAGS'] = (
       f'{flags_before} --xla_cpu_max_isa={args.max_isa}'.strip()
@@ -53,21 +56,21 @@ def main() -> None:
   ]
   table.show(
     f'Networks of ±1, by counting bits and in float32{limit}: median'
-    f' (least-largest) of {args.rounds} rounds',
+    f' (minimum-maximum) of {args.rounds} rounds',
     rows,
     args,
-    'Each ratio is over float32 with the kernels in the same place.',
+    'Each ratio is over float32 with kernels passed in the same way.',
   )
 
 
 def exact_params(net: Any, images: Array) -> Any:
-  """Random parameters of kernels of ±1, on which all programs agree.
+  """Returns random parameters with kernels of ±1, exact for every program.
 
   Norms are folded, and all numbers are multiples of powers of two: sums of
-  floats are then exact in any order, and no sign hangs on a rounding.
+  floats are then exact in any order, and no sign depends on a rounding.
 
   Args:
-    net: Network whose weights all have norms or a bias behind.
+    net: Network in which a norm or a bias follows every kernel.
     images: A batch, or its shape and dtype.
   """
   like = jax.eval_shape(
@@ -92,13 +95,13 @@ def exact_params(net: Any, images: Array) -> Any:
 
 
 def exact_images(batch: int, side: int = 32) -> Array:
-  """Random images, multiples of a quarter."""
+  """Returns random images whose values are multiples of a quarter."""
   values = np.random.default_rng(1).integers(-8, 9, (batch, side, side, 3))
   return jnp.asarray(values / 4, jnp.float32)
 
 
 def _row(network: str, batch: int, rounds: int) -> table.Row:
-  activation = train_step.ACTIVATIONS['bi_real'](1)
+  activation = ACTIVATION_QUANTIZERS['bi_real'].make(ConfigDict())
   net = getattr(models, network)(activation=activation)
   images = exact_images(batch)
   params = exact_params(net, images)
@@ -112,7 +115,7 @@ def _row(network: str, batch: int, rounds: int) -> table.Row:
     _case('bits, packed constants', counting, images, constants=packed),
   ]
   if differing := measure.differing(compared):
-    raise SystemExit(f'the logits of {differing[0]!r} differ')
+    raise SystemExit(f'The logits of {differing[0]!r} differ from float32.')
   seconds = measure.rounds_of(compared, ROUND_FLOPS, rounds)
   times = measure.medians(seconds)
   return {
@@ -135,7 +138,7 @@ def _case(
     params, images = batch
     params = mq_jax.unpack(constants) if params is None else params
     y = net.apply({'params': params}, images, train=False)
-    # So that each step waits for the one before.
+    # The sum makes each step wait for the previous one.
     return total + y[0, 0], y
 
   return cases.Case(name, step_fn, np.float32(0), (params, images))

@@ -1,4 +1,4 @@
-"""What is compared: full precision, and each estimator under one train step."""
+"""The compared train steps: full precision, and each estimator."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import mq_jax
-from experiments.build import losses, train_step
+from experiments.build import losses
+from experiments.build.networks import DTYPES
 from mq_jax import models
 
 FULL, STE = 'full precision', 'ste'
@@ -34,7 +35,7 @@ ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
   ),
   'lstm_fc, slim': lambda hidden: mq_jax.slim(mq_jax.lstm_fc(hidden)),
 }
-# These are two or three numbers, whatever the width of their layers.
+# These amount to two or three numbers, however wide their layers are.
 COLLAPSED = (
   'fc_grad',
   'multi_fc',
@@ -48,10 +49,10 @@ class Case(NamedTuple):
   """One row of a table.
 
   Attributes:
-    name: What is shown.
+    name: Name in the table.
     step_fn: `(state, batch) -> (state, metrics)`, pure.
-    state: What the first step takes, on the host.
-    batch: What every step takes.
+    state: State before the first step, on the host.
+    batch: Batch of every step.
   """
 
   name: str
@@ -61,7 +62,7 @@ class Case(NamedTuple):
 
 
 class Problem(NamedTuple):
-  """A network, a batch of random images, and where training starts."""
+  """A network's loss and initial weights, and a batch of random images."""
 
   loss_fn: Callable[..., Any]
   params: Any
@@ -70,23 +71,20 @@ class Problem(NamedTuple):
 
 
 def problem(network: Any, batch_size: int, dtype: str) -> Problem:
-  """Random weights and images: no time depends on their values.
+  """Returns a problem of random weights and images.
 
   Args:
-    network: Linen module, or the name of one of ours.
+    network: Linen module, or the name of a network in `mq_jax.models`.
     batch_size: Number of images.
-    dtype: Of the computation.
-
-  Returns:
-    A `Problem`.
+    dtype: Dtype of the computation.
   """
   net = network
   if isinstance(network, str):
-    net = getattr(models, network)(dtype=train_step.DTYPES[dtype])
+    net = getattr(models, network)(dtype=DTYPES[dtype])
   keys = jax.random.split(jax.random.key(0), 3)
   shape = (batch_size, 32, 32, 3)
   batch = {
-    'image': jax.random.normal(keys[0], shape, train_step.DTYPES[dtype]),
+    'image': jax.random.normal(keys[0], shape, DTYPES[dtype]),
     'label': jax.random.randint(keys[1], (batch_size,), 0, 10),
   }
   variables = jax.jit(net.init, static_argnames='train')(
@@ -98,7 +96,7 @@ def problem(network: Any, batch_size: int, dtype: str) -> Problem:
 
 
 def full_precision(at: Problem) -> Case:
-  """Plain SGD, without this library."""
+  """Returns plain SGD, without this library."""
 
   def step_fn(state: Any, batch: Any) -> tuple[Any, Any]:
     params, model_state = state
@@ -112,7 +110,7 @@ def full_precision(at: Problem) -> Case:
 
 
 def quantized(at: Problem, name: str, hidden: int) -> Case:
-  """One estimator, dorefa at 1 bit on every layer, SGD."""
+  """Returns one estimator under SGD, with dorefa at 1 bit in every layer."""
   train = mq_jax.make_train_step(
     at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden)
   )
@@ -121,20 +119,20 @@ def quantized(at: Problem, name: str, hidden: int) -> Case:
 
 
 def all_cases(at: Problem, names: list[str] | None, hidden: int) -> list[Case]:
-  """Full precision, STE, and the estimators of these names, or all."""
+  """Returns full precision, STE, and the named estimators (None: all)."""
   chosen = [name for name in ESTIMATORS if names is None or name in names]
   chosen = [STE, *(name for name in chosen if name != STE)]
   return [full_precision(at), *(quantized(at, name, hidden) for name in chosen)]
 
 
 def weights(at: Problem) -> int:
-  """The number of quantized weights."""
+  """Returns the number of quantized weights."""
   return sum(leaf.size for leaf in jax.tree.leaves(at.params) if leaf.ndim >= 2)
 
 
 def host(tree: Any) -> Any:
-  """A state as the first step takes it, off the device."""
-  # Keys have no NumPy form; they are small.
+  """Returns a state with its arrays on the host."""
+  # Keys have no NumPy form, and are small.
   return jax.tree.map(
     lambda leaf: (
       leaf

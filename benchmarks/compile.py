@@ -1,4 +1,4 @@
-"""Seconds that jax and XLA take to make the train step, and its size.
+"""Shows the seconds that JAX and XLA take to compile the train step.
 
 python -m benchmarks.compile [--quick] [--network resnet110] [--json FILE]
 """

@@ -1,10 +1,10 @@
-"""Deployed programs on CPU: packed weights against full precision.
+"""Compares deployed programs with packed weights and in full precision, on CPU.
 
   python -m benchmarks.deployed [--quick] [--json FILE]
 
-A ResNet20 as experiments.deploy makes it, folded, with binary weights of no
-training; in full precision it has the same values in float32. Where jax2onnx
-and onnxruntime are installed, ONNX Runtime runs both too.
+The network is a ResNet20 as experiments.deploy makes it, folded, with untrained
+binary weights; in full precision its weights have the same values in float32.
+If jax2onnx and onnxruntime are installed, ONNX Runtime runs both as well.
 """
 
 import pathlib
@@ -19,10 +19,10 @@ import numpy as np
 
 import mq_jax
 from benchmarks import measure, table
-from experiments.build import train_step
+from experiments.build.networks import make_network
 from experiments.common.errors import MissingError
 from experiments.configs import resnet20
-from experiments.data import datasets
+from experiments.data.on_device import ImageSet
 from experiments.deploy import artefact, export, packed_network
 from mq_jax.models import fold_norms, fold_scales
 
@@ -46,18 +46,18 @@ def main() -> None:
       )
     ]
   table.show(
-    'Programs of a ResNet20: median (least-largest) of'
+    'Programs of a ResNet20: median (minimum-maximum) of'
     f' {args.rounds} interleaved rounds, each batch of its own size',
     rows,
     args,
-    'Weights are binary in both. Opening: reading the file, compiling or'
-    ' preparing it, and the first batch, once each.',
+    'Weights are binary in both. Opening includes reading the file, compiling'
+    ' or preparing it, and the first batch, once each.',
   )
 
 
 def _network() -> mq_jax.PackedParams:
   config = resnet20.get_config()
-  net = train_step.network(config, 10)
+  net = make_network(config, 10)
   variables = jax.jit(
     lambda key: net.init(key, jnp.zeros((1, *IMAGE)), train=False)
   )(jax.random.key(0))
@@ -68,10 +68,17 @@ def _network() -> mq_jax.PackedParams:
     if leaf.ndim >= 2
   }
   params, batch_stats = fold_scales(w_hat, variables['batch_stats'], scales)
-  mean, std = datasets.PIXELS['cifar10']
-  nothing = np.zeros((0, *IMAGE), np.uint8)
-  dataset = datasets.Dataset(
-    nothing, nothing, nothing, nothing, mean, std, tuple('0123456789'), True
+  half = (0.5, 0.5, 0.5)
+  no_images = np.zeros((0, *IMAGE), np.uint8)
+  dataset = ImageSet(
+    no_images,
+    no_images,
+    no_images,
+    no_images,
+    half,
+    half,
+    tuple('0123456789'),
+    True,
   )
   return mq_jax.pack(
     fold_norms(params, batch_stats),
@@ -82,16 +89,16 @@ def _network() -> mq_jax.PackedParams:
 
 
 def _formats() -> dict[str, Callable[[Any], bytes]]:
-  """Suffix to what makes a program of it."""
-  made: dict[str, Callable[[Any], bytes]] = {
+  """Returns the function that exports a program, by suffix."""
+  exporters: dict[str, Callable[[Any], bytes]] = {
     '.stablehlo': lambda logits: export.stablehlo(logits, IMAGE)
   }
   try:
     export.check_onnx()
   except MissingError as error:
-    print(f'Without ONNX: {error}')
-    return made
-  return made | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
+    print(f'ONNX is left out: {error}')
+    return exporters
+  return exporters | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
 
 
 def _rows(
@@ -131,7 +138,7 @@ def _rows(
 def _opened(
   path: pathlib.Path, images: np.ndarray
 ) -> tuple[measure.Program, float]:
-  """A program of one batch, and the seconds until its first result."""
+  """Returns a program of one batch, and the seconds until its first result."""
   began = time.perf_counter()
   network = artefact.load(path)
   network.logits(images)

@@ -1,9 +1,10 @@
-"""Time of an epoch of the experiment over that of its bare train steps.
+"""Compares the time of an epoch of the experiment with its bare train steps.
 
   python -m benchmarks.epoch [--quick] [--images 12800] [--json FILE]
 
-What is beyond 1 is the data pipeline (order, crop, flip, normalisation), the
-loop over steps and what the host asks between two chunks. Images are random.
+The part of a ratio beyond 1 is the data pipeline (order, crop, flip,
+normalisation), the loop over steps and the host's work between two chunks.
+Images are random.
 """
 
 import time
@@ -12,11 +13,13 @@ import jax
 import numpy as np
 
 from benchmarks import cases, measure, table
-from experiments.build import check, train_step
-from experiments.common.parallel import pick
+from experiments.build.check import check
+from experiments.build.networks import DTYPES
+from experiments.common.parallel import data_mesh, pick
 from experiments.configs import resnet20
-from experiments.data import datasets
-from experiments.training.steps import make_loop
+from experiments.data.on_device import ImageSet, device_pipeline
+from experiments.data.pipeline import Options
+from experiments.training.steps import make_steps
 from mq_jax import models
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3, 'images': 320}
@@ -24,10 +27,10 @@ QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3, 'images': 320}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__.splitlines()[0])
-  options.add_argument('--images', type=int, default=12800)
-  options.add_argument('--estimator', default='multi_fc')
-  args = table.parse(options, QUICK)
+  command = table.parser(__doc__.splitlines()[0])
+  command.add_argument('--images', type=int, default=12800)
+  command.add_argument('--estimator', default='multi_fc')
+  args = table.parse(command, QUICK)
   config = resnet20.get_config()
   config.update(
     network=args.network,
@@ -35,25 +38,34 @@ def main() -> None:
     dtype=args.dtype,
     estimator=args.estimator,
   )
-  check.check(config)
+  check(config)
   at = cases.problem(args.network, args.batch_size, args.dtype)
-  dataset = _random_images(args.images)
-  net = getattr(models, args.network)(dtype=train_step.DTYPES[args.dtype])
-  loop = make_loop(config, dataset, net, at.params, at.model_state)
-  state = loop.start()
-  bare = cases.Case(
-    'bare steps', loop.train.step_fn, jax.device_get(pick(state, 0)), at.batch
+  options = Options(
+    data_dir='',
+    batch_size=args.batch_size,
+    epoch_steps=0,
+    holdout=0,
+    augment=True,
+    dtype=DTYPES[args.dtype],
+    mesh=data_mesh(1),
   )
-  bare_program = measure.compile_case(bare, steps=loop.steps_per_epoch)
+  pipeline = device_pipeline(_random_images(args.images), options)
+  net = getattr(models, args.network)(dtype=DTYPES[args.dtype])
+  steps = make_steps(config, pipeline, net, at.params, at.model_state)
+  state = steps.start()
+  bare = cases.Case(
+    'bare steps', steps.train.step_fn, jax.device_get(pick(state, 0)), at.batch
+  )
+  bare_program = measure.compile_case(bare, steps=steps.steps_per_epoch)
   seconds: list[list[float]] = []
   states, done = [state], [0]
 
   def epoch() -> float:
     began = time.perf_counter()
-    spe = loop.steps_per_epoch
+    spe = steps.steps_per_epoch
     for first in range(done[0], done[0] + spe, config.chunk):
-      steps = min(config.chunk, done[0] + spe - first)
-      states[0], totals = loop.run(states[0], first, steps)
+      count = min(config.chunk, done[0] + spe - first)
+      states[0], totals = steps.run(states[0], first, count)
       jax.device_get(totals)
     done[0] += spe
     return (time.perf_counter() - began) / spe
@@ -64,27 +76,33 @@ def main() -> None:
   rows = [
     {
       'what': name,
-      'ms a step': measure.medians(seconds)[i],
+      'ms per step': measure.medians(seconds)[i],
       'over bare steps': measure.ratios(seconds, i, over=0),
     }
     for i, name in enumerate(('bare steps', 'epoch'))
   ]
   table.show(
-    f'An epoch of {loop.steps_per_epoch} steps, {args.estimator}: median'
-    f' (least-largest) of {args.rounds} rounds',
+    f'An epoch of {steps.steps_per_epoch} steps, {args.estimator}: median'
+    f' (minimum-maximum) of {args.rounds} rounds',
     rows,
     args,
   )
 
 
-def _random_images(count: int) -> datasets.Dataset:
+def _random_images(count: int) -> ImageSet:
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
   labels = rng.integers(0, 10, count).astype(np.int32)
-  return datasets.Dataset(
-    images, labels, images[:10], labels[:10],
-    (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), tuple('0123456789'), True,
-  )  # fmt: skip
+  return ImageSet(
+    images,
+    labels,
+    images[:10],
+    labels[:10],
+    (0.5, 0.5, 0.5),
+    (0.25, 0.25, 0.25),
+    tuple('0123456789'),
+    True,
+  )
 
 
 if __name__ == '__main__':

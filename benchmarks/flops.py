@@ -1,45 +1,30 @@
-"""The floating-point operations of a program, counted from what jax traced.
+"""The floating-point operations of a program, counted from its jaxpr.
 
-XLA's own count takes the body of a loop once, however often it runs. This one
-counts the multiplications and additions of products and convolutions, those of
-a loop as often as it runs, and nothing else.
+XLA counts the body of a loop once, however often it runs. This count has the
+multiplications and additions of products and convolutions, those of a loop as
+often as it runs, and nothing else.
 """
 
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 
 from mq_jax import macs
 
 
 def count(function: Any, *args: Any) -> int:
-  """FLOPs of `function(*args)` in its products and convolutions.
+  """Counts the FLOPs of `function(*args)` in its products and convolutions.
 
   Args:
-    function: As `jax.make_jaxpr` takes it.
+    function: Function as `jax.make_jaxpr` takes it.
     *args: Arrays or shapes.
 
   Returns:
-    The number. A condition counts its most expensive branch, a while loop of
-    unknown length its body once.
+    The number. A condition counts as its most expensive branch, a while loop of
+    unknown length as one run of its body.
   """
-  return _count(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _count(jaxpr: Any) -> int:
-  total = 0
-  # What nothing reads is traced all the same, and never computed.
-  read = {id(var) for var in jaxpr.outvars}
-  for equation in reversed(jaxpr.eqns):
-    if any(id(var) in read for var in equation.outvars):
-      read |= {id(var) for var in equation.invars}
-      total += _equation(equation)
-  return total
-
-
-def _equation(equation: Any) -> int:
-  if equation.primitive.name == 'cond':
-    return max(_count(inner) for inner in macs.inner_jaxprs(equation))
-  inner = sum(_count(inner) for inner in macs.inner_jaxprs(equation))
-  runs = equation.params['length'] if equation.primitive.name == 'scan' else 1
-  return 2 * macs.products(equation) + runs * inner
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  # XLA does not compute results that nothing reads.
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return 2 * macs.count(jaxpr)[None]

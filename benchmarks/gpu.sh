@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# All that a GPU is wanted for, within nine minutes: the library's tests on the
-# device, the benchmarks, and as many epochs of the main job, five trials as one
-# program, as the rest of the time allows.
+# Runs everything that needs a GPU within nine minutes: the tests of the library,
+# the benchmarks, and as many epochs of the main job (five trials as one program)
+# as the remaining time allows.
 #
 #   benchmarks/gpu.sh OUT
 #
-# OUT gets the logs, one JSON a benchmark and the run's metrics.jsonl. PYTHON
-# names the interpreter. DATA_DIR, a folder as experiments.prepare_data makes it,
-# and PRETRAINED, a model file, are those of the main job, which is left out
-# without them.
+# OUT receives the logs, one JSON file per benchmark and the metrics.jsonl of the
+# run. PYTHON names the interpreter. The main job needs DATA_DIR, a folder made by
+# experiments.prepare_data, and PRETRAINED, a model file; without them it is left
+# out.
 set -uo pipefail
 out=$(mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}" && cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +16,7 @@ python=${PYTHON:-python}
 limit=$((SECONDS + 520))
 failed=()
 
-# Runs one part for at most so many seconds, and goes on whatever becomes of it.
+# Runs one part for at most so many seconds; a failure does not stop the script.
 part() {
   local name=$1 seconds=$2 left=$((limit - SECONDS))
   shift 2
@@ -51,5 +51,5 @@ if [[ -n ${DATA_DIR:-} && -n ${PRETRAINED:-} ]]; then
     --config.trials=5 --config.chunk=100 --config.checkpoint_every=100000
   cp "$out/run/metrics.jsonl" "$out/main_job.jsonl" 2>/dev/null
 fi
-((${#failed[@]})) && echo "not finished, or failed: ${failed[*]}"
+((${#failed[@]})) && echo "unfinished or failed: ${failed[*]}"
 ls "$out"

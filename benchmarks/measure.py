@@ -1,4 +1,4 @@
-"""Interleaved times, and what a compiled program says of itself."""
+"""Interleaved times, and the cost of compiled programs by XLA."""
 
 import statistics
 import time
@@ -16,22 +16,22 @@ MB = 2**20
 
 
 class Spread(NamedTuple):
-  """Median, least and largest of a number over the rounds."""
+  """The median, minimum and maximum of a number over the rounds."""
 
   median: float
-  least: float
-  largest: float
+  minimum: float
+  maximum: float
 
 
 class Program(NamedTuple):
-  """A case, compiled.
+  """A compiled case.
 
   Attributes:
-    name: Of the case.
-    run: `() -> seconds` of one step, the mean over a few.
-    memory: Bytes at the peak of one step, state and batch included.
-    xla_flops: Of the compiled program, loops counted once.
-    xla_bytes: Read and written by it, likewise.
+    name: Name of the case.
+    run: `() -> seconds` per step, a mean over a few steps.
+    memory: Peak bytes of one step, state and batch included.
+    xla_flops: FLOPs of the compiled program, loops counted once.
+    xla_bytes: Bytes that the program reads and writes, loops counted once.
   """
 
   name: str
@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 
 def compile_case(case: Case, steps: int) -> Program:
-  """Compiles `steps` steps at a time, and the first run is over."""
+  """Compiles a case, to be timed `steps` steps at a time, and runs it once."""
   step = jax.jit(case.step_fn, donate_argnums=0)
   batch = jax.device_put(case.batch)
   compiled = step.lower(case.state, batch).compile()
@@ -76,7 +76,7 @@ def compile_case(case: Case, steps: int) -> Program:
 
 
 def peak_bytes(compiled: Any) -> int:
-  """Memory that a compiled program needs, by XLA's own plan of its buffers."""
+  """Returns the bytes that a compiled program needs, by XLA's buffer plan."""
   stats = compiled.memory_analysis()
   return (
     stats.argument_size_in_bytes
@@ -87,10 +87,10 @@ def peak_bytes(compiled: Any) -> int:
 
 
 def interleaved(programs: Sequence[Program], rounds: int) -> list[list[float]]:
-  """Seconds of a step of each program, one list a round.
+  """Returns the seconds per step of each program, one list per round.
 
-  In every round each program has its turn, so that what slows the machine for a
-  while slows all of them.
+  In every round each program has its turn: a machine that is slow for a while
+  is then slow for all programs.
   """
   return [[program.run() for program in programs] for _ in range(rounds)]
 
@@ -98,12 +98,12 @@ def interleaved(programs: Sequence[Program], rounds: int) -> list[list[float]]:
 def rounds_of(
   cases: Sequence[Case], operations: float, rounds: int
 ) -> list[list[float]]:
-  """`interleaved` seconds, each turn of about as many FLOPs of the first case.
+  """Returns `interleaved` seconds of turns of equally many steps.
 
   Args:
-    cases: The first has the products that are counted.
-    operations: FLOPs of a turn: enough to outlast the clock's grain.
-    rounds: As in `interleaved`.
+    cases: Cases. The FLOPs of the first one decide the number of steps.
+    operations: Approximate FLOPs of the first case per turn.
+    rounds: Number of rounds.
   """
   first = cases[0]
   work = flops.count(first.step_fn, first.state, first.batch)
@@ -113,34 +113,35 @@ def rounds_of(
 
 
 def differing(cases: Sequence[Case]) -> tuple[str, tuple[int, ...]] | None:
-  """A case whose metrics, one array, are not the first one's to the last bit.
+  """Compares the metrics of cases, one array each, with the first case's.
 
   Returns:
-    Its name and the shape of what it gives; None if there is none.
+    The name of the first case whose bits differ, and the shape of its metrics;
+    None if all are equal.
   """
   results = [
     np.asarray(jax.jit(case.step_fn)(case.state, case.batch)[1])
     for case in cases
   ]
   for case, result in zip(cases, results, strict=True):
-    # As bytes: −0 would not be 0.
+    # Compared as bytes, −0 differs from 0.
     if result.tobytes() != results[0].tobytes():
       return case.name, result.shape
   return None
 
 
 def medians(seconds: Sequence[Sequence[float]]) -> list[float]:
-  """Milliseconds of each program."""
+  """Returns the median milliseconds of each program."""
   return [
     1e3 * statistics.median(turns) for turns in zip(*seconds, strict=True)
   ]
 
 
 def ratios(seconds: Sequence[Sequence[float]], index: int, over: int) -> Spread:
-  """Time of one program over that of another, round by round."""
+  """Returns the time of one program over that of another, round by round."""
   return spread([turn[index] / turn[over] for turn in seconds])
 
 
 def spread(values: Sequence[float]) -> Spread:
-  """The `Spread` of some numbers."""
+  """Returns the `Spread` of some numbers."""
   return Spread(statistics.median(values), min(values), max(values))

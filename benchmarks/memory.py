@@ -1,4 +1,4 @@
-"""Memory at the peak of one train step, as XLA plans its buffers.
+"""Shows the peak memory of one train step, by XLA's buffer plan.
 
 python -m benchmarks.memory [--quick] [--json FILE]
 """
@@ -11,7 +11,7 @@ import jax
 from benchmarks import cases, measure, table
 from mq_jax import coordinates
 
-# Shown as well with all coordinates at once, as a plain network has them.
+# Also shown with all coordinates at once, like a plain network.
 UNBLOCKED = ('multi_fc, tanh', 'lstm_fc')
 QUICK = {'network': 'resnet8', 'batch_size': 16}
 
@@ -42,7 +42,7 @@ def main() -> None:
         'pending gradients MB': bytes_of(getattr(case.state, 'grads', ()))
         / measure.MB,
         'estimator state MB': kept / measure.MB,
-        # Keys of draws are no state to speak of.
+        # The keys of slim are too small for a ratio.
         'beyond STE / state': extra / kept if kept > measure.MB else None,
       }
     )
@@ -51,7 +51,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def unblocked() -> Iterator[None]:
-  """Makes one block of all coordinates."""
+  """Evaluates estimators at all coordinates in one block."""
   size = coordinates.BLOCK
   coordinates.BLOCK = 2**31 - 1
   try:
@@ -61,13 +61,13 @@ def unblocked() -> Iterator[None]:
 
 
 def peak(case: cases.Case) -> int:
-  """Bytes that one step needs, its state and batch included."""
+  """Returns the peak bytes of one step, state and batch included."""
   step = jax.jit(case.step_fn, donate_argnums=0)
   return measure.peak_bytes(step.lower(case.state, case.batch).compile())
 
 
 def bytes_of(tree: object) -> int:
-  """Of all the leaves of a pytree."""
+  """Returns the bytes of all leaves of a pytree."""
   return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 

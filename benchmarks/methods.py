@@ -1,10 +1,9 @@
-"""Time and memory of one step of other papers' methods, over straight-through.
+"""Compares time and memory of other papers' methods with straight-through.
 
   python -m benchmarks.methods [--quick] [--json FILE] [--only NAME …]
 
-The recipes of experiments/configs/methods that train, with every layer
-quantized, plain SGD and no more than one network. Activations that are
-quantized are so too.
+The cases are the recipes of experiments/configs/methods that train, on one
+network, with every layer quantized and plain SGD. Quantized activations stay.
 """
 
 from typing import Any
@@ -13,7 +12,8 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import cases, measure, table
-from experiments.build import train_step
+from experiments.build.networks import make_network
+from experiments.build.parts import make_parts, make_train_step
 from experiments.configs import methods
 from experiments.configs.recipe import recipe
 from mq_jax.selection import named_leaves
@@ -23,7 +23,7 @@ STEPS_PER_EPOCH = 390
 
 
 def recipes() -> dict[str, ConfigDict]:
-  """Those that train, by their names."""
+  """Returns the recipes that train, by name."""
   loaded = {name: methods.load(name) for name in methods.NAMES}
   return {
     name: config
@@ -32,8 +32,8 @@ def recipes() -> dict[str, ConfigDict]:
   }
 
 
-def case(name: str, config: ConfigDict, args: Any) -> cases.Case:
-  """One method on the network that the command line names."""
+def make_case(name: str, config: ConfigDict, args: Any) -> cases.Case:
+  """Returns one method on the network that the command line names."""
   config = ConfigDict(config)
   config.update(
     network=args.network,
@@ -44,16 +44,16 @@ def case(name: str, config: ConfigDict, args: Any) -> cases.Case:
     head_norm=False,
     loss='cross_entropy',
   )
-  at = cases.problem(
-    train_step.network(config, 10), args.batch_size, args.dtype
+  at = cases.problem(make_network(config, 10), args.batch_size, args.dtype)
+  train = make_train_step(
+    config, make_parts(config, STEPS_PER_EPOCH), at.loss_fn
   )
-  train = train_step.make_train_step(config, at.loss_fn, STEPS_PER_EPOCH)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return cases.Case(name, train.step_fn, cases.host(state), at.batch)
 
 
 def numbers(state: Any) -> int:
-  """How many numbers a state holds, keys left out."""
+  """Returns the count of numbers in a state, without its keys."""
   return sum(
     leaf.size
     for leaf in named_leaves(state._replace(key=())).values()
@@ -65,23 +65,21 @@ def main() -> None:
   """Prints the table."""
   options = table.parser(__doc__.splitlines()[0])
   options.add_argument('--only', nargs='+', choices=tuple(recipes()))
-  options.add_argument(
-    '--steps', type=int, default=2, help='steps to time in one go'
-  )
+  options.add_argument('--steps', type=int, default=2, help='steps per turn')
   args = table.parse(options, QUICK)
   chosen = {
     name: config
     for name, config in recipes().items()
     if not args.only or name in args.only
   }
-  compared = [case(cases.STE, recipe('dorefa'), args)]
-  compared += [case(name, config, args) for name, config in chosen.items()]
+  compared = [make_case(cases.STE, recipe('dorefa'), args)]
+  compared += [make_case(name, config, args) for name, config in chosen.items()]
   weights = sum(
     leaf.size
     for leaf in named_leaves(compared[0].state.params).values()
     if leaf.ndim >= 2
   )
-  programs = [measure.compile_case(one, args.steps) for one in compared]
+  programs = [measure.compile_case(case, args.steps) for case in compared]
   seconds = measure.interleaved(programs, args.rounds)
   rows = [
     {
@@ -89,7 +87,7 @@ def main() -> None:
       'ms': measure.medians(seconds)[i],
       'time / STE': measure.ratios(seconds, i, over=0),
       'peak memory / STE': program.memory / programs[0].memory,
-      'numbers kept a weight': (
+      'numbers kept per weight': (
         numbers(compared[i].state) - numbers(compared[0].state)
       )
       / weights,
@@ -97,12 +95,12 @@ def main() -> None:
     for i, program in enumerate(programs)
   ]
   table.show(
-    'One step of a method: median (least-largest) of'
+    'One step of a method: median (minimum-maximum) of'
     f' {args.rounds} interleaved rounds of {args.steps} steps',
     rows,
     args,
-    'Every layer quantized, SGD. STE is dorefa at 1 bit. Numbers kept: beyond'
-    ' those of STE, which are weights, gradients, norms and their statistics.',
+    'Every layer is quantized, under SGD. STE is dorefa at 1 bit. Numbers kept'
+    ' are those beyond STE: beyond weights, gradients, norms and statistics.',
   )
 
 

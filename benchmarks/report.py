@@ -1,47 +1,40 @@
-"""Tables of benchmarks, into the pages of docs/ between their markers.
+"""Fills the pages of docs/ with the tables of benchmarks.
 
   python -m benchmarks.report
 
-writes what results/benchmarks/NAME.json holds after every comment
-`<!-- benchmark: NAME -->`, up to `<!-- end -->`. The files come from
-`--json` of the other commands here.
+writes the result in results/benchmarks/NAME.json after every comment
+`<!-- benchmark: NAME -->`, up to `<!-- end -->`. The other commands of this
+package make these files with `--json`.
 """
 
+import functools
 import json
 import pathlib
-import re
+from collections.abc import Callable
 
 from benchmarks import table
+from experiments.common import markdown
 
 RESULTS = pathlib.Path('results/benchmarks')
 PAGES = pathlib.Path('docs')
-_MARKED = re.compile(
-  r'(<!-- benchmark: (?P<name>\S+) -->\n).*?(<!-- end -->)', re.DOTALL
-)
 
 
-def fill(page: str, results: pathlib.Path) -> str:
-  """The page with every marked table made anew.
+def texts(results: pathlib.Path) -> dict[str, Callable[[], str]]:
+  """Returns the function that makes the Markdown of each result, by name."""
+  return {
+    path.stem: functools.partial(_text, path) for path in results.glob('*.json')
+  }
 
-  Raises:
-    FileNotFoundError: If a marker names no result.
-  """
 
-  def filled(match: re.Match[str]) -> str:
-    text = (results / f'{match["name"]}.json').read_text(encoding='utf-8')
-    return f'{match[1]}{table.markdown(json.loads(text))}{match[3]}'
-
-  return _MARKED.sub(filled, page)
+def _text(path: pathlib.Path) -> str:
+  return table.markdown(json.loads(path.read_text(encoding='utf-8')))
 
 
 def main() -> None:
   """Fills the pages."""
-  for path in sorted(PAGES.glob('*.md')):
-    page = path.read_text(encoding='utf-8')
-    filled = fill(page, RESULTS)
-    if filled != page:
-      path.write_text(filled, encoding='utf-8')
-      print(f'wrote {path}')
+  pages = sorted(PAGES.glob('*.md'))
+  for path in markdown.fill_files(pages, 'benchmark', texts(RESULTS)):
+    print(f'wrote {path}')
 
 
 if __name__ == '__main__':

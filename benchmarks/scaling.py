@@ -1,9 +1,9 @@
-"""The cost model of docs/performance.md, and what it predicts.
+"""Predicts the cost of a step by the model of docs/performance.md.
 
   python -m benchmarks.scaling [--json FILE]
 
-Arithmetic only: nothing is run. `tests/benchmarks` holds the model against the
-operations counted in the train step itself.
+The command does arithmetic only. `tests/benchmarks` compares the model with the
+operations of the traced train step.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ GB = 1e9
 
 
 class Model(NamedTuple):
-  """A network and how it is trained.
+  """A network and its training.
 
   Attributes:
-    name: What is shown.
-    weights: Quantized weights N.
-    network: FLOPs of one step's forward and backward pass.
+    name: Name in the table.
+    weights: Number N of quantized weights.
+    network: FLOPs of the forward and backward pass per step.
   """
 
   name: str
@@ -27,9 +27,9 @@ class Model(NamedTuple):
   network: float
 
 
-# FLOPs are 2 a multiplication and addition, and backward costs twice forward.
-# ResNet18: 1.82e9 multiplications an image (He et al., 2015, Table 1); the
-# transformer: 6 N a token (Kaplan et al., 2020, section 2.1).
+# A multiplication and its addition are 2 FLOPs; backward costs twice forward.
+# ResNet18: 1.82e9 multiplications per image (He et al., 2015, Table 1); the
+# transformer: 6 N FLOPs per token (Kaplan et al., 2020, section 2.1).
 MODELS = (
   Model('ResNet20, CIFAR, 128 images', 270_896, 3 * 128 * 2 * 40.6e6),
   Model('ResNet18, ImageNet, 256 images', 11.7e6, 3 * 256 * 2 * 1.82e9),
@@ -46,12 +46,12 @@ ESTIMATORS = (
 
 
 def estimator_flops(name: str, weights: float, hidden: float) -> float:
-  """FLOPs a step of an estimator, beyond those of the network.
+  """Returns the FLOPs per step of an estimator, beyond those of the network.
 
-  Every layer is evaluated forward and once more for the backward pass, which
-  then takes a product for its weights and, behind the first layer, one for its
-  input. The LSTM's memory is a constant, so its product has no gradient of the
-  input; keeping the memory takes one more evaluation.
+  Every layer is evaluated forward, and once more for the backward pass. The
+  backward pass takes a product for the layer's weights and, after the first
+  layer, one for its input. The LSTM's memory is a constant, so its product has
+  no gradient of the input; the new memory takes one more evaluation.
   """
   n, h = weights, hidden
   return {
@@ -64,7 +64,7 @@ def estimator_flops(name: str, weights: float, hidden: float) -> float:
 
 
 def estimator_bytes(name: str, weights: float, hidden: float) -> float:
-  """Bytes of float32 that an estimator keeps between steps."""
+  """Returns the float32 bytes that an estimator keeps between steps."""
   return 8 * weights * hidden if name == 'lstm_fc' else 0
 
 

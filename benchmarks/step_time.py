@@ -1,9 +1,9 @@
-"""Time, memory and work of one train step, estimator by estimator.
+"""Compares time, memory and work of one train step between estimators.
 
   python -m benchmarks.step_time [--quick] [--json FILE] [--only NAME …]
 
-Exits with an error if a stack of layers that amounts to two or three numbers is
-evaluated at every weight.
+The command fails if it finds a stack of layers that amounts to two or three
+numbers evaluated at every weight.
 """
 
 import sys
@@ -18,14 +18,14 @@ def main() -> None:
   options = table.parser(__doc__.splitlines()[0])
   options.add_argument('--hidden', type=int, default=100)
   options.add_argument('--only', nargs='+', choices=tuple(cases.ESTIMATORS))
-  options.add_argument(
-    '--steps', type=int, default=2, help='steps to time in one go'
-  )
+  options.add_argument('--steps', type=int, default=2, help='steps per turn')
   args = table.parse(options, QUICK)
 
   at = cases.problem(args.network, args.batch_size, args.dtype)
   compared = cases.all_cases(at, args.only, args.hidden)
-  operations = [flops.count(c.step_fn, c.state, c.batch) for c in compared]
+  operations = [
+    flops.count(case.step_fn, case.state, case.batch) for case in compared
+  ]
   programs = [measure.compile_case(case, args.steps) for case in compared]
   seconds = measure.interleaved(programs, args.rounds)
   rows = [
@@ -42,12 +42,12 @@ def main() -> None:
     for i, program in enumerate(programs)
   ]
   table.show(
-    'One step: median (least-largest) of'
+    'One step: median (minimum-maximum) of'
     f' {args.rounds} interleaved rounds of {args.steps} steps',
     rows,
     args,
-    'GFLOP: products and convolutions, loops as often as they run. XLA counts'
-    ' the body of a loop once.',
+    'GFLOP counts products and convolutions, loops as often as they run. XLA'
+    ' counts the body of a loop once.',
   )
   limit = cases.weights(at) * args.hidden
   expanded = [
@@ -57,7 +57,8 @@ def main() -> None:
   ]
   if expanded:
     sys.exit(
-      f'evaluated at every weight, but should have collapsed: {expanded}'
+      f'These stacks were evaluated at every weight, but should have'
+      f' collapsed: {expanded}'
     )
 
 

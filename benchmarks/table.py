@@ -6,46 +6,43 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.build.check import CHOICES
-from experiments.build.train_step import DTYPES
+from experiments.build.networks import DTYPES, NETWORKS
 from experiments.common import runtime
+from experiments.common.markdown import table_lines
 from experiments.records import run_log
 
 Row = dict[str, Any]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """The options of a benchmark of one network."""
+  """Returns the options of a benchmark of one network."""
   options = bare_parser(description)
-  networks = CHOICES['network']
-  options.add_argument('--network', choices=networks, default='resnet20')
+  options.add_argument('--network', choices=NETWORKS, default='resnet20')
   options.add_argument('--batch_size', type=_positive, default=128)
   options.add_argument('--dtype', choices=tuple(DTYPES), default='float32')
   return options
 
 
 def bare_parser(description: str) -> argparse.ArgumentParser:
-  """The options of every benchmark."""
+  """Returns the options of every benchmark."""
   options = argparse.ArgumentParser(description=description)
   options.add_argument('--rounds', type=_positive, default=7)
   options.add_argument(
-    '--quick', action='store_true', help='sizes for a look, under a minute'
+    '--quick', action='store_true', help='small sizes; takes less than a minute'
   )
-  options.add_argument(
-    '--json', metavar='FILE', help='write the rows there too'
-  )
+  options.add_argument('--json', metavar='FILE', help='also write the rows')
   return options
 
 
 def _positive(text: str) -> int:
   number = int(text)
   if number < 1:
-    raise argparse.ArgumentTypeError(f'{text} must be at least 1')
+    raise argparse.ArgumentTypeError(f'{text} must be 1 or more')
   return number
 
 
 def parse(options: argparse.ArgumentParser, quick: Row) -> argparse.Namespace:
-  """Reads the command line; `quick` has what --quick makes of the defaults."""
+  """Reads the command line; `quick` has the defaults under --quick."""
   runtime.keep_memory()
   if options.parse_known_args()[0].quick:
     options.set_defaults(**quick)
@@ -55,7 +52,7 @@ def parse(options: argparse.ArgumentParser, quick: Row) -> argparse.Namespace:
 def show(
   title: str, rows: Sequence[Row], args: argparse.Namespace, note: str = ''
 ) -> None:
-  """Prints the rows as Markdown, and writes them as JSON where wanted."""
+  """Prints the rows as Markdown, and writes them as JSON if --json is given."""
   sizes = {k: v for k, v in vars(args).items() if k != 'json'}
   result = {
     'title': title,
@@ -71,19 +68,10 @@ def show(
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-  """A result, as `show` writes it, as a page shows it."""
+  """Returns a result of `show` as the text of a page."""
   device, sizes, rows = result['device'], result['config'], result['rows']
   names = list(rows[0])
   cells = [[_cell(row[name]) for name in names] for row in rows]
-  widths = [
-    max(len(text) for text in column)
-    for column in zip(names, *cells, strict=True)
-  ]
-
-  def line(texts: Sequence[str]) -> str:
-    padded = [t.ljust(w) for t, w in zip(texts, widths, strict=True)]
-    return f'| {" | ".join(padded)} |'
-
   conditions = (
     f'{device["kind"]} x {device["count"]}, {result["host_cpus"]} host cores,'
     f' jax {result["versions"]["jax"]}'
@@ -92,8 +80,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     conditions += (
       f'; {sizes["network"]}, batch {sizes["batch_size"]}, {sizes["dtype"]}'
     )
-  table = [line(names), line(['-' * width for width in widths])]
-  table += [line(texts) for texts in cells]
+  table = table_lines(names, cells, aligned=True)
   lines = [f'{result["title"]}.', f'{conditions}.', '', *table]
   note = result.get('note')
   return '\n'.join([*lines, '', note] if note else lines) + '\n'
@@ -101,8 +88,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
   if isinstance(value, list | tuple):
-    median, least, largest = value
-    return f'{median:.3f} ({least:.3f}-{largest:.3f})'
+    median, minimum, maximum = value
+    return f'{median:.3f} ({minimum:.3f}-{maximum:.3f})'
   if isinstance(value, float):
     return f'{value:.3f}'
   return '' if value is None else str(value)

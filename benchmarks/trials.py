@@ -1,4 +1,4 @@
-"""Several trials as one program, a batch axis, against one.
+"""Compares several trials in one program, as a batch axis, with one trial.
 
 python -m benchmarks.trials [--quick] [--trials 5] [--json FILE]
 """
@@ -22,10 +22,7 @@ def main() -> None:
   args = table.parse(options, QUICK)
   at = cases.problem(args.network, args.batch_size, args.dtype)
   single = cases.quantized(at, args.estimator, hidden=100)
-  compared = [
-    single,
-    _several(single, args.trials),
-  ]
+  compared = [single, _several(single, args.trials)]
   programs = [measure.compile_case(case, args.steps) for case in compared]
   seconds = measure.interleaved(programs, args.rounds)
   rows = [
@@ -39,15 +36,15 @@ def main() -> None:
   ]
   table.show(
     f'One step of {args.trials} trials, {args.estimator}: median'
-    f' (least-largest) of {args.rounds} rounds',
+    f' (minimum-maximum) of {args.rounds} rounds',
     rows,
     args,
-    'On CPU the experiments let trials take turns, at the price of one each.',
+    'On CPU the experiments run trials in turns; each costs as much as one.',
   )
 
 
 def _several(single: cases.Case, count: int) -> cases.Case:
-  together = parallel.over_trials(lambda own: single.step_fn(*own), count)
+  together = parallel.over_trials(lambda args: single.step_fn(*args), count)
   return cases.Case(
     f'{count}, a batch axis',
     lambda state, batch: together((state, batch)),

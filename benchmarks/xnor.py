@@ -1,11 +1,11 @@
-"""A convolution of ±1 with ±1 by counting bits, against XLA's in float32.
+"""Compares convolutions of ±1 that count bits with XLA's in float32.
 
   python -m benchmarks.xnor [--quick] [--json FILE]
 
-For CPU; `benchmarks.bit_networks` has whole networks. A 3x3 filter, stride 1,
-as many filters as channels. The activations come as the floats of the layer
-before, and are packed within the time; filters are packed ahead. Both results
-are the same integers, which is looked at first.
+The benchmark is for CPU; `benchmarks.bit_networks` has whole networks. Filters
+are 3x3 with stride 1, as many as channels. Activations are the floats of the
+previous layer; the measured time includes packing them. Filters are packed
+beforehand. The command first checks that both results are the same integers.
 """
 
 import functools
@@ -22,7 +22,7 @@ from mq_jax.models.cpu import bit_convolution
 
 Array = jax.Array
 
-# ResNet20's three stages, then wider ones: side, channels, batch.
+# The stages of ResNet20, then wider ones: side, channels, batch.
 SHAPES = (
   (32, 16, 1),
   (32, 16, 64),
@@ -36,26 +36,26 @@ SHAPES = (
   (8, 512, 16),
 )
 QUICK = {'rounds': 3}
-# Of a round of the float convolution: enough to outlast the clock's grain.
+# FLOPs of the float convolution per round, well above the clock's resolution.
 ROUND_FLOPS = 4e9
-# Other ways that were measured, as time over that of the float convolution,
-# where this one took 0.08 to 0.24 (0.4 to 0.5 for one image of 16x16x32 or
-# 8x8x64), on an AMD EPYC with AVX-512 VPOPCNTDQ and other work beside: all
-# words in one sum 0.13 to 0.55, at 512 channels 0.3 to 0.4; features in blocks
-# 0.11 to 0.29; `sum` over an axis of words 0.2 to 10; `lax.scan` over single
-# words 0.11 to 1.6; `lax.map` over filters 0.3 to 1.6; words of 16 bits in one
-# sum 0.13 to 3.6, of 8 bits 0.27 to 6.7; a convolution in int8 0.5 to 1.0, at
-# 16 channels 3 to 7; a product of int8 columns 0.5 to 2.9.
+# Alternatives, as time over that of the float convolution, measured on a busy
+# AMD EPYC with AVX-512 VPOPCNTDQ, where this implementation took 0.08 to 0.24
+# (0.4 to 0.5 for one image of 16x16x32 or 8x8x64): all words in one sum 0.13 to
+# 0.55, at 512 channels 0.3 to 0.4; features in blocks 0.11 to 0.29; `sum` over
+# an axis of words 0.2 to 10; `lax.scan` over single words 0.11 to 1.6;
+# `lax.map` over filters 0.3 to 1.6; words of 16 bits in one sum 0.13 to 3.6, of
+# 8 bits 0.27 to 6.7; a convolution in int8 0.5 to 1.0, at 16 channels 3 to 7; a
+# product of int8 columns 0.5 to 2.9.
 
 
 def convolve_bits(x: Array, filters: bit_convolution.Filters) -> Array:
-  """Images of ±1 that are not yet packed."""
+  """Convolves unpacked images of ±1 by counting bits."""
   packed = bit_convolution.pack(x)
   return bit_convolution.convolve_words(packed, filters)
 
 
 def convolve_floats(x: Array, w: Array) -> Array:
-  """What it is compared with: XLA's convolution, padded to the same size."""
+  """Convolves images in float32, padded to the same size."""
   return lax.conv_general_dilated(
     x,
     w,
@@ -71,11 +71,11 @@ def main() -> None:
   rows = [_row(*shape, args.rounds) for shape in SHAPES]
   table.show(
     '3x3 convolutions of ±1, by counting bits and in float32: median'
-    f' (least-largest) of {args.rounds} rounds',
+    f' (minimum-maximum) of {args.rounds} rounds',
     rows,
     args,
-    'The activations come as floats; packed before: not within the time. The'
-    ' results are equal bit for bit.',
+    'Activations are floats. The last column leaves out the time to pack them.'
+    ' All results are equal bit for bit.',
   )
 
 
@@ -91,12 +91,14 @@ def _row(side: int, channels: int, batch: int, rounds: int) -> table.Row:
     _case('float32', convolve_floats, x, w),
     _case('bits', convolve_bits, x, filters),
     _case(
-      *('words', bit_convolution.convolve_words),
-      *(jax.jit(bit_convolution.pack)(x), filters),
+      'words',
+      bit_convolution.convolve_words,
+      jax.jit(bit_convolution.pack)(x),
+      filters,
     ),
   ]
   if differing := measure.differing(compared):
-    raise SystemExit(f'the convolutions differ at {differing[1]}')
+    raise SystemExit(f'The convolutions differ at {differing[1]}.')
   seconds = measure.rounds_of(compared, ROUND_FLOPS, rounds)
   times = measure.medians(seconds)
   ratio = functools.partial(measure.ratios, seconds, over=0)
@@ -115,7 +117,7 @@ def _case(
 ) -> cases.Case:
   def step_fn(total: Array, batch: Any) -> tuple[Array, Array]:
     y = function(*batch)
-    # So that each step waits for the one before.
+    # The sum makes each step wait for the previous one.
     return total + y[0, 0, 0, 0], y
 
   return cases.Case(name, step_fn, np.float32(0), inputs)

@@ -29,9 +29,23 @@ def layer_macs(
   shapes = jax.eval_shape(unpack, params)
   jaxpr = jax.make_jaxpr(apply_fn)(shapes, *inputs).jaxpr
   paths = list(named_leaves(shapes))
-  total = dict.fromkeys(paths, 0)
-  _count(jaxpr, [*paths, *[None] * len(jaxpr.invars)], total, times=1)
-  return {path: number for path, number in total.items() if number}
+  total = count(jaxpr, paths)
+  return {path: total[path] for path in paths if total[path]}
+
+
+def count(
+  jaxpr: Any, leaves: Sequence[str] = ()
+) -> collections.Counter[str | None]:
+  """Counts the multiplications in products and convolutions of a jaxpr.
+
+  Args:
+    jaxpr: The jaxpr, counted as `layer_macs` says.
+    leaves: Paths of the leaves that the first arguments hold.
+
+  Returns:
+    Path to the multiplications of the leaf; None to those of all products.
+  """
+  return _counted(jaxpr, leaves, times=1)[0]
 
 
 def products(equation: Any) -> int:
@@ -84,15 +98,15 @@ def _arguments(
 
 def _counted(
   jaxpr: Any, arguments: Sequence[str | None], times: int
-) -> tuple[dict[str, int], list[str | None]]:
-  total = collections.Counter[str]()
+) -> tuple[collections.Counter[str | None], list[str | None]]:
+  total = collections.Counter[str | None]()
   return total, _count(jaxpr, arguments, total, times)
 
 
 def _count(
   jaxpr: Any,
   arguments: Sequence[str | None],
-  total: dict[str, int],
+  total: collections.Counter[str | None],
   times: int,
 ) -> list[str | None]:
   """Adds the products of `jaxpr` to `total`.
@@ -100,7 +114,7 @@ def _count(
   Args:
     jaxpr: To be run `times` times.
     arguments: The leaf that each argument stands for, or None.
-    total: Path to products so far.
+    total: Path to products so far; None to those of all products.
     times: How often it runs.
 
   Returns:
@@ -117,7 +131,7 @@ def _count(
     leaves = {name for name in inputs if name}
     results: Sequence[str | None] = ()
     work = products(equation)
-    for name in leaves:
+    for name in (None, *leaves):
       total[name] += times * work
     # A leaf is itself in another dtype, shape or scale, and each of its parts.
     others = [var for var in equation.invars if id(var) not in names]
@@ -131,7 +145,7 @@ def _count(
       )
     ]
     if equation.primitive.name == 'cond':
-      branches = [max(branches, key=lambda branch: sum(branch[0].values()))]
+      branches = [max(branches, key=lambda branch: branch[0][None])]
     for found, _ in branches:
       for name, number in found.items():
         total[name] += number

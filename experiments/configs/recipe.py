@@ -1,6 +1,6 @@
-"""What the recipes of other papers' methods have in common."""
+"""The form of the recipes of other papers' methods."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -9,15 +9,33 @@ from experiments.build.methods import METHODS
 from experiments.configs import resnet20
 
 
+class About(NamedTuple):
+  """Facts of a recipe that no run measures.
+
+  Attributes:
+    method: Name, and bits of weights and activations if both are quantized.
+    changes: Changes to forward pass, backward pass, optimizer and schedule.
+    published: Network and published test accuracy in percent, on CIFAR-10
+      unless it says otherwise; (r): recalled, not checked.
+    status: Known differences from the paper.
+  """
+
+  method: str
+  changes: str
+  published: str = ''
+  status: str = ''
+
+
 def recipe(quantizer: str, **changes: Any) -> ConfigDict:
-  """A configuration of a method, with all its options listed.
+  """Returns a configuration of a method, with all its options listed.
 
   Args:
-    quantizer: Its name in `experiments.build.methods.METHODS`.
-    **changes: Keys of the configuration; `method` may be a dict of options.
+    quantizer: Name of the method in `experiments.build.methods.METHODS`.
+    **changes: Values of the configuration, by key; `method` may be a dict of
+      options.
 
   Returns:
-    The configuration, of straight-through training where a method has that.
+    The configuration. Its estimator is 'ste'.
   """
   config = resnet20.get_config()
   config.quantizer, config.estimator = quantizer, 'ste'

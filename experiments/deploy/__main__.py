@@ -19,6 +19,7 @@ from experiments.common import runtime
 from experiments.common.errors import exit_on_user_error
 from experiments.deploy import card
 from experiments.deploy.make import FORMATS, PAGE, deploy
+from experiments.records import cards
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
     card.show(described)
     print(f'wrote {arguments.out}: {PAGE} says more')
     if arguments.results:
-      print(f'wrote {card.enter(arguments.results, described)}')
+      print(f'wrote {cards.enter(arguments.results, described)}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
-"""The card of a deployed network: what it is, how large, how good.
+"""The card of a deployed network: its origin, size and accuracy.
 
-As card.json it is also the network's entry in the ledger, in results/deployed/.
+`experiments.records.cards` enters a card into the ledger.
 """
 
 import json
@@ -13,12 +13,10 @@ import rich.console
 import rich.table
 
 import mq_jax
-from experiments.common.files import write_whole
+from experiments.common.markdown import table_lines
 from experiments.data.on_device import ImageSet
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
-
-FOLDER = 'deployed'
 
 
 def describe(
@@ -29,19 +27,19 @@ def describe(
   dataset: ImageSet,
   logits: np.ndarray,
 ) -> dict[str, Any]:
-  """The card, without its artefacts.
+  """Returns the card, without its artefacts.
 
   Args:
-    name: Of the run.
-    header: Of the run's log.
-    path: The trained network's file.
-    packed: What is deployed.
-    dataset: Its test set.
-    logits: Of the trained network, on these images.
+    name: Name of the run.
+    header: Header of the run's log.
+    path: File of the trained network.
+    packed: Deployed network.
+    dataset: Dataset whose test set the files are tested on.
+    logits: Logits of the trained network on the test images.
 
   Returns:
-    JSON: 'name', 'classes', 'images' (the shape of one), 'count_bits' (whether
-    convolutions of ±1 do), 'accuracy' of the trained network (percent),
+    JSON: 'name', 'classes', 'images' (shape of an image), 'count_bits' (whether
+    convolutions of ±1 count bits), 'accuracy' of the trained network (percent),
     'trained_bytes' of its file, 'layers' (fields of `mq_jax.Summary`), 'run'
     and 'made' (headers of `run_log.describe_run`), 'artefacts' (empty:
     `check.compared` makes them).
@@ -73,11 +71,11 @@ def describe(
 def show(
   described: dict[str, Any], console: rich.console.Console | None = None
 ) -> None:
-  """Prints what the files are worth.
+  """Prints a table of the files: size and agreement with the trained network.
 
   Args:
-    described: The card.
-    console: Where to print; standard output by default.
+    described: Card.
+    console: Console to print on; standard output by default.
   """
   table = rich.table.Table(
     title=f'{described["name"]}: {described["accuracy"]:.2f}% as trained',
@@ -86,32 +84,44 @@ def show(
   equal = f'of {described["artefacts"][0]["images"]:,} equal'
   for name in ('bytes', 'smaller', 'accuracy', equal, 'error'):
     table.add_column(name, justify='right')
-  for one in described['artefacts']:
+  for file in described['artefacts']:
     table.add_row(
-      one['file'],
-      f'{one["bytes"]:,}',
-      f'{described["trained_bytes"] / one["bytes"]:.1f}x',
-      f'{one["accuracy"]:.2f}%',
-      f'{one["equal_predictions"]:,}',
-      f'{one["largest_error"]:.1e}',
+      file['file'],
+      f'{file["bytes"]:,}',
+      f'{described["trained_bytes"] / file["bytes"]:.1f}x',
+      f'{file["accuracy"]:.2f}%',
+      f'{file["equal_predictions"]:,}',
+      f'{file["largest_error"]:.1e}',
     )
   (console or rich.console.Console()).print(table)
 
 
 def markdown(described: dict[str, Any]) -> str:
-  """The card as a person reads it."""
+  """Returns the card as a page of Markdown."""
   run, made = described['run'], described['made']
   config = run['config']
   height, width, channels = described['images']
+  columns = (
+    'file',
+    'bytes',
+    'times smaller',
+    'test accuracy',
+    'equal predictions',
+    'largest error of logits',
+  )
   rows = [
-    f'| {one["file"]} | {one["bytes"]:,} |'
-    f' {described["trained_bytes"] / one["bytes"]:.1f} |'
-    f' {one["accuracy"]:.2f} % | {one["equal_predictions"]:,} of'
-    f' {one["images"]:,} | {one["largest_error"]:.1e} |'
-    for one in described['artefacts']
+    [
+      file['file'],
+      f'{file["bytes"]:,}',
+      f'{described["trained_bytes"] / file["bytes"]:.1f}',
+      f'{file["accuracy"]:.2f} %',
+      f'{file["equal_predictions"]:,} of {file["images"]:,}',
+      f'{file["largest_error"]:.1e}',
+    ]
+    for file in described['artefacts']
   ]
   first = described['artefacts'][0]
-  # The one that takes least to run comes last.
+  # The last file needs the fewest packages to run.
   last = described['artefacts'][-1]['file']
   layers = [mq_jax.LayerSummary(**layer) for layer in described['layers']]
   commit = run['commit'] or 'no checkout'
@@ -122,22 +132,20 @@ def markdown(described: dict[str, Any]) -> str:
     [
       f'# {described["name"]}',
       '',
-      f'A {config["network"]} for {config["dataset"]}:'
-      f' {described["accuracy"]:.2f} % of {first["images"]:,} test images as it'
-      f' was trained, in a file of {described["trained_bytes"]:,} bytes.'
+      f'A {config["network"]} for {config["dataset"]}. The trained network'
+      f' classifies {described["accuracy"]:.2f} % of {first["images"]:,} test'
+      f' images correctly; its file has {described["trained_bytes"]:,} bytes.'
       f'{counting}',
       '',
-      '| file | bytes | times smaller | test accuracy | equal predictions |'
-      ' largest error of logits |',
-      '| --- | --- | --- | --- | --- | --- |',
-      *rows,
+      *table_lines(columns, rows),
       '',
       'Each file was opened in a fresh process. Errors are relative to the'
-      " largest of an image's logits in the trained network.",
+      ' largest logit of the image in the trained network.',
       '',
-      f'In: `images`, uint8, (N, {height}, {width}, {channels}), RGB as they'
-      f' are; out: `logits`, float32, (N, {len(described["classes"])}), of the'
-      f' classes {", ".join(described["classes"])}.',
+      f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB without'
+      ' preprocessing. Output: `logits`, float32,'
+      f' (N, {len(described["classes"])}), of the classes'
+      f' {", ".join(described["classes"])}.',
       '',
       '```sh',
       f'python -m experiments.predict {last} IMAGE.png',
@@ -149,23 +157,14 @@ def markdown(described: dict[str, Any]) -> str:
       str(mq_jax.Summary(tuple(layers), 0)),
       '```',
       '',
-      '## Where it is from',
+      '## Origin',
       '',
       f'Trained {run["date"]} at commit {commit}: quantizer'
       f' {config["quantizer"]}, estimator {config["estimator"]}, optimizer'
       f' {config["optimizer"]}, {config["epochs"]} epochs, seed'
-      f' {config["seed"]}, device {run["device"]["kind"]}. Made {made["date"]}'
-      f' with mq_jax {made["versions"]["mq_jax"]}, jax'
+      f' {config["seed"]}, device {run["device"]["kind"]}. Deployed'
+      f' {made["date"]} with mq_jax {made["versions"]["mq_jax"]}, jax'
       f' {made["versions"]["jax"]}. The whole configuration is in card.json.',
       '',
     ]
   )
-
-
-def enter(
-  results: str | pathlib.Path, described: dict[str, Any]
-) -> pathlib.Path:
-  """Writes a card into the ledger, in place of an older one of its name."""
-  path = pathlib.Path(results) / FOLDER / f'{described["name"]}.json'
-  write_whole(path, (json.dumps(described, indent=1) + '\n').encode())
-  return path

@@ -1,1 +1,1 @@
-"""Tables and figures, made from the ledger alone."""
+"""Tables and figures from the ledger."""

@@ -1,43 +1,43 @@
-"""Tables and figures from the ledger; nothing else makes numbers of ours.
+"""Makes all tables and figures from the ledger.
 
   python -m experiments.report [--results DIR] [--out docs/results]
 
-writes every study of which the paper has numbers or the ledger runs as
-Markdown, CSV and LaTeX, and its figures as PNG and SVG, into --out, and prints
-the tables. In a checkout it also fills README.md and docs/*.md, where a comment
-`<!-- table: NAME -->` begins a table and `<!-- end -->` ends it.
+prints the table of every study with published numbers or with runs in the
+ledger, and writes it into --out as Markdown, CSV and LaTeX, with figures as PNG
+and SVG. With the ledger of this checkout the command also fills README.md and
+docs/*.md: a table begins after the comment `<!-- table: NAME -->` and ends at
+`<!-- end -->`.
 """
 
 import pathlib
 
 from absl import app, flags
 
-from experiments.records import ledger
-from experiments.report.deployed_table import read_cards
-from experiments.report.write import OUT, ROOT, fill, write_all
+from experiments.common import markdown
+from experiments.records import cards, ledger
+from experiments.report import write
 from experiments.study import spec
 
 
 def main(argv: list[str]) -> None:
-  """Writes all that the ledger gives, and fills this project's pages."""
+  """Writes all tables and figures, and fills the pages of this project."""
   del argv
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), spec.load_all()
-  cards = read_cards(arguments.results)
+  deployed = cards.read_cards(arguments.results)
   out = pathlib.Path(arguments.out)
-  for path in write_all(runs, studies, out, print, cards):
+  paths = write.write_all(runs, studies, out, print, deployed)
+  if pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS:
+    paths += markdown.fill_files(
+      [write.ROOT / 'README.md', *(write.ROOT / 'docs').glob('*.md')],
+      'table',
+      write.texts(runs, studies, deployed),
+    )
+  for path in paths:
     print(f'wrote {path}')
-  if pathlib.Path(arguments.results).resolve() != ROOT / ledger.RESULTS:
-    return
-  for path in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]:
-    page = path.read_text(encoding='utf-8')
-    filled = fill(page, runs, studies)
-    if filled != page:
-      path.write_text(filled, encoding='utf-8')
-      print(f'wrote {path}')
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('results', ledger.RESULTS, 'Folder of the ledger.')
-  flags.DEFINE_string('out', OUT, 'Folder for tables and figures.')
+  flags.DEFINE_string('out', write.OUT, 'Folder for tables and figures.')
   app.run(main)

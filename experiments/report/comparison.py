@@ -1,4 +1,4 @@
-"""What the ledger has of a setting, beside what was published of it."""
+"""The measured and the published accuracy of a setting."""
 
 import functools
 import json
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import stats
 
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
@@ -17,29 +18,23 @@ from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
 RESAMPLES = 10_000
-LEAST_TRIALS = 3  # below which an interval would mean nothing
-# Runs of one setting may differ in these; a cell holds runs that do not.
+MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
+# Runs of one setting may differ in these keys, but those of one cell agree.
 _GROUPED = ('epochs', 'pretrained', 'pretrain_epochs')
+# Keys that the paper varies between its tables.
 _MAIN = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
-# Study to its published table, and the keys by which that is looked up.
-_KEYS = {
-  'table1': ('tables_1_and_2', _MAIN),
-  'table2': ('tables_1_and_2', _MAIN),
-  'table5': ('table_5', ('estimator', 'slim')),
-  'table6': ('table_6', ('hidden', 'estimator_activation')),
-}
 
 
 class Cell(NamedTuple):
-  """What was measured of one setting: trials that differ in their seeds alone.
+  """The measurements of one setting: trials that differ only in their seeds.
 
   Attributes:
-    records: Of each trial, one dict an epoch, by seed; those that diverged are
-      left out.
-    diverged: Seeds of those.
-    epochs: That each was to run.
+    records: Records of each trial that did not diverge, one dict per epoch, by
+      seed.
+    diverged: Seeds of the trials that diverged.
+    epochs: Number of epochs of each trial.
     base_accuracy: Test accuracy of the base model, percent; None if not known.
-    names: Of the entries in the ledger.
+    names: Names of the entries in the ledger.
   """
 
   records: dict[int, list[dict[str, Any]]]
@@ -53,11 +48,11 @@ class Published(NamedTuple):
   """A cell of the paper, percent.
 
   Attributes:
-    paper: As printed.
-    base_accuracy: Of the base model, as printed.
-    raw: Recomputed from the authors' logs; None where there are none.
-    raw_trials: That these logs have; the paper says 5.
-    remark: What is wrong with the printed number, by the logs.
+    paper: Printed accuracy.
+    base_accuracy: Printed accuracy of the base model.
+    raw: Accuracy by the authors' logs; None if there are no logs.
+    raw_trials: Number of trials in these logs; the paper says 5.
+    remark: Error in the printed number, according to the logs.
   """
 
   paper: float
@@ -68,20 +63,21 @@ class Published(NamedTuple):
 
 
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
-  """What the ledger has of a setting.
+  """Returns the measurements of a setting, or None if the ledger has no run.
 
-  Of runs that differ in length or in their base model, those that are nearest
-  to the setting's epochs without being longer, then the most. A seed that
-  stands there twice counts once.
+  Runs that differ in length or in their base model are not pooled: the cell has
+  those that come nearest to the epochs of the setting without being longer, and
+  among these the larger group. A seed that occurs twice counts once.
   """
   wanted = identity(config.to_dict(), without=_GROUPED)
   groups: dict[Any, list[ledger.Run]] = {}
   for run in runs:
-    own = run.header['config']
-    same = identity(own, without=_GROUPED) == wanted
-    if same and is_from_scratch(own) == is_from_scratch(config.to_dict()):
+    run_config = run.header['config']
+    same = identity(run_config, without=_GROUPED) == wanted
+    scratch = is_from_scratch(run_config)
+    if same and scratch == is_from_scratch(config.to_dict()):
       base = run.header['start'].get('base_accuracy')
-      groups.setdefault((identity(own), base), []).append(run)
+      groups.setdefault((identity(run_config), base), []).append(run)
   if not groups:
     return None
   chosen = max(
@@ -113,7 +109,10 @@ def _nearness(epochs: int, wanted: int) -> tuple[bool, int]:
 
 
 def accuracies(measured: Cell) -> list[float]:
-  """Each trial's mean test accuracy, last tenth of its epochs, percent."""
+  """Returns the mean test accuracy of each trial, in percent.
+
+  The mean is over the last tenth of the epochs.
+  """
   return [
     statistics.fmean(
       record['test_accuracy'] for record in run_log.last_epochs(records)
@@ -123,33 +122,41 @@ def accuracies(measured: Cell) -> list[float]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-  """The 95 % interval of a mean, by the percentile bootstrap over trials.
+  """Returns the 95 % interval of a mean, by the percentile bootstrap.
 
   Args:
-    values: One a trial.
+    values: One value per trial.
 
   Returns:
-    Its ends, or None of fewer than three values. The same at every call.
+    The ends of the interval, equal in every call; None for fewer than three
+    values.
   """
-  if len(values) < LEAST_TRIALS:
+  if len(values) < MINIMUM_TRIALS:
     return None
-  generator = np.random.default_rng(0)
-  drawn = generator.choice(values, size=(RESAMPLES, len(values)))
-  low, high = np.percentile(drawn.mean(axis=1), (2.5, 97.5))
+  low, high = stats.bootstrap(
+    (values,),
+    np.mean,
+    n_resamples=RESAMPLES,
+    method='percentile',
+    rng=np.random.default_rng(0),
+  ).confidence_interval
   return float(low), float(high)
 
 
-def published(study: str, config: ConfigDict) -> Published | None:
-  """The paper's cell of a setting that is of its protocol, or None."""
-  if study not in _KEYS:
-    return None
-  table, names = _KEYS[study]
-  own = {name: config[name] for name in {*_MAIN, *names}}
-  theirs = in_protocol('paper', **own)
-  if identity(config.to_dict()) != identity(theirs.to_dict()):
-    return None
-  for entry in _published_tables()[table]:
+def published(table: str, config: ConfigDict) -> Published | None:
+  """Returns the paper's cell of a setting, or None.
+
+  Args:
+    table: Table of `PUBLISHED`; '' for none.
+    config: Setting. It must follow the paper's protocol.
+  """
+  for entry in _published_tables()[table] if table else ():
+    names = entry.keys() & config.keys()
     if all(entry[name] == config[name] for name in names):
+      changes = {name: config[name] for name in {*_MAIN, *names}}
+      theirs = in_protocol('paper', **changes)
+      if identity(config.to_dict()) != identity(theirs.to_dict()):
+        return None
       return Published(
         entry['paper'],
         _base_accuracy(config),
@@ -161,8 +168,8 @@ def published(study: str, config: ConfigDict) -> Published | None:
 
 
 def _base_accuracy(config: ConfigDict) -> float:
-  own = f'{config.network}-{config.dataset}'
-  printed: float = _published_tables()['base_accuracy'][own]
+  name = f'{config.network}-{config.dataset}'
+  printed: float = _published_tables()['base_accuracy'][name]
   return printed
 
 

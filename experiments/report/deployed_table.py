@@ -1,32 +1,29 @@
 """The table of deployed networks, from their cards in the ledger."""
 
-import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.deploy import card
-from experiments.report import tables
+from experiments.common.markdown import Table
 
 _COLUMNS = (
-  *('run', 'forward', 'bits', 'trained', 'bytes of the run', 'file', 'bytes'),
-  *('times smaller', 'test accuracy', 'equal predictions', 'largest error'),
+  'run',
+  'forward',
+  'bits',
+  'trained',
+  'bytes of the run',
+  'file',
+  'bytes',
+  'times smaller',
+  'test accuracy',
+  'equal predictions',
+  'largest error',
 )
 
 
-def read_cards(results: str | pathlib.Path) -> list[dict[str, Any]]:
-  """All cards of the ledger, by name."""
-  folder = pathlib.Path(results) / card.FOLDER
-  return [
-    json.loads(path.read_text(encoding='utf-8'))
-    for path in sorted(folder.glob('*.json'))
-  ]
-
-
-def deployed_table(cards: Sequence[dict[str, Any]]) -> tables.Table:
-  """A row for each file of each network."""
-  rows = [_row(one, file) for one in cards for file in one['artefacts']]
-  return tables.Table(
+def deployed_table(cards: Sequence[dict[str, Any]]) -> Table:
+  """Returns one row per file of each network."""
+  rows = [_row(card, file) for card in cards for file in card['artefacts']]
+  return Table(
     'deployed',
     'Deployed networks, each file run on the test images in a fresh process',
     _COLUMNS,
@@ -35,36 +32,37 @@ def deployed_table(cards: Sequence[dict[str, Any]]) -> tables.Table:
   )
 
 
-def _row(described: dict[str, Any], file: dict[str, Any]) -> list[str]:
-  layers = [one for one in described['layers'] if one['used'] is not None]
-  bits = sorted({layer['bits'] for layer in layers})
+def _row(card: dict[str, Any], file: dict[str, Any]) -> list[str]:
+  bits = sorted(
+    {layer['bits'] for layer in card['layers'] if layer['used'] is not None}
+  )
   return [
-    f'`{described["name"]}`',
-    ', '.join(_forward(described)),
+    f'`{card["name"]}`',
+    ', '.join(_forward(card)),
     ', '.join(map(str, bits)),
-    f'{described["accuracy"]:.2f} %',
-    f'{described["trained_bytes"]:,}',
+    f'{card["accuracy"]:.2f} %',
+    f'{card["trained_bytes"]:,}',
     file['file'],
     f'{file["bytes"]:,}',
-    f'{described["trained_bytes"] / file["bytes"]:.1f}',
+    f'{card["trained_bytes"] / file["bytes"]:.1f}',
     f'{file["accuracy"]:.2f} %',
     f'{file["equal_predictions"]:,} of {file["images"]:,}',
     f'{file["largest_error"]:.1e}',
   ]
 
 
-def _forward(described: dict[str, Any]) -> list[str]:
-  config = described['run']['config']
+def _forward(card: dict[str, Any]) -> list[str]:
+  config = card['run']['config']
   words = [config['network'], config['quantizer']]
   if config['activation_quantizer'] != 'relu':
     words.append(f'{config["activation_quantizer"]} activations')
-  return words + ['counting bits'] * described['count_bits']
+  return words + ['counting bits'] * card['count_bits']
 
 
 def _note(cards: Sequence[dict[str, Any]]) -> str:
   if not cards:
-    return 'No network was deployed yet.'
-  runs = [one['run'] for one in cards]
+    return 'There are no deployed networks yet.'
+  runs = [card['run'] for card in cards]
 
   def all_of(values: set[Any]) -> str:
     return ', '.join(map(str, sorted(values)))
@@ -76,6 +74,6 @@ def _note(cards: Sequence[dict[str, Any]]) -> str:
     f' {all_of({run["config"]["estimator"] for run in runs})}; seed'
     f' {all_of({run["config"]["seed"] for run in runs})}; dataset'
     f' {all_of({run["config"]["dataset"] for run in runs})}; device'
-    f' {all_of({one["made"]["device"]["kind"] for one in cards})}; jax'
-    f' {all_of({one["made"]["versions"]["jax"] for one in cards})}.'
+    f' {all_of({card["made"]["device"]["kind"] for card in cards})}; jax'
+    f' {all_of({card["made"]["versions"]["jax"] for card in cards})}.'
   )

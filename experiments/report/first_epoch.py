@@ -1,14 +1,14 @@
-"""Table of runs of one epoch from a pretrained network, one row a run."""
+"""The table of runs of one epoch from a pretrained network."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from experiments.build.fingerprint import identity
 from experiments.build.schema import default_config
+from experiments.common.markdown import Table
 from experiments.records import ledger
-from experiments.report import tables
 
-# Nothing else may differ from the configuration that a user begins with.
+# Keys in which a run may differ from the default configuration.
 _SHOWN = (
   'quantizer',
   'bits',
@@ -33,8 +33,8 @@ _COLUMNS = (
 )
 
 
-def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
-  """Of all such runs in the ledger, in the default configuration otherwise."""
+def first_epoch_table(runs: Sequence[ledger.Run]) -> Table:
+  """Returns one row per run of one epoch with an otherwise default config."""
   chosen = [
     run
     for run in runs
@@ -42,7 +42,7 @@ def first_epoch_table(runs: Sequence[ledger.Run]) -> tables.Table:
     and run.records
     and 'base_accuracy' in run.header['start']
   ]
-  return tables.Table(
+  return Table(
     'first-epoch',
     'One epoch from a pretrained network',
     _COLUMNS,
@@ -111,7 +111,7 @@ def _factor(values: dict[str, Any]) -> str:
 
 
 def _conditions(runs: Sequence[ledger.Run]) -> str:
-  """What all of these runs share, said once; what differs, said in full."""
+  """Returns the conditions of all runs, each value once."""
   described = {
     'network': {run.header['config']['network'] for run in runs},
     'dataset': {run.header['config']['dataset'] for run in runs},
@@ -127,4 +127,4 @@ def _conditions(runs: Sequence[ledger.Run]) -> str:
     f'{name} {", ".join(map(str, sorted(values)))}'
     for name, values in described.items()
   ]
-  return f'One epoch, one trial a row; {"; ".join(parts)}.'
+  return f'One epoch, one trial per row; {"; ".join(parts)}.'

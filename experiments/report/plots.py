@@ -1,6 +1,7 @@
-"""One figure each: what the ledger has of some settings, drawn."""
+"""The figures: measurements of a group of settings, drawn."""
 
 import collections
+import operator
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
+from experiments.build.estimators import ESTIMATORS
 from experiments.report import comparison
-from experiments.report.plot_style import COLOURS, MARKERS, shade
+from experiments.report.plot_style import shade
 
-COLUMNS = 3  # panels in a row
+COLUMNS = 3  # panels per row
 Curve = Callable[[dict[str, Any]], float]
 Measured = list[tuple[str, ConfigDict, comparison.Cell]]
 
@@ -29,25 +31,25 @@ CURVES: dict[str, tuple[str, Curve]] = {
 
 
 def curves(group: Measured, kind: str, title: str) -> Figure:
-  """One panel an optimizer: a number over epochs, band over trials.
+  """Draws a quantity over epochs, with one panel per optimizer.
 
   Args:
-    group: What was measured.
+    group: Measurements.
     kind: A key of `CURVES`.
-    title: Of the figure.
+    title: Title of the figure.
 
   Returns:
-    The figure. A line is the mean over trials, its band from the least to the
-    largest.
+    The figure. A line is the mean over trials; its band reaches from the
+    minimum to the maximum.
   """
   label, curve = CURVES[kind]
   figure, panels = _panels(group)
   for optimizer, axis in panels.items():
-    own = [entry for entry in group if entry[1].optimizer == optimizer]
-    seen: collections.Counter[str] = collections.Counter()
-    for name, config, measured in own:
-      _line(axis, curve, name, config, measured, seen[config.estimator])
-      seen[config.estimator] += 1
+    earlier: collections.Counter[str] = collections.Counter()
+    for name, config, cell in group:
+      if config.optimizer == optimizer:
+        _line(axis, curve, name, config, cell, earlier[config.estimator])
+        earlier[config.estimator] += 1
     axis.set_xlabel('epoch')
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
   if kind == 'accuracy':
@@ -57,7 +59,7 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
 
 
 def _panels(group: Measured) -> tuple[Figure, dict[str, Axes]]:
-  """One an optimizer."""
+  """Returns a figure and its panel for each optimizer."""
   optimizers = list(dict.fromkeys(config.optimizer for _, config, _ in group))
   figure, axes = _grid(len(optimizers), COLUMNS, (3.6, 3.9))
   return figure, dict(zip(optimizers, axes, strict=True))
@@ -66,7 +68,7 @@ def _panels(group: Measured) -> tuple[Figure, dict[str, Axes]]:
 def _grid(
   number: int, columns: int, size: tuple[float, float]
 ) -> tuple[Figure, list[Axes]]:
-  """A figure of so many panels, of a size in inches each, in rows."""
+  """Returns a figure of `number` panels in rows; `size` is in inches."""
   columns = min(columns, number)
   rows = -(-number // columns)
   figure = Figure(figsize=(size[0] * columns + 0.4, size[1] * rows))
@@ -103,9 +105,12 @@ def _line(
   earlier: int,
 ) -> None:
   _band(
-    *(axis, curve, measured, _short(name)),
-    color=shade(COLOURS[config.estimator], earlier),
-    marker=MARKERS[config.estimator],
+    axis,
+    curve,
+    measured,
+    _short(name),
+    color=shade(ESTIMATORS[config.estimator].colour, earlier),
+    marker=ESTIMATORS[config.estimator].marker,
     linestyle=('-', '--', ':', '-.')[earlier % 4],
   )
 
@@ -118,7 +123,7 @@ def _band(
   color: Any,
   **style: Any,
 ) -> None:
-  """The mean over trials, and a band from the least to the largest."""
+  """Draws the mean over trials, and a band from minimum to maximum."""
   values = np.array(
     [[curve(record) for record in trial] for trial in measured.records.values()]
   )
@@ -143,13 +148,13 @@ def _band(
 
 
 def first_trial(measured: comparison.Cell) -> list[dict[str, Any]]:
-  """The records of the first trial, one an epoch."""
+  """Returns the records of the first trial, one per epoch."""
   return next(iter(measured.records.values()))
 
 
 def comparable(group: Measured) -> Measured:
-  """Of the number of epochs that most settings ran, those that ran so long."""
-  lengths = collections.Counter(own.epochs for _, _, own in group)
+  """Returns the settings that ran the most frequent number of epochs."""
+  lengths = collections.Counter(cell.epochs for _, _, cell in group)
   if not lengths:
     return []
   epochs = max(lengths, key=lambda length: (lengths[length], length))
@@ -157,49 +162,52 @@ def comparable(group: Measured) -> Measured:
 
 
 def ends(group: Measured, title: str) -> Figure:
-  """Accuracy at the end, a row a setting.
+  """Draws the accuracy at the end, one row per setting.
 
   Args:
-    group: What `comparable` returned.
-    title: Of the figure.
+    group: Result of `comparable`.
+    title: Title of the figure.
 
   Returns:
-    The figure, one panel an optimizer. A point is a mean over trials, its bar
-    from the least to the largest; the line is the best straight-through rule.
+    The figure, with one panel per optimizer. A point is a mean over trials, and
+    its bar reaches from the minimum to the maximum. The line marks the best
+    straight-through rule.
   """
   panels: dict[str, Measured] = {}
   for entry in group:
     panels.setdefault(entry[1].optimizer, []).append(entry)
-  counts = [len(own) for own in panels.values()]
+  counts = [len(panel) for panel in panels.values()]
   figure = Figure(figsize=(6.4, 0.2 * sum(counts) + 0.5 * len(panels) + 0.7))
   axes = figure.subplots(
     len(panels), 1, squeeze=False, sharex=True, height_ratios=counts
   )[:, 0]
-  for axis, (optimizer, own) in zip(axes, panels.items(), strict=True):
-    values = [comparison.accuracies(measured) for _, _, measured in own]
-    for row, (_, config, _) in enumerate(own):
+  for axis, (optimizer, panel) in zip(axes, panels.items(), strict=True):
+    values = [comparison.accuracies(cell) for _, _, cell in panel]
+    for row, (_, config, _) in enumerate(panel):
       mean = statistics.fmean(values[row])
       axis.errorbar(
         mean,
         row,
         xerr=[[mean - min(values[row])], [max(values[row]) - mean]],
-        color=COLOURS[config.estimator],
-        marker=MARKERS[config.estimator],
+        color=ESTIMATORS[config.estimator].colour,
+        marker=ESTIMATORS[config.estimator].marker,
         markersize=5,
       )
     baselines = [
-      statistics.fmean(each)
-      for each, (_, config, _) in zip(values, own, strict=True)
+      statistics.fmean(accuracies)
+      for accuracies, (_, config, _) in zip(values, panel, strict=True)
       if config.estimator == 'ste'
     ]
     if baselines:
-      axis.axvline(max(baselines), color=COLOURS['ste'], linewidth=0.8)
+      axis.axvline(
+        max(baselines), color=ESTIMATORS['ste'].colour, linewidth=0.8
+      )
     axis.set_yticks(
-      range(len(own)),
-      [_short(name) + _trials(measured) for name, _, measured in own],
+      range(len(panel)),
+      [_short(name) + _trials(cell) for name, _, cell in panel],
       fontsize=7,
     )
-    axis.set_ylim(len(own) - 0.5, -0.5)
+    axis.set_ylim(len(panel) - 0.5, -0.5)
     axis.set_title(optimizer)
   axes[-1].set_xlabel(f'{_images(group)} accuracy, %')
   epochs = group[0][2].epochs
@@ -214,21 +222,29 @@ def _trials(measured: comparison.Cell) -> str:
 
 
 def _short(name: str) -> str:
-  """A setting's name without network, quantizer and optimizer."""
+  """Returns a setting's name without network, quantizer and optimizer."""
   return '-'.join(name.split('-')[3:]) or name
 
 
-def factors(group: Measured) -> Figure:
-  """Figure 4: training loss and the factor s, on two axes."""
+def factors(group: Measured, of_paper: str) -> Figure:
+  """Draws the training loss and the factor s, on two axes.
+
+  Args:
+    group: Measurements of estimators with a factor s.
+    of_paper: Figure of the paper that shows both.
+  """
   figure = Figure(figsize=(5.4, 3.6))
   left = figure.subplots()
   right = left.twinx()
-  for index, (_, config, own) in enumerate(group):
+  for index, (_, config, cell) in enumerate(group):
     name = f'hidden {config.hidden}'
     for axis, key, style in ((left, 'train_loss', '-'), (right, 's', ':')):
       _band(
-        *(axis, lambda record, key=key: record[key], own, name),
-        color=shade(COLOURS[config.estimator], 2 * index),
+        axis,
+        operator.itemgetter(key),
+        cell,
+        name,
+        color=shade(ESTIMATORS[config.estimator].colour, 2 * index),
         marker=('D', 's', '^', 'v')[index % 4],
         linestyle=style,
       )
@@ -239,16 +255,16 @@ def factors(group: Measured) -> Figure:
   right.grid(visible=False)
   right.spines['right'].set_visible(True)
   left.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
-  figure.suptitle('FCGrad: loss and amplification (figure 4)')
+  figure.suptitle(f'FCGrad: loss and amplification ({of_paper})')
   figure.set_layout_engine('constrained')
   return figure
 
 
 def histograms(group: Measured) -> Figure:
-  """How W̃ lies within its layer, epoch by epoch, of each first trial."""
+  """Draws the distribution of W̃ in its layer over the epochs, first trials."""
   figure, axes = _grid(len(group), 4, (2.3, 2.5))
-  for axis, (name, config, own) in zip(axes, group, strict=True):
-    trial = next(iter(own.records.values()))
+  for axis, (name, config, cell) in zip(axes, group, strict=True):
+    trial = first_trial(cell)
     counts = np.array([record['histogram'] for record in trial]).T
     share = 100 * counts / counts.sum(axis=0, keepdims=True)
     image = axis.imshow(

@@ -1,10 +1,11 @@
-"""The table of one study: one row a setting, beside what was published."""
+"""The table of one study: measured and published accuracy per setting."""
 
 import statistics
 from collections.abc import Sequence
 
+from experiments.common.markdown import Table
 from experiments.records import ledger
-from experiments.report import comparison, tables
+from experiments.report import comparison
 from experiments.study import spec
 
 _OF_PAPER = (
@@ -17,9 +18,17 @@ _OF_PAPER = (
   'to',
 )
 _COLUMNS = (
-  *('setting', 'accuracy %', 'std', 'trials', 'epochs', 'base %', 'drop'),
+  'setting',
+  'accuracy %',
+  'std',
+  'trials',
+  'epochs',
+  'base %',
+  'drop',
   *_OF_PAPER,
-  *('published drop', 'of', 'mark'),
+  'published drop',
+  'of',
+  'mark',
 )
 _OF_DROP = ('drop', 'published drop', 'of')
 NO_RUN = 'no run'
@@ -27,33 +36,31 @@ NO_RUN = 'no run'
 
 def study_table(
   name: str, study: spec.Study, runs: Sequence[ledger.Run]
-) -> tables.Table:
-  """One row a setting, beside what the paper printed and its logs say."""
+) -> Table:
+  """Returns one row per setting, with the paper's number and its logs'."""
   cells = {
     setting: comparison.cell(config, runs)
     for setting, config in study.settings.items()
   }
-  whole = [_row(name, setting, study, ours) for setting, ours in cells.items()]
+  all_rows = [_row(setting, study, ours) for setting, ours in cells.items()]
   with_paper = any(
-    comparison.published(name, config) for config in study.settings.values()
+    comparison.published(study.published, config)
+    for config in study.settings.values()
   )
   left_out = set(() if with_paper else _OF_PAPER)
   left_out |= set(() if study.drops else _OF_DROP)
   columns = [column for column in _COLUMNS if column not in left_out]
-  rows = [[row[column] for column in columns] for row in whole]
+  rows = [[row[column] for column in columns] for row in all_rows]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
-  return tables.Table(name, study.title, columns, rows, _note(used, with_paper))
+  return Table(name, study.title, columns, rows, _note(used, with_paper))
 
 
 def _row(
-  name: str,
-  setting: str,
-  study: spec.Study,
-  ours: comparison.Cell | None,
+  setting: str, study: spec.Study, ours: comparison.Cell | None
 ) -> dict[str, str]:
   config = study.settings[setting]
-  theirs = comparison.published(name, config)
+  theirs = comparison.published(study.published, config)
   values = comparison.accuracies(ours) if ours else []
   printed = [''] * 4
   if theirs:
@@ -91,7 +98,10 @@ def _number(value: float) -> str:
 def difference(
   values: Sequence[float], theirs: comparison.Published | None
 ) -> list[str]:
-  """Ours less the paper's, and its 95 % interval from three trials on."""
+  """Returns our mean minus the paper's, and the ends of its 95 % interval.
+
+  The ends are '' for fewer than three trials.
+  """
   if theirs is None or not values:
     return [''] * 3
   ends = comparison.interval(values) or ()
@@ -106,13 +116,13 @@ def mark(
   trials: int,
   epochs: int,
 ) -> str:
-  """What has to be known before a row is compared.
+  """Returns the remarks without which a row must not be compared.
 
   Args:
-    ours: What was measured, if anything.
-    theirs: What was published, if anything.
-    trials: That the study wants.
-    epochs: That its protocol has.
+    ours: Measurements, if any.
+    theirs: Published accuracy, if any.
+    trials: Number of trials of the study.
+    epochs: Number of epochs of its protocol.
   """
   remarks = []
   if ours and ours.diverged:

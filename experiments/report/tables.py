@@ -1,41 +1,15 @@
-"""A table of text, as Markdown, CSV and LaTeX."""
+"""The files of a table: Markdown, CSV and LaTeX."""
 
 import csv
 import io
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
 
-
-class Table(NamedTuple):
-  """Rows of text.
-
-  Attributes:
-    name: Of its files.
-    title: A line above it.
-    columns: Their names.
-    rows: As many texts each.
-    note: Lines below it.
-  """
-
-  name: str
-  title: str
-  columns: Sequence[str]
-  rows: Sequence[Sequence[str]]
-  note: str = ''
-
-
-def markdown(table: Table) -> str:
-  """The table and its note, without the title."""
-  rows = [[cell.replace('|', r'\|') for cell in row] for row in table.rows]
-  lines = [table.columns, ['---'] * len(table.columns), *rows]
-  text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-  return f'{text}\n\n{table.note}\n' if table.note else f'{text}\n'
+from experiments.common.markdown import Table, markdown
 
 
 def comma_separated(table: Table) -> str:
-  """Columns and rows, quoted where need be."""
+  """Returns the columns and rows as CSV, quoted where necessary."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
   writer.writerow(table.columns)
@@ -44,7 +18,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-  """A `tabular` of the booktabs package in a `table`."""
+  """Returns a LaTeX `table` with a `tabular` of the booktabs package."""
   rows = [' & '.join(map(_escaped, row)) + r' \\' for row in table.rows]
   return '\n'.join(
     (

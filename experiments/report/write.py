@@ -1,85 +1,78 @@
-"""Writes tables and figures, and fills the tables of Markdown pages."""
+"""The files of a report: all tables and figures that the ledger gives."""
 
+import functools
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.common.markdown import Table, markdown
 from experiments.records import ledger
 from experiments.report import comparison, figures, tables
-from experiments.report.deployed_table import deployed_table, read_cards
+from experiments.report.deployed_table import deployed_table
 from experiments.report.first_epoch import first_epoch_table
 from experiments.report.method_table import method_table, read_costs
 from experiments.report.study_table import study_table
 from experiments.study import spec
 
 OUT = 'docs/results'
-_MARKED = re.compile(
-  r'(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)', re.DOTALL
-)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def all_tables(
-  runs: Sequence[ledger.Run], studies: Mapping[str, spec.Study]
-) -> dict[str, Callable[[], tables.Table]]:
-  """Name to what makes the table."""
+  runs: Sequence[ledger.Run],
+  studies: Mapping[str, spec.Study],
+  cards: Sequence[dict[str, Any]],
+) -> dict[str, Callable[[], Table]]:
+  """Returns the function that makes each table, by the name of the table.
 
-  def of(name: str) -> Callable[[], tables.Table]:
-    return lambda: study_table(name, studies[name], runs)
-
-  made = {name: of(name) for name in studies}
+  Args:
+    runs: Runs of the ledger.
+    studies: Studies by name.
+    cards: Cards of the deployed networks in the ledger.
+  """
+  makers: dict[str, Callable[[], Table]] = {
+    name: functools.partial(study_table, name, study, runs)
+    for name, study in studies.items()
+  }
   if 'methods' in studies:
-    made['methods-overview'] = lambda: _methods(studies, runs)
-  return made | {
-    'first-epoch': lambda: first_epoch_table(runs),
-    'deployed': lambda: deployed_table(read_cards(ROOT / ledger.RESULTS)),
+    makers['methods-overview'] = lambda: method_table(
+      studies['methods'], runs, read_costs(ROOT / ledger.RESULTS)
+    )
+  return makers | {
+    'first-epoch': functools.partial(first_epoch_table, runs),
+    'deployed': functools.partial(deployed_table, cards),
   }
 
 
-def _methods(
-  studies: Mapping[str, spec.Study], runs: Sequence[ledger.Run]
-) -> tables.Table:
-  return method_table(
-    studies['methods'], runs, read_costs(ROOT / ledger.RESULTS)
-  )
-
-
-def fill(
-  page: str,
+def texts(
   runs: Sequence[ledger.Run],
   studies: Mapping[str, spec.Study],
-) -> str:
-  """The page with every marked table made anew.
+  cards: Sequence[dict[str, Any]],
+) -> dict[str, Callable[[], str]]:
+  """Returns the function that makes the Markdown of each of `all_tables`."""
+  return {
+    name: functools.partial(_text, make)
+    for name, make in all_tables(runs, studies, cards).items()
+  }
 
-  Raises:
-    ValueError: If a marker names no table.
-  """
-  made = all_tables(runs, studies)
 
-  def table(match: re.Match[str]) -> str:
-    if match['name'] not in made:
-      raise ValueError(
-        f'no table is called {match["name"]!r}: there are {sorted(made)}.'
-      )
-    text = tables.markdown(made[match['name']]())
-    return f'{match[1]}{text}{match[3]}'
-
-  return _MARKED.sub(table, page)
+def _text(make: Callable[[], Table]) -> str:
+  return markdown(make())
 
 
 def to_show(
   runs: Sequence[ledger.Run], studies: Mapping[str, spec.Study]
 ) -> dict[str, spec.Study]:
-  """The studies of which the paper has numbers, or the ledger a run."""
+  """Returns the studies with published numbers or with runs in the ledger."""
   return {
     name: study
     for name, study in studies.items()
-    if any(
-      comparison.published(name, config) or comparison.cell(config, runs)
+    if study.drops
+    or any(
+      comparison.published(study.published, config)
+      or comparison.cell(config, runs)
       for config in study.settings.values()
     )
-    or study.drops
   }
 
 
@@ -93,24 +86,20 @@ def write_all(
   """Writes the tables and figures that the ledger gives.
 
   Args:
-    runs: Of the ledger.
-    studies: By name.
-    out: Folder.
-    show: Gets every table, as Markdown.
-    cards: Of the ledger's deployed networks.
+    runs: Runs of the ledger.
+    studies: Studies by name.
+    out: Folder for the files.
+    show: Function that receives every table as Markdown.
+    cards: Cards of the deployed networks in the ledger.
 
   Returns:
     The paths of the files.
   """
   shown = to_show(runs, studies)
-  made = [study_table(name, study, runs) for name, study in shown.items()]
-  first = first_epoch_table(runs)
-  made += [first] if first.rows else []
-  if 'methods' in shown:
-    made.append(_methods(studies, runs))
-  made += [deployed_table(cards)] if cards else []
   paths = []
-  for table in made:
-    show(f'\n## {table.title}\n\n{tables.markdown(table)}')
-    paths += tables.write(table, out)
+  for make in all_tables(runs, shown, cards).values():
+    table = make()
+    if table.rows:
+      show(f'\n## {table.title}\n\n{markdown(table)}')
+      paths += tables.write(table, out)
   return paths + figures.write_all(shown, runs, out)

@@ -1,1 +1,1 @@
-"""One file a study, each with a `get_study()`."""
+"""One file per study, each with a `get_study()`."""

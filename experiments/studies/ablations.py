@@ -1,4 +1,4 @@
-"""Ablations of ours: each choice that the paper leaves open, one at a time.
+"""Our ablations: the choices that the paper leaves open, one at a time.
 
   python -m experiments.study --study=experiments/studies/ablations.py \
     --workdir=runs/ablations --pretrained=FOLDER
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.study import Study, both_protocols, in_protocol
 
-# kernel_wise takes 3x3 kernels alone, so its opponents get no others either.
+# kernel_wise accepts only 3x3 kernels, so its opponents quantize no others.
 ONLY_3X3 = r'head/kernel|.*/shortcut/kernel'
 CHANGES: dict[str, dict[str, Any]] = {
   'phi_cotangent-estimator': {'phi_cotangent': 'estimator'},
@@ -25,7 +25,7 @@ CHANGES: dict[str, dict[str, Any]] = {
   **{f'meta_stop-{n}': {'meta_stop': n} for n in (1, 5, 30)},
   'reapply': {'reapply': True},
 }
-# In the form that each is used in.
+# Usual hyperparameters of each optimizer.
 OTHER_OPTIMIZERS: dict[str, dict[str, Any]] = {
   'momentum': {},
   'rmsprop': {},
@@ -35,7 +35,7 @@ OTHER_OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def get_study() -> Study:
-  """Around MultiFC and the straight-through rule on ResNet20, dorefa."""
+  """Returns variations of MultiFC and STE on ResNet20 with dorefa."""
   settings: dict[str, ConfigDict] = {}
   for optimizer in ('sgd', 'adam'):
     base = f'resnet20-dorefa-{optimizer}'

@@ -3,11 +3,11 @@
   python -m experiments.study --study=experiments/studies/beyond.py \
     --workdir=runs/beyond --pretrained=FOLDER
 
-Everything here is tuned on ResNet20 with 5,000 training images held out; what
-wins goes on to other networks in `beyond_others.py`. The authors' pretrained
-network has seen those images, as full-precision weights.
+Every rule is tuned on ResNet20 with 5,000 training images held out;
+`beyond_others.py` tests the best rules on other networks. The authors'
+pretrained network was trained on those images, in full precision.
 
-The protocol is a whole training in small, so that a search fits two CPU cores:
+The protocol is a short complete training, so that a search fits two CPU cores:
 two epochs, the second with a tenth of the step size. A constant step size would
 favour any rule that lowers it.
 """
@@ -20,7 +20,7 @@ from experiments.study import Study, in_protocol
 
 HELD_OUT = 5_000
 SHORT = {'epochs': 2, 'decay_every': 1}
-# Straight-through with these; the learned rules start at the best.
+# STE uses all of these rates; the learned rules start at the best one.
 RATES = {'sgd': (1e-2, 3e-2, 1e-1, 3e-1), 'adam': (3e-4, 1e-3, 3e-3)}
 TUNED = {'sgd': 1e-1, 'adam': 1e-3}
 RULES: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 def get_study() -> Study:
-  """ResNet20, dorefa, SGD and Adam."""
+  """Returns ResNet20 settings with dorefa, under SGD and Adam."""
   settings: dict[str, ConfigDict] = {}
   for optimizer, rates in RATES.items():
     base = f'resnet20-dorefa-{optimizer}'

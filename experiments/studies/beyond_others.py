@@ -1,9 +1,9 @@
-"""What `beyond.py` chose on ResNet20, on networks that it was not tuned on.
+"""The rules of `beyond.py` on networks that they were not tuned on.
 
   python -m experiments.study --study=experiments/studies/beyond_others.py \
     --workdir=runs/beyond --pretrained=FOLDER
 
-On the test set, beside straight-through with the step size of the same tuning.
+Accuracy is on the test set. STE uses the step size of the same tuning.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ GAMMA = 1e-3
 
 
 def get_study() -> Study:
-  """ResNet32 and ResNet44, dorefa, SGD and Adam."""
+  """Returns ResNet32 and ResNet44 settings with dorefa, under SGD and Adam."""
   settings: dict[str, ConfigDict] = {}
   for network in ('resnet32', 'resnet44'):
     for optimizer, alpha in TUNED.items():

@@ -1,10 +1,10 @@
-"""Networks to deploy: ResNet20 at 1 and 2 bits, a whole training in small.
+"""Networks to deploy: ResNet20 at 1 and 2 bits, in a short training.
 
   python -m experiments.study --study=experiments/studies/deploy.py \
     --workdir=runs/deploy --pretrained=FOLDER
   python -m experiments.deploy --workdir=runs/deploy/runs/NAME --out=small
 
-MetaQuant under Adam, four epochs, the last at a tenth.
+The training is MetaQuant under Adam for four epochs, the last at α / 10.
 """
 
 from experiments.study import Study, in_protocol
@@ -17,7 +17,7 @@ FORWARD = {
 
 
 def get_study() -> Study:
-  """A setting for each quantizer and number of bits."""
+  """Returns one setting per quantizer and number of bits."""
   return Study(
     'Networks to deploy: four epochs from the pretrained ResNet20',
     {

@@ -1,4 +1,4 @@
-"""A study in minutes, without a download: handwritten digits, ResNet8.
+"""A study that takes minutes and no download: handwritten digits, ResNet8.
 
   python -m experiments.study --study=experiments/studies/digits.py \
     --workdir=runs/digits
@@ -8,7 +8,7 @@ from experiments.study import Study, in_protocol
 
 
 def get_study() -> Study:
-  """Three estimators under SGD, two epochs."""
+  """Returns three estimators under SGD, at two epochs."""
   return Study(
     'Digits: ResNet8, dorefa, SGD, to try studies out',
     {

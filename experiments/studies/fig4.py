@@ -6,12 +6,12 @@
 
 from experiments.study import Study, in_protocol
 
-# The paper shows three sizes and does not name them.
+# The paper shows three sizes without naming them.
 HIDDEN = (10, 100, 1000)
 
 
 def get_study() -> Study:
-  """ResNet20, dorefa, SGD, three hidden sizes."""
+  """Returns ResNet20 settings of three hidden sizes."""
   return Study(
     'Figure 4: FCGrad, ResNet20, CIFAR-10, dorefa, SGD',
     {
@@ -21,4 +21,5 @@ def get_study() -> Study:
       for hidden in HIDDEN
     },
     trials=1,
+    paper_figures={'factor': 'figure 4'},
   )

@@ -1,13 +1,14 @@
-"""What MetaQuant under SGD has to beat: straight-through with a tuned step.
+"""Opponents of MetaQuant under SGD: straight-through with a tuned step size.
 
   python -m experiments.study --study=experiments/studies/opponents.py \
     --workdir=runs/opponents --pretrained=FOLDER
 
-FCGrad without activation is a learned step size, so a straight-through rule
-whose step size is chosen, or learned by the hypergradient, is its honest
-opponent. With k the learned scalar, the step size is α·k, and one step of the
-hypergradient moves it by β = γ·α² times the inner product of two gradients; the
-γ below are β from 1e-6 to 1e-3. Where α is divided by ten, so is α·k.
+FCGrad without activation is a learned step size. Its fair opponent is therefore
+a straight-through rule whose step size is tuned, or learned by the
+hypergradient. With k the learned scalar, the step size is α·k, and one step of
+the hypergradient moves it by β = γ·α² times the inner product of two gradients;
+the values of γ below give β from 1e-6 to 1e-3. A schedule that divides α by ten
+also divides α·k.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 5e-2, 1e-1, 3e-1, 1.0)
 
 
 def get_study() -> Study:
-  """ResNet20, SGD, both quantizers."""
+  """Returns ResNet20 settings under SGD for both quantizers."""
   settings: dict[str, ConfigDict] = {}
   for quantizer in ('dorefa', 'bwn'):
     base = f'resnet20-{quantizer}-sgd'

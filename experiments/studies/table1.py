@@ -3,8 +3,11 @@
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER
 
-`FOLDER` holds the authors' networks, MetaQuant-ResNet20-CIFAR10.pth and so on.
+`FOLDER` holds the authors' networks, such as
+MetaQuant-ResNet20-CIFAR10.safetensors.
 """
+
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -14,17 +17,31 @@ ESTIMATORS = {
   'dorefa': ('ste', 'multi_fc', 'lstm_fc', 'fc_grad'),
   'bwn': ('ste', 'lstm_fc', 'fc_grad'),
 }
+# Figures of each network: dorefa, then bwn.
+FIGURES = {
+  'resnet20': ('figures 3 and 5', 'figure 6'),
+  'resnet32': ('figure 7', 'figure 8'),
+  'resnet44': ('figure 9', 'figure 10'),
+}
 
 
 def get_study() -> Study:
-  """Three networks, two quantizers, all estimators, SGD and Adam."""
-  return main_table('Table 1', 'cifar10', ('resnet20', 'resnet32', 'resnet44'))
+  """Returns the grid: three networks, two quantizers, SGD and Adam."""
+  return main_table('Table 1', 'cifar10', FIGURES)
 
 
-def main_table(title: str, dataset: str, networks: tuple[str, ...]) -> Study:
-  """The grid that the paper's two main tables share."""
+def main_table(
+  title: str, dataset: str, figures: Mapping[str, tuple[str, str]]
+) -> Study:
+  """Returns the grid that the two main tables of the paper share.
+
+  Args:
+    title: Name of the table.
+    dataset: Dataset of all settings.
+    figures: Figures of the paper for dorefa and bwn, by network.
+  """
   settings: dict[str, ConfigDict] = {}
-  for network in networks:
+  for network in figures:
     for quantizer, estimators in ESTIMATORS.items():
       for optimizer in ('sgd', 'adam'):
         for estimator in estimators:
@@ -36,4 +53,13 @@ def main_table(title: str, dataset: str, networks: tuple[str, ...]) -> Study:
             estimator=estimator,
             optimizer=optimizer,
           )
-  return Study(f'{title}: {dataset}, 1 bit in all layers', settings)
+  return Study(
+    f'{title}: {dataset}, 1 bit in all layers',
+    settings,
+    published='tables_1_and_2',
+    paper_figures={
+      f'{network}-{quantizer}': figure
+      for network, of_network in figures.items()
+      for quantizer, figure in zip(ESTIMATORS, of_network, strict=True)
+    },
+  )

@@ -7,7 +7,12 @@
 from experiments.studies.table1 import main_table
 from experiments.study import Study
 
+FIGURES = {
+  'resnet56': ('figure 11', 'figure 12'),
+  'resnet110': ('figure 13', 'figure 14'),
+}
+
 
 def get_study() -> Study:
-  """ResNet56 and ResNet110."""
-  return main_table('Table 2', 'cifar100', ('resnet56', 'resnet110'))
+  """Returns the grid of Table 1 for ResNet56 and ResNet110."""
+  return main_table('Table 2', 'cifar100', FIGURES)

@@ -3,10 +3,10 @@
   python -m experiments.study --study=experiments/studies/table4.py \
     --workdir=runs/table4 --pretrained=FOLDER
 
-All methods get the same networks, epochs and batches, start from the same
-trained network and quantize every layer; optimizer and learning rate are those
-of their own recipes, and the rate falls to a tenth at the same epochs. FOLDER
-needs `labnet-cifar10.safetensors` too, or --only=resnet:
+All methods use the same networks, epochs and batches, start from the same
+trained network and quantize every layer. Each method keeps the optimizer and
+the learning rate of its recipe; the rate falls to a tenth at the same epochs.
+Without --only=resnet, FOLDER also needs `labnet-cifar10.safetensors`:
 
   python -m experiments.pretrain --config.network=labnet \
     --config.head_norm=True --config.loss=squared_hinge
@@ -20,9 +20,9 @@ from experiments.configs.methods import load
 from experiments.study import Study, in_protocol
 
 LONG = {'epochs': 100, 'decay_at': '30 60 90'}
-# A whole training in small, for two CPU cores.
+# A short complete training, for two CPU cores.
 SHORT = {'epochs': 2, 'decay_at': '1'}
-# Setting to the recipe of other bits or networks, and what is changed in it.
+# Recipe of each setting, and the changes made to it.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
   'resnet20-1bit-proxquant': ('proxquant', {}),
   'resnet20-1bit-lab': ('lab', {}),
@@ -37,7 +37,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
   'resnet44-1bit-proxquant': ('proxquant', {}),
   'labnet-1bit-lab': ('lab', {}),
 }
-# What recipes differ in and a comparison must not.
+# Keys that differ between recipes and must be equal in a comparison.
 _EQUAL = {
   'float_layers': '',
   'pretrain_epochs': 164,
@@ -64,12 +64,17 @@ PUBLISHED = {
 
 
 def get_study() -> Study:
-  """A hundred epochs."""
-  return Study('Table 4: drops at equal epochs', grid(LONG), drops=PUBLISHED)
+  """Returns the settings at 100 epochs."""
+  return Study(
+    'Table 4: drops at equal epochs',
+    grid(LONG),
+    drops=PUBLISHED,
+    figures=False,
+  )
 
 
 def grid(length: dict[str, Any]) -> dict[str, ConfigDict]:
-  """All settings, of one length."""
+  """Returns all settings, with the epochs and the schedule of `length`."""
   settings: dict[str, ConfigDict] = {}
   for name, (recipe, changes) in OTHERS.items():
     network, bits, _ = name.split('-')
@@ -86,7 +91,7 @@ def grid(length: dict[str, Any]) -> dict[str, ConfigDict]:
 def _ours(
   network: str, bits: str, changes: dict[str, Any]
 ) -> dict[str, ConfigDict]:
-  """Straight-through and MetaQuant under Adam, the paper's better optimizer."""
+  """Returns STE and MetaQuant under Adam, the better optimizer of the paper."""
   if bits not in _BITS:
     return {}
   return {

@@ -1,10 +1,10 @@
-"""Table 4 as a whole training in small: two epochs, the second at a tenth.
+"""Table 4 as a short complete training: two epochs, the second at α / 10.
 
   python -m experiments.study --study=experiments/studies/table4_small.py \
     --workdir=runs/table4_small --pretrained=FOLDER
 
-The settings of `table4.py`. What rises in the course of a run does so within
-these two epochs.
+The settings are those of `table4.py`. Schedules that span a run span these two
+epochs.
 """
 
 from experiments.studies.table4 import PUBLISHED, SHORT, grid
@@ -12,10 +12,11 @@ from experiments.study import Study
 
 
 def get_study() -> Study:
-  """Two epochs."""
+  """Returns the settings at two epochs."""
   return Study(
-    'Table 4 in small: drops after two epochs',
+    'Table 4, short: drops after two epochs',
     grid(SHORT),
     trials=1,
     drops=PUBLISHED,
+    figures=False,
   )

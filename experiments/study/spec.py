@@ -32,12 +32,21 @@ class Study(NamedTuple):
     trials: Seeds a setting gets if the user does not say.
     drops: Setting to a published drop from the base model, and whose it is;
       the study's table then shows drops.
+    published: Table of experiments/studies/published.json that the study
+      reproduces; '' if there is no such table.
+    paper_figures: Figures of the paper that the study reproduces, by the name
+      of ours: 'NETWORK-QUANTIZER' for curves, 'factor' for the factor s.
+    figures: Whether the study has figures. False if its settings differ in
+      more than one respect, which only a table can show.
   """
 
   title: str
   settings: dict[str, ConfigDict]
   trials: int = 5
   drops: Mapping[str, tuple[float, str]] = MappingProxyType({})
+  published: str = ''
+  paper_figures: Mapping[str, str] = MappingProxyType({})
+  figures: bool = True
 
 
 def load(path: str | pathlib.Path) -> Study:

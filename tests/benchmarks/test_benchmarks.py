@@ -1,4 +1,4 @@
-"""What the benchmarks count, and that they notice what they are there for."""
+"""FLOPs and tables of the benchmarks, and the failures that they detect."""
 
 import json
 import pathlib
@@ -23,13 +23,14 @@ from benchmarks import (
   step_time,
   trials,
 )
-from experiments.report import method_table
+from experiments.common import markdown
+from experiments.configs import methods as recipes
 
 ROOT = pathlib.Path(__file__).parents[2]
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 
 
-def test_flops_of_products_are_their_closed_forms():
+def test_count_products_match_closed_forms():
   a, b = jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))
   assert flops.count(lambda a, b: a @ b, a, b) == 2 * 3 * 4 * 5 * 6
   looped = lambda a, b: lax.map(lambda t: t[0] @ t[1], (a, b))  # noqa: E731
@@ -44,7 +45,7 @@ def test_flops_of_products_are_their_closed_forms():
 
 
 @pytest.mark.parametrize('stride', [1, 2])
-def test_a_convolution_and_its_two_gradients_take_the_same(stride):
+def test_count_convolution_gradients_cost_as_much_as_forward(stride):
   x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
 
   def convolve(x, w):
@@ -53,14 +54,14 @@ def test_a_convolution_and_its_two_gradients_take_the_same(stride):
     )
 
   side = 8 // stride
-  one = 2 * (2 * side * side * 5) * (3 * 3 * 3)
-  assert flops.count(convolve, x, w) == one
+  forward = 2 * (2 * side * side * 5) * (3 * 3 * 3)
+  assert flops.count(convolve, x, w) == forward
 
   def both(x, w):
     y, pullback = jax.vjp(convolve, x, w)
     return pullback(y)
 
-  assert flops.count(both, x, w) == pytest.approx(3 * one, rel=0.01)
+  assert flops.count(both, x, w) == pytest.approx(3 * forward, rel=0.01)
 
 
 @pytest.fixture(scope='module')
@@ -73,19 +74,19 @@ def work(at, name, hidden):
   return flops.count(case.step_fn, case.state, case.batch)
 
 
-def test_collapsed_stacks_cost_nothing_and_the_others_what_they_must(at):
+def test_count_estimators_match_cost_model(at):
   ste = work(at, cases.STE, 1)
   weights = cases.weights(at)
   for name in cases.COLLAPSED:
     assert 0 <= work(at, name, 64) - ste < weights
-  # The blocks are padded: the model is of what is really computed.
+  # Blocks are padded, and the padding is computed.
   padded = -(-weights // 4096) * 4096
   for name in ('multi_fc, tanh', 'multi_fc, 3 layers, tanh', 'lstm_fc'):
     predicted = scaling.estimator_flops(name, padded, 64)
     assert work(at, name, 64) - ste == pytest.approx(predicted, rel=0.06)
 
 
-def test_the_cost_model_of_the_network_is_what_is_counted():
+def test_count_network_matches_cost_model():
   at = cases.problem('resnet20', 2, 'float32')
   predicted = scaling.MODELS[0].network * 2 / 128
   assert work(at, cases.STE, 1) == pytest.approx(predicted, rel=0.01)
@@ -101,7 +102,7 @@ def quick(monkeypatch, tmp_path, module, *args):
   return json.loads(path.read_text())
 
 
-def test_an_evaluation_at_every_weight_is_noticed(monkeypatch, tmp_path):
+def test_step_time_uncollapsed_stack_exits(monkeypatch, tmp_path):
   monkeypatch.setitem(
     cases.ESTIMATORS,
     'fc_grad',
@@ -112,39 +113,43 @@ def test_an_evaluation_at_every_weight_is_noticed(monkeypatch, tmp_path):
     quick(monkeypatch, tmp_path, step_time, *args)
 
 
-def test_the_tables_have_their_rows(monkeypatch, tmp_path, capsys):
-  one = ['--rounds', '1', '--batch_size', '4']
-  result = quick(
-    monkeypatch, tmp_path, step_time, '--only', 'multi_fc', '--steps', '1', *one
-  )
+def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
+  small = ['--rounds', '1', '--batch_size', '4']
+  only = ['--only', 'multi_fc', '--steps', '1']
+  result = quick(monkeypatch, tmp_path, step_time, *only, *small)
   rows = result['rows']
-  assert [row['backward'] for row in rows] == [
-    'full precision', 'ste', 'multi_fc'
-  ]  # fmt: skip
+  names = ['full precision', 'ste', 'multi_fc']
+  assert [row['backward'] for row in rows] == names
   assert rows[1]['time / STE'] == [1.0, 1.0, 1.0]
   assert all(row['ms'] > 0 and row['XLA GFLOP'] > 0 for row in rows)
   assert 'json' not in result['config']
   assert '| multi_fc' in capsys.readouterr().out
 
-  some = ('ste', 'fc_grad', 'multi_fc', 'lstm_fc', 'lstm_fc, bfloat16 memory')
+  estimators = (
+    'ste',
+    'fc_grad',
+    'multi_fc',
+    'lstm_fc',
+    'lstm_fc, bfloat16 memory',
+  )
   monkeypatch.setattr(
-    cases, 'ESTIMATORS', {name: cases.ESTIMATORS[name] for name in some}
+    cases, 'ESTIMATORS', {name: cases.ESTIMATORS[name] for name in estimators}
   )
   monkeypatch.setattr(memory, 'UNBLOCKED', ('lstm_fc',))
-  rows = quick(monkeypatch, tmp_path, memory, *one)['rows']
+  rows = quick(monkeypatch, tmp_path, memory, *small)['rows']
   kept = {row['backward']: row for row in rows}
   wide, narrow = kept['lstm_fc'], kept['lstm_fc, bfloat16 memory']
   assert kept['multi_fc']['estimator state MB'] == 0
   assert narrow['estimator state MB'] < 0.52 * wide['estimator state MB']
   assert narrow['beyond STE MB'] < 0.7 * wide['beyond STE MB']
-  everything = kept['lstm_fc, unblocked']
-  assert everything['beyond STE MB'] > 3 * wide['beyond STE MB']
+  unblocked = kept['lstm_fc, unblocked']
+  assert unblocked['beyond STE MB'] > 3 * wide['beyond STE MB']
 
   rows = quick(
-    monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *one
+    monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *small
   )['rows']
   assert [row['trials'] for row in rows] == ['fc_grad', '2, a batch axis']
-  rows = quick(monkeypatch, tmp_path, epoch, '--images', '8', *one)['rows']
+  rows = quick(monkeypatch, tmp_path, epoch, '--images', '8', *small)['rows']
   assert [row['what'] for row in rows] == ['bare steps', 'epoch']
   rows = quick(
     monkeypatch, tmp_path, compile, '--only', 'multi_fc', '--batch_size', '4'
@@ -152,19 +157,19 @@ def test_the_tables_have_their_rows(monkeypatch, tmp_path, capsys):
   assert all(row['together s'] > 0 for row in rows)
 
 
-def test_the_table_of_methods_has_its_rows(monkeypatch, tmp_path):
+def test_methods_writes_expected_rows(monkeypatch, tmp_path):
   small = ('--rounds', '1', '--batch_size', '2', '--steps', '1')
   rows = quick(monkeypatch, tmp_path, methods, *small, '--only', 'slb')['rows']
   assert [row['method'] for row in rows] == ['ste', 'slb']
   assert rows[0]['time / STE'] == [1.0, 1.0, 1.0]
   assert rows[1]['ms'] > 0
-  # Two numbers in the place of one.
-  kept = [row['numbers kept a weight'] for row in rows]
+  # SLB has two numbers per weight instead of one.
+  kept = [row['numbers kept per weight'] for row in rows]
   assert kept == pytest.approx([0, 1], abs=1e-3)
-  assert set(methods.recipes()) < set(method_table.ABOUT)
+  assert set(methods.recipes()) < set(recipes.NAMES)
 
 
-def test_an_lstm_needs_its_memory_once():
+def test_peak_lstm_holds_memory_once():
   at = cases.problem('resnet20', 4, 'float32')
   ste = cases.quantized(at, cases.STE, hidden=100)
   lstm = cases.quantized(at, 'lstm_fc', hidden=100)
@@ -173,15 +178,16 @@ def test_an_lstm_needs_its_memory_once():
   assert memory.peak(lstm) - memory.peak(ste) < 1.2 * kept
 
 
-def test_spread_and_ratios():
+def test_ratios_are_taken_within_rounds():
   assert measure.spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
   # Round by round: 2/1, 6/2, 4/4.
   seconds = [[1.0, 2.0], [2.0, 6.0], [4.0, 4.0]]
   assert measure.ratios(seconds, 1, over=0) == (2.0, 1.0, 3.0)
 
 
-def test_the_pages_show_what_results_hold():
+def test_pages_match_results():
   pages = [path.read_text() for path in (ROOT / report.PAGES).glob('*.md')]
   assert sum('<!-- benchmark: ' in page for page in pages) == 2
+  texts = report.texts(ROOT / report.RESULTS)
   for page in pages:
-    assert report.fill(page, ROOT / report.RESULTS) == page
+    assert markdown.fill(page, 'benchmark', texts) == page

@@ -1,4 +1,4 @@
-"""The tables of what counts bits, and that a wrong result stops them."""
+"""The benchmarks that count bits: their rows, and wrong results."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def run(monkeypatch, path):
   xnor.main()
 
 
-def test_the_table_has_its_row(monkeypatch, tmp_path, capsys):
+def test_xnor_writes_its_row(monkeypatch, tmp_path, capsys):
   path = tmp_path / 'result.json'
   run(monkeypatch, path)
   result = json.loads(path.read_text())
@@ -29,13 +29,13 @@ def test_the_table_has_its_row(monkeypatch, tmp_path, capsys):
   assert table.markdown(result) in capsys.readouterr().out
 
 
-def test_a_difference_stops_the_benchmark(monkeypatch, tmp_path):
+def test_xnor_different_results_exit(monkeypatch, tmp_path):
   right = bit_convolution.pack_filters
 
   def unpadded(w, height, width):
     filters = right(w, height, width)
-    met_none = jnp.full_like(filters.constant, 9 * w.shape[2])
-    return filters._replace(constant=met_none)
+    constant = jnp.full_like(filters.constant, 9 * w.shape[2])
+    return filters._replace(constant=constant)
 
   monkeypatch.setattr(bit_convolution, 'pack_filters', unpadded)
   with pytest.raises(SystemExit, match=r'differ at \(1, 4, 4, 16\)'):
@@ -51,7 +51,7 @@ def run_networks(monkeypatch, path):
   bit_networks.main()
 
 
-def test_networks_have_their_row(monkeypatch, tmp_path, capsys):
+def test_bit_networks_writes_its_row(monkeypatch, tmp_path, capsys):
   path = tmp_path / 'result.json'
   run_networks(monkeypatch, path)
   result = json.loads(path.read_text())
@@ -62,7 +62,7 @@ def test_networks_have_their_row(monkeypatch, tmp_path, capsys):
   assert table.markdown(result) in capsys.readouterr().out
 
 
-def test_other_logits_stop_the_benchmark(monkeypatch, tmp_path):
+def test_bit_networks_different_logits_exit(monkeypatch, tmp_path):
   right = bit_convolution.convolve_words
   monkeypatch.setattr(
     bit_convolution, 'convolve_words', lambda *args: right(*args) + 1

@@ -1,17 +1,26 @@
-"""After training: ACIQ, clips that are best for a prior, 4 bits.
+"""ACIQ after training: clips of least error under a prior, 4 bits.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/aciq.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-No training and no data. A clip a layer: --config.per_channel=False.
+ACIQ needs neither training nor data. --config.per_channel=False gives one clip
+per layer.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'ACIQ, 4 bits, after training',
+  changes='one grid per filter, clipped for least error under a prior;'
+  ' bias correction',
+  published='ResNet-50, ImageNet, 4/4: 73.33',
+  status='no allocation of bits',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe('aciq', bits=4, per_channel=True, epochs=0)

@@ -2,21 +2,29 @@
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/bi_real.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-The parabola's gradient for activations, a scale per filter, shortcuts that
-carry real numbers around each block (the authors: around each convolution), and
-1x1 convolutions of full precision in them, which still get binary inputs. SGD,
-0.01, divided by ten at 10 and 15 of 20 epochs.
+Activations have the gradient of a parabola, and weights one scale per filter.
+Shortcuts carry real numbers around each block (in the paper: around each
+convolution). Their 1x1 convolutions have full precision but receive binary
+inputs. SGD starts at 0.01, divided by ten at epochs 10 and 15 of 20.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'Bi-Real, 1/1',
+  changes='as BWN, slope 1; activations ±1, backward 2 − 2|x|',
+  published='ResNet-18, ImageNet 56.4',
+  status='shortcuts per block instead of per convolution, with binary inputs;'
+  ' no stages',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'bwn',
     per_channel=True,

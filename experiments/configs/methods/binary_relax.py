@@ -1,20 +1,27 @@
-"""BinaryRelax: between W and its binary weights, by degrees.
+"""BinaryRelax: a gradual transition from W to its binary weights.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/binary_relax.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-The weight of the binary ones, λ, grows by 1.02 twice an epoch, to 1.02 to the
-power of 320, and is infinite in the last fifth; recalled, not read again.
+λ, the factor of the binary weights, grows by the factor 1.02 twice per epoch,
+up to 1.02 to the power of 320, and is infinite in the last fifth. The recipe is
+from memory; we did not check it against the paper.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'BinaryRelax',
+  changes='forward between W and α·sign(W), by a growing λ; backward g_hat',
+  status='recipe from memory',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'binary_relax',
     optimizer='momentum',

@@ -1,20 +1,27 @@
-"""BWN: binary weights with a scale per filter, all layers.
+"""BWN: binary weights with one scale per filter, all layers.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/bwn.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-XNOR-Net's weights; MetaQuant's own form has one scale a layer
-(--config.per_channel=False). Momentum and its rate are ours.
+These are the weights of XNOR-Net; MetaQuant's form has one scale per layer
+(--config.per_channel=False). Momentum and its learning rate are ours.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'BWN',
+  changes='forward α·sign(W), α per filter; backward α·g_hat within [−1, 1]',
+  published='ResNet-18, ImageNet 60.8',
+  status='our momentum and rate',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'bwn',
     per_channel=True,

@@ -2,19 +2,27 @@
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/elq.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-The paper's text was not at hand: portions are INQ's at 2 bits, the weights of
-both penalties ours. Weights go to the nearest of TWN's first levels.
+We had no access to the text of the paper: the portions are those of INQ at 2
+bits, and the factors of both penalties are ours. Each weight takes the nearest
+of TWN's initial levels.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'ELQ, ternary',
+  changes='forward W; refine: two penalties; post_update: portions as in INQ',
+  published='ResNet-18, ImageNet, binary: drop 3.55',
+  status='a reconstruction',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'elq',
     optimizer='momentum',

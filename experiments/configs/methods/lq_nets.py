@@ -2,19 +2,26 @@
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/lq_nets.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-First and last layer in full precision. The recipe is the authors' for
-VGG-Small.
+The first and the last layer keep full precision. The recipe is that of the
+authors for VGG-Small.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'LQ-Nets, 2 bits',
+  changes='forward levels learned per filter (QEM); backward g_hat',
+  published='ResNet20 91.8 (r)',
+  status='recipe of VGG-Small',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'lq_nets',
     bits=2,

@@ -3,17 +3,24 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/lq_nets_vgg.py
 
-From random weights. Activations of 2 bits are LSQ's: the authors learn their
-levels as they do those of the weights.
+The network starts from random weights. Activations of 2 bits are those of LSQ;
+the authors learn their levels like those of the weights.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'LQ-Nets, 2/2',
+  changes='as LQ-Nets',
+  published='VGG-Small 93.5',
+  status="activations are LSQ's",
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'lq_nets',
     network='vgg_small',

@@ -1,19 +1,25 @@
-"""LSQ: trained step sizes of weights of 2 bits, all layers.
+"""LSQ: trained step sizes, weights of 2 bits, all layers.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/lsq.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-As lsq_w2a2.py, activations in full precision.
+The recipe is that of lsq_w2a2.py, with activations in full precision.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'LSQ, 2 bits',
+  changes='forward a grid with a trained step; backward g_hat within it',
+  status='the published recipe is for ImageNet',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'lsq',
     bits=2,

@@ -2,21 +2,28 @@
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/lsq_w2a2.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-Both steps are trained as the weights are. First and last layer in full
-precision (the authors: 8 bits). They train on ImageNet, with a cosine; a
-quarter of full precision's weight decay at 2 bits is theirs, the rate, divided
-by ten every 30 epochs, is ours.
+The step sizes of weights and activations are trained like the weights. The
+first and the last layer keep full precision (in the paper: 8 bits). The authors
+train on ImageNet with a cosine schedule. The weight decay, a quarter of that in
+full precision, is theirs at 2 bits; the learning rate, divided by ten every 30
+epochs, is ours.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'LSQ, 2/2',
+  changes='as LSQ, activations too',
+  status='as LSQ; the first step of activations is a constant',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'lsq',
     bits=2,

@@ -2,19 +2,26 @@
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/pact_w4a4.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-DoReFa's weights, and a trained clip of the activations, which is decayed as
-weights are.
+Weights are those of DoReFa. Activations have a trained clip, with the weight
+decay of the weights.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'PACT, 4/4',
+  changes='weights as in DoReFa; activations with a trained, decayed clip',
+  published='ResNet20 91.3',
+  status='usual order of layers in blocks',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'dorefa',
     bits=4,

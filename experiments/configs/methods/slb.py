@@ -3,20 +3,30 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/slb.py
 
-From random weights; first and last layer in full precision. Rate, decay and
-window are the authors' repository's for ResNet20; the inverse temperatures are
-their paper's (the repository: 500 epochs, a factor an epoch), and when the rate
-falls is LQ-Nets'. Batch statistics are taken anew with the weights of the
-largest share: two sets of statistics, which is what State Batch Norm keeps.
+The network starts from random weights; the first and the last layer keep full
+precision. Learning rate, decay and window are those of the authors' repository
+for ResNet20. The inverse temperatures are those of their paper (in the
+repository: 500 epochs, one factor per epoch), and the epochs at which the rate
+falls are those of LQ-Nets. Batch statistics are recomputed with the levels of
+the largest share: these two sets of statistics are State Batch Norm's.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'SLB, 1 bit',
+  changes='trained: one number per level;'
+  ' forward their softmax, increasingly sharp',
+  published='ResNet20 90.6',
+  status='statistics recomputed per epoch instead of per step; 400 epochs'
+  ' instead of 500',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'slb',
     pretrain_epochs=0,

@@ -1,18 +1,26 @@
-"""SLB: W/A 1/1 on VGG-Small.
+"""SLB: a softmax over the levels of each weight, W/A 1/1, on VGG-Small.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/slb_vgg.py
 
-As slb.py, with the repository's rate, decay and window for VGG-Small.
+The recipe is that of slb.py, with the learning rate, decay and window of the
+repository for VGG-Small.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'SLB, 1/1',
+  changes='as SLB',
+  published='VGG-Small 92.0',
+  status='as SLB',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'slb',
     network='vgg_small',

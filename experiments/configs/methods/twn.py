@@ -2,19 +2,26 @@
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/twn.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-SGD with momentum, 0.1, divided by ten at 80 and 120 of 160 epochs; recalled,
-not read again.
+SGD with momentum starts at 0.1, divided by ten at epochs 80 and 120 of 160. The
+recipe is from memory; we did not check it against the paper.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'TWN',
+  changes='forward ternary, threshold and scale from mean |W|; backward g_hat',
+  published='ResNet-18, ImageNet 61.8',
+  status='recipe from memory',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe(
     'twn',
     optimizer='momentum',

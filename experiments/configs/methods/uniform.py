@@ -1,17 +1,23 @@
-"""After training: a uniform grid a layer, 4 bits.
+"""Uniform quantization after training: one grid per layer, 4 bits.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/uniform.py \
-    --config.pretrained=MetaQuant-ResNet20-CIFAR10.pth
+    --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-No training and no data. It is how PSGD's networks are quantized.
+The method needs neither training nor data. PSGD quantizes its networks this
+way.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import recipe
+from experiments.configs.recipe import About, recipe
+
+ABOUT = About(
+  'Uniform, 4 bits, after training',
+  changes='one grid per layer, up to max |W|',
+)
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   return recipe('uniform', bits=4, epochs=0)

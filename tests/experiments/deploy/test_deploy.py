@@ -23,7 +23,7 @@ from experiments.common import errors
 from experiments.configs import digits
 from experiments.data import datasets
 from experiments.deploy import artefact, card, check, make
-from experiments.records import model_file
+from experiments.records import cards, model_file
 from experiments.report import deployed_table
 from mq_jax import models
 from mq_jax.selection import named_leaves, replace
@@ -484,8 +484,8 @@ def another_program(shape, dtype, platforms=('cpu',)):
 
 def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
   out, described, _ = deployed
-  card.enter(tmp_path, described)
-  (read,) = deployed_table.read_cards(tmp_path)
+  cards.enter(tmp_path, described)
+  (read,) = cards.read_cards(tmp_path)
   assert read == json.loads((out / 'card.json').read_text())
   table = deployed_table.deployed_table([read])
   assert len(table.rows) == len(FORMATS)
@@ -493,4 +493,4 @@ def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
     assert len(row) == len(table.columns)
     assert f'{one["bytes"]:,}' in row
     assert f'{one["accuracy"]:.2f} %' in row
-  assert deployed_table.read_cards(tmp_path / 'elsewhere') == []
+  assert cards.read_cards(tmp_path / 'elsewhere') == []

@@ -1,4 +1,4 @@
-"""What the ledger has of a setting, and the statistics of its trials."""
+"""The measurements of a setting, and the statistics of its trials."""
 
 import itertools
 import json
@@ -12,15 +12,19 @@ from experiments.study import spec
 from tests.experiments import ledgers
 
 
-def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
+def test_cell_repeated_seed_counts_once(tmp_path):
   config = spec.in_protocol('fair', estimator='fc_grad')
-  own = config.to_dict() | {'epochs': 2}
-  ledgers.write(tmp_path, 'a', own | {'seed': 1}, [10.0, 20.0])
-  ledgers.write(tmp_path, 'again', own | {'seed': 1}, [10.0, 20.0])
-  ledgers.write(tmp_path, 'b', own | {'seed': 2}, [[30.0, 50.0], [1.0, 3.0]])
-  ledgers.write(tmp_path, 'other', own | {'hidden': 7}, [90.0, 90.0])
-  ledgers.write(tmp_path, 'short', own | {'epochs': 1, 'seed': 9}, [80.0])
-  ledgers.write(tmp_path, 'bad', own | {'seed': 5}, [5.0], diverged='at step 9')
+  changed = config.to_dict() | {'epochs': 2}
+  ledgers.write(tmp_path, 'a', changed | {'seed': 1}, [10.0, 20.0])
+  ledgers.write(tmp_path, 'again', changed | {'seed': 1}, [10.0, 20.0])
+  ledgers.write(
+    tmp_path, 'b', changed | {'seed': 2}, [[30.0, 50.0], [1.0, 3.0]]
+  )
+  ledgers.write(tmp_path, 'other', changed | {'hidden': 7}, [90.0, 90.0])
+  ledgers.write(tmp_path, 'short', changed | {'epochs': 1, 'seed': 9}, [80.0])
+  ledgers.write(
+    tmp_path, 'bad', changed | {'seed': 5}, [5.0], diverged='at step 9'
+  )
   measured = comparison.cell(config, ledger.read(tmp_path))
   assert list(measured.records) == [1, 2, 3]
   assert comparison.accuracies(measured) == [20.0, 50.0, 3.0]
@@ -35,7 +39,7 @@ def test_a_cell_gathers_seeds_and_counts_each_once(tmp_path):
 @pytest.mark.parametrize(
   ('epochs', 'mean'), [(100, 94.5), (20, 18.5), (19, 18.0), (1, 0.0)]
 )
-def test_the_last_tenth_of_the_epochs_counts(tmp_path, epochs, mean):
+def test_accuracies_are_of_last_tenth_of_epochs(tmp_path, epochs, mean):
   config = spec.in_protocol('fair')
   ledgers.write(
     tmp_path, 'a', config.to_dict(), [float(i) for i in range(epochs)]
@@ -44,7 +48,7 @@ def test_the_last_tenth_of_the_epochs_counts(tmp_path, epochs, mean):
   assert comparison.accuracies(measured) == [mean]
 
 
-def test_runs_as_long_as_the_protocol_come_before_longer_and_shorter(tmp_path):
+def test_cell_prefers_runs_of_protocol_length(tmp_path):
   config = spec.in_protocol('fair', epochs=3)
 
   def shown():
@@ -57,22 +61,25 @@ def test_runs_as_long_as_the_protocol_come_before_longer_and_shorter(tmp_path):
   assert shown() == ['own']
 
 
-def test_trials_from_other_base_models_are_not_pooled(tmp_path):
+def test_cell_does_not_pool_base_models(tmp_path):
   config = spec.in_protocol('fair')
   for seed, base in enumerate((91.5, 60.0, 91.5)):
     ledgers.write(
-      *(tmp_path, f'{seed}', config.to_dict() | {'seed': seed}, [50.0]),
+      tmp_path,
+      f'{seed}',
+      config.to_dict() | {'seed': seed},
+      [50.0],
       start={'base_accuracy': base},
     )
   measured = comparison.cell(config, ledger.read(tmp_path))
   assert (list(measured.records), measured.base_accuracy) == ([0, 2], 91.5)
 
 
-def test_random_weights_and_a_base_model_are_two_settings(tmp_path):
+def test_cell_separates_random_weights_from_base_model(tmp_path):
   config = spec.in_protocol('fair')
-  own = config.to_dict() | {'pretrained': 'base.pth'}
-  ledgers.write(tmp_path, 'base', own, [80.0])
-  ledgers.write(tmp_path, 'more', own | {'seed': 1}, [80.0])
+  from_base = config.to_dict() | {'pretrained': 'base.pth'}
+  ledgers.write(tmp_path, 'base', from_base, [80.0])
+  ledgers.write(tmp_path, 'more', from_base | {'seed': 1}, [80.0])
   scratch = config.copy_and_resolve_references()
   scratch.pretrain_epochs = 0
   ledgers.write(tmp_path, 'scratch', scratch.to_dict(), [30.0])
@@ -81,7 +88,7 @@ def test_random_weights_and_a_base_model_are_two_settings(tmp_path):
   assert comparison.cell(scratch, runs).names == ['scratch']
 
 
-def test_the_interval_is_that_of_all_resamples():
+def test_interval_matches_resamples_and_normal_limit():
   values = [1.0, 2.0, 4.0]
   means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
   low, high = comparison.interval(values)
@@ -113,7 +120,7 @@ def test_the_interval_is_that_of_all_resamples():
     ('table_6', 6, 542.280, 1357.080, 0.000, 0.000, 0, 0),
   ],
 )
-def test_sums_of_the_published_tables(
+def test_published_file_has_checked_sums(
   table, cells, paper, ranked, raw, raw_ranked, trials, remarks
 ):
   """Sums, also weighted by rank, of a list that was checked once."""
@@ -137,17 +144,19 @@ def test_sums_of_the_published_tables(
   assert sum('remark' in entry for entry in entries) == remarks
 
 
-def test_published_numbers():
-  table1 = spec.load_all()['table1'].settings
-  ste = comparison.published('table1', table1['resnet44-bwn-adam-ste-paper'])
+def test_published_returns_number_of_paper_or_none():
+  studies = spec.load_all()
+  table1 = studies['table1'].settings
+
+  def published(study, config):
+    return comparison.published(studies[study].published, config)
+
+  ste = published('table1', table1['resnet44-bwn-adam-ste-paper'])
   assert (ste.paper, ste.raw) == (91.121, 92.095)
-  some = comparison.published('table1', table1['resnet20-dorefa-adam-lstm_fc'])
-  assert (some.paper, some.raw) == (89.979, None)
-  table5 = spec.load_all()['table5'].settings
-  slim = comparison.published(
-    'table5', table5['resnet20-dorefa-sgd-multi_fc-slim']
+  without_logs = published('table1', table1['resnet20-dorefa-adam-lstm_fc'])
+  assert (without_logs.paper, without_logs.raw) == (89.979, None)
+  slim = published(
+    'table5', studies['table5'].settings['resnet20-dorefa-sgd-multi_fc-slim']
   )
   assert slim.paper == 88.7
-  assert (
-    comparison.published('ablations', table1['resnet20-bwn-sgd-ste']) is None
-  )
+  assert published('ablations', table1['resnet20-bwn-sgd-ste']) is None

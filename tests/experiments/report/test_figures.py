@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the ledger holds."""
+"""Figures draw the numbers of the ledger."""
 
 import itertools
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from experiments.build.estimators import ESTIMATORS
 from experiments.records import ledger
 from experiments.report import comparison, figures, plot_style, plots
 from experiments.study import spec
@@ -32,7 +33,7 @@ def measured(tmp_path):
   ]
 
 
-def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
+def test_curves_draw_mean_and_band_over_trials(measured):
   figure = plots.curves(measured, 'accuracy', 'a title')
   assert [axis.get_title() for axis in figure.axes] == ['sgd', 'adam']
   for axis in figure.axes:
@@ -44,36 +45,36 @@ def test_lines_are_means_and_bands_reach_from_least_to_largest(measured):
       'ste, 2 trials',
       'fc_grad',
     ]
-    assert (
-      matplotlib.colors.to_hex(ste.get_color()) == plot_style.COLOURS['ste']
-    )
+    assert matplotlib.colors.to_hex(ste.get_color()) == ESTIMATORS['ste'].colour
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (10, 60)
     assert axis.get_xlabel() == 'epoch'
   assert figure.axes[0].get_ylabel() == 'test accuracy, %'
 
 
-@pytest.mark.parametrize(('study', 'least'), [('table1', 2), ('mine', 3)])
-def test_short_runs_have_no_curve(tmp_path, study, least):
-  own = spec.Study('S', {'a-b-c-ste': spec.in_protocol('fair')})
-  (config,) = own.settings.values()
+@pytest.mark.parametrize(
+  ('of_paper', 'minimum'), [({'resnet20-dorefa': 'figure 3'}, 2), ({}, 3)]
+)
+def test_write_all_short_runs_have_no_curve(tmp_path, of_paper, minimum):
+  config = spec.in_protocol('fair')
+  study = spec.Study('S', {'a-b-c-ste': config}, paper_figures=of_paper)
   out = tmp_path / 'out'
-  for epochs in range(1, least):
+  for epochs in range(1, minimum):
     ledgers.write(tmp_path, f'{epochs}', config.to_dict(), [10.0] * epochs)
-    assert figures.write_all({study: own}, ledger.read(tmp_path), out) == []
-  ledgers.write(tmp_path, 'long', config.to_dict(), [10.0] * least)
-  drawn = figures.write_all({study: own}, ledger.read(tmp_path), out)
+    assert figures.write_all({'s': study}, ledger.read(tmp_path), out) == []
+  ledgers.write(tmp_path, 'long', config.to_dict(), [10.0] * minimum)
+  drawn = figures.write_all({'s': study}, ledger.read(tmp_path), out)
   assert len(drawn) == 8
 
 
-def test_accuracy_says_which_images_it_was(measured):
+def test_curves_held_out_accuracy_is_labelled(measured):
   (name, config, own), *_ = measured
   held_out = ConfigDict(config.to_dict() | {'holdout': 500})
   figure = plots.curves([(name, held_out, own)], 'accuracy', '')
   assert figure.axes[0].get_ylabel() == 'held-out accuracy, %'
 
 
-def test_accuracy_at_the_end_of_runs_of_one_length(tmp_path):
+def test_ends_show_accuracy_of_comparable_runs(tmp_path):
   study = {
     f'n-q-o-ste-{alpha}': spec.in_protocol(
       'fair', estimator='ste', learning_rate=alpha
@@ -98,7 +99,9 @@ def test_accuracy_at_the_end_of_runs_of_one_length(tmp_path):
   (ends,) = axis.containers[0].lines[2][0].get_segments()
   np.testing.assert_array_equal(ends[:, 0], [70, 72])
   assert [label.get_text() for label in axis.get_yticklabels()] == [
-    *('ste-0.1, 2 trials', 'ste-0.001, 2 trials', 'fc-1'),
+    'ste-0.1, 2 trials',
+    'ste-0.001, 2 trials',
+    'fc-1',
   ]
   assert axis.get_lines()[-1].get_xdata() == [71, 71]  # the best baseline
   assert figure.get_suptitle() == 'Mine, 2 epochs'
@@ -106,21 +109,22 @@ def test_accuracy_at_the_end_of_runs_of_one_length(tmp_path):
     {'t': spec.Study('T', study)}, runs, tmp_path / 'out'
   )
   assert 't-resnet20-dorefa-ends.png' in [path.name for path in drawn]
-  # What differs in everything is told by a table alone.
-  apart = {'methods': spec.Study('T', study)}
+  apart = {'t': spec.Study('T', study, figures=False)}
   assert figures.write_all(apart, runs, tmp_path / 'none') == []
 
 
-def test_flips_are_the_mean_over_layers_in_percent(measured):
+def test_curves_flips_are_percent_mean_over_layers(measured):
   figure = plots.curves(measured, 'flips', '')
   assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
 
 
-def test_settings_of_one_method_are_told_apart(measured):
-  """Twenty settings: parts of five, each with the baseline, paler and paler."""
+def test_figures_many_settings_are_split_and_shaded(measured):
+  """Twenty settings make parts of five curves, the baseline in each."""
   ste, fc = measured[0], measured[1]
   many = [(f'n-q-o-{i}', *fc[1:]) for i in range(20)]
-  drawn = figures._figures('fig4', [*many[:3], ste, *many[3:]], [])
+  drawn = figures._figures(
+    {'factor': 'figure 4'}, [*many[:3], ste, *many[3:]], []
+  )
   assert drawn.pop('factor')
   assert len(drawn.pop('resnet20-dorefa-ends').axes[0].get_yticks()) == 21
   assert sorted(drawn) == sorted(
@@ -149,13 +153,13 @@ def lightness(colour):
   return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
 
 
-def test_never_so_pale_that_it_is_not_seen():
-  for colour in plot_style.COLOURS.values():
+def test_shade_stays_visible():
+  for colour in (e.colour for e in ESTIMATORS.values()):
     for earlier in range(30):
       assert lightness(plot_style.shade(colour, earlier)) < 90
 
 
-def test_panels_stand_in_rows_of_three(measured):
+def test_curves_five_optimizers_fill_two_rows(measured):
   name, config, own = measured[0]
   many = [
     (name, ConfigDict(config.to_dict() | {'optimizer': optimizer}), own)
@@ -166,7 +170,7 @@ def test_panels_stand_in_rows_of_three(measured):
   assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]
 
 
-def test_figure_4_has_two_axes_and_a_band_over_trials(tmp_path):
+def test_factors_have_two_axes_and_a_band(tmp_path):
   entries = []
   for hidden, losses in {1: [(3, 2), (5, 2)], 100: [(4, 1)]}.items():
     config = spec.in_protocol('fair', estimator='fc_grad', hidden=hidden)
@@ -176,7 +180,7 @@ def test_figure_4_has_two_axes_and_a_band_over_trials(tmp_path):
     }
     cell = comparison.Cell(trials, [], 2, None, [])
     entries.append((f'{hidden}', config, cell))
-  left, right = plots.factors(entries).axes
+  left, right = plots.factors(entries, 'figure 4').axes
   assert [line.get_ydata().tolist() for line in left.get_lines()] == [
     [4, 2],
     [4, 1],
@@ -189,13 +193,13 @@ def test_figure_4_has_two_axes_and_a_band_over_trials(tmp_path):
   colours = [lightness(line.get_color()) for line in left.get_lines()]
   assert colours[0] < colours[1]  # of one hue, that of the method
   assert left.get_lines()[0].get_color() == plot_style.shade(
-    plot_style.COLOURS['fc_grad'], 0
+    ESTIMATORS['fc_grad'].colour, 0
   )
   assert 'loss' in left.get_ylabel()
   assert 'factor' in right.get_ylabel()
 
 
-def test_histograms_show_shares_of_the_first_trial():
+def test_histograms_show_shares_of_first_trial():
   config = spec.in_protocol('fair')
   records = [
     ledgers.record(1, 1.0, histogram=list(range(64))),
@@ -212,12 +216,14 @@ def test_histograms_show_shares_of_the_first_trial():
   assert figure.axes[0].get_ylim() == (-4, 4)
 
 
-def test_colours_can_be_told_apart_without_their_hue():
-  """By a marker of one's own; and as seen without red, green or blue cones."""
-  assert plot_style.COLOURS.keys() == plot_style.MARKERS.keys()
-  assert len(set(plot_style.MARKERS.values())) == len(plot_style.MARKERS)
+def test_colours_differ_for_colour_blind_readers():
+  """Markers differ, and colours differ without red, green or blue cones."""
+  assert len({e.marker for e in ESTIMATORS.values()}) == len(ESTIMATORS)
   rgb = np.array(
-    [matplotlib.colors.to_rgb(c) for c in plot_style.COLOURS.values()]
+    [
+      matplotlib.colors.to_rgb(c)
+      for c in (e.colour for e in ESTIMATORS.values())
+    ]
   )
   # Viénot, Brettel and Mollon 1999, and for blue an average of the others.
   linear = rgb**2.2
@@ -236,8 +242,13 @@ def test_colours_can_be_told_apart_without_their_hue():
     assert min(distances) > 0.1
 
 
-def test_files_of_a_study(tmp_path, measured):
-  study = spec.Study('t', {name: config for name, config, _ in measured})
+def test_write_all_draws_each_figure_once(tmp_path, measured):
+  study = spec.Study(
+    't',
+    {name: config for name, config, _ in measured},
+    published='tables_1_and_2',
+    paper_figures={'resnet20-dorefa': 'figure 3'},
+  )
   paths = figures.write_all(
     {'table1': study}, ledger.read(tmp_path), tmp_path / 'out'
   )
@@ -251,11 +262,11 @@ def test_files_of_a_study(tmp_path, measured):
   for path in paths:
     assert path.stat().st_size > 1000
   before = {p: p.read_bytes() for p in paths}
-  some = spec.Study('s', dict(list(study.settings.items())[:2]))
+  subset = spec.Study('s', dict(list(study.settings.items())[:2]))
   again = figures.write_all(
-    {'ablations': some, 'table1': study},
+    {'ablations': subset, 'table1': study},
     ledger.read(tmp_path),
     tmp_path / 'out',
   )
-  assert again == paths  # nothing of the other study is new
+  assert again == paths  # The other study has nothing new.
   assert {p: p.read_bytes() for p in paths} == before

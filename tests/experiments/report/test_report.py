@@ -1,18 +1,14 @@
-"""The ledger and the tables made of it."""
+"""The ledger, and the tables made from it."""
 
 import json
 import pathlib
 
 import pytest
 
-from experiments.records import ledger
-from experiments.report import (
-  comparison,
-  deployed_table,
-  method_table,
-  study_table,
-  write,
-)
+from experiments.common import markdown
+from experiments.configs import methods
+from experiments.records import cards, ledger
+from experiments.report import comparison, method_table, study_table, write
 from experiments.report.first_epoch import first_epoch_table
 from experiments.study import spec
 from tests.experiments import ledgers
@@ -64,7 +60,7 @@ def write_run(workdir, epochs=1, done=1, **config):
   return workdir
 
 
-def test_a_run_goes_into_the_ledger_without_its_folders(tmp_path):
+def test_add_leaves_out_folders(tmp_path):
   workdir = write_run(tmp_path / 'run')
   path = ledger.add(workdir, tmp_path / 'results', 'mine')
   assert path == tmp_path / 'results' / 'mine.jsonl'
@@ -75,20 +71,21 @@ def test_a_run_goes_into_the_ledger_without_its_folders(tmp_path):
   assert run.records[0]['test_accuracy'] == 80.25
 
 
-def test_an_unfinished_run_stays_out(tmp_path):
+def test_add_unfinished_run_raises(tmp_path):
   workdir = write_run(tmp_path / 'run', epochs=3, done=2)
   with pytest.raises(ValueError, match='2 of 3 epochs'):
     ledger.add(workdir, tmp_path / 'results', 'mine')
   assert not (tmp_path / 'results').exists()
 
 
-def test_a_row_says_what_was_run(tmp_path):
+def test_first_epoch_row_has_run_and_numbers(tmp_path):
   ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
   other = write_run(tmp_path / 'long', epochs=2, done=2)
   ledger.add(other, tmp_path / 'results', 'long')
   page = 'a\n<!-- table: first-epoch -->\nold\n<!-- end -->\nz\n'
   runs = ledger.read(tmp_path / 'results')
-  filled = write.fill(page, runs, {})
+  texts = write.texts(runs, {}, ())
+  filled = markdown.fill(page, 'table', texts)
   rows = [line for line in filled.splitlines() if line.startswith('| dorefa')]
   assert rows == [
     '| dorefa(2) | multi_fc, 3 layers, init=identity | adam | 0.001 | 4 |'
@@ -97,42 +94,47 @@ def test_a_row_says_what_was_run(tmp_path):
   assert 'old' not in filled
   assert filled.startswith('a\n')
   assert filled.endswith('<!-- end -->\nz\n')
-  assert write.fill(filled, runs, {}) == filled
+  assert markdown.fill(filled, 'table', texts) == filled
 
 
-def test_an_unknown_table_is_named():
+def test_fill_unknown_table_raises():
   with pytest.raises(ValueError, match="'tabel1'"):
-    write.fill('<!-- table: tabel1 -->\n<!-- end -->\n', [], {})
+    markdown.fill(
+      '<!-- table: tabel1 -->\n<!-- end -->\n',
+      'table',
+      write.texts([], {}, ()),
+    )
 
 
-def test_the_pages_show_what_the_ledger_holds():
+def test_pages_match_ledger():
   runs = ledger.read(ROOT / ledger.RESULTS)
   assert runs
-  studies = spec.load_all()
+  deployed = cards.read_cards(ROOT / ledger.RESULTS)
+  texts = write.texts(runs, spec.load_all(), deployed)
   for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
     page = path.read_text(encoding='utf-8')
-    assert write.fill(page, runs, studies) == page, (
+    assert markdown.fill(page, 'table', texts) == page, (
       f'{path} is stale: python -m experiments.report'
     )
 
 
-def test_no_entry_of_the_ledger_is_of_changed_code_or_names_a_folder():
+def test_ledger_entries_are_clean_and_name_no_folder():
   for run in ledger.read(ROOT / ledger.RESULTS):
     assert run.header['dirty'] is False, run.name
     for key in ledger.PATHS:
       assert '/' not in run.header['config'][key], run.name
-  for card in deployed_table.read_cards(ROOT / ledger.RESULTS):
+  for card in cards.read_cards(ROOT / ledger.RESULTS):
     for header in (card['run'], card['made']):
       assert header['dirty'] is False, card['name']
       for key in ledger.PATHS:
         assert '/' not in header['config'][key], card['name']
 
 
-def test_the_files_of_the_report_hold_what_the_ledger_holds(tmp_path):
+def test_files_of_report_match_ledger(tmp_path):
   runs, studies = ledger.read(ROOT / ledger.RESULTS), spec.load_all()
   shown = []
-  cards = deployed_table.read_cards(ROOT / ledger.RESULTS)
-  paths = write.write_all(runs, studies, tmp_path, shown.append, cards)
+  deployed = cards.read_cards(ROOT / ledger.RESULTS)
+  paths = write.write_all(runs, studies, tmp_path, shown.append, deployed)
   names = {path.name for path in paths}
   assert names == {path.name for path in (ROOT / write.OUT).iterdir()}, (
     f'{write.OUT} is stale: delete it, then python -m experiments.report'
@@ -157,7 +159,7 @@ def table_rows(tmp_path, study='table1'):
   }
 
 
-def test_a_row_beside_the_paper(tmp_path):
+def test_study_row_with_published_number(tmp_path):
   name = 'resnet20-bwn-sgd-fc_grad'
   config = spec.load_all()['table1'].settings[name].to_dict()
   each = [[80.0, 84.0], [81.0, 85.0], [82.0, 86.0]]
@@ -175,7 +177,7 @@ def test_a_row_beside_the_paper(tmp_path):
   assert row['mark'] == '2 of 100 epochs, 3 of 5 trials'
 
 
-def test_cells_without_a_run_say_so(tmp_path):
+def test_study_row_without_run_says_no_run(tmp_path):
   rows = table_rows(tmp_path)
   assert len(rows) == 48
   assert {row['accuracy %'] for row in rows.values()} == {'no run'}
@@ -190,12 +192,18 @@ def test_cells_without_a_run_say_so(tmp_path):
   assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
 
 
-def test_a_study_of_ours_has_no_columns_of_the_paper(tmp_path):
+def test_study_table_unpublished_has_no_paper_columns(tmp_path):
   study = spec.Study('Mine', {'a': spec.in_protocol('fair')})
   ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [50.0])
   table = study_table.study_table('mine', study, ledger.read(tmp_path))
   assert list(table.columns) == [
-    *('setting', 'accuracy %', 'std', 'trials', 'epochs', 'base %', 'mark'),
+    'setting',
+    'accuracy %',
+    'std',
+    'trials',
+    'epochs',
+    'base %',
+    'mark',
   ]
   assert table.rows == [
     ['`a`', '50.00', '', '1', '1', '91.50', '1 of 100 epochs, 1 of 5 trials']
@@ -204,7 +212,7 @@ def test_a_study_of_ours_has_no_columns_of_the_paper(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('holdouts', 'told'),
+  ('holdouts', 'start'),
   [
     ([0], 'Test accuracy, mean'),
     ([5_000], 'Accuracy on 5,000 training images held out, mean'),
@@ -214,17 +222,17 @@ def test_a_study_of_ours_has_no_columns_of_the_paper(tmp_path):
     ),
   ],
 )
-def test_the_note_says_which_images_it_was(tmp_path, holdouts, told):
+def test_study_table_note_names_test_images(tmp_path, holdouts, start):
   study = spec.Study(
     'Mine', {f'{n}': spec.in_protocol('fair', holdout=n) for n in holdouts}
   )
   for name, config in study.settings.items():
     ledgers.write(tmp_path, name, config.to_dict(), [50.0])
   table = study_table.study_table('mine', study, ledger.read(tmp_path))
-  assert table.note.startswith(told)
+  assert table.note.startswith(start)
 
 
-def test_one_or_two_trials_have_no_interval_and_a_diverged_one_is_told(
+def test_study_row_single_trial_has_no_interval(
   tmp_path,
 ):
   name = 'resnet20-bwn-sgd-fc_grad'
@@ -238,7 +246,7 @@ def test_one_or_two_trials_have_no_interval_and_a_diverged_one_is_told(
   assert row['mark'] == '1 diverged, 1 of 100 epochs, 1 of 5 trials'
 
 
-def test_trials_that_all_diverged(tmp_path):
+def test_study_row_all_trials_diverged(tmp_path):
   name = 'resnet20-bwn-sgd-fc_grad'
   config = spec.load_all()['table1'].settings[name].to_dict()
   ledgers.write(tmp_path, 'b', config, [], diverged='step 2')
@@ -246,7 +254,7 @@ def test_trials_that_all_diverged(tmp_path):
   assert (row['accuracy %'], row['trials']) == ('diverged', '0')
 
 
-def test_an_entry_is_not_overwritten_by_another_run(tmp_path):
+def test_add_name_of_another_run_raises(tmp_path):
   ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
   ledger.add(tmp_path / 'run', tmp_path / 'results', 'mine')
   other = write_run(tmp_path / 'other', seed=9)
@@ -255,7 +263,7 @@ def test_an_entry_is_not_overwritten_by_another_run(tmp_path):
   assert len(ledger.read(tmp_path / 'results')) == 1
 
 
-def test_what_diverged_goes_into_the_ledger_and_says_so(tmp_path):
+def test_add_diverged_run_is_marked(tmp_path):
   workdir = write_run(tmp_path / 'run', epochs=3, done=1)
   path = ledger.add(workdir, tmp_path / 'results', 'mine', diverged='at 9')
   (run,) = ledger.read(path.parent)
@@ -263,12 +271,12 @@ def test_what_diverged_goes_into_the_ledger_and_says_so(tmp_path):
   assert len(run.records) == 1
 
 
-def test_a_folder_without_a_run_is_told(tmp_path):
+def test_add_folder_without_run_raises(tmp_path):
   with pytest.raises(FileNotFoundError, match='Give the folder of a run'):
     ledger.add(tmp_path, tmp_path / 'results', 'mine')
 
 
-def test_rows_that_the_paper_has_not_are_marked_as_well(tmp_path):
+def test_study_row_unpublished_is_marked(tmp_path):
   name = 'resnet20-dorefa-adam-ste-fair'
   config = spec.load_all()['table1'].settings[name].to_dict()
   ledgers.write(tmp_path, 'a', config, [80.0, 82.0])
@@ -277,26 +285,25 @@ def test_rows_that_the_paper_has_not_are_marked_as_well(tmp_path):
   assert row['mark'] == '2 of 100 epochs, 1 of 5 trials'
 
 
-def test_what_is_no_first_epoch_of_cifar_10_stays_out(tmp_path):
+def test_first_epoch_table_leaves_out_other_runs(tmp_path):
   ledgers.write(tmp_path, 'ours', {}, [80.0])
   ledgers.write(tmp_path, 'held', {'holdout': 100}, [80.0])
   ledgers.write(tmp_path, 'two', {}, [[80.0], [81.0]])
   ledgers.write(tmp_path, 'digits', {'dataset': 'digits'}, [80.0])
   ledgers.write(tmp_path, 'bad', {'epochs': 1}, [], diverged='at step 2')
   for key, value in (
-    *(
-      ('slim', True),
-      ('estimator_activation', 'tanh'),
-      ('network', 'resnet110'),
-    ),
-    *(('phi_cotangent', 'estimator'), ('weight_decay', 5e-4)),
+    ('slim', True),
+    ('estimator_activation', 'tanh'),
+    ('network', 'resnet110'),
+    ('phi_cotangent', 'estimator'),
+    ('weight_decay', 5e-4),
   ):
     ledgers.write(tmp_path, key, {key: value}, [80.0])
   rows = first_epoch_table(ledger.read(tmp_path)).rows
   assert [row[-1] for row in rows] == ['`ours`']
 
 
-def test_a_taken_name_comes_with_another(tmp_path):
+def test_add_taken_name_suggests_digest(tmp_path):
   ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
   other = write_run(tmp_path / 'other', seed=9)
   with pytest.raises(ledger.TakenError) as error:
@@ -308,7 +315,7 @@ def test_a_taken_name_comes_with_another(tmp_path):
   } == {4, 9}
 
 
-def test_a_study_of_drops_has_them_beside_the_published_ones(tmp_path):
+def test_study_table_shows_measured_and_published_drops(tmp_path):
   study = spec.Study(
     'Drops',
     {
@@ -327,9 +334,9 @@ def test_a_study_of_drops_has_them_beside_the_published_ones(tmp_path):
   ]
 
 
-def test_the_table_of_methods_says_what_was_measured(tmp_path):
+def test_method_table_shows_costs_and_accuracy(tmp_path):
   study = spec.load_all()['methods']
-  assert set(study.settings) == set(method_table.ABOUT)
+  assert set(study.settings) == set(methods.NAMES)
   for name, more in (('psgd', {'relaxed_accuracy': 88.0}), ('slb', {})):
     config = study.settings[name].to_dict()
     ledgers.write(tmp_path, name, config, [80.0])
@@ -339,7 +346,7 @@ def test_the_table_of_methods_says_what_was_measured(tmp_path):
       first['start'] = {}
     path.write_text(json.dumps(first) + '\n' + json.dumps(last | more))
   costs = {
-    'psgd': {'time / STE': [1.25, 1.0, 2.0], 'numbers kept a weight': 0.5}
+    'psgd': {'time / STE': [1.25, 1.0, 2.0], 'numbers kept per weight': 0.5}
   }
   table = method_table.method_table(study, ledger.read(tmp_path), costs)
   rows = {
@@ -347,7 +354,10 @@ def test_the_table_of_methods_says_what_was_measured(tmp_path):
   }
   psgd = rows['`psgd`']
   assert psgd['measured'] == '88.00 → 80.00'
-  assert (psgd['step / STE'], psgd['numbers kept a weight']) == ('1.25', '0.50')
+  assert (psgd['step / STE'], psgd['numbers kept per weight']) == (
+    '1.25',
+    '0.50',
+  )
   assert rows['`slb`']['measured'] == '80.00, from random weights'
   assert rows['`twn`']['measured'] == 'no run'
   assert method_table.read_costs(tmp_path) == {}

@@ -1,11 +1,12 @@
-"""One table in three forms."""
+"""The three files of a table."""
 
 import csv
 import io
 
+from experiments.common.markdown import Table
 from experiments.report import tables
 
-TABLE = tables.Table(
+TABLE = Table(
   'mine',
   'A & B',
   ('setting', 'accuracy %'),
@@ -14,27 +15,19 @@ TABLE = tables.Table(
 )
 
 
-def test_markdown():
-  assert tables.markdown(TABLE) == (
-    '| setting | accuracy % |\n| --- | --- |\n| `a_b` | 1.00 ± 0.50 |\n'
-    '| x, "y" | −2.00 |\n\nAll of 5 % at α.\n'
-  )
-
-
-def test_a_bar_is_no_border():
-  table = tables.Table('bars', '', ('a', 'b'), [('max |W| → λ·ρ', '2')])
-  assert tables.markdown(table).splitlines()[2] == r'| max \|W\| → λ·ρ | 2 |'
+def test_latex_cell_with_bar_is_escaped():
+  table = Table('bars', '', ('a', 'b'), [('max |W| → λ·ρ', '2')])
   assert (
     r'max \textbar{}W\textbar{} $\rightarrow$ $\lambda$$\cdot$$\rho$ & 2'
   ) in tables.latex(table)
 
 
-def test_what_csv_readers_read():
+def test_comma_separated_is_read_back():
   rows = list(csv.reader(io.StringIO(tables.comma_separated(TABLE))))
   assert rows == [list(TABLE.columns), *map(list, TABLE.rows)]
 
 
-def test_latex_escapes_what_it_must():
+def test_latex_special_characters_are_escaped():
   text = tables.latex(TABLE)
   assert r'\caption{A \& B. All of 5 \% at $\alpha$.}' in text
   assert r'a\_b & 1.00 $\pm$ 0.50 \\' in text
@@ -42,7 +35,7 @@ def test_latex_escapes_what_it_must():
   assert r'\begin{tabular}{ll}' in text
 
 
-def test_three_files(tmp_path):
+def test_write_makes_three_files(tmp_path):
   paths = tables.write(TABLE, tmp_path / 'new')
   assert [path.name for path in paths] == ['mine.md', 'mine.csv', 'mine.tex']
   assert paths[0].read_text().startswith('# A & B\n\n| setting |')

@@ -23,10 +23,11 @@ def test_load_all_settings_of_a_study_differ():
   [('table1', 42), ('table2', 28), ('table5', 6), ('table6', 6)],
 )
 def test_published_each_cell_is_a_setting(study, cells):
+  loaded = spec.load_all()[study]
   found = [
     name
-    for name, config in spec.load_all()[study].settings.items()
-    if comparison.published(study, config)
+    for name, config in loaded.settings.items()
+    if comparison.published(loaded.published, config)
   ]
   assert len(found) == cells
 
