@@ -96,8 +96,9 @@ def in_protocol(protocol: str, **changes: Any) -> ConfigDict:
   is constant, MultiFC has three layers, LSTMFC carries no memory, and Adam has
   a coupled weight decay of 5e-4. In 'paper' the straight-through baselines
   differ from the method as in the logs: no weight decay under Adam, and on
-  CIFAR-100 a single drop of the learning rate, after epoch 61 (in six of eight
-  logs; it is unknown which two differ). In 'fair' they train as the method.
+  CIFAR-100 a single drop of the learning rate, after epoch 61 (in six of the
+  eight logs; it is unknown which two lack it). In 'fair' they have the settings
+  of the method.
 
   Args:
     protocol: 'paper' or 'fair'.
