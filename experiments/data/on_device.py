@@ -183,7 +183,7 @@ def _from_traced(
 def _on_devices(
   images: np.ndarray, labels: np.ndarray, options: Options
 ) -> Split:
-  """Copies a whole split to every device."""
+  """Copies a complete split to every device."""
   return parallel.replicated(batches.to_device(images, labels), options.mesh)
 
 

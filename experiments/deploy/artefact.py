@@ -6,7 +6,7 @@ neither needs flax or the training code. A `.safetensors` file needs both.
 
   python -m experiments.deploy.artefact ARTEFACT IMAGES.npy LOGITS.npy
 
-runs an artefact on images in a process of its own.
+runs an artefact on images in a separate process.
 """
 
 import json

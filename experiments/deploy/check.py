@@ -22,7 +22,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
-  """Returns the logits of an artefact, computed in a process of its own.
+  """Returns the logits of an artefact, computed in a separate process.
 
   Raises:
     InvalidError: If the process fails.

@@ -102,7 +102,7 @@ def test_check_value_out_of_range_names_key_and_remedy(key, value, remedy):
   ],
 )
 def test_check_value_of_wrong_type_names_key(key, value):
-  # A ConfigDict made in a notebook does not check the types of values.
+  # A ConfigDict made from a dict takes values of any type.
   config = ConfigDict(tiny.config().to_dict() | {key: value})
   with pytest.raises(ConfigError, match=f'config.{key}=') as error:
     check(config)

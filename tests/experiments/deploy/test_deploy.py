@@ -280,7 +280,7 @@ def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   new = tmp_path / 'small'
   shutil.copytree(out, new)
   (new / 'notes.txt').write_text('mine')
-  folder = tmp_path / 'made'
+  folder = tmp_path / 'files'
   folder.mkdir()
   shutil.copy(out / 'model.stablehlo', folder)
   described = json.loads((out / 'card.json').read_text())
