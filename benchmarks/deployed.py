@@ -84,7 +84,7 @@ def _network() -> mq_jax.PackedParams:
     fold_norms(params, batch_stats),
     mq_jax.bwn(),
     quantized=True,
-    metadata=packed_network.described(config, dataset),
+    metadata=packed_network.make_metadata(config, dataset),
   )
 
 
@@ -112,7 +112,7 @@ def _rows(
   paths = []
   for name, network in (('full', full), ('packed', packed)):
     paths.append(folder / f'{name}{suffix}')
-    paths[-1].write_bytes(make(packed_network.logits_of(network)))
+    paths[-1].write_bytes(make(packed_network.make_logits(network)))
   rows = []
   for batch in BATCHES:
     images = np.random.default_rng(0).integers(

@@ -1,4 +1,4 @@
-"""The data sets: CIFAR-10, CIFAR-100, and scikit-learn's digits."""
+"""Declares the data sets: CIFAR-10, CIFAR-100 and scikit-learn's digits."""
 
 import os
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class Dataset(NamedTuple):
   Attributes:
     image_shape: Height, width and channels of the images.
     pipeline: Makes the pipeline of a run.
-    load: `(data_dir) -> ImageSet` where the set fits into memory, for what
-      needs its pixels as they are; else None.
+    load: `(data_dir) -> ImageSet`, for code that needs the raw pixels; None if
+      the set does not fit into memory.
   """
 
   image_shape: tuple[int, int, int]
@@ -30,7 +30,7 @@ class Dataset(NamedTuple):
 
 
 def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
-  """Declares a data set of small images that fits on the devices whole."""
+  """Declares a data set of 32x32 images that fits into a device's memory."""
   return Dataset(
     (32, 32, 3),
     lambda options: device_pipeline(load(options.data_dir), options),
@@ -39,7 +39,7 @@ def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
 
 
 def _cifar(name: str, mean: Floats3, std: Floats3) -> Dataset:
-  """Declares a CIFAR set with the mean and deviation of its channels."""
+  """Declares a CIFAR set with the mean and deviation of each channel."""
 
   def load(data_dir: DataDir) -> ImageSet:
     pixels = read_prepared(find_prepared(name, data_dir or None))
@@ -58,9 +58,9 @@ def _cifar(name: str, mean: Floats3, std: Floats3) -> Dataset:
 
 
 def _digits(data_dir: DataDir) -> ImageSet:
-  """Makes 1437 + 360 digits of 8x8 pixels, each pixel drawn as 4x4."""
+  """Makes 1437 + 360 images of digits: 8x8 pixels, each repeated 4x4."""
   del data_dir
-  # This import is slow, and the other sets do not need it.
+  # The import is slow, and the other sets do not need it.
   from sklearn import datasets
 
   images, labels = datasets.load_digits(return_X_y=True)
@@ -68,7 +68,7 @@ def _digits(data_dir: DataDir) -> ImageSet:
   grey = grey.repeat(4, axis=1).repeat(4, axis=2)
   images = np.repeat(grey[..., None], 3, axis=3)
   labels = labels.astype(np.int32)
-  # Every fifth image of each class, so that all classes are in the test.
+  # The test has every fifth image of each class.
   test = np.zeros(len(labels), bool)
   test[np.argsort(labels, kind='stable')[::5]] = True
   train_images = images[~test]
@@ -85,7 +85,7 @@ def _digits(data_dir: DataDir) -> ImageSet:
   )
 
 
-# Means and deviations are those in the authors' code.
+# The means and deviations are those of the authors' code.
 DATASETS = {
   'cifar10': _cifar(
     'cifar10', (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -96,10 +96,11 @@ DATASETS = {
 
 
 def load(name: str, data_dir: DataDir = None) -> ImageSet:
-  """Loads a data set into memory; the first time decodes it, 10 to 20 s.
+  """Loads a data set into memory.
 
-  A missing CIFAR set is downloaded by tensorflow-datasets if TensorFlow is
-  installed and the site of the set answers within 5 s.
+  The first call for a CIFAR set decodes its images, which takes 10 to 20 s. A
+  missing set is downloaded by tensorflow-datasets if TensorFlow is installed
+  and the site of the set answers within 5 s.
 
   Args:
     name: Name of a data set that fits into memory.

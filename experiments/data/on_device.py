@@ -1,4 +1,4 @@
-"""The pipeline of a data set that fits on the devices whole."""
+"""The pipeline of a data set that fits into the memory of a device."""
 
 import functools
 from collections.abc import Callable
@@ -36,8 +36,8 @@ class ImageSet(NamedTuple):
     mean: Mean of each channel, with pixels in [0, 1].
     std: Standard deviation of each channel, with pixels in [0, 1].
     class_names: Name of each class, in the order of the labels.
-    flip: Whether an image mirrored left to right keeps its label.
-    padding: Black pixels around an image that random crops are taken from.
+    flip: An image mirrored left to right keeps its label.
+    padding: Number of black pixels around an image before a random crop.
   """
 
   train_images: np.ndarray
@@ -52,15 +52,21 @@ class ImageSet(NamedTuple):
 
 
 class _Context(NamedTuple):
-  """What the batches of one seed in one epoch are made from."""
+  """The data of one seed and epoch from which batches are made.
+
+  Attributes:
+    seed: Seed of the run.
+    epoch: Epoch, from 0.
+    orders: Order of the images in this epoch and in the next one, (2, N).
+  """
 
   seed: Array
   epoch: Array
-  orders: Array  # (2, N): of this epoch and of the next
+  orders: Array
 
 
 def hold_out(images: ImageSet, count: int) -> ImageSet:
-  """Moves training images into the test set, in place of its own.
+  """Replaces the test set by training images, which are then not trained on.
 
   Args:
     images: Any data set.
@@ -70,21 +76,21 @@ def hold_out(images: ImageSet, count: int) -> ImageSet:
   if not count:
     return images
   order = np.random.default_rng(0).permutation(len(images.train_labels))
-  held, kept = np.sort(order[:count]), np.sort(order[count:])
+  test, train = np.sort(order[:count]), np.sort(order[count:])
   return images._replace(
-    train_images=images.train_images[kept],
-    train_labels=images.train_labels[kept],
-    test_images=images.train_images[held],
-    test_labels=images.train_labels[held],
+    train_images=images.train_images[train],
+    train_labels=images.train_labels[train],
+    test_images=images.train_images[test],
+    test_labels=images.train_labels[test],
   )
 
 
 def device_pipeline(images: ImageSet, options: Options) -> Pipeline:
-  """Makes the pipeline of a data set that lies on every device whole.
+  """Makes the pipeline of a data set with a copy on every device.
 
   Args:
-    images: The data set, before images are held out.
-    options: What the run asks for.
+    images: Data set before images are held out.
+    options: Options of the run.
 
   Raises:
     ConfigError: If the data set has fewer images than a batch, or the devices
@@ -152,7 +158,8 @@ def _from_traced(
 ) -> Callable[[int, int], Batch]:
   """Makes `Pipeline.train` from batches that are made inside jit."""
   make_context, make_batch = jax.jit(traced.context), jax.jit(traced.batch)
-  contexts: dict[int, tuple[int, Any]] = {}  # seed to the latest epoch's
+  # Seed to its latest epoch and the context of that epoch.
+  contexts: dict[int, tuple[int, Any]] = {}
 
   def scalars(*numbers: int) -> Any:
     # An implicit transfer is an error in the training loop.
@@ -176,7 +183,7 @@ def _from_traced(
 def _on_devices(
   images: np.ndarray, labels: np.ndarray, options: Options
 ) -> Split:
-  """Puts a split on every device whole."""
+  """Copies a complete split to every device."""
   return parallel.replicated(batches.to_device(images, labels), options.mesh)
 
 
@@ -192,5 +199,5 @@ def _check_sizes(images: ImageSet, options: Options) -> None:
     raise ConfigError(
       f'config.batch_size={options.batch_size} must be at most'
       f' {available - options.holdout}, the number of training images without'
-      f' the config.holdout={options.holdout} images of the test.'
+      f' the config.holdout={options.holdout} images for the test.'
     )

@@ -1,7 +1,7 @@
-"""The seam between data and training: batches of any step, and of a test.
+"""The interface between data and training: batches of any step and of a test.
 
-A set that fits the devices and a stream from disk are two implementations. The
-training loop and the test know no data set, no image shape and no file.
+A data set in the memory of the devices and a stream from disk are two
+implementations. The training loop and the test depend on neither.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,15 @@ Batch = dict[str, Array]
 
 
 class Options(NamedTuple):
-  """What a run asks of its data.
+  """The part of a run's configuration that its pipeline depends on.
 
   Attributes:
-    data_dir: Folder of the data; empty: the default of the data set.
+    data_dir: Folder of the data; '' is the default of the data set.
     batch_size: Number of images per training batch.
-    epoch_steps: Largest number of batches per epoch; 0: all of them.
-    holdout: Number of training images that replace the test set; 0: none.
-    augment: Whether training images are augmented.
+    epoch_steps: Maximum number of batches per epoch; 0 sets no maximum.
+    holdout: Number of training images that replace the test set; 0 keeps the
+      test set.
+    augment: Augment the training images.
     dtype: Type of the images in a batch.
     mesh: Devices that each batch is split over.
   """
@@ -37,14 +38,14 @@ class Options(NamedTuple):
 
 
 class Examples(NamedTuple):
-  """Images in a fixed order, as a test takes them: not augmented.
+  """Images in a fixed order and without augmentation, as a test needs them.
 
   Attributes:
     size: Number of images.
     batch: `(index, batch_size) -> batch` with 'image' of shape
       (batch_size, height, width, channels), 'label' int32 of shape
       (batch_size,), and 'mask' float32 of shape (batch_size,): 1 for an image,
-      0 for what fills up the last batch.
+      0 for the padding of the last batch.
   """
 
   size: int
@@ -56,8 +57,8 @@ class TracedBatches(NamedTuple):
 
   Attributes:
     shared: Pytree on the devices that all seeds share, such as all images.
-    context: `(seed, epoch) -> pytree`, traceable: what the batches of one seed
-      in this epoch, and the first batch of the next epoch, are made from.
+    context: `(seed, epoch) -> pytree`, traceable. The batches of a seed in this
+      epoch, and the first batch of the next epoch, are made from the pytree.
     batch: `(shared, context, number) -> batch`, traceable; `number` counts
       batches over all epochs.
   """
@@ -75,12 +76,12 @@ class Pipeline(NamedTuple):
     image_shape: Height, width and channels.
     classes: Name of each class, in the order of the labels.
     train: `(seed, number) -> batch` with 'image' and 'label', on the devices.
-      `number` counts batches from 0 over all epochs. A batch depends on the two
-      arguments alone, so that a resumed run gets the same batches.
-    evaluate: Images of the test.
-    calibrate: Training images, as a test takes them.
-    traced: The batches of `train` made inside jit; None where they come from
-      the host.
+      `number` counts batches from 0 over all epochs. A batch depends only on
+      the two arguments, so that a resumed run gets the same batches.
+    evaluate: Test images.
+    calibrate: Training images without augmentation.
+    traced: The batches of `train`, made inside jit; None if the host makes
+      them.
   """
 
   steps_per_epoch: int

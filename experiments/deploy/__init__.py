@@ -1,1 +1,1 @@
-"""Small files that run, made from a finished run and checked."""
+"""Makes and checks small files that run the network of a complete run."""

@@ -1,13 +1,14 @@
-"""From a finished run to small files that run.
+r"""Deploys the network of a complete run as small files that run on their own.
 
   python -m experiments.deploy --workdir=runs/mine --out=small \
-    [--format=safetensors,stablehlo,onnx] [--count_bits] [--data_dir=DIR]
+    [--format=safetensors,stablehlo,onnx] [--count_bits] [--data_dir=DIR] \
+    [--results=results]
 
-Scales go into norms, norms into a scale and a shift, kernels into bits. Writes
-into --out the packed weights, programs that unpack them, and a card. Each file
-is opened in a fresh process and run on the test images; if one does not give
-what the trained network gives, nothing is left. --results=results enters the
-card into the ledger.
+Moves scales into norms, turns norms into a scale and a shift, and packs kernels
+into bits. Writes the packed weights, programs that unpack them, and a card to
+--out. Each file is opened in a fresh process and run on the test images. If one
+of them does not return what the trained network returns, nothing is written.
+--results also enters the card into the ledger in that folder.
 """
 
 import signal
@@ -23,10 +24,10 @@ from experiments.records import cards
 
 
 def main(argv: list[str]) -> None:
-  """Deploys, and shows what it made."""
+  """Deploys the network and shows the size and accuracy of each file."""
   del argv
   arguments = flags.FLAGS
-  # So that what is half made goes, as it does at Ctrl-C.
+  # An exit by exception removes incomplete files, as after Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   runtime.configure()
   with exit_on_user_error():
@@ -38,20 +39,30 @@ def main(argv: list[str]) -> None:
       arguments.data_dir,
     )
     card.show(described)
-    print(f'wrote {arguments.out}: {PAGE} says more')
+    print(f'The files are in {arguments.out}, and {PAGE} describes them.')
     if arguments.results:
-      print(f'wrote {cards.enter(arguments.results, described)}')
+      print(f'The card is {cards.enter(arguments.results, described)}.')
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-  flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
+  flags.DEFINE_string(
+    'workdir', None, 'Deploy the run in this folder.', required=True
+  )
+  flags.DEFINE_string(
+    'out', None, 'Write the files to this folder.', required=True
+  )
   flags.DEFINE_list(
-    'format', ['safetensors', 'stablehlo'], f'Of {",".join(FORMATS)}.'
+    'format',
+    ['safetensors', 'stablehlo'],
+    f'Write these formats, from {", ".join(FORMATS)}.',
   )
   flags.DEFINE_bool(
-    'count_bits', False, 'Convolutions of ±1 with ±1 count bits.'
+    'count_bits', False, 'Compute convolutions of ±1 with ±1 by counting bits.'
   )
-  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they moved.')
-  flags.DEFINE_string('results', '', 'Folder of the ledger, to enter the card.')
+  flags.DEFINE_string(
+    'data_dir', '', 'Read the prepared data sets from this folder.'
+  )
+  flags.DEFINE_string(
+    'results', '', 'Enter the card into the ledger in this folder.'
+  )
   app.run(main)

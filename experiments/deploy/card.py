@@ -42,12 +42,12 @@ def describe(
     convolutions of ±1 count bits), 'accuracy' of the trained network (percent),
     'trained_bytes' of its file, 'layers' (fields of `mq_jax.Summary`), 'run'
     and 'made' (headers of `run_log.describe_run`), 'artefacts' (empty:
-    `check.compared` makes them).
+    `check.compare` makes them).
   """
   shape = dataset.test_images.shape[1:]
   layers = mq_jax.summary(
     packed,
-    apply_fn=lambda params, images: packed_network.logits_of(
+    apply_fn=lambda params, images: packed_network.make_logits(
       packed._replace(params=params)
     )(images),
     inputs=[jax.ShapeDtypeStruct((1, *shape), np.uint8)],

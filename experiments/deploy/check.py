@@ -1,6 +1,5 @@
-"""Whether deployed files are the network that was trained."""
+"""Checks that deployed files compute what the trained network computes."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -13,64 +12,62 @@ from experiments.common import files
 from experiments.common.errors import InvalidError
 from experiments.records import model_file
 
-TOLERANCE = 1e-4  # of logits, over an image's largest
-# Share of images whose predictions may differ where activations are rounded:
-# one on the border of two levels falls to either side by the last bit of a sum,
-# which no two programs need have in common.
+# Largest error of a logit, relative to the largest logit of the image.
+TOLERANCE = 1e-4
+# Share of images whose predictions may differ if activations are rounded. An
+# activation on the border of two levels rounds to either side by the last bit
+# of a sum, which two programs need not have in common.
 BORDERLINE = 1e-3
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
-  """The logits of an artefact, from a process that knows its file alone."""
-  with tempfile.TemporaryDirectory() as folder:
-    given, result = (pathlib.Path(folder) / n for n in ('x.npy', 'y.npy'))
-    np.save(given, images)
-    paths = os.pathsep.join([str(_ROOT), os.environ.get('PYTHONPATH', '')])
-    done = subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'experiments.deploy.artefact',
-        path,
-        given,
-        result,
-      ],
-      env=os.environ | {'PYTHONPATH': paths.rstrip(os.pathsep)},
+def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
+  """Returns the logits of an artefact, computed in a separate process.
+
+  Raises:
+    InvalidError: If the process fails.
+  """
+  with tempfile.TemporaryDirectory() as name:
+    inputs, outputs = pathlib.Path(name, 'x.npy'), pathlib.Path(name, 'y.npy')
+    np.save(inputs, images)
+    module = [sys.executable, '-m', 'experiments.deploy.artefact']
+    process = subprocess.run(
+      [*module, path.resolve(), inputs, outputs],
+      cwd=_ROOT,
       capture_output=True,
       text=True,
       check=False,
     )
-    if done.returncode:
+    if process.returncode:
       raise InvalidError(
-        f'{path.name} does not run in a process of its own:\n{done.stderr}'
+        f'{path.name} does not run in a fresh process:\n{process.stderr}'
       )
-    logits: np.ndarray = np.load(result)
+    logits: np.ndarray = np.load(outputs)
     return logits
 
 
-def compared(
+def compare(
   path: pathlib.Path,
   found: np.ndarray,
   expected: np.ndarray,
   labels: np.ndarray,
 ) -> dict[str, Any]:
-  """What is to know of one artefact.
+  """Compares the logits of an artefact with those of the trained network.
 
   Args:
-    path: Its file.
-    found: Its logits, `(images, classes)`.
-    expected: Those of the trained network.
-    labels: `(images,)`.
+    path: File of the artefact.
+    found: Logits of the artefact, of shape (images, classes).
+    expected: Logits of the trained network, of the same shape.
+    labels: Labels of the images, of shape (images,).
 
   Returns:
     JSON: 'file', 'sha256', 'bytes', 'accuracy' (percent), 'images',
-    'equal_predictions', 'equal_logits' (images whose logits are within
-    `TOLERANCE`), and 'largest_error': of an image's logits, over the largest of
-    them.
+    'equal_predictions', 'equal_logits' (number of images whose logits are
+    within `TOLERANCE`), and 'largest_error' (of a logit, relative to the
+    largest logit of its image).
   """
   error = np.abs(found - expected).max(1) / np.abs(expected).max(1)
-  # A NaN is no small error.
+  # A NaN in the logits counts as an infinite error.
   error = np.nan_to_num(error, nan=np.inf)
   equal = found.argmax(1) == expected.argmax(1)
   return {
@@ -85,31 +82,53 @@ def compared(
   }
 
 
-def check(artefacts: list[dict[str, Any]], exact: bool, hint: str) -> None:
-  """Raises `InvalidError` unless all give what the trained network gives."""
-  for one in artefacts:
-    images = one['images']
-    others = images - one['equal_predictions']
-    far = images - one['equal_logits']
-    if others > (0 if exact else BORDERLINE * images) or (exact and far):
+def check_artefacts(
+  artefacts: list[dict[str, Any]], exact: bool, hint: str
+) -> None:
+  """Checks that all artefacts return what the trained network returns.
+
+  Args:
+    artefacts: Results of `compare`.
+    exact: Require that all predictions are equal and all logits within
+      `TOLERANCE`; else only that at most `BORDERLINE` of the predictions
+      differ.
+    hint: Text that is added to the error.
+
+  Raises:
+    InvalidError: If an artefact returns something else.
+  """
+  for artefact in artefacts:
+    images = artefact['images']
+    different = images - artefact['equal_predictions']
+    inaccurate = images - artefact['equal_logits']
+    allowed = 0 if exact else BORDERLINE * images
+    if different > allowed or (exact and inaccurate):
       raise InvalidError(
-        f'{one["file"]} is not the trained network: {others} of {images}'
-        f' predictions differ, and the logits of {far} images by more than'
-        f' {TOLERANCE} of the largest, by up to'
-        f' {one["largest_error"]:.1e}.{hint} Nothing was written.'
+        f'{artefact["file"]} is not the trained network: {different} of'
+        f' {images} predictions differ, and the logits of {inaccurate} images'
+        f' differ by more than {TOLERANCE} of the largest logit, by up to'
+        f' {artefact["largest_error"]:.1e}.{hint} Nothing was written.'
       )
 
 
 def check_accuracy(found: float, model: model_file.ModelFile) -> None:
-  """Raises `InvalidError` unless the run's own test found the same, percent."""
+  """Checks that the test accuracy is that of the run.
+
+  Args:
+    found: Test accuracy of the trained network, percent.
+    model: Model file of the run.
+
+  Raises:
+    InvalidError: If the run logged another accuracy.
+  """
   logged = float(model.metadata.get('accuracy', 'nan'))
   if abs(found - logged) > 100 * BORDERLINE:
     raise InvalidError(
-      f'the network has {found:.2f} % on these test images, and had'
-      f' {logged:.2f} % in its run: are the data those of the run?'
+      f'The test accuracy of the network is {found:.2f} %, but the run logged'
+      f' {logged:.2f} %. Use the data of the run.'
     )
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-  """Percent of the images whose largest logit is that of their label."""
+  """Returns the percentage of images whose largest logit is their label's."""
   return 100 * float(np.mean(logits.argmax(1) == labels))

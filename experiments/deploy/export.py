@@ -1,4 +1,4 @@
-"""Programs that run without us: StableHLO and ONNX."""
+"""Exports programs that run without this repository: StableHLO and ONNX."""
 
 import importlib.util
 import json
@@ -17,44 +17,44 @@ Logits = Callable[[jax.Array], jax.Array]
 
 
 def stablehlo(logits: Logits, image: tuple[int, ...]) -> bytes:
-  """A program for CPU and CUDA, of any batch size.
+  """Exports a StableHLO program for CPU and CUDA, for any batch size.
 
   Args:
-    logits: `(images) -> logits`; its constants go into the program.
-    image: Height, width and channels of the images, which are uint8.
+    logits: `(images) -> logits`. Its constants become part of the program.
+    image: Height, width and channels of the uint8 images.
 
   Returns:
-    What `jax.export.deserialize` reads. It is StableHLO with guarantees: a
-    later jax runs it for at least half a year.
+    Bytes for `jax.export.deserialize`. Later versions of jax run the program
+    for at least half a year.
   """
   exported = export.export(jax.jit(logits), platforms=PLATFORMS)
-  return bytes(exported(_images(image)).serialize(vjp_order=0))
+  return bytes(exported(_image_batch(image)).serialize(vjp_order=0))
 
 
 def onnx(
   logits: Logits, image: tuple[int, ...], metadata: Mapping[str, Any]
 ) -> bytes:
-  """The same as an ONNX model, by jax2onnx.
+  """Exports the same program as an ONNX model, with jax2onnx.
 
   Args:
-    logits: As in `stablehlo`.
-    image: As in `stablehlo`.
-    metadata: Kept in the model, as JSON by name.
+    logits: `(images) -> logits`. Its constants become part of the model.
+    image: Height, width and channels of the uint8 images.
+    metadata: Values that the model stores as JSON, by name.
 
   Returns:
-    A ModelProto; its input is `images`, its output `logits`.
+    A serialized ModelProto with the input `images` and the output `logits`.
   """
   import jax2onnx
 
   model = jax2onnx.to_onnx(
     logits,
-    [_images(image)],
+    [_image_batch(image)],
     model_name='mq_jax',
     opset=OPSET,
     input_names=['images'],
     output_names=['logits'],
   )
-  # Shapes of intermediate results, which a runtime finds for itself: a third of
+  # A runtime infers the shapes of intermediate results, which take a third of
   # the file.
   del model.graph.value_info[:]
   for key, value in metadata.items():
@@ -64,7 +64,11 @@ def onnx(
 
 
 def check_onnx() -> None:
-  """Raises `MissingError` unless ONNX models can be made and run."""
+  """Checks that ONNX models can be exported and run.
+
+  Raises:
+    MissingError: If a package is missing.
+  """
   missing = [
     name
     for name in ('jax2onnx', 'onnxruntime')
@@ -73,11 +77,12 @@ def check_onnx() -> None:
   if missing:
     raise MissingError(
       f'ONNX needs {" and ".join(missing)}: pip install'
-      " 'mq_jax[experiments,onnx]', in an environment of its own, because"
-      ' jax2onnx wants an older orbax-checkpoint; or leave onnx out of --format'
+      " 'mq_jax[experiments,onnx]' in a separate environment, because jax2onnx"
+      ' needs an older orbax-checkpoint, or leave onnx out of --format.'
     )
 
 
-def _images(image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def _image_batch(image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+  """Returns the shape and type of a batch of images, of any batch size."""
   (batch,) = export.symbolic_shape('batch')
   return jax.ShapeDtypeStruct((batch, *image), jnp.uint8)

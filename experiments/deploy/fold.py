@@ -1,15 +1,16 @@
-"""Makes the network for inference of a finished run: integers and norms.
+"""Makes the network for inference of a complete run: integers and norms.
 
   python -m experiments.deploy.fold --workdir=runs/mine
 
-Kernels of one scale times integers become these integers, and the norms behind
-them take the scales. Writes `folded.safetensors` beside the run's own files and
-tests every form of the network: what the loss saw where that is not quantized,
-the quantized one, the folded one.
+Kernels that are a scale times integers become these integers, and the norms
+after them take the scales. Writes `folded.safetensors` to the folder of the run
+and tests every form of the network: the weights that the loss saw if these are
+not quantized, the quantized weights, and the folded ones.
 """
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -28,38 +29,36 @@ from mq_jax import selection
 from mq_jax.models import fold_scales
 
 
-def finalise(
+def fold_run(
   workdir: str | pathlib.Path,
 ) -> tuple[dict[str, float], dict[str, int]]:
-  """Folds the first trial of a finished run, and tests all of its forms.
+  """Folds the first trial of a complete run, and tests all of its forms.
 
   Args:
-    workdir: Folder of the run, which quantized its weights.
+    workdir: Folder of a run that quantizes weights.
 
   Returns:
-    Test accuracy in percent of 'trained' (where the loss saw no quantized
-    weights), 'quantized' and 'folded'; and by the path of each kernel that has
-    become integers how many different ones it holds.
+    Test accuracy in percent of 'trained' (if the loss saw other weights than
+    the quantized ones), 'quantized' and 'folded', and the number of different
+    integers in each kernel that holds integers, by path.
 
   Raises:
-    MissingError: If there is no finished run of quantized weights.
+    MissingError: If there is no complete run of quantized weights.
   """
-  workdir = pathlib.Path(workdir)
   config, _, path = run_folder.read_quantized_run(workdir)
   model = model_file.load_model(path)
-  scales = trained_run.scales_of(model, config)
+  scales = trained_run.kernel_scales(model, config)
   params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
-  evaluate = _evaluation(config)
-  accuracies = {
-    'quantized': evaluate(model.params, model.batch_stats)[1],
-    'folded': evaluate(params, batch_stats)[1],
+  forms = {
+    'quantized': (model.params, model.batch_stats),
+    'folded': (params, batch_stats),
   }
-  trained = run_folder.model_path(workdir, config, kind='trained')
-  if trained.exists():
-    seen = model_file.load_model(trained)
-    accuracies = {
-      'trained': evaluate(seen.params, seen.batch_stats)[1]
-    } | accuracies
+  trained_path = run_folder.model_path(workdir, config, kind='trained')
+  if trained_path.exists():
+    trained = model_file.load_model(trained_path)
+    forms = {'trained': (trained.params, trained.batch_stats)} | forms
+  evaluate = _make_evaluate(config)
+  accuracies = {name: evaluate(*form)[1] for name, form in forms.items()}
   model_file.save_model(
     path.with_name(path.name.replace('quantized', 'folded')),
     params,
@@ -67,15 +66,18 @@ def finalise(
     model.metadata | {'accuracy': f'{accuracies["folded"]:.2f}'},
   )
   leaves = selection.named_leaves(params)
-  whole = {
-    kernel: len(np.unique(leaves[kernel]))
-    for kernel in scales
-    if np.all(np.asarray(leaves[kernel]) % 1 == 0)
+  kernels = {name: np.asarray(leaves[name]) for name in scales}
+  return accuracies, {
+    name: len(np.unique(kernel))
+    for name, kernel in kernels.items()
+    if np.all(kernel % 1 == 0)
   }
-  return accuracies, whole
 
 
-def _evaluation(config: ConfigDict) -> Callable[..., tuple[float, float]]:
+def _make_evaluate(
+  config: ConfigDict,
+) -> Callable[[Any, Any], tuple[float, float]]:
+  """Makes the test of a run, on one device."""
   config.mesh_data = 1
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
@@ -83,22 +85,24 @@ def _evaluation(config: ConfigDict) -> Callable[..., tuple[float, float]]:
 
 
 def main(argv: list[str]) -> None:
-  """Folds, and shows what it changed."""
+  """Folds the network and shows accuracies and integers."""
   del argv
   runtime.configure()
   with exit_on_user_error():
-    accuracies, whole = finalise(flags.FLAGS.workdir)
+    accuracies, integers = fold_run(flags.FLAGS.workdir)
   names = {
     'trained': 'test accuracy, weights that the loss saw',
     'quantized': 'test accuracy, quantized',
     'folded': 'test accuracy, scales folded',
   }
   console.final_table(
-    {names[kind]: f'{value:.2f}%' for kind, value in accuracies.items()}
-    | {path: f'{count} integers' for path, count in whole.items()}
+    {names[form]: f'{value:.2f}%' for form, value in accuracies.items()}
+    | {path: f'{count} integers' for path, count in integers.items()}
   )
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+  flags.DEFINE_string(
+    'workdir', None, 'Fold the run in this folder.', required=True
+  )
   app.run(main)

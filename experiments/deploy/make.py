@@ -1,4 +1,4 @@
-"""Makes and checks the files of a finished run."""
+"""Makes and checks the files of a complete run."""
 
 import contextlib
 import json
@@ -43,33 +43,33 @@ def deploy(
   count_bits: bool = False,
   data_dir: str = '',
 ) -> dict[str, Any]:
-  """Writes and checks the files of the first trial of a finished run.
+  """Makes and checks the files of the first trial of a complete run.
 
   Args:
-    workdir: Folder of the run, which quantized its weights.
-    out: Folder for the files, made if missing. All that an earlier call made
-      there is replaced.
-    formats: Of `FORMATS`.
-    count_bits: Whether convolutions of ±1 with ±1 count bits on CPU: a network
-      of binary weights and activations is then several times faster, and its
-      program larger. Not for ONNX, which has no such operation.
-    data_dir: Where the data lie, if no longer where they were in the run.
+    workdir: Folder of a run that quantizes weights.
+    out: Folder for the files, made if missing. The files of an earlier call are
+      replaced.
+    formats: Keys of `FORMATS`.
+    count_bits: Compute convolutions of ±1 with ±1 by counting bits on CPU. A
+      network of binary weights and activations is then several times faster,
+      and its program is larger. ONNX has no such operation.
+    data_dir: Folder of the data, if it is not that of the run.
 
   Returns:
     The card (`card.describe`), which is also in `out` as card.json.
 
   Raises:
-    MissingError: If there is no finished run of quantized weights, or ONNX is
-      wanted and its packages are not installed.
-    InvalidError: If there is no such format, `out` cannot be written to, bits
-      cannot be counted, the network has not the accuracy of its run, or a file
-      does not give what the trained network gives; `out` is then as it was.
+    MissingError: If there is no complete run of quantized weights, or the
+      packages for ONNX are not installed.
+    InvalidError: If a format is unknown, `out` is not writable, bits cannot be
+      counted, the test accuracy is not that of the run, or a file does not
+      return what the trained network returns. `out` then keeps its files.
   """
   out, formats = pathlib.Path(out), list(dict.fromkeys(formats))
-  unknown = set(formats) - set(FORMATS)
-  if unknown or not formats:
+  if not formats or not set(formats) <= set(FORMATS):
     raise InvalidError(
-      f'--format={",".join(formats)}: there are {",".join(FORMATS)}'
+      f'--format={",".join(formats)} must name formats from'
+      f' {",".join(FORMATS)}.'
     )
   if 'onnx' in formats:
     export.check_onnx()
@@ -77,22 +77,37 @@ def deploy(
   if data_dir:
     config.data_dir = data_dir
   if count_bits:
-    _check_bits(config, formats)
-  with _folder_in(out) as folder:
-    described = _made(config, header, path, folder, formats, count_bits)
-    _put(folder, out, formats, described)
+    _check_count_bits(config, formats)
+  with _open_folder_in(out) as folder:
+    described = _make_files(config, header, path, folder, formats, count_bits)
+    _move_files(folder, out, formats, described)
   return described
 
 
+def _check_count_bits(config: ConfigDict, formats: Sequence[str]) -> None:
+  """Refuses to count bits without binary activations, or in ONNX."""
+  activation = make_activation(config)
+  if activation is None or not activation.binary:
+    raise InvalidError(
+      '--count_bits needs activations of ±1, but those of this run are'
+      f' {config.activation_quantizer}. Leave it out.'
+    )
+  if 'onnx' in formats:
+    raise InvalidError(
+      'ONNX cannot count bits. Leave onnx out of --format, or leave out'
+      ' --count_bits.'
+    )
+
+
 @contextlib.contextmanager
-def _folder_in(out: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder on the same file system, gone afterwards."""
+def _open_folder_in(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Opens a temporary folder in `out`; an error removes `out` if it is new."""
   is_new = not out.exists()
   try:
     out.mkdir(parents=True, exist_ok=True)
     folder = tempfile.TemporaryDirectory(dir=out, prefix='.deploy')
   except OSError as error:
-    raise InvalidError(f'--out={out} cannot be written to: {error}') from error
+    raise InvalidError(f'--out={out} is not writable: {error}') from error
   try:
     with folder:
       yield pathlib.Path(folder.name)
@@ -103,7 +118,7 @@ def _folder_in(out: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
-def _made(
+def _make_files(
   config: ConfigDict,
   header: dict[str, Any],
   path: pathlib.Path,
@@ -111,105 +126,93 @@ def _made(
   formats: Sequence[str],
   count_bits: bool,
 ) -> dict[str, Any]:
-  """Makes all files, and the card of what each is worth."""
+  """Makes and checks all files in a folder, and returns the card."""
   model, dataset = model_file.load_model(path), trained_run.load_images(config)
   exact = config.activation_quantizer == 'relu' and config.dtype == 'float32'
   if exact or count_bits:
-    params, batch_stats = _folded(model, config), {}
+    params, batch_stats = _fold(model, config), {}
   else:
-    # A value on the border of two levels, or of two bfloat16s, falls to either
-    # side by the last bit of a norm: these norms stay as they are.
+    # The last bit of a norm decides to which side a value on the border of two
+    # levels, or of two bfloat16 numbers, rounds. These norms stay unchanged.
     params, batch_stats = model.params, model.batch_stats
   packed = mq_jax.pack(
     params,
-    trained_run.rules_of(config),
+    trained_run.make_rules(config),
     quantized=True,
     model_state=batch_stats,
-    metadata=packed_network.described(config, dataset, count_bits),
+    metadata=packed_network.make_metadata(config, dataset, count_bits),
   )
-  expected = _logits_of_trained(model, config, dataset)
+  expected = _trained_logits(model, config, dataset)
   described = card.describe(
     path.parent.resolve().name, header, path, packed, dataset, expected
   )
   check.check_accuracy(described['accuracy'], model)
-  for kind in formats:
-    file = folder / FORMATS[kind]
-    _write(kind, file, packed, described)
-    found = check.in_fresh_process(file, dataset.test_images)
+  for format_name in formats:
+    file = folder / FORMATS[format_name]
+    _write_file(format_name, file, packed, described)
+    found = check.run_in_fresh_process(file, dataset.test_images)
     described['artefacts'].append(
-      check.compared(file, found, expected, dataset.test_labels)
+      check.compare(file, found, expected, dataset.test_labels)
     )
-  hint = ' --count_bits wants kernels of ±1.' if count_bits else ''
-  check.check(described['artefacts'], exact, hint)
+  hint = ' --count_bits needs kernels of ±1.' if count_bits else ''
+  check.check_artefacts(described['artefacts'], exact, hint)
   return described
 
 
-def _put(
-  folder: pathlib.Path,
-  out: pathlib.Path,
-  formats: Sequence[str],
-  described: dict[str, Any],
-) -> None:
-  """Moves the files to their place; the card, by which they are known, last."""
-  for name in (artefact.CARD, PAGE, *FORMATS.values()):
-    (out / name).unlink(missing_ok=True)
-  for kind in formats:
-    (folder / FORMATS[kind]).replace(out / FORMATS[kind])
-  write_whole(out / PAGE, card.markdown(described).encode())
-  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())
-
-
-def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:
-  activation = make_activation(config)
-  if activation is None or not activation.binary:
-    raise InvalidError(
-      f'--count_bits is for activations of ±1, and those of this run are'
-      f' {config.activation_quantizer}: leave it out.'
-    )
-  if 'onnx' in formats:
-    raise InvalidError(
-      'ONNX cannot count bits: leave it out of --format, or --count_bits.'
-    )
-
-
-def _folded(model: model_file.ModelFile, config: ConfigDict) -> Any:
+def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
+  """Returns parameters with folded scales and norms."""
   net = make_network(config, 1)
-  scales = trained_run.scales_of(model, config)
+  scales = trained_run.kernel_scales(model, config)
   params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
   epsilon = getattr(net, 'epsilon', BatchNorm.epsilon)
   return fold_norms(params, batch_stats, epsilon)
 
 
-def _logits_of_trained(
+def _trained_logits(
   model: model_file.ModelFile, config: ConfigDict, dataset: ImageSet
 ) -> np.ndarray:
-  """Of the test images, as the run's own test takes them."""
-  logits = packed_network.logits_of(
-    mq_jax.PackedParams(
-      model.params,
-      model.batch_stats,
-      packed_network.described(config, dataset),
+  """Returns the logits of the trained network on the test images."""
+  metadata = packed_network.make_metadata(config, dataset)
+  logits = jax.jit(
+    packed_network.make_logits(
+      mq_jax.PackedParams(model.params, model.batch_stats, metadata)
     )
   )
-  trained = jax.jit(logits)
-  return artefact.in_batches(
-    lambda images: np.asarray(trained(images)), dataset.test_images
+  return artefact.run_in_batches(
+    lambda images: np.asarray(logits(images)), dataset.test_images
   )
 
 
-def _write(
-  kind: str,
+def _write_file(
+  format_name: str,
   path: pathlib.Path,
   packed: mq_jax.PackedParams,
   described: dict[str, Any],
 ) -> None:
-  if kind == 'safetensors':
+  """Writes a file of one format."""
+  if format_name == 'safetensors':
     mq_jax.save_packed(path, packed)
     return
-  logits = packed_network.logits_of(packed)
+  logits = packed_network.make_logits(packed)
   image = tuple(described['images'])
-  if kind == 'stablehlo':
+  if format_name == 'stablehlo':
     path.write_bytes(export.stablehlo(logits, image))
   else:
     classes = {'classes': described['classes']}
     path.write_bytes(export.onnx(logits, image, classes))
+
+
+def _move_files(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  formats: Sequence[str],
+  described: dict[str, Any],
+) -> None:
+  """Moves the files to `out`; the card, which names them, is written last."""
+  for name in (artefact.CARD, PAGE, *FORMATS.values()):
+    (out / name).unlink(missing_ok=True)
+  for format_name in formats:
+    name = FORMATS[format_name]
+    (folder / name).replace(out / name)
+  write_whole(out / PAGE, card.markdown(described).encode())
+  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())

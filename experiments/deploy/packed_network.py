@@ -1,7 +1,7 @@
-"""Networks with packed weights: what they say of themselves, and their logits.
+"""Runs networks with packed weights.
 
-The metadata of the packed parameters names the network and what comes before
-it, so that the file is enough to run it.
+The metadata of the packed parameters names the network and its preprocessing,
+so that a file of packed parameters is enough to run the network.
 """
 
 import json
@@ -23,15 +23,15 @@ from experiments.data.on_device import ImageSet
 Array = jax.Array
 
 
-def described(
+def make_metadata(
   config: ConfigDict, dataset: ImageSet, count_bits: bool = False
 ) -> dict[str, str]:
-  """What the file of a packed network says of it.
+  """Returns the metadata of packed parameters, from which the network is built.
 
   Args:
-    config: Of the run.
-    dataset: Of the run.
-    count_bits: Whether convolutions of ±1 with ±1 count bits.
+    config: Configuration of the run.
+    dataset: Data set of the run.
+    count_bits: Compute convolutions of ±1 with ±1 by counting bits.
   """
   return {
     'network': json.dumps({key: config[key] for key in network_keys(config)}),
@@ -43,25 +43,23 @@ def described(
   }
 
 
-def logits_of(
-  packed: mq_jax.PackedParams,
-) -> Callable[[Array], Array]:
-  """The network as a pure function, to be jitted or exported.
+def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
+  """Returns the network as a pure function, which can be jitted or exported.
 
   Args:
-    packed: Folded parameters, with the metadata of `described`.
+    packed: Parameters with the metadata of `make_metadata`.
 
   Returns:
     `(images) -> logits`: uint8 of shape (N, height, width, 3) to float32 of
-    shape (N, classes). The weights are unpacked within.
+    shape (N, classes). The function unpacks the weights.
   """
-  told = packed.metadata
+  metadata = packed.metadata
   config = default_config()
-  config.update(json.loads(told['network']))
-  net = make_network(config, len(json.loads(told['classes'])))
-  if json.loads(told['count_bits']):
+  config.update(json.loads(metadata['network']))
+  net = make_network(config, len(json.loads(metadata['classes'])))
+  if json.loads(metadata['count_bits']):
     net = net.clone(count_bits=True)
-  pixels = json.loads(told['pixels'])
+  pixels = json.loads(metadata['pixels'])
 
   def logits(images: Array) -> Array:
     images = batches.normalised(
@@ -77,23 +75,26 @@ def logits_of(
 
 
 def load(path: pathlib.Path) -> tuple[Any, tuple[int, int], tuple[str, ...]]:
-  """Logits, height and width, and classes of a packed file's network.
+  """Loads the network in a file of packed parameters.
+
+  Returns:
+    The fields of `artefact.Artefact`: `(images) -> logits`, height and width of
+    the images, and names of the classes.
 
   Raises:
-    InvalidError: If it is damaged, or holds no network of ours.
+    InvalidError: If the file is damaged or does not describe its network.
   """
   try:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
     raise InvalidError(str(error)) from error
-  wanted = {'network', 'count_bits', 'pixels', 'images', 'classes'}
-  missing = wanted - {*packed.metadata}
-  if missing:
+  required = {'network', 'count_bits', 'pixels', 'images', 'classes'}
+  if not required <= packed.metadata.keys():
     raise InvalidError(
-      f'{path} does not say what network it is: take one of'
-      ' python -m experiments.deploy'
+      f'{path} does not describe its network. Use a file that'
+      ' python -m experiments.deploy wrote.'
     )
-  logits = jax.jit(logits_of(packed))
+  logits = jax.jit(make_logits(packed))
   height, width, _ = json.loads(packed.metadata['images'])
   classes = tuple(json.loads(packed.metadata['classes']))
   return lambda images: np.asarray(logits(images)), (height, width), classes

@@ -20,14 +20,14 @@ def load_images(config: ConfigDict) -> ImageSet:
   return hold_out(images, config.holdout)
 
 
-def rules_of(config: ConfigDict) -> Rules:
+def make_rules(config: ConfigDict) -> Rules:
   """Returns the quantizer of each leaf in a run."""
   return make_parts(config, steps_per_epoch=1).rules
 
 
-def scales_of(model: ModelFile, config: ConfigDict) -> dict[str, Any]:
+def kernel_scales(model: ModelFile, config: ConfigDict) -> dict[str, Any]:
   """Returns the scale of each quantized kernel that has one, by path."""
-  packed = mq_jax.pack(model.params, rules_of(config), quantized=True)
+  packed = mq_jax.pack(model.params, make_rules(config), quantized=True)
   scales = {
     path: scale_of(mq_jax.codes_and_levels(leaf)[1])
     for path, leaf in packed_leaves(packed.params).items()

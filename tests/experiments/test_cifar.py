@@ -23,8 +23,8 @@ from mq_jax import models
 from tests.experiments import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Full batches of 143 in the 1437 training images: an even number, so that runs
-# which save at other steps still sum their losses over the same pairs of steps.
+# The number of full batches of 143 in the 1437 training images. It is even, so
+# that runs which save at other steps sum losses over the same pairs of steps.
 STEPS = 10
 OVERRIDES = {
   'network': 'resnet8',
@@ -35,7 +35,7 @@ OVERRIDES = {
   'epochs': 2,
   'chunk': 2,
 }
-SECONDS = 300  # until a process counts as hung
+SECONDS = 300  # A process that takes longer hangs.
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -46,7 +46,7 @@ def _compilation_cache(tmp_path_factory):
 
 @pytest.fixture
 def environment(tmp_path_factory):
-  """Of the processes of one test, which compile a program only once."""
+  """The environment of processes that share their compiled programs."""
   return {
     **os.environ,
     'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
@@ -61,9 +61,11 @@ def pretrained(tmp_path):
 
 
 def arguments(work, *more, module='cifar', **overrides):
-  """A command line."""
+  """Returns the command line of a run."""
   return [
-    *(sys.executable, '-m', f'experiments.{module}'),
+    sys.executable,
+    '-m',
+    f'experiments.{module}',
     '--config=experiments/configs/digits.py',
     *([f'--workdir={work}'] if work else []),
     *[f'--config.{key}={value}' for key, value in overrides.items()],
@@ -83,34 +85,35 @@ def start(args, environment, output=subprocess.PIPE):
 
 
 def finish(process):
-  """Exit status, standard output and standard error of a process."""
+  """Returns exit status, standard output and standard error of a process."""
   out, err = process.communicate(timeout=SECONDS)
   return process.returncode, out, err
 
 
-def wait_for(process, condition, what):
+def wait_for(process, condition, event):
+  """Waits until a condition holds, while a process runs."""
   end = time.monotonic() + SECONDS
   while not condition():
-    assert process.poll() is None, f'it ended before there was {what}'
-    assert time.monotonic() < end, f'there is no {what}'
+    assert process.poll() is None, f'The process ended before {event}.'
+    assert time.monotonic() < end, f'Timeout before {event}.'
     time.sleep(0.02)
 
 
 def saved_steps(work):
-  """The steps of the checkpoints that are whole."""
+  """Returns the steps of the complete checkpoints."""
   return sorted(
     int(p.name) for p in work.glob('checkpoints/*') if p.name.isdigit()
   )
 
 
-def same_end(config, work, other):
-  """Asserts that two runs ended in one state, by one way."""
-  one, two = (tiny.last_checkpoint(config, w) for w in (work, other))
-  assert one.step == two.step == config.epochs * STEPS
-  ours = tiny.as_bytes(one.state)
-  assert ours == tiny.as_bytes(two.state)
+def assert_same_run(config, work, other):
+  """Asserts that two runs have the same last state, log and model."""
+  last, other_last = (tiny.last_checkpoint(config, w) for w in (work, other))
+  assert last.step == other_last.step == config.epochs * STEPS
+  leaves = tiny.as_bytes(last.state)
+  assert leaves == tiny.as_bytes(other_last.state)
   for part in ('params', 'phi', 'refine_state', 'estimator_state', 'key'):
-    assert any(path.startswith(f'state/{part}') for path in ours), part
+    assert any(path.startswith(f'state/{part}') for path in leaves), part
   records = [run_log.read_log(w / 'metrics.jsonl')[1] for w in (work, other)]
   assert tiny.timeless(records[0]) == tiny.timeless(records[1])
   assert [r['epoch'] for r in records[0]] == [1, 2]
@@ -126,68 +129,70 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
 ):
   config = tiny.config(**OVERRIDES, pretrained=pretrained)
   values = {**OVERRIDES, 'pretrained': pretrained}
-  whole, killed, stopped = (
-    tmp_path / n for n in ('whole', 'killed', 'stopped')
+  reference, killed, stopped = (
+    tmp_path / name for name in ('reference', 'killed', 'stopped')
   )
-  often = arguments(killed, checkpoint_every=4, **values)
+  save_often = arguments(killed, checkpoint_every=4, **values)
   # With this command only a signal saves in the middle of an epoch.
-  rarely = arguments(stopped, checkpoint_every=1000, **values)
+  save_rarely = arguments(stopped, checkpoint_every=1000, **values)
 
-  reference = arguments(whole, checkpoint_every=4, **values)
-  status, shown, told = finish(start(reference, environment))
-  assert status == 0, told
+  uninterrupted = arguments(reference, checkpoint_every=4, **values)
+  status, shown, error = finish(start(uninterrupted, environment))
+  assert status == 0, error
 
-  # kill -9, at a random moment after a random one of the checkpoints.
+  # kill -9 comes at a random moment after a random checkpoint.
   target, delay = random.randint(1, 2 * STEPS - 6), random.uniform(0, 0.3)
   with (tmp_path / 'output').open('w') as output:
-    process = start(often, environment, output)
+    process = start(save_often, environment, output)
     wait_for(
-      process, lambda: max(saved_steps(killed), default=0) >= target, 'it'
+      process,
+      lambda: max(saved_steps(killed), default=0) >= target,
+      f'a checkpoint of step {target}',
     )
     time.sleep(delay)
     process.kill()
-  moment = f'killed {delay} s after a checkpoint of step {target} or more'
+  moment = f'killed {delay} s after a checkpoint of step {target} or later'
   assert process.wait(SECONDS) == -signal.SIGKILL, moment
   assert not (killed / 'quantized.safetensors').exists(), moment
-  status, resumed, told = finish(start(often, environment))
-  assert status == 0, (moment, told)
+  status, resumed, error = finish(start(save_often, environment))
+  assert status == 0, (moment, error)
   config.checkpoint_every = 4
-  same_end(config, killed, whole)
+  assert_same_run(config, killed, reference)
 
   def stop(number):
-    """Sends a signal once the steps have begun; the step it saved at."""
+    """Sends a signal once the steps have begun; returns the saved step."""
     with (tmp_path / f'output{number}').open('w') as output:
-      process = start(rarely, environment, output)
+      process = start(save_rarely, environment, output)
       title = 'resnet8 dorefa lstm_fc'
       path = pathlib.Path(output.name)
-      wait_for(process, lambda: title in path.read_text(), title)
+      wait_for(process, lambda: title in path.read_text(), 'its first output')
       time.sleep(random.uniform(0, 0.5))
       process.send_signal(number)
     assert process.wait(SECONDS) == 128 + number
     text = path.read_text()
     assert 'Traceback' not in text
-    said = re.search(r'Saved at step (\d+); the same command', text)
-    assert int(said[1]) == saved_steps(stopped)[-1]
-    return int(said[1])
+    match = re.search(r'Checkpoint saved at step (\d+)\. Rerun the com', text)
+    assert int(match[1]) == saved_steps(stopped)[-1]
+    return int(match[1])
 
   first = stop(signal.SIGTERM)
   assert 0 < first < STEPS
   assert stop(signal.SIGINT) > first
-  status, _, told = finish(start(rarely, environment))
-  assert status == 0, told
-  same_end(config, stopped, whole)
+  status, _, error = finish(start(save_rarely, environment))
+  assert status == 0, error
+  assert_same_run(config, stopped, reference)
 
-  # Each shows the accuracies of the same run, and shows them again.
+  # All commands show the same accuracies, also if the run is complete.
   def accuracies(text):
     return re.findall(r'accuracy[^│]*│ +(\d+\.\d+%)', text)
 
   assert len(accuracies(shown)) == 3
   assert accuracies(resumed) == accuracies(shown)
-  stamps = {p: p.stat().st_mtime_ns for p in whole.rglob('*')}
-  status, again, _ = finish(start(reference, environment))
+  stamps = {p: p.stat().st_mtime_ns for p in reference.rglob('*')}
+  status, shown_again, _ = finish(start(uninterrupted, environment))
   assert status == 0
-  assert again == shown[shown.index('┌') :]
-  assert {p: p.stat().st_mtime_ns for p in whole.rglob('*')} == stamps
+  assert shown_again == shown[shown.index('┌') :]
+  assert {p: p.stat().st_mtime_ns for p in reference.rglob('*')} == stamps
 
 
 def test_train_and_evaluate_in_notebook_needs_no_flags(tmp_path, environment):
@@ -208,13 +213,13 @@ assert not flags.FLAGS.is_parsed()
 assert 'config' not in flags.FLAGS
 print(json.dumps(result.records))
 """
-  status, out, told = finish(
+  status, out, error = finish(
     start([sys.executable, '-c', program], environment)
   )
-  assert status == 0, told
-  header, record = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
-  assert json.loads(out.splitlines()[-1]) == record
-  assert record[0]['step'] == 2
+  assert status == 0, error
+  header, records = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
+  assert json.loads(out.splitlines()[-1]) == records
+  assert records[0]['step'] == 2
   assert header['config'] | values == header['config']
 
 
@@ -225,7 +230,7 @@ def test_cifar_user_error_is_one_line(tmp_path, environment):
     "config.network='vgg' must be one of": arguments(work, network='vgg'),
     'config.epochs=-1 must be at least 0': arguments(work, epochs=-1),
     'bits=9': arguments(work, module='pretrain', bits=9),
-    'there is no file none.safetensors': arguments(
+    'There is no file none.safetensors': arguments(
       work, pretrained='none.safetensors'
     ),
     'python -m experiments.prepare_data': arguments(
@@ -238,31 +243,31 @@ def test_cifar_user_error_is_one_line(tmp_path, environment):
   }
   processes = {part: start(args, environment) for part, args in cases.items()}
   for part, process in processes.items():
-    status, out, told = finish(process)
+    status, out, error = finish(process)
     assert status == 1, part
-    assert part in told
-    assert 'Traceback' not in told
+    assert part in error
+    assert 'Traceback' not in error
     assert out == ''
   assert not work.exists()
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-  """The commands with a tiny network, and flags that nobody parsed."""
+def set_flags(monkeypatch):
+  """Sets the flags of the commands, which train a tiny network."""
   tiny.put_in(monkeypatch)
 
-  def give(config, work):
-    flag = lambda value: types.SimpleNamespace(value=value)  # noqa: E731
-    monkeypatch.setattr(training_flags, 'CONFIG', flag(config))
-    monkeypatch.setattr(training_flags, 'WORKDIR', flag(work and str(work)))
+  def apply(config, work):
+    for name, value in (('CONFIG', config), ('WORKDIR', work and str(work))):
+      flag = types.SimpleNamespace(value=value)
+      monkeypatch.setattr(training_flags, name, flag)
 
-  return give
+  return apply
 
 
-def test_cifar_divergence_is_one_line(tmp_path, in_process):
+def test_cifar_divergence_is_one_line(tmp_path, set_flags):
   config = base_config(tiny.config())
   config.learning_rate = 3e38
-  in_process(config, tmp_path / 'run')
+  set_flags(config, tmp_path / 'run')
   with pytest.raises(SystemExit) as error:
     cifar.main(['cifar'])
   assert 'not finite at step 1. There is no checkpoint' in error.value.code
@@ -270,9 +275,9 @@ def test_cifar_divergence_is_one_line(tmp_path, in_process):
   assert records == []
 
 
-def test_pretrain_model_is_a_start_for_cifar(tmp_path, in_process, capsys):
+def test_pretrain_model_is_base_model_for_cifar(tmp_path, set_flags, capsys):
   config = tiny.config(pretrain_epochs=2, estimator='fc_grad', epochs=1)
-  in_process(config, tmp_path / 'base')
+  set_flags(config, tmp_path / 'base')
   pretrain.main(['pretrain'])
   out = capsys.readouterr().out
   header, records = run_log.read_log(tmp_path / 'base' / 'metrics.jsonl')
@@ -280,7 +285,7 @@ def test_pretrain_model_is_a_start_for_cifar(tmp_path, in_process, capsys):
   accuracy = f'{records[1]["test_accuracy"]:.2f}%'
   assert f'resnet8 on digits: {accuracy} test accuracy' in out
   config.pretrained = re.search(r'--config\.pretrained=(\S+)', out)[1]
-  in_process(config, tmp_path / 'run')
+  set_flags(config, tmp_path / 'run')
   cifar.main(['cifar'])
   out = capsys.readouterr().out
   assert re.search(rf'full-precision test accuracy +│ +{accuracy}', out)
@@ -288,10 +293,10 @@ def test_pretrain_model_is_a_start_for_cifar(tmp_path, in_process, capsys):
 
 
 def test_workdir_for_without_flag_says_how_to_resume(
-  tmp_path, in_process, monkeypatch, capsys
+  tmp_path, set_flags, monkeypatch, capsys
 ):
   monkeypatch.chdir(tmp_path)
-  in_process(tiny.config(), None)
+  set_flags(tiny.config(), None)
   folder = training_flags.workdir_for(training_flags.CONFIG.value)
   name = r'runs/\d{8}-\d{6}-resnet8-dorefa-lstm_fc-adam'
   assert re.fullmatch(name, folder)
@@ -331,8 +336,8 @@ def test_parse_flags_defect_in_config_file_keeps_its_traceback(
     'from experiments.training import flags\n'
     f"flags.parse_flags(['cifar', '--config={path}'])\n"
   )
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
   )
-  assert 'Traceback' in done.stderr
-  assert "no attribute 'nothing'" in done.stderr
+  assert 'Traceback' in process.stderr
+  assert "no attribute 'nothing'" in process.stderr

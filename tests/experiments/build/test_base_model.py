@@ -1,4 +1,4 @@
-"""The run of the base model."""
+"""Tests of the configuration of base models."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from tests.experiments import tiny
 
 
 def test_base_config_ignores_keys_of_quantized_training():
-  ours = tiny.config(
+  config = tiny.config(
     seed=3, batch_size=100, pretrain_epochs=9, network='resnet8'
   )
-  base = base_config(ours)
-  other = ours.copy_and_resolve_references()
+  base = base_config(config)
+  other = config.copy_and_resolve_references()
   other.update(
     quantizer='bwn',
     estimator='fc_grad',
@@ -42,6 +42,6 @@ def test_base_config_learning_rate_follows_cosine_to_zero():
   rate = optimizers.make_learning_rate(
     base, steps_per_epoch=5, cosine=METHODS[base.quantizer].cosine
   )
-  at = [float(rate(step)) for step in (0, 5, 10, 20)]
-  want = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]
-  np.testing.assert_allclose(at, want, rtol=1e-6, atol=1e-9)
+  rates = [float(rate(step)) for step in (0, 5, 10, 20)]
+  expected = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-9)

@@ -1,4 +1,4 @@
-"""What a configuration must be: every refusal names the key and the value."""
+"""The check of configurations: each error names the key and the value."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -102,7 +102,7 @@ def test_check_value_out_of_range_names_key_and_remedy(key, value, remedy):
   ],
 )
 def test_check_value_of_wrong_type_names_key(key, value):
-  # A notebook may pass it, without the check of ml_collections.
+  # A ConfigDict made from a dict takes values of any type.
   config = ConfigDict(tiny.config().to_dict() | {key: value})
   with pytest.raises(ConfigError, match=f'config.{key}=') as error:
     check(config)

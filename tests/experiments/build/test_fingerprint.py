@@ -1,4 +1,4 @@
-"""Fingerprints: when two runs are of one setting, and what may move."""
+"""Fingerprints: which keys identify a setting, and which folders may change."""
 
 import itertools
 
@@ -21,32 +21,34 @@ def test_identity_ignores_what_a_run_does_not_read():
     'data_dir': '/elsewhere',
     'chunk': 1,
     'features': 'gradient',  # MultiFC does not read it.
-    'carry': False,  # Nor this.
+    'carry': False,  # MultiFC does not read it.
     'per_channel': True,  # dorefa does not read it.
     'eps_root': 1.0,  # SGD does not read it.
-    'clip': 1,  # An integer, written by hand.
+    'clip': 1,  # The default is the float 1.0.
   }
   assert identity(same) == identity(config)
   old = {k: v for k, v in config.items() if k not in ('slim', 'holdout')}
   assert identity(old) == identity(config)
-  one, other = ({'pretrained': f'/{x}/base.pth'} for x in 'ab')
-  assert identity(config | one) == identity(config | other)
+  first, second = ({'pretrained': f'/{x}/base.pth'} for x in 'ab')
+  assert identity(config | first) == identity(config | second)
   for key, value in (('slim', True), ('epochs', 3), ('pretrained', 'a.pth')):
     changed = config | {key: value}
     assert identity(changed) != identity(config)
-    # The length of a base model does not count where its file is given.
-    apart = [key, 'pretrain_epochs']
-    assert identity(changed, without=apart) == identity(config, without=apart)
+    # The length of a base model does not count if its file is given.
+    without = [key, 'pretrain_epochs']
+    assert identity(changed, without=without) == identity(
+      config, without=without
+    )
 
 
 def test_identity_ignores_replaced_keys_and_training_without_epochs():
   named = default_config().to_dict() | {'decay_at': '3 5'}
   assert identity(named | {'decay_every': 7}) == identity(named)
-  only = named | {'epochs': 0, 'quantizer': 'aciq', 'bits': 4}
-  same = only | {'optimizer': 'adam', 'learning_rate': 1.0, 'batch_size': 5}
-  assert identity(same) == identity(only)
-  assert identity(only | {'bits': 3}) != identity(only)
-  # Options have defaults too, and a log may have options that are gone.
+  untrained = named | {'epochs': 0, 'quantizer': 'aciq', 'bits': 4}
+  same = {'optimizer': 'adam', 'learning_rate': 1.0, 'batch_size': 5}
+  assert identity(untrained | same) == identity(untrained)
+  assert identity(untrained | {'bits': 3}) != identity(untrained)
+  # Options also have defaults, and a log may have options that were removed.
   ttq = named | {'quantizer': 'ttq'}
   full = ttq | {'method': {'threshold': 0.05}}
   assert identity(full) == identity(ttq)
@@ -55,19 +57,19 @@ def test_identity_ignores_replaced_keys_and_training_without_epochs():
   assert len({identity(c) for c in (ttq, other, old)}) == 3
 
 
-def under_adam():
+def ste_config():
   config = default_config()
   config.update(estimator='ste', quantizer='dorefa', optimizer='adam')
   return config
 
 
 def test_identity_ste_ignores_keys_of_phi():
-  """Two steps with any value of the keys that only learned rules read."""
+  """Three steps do not depend on the keys that only learned rules read."""
 
-  def after(**changes):
-    config = under_adam()
+  def run_steps(**changes):
+    config = ste_config()
     config.update(changes)
-    assert identity(config.to_dict()) == identity(under_adam().to_dict())
+    assert identity(config.to_dict()) == identity(ste_config().to_dict())
 
     def loss_fn(params, model_state, batch, rng):
       return jnp.sum(batch * params['kernel'] ** 3), (model_state, {})
@@ -80,7 +82,7 @@ def test_identity_ste_ignores_keys_of_phi():
     return np.asarray(state.params['kernel'])
 
   np.testing.assert_array_equal(
-    after(
+    run_steps(
       phi_cotangent='estimator',
       meta_learning_rate=1.0,
       meta_optimizer='sgd',
@@ -88,13 +90,13 @@ def test_identity_ste_ignores_keys_of_phi():
       meta_every=2,
       meta_stop=1,
     ),
-    after(),
+    run_steps(),
   )
 
 
 @pytest.mark.parametrize('table', TABLES)
-def test_unread_keys_each_entry_reads_exactly_its_own_keys(table):
-  """Every key that entries declare counts for these entries alone."""
+def test_unread_keys_entry_reads_exactly_declared_keys(table):
+  """A key that entries declare counts only for these entries."""
   entries = TABLES[table]
   declared = set(itertools.chain(*(e.reads for e in entries.values())))
   assert declared <= set(KEYS)

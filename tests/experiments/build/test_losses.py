@@ -1,4 +1,4 @@
-"""Losses in training and in a test, against float64."""
+"""Losses in training and in a test, against float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from tests.experiments import tiny
 
 
 def oracle(logits, labels):
-  """Cross entropy and hit of each example, in float64."""
+  """Returns cross entropy and correctness of each example, in float64."""
   logits = np.asarray(logits, np.float64)
   top = logits.max(axis=1, keepdims=True)
   log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
@@ -18,7 +18,7 @@ def oracle(logits, labels):
   return losses, logits.argmax(axis=1) == labels
 
 
-def a_batch(size=6):
+def make_batch(size=6):
   rng = np.random.default_rng(0)
   return {
     'image': jnp.asarray(rng.normal(size=(size, 32, 32, 3)), jnp.float32),
@@ -27,7 +27,7 @@ def a_batch(size=6):
 
 
 def test_make_loss_is_mean_over_batch_in_training_mode():
-  net, batch = tiny.Net(10), a_batch()
+  net, batch = tiny.Net(10), make_batch()
   weights = tiny.variables(net)
   loss, (stats, metrics) = losses.make_loss(net)(
     weights['params'], weights['batch_stats'], batch, jax.random.key(0)
@@ -35,18 +35,18 @@ def test_make_loss_is_mean_over_batch_in_training_mode():
   logits, new = net.apply(
     weights, batch['image'], train=True, mutable=['batch_stats']
   )
-  each, hits = oracle(logits, batch['label'])
-  assert float(loss) == pytest.approx(each.mean(), rel=1e-5)
+  loss_per_example, hits = oracle(logits, batch['label'])
+  assert float(loss) == pytest.approx(loss_per_example.mean(), rel=1e-5)
   assert float(metrics['accuracy']) == pytest.approx(hits.mean())
   assert tiny.as_bytes(stats) == tiny.as_bytes(new['batch_stats'])
   assert tiny.as_bytes(stats) != tiny.as_bytes(weights['batch_stats'])
 
 
 def test_make_evaluation_counts_unmasked_examples_only():
-  net, batch = tiny.Net(10), a_batch()
+  net, batch = tiny.Net(10), make_batch()
   weights = tiny.variables(net)
   logits = net.apply(weights, batch['image'], train=False)
-  # One wrong answer and one right one are masked.
+  # The mask leaves out one wrong and one correct answer.
   labels = np.asarray(logits.argmax(axis=1)).astype(np.int32)
   labels[:3] = (labels[:3] + 1) % 10
   batch['label'] = jnp.asarray(labels)
@@ -54,6 +54,7 @@ def test_make_evaluation_counts_unmasked_examples_only():
   loss, correct = losses.make_evaluation(net)(
     weights['params'], weights['batch_stats'], batch
   )
-  each, _ = oracle(logits, labels)
+  loss_per_example, _ = oracle(logits, labels)
   assert float(correct) == 2.0
-  assert float(loss) == pytest.approx(each[[1, 2, 4, 5]].sum(), rel=1e-5)
+  expected = loss_per_example[[1, 2, 4, 5]].sum()
+  assert float(loss) == pytest.approx(expected, rel=1e-5)

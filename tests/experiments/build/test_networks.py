@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Networks and activations by name."""
 
 import jax
 import jax.numpy as jnp

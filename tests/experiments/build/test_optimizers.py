@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, by hand."""
+"""Optimizers and learning rates, against computations by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def test_learning_rate_falls_at_the_configured_epochs():
     rtol=1e-6,
   )
   assert rates((0, 1000), decay_every=0) == [0.5, 0.5]
-  # At epochs that are named, whatever `decay_every` says, by another factor.
+  # `decay_at` names the epochs, and `decay_every` then has no effect.
   np.testing.assert_allclose(
     rates((4, 5, 14, 15), decay_at='1 3', decay_factor=0.5),
     [0.5, 0.25, 0.25, 0.125],
@@ -43,13 +43,13 @@ def test_meta_optimizer_moves_phi_in_its_turns_until_meta_stop():
   for _ in range(16):
     move, state = optimizer.update(jnp.array(1.0), state, phi)
     moves.append(float(-move))
-  want = np.zeros(16)
-  want[[0, 3]], want[[6, 9]] = 0.5, 0.05
-  np.testing.assert_allclose(moves, want, rtol=1e-6)
+  expected = np.zeros(16)
+  expected[[0, 3]], expected[[6, 9]] = 0.5, 0.05
+  np.testing.assert_allclose(moves, expected, rtol=1e-6)
 
 
-def moves(refine, params, *gradients):
-  """The last of the refined gradients of one weight."""
+def refine_last(refine, params, *gradients):
+  """Returns the last of the refined gradients of one weight."""
   state = refine.init(params)
   for gradient in gradients:
     out, state = refine.update(gradient, state, params)
@@ -61,7 +61,7 @@ def test_refine_two_gradients_match_hand_computation():
   weight, first, second = jnp.array(3.0), jnp.array(2.0), jnp.array(1.0)
 
   def last(**values):
-    return moves(
+    return refine_last(
       optimizers.make_refine(tiny.config(**values)), weight, first, second
     )
 
@@ -77,7 +77,7 @@ def test_refine_two_gradients_match_hand_computation():
   # The decay joins the gradient before the momentum: 0.9·(2 + 0.3) + 1.3
   decayed = last(optimizer='momentum', weight_decay=0.1)
   assert decayed == pytest.approx(0.9 * 2.3 + 1.3)
-  # Decoupled, it does not: Adam's move, and 0.1·3 beside it.
+  # A decoupled decay does not: Adam's move, plus 0.1·3.
   assert last(optimizer='adamw', weight_decay=0.1) == pytest.approx(
     m / (np.sqrt(v) + 1e-8) + 0.3
   )
@@ -88,18 +88,16 @@ def test_refine_two_gradients_match_hand_computation():
   refine = optimizers.make_refine(
     tiny.config(optimizer='lion', weight_decay=0.1)
   )
-  turned = moves(refine, weight, jnp.array(-2.0), jnp.array(0.1))
-  assert turned == pytest.approx(-1 + 0.3)
+  negative = refine_last(refine, weight, jnp.array(-2.0), jnp.array(0.1))
+  assert negative == pytest.approx(-1 + 0.3)
 
 
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('estimator', ['ste', 'fc_grad'])
 @pytest.mark.parametrize('decay', [0.0, 0.1])
 @pytest.mark.parametrize('optimizer', optimizers.OPTIMIZERS)
-def test_train_step_one_step_of_each_optimizer_matches_formula(
-  optimizer, decay, estimator
-):
-  """Of a loss that is linear in Ŵ, so that the gradient is known: g, or s·g."""
+def test_train_step_of_optimizer_matches_formula(optimizer, decay, estimator):
+  """The loss is linear in Ŵ, so that the gradient is g, or s·g."""
   config = tiny.config(
     quantizer='bwn',
     scaled_gradient=False,
@@ -132,12 +130,12 @@ def test_train_step_one_step_of_each_optimizer_matches_formula(
     'rmsprop': coupled / np.sqrt(0.1 * coupled**2 + 1e-8),
     'lion': np.sign(coupled),
   }[optimizer]
-  want = w - 0.25 * (refined + decay * w * decoupled)
-  np.testing.assert_allclose(state.params['kernel'], want, rtol=1e-9)
+  expected = w - 0.25 * (refined + decay * w * decoupled)
+  np.testing.assert_allclose(state.params['kernel'], expected, rtol=1e-9)
 
 
 def test_train_step_unquantized_leaf_moves_by_learning_rate():
-  """One leaf that is not quantized moves by exactly −α(t)·gradient."""
+  """A leaf that is not quantized moves by −α(t)·gradient."""
   config = tiny.config(
     quantizer='dorefa',
     estimator='ste',
@@ -150,12 +148,12 @@ def test_train_step_unquantized_leaf_moves_by_learning_rate():
     loss = jnp.sum(params['bias'] * batch) + jnp.sum(params['kernel'] ** 2)
     return loss, (model_state, {})
 
-  step = tiny.step_of(config, loss_fn, steps_per_epoch=2)
+  train = tiny.step_of(config, loss_fn, steps_per_epoch=2)
   params = {'bias': jnp.zeros(2), 'kernel': jnp.ones((2, 2))}
   ones = jnp.ones(2)
-  state = step.init(jax.random.key(0), params, {}, ones)
-  seen = []
+  state = train.init(jax.random.key(0), params, {}, ones)
+  biases = []
   for _ in range(4):
-    state, _ = step.step(state, ones)
-    seen.append(float(state.params['bias'][0]))
-  np.testing.assert_allclose(seen, [-0.5, -1.0, -1.05, -1.1], rtol=1e-6)
+    state, _ = train.step(state, ones)
+    biases.append(float(state.params['bias'][0]))
+  np.testing.assert_allclose(biases, [-0.5, -1.0, -1.05, -1.1], rtol=1e-6)

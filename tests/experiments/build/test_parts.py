@@ -1,4 +1,4 @@
-"""The parts of a train step, by the names in a configuration."""
+"""The parts of a train step that a configuration names."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ from tests.experiments import tiny
 
 def test_post_update_reapply_puts_loss_one_move_ahead():
   post_update = make_parts(tiny.config(reapply=True), 1).post_update
-  seen = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
-  kept, state = 0.0, post_update.init(seen)
+  params = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
+  weight, state = 0.0, post_update.init(params)
   for move in (0.5, -0.25, 1.0):
     moves = {'kernel': jnp.full((1, 1), move), 'bias': jnp.full(1, move)}
-    finished, state = post_update.update(moves, state, seen)
-    seen = optax.apply_updates(seen, finished)
-    kept += move
-    assert float(seen['kernel'][0, 0]) == kept + move
-    assert float(seen['bias'][0]) == kept  # not quantized
+    updates, state = post_update.update(moves, state, params)
+    params = optax.apply_updates(params, updates)
+    weight += move
+    assert float(params['kernel'][0, 0]) == weight + move
+    assert float(params['bias'][0]) == weight  # not quantized
 
 
 def test_rules_float_layers_are_left_out():
@@ -52,6 +52,6 @@ def test_rules_float_layers_are_left_out():
   ],
 )
 def test_estimator_by_name_has_its_state(values, state):
-  made = make_parts(tiny.config(**values), steps_per_epoch=5).estimator
+  estimator = make_parts(tiny.config(**values), steps_per_epoch=5).estimator
   w = {'a': jnp.ones((3, 3, 1, 2))}
-  assert isinstance(made.init_state(jax.random.key(0), w), state)
+  assert isinstance(estimator.init_state(jax.random.key(0), w), state)

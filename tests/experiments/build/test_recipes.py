@@ -1,4 +1,4 @@
-"""Every method's published recipe, end to end on digits and in small."""
+"""The published recipe of each method, in short runs on digits."""
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,7 @@ from mq_jax.models.activation import quantized_input
 from mq_jax.selection import named_leaves
 from tests.experiments import tiny
 
-FOUR = ('block0/conv1', 'block0/shortcut', 'head', 'stem')
-# Levels of a kernel, and whether a channel has its own.
+# Number of levels of a kernel, and True if each channel has other levels.
 LEVELS = {
   'binaryconnect': (2, False),
   'bwn': (2, True),
@@ -60,7 +59,7 @@ LEVELS = {
 
 
 class Block(nn.Module):
-  """The leaves of a residual block, by their names."""
+  """Dense layers with the names of the leaves of a residual block."""
 
   width: int
   activation: object
@@ -75,7 +74,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-  """Three dense layers, whose leaves are called as those of our networks."""
+  """Dense layers with the names of the leaves of our networks."""
 
   num_classes: int
   activation: object = None
@@ -94,7 +93,7 @@ class Net(nn.Module):
 
 
 def small(first):
-  """The declaration of the small network."""
+  """Declares the small network with this name of its first layer."""
   return networks.Network(
     lambda keys, num_classes, activation: Net(
       num_classes, activation, first=first
@@ -127,7 +126,7 @@ def base(tmp_path_factory):
 
 
 def shrunk(config):
-  """A recipe on digits, a minute's part of its length."""
+  """Returns a short version of a recipe, on digits."""
   config = ConfigDict(config)
   config.update(
     dataset='digits',
@@ -156,33 +155,33 @@ def test_recipe_lists_all_options_and_passes_check(name):
   config = load(name)
   check(config)
   assert name in LEVELS
-  # All options are listed, so that the command line can change them.
+  # The command line can change only listed options.
   assert set(config.method) == set(METHODS[config.quantizer].options)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_recipe_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
-  config, result = run(name, base, tmp_path / 'whole')
+  config, result = run(name, base, tmp_path / 'uninterrupted')
   assert result.last_accuracy > 80  # of ten classes
   count, per_channel = LEVELS[name]
   kernels = quantized_kernels(config, result.model_path)
-  most = max(number_of_levels(kernel, per_channel) for kernel in kernels)
-  # A channel of 32 weights need not have one on each of 16 levels.
-  assert most == count or (count == 16 and per_channel and 8 < most < count)
+  found = max(number_of_levels(kernel, per_channel) for kernel in kernels)
+  # A channel of 32 weights may leave some of 16 levels unused.
+  assert found == count or (count == 16 and per_channel and 8 < found < count)
   if config.epochs:
-    parts = in_two_parts(config, tmp_path / 'parts')
-    one, other = map(
-      model_file.load_model, (parts.model_path, result.model_path)
+    resumed = stop_and_resume(config, tmp_path / 'resumed')
+    model, resumed_model = map(
+      model_file.load_model, (result.model_path, resumed.model_path)
     )
-    assert tiny.as_bytes(one[:2]) == tiny.as_bytes(other[:2])
-    assert tiny.timeless(parts.records) == tiny.timeless(result.records)
+    assert tiny.as_bytes(resumed_model[:2]) == tiny.as_bytes(model[:2])
+    assert tiny.timeless(resumed.records) == tiny.timeless(result.records)
 
 
-def in_two_parts(config, folder):
-  """The run again, stopped in its second epoch and gone on with."""
-  asked = iter([False] * 4 + [True])
+def stop_and_resume(config, folder):
+  """Trains, stops in the second epoch, and resumes."""
+  answers = iter([False] * 4 + [True])
   with pytest.raises(training.Stopped):
-    train.train_and_evaluate(config, folder, stop=lambda: next(asked))
+    train.train_and_evaluate(config, folder, stop=lambda: next(answers))
   return train.train_and_evaluate(config, folder)
 
 
@@ -211,23 +210,23 @@ def test_relaxed_method_also_saves_the_weights_of_the_loss(base, tmp_path):
   trained = tmp_path / 'trained.safetensors'
   assert accuracy(result.model_path) == pytest.approx(record['test_accuracy'])
   assert accuracy(trained) == pytest.approx(record['relaxed_accuracy'])
-  kept = model_file.load_model(trained)
+  weights = named_leaves(model_file.load_model(trained).params)
   quantizer = make_parts(config, 1).rules
-  left = model_file.load_model(result.model_path).params
-  for path, kernel in named_leaves(left).items():
+  quantized = named_leaves(model_file.load_model(result.model_path).params)
+  for path, kernel in quantized.items():
     if path.endswith('kernel'):
-      wanted = mq_jax.quantizers.projected(
-        quantizer, jnp.asarray(named_leaves(kept.params)[path])
+      expected = mq_jax.quantizers.projected(
+        quantizer, jnp.asarray(weights[path])
       )
-      np.testing.assert_allclose(kernel, wanted, rtol=1e-6)
-  # And other methods can go on from there.
+      np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+  # Other methods can start from these weights.
   changes = {'pretrained': str(trained), 'bits': 8}
   _, after = run('uniform', base, tmp_path / 'after', **changes)
   assert after.base_accuracy == pytest.approx(record['relaxed_accuracy'])
 
 
 def accuracy(path):
-  """Percent, of a model file on the digits' test images."""
+  """Returns the accuracy of a model file on the digits' test set, percent."""
   model, digits = model_file.load_model(path), datasets.load('digits')
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   images = (digits.test_images / 255 - digits.mean) / digits.std
@@ -236,12 +235,10 @@ def accuracy(path):
 
 
 def test_recalibrate_measures_statistics_with_final_weights(base, tmp_path):
-  """State Batch Norm's second set, of the first layer, by NumPy."""
+  """Computes the statistics of the first layer in NumPy."""
   _, result = run('slb', base, tmp_path, epochs=1, float_layers='', bits=2)
-  model, digits = (
-    model_file.load_model(result.model_path),
-    datasets.load('digits'),
-  )
+  model = model_file.load_model(result.model_path)
+  digits = datasets.load('digits')
   images = (digits.train_images / 255 - digits.mean) / digits.std
   blocks = images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4, 5)).reshape(-1, 64)
   outputs = blocks @ np.float64(model.params['stem']['kernel'])
@@ -258,13 +255,13 @@ def test_zero_epochs_only_quantizes(base, tmp_path):
   (record,) = result.records
   assert (record['epoch'], record['step']) == (0, 0)
   assert record['train_loss'] is None
-  # Its first loss would have moved the statistics.
+  # The first loss of a training would change the statistics.
   before, after = map(
     model_file.load_model, (base.model_path, result.model_path)
   )
   assert tiny.as_bytes(before.batch_stats) == tiny.as_bytes(after.batch_stats)
   assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
-  # A kill between the record and the model: the record is written anew.
+  # After a kill between the record and the model, the record is written again.
   result.model_path.unlink()
   again = train.train_and_evaluate(config, tmp_path)
   assert tiny.timeless(again.records) == tiny.timeless(result.records)
@@ -272,21 +269,18 @@ def test_zero_epochs_only_quantizes(base, tmp_path):
 
 def test_fold_bwn_kernels_become_integers(base, tmp_path):
   _, result = run('bwn', base, tmp_path, epochs=1)
-  accuracies, whole = fold.finalise(tmp_path)
+  accuracies, integers = fold.fold_run(tmp_path)
   assert set(accuracies) == {'quantized', 'folded'}
   assert accuracies['quantized'] == result.last_accuracy
   assert accuracies['folded'] == pytest.approx(result.last_accuracy, abs=0.3)
-  assert whole == dict.fromkeys(
-    (
-      'block0/conv1/kernel',
-      'block0/shortcut/kernel',
-      'head/kernel',
-      'stem/kernel',
-    ),
-    2,
-  )
+  assert integers == {
+    'block0/conv1/kernel': 2,
+    'block0/shortcut/kernel': 2,
+    'head/kernel': 2,
+    'stem/kernel': 2,
+  }
   folded = model_file.load_model(tmp_path / 'folded.safetensors')
-  for path in whole:
+  for path in integers:
     kernel = named_leaves(folded.params)[path]
     np.testing.assert_array_equal(np.unique(kernel), [-1, 1])
   assert accuracy(tmp_path / 'folded.safetensors') == pytest.approx(
@@ -296,43 +290,36 @@ def test_fold_bwn_kernels_become_integers(base, tmp_path):
 
 def test_fold_tests_all_forms_of_a_network(base, tmp_path):
   _, result = run('admm', base, tmp_path, epochs=1)
-  accuracies, whole = fold.finalise(tmp_path)
+  accuracies, integers = fold.fold_run(tmp_path)
   record = result.records[-1]
   assert accuracies['trained'] == record['relaxed_accuracy']
   assert accuracies['quantized'] == record['test_accuracy']
-  assert set(whole.values()) == {3}
+  assert set(integers.values()) == {3}
+
+
+def test_fold_without_quantized_run_raises(base, tmp_path):
   with pytest.raises(errors.MissingError, match='contains no run'):
-    fold.finalise(tmp_path / 'elsewhere')
+    fold.fold_run(tmp_path / 'elsewhere')
   with pytest.raises(errors.MissingError, match='must quantize weights'):
-    fold.finalise(base.model_path.parent)
+    fold.fold_run(base.model_path.parent)
 
 
 def test_initial_variables_other_activations_get_fresh_numbers(base, tmp_path):
   config, result = run('pact_w4a4', base, tmp_path, epochs=1)
-  # What it started from is tested as it was trained, with ReLUs.
+  # The base model is tested with ReLUs, as it was trained.
   assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
   params = model_file.load_model(result.model_path).params
-  (number,) = (
-    float(leaf)
-    for path, leaf in named_leaves(params).items()
-    if path.endswith('/number')
-  )
-  assert number != 10.0  # which it begins at
-  # A clip is no step: where activations differ, their numbers start anew.
-  again, other = (
-    load('pact_w4a4'),
-    load('lsq_w2a2'),
-  )
-  for own, start in ((again, number), (other, 0.8 / 3**0.5)):
-    own.pretrained = str(result.model_path)
-    net = networks.make_network(own, 10)
-    first, _ = initial.initial_variables(own, net, (32, 32, 3), pytest.fail)
-    (begun,) = (
-      float(leaf)
-      for path, leaf in named_leaves(first).items()
-      if path.endswith('/number')
+  number = activation_number(params)
+  assert number != 10.0  # the initial value
+  # A clip of PACT is not a step of LSQ: other activations get a new number.
+  for name, start in (('pact_w4a4', number), ('lsq_w2a2', 0.8 / 3**0.5)):
+    next_config = load(name)
+    next_config.pretrained = str(result.model_path)
+    net = networks.make_network(next_config, 10)
+    first, _ = initial.initial_variables(
+      next_config, net, (32, 32, 3), pytest.fail
     )
-    assert begun == pytest.approx(start)
+    assert activation_number(first) == pytest.approx(start)
   del params['head']
   model_file.save_model(tmp_path / 'base.safetensors', params, {}, {})
   config.pretrained = str(tmp_path / 'base.safetensors')
@@ -340,20 +327,30 @@ def test_initial_variables_other_activations_get_fresh_numbers(base, tmp_path):
     train.train_and_evaluate(config, tmp_path / 'other')
 
 
+def activation_number(params):
+  """Returns the parameter of the only quantized activation."""
+  (number,) = (
+    float(leaf)
+    for path, leaf in named_leaves(params).items()
+    if path.endswith('/number')
+  )
+  return number
+
+
 def test_zero_epochs_trials_are_equal(base, tmp_path):
   _, result = run('lapq', base, tmp_path, bits=2, trials=2)
-  one, other = (
+  first, second = (
     model_file.load_model(tmp_path / f'quantized-seed{seed}.safetensors')
     for seed in (0, 1)
   )
-  assert tiny.as_bytes(one[:2]) == tiny.as_bytes(other[:2])
+  assert tiny.as_bytes(first[:2]) == tiny.as_bytes(second[:2])
   assert len(set(result.trial_accuracies)) == 1
 
 
 def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
-  """Beside the clips that it starts from, at 2 bits."""
+  """One sweep improves on the first clips, at 2 bits."""
   changes = {'bits': 2, 'float_layers': ''}
-  found = {}
+  loss = {}
   for sweeps in (0, 1):
     _, result = run(
       'lapq',
@@ -362,20 +359,18 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
       method={'corrected': True, 'sweeps': sweeps, 'images': 512},
       **changes,
     )
-    model, digits = (
-      model_file.load_model(result.model_path),
-      datasets.load('digits'),
-    )
+    model = model_file.load_model(result.model_path)
+    digits = datasets.load('digits')
     variables = {'params': model.params, 'batch_stats': model.batch_stats}
     images = (digits.train_images[:512] / 255 - digits.mean) / digits.std
     logits = Net(10).apply(variables, jnp.float32(images), train=False)
-    each = losses.cross_entropy(logits, jnp.asarray(digits.train_labels[:512]))
-    found[sweeps] = float(each.mean())
-  assert found[1] < found[0]
+    labels = jnp.asarray(digits.train_labels[:512])
+    loss[sweeps] = float(losses.cross_entropy(logits, labels).mean())
+  assert loss[1] < loss[0]
 
 
 @pytest.mark.parametrize(
-  ('changes', 'told'),
+  ('changes', 'message'),
   [
     ({'method': {'treshold': 0.1}}, r"method\.treshold is not an .*'ttq'"),
     ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of type fl"),
@@ -430,11 +425,11 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
     ({'pretrain_epochs': 0, 'trials': 2}, r'must start from the same weights'),
   ],
 )
-def test_check_impossible_recipe_is_named(changes, told):
+def test_check_impossible_recipe_raises(changes, message):
   config = recipe('ttq')
   config.method = ConfigDict()
   config.update(changes)
-  with pytest.raises(errors.ConfigError, match=told):
+  with pytest.raises(errors.ConfigError, match=message):
     check(config)
 
 
@@ -442,7 +437,7 @@ def test_check_impossible_recipe_is_named(changes, told):
   'name', ['ttq', 'lsq', 'lq_nets', 'proxquant', 'inq', 'admm', 'psgd', 'slb']
 )
 def test_recipe_vmapped_trials_equal_single_trials(name):
-  """As on an accelerator; on CPU they take turns."""
+  """Trials are a batch axis on an accelerator; on CPU they take turns."""
   config = shrunk(load(name))
   config.update(float_layers='', epochs=1)
 
@@ -450,22 +445,22 @@ def test_recipe_vmapped_trials_equal_single_trials(name):
     residual = batch @ params['layer']['kernel'] - 1
     return jnp.mean(residual**2), (model_state, {})
 
-  made = tiny.step_of(config, loss_fn, steps_per_epoch=6)
+  train_step = tiny.step_of(config, loss_fn, steps_per_epoch=6)
   batch = jax.random.normal(jax.random.key(1), (16, 8))
 
   def first(seed):
     kernel = jax.random.normal(jax.random.key(seed), (8, 6)) / 3
-    return made.init(
+    return train_step.init(
       jax.random.key(seed), {'layer': {'kernel': kernel}}, {}, batch
     )
 
   alone = [first(seed) for seed in (0, 1)]
   together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
-  step = jax.jit(jax.vmap(made.step_fn, in_axes=(0, None)))
+  step = jax.jit(jax.vmap(train_step.step_fn, in_axes=(0, None)))
   for _ in range(6):
     together, _ = step(together, batch)
-    alone = [made.step(state, batch)[0] for state in alone]
+    alone = [train_step.step(state, batch)[0] for state in alone]
+  stacked = tiny.as_arrays(together._replace(key=()))
   for i, state in enumerate(alone):
     for path, leaf in tiny.as_arrays(state._replace(key=())).items():
-      own = tiny.as_arrays(together._replace(key=()))[path][i]
-      np.testing.assert_allclose(own, leaf, rtol=1e-4, atol=1e-5)
+      np.testing.assert_allclose(stacked[path][i], leaf, rtol=1e-4, atol=1e-5)

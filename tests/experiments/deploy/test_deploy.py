@@ -1,4 +1,4 @@
-"""Deployed networks are those that were trained, in files that run alone."""
+"""Deployed files run on their own and equal the trained network."""
 
 import importlib.util
 import io
@@ -44,8 +44,8 @@ def digits_config(**changes):
   return config
 
 
-def finished_run(workdir, method=None, **changes):
-  """The folder of a run whose ResNet8 has random weights and statistics."""
+def write_run(workdir, method=None, **changes):
+  """Writes a complete run whose ResNet8 has random weights and statistics."""
   config = digits_config(**changes)
   activation = make_activation(config)
   net = models.resnet8(activation=activation)
@@ -84,29 +84,34 @@ def finished_run(workdir, method=None, **changes):
 
 
 def trained_logits(net, workdir):
-  model, dataset = (
-    model_file.load_model(workdir / 'quantized.safetensors'),
-    datasets.load('digits'),
-  )
+  model = model_file.load_model(workdir / 'quantized.safetensors')
+  dataset = datasets.load('digits')
   images = (dataset.test_images / 255 - dataset.mean) / dataset.std
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   apply = jax.jit(lambda variables, x: net.apply(variables, x, train=False))
   return np.asarray(apply(variables, images.astype(np.float32)))
 
 
+def artefact_logits(path):
+  """Logits of an artefact on the test images."""
+  network = artefact.load(path)
+  images = datasets.load('digits').test_images
+  return artefact.run_in_batches(network.logits, images)
+
+
 @pytest.fixture(scope='module')
 def deployed(tmp_path_factory):
-  """A run, what was made of it, and the logits that it should have."""
+  """The folder of the files of a run, their card, and the trained logits."""
   workdir = tmp_path_factory.mktemp('run')
-  net = finished_run(workdir)
+  net = write_run(workdir)
   out = workdir / 'small'
   described = make.deploy(workdir, out, FORMATS)
   return out, described, trained_logits(net, workdir)
 
 
 @pytest.fixture
-def again(deployed, tmp_path):
-  """A copy of that run's folder."""
+def run_copy(deployed, tmp_path):
+  """A copy of the folder of the run."""
   for name in ('metrics.jsonl', 'quantized.safetensors'):
     shutil.copy(deployed[0].parent / name, tmp_path)
   return tmp_path
@@ -117,23 +122,25 @@ def test_deploy_each_file_equals_trained_network(deployed, kind):
   out, described, expected = deployed
   network = artefact.load(out / make.FORMATS[kind])
   dataset = datasets.load('digits')
-  logits = artefact.in_batches(network.logits, dataset.test_images)
+  logits = artefact.run_in_batches(network.logits, dataset.test_images)
   error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
   assert error.max() < 1e-4
   np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
-  # Any number of images, from one up.
+  # The number of images is free.
   np.testing.assert_allclose(
     network.logits(dataset.test_images[:1]), logits[:1], rtol=1e-4, atol=1e-4
   )
   assert (network.shape, network.classes) == ((32, 32), dataset.class_names)
-  (told,) = [
-    one for one in described['artefacts'] if one['file'] == make.FORMATS[kind]
+  (entry,) = [
+    entry
+    for entry in described['artefacts']
+    if entry['file'] == make.FORMATS[kind]
   ]
-  assert told['bytes'] == (out / told['file']).stat().st_size
-  assert told['equal_predictions'] == told['images'] == 360
-  assert told['largest_error'] == pytest.approx(error.max(), abs=1e-6)
+  assert entry['bytes'] == (out / entry['file']).stat().st_size
+  assert entry['equal_predictions'] == entry['images'] == 360
+  assert entry['largest_error'] == pytest.approx(error.max(), abs=1e-6)
   right = expected.argmax(1) == dataset.test_labels
-  assert told['accuracy'] == described['accuracy'] == 100 * right.mean()
+  assert entry['accuracy'] == described['accuracy'] == 100 * right.mean()
 
 
 def test_deploy_packed_file_has_integers_and_norms(deployed):
@@ -143,7 +150,7 @@ def test_deploy_packed_file_has_integers_and_norms(deployed):
   leaves = named_leaves(mq_jax.unpack(packed))
   for path, leaf in leaves.items():
     if path == 'head/kernel':
-      # No norm follows that could take its scale.
+      # No norm follows that can take the scale.
       assert len(np.unique(np.abs(leaf))) == 1
     elif path.endswith('kernel'):
       np.testing.assert_array_equal(np.unique(leaf), [-1, 1])
@@ -153,7 +160,7 @@ def test_deploy_packed_file_has_integers_and_norms(deployed):
   others = sum(x.size for p, x in leaves.items() if not p.endswith('kernel'))
   layers = sum(path.endswith('kernel') for path in leaves)
   stored = sum(layer['bytes'] for layer in described['layers'])
-  # Whole bytes of bits, a scale for each layer, float32 for the rest.
+  # The bits fill whole bytes, each layer has a scale, and the rest is float32.
   assert 0 <= stored - (weights / 8 + 4 * layers + 4 * others) < layers
   assert 10 * stored < described['trained_bytes'] * 1.2
 
@@ -172,20 +179,20 @@ def test_deploy_program_holds_packed_weights_for_both_platforms(deployed):
 
 def test_deploy_card_describes_the_network(deployed):
   out, described, _ = deployed
-  told = json.loads((out / 'card.json').read_text())
-  assert told == described
+  assert json.loads((out / 'card.json').read_text()) == described
   page = (out / 'CARD.md').read_text()
   for text in (
-    'resnet8 for digits', 'model.stablehlo', 'packed.safetensors', '360 of 360',
-    'stage1/block0/conv1/kernel', 'commit abc', 'seed 0',
-  ):  # fmt: skip
+    'resnet8 for digits',
+    'model.stablehlo',
+    'packed.safetensors',
+    '360 of 360',
+    'stage1/block0/conv1/kernel',
+    'commit abc',
+    'seed 0',
+  ):
     assert text in page, text
-  convolution = described['layers'][
-    [layer['path'] for layer in described['layers']].index(
-      'stage1/block0/conv1/kernel'
-    )
-  ]
-  assert convolution['macs'] == 32 * 32 * 9 * 16 * 16
+  macs = {layer['path']: layer['macs'] for layer in described['layers']}
+  assert macs['stage1/block0/conv1/kernel'] == 32 * 32 * 9 * 16 * 16
 
 
 def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
@@ -195,68 +202,77 @@ def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
   assert 'of 360' in text.getvalue()
   lines = [line for line in text.getvalue().splitlines() if ' 360 │' in line]
   assert len(lines) == len(FORMATS)
-  for line, one in zip(lines, described['artefacts'], strict=True):
-    assert one['file'] in line
-    assert f'{one["bytes"]:,}' in line
-    assert f'{one["accuracy"]:.2f}%' in line
+  for line, entry in zip(lines, described['artefacts'], strict=True):
+    assert entry['file'] in line
+    assert f'{entry["bytes"]:,}' in line
+    assert f'{entry["accuracy"]:.2f}%' in line
 
 
-def test_deploy_file_of_another_network_raises(again, monkeypatch):
-  out = again / 'small'
+def test_deploy_file_of_another_network_raises(run_copy, monkeypatch):
+  out = run_copy / 'small'
   out.mkdir()
   (out / 'model.stablehlo').write_bytes(b'old')
-  folded = make._folded
+  fold = make._fold
 
-  def wrong(*arguments):
-    params = folded(*arguments)
+  def fold_wrongly(*arguments):
+    params = fold(*arguments)
     params['head']['bias'] = params['head']['bias'] + 1e-2
     return params
 
-  monkeypatch.setattr(make, '_folded', wrong)
+  monkeypatch.setattr(make, '_fold', fold_wrongly)
   with pytest.raises(errors.InvalidError, match='is not the trained network'):
-    make.deploy(again, out, ('stablehlo',))
+    make.deploy(run_copy, out, ('stablehlo',))
   assert {path.name for path in out.iterdir()} == {'model.stablehlo'}
   assert (out / 'model.stablehlo').read_bytes() == b'old'
 
 
-def compared(images, others, far):
+def comparison(images, different, inaccurate):
+  """A list of one result of `check.compare`."""
   return [
     {
       'file': 'model.onnx',
       'images': images,
-      'equal_predictions': images - others,
-      'equal_logits': images - far,
+      'equal_predictions': images - different,
+      'equal_logits': images - inaccurate,
       'largest_error': 1e-1,
     }
   ]
 
 
-def test_check_tolerates_borderline_predictions_only_if_inexact():
-  check.check(compared(10_000, 0, 0), exact=True, hint='')
-  # Rounded activations: one prediction in a thousand.
-  check.check(compared(10_000, 10, 9_000), exact=False, hint='')
-  for others, far, exact in ((1, 0, True), (0, 1, True), (11, 0, False)):
-    with pytest.raises(errors.InvalidError, match='Nothing was written'):
-      check.check(compared(10_000, others, far), exact, '')
+def test_check_artefacts_inexact_tolerates_borderline_predictions():
+  check.check_artefacts(comparison(10_000, 0, 0), exact=True, hint='')
+  # If activations are rounded, one prediction in a thousand may differ.
+  check.check_artefacts(comparison(10_000, 10, 9_000), exact=False, hint='')
+
+
+@pytest.mark.parametrize(
+  ('different', 'inaccurate', 'exact'),
+  [(1, 0, True), (0, 1, True), (11, 0, False)],
+)
+def test_check_artefacts_of_another_network_raises(
+  different, inaccurate, exact
+):
+  with pytest.raises(errors.InvalidError, match='Nothing was written'):
+    check.check_artefacts(comparison(10_000, different, inaccurate), exact, '')
+
+
+def test_compare_nan_is_infinite_error():
   found = np.array([[1.0, np.nan], [2.0, 1.0]])
+  expected = np.array([[1.0, 0.5], [2.0, 1.0002]])
   path = pathlib.Path(__file__)
-  one = check.compared(
-    path, found, np.array([[1.0, 0.5], [2.0, 1.0002]]), np.array([0, 0])
-  )
-  assert (one['largest_error'], one['equal_logits']) == (np.inf, 1)
+  entry = check.compare(path, found, expected, np.array([0, 0]))
+  assert (entry['largest_error'], entry['equal_logits']) == (np.inf, 1)
 
 
-def test_deploy_network_of_another_accuracy_raises(again):
-  file = again / 'quantized.safetensors'
+def test_deploy_network_of_another_accuracy_raises(run_copy):
+  file = run_copy / 'quantized.safetensors'
   model = model_file.load_model(file)
   accuracy = {'accuracy': str(float(model.metadata['accuracy']) + 1)}
   model_file.save_model(file, model.params, model.batch_stats, accuracy)
-  with pytest.raises(
-    errors.InvalidError, match='are the data those of the run'
-  ):
-    make.deploy(again, again / 'small')
-  # A folder that was made for it is gone.
-  assert not (again / 'small').exists()
+  with pytest.raises(errors.InvalidError, match='Use the data of the run'):
+    make.deploy(run_copy, run_copy / 'small')
+  # The new folder is removed.
+  assert not (run_copy / 'small').exists()
 
 
 def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
@@ -264,34 +280,37 @@ def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   new = tmp_path / 'small'
   shutil.copytree(out, new)
   (new / 'notes.txt').write_text('mine')
-  folder = tmp_path / 'made'
+  folder = tmp_path / 'files'
   folder.mkdir()
   shutil.copy(out / 'model.stablehlo', folder)
   described = json.loads((out / 'card.json').read_text())
-  make._put(folder, new, ['stablehlo'], described)
+  make._move_files(folder, new, ['stablehlo'], described)
   assert {path.name for path in new.iterdir()} == {
-    'notes.txt', 'model.stablehlo', 'card.json', 'CARD.md'
-  }  # fmt: skip
+    'notes.txt',
+    'model.stablehlo',
+    'card.json',
+    'CARD.md',
+  }
 
 
-@pytest.mark.parametrize('there', ['file', 'below a file', 'unwritable'])
-def test_deploy_unwritable_folder_raises_first(again, there, monkeypatch):
-  monkeypatch.setattr(make, '_made', None)  # too late
-  out = again / 'small'
-  if there == 'unwritable':
+@pytest.mark.parametrize('kind', ['file', 'below a file', 'unwritable'])
+def test_deploy_unwritable_folder_raises_first(run_copy, kind, monkeypatch):
+  monkeypatch.setattr(make, '_make_files', None)  # Not reached.
+  out = run_copy / 'small'
+  if kind == 'unwritable':
     if os.geteuid() == 0:
       out = pathlib.Path('/proc/small')
     else:
       out.mkdir(mode=0o500)
   else:
     out.write_text('mine')
-    out = out / 'below' if there == 'below a file' else out
-  with pytest.raises(errors.InvalidError, match='cannot be written to'):
-    make.deploy(again, out)
+    out = out / 'below' if kind == 'below a file' else out
+  with pytest.raises(errors.InvalidError, match='is not writable'):
+    make.deploy(run_copy, out)
 
 
 def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
-  net = finished_run(
+  net = write_run(
     tmp_path,
     mq_jax.dorefa(2),
     quantizer='dorefa',
@@ -303,18 +322,15 @@ def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
   described = make.deploy(tmp_path, out, ['safetensors'])
   packed = mq_jax.load_packed(out / 'packed.safetensors')
   assert 'mean' in packed.model_state['stem_norm']
-  for one in described['artefacts']:
-    found = artefact.in_batches(
-      artefact.load(out / one['file']).logits,
-      datasets.load('digits').test_images,
-    )
-    expected = trained_logits(net, tmp_path)
-    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
-    assert one['equal_predictions'] == 360
+  (entry,) = described['artefacts']
+  found = artefact_logits(out / entry['file'])
+  expected = trained_logits(net, tmp_path)
+  np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+  assert entry['equal_predictions'] == 360
 
 
 def test_deploy_count_bits_of_binary_networks(tmp_path):
-  net = finished_run(
+  net = write_run(
     tmp_path, activation_quantizer='bi_real', float_layers='(stem|head)/kernel'
   )
   out = tmp_path / 'small'
@@ -324,25 +340,31 @@ def test_deploy_count_bits_of_binary_networks(tmp_path):
   )
   assert 'stablehlo.popcnt' in program.mlir_module()
   expected = trained_logits(net, tmp_path).argmax(1)
-  for one in described['artefacts']:
-    network = artefact.load(out / one['file'])
-    found = artefact.in_batches(
-      network.logits, datasets.load('digits').test_images
-    )
-    assert np.sum(found.argmax(1) != expected) == 360 - one['equal_predictions']
-    assert one['equal_predictions'] >= 359
-  with pytest.raises(errors.InvalidError, match='ONNX cannot count bits'):
-    make._check_bits(digits_config(activation_quantizer='sign'), ['onnx'])
-  with pytest.raises(errors.InvalidError, match='are dorefa: leave it out'):
-    make._check_bits(
-      digits_config(activation_quantizer='dorefa'), ['stablehlo']
-    )
+  (entry,) = described['artefacts']
+  found = artefact_logits(out / entry['file']).argmax(1)
+  assert np.sum(found != expected) == 360 - entry['equal_predictions']
+  assert entry['equal_predictions'] >= 359
+
+
+@pytest.mark.parametrize(
+  ('activation', 'kind', 'message'),
+  [
+    ('sign', 'onnx', 'ONNX cannot count bits'),
+    ('dorefa', 'stablehlo', 'are dorefa. Leave it out'),
+  ],
+)
+def test_check_count_bits_without_such_operation_raises(
+  activation, kind, message
+):
+  config = digits_config(activation_quantizer=activation)
+  with pytest.raises(errors.InvalidError, match=message):
+    make._check_count_bits(config, [kind])
 
 
 def test_deploy_impossible_request_raises_first(tmp_path, monkeypatch):
   with pytest.raises(errors.InvalidError, match='--format=tflite'):
     make.deploy(tmp_path, tmp_path / 'small', ['tflite'])
-  with pytest.raises(errors.MissingError, match='no run stands in'):
+  with pytest.raises(errors.MissingError, match='contains no run'):
     make.deploy(tmp_path, tmp_path / 'small')
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(errors.MissingError, match=r"'mq_jax\[experiments,onnx\]"):
@@ -351,36 +373,37 @@ def test_deploy_impossible_request_raises_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(
-  not HAS_ONNX, reason='jax2onnx and onnxruntime are an extra with own pins'
+  not HAS_ONNX, reason='jax2onnx and onnxruntime are not installed'
 )
 def test_deploy_onnx_model_equals_trained_network(tmp_path):
   import onnx
 
-  net = finished_run(tmp_path)
+  net = write_run(tmp_path)
   out = tmp_path / 'small'
   described = make.deploy(tmp_path, out, ['onnx'])
-  network = artefact.load(out / 'model.onnx')
-  found = artefact.in_batches(
-    network.logits, datasets.load('digits').test_images
-  )
+  found = artefact_logits(out / 'model.onnx')
   expected = trained_logits(net, tmp_path)
   np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-  assert network.classes == datasets.load('digits').class_names
+  classes = artefact.load(out / 'model.onnx').classes
+  assert classes == datasets.load('digits').class_names
   model = onnx.load(out / 'model.onnx')
   onnx.checker.check_model(model)
-  # Bits, and no layer's weights beside them.
-  largest = max(int(np.prod(one.dims)) for one in model.graph.initializer)
+  # The model stores bits, and the unpacked weights of no layer.
+  largest = max(int(np.prod(node.dims)) for node in model.graph.initializer)
   assert largest == 3 * 3 * 64 * 64 // 8
   assert described['artefacts'][0]['bytes'] < 60_000
 
 
-def blocked(*names):
-  """Code that runs `experiments.predict` where these packages are missing."""
-  return (
+def predict_without(packages, *arguments):
+  """Runs `experiments.predict` in a process without some packages."""
+  code = (
     'import runpy, sys\n'
-    f'for name in {names}: sys.modules[name] = None\n'
+    f'for name in {packages}: sys.modules[name] = None\n'
     'runpy.run_module("experiments.predict", run_name="__main__")\n'
+  )
+  return subprocess.run(
+    [sys.executable, '-c', code, *arguments], capture_output=True, text=True
   )
 
 
@@ -390,24 +413,19 @@ def test_predict_runs_without_training_code(deployed, tmp_path):
   paths = [str(tmp_path / f'{i}.png') for i in range(2)]
   for path, image in zip(paths, images, strict=True):
     Image.fromarray(image).save(path)
-  code = blocked('flax', 'mq_jax', 'ml_collections', 'absl', 'optax', 'rich')
-  done = subprocess.run(
-    [sys.executable, '-c', code, str(out / 'model.stablehlo'), *paths],
-    capture_output=True, text=True, check=True,
-  )  # fmt: skip
+  packages = ('flax', 'mq_jax', 'ml_collections', 'absl', 'optax', 'rich')
+  process = predict_without(packages, out / 'model.stablehlo', *paths)
+  assert process.returncode == 0, process.stderr
   shares = np.exp(expected[:2]) / np.exp(expected[:2]).sum(1, keepdims=True)
-  assert done.stdout.splitlines() == [
+  assert process.stdout.splitlines() == [
     f'{path}\t{share.argmax()}\t{100 * share.max():.1f}%'
     for path, share in zip(paths, shares, strict=True)
   ]
-  # The weights alone need the network's code, and say so.
-  done = subprocess.run(
-    [sys.executable, '-c', code, str(out / 'packed.safetensors'), *paths],
-    capture_output=True, text=True, check=False,
-  )  # fmt: skip
-  assert done.returncode == 1
-  assert "needs the training code's packages" in done.stderr
-  assert 'Traceback' not in done.stderr
+  # The file of weights needs the code of the network.
+  process = predict_without(packages, out / 'packed.safetensors', *paths)
+  assert process.returncode == 1
+  assert "needs the training code's packages" in process.stderr
+  assert 'Traceback' not in process.stderr
 
 
 def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
@@ -418,8 +436,8 @@ def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
   Image.fromarray(image.repeat(3, 0).repeat(3, 1)).save(large)
   Image.fromarray(image[..., 0]).save(grey)
   for path in (large, grey):
-    ((told, classes),) = predict.predict(program, [path], top=3)
-    assert told == path
+    ((shown_path, classes),) = predict.predict(program, [path], top=3)
+    assert shown_path == path
     assert classes[0][0] == str(expected[0].argmax())
     assert len(classes) == 3
   text = tmp_path / 'text.png'
@@ -437,46 +455,54 @@ def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
 
 def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   out, _, _ = deployed
-  whole = (out / 'model.stablehlo').read_bytes()
-  for name, content, message in (
-    ('cut.stablehlo', whole[: len(whole) // 2], 'is damaged'),
+  content = (out / 'model.stablehlo').read_bytes()
+  for name, damaged, message in (
+    ('cut.stablehlo', content[: len(content) // 2], 'is damaged'),
     ('text.stablehlo', b'hello', 'is damaged'),
     ('text.safetensors', b'hello', 'cut short, changed'),
-    ('model.tflite', b'', 'an artefact ends in one of'),
+    ('model.tflite', b'', 'must end in one of .*to be an artefact'),
   ):
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(damaged)
     with pytest.raises(errors.InvalidError, match=message):
       artefact.load(tmp_path / name)
-  with pytest.raises(errors.MissingError, match='there is no file'):
+  with pytest.raises(errors.MissingError, match='There is no file'):
     artefact.load(tmp_path / 'none.onnx')
   mq_jax.save_packed(
     tmp_path / 'other.safetensors',
     mq_jax.pack({'w': jnp.ones((2, 2))}, mq_jax.bwn()),
   )
-  with pytest.raises(errors.InvalidError, match='what network it is'):
+  with pytest.raises(errors.InvalidError, match='not describe its network'):
     artefact.load(tmp_path / 'other.safetensors')
-  # Without its card, or with that of another file, classes have no names.
-  alone = tmp_path / 'model.stablehlo'
-  alone.write_bytes(whole)
-  assert artefact.load(alone).classes == ()
-  card_of_it = json.loads((out / 'card.json').read_text())
-  for text, names in (
+
+
+def test_load_classes_come_from_card_of_the_file(deployed, tmp_path):
+  out, described, _ = deployed
+  path = tmp_path / 'model.stablehlo'
+  shutil.copy(out / 'model.stablehlo', path)
+  assert artefact.load(path).classes == ()
+  text = (out / 'card.json').read_text()
+  for content, names in (
     ('{"artef', ()),
     ('{}', ()),
-    (json.dumps(card_of_it), tuple(card_of_it['classes'])),
-    (json.dumps(card_of_it).replace('sha256', 'sha'), ()),
+    (text, tuple(described['classes'])),
+    (text.replace('sha256', 'sha'), ()),
   ):
-    (tmp_path / 'card.json').write_text(text)
-    assert artefact.load(alone).classes == names
-  alone.write_bytes(another_program((None, 8), np.float32))
+    (tmp_path / 'card.json').write_text(content)
+    assert artefact.load(path).classes == names
+
+
+def test_load_program_of_another_kind_raises(tmp_path):
+  path = tmp_path / 'model.stablehlo'
+  path.write_bytes(another_program((None, 8), np.float32))
   with pytest.raises(errors.InvalidError, match='not uint8 images'):
-    artefact.load(alone)
-  alone.write_bytes(another_program((None, 32, 32, 3), np.uint8, ['tpu']))
+    artefact.load(path)
+  path.write_bytes(another_program((None, 32, 32, 3), np.uint8, ['tpu']))
   with pytest.raises(errors.InvalidError, match='does not run here'):
-    artefact.load(alone).logits(np.zeros((1, 32, 32, 3), np.uint8))
+    artefact.load(path).logits(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def another_program(shape, dtype, platforms=('cpu',)):
+  """Exports a program that adds 1 to an array of this shape and type."""
   sizes = (*jax.export.symbolic_shape('n'), *shape[1:])
   exported = jax.export.export(jax.jit(lambda x: x + 1), platforms=platforms)
   return exported(jax.ShapeDtypeStruct(sizes, dtype)).serialize()
@@ -489,8 +515,8 @@ def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
   assert read == json.loads((out / 'card.json').read_text())
   table = deployed_table.deployed_table([read])
   assert len(table.rows) == len(FORMATS)
-  for row, one in zip(table.rows, read['artefacts'], strict=True):
+  for row, entry in zip(table.rows, read['artefacts'], strict=True):
     assert len(row) == len(table.columns)
-    assert f'{one["bytes"]:,}' in row
-    assert f'{one["accuracy"]:.2f} %' in row
+    assert f'{entry["bytes"]:,}' in row
+    assert f'{entry["accuracy"]:.2f} %' in row
   assert cards.read_cards(tmp_path / 'elsewhere') == []

@@ -1,4 +1,4 @@
-"""Chunks of steps: the batches they take, their sums, and the test."""
+"""Chunks of steps: their batches, their sums, and the test."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from experiments.training import evaluation
 from experiments.training.steps import make_steps
 from tests.experiments import tiny
 
-SPE = 3
+STEPS_PER_EPOCH = 3
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -28,7 +28,8 @@ def _compilation_cache(tmp_path_factory):
     yield
 
 
-def a_dataset(seed=0, train=14, test=11):
+def make_images(seed=0, train=14, test=11):
+  """Returns a data set of random images."""
   rng = np.random.default_rng(seed)
 
   def images(size):
@@ -50,8 +51,8 @@ def a_dataset(seed=0, train=14, test=11):
   )
 
 
-def steps_of(config, images, net, weights):
-  """The compiled steps of a run on these images."""
+def compile_steps(config, images, net, weights):
+  """Returns the compiled steps of a run on these images."""
   options = Options(
     data_dir='',
     batch_size=config.batch_size,
@@ -70,30 +71,36 @@ def steps_of(config, images, net, weights):
   )
 
 
-def make(config=None, dataset=None):
+def tiny_steps(config=None, images=None):
+  """Returns the compiled steps of the tiny network."""
   config = config or tiny.config(batch_size=4, estimator='fc_grad')
   net = tiny.Net(10)
-  weights = tiny.variables(net)
-  return steps_of(config, dataset or a_dataset(), net, weights)
+  return compile_steps(
+    config, images or make_images(), net, tiny.variables(net)
+  )
 
 
-def by_hand(config, steps):
-  """Plain steps over batches 1, 2, …, and their losses and accuracies."""
-  dataset, net = a_dataset(), tiny.Net(10)
+def run_plain_steps(config, steps):
+  """Runs steps over batches 1, 2, …, one by one.
+
+  Returns:
+    The state, and the metrics of each step.
+  """
+  dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
   train = make_train_step(
-    config, make_parts(config, SPE), losses.make_loss(net)
+    config, make_parts(config, STEPS_PER_EPOCH), losses.make_loss(net)
   )
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
   def batch(count):
-    epoch = count // SPE
+    epoch = count // STEPS_PER_EPOCH
     order = batches.epoch_order(config.seed, epoch, len(dataset.train_labels))
     return batches.train_batch(
       split,
       order,
-      count % SPE,
+      count % STEPS_PER_EPOCH,
       config.batch_size,
       seed=config.seed,
       epoch=epoch,
@@ -110,32 +117,32 @@ def by_hand(config, steps):
   )
   metrics = []
   for step in range(steps):
-    state, seen = train.step(state, batch(step + 1))
-    metrics.append(jax.device_get(seen))
+    state, step_metrics = train.step(state, batch(step + 1))
+    metrics.append(jax.device_get(step_metrics))
   return state, metrics
 
 
-def assert_close(got, want):
-  """Two compilations of one computation differ in the last digits."""
-  got, want = tiny.as_arrays(got), tiny.as_arrays(want)
-  assert got.keys() == want.keys()
-  for path, leaf in got.items():
-    np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-6)
+def assert_close(actual, expected, rtol=1e-4, atol=1e-6):
+  """Asserts equality up to the last digits, which depend on the compilation."""
+  actual, expected = tiny.as_arrays(actual), tiny.as_arrays(expected)
+  assert actual.keys() == expected.keys()
+  for path, leaf in actual.items():
+    np.testing.assert_allclose(leaf, expected[path], rtol=rtol, atol=atol)
 
 
 def test_run_chunks_take_batches_in_order():
   config = tiny.config(batch_size=4, estimator='fc_grad', optimizer='momentum')
-  parts = make(config)
-  assert parts.steps_per_epoch == SPE
-  state, sums = parts.start(), []
-  for first, steps in ((0, 2), (2, 1), (3, 3)):
-    state, totals = parts.run(state, first, steps)
-    assert totals.steps.tolist() == [steps]
+  steps = tiny_steps(config)
+  assert steps.steps_per_epoch == STEPS_PER_EPOCH
+  state, sums = steps.start(), []
+  for first, count in ((0, 2), (2, 1), (3, 3)):
+    state, totals = steps.run(state, first, count)
+    assert totals.steps.tolist() == [count]
     assert totals.finite.tolist() == [True]
     sums.append((float(totals.loss[0]), float(totals.accuracy[0])))
-  want, metrics = by_hand(config, steps=6)
+  expected, metrics = run_plain_steps(config, steps=6)
   assert state.step.tolist() == [6]
-  assert_close(parallel.pick(state, 0), want)
+  assert_close(parallel.pick(state, 0), expected)
   loss = [float(m['loss']) for m in metrics]
   accuracy = [float(m['accuracy']) for m in metrics]
   np.testing.assert_allclose(
@@ -150,20 +157,18 @@ def test_run_chunks_take_batches_in_order():
 
 
 def test_run_device_loop_equals_host_loop(monkeypatch, x64):
-  in_float64(monkeypatch)
+  use_float64(monkeypatch)
   net = tiny.Net(10, jnp.float64)
-  weights = as_wide(tiny.variables(net))
+  weights = to_float64(tiny.variables(net))
   config = tiny.config(batch_size=4, estimator='fc_grad')
-  parts = steps_of(config, a_dataset(), net, weights)
-  want, want_totals = parts.run(parts.start(), 0, SPE)
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  parts = steps_of(config, a_dataset(), net, weights)
-  got, got_totals = parts.run(parts.start(), 0, SPE)
-  want, got = tiny.as_arrays(want), tiny.as_arrays(got)
-  assert got.keys() == want.keys()
-  for path, leaf in got.items():
-    np.testing.assert_allclose(leaf, want[path], rtol=1e-10, atol=1e-10)
-  assert_close(got_totals._asdict(), want_totals._asdict())
+  ends = []
+  for backend in ('cpu', 'gpu'):
+    monkeypatch.setattr(jax, 'default_backend', lambda name=backend: name)
+    steps = compile_steps(config, make_images(), net, weights)
+    ends.append(steps.run(steps.start(), 0, STEPS_PER_EPOCH))
+  (host, host_totals), (device, device_totals) = ends
+  assert_close(device, host, rtol=1e-10, atol=1e-10)
+  assert_close(device_totals._asdict(), host_totals._asdict())
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
@@ -173,34 +178,35 @@ def test_run_nonfinite_loss_ends_chunk(monkeypatch, backend):
 
   monkeypatch.setattr(optimizers, 'make_learning_rate', rate)
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-  parts = make(tiny.config(batch_size=4, quantizer='none', estimator='ste'))
-  _, totals = parts.run(parts.start(), 0, SPE)
+  config = tiny.config(batch_size=4, quantizer='none', estimator='ste')
+  steps = tiny_steps(config)
+  _, totals = steps.run(steps.start(), 0, STEPS_PER_EPOCH)
   assert totals.finite.tolist() == [False]
   assert totals.steps.tolist() == [2]
 
 
 def test_run_chunk_across_epochs_raises():
-  parts = make()
+  steps = tiny_steps()
   with pytest.raises(ValueError, match='3 steps from step 1 on are not'):
-    parts.run(None, 1, 3)
+    steps.run(None, 1, 3)
 
 
 def test_start_twice_gives_equal_states_without_shared_buffers():
-  parts = make(
+  steps = tiny_steps(
     tiny.config(batch_size=4, estimator='fc_grad', seed=check.LARGEST_SEED)
   )
-  first, second = parts.start(), parts.start()
+  first, second = steps.start(), steps.start()
   assert tiny.as_bytes(first) == tiny.as_bytes(second)
-  parts.run(first, 0, 1)  # donates the first
+  steps.run(first, 0, 1)  # donates `first`
   assert np.isfinite(np.asarray(second.params['head']['kernel'])).all()
 
 
 @pytest.mark.parametrize('batch', [4, 11, 500])
 def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
   monkeypatch.setattr(evaluation, 'EVAL_BATCH', batch)
-  dataset, net = a_dataset(), tiny.Net(10)
+  dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
-  loss, accuracy = make(dataset=dataset).evaluate(
+  loss, accuracy = tiny_steps(images=dataset).evaluate(
     weights['params'], weights['batch_stats']
   )
   pixels = dataset.test_images.astype(np.float64) / 255
@@ -211,19 +217,19 @@ def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
   x = x * norm['scale'] + norm['bias']
   logits = x @ weights['params']['head']['kernel']
   logits += weights['params']['head']['bias']
-  right = logits[np.arange(11), dataset.test_labels]
-  losses = np.log(np.exp(logits).sum(axis=1)) - right
+  label_logits = logits[np.arange(11), dataset.test_labels]
+  losses = np.log(np.exp(logits).sum(axis=1)) - label_logits
   hits = logits.argmax(axis=1) == dataset.test_labels
   assert loss == pytest.approx(losses.mean(), rel=1e-5)
   assert accuracy == pytest.approx(100 * hits.mean(), rel=1e-6)
 
 
-def in_float64(monkeypatch):
-  """Images, and with them the whole run, in float64."""
+def use_float64(monkeypatch):
+  """Makes images, and with them the complete run, float64."""
   monkeypatch.setitem(networks.DTYPES, 'float32', jnp.float64)
 
 
-def as_wide(tree):
+def to_float64(tree):
   return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
@@ -232,60 +238,61 @@ def as_wide(tree):
 def test_run_trials_equal_single_runs_of_their_seeds(
   monkeypatch, x64, backend, estimator
 ):
-  """Five steps over two epochs, in float64."""
-  in_float64(monkeypatch)
+  """Compares five steps over two epochs, in float64."""
+  use_float64(monkeypatch)
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
 
-  def steps(**overrides):
+  def run_five(**overrides):
     config = tiny.config(
       batch_size=4, estimator=estimator, optimizer='adam', **overrides
     )
     net = tiny.Net(10, jnp.float64)
-    weights = as_wide(tiny.variables(net))
-    parts = steps_of(config, a_dataset(), net, weights)
-    state, totals = parts.run(parts.start(), 0, 3)
-    state, more = parts.run(state, 3, 2)
-    return state, jnp.stack([totals.loss, more.loss], axis=1)
+    weights = to_float64(tiny.variables(net))
+    steps = compile_steps(config, make_images(), net, weights)
+    state, first = steps.run(steps.start(), 0, 3)
+    state, second = steps.run(state, 3, 2)
+    return state, jnp.stack([first.loss, second.loss], axis=1)
 
-  together, losses = steps(seed=5, trials=3)
+  together, losses = run_five(seed=5, trials=3)
   assert losses.shape == (3, 2)
   for trial in range(3):
-    alone, loss = steps(seed=5 + trial)
+    alone, loss = run_five(seed=5 + trial)
     np.testing.assert_allclose(losses[trial], loss[0], rtol=1e-6)  # float32
-    got = tiny.as_arrays(parallel.pick(together, trial))
-    want = tiny.as_arrays(parallel.pick(alone, 0))
-    assert got.keys() == want.keys()
-    for path, leaf in got.items():
-      assert leaf.dtype == want[path].dtype
-      np.testing.assert_allclose(leaf, want[path], rtol=1e-10, atol=1e-10)
+    actual, expected = parallel.pick(together, trial), parallel.pick(alone, 0)
+    assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    types, expected_types = (
+      jax.tree.map(lambda leaf: leaf.dtype, tree) for tree in (actual, expected)
+    )
+    assert types == expected_types
   assert len({float(loss) for loss in losses[:, 1]}) == 3
 
 
 def test_run_one_nonfinite_trial_ends_chunk_of_all(monkeypatch):
-  parts = make(tiny.config(batch_size=4, estimator='fc_grad', trials=2))
-  state = parts.start()
+  steps = tiny_steps(tiny.config(batch_size=4, estimator='fc_grad', trials=2))
+  state = steps.start()
   head = state.params['head']
-  spoilt = head['bias'].at[1].set(jnp.nan)
+  bias = head['bias'].at[1].set(jnp.nan)
   state = state._replace(
-    params={**state.params, 'head': {**head, 'bias': spoilt}}
+    params={**state.params, 'head': {**head, 'bias': bias}}
   )
-  _, totals = parts.run(state, 0, SPE)
+  _, totals = steps.run(state, 0, STEPS_PER_EPOCH)
   assert totals.finite.tolist() == [True, False]
   assert totals.steps.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 def test_run_batch_split_over_devices_gives_equal_state(monkeypatch, backend):
-  """Up to rounding; statistics and gradients are those of the whole batch."""
+  """Statistics and gradients are those of the whole batch."""
   assert jax.device_count() >= 2
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-  alone = make(tiny.config(batch_size=4, optimizer='momentum'))
-  split = make(tiny.config(batch_size=4, optimizer='momentum', mesh_data=2))
-  want, want_totals = alone.run(alone.start(), 0, SPE)
-  got, totals = split.run(split.start(), 0, SPE)
-  assert_close(got, want)
-  assert_close(totals._asdict(), want_totals._asdict())
-  for leaf in jax.tree.leaves(got):
+  config = {'batch_size': 4, 'optimizer': 'momentum'}
+  single = tiny_steps(tiny.config(**config))
+  split = tiny_steps(tiny.config(**config, mesh_data=2))
+  expected, expected_totals = single.run(single.start(), 0, STEPS_PER_EPOCH)
+  actual, totals = split.run(split.start(), 0, STEPS_PER_EPOCH)
+  assert_close(actual, expected)
+  assert_close(totals._asdict(), expected_totals._asdict())
+  for leaf in jax.tree.leaves(actual):
     assert leaf.sharding.is_fully_replicated
     assert len(leaf.sharding.device_set) == 2
 
@@ -297,15 +304,15 @@ def test_data_mesh_too_many_devices_raises():
 
 
 def test_run_transfer_within_chunk_raises(monkeypatch):
-  parts = make()
-  state = parts.start()
+  steps = tiny_steps()
+  state = steps.start()
   monkeypatch.setattr(parallel, 'replicated', lambda tree, mesh: tree)
-  on_the_host = jax.tree.map(np.asarray, state.params)
+  host_params = jax.tree.map(np.asarray, state.params)
   with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
-    parts.run(state._replace(params=on_the_host), 0, 1)
+    steps.run(state._replace(params=host_params), 0, 1)
 
 
-EIGHT = """
+EIGHT_DEVICES = """
 import jax, numpy as np
 from mq_jax import models
 from tests.experiments import tiny
@@ -320,16 +327,16 @@ for mesh_data in (1, -1):
     batch_size=16, estimator='multi_fc', hidden=4, optimizer='momentum',
     mesh_data=mesh_data,
   )
-  images = test_steps.a_dataset(train=50, test=600)
-  parts = test_steps.steps_of(config, images, net, weights)
-  state, totals = parts.run(parts.start(), 0, 3)
+  images = test_steps.make_images(train=50, test=600)
+  steps = test_steps.compile_steps(config, images, net, weights)
+  state, totals = steps.run(steps.start(), 0, 3)
   assert totals.steps.tolist() == [3]
   for leaf in jax.tree.leaves(state):
     assert len(leaf.sharding.device_set) == (8 if mesh_data == -1 else 1)
-  one = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
-  ends.append((tiny.as_arrays(state), parts.evaluate(*one)))
-(alone, test), (split, split_test) = ends
-for path, leaf in alone.items():
+  trial = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
+  ends.append((tiny.as_arrays(state), steps.evaluate(*trial)))
+(single, test), (split, split_test) = ends
+for path, leaf in single.items():
   np.testing.assert_allclose(
     split[path], leaf, rtol=2e-3, atol=2e-4, err_msg=path
   )
@@ -339,8 +346,8 @@ print('the same')
 
 
 def test_run_eight_devices_train_resnet_as_one_device():
-  done = subprocess.run(
-    [sys.executable, '-c', EIGHT],
+  process = subprocess.run(
+    [sys.executable, '-c', EIGHT_DEVICES],
     env={
       **os.environ,
       'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
@@ -349,4 +356,4 @@ def test_run_eight_devices_train_resnet_as_one_device():
     text=True,
     check=False,
   )
-  assert done.stdout.endswith('the same\n'), done.stdout + done.stderr
+  assert process.stdout.endswith('the same\n'), process.stdout + process.stderr

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny network: what they write, refuse, and go on from."""
+"""Complete runs of a tiny network: their files, errors, and resumption."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def _tiny_network(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-  """A run that starts from random weights in a file."""
+  """The configuration of a run from a file of random weights."""
   path = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   return tiny.config(pretrained=path, estimator='fc_grad')
 
@@ -39,19 +39,19 @@ def files_in(folder):
   return sorted(p for p in folder.rglob('*') if p.is_file())
 
 
-def no_more(monkeypatch):
-  """From here on, whatever a run needs to train is not to be had."""
+def forbid_training(monkeypatch):
+  """Makes the test fail if a run loads data, trains, or saves a model."""
 
-  def refuse(*args, **kwargs):
-    pytest.fail('this run should have needed neither data nor training')
+  def fail(*args, **kwargs):
+    pytest.fail('The run must need neither data nor training.')
 
-  monkeypatch.setattr(train, 'make_pipeline', refuse)
-  monkeypatch.setattr(train, 'make_steps', refuse)
-  monkeypatch.setattr(model_file, 'save_model', refuse)
+  monkeypatch.setattr(train, 'make_pipeline', fail)
+  monkeypatch.setattr(train, 'make_steps', fail)
+  monkeypatch.setattr(model_file, 'save_model', fail)
 
 
 def numpy_test(path):
-  """Loss and accuracy in percent of a model file on the digits' test set."""
+  """Returns loss and accuracy in percent of a model file on the digits."""
   model, digits = model_file.load_model(path), datasets.load('digits')
   images = digits.test_images.astype(np.float64) / 255
   images = (images - digits.mean) / digits.std
@@ -61,8 +61,8 @@ def numpy_test(path):
   x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
   x = x * norm['scale'] + norm['bias']
   logits = x @ model.params['head']['kernel'] + model.params['head']['bias']
-  right = logits[np.arange(len(x)), digits.test_labels]
-  losses = np.log(np.exp(logits).sum(axis=1)) - right
+  label_logits = logits[np.arange(len(x)), digits.test_labels]
+  losses = np.log(np.exp(logits).sum(axis=1)) - label_logits
   hits = logits.argmax(axis=1) == digits.test_labels
   return losses.mean(), 100 * hits.mean()
 
@@ -87,7 +87,7 @@ def test_run_writes_what_it_measured(tmp_path, config):
     )
     assert 0 <= record['flipped']['head/kernel'] <= 1
 
-  # The file is the model that was tested last, and its weights have one bit.
+  # The file is the model of the last test, and its weights have one bit.
   assert result.model_path == work / 'quantized.safetensors'
   loss, accuracy = numpy_test(result.model_path)
   assert records[-1]['test_loss'] == pytest.approx(loss, rel=1e-4)
@@ -117,9 +117,9 @@ def test_run_trials_share_log_and_have_a_model_each(
   for record in records:
     assert [trial['seed'] for trial in record['trials']] == [5, 6]
     for name in ('train_loss', 'test_loss', 'test_accuracy', 's'):
-      mine = [trial[name] for trial in record['trials']]
-      assert record[name] == pytest.approx(sum(mine) / 2)
-      assert name == 'test_accuracy' or mine[0] != mine[1]
+      values = [trial[name] for trial in record['trials']]
+      assert record[name] == pytest.approx(sum(values) / 2)
+      assert name == 'test_accuracy' or values[0] != values[1]
   for trial, path in zip(
     records[-1]['trials'],
     (
@@ -133,7 +133,7 @@ def test_run_trials_share_log_and_have_a_model_each(
     assert trial['test_accuracy'] == pytest.approx(accuracy, rel=1e-6)
   assert result.model_path == work / 'quantized-seed5.safetensors'
   assert result.last_accuracy == pytest.approx(sum(result.trial_accuracies) / 2)
-  # Each is the run of its seed alone, but for the rounding of two compilations.
+  # A trial equals a run of its seed alone, up to the rounding of compilations.
   alone = train.train_and_evaluate(
     tiny.config(**{**config.to_dict(), 'trials': 1, 'seed': 6}),
     tmp_path / 'alone',
@@ -141,7 +141,7 @@ def test_run_trials_share_log_and_have_a_model_each(
   assert alone.records[0]['train_loss'] == pytest.approx(
     records[0]['trials'][1]['train_loss'], rel=1e-4
   )
-  no_more(monkeypatch)
+  forbid_training(monkeypatch)
   assert train.train_and_evaluate(config, work) == result
 
 
@@ -152,35 +152,35 @@ def test_run_trials_from_random_weights_raise(tmp_path):
 
 
 def test_run_train_loss_is_mean_over_epoch(tmp_path, config, monkeypatch):
-  taken = []
+  losses = []
   make_steps = train.make_steps
 
-  def watched(*args):
-    made = make_steps(*args)
+  def make_recorded(*args):
+    steps = make_steps(*args)
 
-    def run(state, first, steps):
-      # One step at a time, to see each one's loss.
-      for step in range(first, first + steps):
-        state, totals = made.run(state, step, 1)
-        taken.append(float(totals.loss[0]))
+    def run(state, first, count):
+      # One step at a time, so that the loss of each step is known.
+      for step in range(first, first + count):
+        state, totals = steps.run(state, step, 1)
+        losses.append(float(totals.loss[0]))
       return state, totals._replace(
-        steps=np.array([steps]), loss=np.array([sum(taken[-steps:])])
+        steps=np.array([count]), loss=np.array([sum(losses[-count:])])
       )
 
-    return made._replace(run=run)
+    return steps._replace(run=run)
 
-  monkeypatch.setattr(train, 'make_steps', watched)
+  monkeypatch.setattr(train, 'make_steps', make_recorded)
   result = train.train_and_evaluate(config, tmp_path / 'run')
-  assert len(taken) == 2 * tiny.STEPS
-  for record, losses in zip(
-    result.records, np.reshape(taken, (2, -1)), strict=True
+  assert len(losses) == 2 * tiny.STEPS
+  for record, epoch_losses in zip(
+    result.records, np.reshape(losses, (2, -1)), strict=True
   ):
-    assert record['train_loss'] == pytest.approx(losses.mean(), rel=1e-6)
-  assert len(set(taken)) == len(taken)
+    assert record['train_loss'] == pytest.approx(epoch_losses.mean(), rel=1e-6)
+  assert len(set(losses)) == len(losses)
 
 
 class Killed(BaseException):
-  """Like kill -9 for what is on disk: nothing more is written."""
+  """Ends a run like kill -9: nothing more is written to disk."""
 
 
 def kill_at(monkeypatch, module, name, call, before):
@@ -201,7 +201,7 @@ def kill_at(monkeypatch, module, name, call, before):
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
-  """A whole run of an LSTM under Adam: its config, records and last state."""
+  """Config, result and last checkpoint of a complete run: LSTM under Adam."""
   folder = tmp_path_factory.mktemp('uninterrupted')
   with pytest.MonkeyPatch.context() as patch:
     tiny.put_in(patch)
@@ -212,47 +212,47 @@ def uninterrupted(tmp_path_factory):
   return config, result, last
 
 
-# Ten steps, saved at 3, 5 (the end of the epoch), 6, 9 and 10.
+# A run has ten steps and saves at 3, 5 (the end of the epoch), 6, 9 and 10.
 @pytest.mark.parametrize(
   ('module', 'name', 'call', 'before'),
   [
-    (checkpoints, 'save', 1, True),  # nothing but the header is there
+    (checkpoints, 'save', 1, True),  # only the header exists
     (checkpoints, 'save', 1, False),  # in the middle of an epoch
     (run_log, 'append', 1, True),
-    (checkpoints, 'save', 2, True),  # the epoch's record is there
+    (checkpoints, 'save', 2, True),  # the record of the epoch exists
     (checkpoints, 'save', 2, False),
     (checkpoints, 'save', 5, True),
-    (model_file, 'save_model', 1, True),  # all is there but the model
+    (model_file, 'save_model', 1, True),  # only the model is missing
   ],
 )
 def test_run_killed_anywhere_resumes_bit_for_bit(
   tmp_path, monkeypatch, uninterrupted, module, name, call, before
 ):
-  config, whole, last = uninterrupted
+  config, expected, last = uninterrupted
   with monkeypatch.context() as patch:
     kill_at(patch, module, name, call, before)
     with pytest.raises(Killed):
       train.train_and_evaluate(config, tmp_path)
   result = train.train_and_evaluate(config, tmp_path)
-  assert tiny.timeless(result.records) == tiny.timeless(whole.records)
-  assert result.base_accuracy == whole.base_accuracy
-  end = tiny.last_checkpoint(config, tmp_path)
-  assert end.step == last.step == 2 * tiny.STEPS
-  assert end.progress == last.progress
-  ours = tiny.as_bytes(end.state)
-  assert ours == tiny.as_bytes(last.state)
+  assert tiny.timeless(result.records) == tiny.timeless(expected.records)
+  assert result.base_accuracy == expected.base_accuracy
+  resumed = tiny.last_checkpoint(config, tmp_path)
+  assert resumed.step == last.step == 2 * tiny.STEPS
+  assert resumed.progress == last.progress
+  leaves = tiny.as_bytes(resumed.state)
+  assert leaves == tiny.as_bytes(last.state)
   for part in ('params', 'phi', 'refine_state', 'estimator_state', 'grads'):
-    assert any(path.startswith(f'state/{part}') for path in ours), part
-  got, want = (model_file.load_model(r.model_path) for r in (result, whole))
-  assert tiny.as_bytes(got.params) == tiny.as_bytes(want.params)
+    assert any(path.startswith(f'state/{part}') for path in leaves), part
+  models = [model_file.load_model(r.model_path) for r in (result, expected)]
+  assert tiny.as_bytes(models[0].params) == tiny.as_bytes(models[1].params)
 
 
 def test_run_complete_is_only_read(tmp_path, config, monkeypatch):
   first = train.train_and_evaluate(config, tmp_path / 'run')
   files = {p: p.read_bytes() for p in files_in(tmp_path / 'run')}
-  no_more(monkeypatch)
+  forbid_training(monkeypatch)
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
-  # Where the data lie makes no other run of it.
+  # The folder of the data does not identify a run.
   config.data_dir = '/moved'
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
   assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
@@ -273,8 +273,8 @@ def test_run_without_base_model_trains_one_once(
 ):
   config.pretrained = ''
   result = train.train_and_evaluate(config, tmp_path)
-  said = capsys.readouterr().out
-  assert 'training a full-precision resnet8 on digits first, 1 epochs' in said
+  output = capsys.readouterr().out
+  assert 'training a full-precision resnet8 on digits first, 1 epochs' in output
   base = tmp_path / 'pretrain'
   header, records = run_log.read_log(base / 'metrics.jsonl')
   assert header['config'] == base_config(config).to_dict()
@@ -284,7 +284,7 @@ def test_run_without_base_model_trains_one_once(
   assert result.base_accuracy == pytest.approx(accuracy)
   assert records[-1]['test_accuracy'] == pytest.approx(accuracy)
 
-  # Another quantized run beside the same base model does not train it again.
+  # Another quantized run in the folder does not train the base model again.
   for path in files_in(tmp_path):
     if base not in path.parents:
       path.unlink()
@@ -293,12 +293,12 @@ def test_run_without_base_model_trains_one_once(
   checkpointed = tmp_path / 'checkpoints'
   checkpointed.rename(tmp_path.with_name('gone'))
   train.train_and_evaluate(config, tmp_path)
-  said = capsys.readouterr().out
-  assert 'first' not in said
-  assert f'The base model is {base / "model.safetensors"}' in said
+  output = capsys.readouterr().out
+  assert 'first' not in output
+  assert f'The base model is {base / "model.safetensors"}' in output
   assert {p: p.stat().st_mtime_ns for p in files_in(base)} == stamps
 
-  # A longer base is another base.
+  # A longer training makes another base model.
   config.pretrain_epochs = 2
   (tmp_path / 'metrics.jsonl').unlink()
   with pytest.raises(errors.InvalidError, match='epochs: 1 in the log, 2 now'):
@@ -320,9 +320,9 @@ def test_run_in_full_precision_reports_its_own_accuracy(tmp_path, config):
 def test_run_invalid_config_writes_nothing(
   tmp_path, config, monkeypatch, values
 ):
-  no_more(monkeypatch)
+  forbid_training(monkeypatch)
   config.update(values)
-  config.pretrained = ''  # A base model would be trained, and nothing checked.
+  config.pretrained = ''  # The check must precede the training of a base model.
   with pytest.raises(errors.ConfigError, match=next(iter(values))):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
@@ -369,7 +369,7 @@ def test_run_resumes_with_the_same_base_model_only(
   train.train_and_evaluate(config, tmp_path / 'run')
   header, _ = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
   assert header['start']['base'] == model_file.digest(config.pretrained)
-  no_more(monkeypatch)
+  forbid_training(monkeypatch)
   moved = tmp_path / 'elsewhere' / 'base.safetensors'
   moved.parent.mkdir()
   pathlib.Path(config.pretrained).rename(moved)
@@ -387,9 +387,9 @@ def test_run_folder_of_other_config_names_the_keys(
   work = tmp_path / 'run'
   train.train_and_evaluate(config, work)
   files = {p: p.read_bytes() for p in files_in(work)}
-  # What changes the shapes of the state, too, is told by its keys.
+  # The error also names keys that change the shapes of the state.
   config.update(estimator='lstm_fc', seed=1)
-  no_more(monkeypatch)
+  forbid_training(monkeypatch)
   with pytest.raises(errors.InvalidError) as error:
     train.train_and_evaluate(config, work)
   message = str(error.value)
@@ -410,7 +410,7 @@ def test_run_checkpoints_without_log_raise(tmp_path, config, monkeypatch):
 
 
 class Writer:
-  """In place of TensorBoard's; remembers whether it was closed."""
+  """Replaces TensorBoard's writer, and records that it was closed."""
 
   def __init__(self):
     self.closed = False
@@ -427,14 +427,14 @@ class Writer:
 
 def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
   def rate(config, steps_per_epoch, cosine):
-    # The steps counted from 1: the ninth is the first to take infinity.
+    # Counted from 1, the ninth step is the first with an infinite rate.
     alpha = config.learning_rate
     return lambda step: jax.numpy.where(step < 8, alpha, jax.numpy.inf)
 
   writer = Writer()
   monkeypatch.setattr(run_log, 'open_scalars', lambda *args: writer)
   monkeypatch.setattr(optimizers, 'make_learning_rate', rate)
-  for _ in range(2):  # The second time from the last checkpoint.
+  for _ in range(2):  # The second run starts from the last checkpoint.
     with pytest.raises(training.TrainingDiverged) as error:
       train.train_and_evaluate(config, tmp_path / 'run')
     message = str(error.value)
@@ -452,7 +452,7 @@ def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
     assert np.isfinite(leaf.astype(np.float64)).all()
 
 
-def test_run_nonfinite_first_step_says_nothing_is_saved(tmp_path, config):
+def test_run_nonfinite_first_step_names_no_checkpoint(tmp_path, config):
   config.update(quantizer='none', estimator='ste', learning_rate=3e38)
   with pytest.raises(training.TrainingDiverged, match='no checkpoint yet'):
     train.train_and_evaluate(config, pathlib.Path(tmp_path, 'run'))
