@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mq_jax import macs
+from mq_jax.packing import macs
 
 
 def count(function: Any, *args: Any) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from benchmarks import cases, measure, table
-from mq_jax import coordinates
+from mq_jax.estimators import coordinates
 
 # Shown as well with all coordinates at once, as a plain network has them.
 UNBLOCKED = ('multi_fc, tanh', 'lstm_fc')

@@ -1,14 +1,14 @@
-"""Checks of arguments that many factories share."""
+"""Argument checks that several factories share."""
 
 from typing import Any
 
 
-def check_bits(bits: Any, least: int, most: int, hint: str = '') -> None:
-  """Raises `ValueError` unless `bits` is an integer from `least` to `most`."""
-  whole = isinstance(bits, int) and not isinstance(bits, bool)
-  if not whole or not least <= bits <= most:
+def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
+  """Raises `ValueError` unless `bits` is an integer in the given range."""
+  is_integer = isinstance(bits, int) and not isinstance(bits, bool)
+  if not is_integer or not minimum <= bits <= maximum:
     raise ValueError(
-      f'bits={bits!r} must be an integer from {least} to {most}{hint}.'
+      f'bits={bits!r} must be an integer from {minimum} to {maximum}{hint}.'
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 from jax import lax
 
 import mq_jax
-from mq_jax import lstm
+from mq_jax.estimators import lstm_cell
 from tests import oracle
 
 STEPS, GAMMA, HIDDEN = 3, 0.01, 4
@@ -197,7 +197,7 @@ def test_iterations_equal_the_oracles(
     assert_close(state.phi, expected.phi)
     if estimator == 'lstm_fc':
       for mine, name in zip(
-        lstm.recall(state.estimator_state, None), 'hc', strict=True
+        lstm_cell.recall(state.estimator_state, None), 'hc', strict=True
       ):
         memory = expected.estimator_state
         other = np.concatenate(

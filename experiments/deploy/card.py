@@ -16,7 +16,7 @@ import mq_jax
 from experiments.data import datasets
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
-from mq_jax.packed_file import write_whole
+from mq_jax.packing.packed_file import write_atomic
 
 FOLDER = 'deployed'
 
@@ -167,5 +167,5 @@ def enter(
 ) -> pathlib.Path:
   """Writes a card into the ledger, in place of an older one of its name."""
   path = pathlib.Path(results) / FOLDER / f'{described["name"]}.json'
-  write_whole(path, (json.dumps(described, indent=1) + '\n').encode())
+  write_atomic(path, (json.dumps(described, indent=1) + '\n').encode())
   return path

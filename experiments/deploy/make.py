@@ -18,7 +18,7 @@ from experiments.data import datasets
 from experiments.deploy import artefact, card, check, export, packed_network
 from experiments.records import finished, model_file
 from mq_jax.models import BatchNorm, fold_norms, fold_scales
-from mq_jax.packed_file import write_whole
+from mq_jax.packing.packed_file import write_atomic
 
 FORMATS = {
   'safetensors': 'packed.safetensors',
@@ -147,8 +147,8 @@ def _put(
     (out / name).unlink(missing_ok=True)
   for kind in formats:
     (folder / FORMATS[kind]).replace(out / FORMATS[kind])
-  write_whole(out / PAGE, card.markdown(described).encode())
-  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())
+  write_atomic(out / PAGE, card.markdown(described).encode())
+  write_atomic(out / artefact.CARD, json.dumps(described, indent=1).encode())
 
 
 def _check_bits(config: ConfigDict, formats: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from experiments.configs import resnet20
 from experiments.data import datasets
 from experiments.records import final, model_file, run_log
 from mq_jax.models import scale_of
-from mq_jax.packed_array import packed_leaves
+from mq_jax.packing.packed_array import packed_leaves
 
 
 def read(

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
-from mq_jax.packed_file import write_whole
+from mq_jax.packing.packed_file import write_atomic
 
 _COLLECTIONS = ('params', 'batch_stats')
 _FIRST_BYTES = {
@@ -74,7 +74,7 @@ def save_model(
       raise ValueError(f'metadata {key!r}: {value!r} is not text: take str()')
   trees = dict(zip(_COLLECTIONS, (params, batch_stats), strict=True))
   content = safetensors.numpy.save(_flatten(trees), dict(metadata))
-  write_whole(path, content)
+  write_atomic(path, content)
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:

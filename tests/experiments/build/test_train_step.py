@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from experiments.build import check, losses, optimizers, train_step
 from experiments.configs import digits, resnet20, resnet110
-from mq_jax import features, models, selection, wrappers
+from mq_jax import models, selection
+from mq_jax.estimators import features, wrappers
 from tests.experiments import tiny
 
 

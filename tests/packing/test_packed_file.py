@@ -17,8 +17,9 @@ import pytest
 import safetensors.numpy
 
 import mq_jax
-from mq_jax import methods, packed_file
-from mq_jax.packed_array import is_packed, packed_leaves
+from mq_jax import methods
+from mq_jax.packing import packed_file
+from mq_jax.packing.packed_array import is_packed, packed_leaves
 from mq_jax.selection import named_leaves
 
 METADATA = {'network': 'é "q" \n', 'accuracy': '91.50'}
@@ -280,7 +281,7 @@ def test_what_is_written_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
     seen.append((partial, os.fstat(descriptor).st_size))
 
   monkeypatch.setattr(os, 'fsync', synced)
-  packed_file.write_whole(path, b'12345')
+  packed_file.write_atomic(path, b'12345')
   ((name, size),) = seen
   assert name != path.name
   assert size == 5

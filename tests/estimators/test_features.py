@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mq_jax
-from mq_jax import coordinates
+from mq_jax.estimators import coordinates
 from tests import problem
 
 
@@ -72,7 +72,7 @@ def test_it_starts_at_the_straight_through_rule_and_leaves_it(x64):
   for batch in rest:
     state, metrics = train.step(state, batch)
     assert metrics['finite']
-  assert int(state.estimator_state.seen) == 40
+  assert int(state.estimator_state.step) == 40
   assert np.any(state.phi[1]['kernel'] != 0)
 
 

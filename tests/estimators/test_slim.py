@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mq_jax
-from mq_jax import coordinates
+from mq_jax.estimators import coordinates
 from tests import problem
 
 ESTIMATORS = {

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import strategies as st
 
 import mq_jax
-from mq_jax import methods, models, packed_array
-from mq_jax.levels import exact_multiples
-from mq_jax.packed_array import PackedArray
+from mq_jax import methods, models
+from mq_jax.packing import packed_array
+from mq_jax.packing.levels import exact_multiples
+from mq_jax.packing.packed_array import PackedArray
 from mq_jax.selection import named_leaves
 from tests import problem
 

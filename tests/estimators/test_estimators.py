@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mq_jax
-from mq_jax import coordinates, lstm, stacks
+from mq_jax.estimators import coordinates, lstm_cell, stacks
 
 LAYER_SHAPES = {'a/kernel': (3, 3, 2, 4), 'b/kernel': (5, 7)}
 
@@ -289,12 +289,12 @@ def test_a_narrow_memory_takes_half_and_rounds_once_a_step(x64):
   wide = mq_jax.lstm_fc(hidden=4).init_state(jax.random.key(9), leaves)
   assert state.memory.h.nbytes * 4 == wide.memory.h.nbytes  # of float64
   x = jnp.concatenate([leaf.ravel() for leaf in leaves.values()])
-  memory = lstm.Memory(jnp.zeros((13, 4)), jnp.zeros((13, 4)))
+  memory = lstm_cell.Memory(jnp.zeros((13, 4)), jnp.zeros((13, 4)))
   for _ in range(4):
     factor, state = estimator.apply(
       phi, {k: jnp.ones_like(v) for k, v in leaves.items()}, leaves, {}, state
     )
-    memory = lstm.cell(phi['lstm'], x, memory)
+    memory = lstm_cell.cell(phi['lstm'], x, memory)
     expected = memory.h @ phi['head']['kernel'] + phi['head']['bias'][None]
     got = jnp.concatenate([factor[path].ravel() for path in leaves])
     np.testing.assert_allclose(got, expected[:, 0], rtol=1e-12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import mq_jax
-from mq_jax import levels
+from mq_jax.packing import levels
 
 FEW = st.sampled_from([-2.5, -1.0, -0.0, 0.0, 0.3, 1.0, 7.0])
 

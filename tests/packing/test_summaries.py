@@ -11,7 +11,7 @@ from jax import lax
 
 import mq_jax
 from mq_jax import models
-from mq_jax.macs import layer_macs
+from mq_jax.packing.macs import layer_macs
 from mq_jax.selection import named_leaves, replace
 from tests import problem
 
