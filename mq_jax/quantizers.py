@@ -184,7 +184,7 @@ def _tanh_range(w: Array) -> Array:
 def dorefa(
   bits: int = 1, clip: float | None = 1.0, original: bool = False
 ) -> Quantizer:
-  """DoReFa's k-bit weights, eq. (1).
+  """Makes the quantizer of DoReFa's k-bit weights, eq. (1).
 
   W̃ = tanh(W) / (2 max|tanh(W)|) + ½, and Ŵ = 2 round((2ᵏ−1) W̃)/(2ᵏ−1) − 1.
   Ties round upwards, so that W = 0 gives +1 at 1 bit. The maximum is taken over
@@ -251,7 +251,7 @@ def bwn(
   clip: float | None = 1.0,
   scaled_gradient: bool = True,
 ) -> Quantizer:
-  """Binary weights with a scale, BWN of XNOR-Net, eq. (2).
+  """Makes the quantizer of scaled binary weights, BWN of XNOR-Net, eq. (2).
 
   W̃ = W, and Ŵ = α · sign(W̃) with α = mean|W̃| and sign(0) = +1. The
   straight-through gradient is α · g_hat · 1[|W̃| ≤ clip], with constant α.

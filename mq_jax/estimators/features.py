@@ -33,7 +33,7 @@ def feature_fc(
   steps: int = 10_000,
   threshold: float = 0.5,
 ) -> GradientEstimator:
-  """g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
+  """Makes g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
 
   The estimator starts exactly at the straight-through rule. Features are of
   order 1 at any scale of the layer, as learned optimizers need them:

@@ -18,7 +18,7 @@ def fc_grad(
   bias: bool = False,
   init: str = 'random',
 ) -> GradientEstimator:
-  """FCGrad, eq. (9): g_W̃ = FCs(φ, σ, g_Ŵ).
+  """Makes FCGrad, eq. (9): g_W̃ = FCs(φ, σ, g_Ŵ).
 
   Without activation and bias, FCGrad is one learned scalar times g_Ŵ.
 
@@ -71,7 +71,7 @@ def multi_fc(
   bias: bool = False,
   init: str = 'random',
 ) -> GradientEstimator:
-  """MultiFC, eq. (10): g_W̃ = g_Ŵ · FCs(φ, σ, W̃).
+  """Makes MultiFC, eq. (10): g_W̃ = g_Ŵ · FCs(φ, σ, W̃).
 
   Args:
     hidden: Width of the hidden layers; unused if `layers` is 1.

@@ -14,7 +14,7 @@ Array = jax.Array
 def kernel_wise(
   size: int = 3, hidden: int = 100, init: str = 'random'
 ) -> GradientEstimator:
-  """g_W̃ = g_Ŵ · FCs(φ, kernel of W̃): the factor depends on the kernel.
+  """Makes g_W̃ = g_Ŵ · FCs(φ, kernel of W̃), with one factor per weight.
 
   Two linear layers map the k² weights of a kernel (one input and one output
   channel) to k² factors, one for the gradient of each weight. The layers

@@ -18,10 +18,10 @@ def lstm_fc(
   init: str = 'random',
   memory_dtype: Any = None,
 ) -> GradientEstimator:
-  """LSTMFC, eq. (11): g_W̃ = g_Ŵ · FC(φ_FC, LSTM(φ_LSTM, W̃)).
+  """Makes LSTMFC, eq. (11): g_W̃ = g_Ŵ · FC(φ_FC, LSTM(φ_LSTM, W̃)).
 
-  One LSTM layer with two bias vectors and a linear head with a bias, all drawn
-  from U(±1/sqrt(hidden)). The gradient of φ does not pass through the memory
+  φ consists of one LSTM layer with two bias vectors and a linear head with a
+  bias, all drawn from U(±1/sqrt(hidden)). The gradient of φ does not pass through the memory
   into earlier steps.
 
   Args:

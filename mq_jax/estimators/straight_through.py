@@ -4,7 +4,7 @@ from mq_jax.estimators.base import GradientEstimator
 
 
 def ste() -> GradientEstimator:
-  """Returns the estimator that passes on the quantizer's own rule, g_ste."""
+  """Makes the estimator that returns g_ste, the rule of the quantizer."""
   return GradientEstimator(
     init=lambda key, leaves: (),
     init_state=lambda key, leaves: (),

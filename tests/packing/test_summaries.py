@@ -1,4 +1,4 @@
-"""The table of layers against sizes, bytes and products counted by hand."""
+"""`summary` against sizes, bytes and products counted by hand."""
 
 import itertools
 import re
@@ -7,101 +7,83 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import mq_jax
 from mq_jax import models
-from mq_jax.packing.macs import layer_macs
 from mq_jax.selection import named_leaves, replace
 from tests import problem
-
-NHWC = ('NHWC', 'HWIO', 'NHWC')
-X = jax.ShapeDtypeStruct((1, 6, 6, 2), jnp.float32)
-# 3x3 taps of 2 channels for each of 6x6 pixels in 4 channels; 4 x 3.
-CONV, DENSE = 18 * 36 * 4, 12
-
-
-def params():
-  """±0.5; two levels of four; one scale a channel; and full precision."""
-  rng = np.random.default_rng(0)
-  sign = rng.choice([-1.0, 1.0], (3, 3, 2, 4))
-  sign.flat[:2] = -1, 1
-  dense = np.array([[-3, 1, 1], [1, 3, -3], [-3, 3, 1], [1, 1, -3]]) * 0.25
-  each = np.array([0.5, 1.5]) * np.array([[1, -1], [-1, 1], [1, 1]])
-  tree = {
-    'conv': {'kernel': 0.5 * sign, 'bias': np.ones(4)},
-    'dense': {'kernel': dense},
-    'unread': {'kernel': each},
-    'free': {'kernel': np.ones((2, 2))},
-  }
-  return jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
-
-
-RULES = [
-  ('conv/kernel', mq_jax.bwn()),
-  ('dense/kernel', mq_jax.dorefa(2)),
-  ('unread/kernel', mq_jax.bwn(per_channel=True)),
-]
+from tests.packing import small_network
 
 
 def latent():
-  """The same shapes before anything is quantized."""
+  """Returns latent weights of the same shapes."""
   rng = np.random.default_rng(1)
   return jax.tree.map(
-    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params()
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+    small_network.params(),
   )
-
-
-def packed_params(**options):
-  return mq_jax.pack(params(), RULES, quantized=True, **options)
-
-
-def apply(params, x):
-  x = lax.conv_general_dilated(
-    x, params['conv']['kernel'], (1, 1), 'SAME', dimension_numbers=NHWC
-  )
-  x = x + params['conv']['bias'][None, None, None]
-  return jnp.maximum(x, 0).mean((1, 2)) @ params['dense']['kernel']
 
 
 def rows(summary):
   return {layer.path: layer for layer in summary.layers}
 
 
-def test_a_small_network_by_hand():
-  found = mq_jax.summary(packed_params(), apply_fn=apply, inputs=(X,))
+def test_summary_small_network_equals_hand_computed_values():
+  found = mq_jax.summary(
+    small_network.packed_params(),
+    apply_fn=small_network.apply,
+    inputs=(small_network.X,),
+  )
   assert [layer.path for layer in found.layers] == [
-    'conv/bias', 'conv/kernel', 'dense/kernel', 'free/kernel', 'unread/kernel',
-  ]  # fmt: skip
+    'conv/bias',
+    'conv/kernel',
+    'dense/kernel',
+    'free/kernel',
+    'unread/kernel',
+  ]
   layers = rows(found)
   # path, shape, bits, used, scale, bytes before, bytes, MACs
   assert layers['conv/bias'][1:] == ((4,), 32, None, None, 16, 16, 0)
   assert layers['conv/kernel'][1:] == (
-    (3, 3, 2, 4), 1, 2, 0.5, 288, 9 + 4, CONV,
-  )  # fmt: skip
-  # -3, 1, 3 on a grid of steps of 2: two bits, of which three codes are used.
-  assert layers['dense/kernel'][1:] == ((4, 3), 2, 3, 0.25, 48, 3 + 4, DENSE)
+    (3, 3, 2, 4),
+    1,
+    2,
+    0.5,
+    288,
+    9 + 4,
+    small_network.CONV,
+  )
+  # -3, 1 and 3 are on a grid with step 2: two bits, with three codes in use.
+  assert layers['dense/kernel'][1:] == (
+    (4, 3),
+    2,
+    3,
+    0.25,
+    48,
+    3 + 4,
+    small_network.DENSE,
+  )
   assert layers['free/kernel'][1:] == ((2, 2), 32, None, None, 16, 16, 0)
-  # Six bits, and a scale for each of two channels, of mean 1.
+  # Six bits, and one scale for each of two channels, with mean 1.
   assert layers['unread/kernel'][1:] == ((3, 2), 1, 2, 1.0, 24, 1 + 8, 0)
   assert found.state_bytes == 0
   assert found.total_bytes == 16 + 13 + 7 + 16 + 9
   assert found.total_bytes_before == 16 + 288 + 48 + 16 + 24
 
 
-def test_what_is_packed_and_what_is_trained_have_summaries_too():
+def test_summary_accepts_packed_params_latent_params_and_state():
   state = {'mean': np.ones(5, 'f4'), 'n': np.int32(1)}
-  found = mq_jax.summary(packed_params(model_state=state))
-  assert found.layers == mq_jax.summary(packed_params()).layers
+  found = mq_jax.summary(small_network.packed_params(model_state=state))
+  assert found.layers == mq_jax.summary(small_network.packed_params()).layers
   assert {layer.macs for layer in found.layers} == {None}
   assert found.state_bytes == 24
   assert found.total_bytes == sum(layer.bytes for layer in found.layers) + 24
   assert found.total_bytes_before == 392 + 24
-  found = mq_jax.summary(latent(), RULES)
-  assert found == mq_jax.summary(mq_jax.pack(latent(), RULES))
+  found = mq_jax.summary(latent(), small_network.RULES)
+  assert found == mq_jax.summary(mq_jax.pack(latent(), small_network.RULES))
   assert all(isinstance(layer, mq_jax.LayerSummary) for layer in found.layers)
   assert {path for path, layer in rows(found).items() if layer.used} == {
-    path for path, _ in RULES
+    path for path, _ in small_network.RULES
   }
   train = problem.make(mq_jax.bwn(), mq_jax.ste())
   state = problem.start(train)
@@ -116,14 +98,14 @@ def test_what_is_packed_and_what_is_trained_have_summaries_too():
   assert found.state_bytes == 8
 
 
-def test_the_summary_counts_what_the_file_holds():
-  packed = packed_params(model_state={'mean': np.ones(5)})
+def test_summary_total_bytes_equal_bytes_of_arrays():
+  packed = small_network.packed_params(model_state={'mean': np.ones(5)})
   found = mq_jax.summary(packed)
   leaves = jax.tree.leaves((packed.params, packed.model_state))
   assert found.total_bytes == sum(np.asarray(leaf).nbytes for leaf in leaves)
 
 
-def test_a_table_without_a_scale():
+def test_summary_levels_without_scale_reports_none():
   levels = np.array([-0.7, -0.123, 0.2, 0.9], np.float32)
   w = levels[np.arange(40).reshape(10, 4) % 4]
   packed = mq_jax.pack({'w': w}, mq_jax.dorefa(3), quantized=True)
@@ -131,7 +113,7 @@ def test_a_table_without_a_scale():
   assert layer[1:] == ((10, 4), 2, 4, None, 160, 10 + 16, None)
 
 
-def test_values_in_use_are_the_most_of_one_channel():
+def test_summary_used_is_maximum_over_channels():
   w = np.array([[0.3, 1, 5], [0.7, 1, 5], [0.9, 1, 6]], np.float32)
   packed = mq_jax.pack({'w': w}, mq_jax.methods.lq_nets(2), quantized=True)
   (layer,) = mq_jax.summary(packed).layers
@@ -140,204 +122,23 @@ def test_values_in_use_are_the_most_of_one_channel():
   assert layer.scale is None
 
 
-# Products.
-
-
-def looped(params, x):
-  x = x @ jnp.ones((2, 4))
-  x, _ = lax.scan(
-    lambda x, _: (jnp.tanh(x @ params['square']), None), x, None, length=5
-  )
-  x, _ = lax.scan(lambda x, w: (x @ w, None), x, params['stacked'])
-  return x @ params['square'].T
-
-
-SQUARE = {'square': jnp.ones((4, 4)), 'stacked': jnp.ones((3, 4, 4))}
-
-
-def test_loops_count_as_often_as_they_run():
-  x = jnp.ones((1, 2))
-  expected = {'square': 16 * (5 + 1), 'stacked': 3 * 16}
-  assert layer_macs(SQUARE, looped, x) == expected
-  assert layer_macs(SQUARE, jax.jit(looped), x) == expected
-  twice = lambda p, x: lax.scan(  # noqa: E731
-    lambda s, _: (s + jnp.sum(jax.jit(looped)(p, x)), None), 0.0, None, length=2
-  )
-  assert layer_macs(SQUARE, twice, x) == {p: 2 * n for p, n in expected.items()}
-
-
-def test_a_condition_counts_the_branch_that_takes_most():
-  own = {'small': jnp.ones((2, 3)), 'large': jnp.ones((2, 5))}
-
-  def once(params, x):
-    return jnp.sum(x @ params['small'])
-
-  def most(params, x):
-    return jnp.sum(x @ params['large']) + once(params, x)
-
-  def neither(params, x):
-    return jnp.sum(x)
-
-  x, on = jnp.ones((7, 2)), jax.ShapeDtypeStruct((), bool)
-  for branches in ((once, most), (most, once)):
-    found = layer_macs(
-      own, lambda p, x, on, b=branches: lax.cond(on, *b, p, x), x, on
-    )
-    assert found == {'small': 7 * 6, 'large': 7 * 10}
-  found = layer_macs(
-    own, lambda p, x, on: lax.cond(on, once, neither, p, x), x, on
-  )
-  assert found == {'small': 7 * 6}
-  # In a loop, each time; with three to choose from too.
-  index = jax.ShapeDtypeStruct((), jnp.int32)
-
-  def thrice(params, x, index):
-    return lax.scan(
-      lambda s, _: (
-        s + lax.switch(index, [neither, most, once], params, x), None,
-      ),
-      *(0.0, None), length=3,
-    )  # fmt: skip
-
-  found = layer_macs(own, thrice, x, index)
-  assert found == {'small': 3 * 7 * 6, 'large': 3 * 7 * 10}
-
-
-def test_a_condition_counts_one_branch_and_no_mixture():
-  own = {'small': jnp.ones((2, 3)), 'large': jnp.ones((2, 5))}
-  branches = [lambda p, x, n=name: jnp.sum(x @ p[n]) for name in own]
-  found = layer_macs(
-    own,
-    lambda p, x, on: lax.cond(on, *branches, p, x),
-    *(jnp.ones((7, 2)), jax.ShapeDtypeStruct((), bool)),
-  )
-  assert found == {'large': 7 * 10}
-
-
-def test_while_loops_give_condition_and_body_their_own_weights():
-  own = {
-    'body': jnp.ones((4, 4)), 'both': jnp.ones((4, 4)), 'stop': jnp.ones((4, 1))
-  }  # fmt: skip
-
-  def apply(params, x):
-    return lax.while_loop(
-      lambda x: jnp.sum(x @ params['both'] @ params['stop']) < 9,
-      lambda x: jnp.tanh(x @ params['body']) @ params['both'],
-      x,
-    )
-
-  # Of unknown length: once.
-  expected = {'body': 3 * 16, 'both': 2 * 3 * 16, 'stop': 3 * 4}
-  assert layer_macs(own, apply, jnp.ones((3, 4))) == expected
-
-  def only_body(params, x):
-    return lax.while_loop(
-      lambda x: jnp.sum(x) < 9, lambda x: x @ params['body'], x
-    )
-
-  def only_condition(params, x):
-    return lax.while_loop(
-      lambda x: jnp.sum(x @ params['stop']) < 9, lambda x: x + 1, x
-    )
-
-  x = jnp.ones((3, 4))
-  assert layer_macs(own, only_body, x) == {'body': 3 * 16}
-  assert layer_macs(own, only_condition, x) == {'stop': 3 * 4}
-
-
-def test_a_weight_times_a_number_is_that_weight():
-  own = {'w': jnp.ones((4, 5)), 'gain': jnp.ones((4, 1))}
-  x, scale = jnp.ones((3, 4)), jnp.ones(())
-  for network in (
-    lambda p, x, scale: x @ (p['w'] * 2),
-    lambda p, x, scale: x @ (scale * p['w']),
-    lambda p, x, scale: x @ (-p['w'] / 3 + scale),
-    lambda p, x, scale: x @ jax.jit(lambda w: 2 * w)(p['w']),
-  ):
-    assert layer_macs(own, network, x, scale) == {'w': 3 * 4 * 5}
-
-
-@pytest.mark.parametrize('loop', ['scan', 'fori_loop'])
-def test_layers_picked_from_a_stack_in_a_loop_count_for_the_stack(loop):
-  def apply(params, x):
-    if loop == 'fori_loop':
-      return lax.fori_loop(0, 3, lambda i, x: x @ params['stacked'][i], x)
-    return lax.scan(
-      lambda x, i: (x @ params['stacked'][i], None), x, jnp.arange(3)
-    )[0]
-
-  own = {'stacked': jnp.ones((3, 4, 4))}
-  assert layer_macs(own, apply, jnp.ones((2, 4))) == {'stacked': 3 * 2 * 16}
-
-
-def test_jit_remat_vmap_and_precision_change_no_count():
-  expected = {'conv/kernel': CONV, 'dense/kernel': DENSE}
-  own = params()
-  one = jnp.ones((6, 6, 2))
-
-  def halves(params, x):
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    return apply(half, x.astype(jnp.bfloat16))
-
-  for network in (apply, jax.jit(apply), jax.checkpoint(apply), halves):
-    assert layer_macs(own, network, X) == expected
-  assert layer_macs(own, lambda p, x: apply(p, x[None]), one) == expected
-  each = jax.vmap(lambda p, x: apply(p, x[None])[0], in_axes=(None, 0))
-  assert layer_macs(own, each, jnp.ones((1, 6, 6, 2))) == expected
-  # A batch takes as many times as much.
-  batch = jax.ShapeDtypeStruct((7, 6, 6, 2), jnp.float32)
-  assert layer_macs(own, each, batch) == {p: 7 * n for p, n in expected.items()}
-  # Packed weights are those of their values.
-  assert layer_macs(packed_params().params, apply, X) == expected
-
-
-@pytest.mark.parametrize(
-  ('strides', 'groups', 'kernel', 'expected'),
-  [
-    ((2, 2), 1, (3, 3, 4, 6), 4 * 4 * 6 * 9 * 4),
-    ((1, 1), 2, (3, 3, 2, 6), 8 * 8 * 6 * 9 * 2),
-    ((1, 1), 4, (5, 1, 1, 4), 8 * 8 * 4 * 5),
-    ((2, 1), 1, (1, 1, 4, 3), 4 * 8 * 3 * 4),
-  ],
-)
-def test_strides_and_groups(strides, groups, kernel, expected):
-  found = layer_macs(
-    {'w': jnp.ones(kernel)},
-    lambda p, x: lax.conv_general_dilated(
-      x, p['w'], strides, 'SAME', dimension_numbers=NHWC,
-      feature_group_count=groups,
-    ),
-    jnp.ones((1, 8, 8, 4)),
-  )  # fmt: skip
-  assert found == {'w': expected}
-
-
-def test_elementwise_products_are_none():
-  assert (
-    layer_macs({'w': jnp.ones(3)}, lambda p, x: p['w'] * x, jnp.ones(3)) == {}
-  )
-  own = {'w': jnp.ones((2, 3)), 'v': jnp.ones((3, 2))}
-  found = layer_macs(own, lambda p: p['w'] @ p['v'])
-  assert found == {'w': 12, 'v': 12}
-
-
-def test_a_resnet20_takes_what_its_shapes_say():
+def test_summary_resnet20_equals_counts_from_shapes():
   rng = np.random.default_rng(0)
   net = models.resnet20()
   x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   shapes = jax.eval_shape(
     lambda x: net.init(jax.random.key(0), x, train=False), x
   )
-  own = jax.tree.map(lambda like: np.ones(like.shape, 'f4'), shapes)
+  variables = jax.tree.map(lambda like: np.ones(like.shape, 'f4'), shapes)
   signs = {
     path: rng.choice(np.float32([-0.5, 0.5]), leaf.shape)
-    for path, leaf in named_leaves(own['params']).items()
+    for path, leaf in named_leaves(variables['params']).items()
     if path.endswith('kernel')
   }
-  weights = replace(own['params'], signs)
+  weights = replace(variables['params'], signs)
 
   def logits(params, x):
-    return net.apply({**own, 'params': params}, x, train=False)
+    return net.apply({**variables, 'params': params}, x, train=False)
 
   packed = mq_jax.pack(weights, mq_jax.bwn(), quantized=True)
   found = mq_jax.summary(packed, apply_fn=logits, inputs=(x,))
@@ -371,7 +172,7 @@ def test_a_resnet20_takes_what_its_shapes_say():
 
 
 def cells(text):
-  """The table's cells, cut where its ruler says; nothing stands between."""
+  """Cuts the table into cells at its ruler; checks that gaps are empty."""
   head, ruler, *lines = text.splitlines()
   spans = [match.span() for match in re.finditer('-+', ruler)]
   assert len(spans) == len(head.split()) == 8
@@ -386,14 +187,23 @@ def cells(text):
 
 
 @pytest.mark.parametrize('state', [{}, {'mean': np.ones(300, np.float32)}])
-def test_the_table_adds_up_and_is_aligned(state):
+def test_summary_str_columns_add_up_and_align(state):
   found = mq_jax.summary(
-    packed_params(model_state=state), apply_fn=apply, inputs=(X,)
+    small_network.packed_params(model_state=state),
+    apply_fn=small_network.apply,
+    inputs=(small_network.X,),
   )
   (head, *lines), ratio = cells(str(found))
   assert [cell.strip() for cell in head] == [
-    'layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs',
-  ]  # fmt: skip
+    'layer',
+    'shape',
+    'bits',
+    'values',
+    'scale',
+    'bytes',
+    'share',
+    'MACs',
+  ]
   for line in (head, *lines):
     for cell in line[:2]:
       assert cell == cell.strip().ljust(len(cell))
@@ -408,8 +218,14 @@ def test_the_table_adds_up_and_is_aligned(state):
   }
   share = f'{100 * 13 / found.total_bytes:.1f}%'
   assert by_name['conv/kernel'] == [
-    '3x3x2x4', '1', '2 of 2', '0.5', '13', share, '2,592',
-  ]  # fmt: skip
+    '3x3x2x4',
+    '1',
+    '2 of 2',
+    '0.5',
+    '13',
+    share,
+    '2,592',
+  ]
   assert by_name['dense/kernel'][2:4] == ['3 of 4', '0.25']
   assert by_name['full precision'][0] == '2 leaves'
   assert by_name['full precision'][4] == '32'
@@ -420,7 +236,11 @@ def test_the_table_adds_up_and_is_aligned(state):
     return float(cell.replace(',', '').rstrip('%') or 0)
 
   *parts, total = [[number(cell) for cell in line[5:]] for line in lines]
-  assert total == [found.total_bytes, 100, CONV + DENSE]
+  assert total == [
+    found.total_bytes,
+    100,
+    small_network.CONV + small_network.DENSE,
+  ]
   sums = np.sum(parts, axis=0)
   assert [sums[0], sums[2]] == [total[0], total[2]]
   np.testing.assert_allclose(sums[1], 100, atol=0.05 * len(parts))
@@ -431,20 +251,20 @@ def test_the_table_adds_up_and_is_aligned(state):
   )
 
 
-def test_without_a_network_there_are_no_products():
-  table, _ = cells(str(mq_jax.summary(packed_params())))
+def test_summary_without_network_has_empty_macs_column():
+  table, _ = cells(str(mq_jax.summary(small_network.packed_params())))
   assert {line[-1].strip() for line in table} == {'MACs', ''}
 
 
-def test_what_is_refused():
+def test_summary_bad_arguments_raise():
   with pytest.raises(ValueError, match=r'quantizer is None.*rules'):
-    mq_jax.summary(params())
+    mq_jax.summary(small_network.params())
   with pytest.raises(ValueError, match="'none' matches no leaf"):
-    mq_jax.summary(params(), [('none', mq_jax.bwn())])
+    mq_jax.summary(small_network.params(), [('none', mq_jax.bwn())])
   with pytest.raises(ValueError, match=r'packed already.*out the quantizer'):
-    mq_jax.summary(packed_params(), RULES)
+    mq_jax.summary(small_network.packed_params(), small_network.RULES)
   with pytest.raises(ValueError, match=r'conv/kernel .*quantized=True'):
-    mq_jax.summary(params(), RULES)
+    mq_jax.summary(small_network.params(), small_network.RULES)
   bad = latent() | {'dense': {'kernel': np.full((2, 2), np.nan, 'f4')}}
   rules = [('dense/kernel', mq_jax.bwn())]
   with pytest.raises(ValueError, match=r'dense/kernel .*not finite'):

@@ -130,7 +130,7 @@ def test_unknown_and_missing_keys_are_refused_by_name():
     ({'quantizer': 'none'}, "take 'ste'"),
     ({'quantizer': 'bwn', 'bits': 2}, "'bwn' has a number of levels"),
     ({'differentiate_refinement': True}, 'eps_root'),
-    ({'float_layers': '('}, r"rule '\(' is no regular expression"),
+    ({'float_layers': '('}, r"rule '\(' is not a valid regular expression"),
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
     ({'estimator': 'feature_fc', 'bits': 2}, 'leave it out'),

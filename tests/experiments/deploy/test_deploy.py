@@ -447,7 +447,7 @@ def test_artefacts_that_are_none_are_told_apart(deployed, tmp_path):
   for name, content, message in (
     ('cut.stablehlo', whole[: len(whole) // 2], 'is damaged'),
     ('text.stablehlo', b'hello', 'is damaged'),
-    ('text.safetensors', b'hello', 'cut short, changed'),
+    ('text.safetensors', b'hello', 'truncated, changed'),
     ('model.tflite', b'', 'an artefact ends in one of'),
   ):
     (tmp_path / name).write_bytes(content)
