@@ -12,7 +12,7 @@ def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
     )
 
 
-def check_every(every: Any) -> None:
-  """Raises `ValueError` unless `every` is a positive number of updates."""
-  if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-    raise ValueError(f'every={every!r} must be a positive number of updates.')
+def check_count(name: str, value: Any) -> None:
+  """Raises `ValueError` unless `value` is a positive integer."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise ValueError(f'{name}={value!r} must be a positive integer.')

@@ -201,7 +201,10 @@ def _first_state(
     lambda q, w: q.init(w), selected, named_leaves(params)
   )
   params = _parametrized(params, selected)
+  w_tilde = _preprocessed(selected, params, variables)
   key, phi_key = jax.random.split(key)
+  phi = parts.estimator.init(phi_key, w_tilde)
+  state_key = jax.random.fold_in(phi_key, 1)
   state = State(
     params=params,
     model_state=model_state,
@@ -209,19 +212,11 @@ def _first_state(
     variables=variables,
     refine_state=parts.refine.init(params),
     post_update_state=parts.post_update.init(params),
-    phi=None,
-    meta_opt_state=None,
-    estimator_state=None,
-    key=key,
-    step=jnp.zeros((), jnp.int32),
-  )
-  w_tilde = _preprocessed(parts, state)
-  phi = parts.estimator.init(phi_key, w_tilde)
-  state_key = jax.random.fold_in(phi_key, 1)
-  state = state._replace(
     phi=phi,
     meta_opt_state=parts.meta_optimizer.init(phi),
     estimator_state=parts.estimator.init_state(state_key, w_tilde),
+    key=key,
+    step=jnp.zeros((), jnp.int32),
   )
   state = _evaluate(parts, state, batch, state.step)[2]
   # Without copies jit would return the caller's own arrays, and the donation of
@@ -294,42 +289,41 @@ def _evaluate(
   return loss, metrics, state._replace(model_state=model_state, grads=grads)
 
 
-def _preprocessed(parts: _Parts, state: State) -> dict[str, Array]:
+def _preprocessed(
+  selected: Mapping[str, Quantizer], params: Params, variables: dict[str, Any]
+) -> dict[str, Array]:
   return map_selected(
     lambda q, w, v: q.preprocess(w, v),
-    select(state.params, parts.rules),
-    named_leaves(state.params),
-    state.variables,
+    selected,
+    named_leaves(params),
+    variables,
   )
 
 
 def _forward_params(parts: _Parts, state: State) -> Params:
-  weights = map_selected(
-    forward_weight,
-    select(state.params, parts.rules),
-    _preprocessed(parts, state),
-    state.variables,
-  )
-  return selection.replace(state.params, weights)
+  selected = select(state.params, parts.rules)
+  w_tilde = _preprocessed(selected, state.params, state.variables)
+  w_hat = map_selected(forward_weight, selected, w_tilde, state.variables)
+  return selection.replace(state.params, w_hat)
 
 
 def _codes(parts: _Parts, state: State) -> dict[str, Array]:
+  selected = select(state.params, parts.rules)
+  w_tilde = _preprocessed(selected, state.params, state.variables)
   return map_selected(
-    lambda q, w, v: q.codes(w, v)[0],
-    select(state.params, parts.rules),
-    _preprocessed(parts, state),
-    state.variables,
+    lambda q, w, v: q.codes(w, v)[0], selected, w_tilde, state.variables
   )
 
 
 def _diagnostics(
   parts: _Parts, state: State, since: Mapping[str, Array] | None = None
 ) -> Diagnostics:
+  selected = select(state.params, parts.rules)
   return diagnose(
-    select(state.params, parts.rules),
+    selected,
     parts.estimator,
     state.phi,
-    _preprocessed(parts, state),
+    _preprocessed(selected, state.params, state.variables),
     state.variables,
     _codes(parts, state),
     since,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
 
@@ -71,8 +72,8 @@ def feature_fc(
     )
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r} must be at least 0 and below 1.')
-  stacks.check_count('hidden', hidden)
-  stacks.check_count('steps', steps)
+  check_count('hidden', hidden)
+  check_count('steps', steps)
 
   def init(key: Array, leaves: Leaves) -> Any:
     first_key, last_key = jax.random.split(key)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mq_jax.checks import check_count
 from mq_jax.estimators import stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
 
@@ -40,8 +41,8 @@ def kernel_wise(
   References:
     Chen, Wang, Pan, MetaQuant, 2019, author response, to reviewer 1
   """
-  stacks.check_count('size', size)
-  stacks.check_count('hidden', hidden)
+  check_count('size', size)
+  check_count('hidden', hidden)
   identity = stacks.is_identity(init)
 
   def init_phi(key: Array, leaves: Leaves) -> Any:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, lstm_cell, stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
 
@@ -21,8 +22,8 @@ def lstm_fc(
   """Makes LSTMFC, eq. (11): g_W̃ = g_Ŵ · FC(φ_FC, LSTM(φ_LSTM, W̃)).
 
   φ consists of one LSTM layer with two bias vectors and a linear head with a
-  bias, all drawn from U(±1/sqrt(hidden)). The gradient of φ does not pass through the memory
-  into earlier steps.
+  bias, all drawn from U(±1/sqrt(hidden)). The gradient of φ does not pass
+  through the memory into earlier steps.
 
   Args:
     hidden: Number of hidden units.
@@ -41,7 +42,7 @@ def lstm_fc(
   Raises:
     ValueError: If an argument is out of range.
   """
-  stacks.check_count('hidden', hidden)
+  check_count('hidden', hidden)
   identity = stacks.is_identity(init)
   if memory_dtype is not None and not jnp.issubdtype(
     memory_dtype, jnp.floating

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates
 from mq_jax.estimators.base import Leaves
 
@@ -59,12 +60,6 @@ def checked_stack(
   return Stack(
     hidden, layers, activation if layers > 1 else None, bias, last_bias
   )
-
-
-def check_count(name: str, value: int) -> None:
-  """Raises a `ValueError` unless `value` is a positive integer."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise ValueError(f'{name}={value!r} must be a positive integer.')
 
 
 def is_identity(init: str) -> bool:
