@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.interpreters import partial_eval
 
-from mq_jax import macs
+from mq_jax.packing import macs
 
 
 def count(function: Any, *args: Any) -> int:

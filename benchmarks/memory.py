@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from benchmarks import cases, measure, table
-from mq_jax import coordinates
+from mq_jax.estimators import coordinates
 
 # Also shown with all coordinates at once, like a plain network.
 UNBLOCKED = ('multi_fc, tanh', 'lstm_fc')

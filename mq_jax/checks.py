@@ -1,18 +1,18 @@
-"""Checks of arguments that many factories share."""
+"""Argument checks that several factories share."""
 
 from typing import Any
 
 
-def check_bits(bits: Any, least: int, most: int, hint: str = '') -> None:
-  """Raises `ValueError` unless `bits` is an integer from `least` to `most`."""
-  whole = isinstance(bits, int) and not isinstance(bits, bool)
-  if not whole or not least <= bits <= most:
+def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
+  """Raises `ValueError` unless `bits` is an integer in the given range."""
+  is_integer = isinstance(bits, int) and not isinstance(bits, bool)
+  if not is_integer or not minimum <= bits <= maximum:
     raise ValueError(
-      f'bits={bits!r} must be an integer from {least} to {most}{hint}.'
+      f'bits={bits!r} must be an integer from {minimum} to {maximum}{hint}.'
     )
 
 
-def check_every(every: Any) -> None:
-  """Raises `ValueError` unless `every` is a positive number of updates."""
-  if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-    raise ValueError(f'every={every!r} must be a positive number of updates.')
+def check_count(name: str, value: Any) -> None:
+  """Raises `ValueError` unless `value` is a positive integer."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise ValueError(f'{name}={value!r} must be a positive integer.')

@@ -1,4 +1,4 @@
-"""What quantized training does to the weights, layer by layer."""
+"""Diagnostics of quantized training, layer by layer."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,25 +12,24 @@ from mq_jax.selection import map_selected
 
 Array = jax.Array
 
-
-# Bins of `histogram`, and the standard deviations on either side of the mean
-# that they cover.
-BINS, REACH = 64, 4.0
+# The bins of `histogram` cover this many standard deviations on either side of
+# the mean.
+BINS, DEVIATIONS = 64, 4.0
 
 
 class Diagnostics(NamedTuple):
-  """A look at the quantized layers.
+  """Diagnostics of the quantized layers.
 
   Attributes:
-    flipped: Path to the share of codes, 0 to 1, that differ from those of the
-      earlier snapshot; empty without one.
-    saturation: Path to the share of weights, 0 to 1, beyond the quantizer's
-      active range.
-    factor: The scalars that a stack without activation amounts to: `s`, and
-      `offset` where it has biases; else empty.
-    histogram: Path to the number of weights in each of 64 equal bins of W̃,
-      less its mean in the layer and over its standard deviation, from -4 to 4;
-      what is beyond counts in the outermost.
+    flipped: Path to the fraction of codes, 0 to 1, that differ from an earlier
+      snapshot; empty without a snapshot.
+    saturation: Path to the fraction of weights, 0 to 1, outside the active
+      range of the quantizer.
+    factor: The scalars that a stack without activation reduces to: `s`, and
+      `offset` if the stack has biases; else empty.
+    histogram: Path to the number of weights in each of 64 equal bins from -4 to
+      4 of W̃, standardized within the layer (mean 0, standard deviation 1). The
+      outermost bins include all weights beyond them.
   """
 
   flipped: dict[str, Array]
@@ -48,30 +47,30 @@ def diagnose(
   codes: Mapping[str, Array],
   since: Mapping[str, Array] | None,
 ) -> Diagnostics:
-  """Compares codes with an earlier snapshot and looks at W̃ and φ.
+  """Compares codes with an earlier snapshot and summarizes W̃ and φ.
 
   Args:
     selected: Path to quantizer.
-    estimator: The estimator that φ belongs to.
+    estimator: The estimator of φ.
     phi: φ.
     w_tilde: Path to pre-processed weight.
     variables: Path to the quantizer's variables.
-    codes: Path to the codes of now.
+    codes: Path to the current codes.
     since: Path to the codes of an earlier step, or None.
 
   Returns:
-    `Diagnostics`.
+    The `Diagnostics`.
 
   Raises:
-    ValueError: If `since` is a snapshot of other layers or other shapes.
+    ValueError: If `since` has other layers or other shapes.
   """
   if since is not None:
     shapes = {path: jnp.shape(leaf) for path, leaf in codes.items()}
     others = {path: jnp.shape(leaf) for path, leaf in since.items()}
     if shapes != others:
       raise ValueError(
-        f'since has the codes of {others}, but the state has {shapes}: take'
-        ' the snapshot with codes(state) of the same train step.'
+        f'since has codes of the shapes {others}, but the state has {shapes}:'
+        ' take the snapshot by codes(state) of the same train step.'
       )
   return Diagnostics(
     flipped={}
@@ -88,7 +87,7 @@ def diagnose(
 def _histogram(w_tilde: Array) -> Array:
   deviation = jnp.std(w_tilde)
   scale = jnp.where(deviation > 0, deviation, 1)
-  standardised = (w_tilde - jnp.mean(w_tilde)) / scale
-  place = jnp.floor((standardised + REACH) * (BINS / (2 * REACH)))
-  index = jnp.clip(place, 0, BINS - 1).astype(jnp.int32)
+  standardized = (w_tilde - jnp.mean(w_tilde)) / scale
+  bins = jnp.floor((standardized + DEVIATIONS) * (BINS / (2 * DEVIATIONS)))
+  index = jnp.clip(bins, 0, BINS - 1).astype(jnp.int32)
   return jnp.bincount(index.ravel(), length=BINS)

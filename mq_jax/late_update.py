@@ -2,7 +2,7 @@
 
   W' = W − α · π(M_φ(g_Ŵ, W̃) · ∂W̃/∂W)
 
-The gradients are those of the last loss; the loss at W' then trains φ.
+The gradients belong to the last loss. The loss at W' then trains φ.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from mq_jax.derivatives import with_derivative_of
 from mq_jax.estimators import GradientEstimator
-from mq_jax.quantizers import Quantizer, seen_by_loss
+from mq_jax.quantizers import Quantizer, forward_weight
 from mq_jax.selection import map_selected, named_leaves, replace
 
 Array = jax.Array
@@ -24,21 +25,22 @@ Schedule = Callable[[Any], Any]
 
 
 class State(NamedTuple):
-  """All that is kept between steps.
+  """The complete training state between steps.
 
   Attributes:
-    params: The weights at which the last loss was taken.
-    model_state: What `loss_fn` returned with it, such as batch statistics.
-    grads: The last loss's gradients, pending, as `params`: g_hat on quantized
-      leaves, ordinary gradients on the others.
+    params: The weights at which the last loss was computed.
+    model_state: Model state that `loss_fn` returned with the last loss, such as
+      batch statistics.
+    grads: Pending gradients of the last loss, with the structure of `params`:
+      g_hat on quantized leaves, ordinary gradients on the others.
     variables: Path to the quantizer's variables.
     refine_state: State of π.
     post_update_state: State of `post_update`.
     phi: φ, the parameters of the meta quantizer.
-    meta_opt_state: State of φ's optimizer.
-    estimator_state: State of the estimator, such as the LSTM's memory.
-    key: PRNG key, constant; each step folds its number in.
-    step: Number of weight updates so far, int32.
+    meta_opt_state: State of the optimizer of φ.
+    estimator_state: State of the estimator, such as the memory of the LSTM.
+    key: Constant PRNG key; each step folds in its number.
+    step: Number of weight updates taken, int32.
   """
 
   params: Params
@@ -60,13 +62,14 @@ def weight_gradient(
   phi: Any,
   state: State,
 ) -> tuple[Params, Any]:
-  """g_W of the pending gradients, eqs. (3) and (4).
+  """Returns g_W of the pending gradients, eqs. (3) and (4).
 
   Args:
-    estimator: Gives g_tilde on the quantized leaves.
+    estimator: Estimator of g_tilde on the quantized leaves.
     selected: Path to quantizer.
     phi: Parameters of the estimator.
-    state: Its `params`, `grads`, `variables` and `estimator_state` are read.
+    state: State; only its `params`, `grads`, `variables` and `estimator_state`
+      are read.
 
   Returns:
     `(gradients, estimator state)`: M_φ(g_hat, w_tilde) · ∂W̃/∂W on quantized
@@ -76,22 +79,25 @@ def weight_gradient(
     AssertionError: If the estimator changes a path or a shape.
   """
   weights, grads = named_leaves(state.params), named_leaves(state.grads)
+  variables = state.variables
   g_hat = {path: grads[path] for path in selected}
-  w_tilde = map_selected(
-    lambda q, w, v: q.preprocess(w, v), selected, weights, state.variables
-  )
-  g_ste = map_selected(
-    lambda q, g, w, v: q.straight_through(g, w, v),
-    selected, g_hat, w_tilde, state.variables,
-  )  # fmt: skip
+  w_tilde = {
+    path: q.preprocess(weights[path], variables[path])
+    for path, q in selected.items()
+  }
+  g_ste = {
+    path: q.straight_through(g_hat[path], w_tilde[path], variables[path])
+    for path, q in selected.items()
+  }
   g_tilde, estimator_state = estimator.apply(
     phi, g_hat, w_tilde, g_ste, state.estimator_state
   )
   chex.assert_trees_all_equal_shapes(dict(g_tilde), w_tilde)
-  g = map_selected(
-    lambda q, w, g, v: q.calibrate(w, g, v).astype(w.dtype),
-    selected, weights, g_tilde, state.variables,
-  )  # fmt: skip
+  g = {
+    path: q.calibrate(weights[path], g_tilde[path], variables[path])
+    for path, q in selected.items()
+  }
+  g = {path: leaf.astype(weights[path].dtype) for path, leaf in g.items()}
   return replace(state.grads, g), estimator_state
 
 
@@ -111,13 +117,13 @@ def late_update(
     estimator: M_φ.
     selected: Path to quantizer.
     refine: π, without a learning rate.
-    learning_rate: α as a function of the number of updates so far.
-    post_update: Transforms −α·π(g) last; a constant on φ's path.
-    differentiate_refinement: Whether φ's gradient flows through `refine`. If
-      not, the residual of π(g) = g + residual is a constant, so that
+    learning_rate: α as a function of the number of updates taken.
+    post_update: Transformation of −α·π(g), constant in the gradient of φ.
+    differentiate_refinement: Whether the gradient of φ flows through `refine`.
+      If False, the residual of π(g) = g + residual is a constant, so that
       ∂W'/∂g = −α.
-    phi: φ, the argument in which this is differentiable.
-    state: Everything else.
+    phi: φ, the differentiable argument.
+    state: The state whose pending gradients are applied.
 
   Returns:
     The state with new `params`, `refine_state`, `post_update_state`,
@@ -130,13 +136,13 @@ def late_update(
     state.params,
   )
   if not differentiate_refinement:
-    refined = _with_derivative_of(g, refined)
+    refined = with_derivative_of(g, refined)
   alpha = learning_rate(state.step)
   moves = jax.tree.map(lambda r: -jnp.asarray(alpha, r.dtype) * r, refined)
-  finished, post_update_state = post_update.update(
+  final_moves, post_update_state = post_update.update(
     lax.stop_gradient(moves), state.post_update_state, state.params
   )
-  moves = _with_derivative_of(moves, finished)
+  moves = with_derivative_of(moves, final_moves)
   return state._replace(
     params=optax.apply_updates(state.params, moves),
     variables=_updated_variables(selected, state),
@@ -153,7 +159,7 @@ def _updated_variables(
 
   def updated(q: Quantizer, w: Array, g_hat: Array, variables: Any) -> Any:
     w_tilde = q.preprocess(w, variables)
-    w_hat = seen_by_loss(q, w_tilde, variables)
+    w_hat = forward_weight(q, w_tilde, variables)
     return q.update(variables, w_tilde, w_hat, g_hat)
 
   return lax.stop_gradient(
@@ -161,30 +167,20 @@ def _updated_variables(
   )
 
 
-def _with_derivative_of(source: Any, value: Any) -> Any:
-  """`value`, which moves as `source` does."""
-  return jax.tree.map(
-    lambda s, v: lax.stop_gradient(v) + (s - lax.stop_gradient(s)),
-    source,
-    value,
-  )
-
-
 def check_differentiable(
   refine: optax.GradientTransformation, params: Params
 ) -> None:
-  """Refuses a π whose derivative is not finite at a zero gradient.
+  """Checks that the derivative of π is finite at a zero gradient.
 
   Adam divides by the root of its second moment, whose derivative at zero is
-  infinite unless `eps_root` is positive; dead weights have such gradients.
+  infinite unless `eps_root` is positive. Dead weights have zero gradients.
 
   Args:
     refine: π.
-    params: Parameters to probe it with.
+    params: Parameters at which the derivative is taken.
 
   Raises:
-    ValueError: If the vjp of `refine.update` is not finite at a gradient that
-      has zeros.
+    ValueError: If the vjp of `refine.update` is not finite at zero gradients.
   """
 
   def refined(gradient: Params) -> Params:
@@ -203,9 +199,9 @@ def check_differentiable(
 
 
 def check_with_stand_in(refine: optax.GradientTransformation) -> None:
-  """`check_differentiable` before there are parameters.
+  """Runs `check_differentiable` on stand-in parameters.
 
-  A transformation that takes only the real tree passes here.
+  A transformation that accepts only the real parameters passes this check.
   """
   stand_in = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
   try:

@@ -1,6 +1,6 @@
 """The contract of the user's loss function, and its checks.
 
-All checks run while JAX traces, so they cost nothing in a step.
+All checks run while JAX traces, so that they cost nothing in a step.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,16 +19,17 @@ LossFn = Callable[
 
 
 def checked_loss(loss_fn: LossFn) -> LossFn:
-  """`loss_fn`, refusing what a train step cannot work with.
+  """Wraps `loss_fn` in checks of its results.
 
   Args:
     loss_fn: `(params, model_state, batch, rng) -> (loss, (model_state,
       metrics))`.
 
   Returns:
-    The same function, which raises when it is traced: `TypeError` if it does
-    not return that, `ValueError` if the loss is no scalar or the model's state
-    changes its structure, shapes or dtypes.
+    The same function with checks that run while it is traced. It raises
+    `TypeError` if the results have another structure, and `ValueError` if the
+    loss is not a scalar or if the model state changes its structure, shapes or
+    dtypes.
   """
 
   def checked(
@@ -44,7 +45,8 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
       ) from error
     if jnp.shape(loss) != ():
       raise ValueError(
-        f'loss_fn returned a loss of shape {jnp.shape(loss)}: take its mean.'
+        f'loss_fn returned a loss of shape {jnp.shape(loss)}, not a scalar:'
+        ' return its mean.'
       )
     if not isinstance(metrics, Mapping):
       raise TypeError(
@@ -53,8 +55,8 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
     old, new = _specification(model_state), _specification(new_model_state)
     if old != new:
       raise ValueError(
-        f'loss_fn must keep the structure, shapes and dtypes of model_state: it'
-        f' got {old} and returned {new}.'
+        'loss_fn must keep the structure, shapes and dtypes of model_state, but'
+        f' it received {old} and returned {new}.'
       )
     return loss, (new_model_state, dict(metrics))
 
@@ -68,15 +70,15 @@ def _specification(tree: Any) -> tuple[Any, list[str]]:
   ]
 
 
-def merged_metrics(metrics: Metrics, own: Metrics) -> Metrics:
-  """The metrics of the loss function and of the step, none named twice.
+def merged_metrics(loss_metrics: Metrics, step_metrics: Metrics) -> Metrics:
+  """Merges the metrics of the loss function with those of the step.
 
   Raises:
-    ValueError: If both have a name.
+    ValueError: If a name occurs in both.
   """
-  if taken := sorted(own.keys() & metrics.keys()):
+  if taken := sorted(step_metrics.keys() & loss_metrics.keys()):
     raise ValueError(
-      f'loss_fn returned metrics named {taken}, which the step itself'
-      ' reports: give them other names.'
+      f'loss_fn returned metrics named {taken}, but the step reports metrics of'
+      ' these names: rename those of loss_fn.'
     )
-  return metrics | own
+  return loss_metrics | step_metrics

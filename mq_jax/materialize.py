@@ -1,9 +1,10 @@
-"""A way to have XLA's CPU compiler compute something once.
+"""A workaround that makes XLA's CPU compiler compute a value only once.
 
-It fuses a chain of cheap operations into every reader of its result, which then
-computes the chain anew: behind a few residual blocks that costs more than their
-convolutions do. And a loop that writes to what it reads is not vectorised where
-the two are fused. `optimization_barrier` is dropped before that happens.
+The compiler fuses a chain of cheap operations into every reader of the result,
+and each reader recomputes the chain: after a few residual blocks, that costs
+more than their convolutions. A loop that writes to the array it reads is not
+vectorized if the read and the write are fused. `optimization_barrier` does not
+help because XLA removes it before fusion.
 """
 
 from collections.abc import Callable
@@ -17,17 +18,17 @@ from jax import lax
 def materialize(
   function: Callable[..., Any], *operands: Any, never: jax.Array
 ) -> Any:
-  """`function(*operands)`, computed once on CPU, whoever reads it.
+  """Returns `function(*operands)`, computed once on CPU for all readers.
 
   Args:
-    function: From the operands to a pytree of floating point arrays.
+    function: Maps the operands to a pytree of floating point arrays.
     *operands: Pytrees of arrays, or None.
-    never: A boolean that is never true, which the compiler cannot know: it does
-      not look into the branches of a condition. Where it is true after all, the
-      result is NaN.
+    never: A boolean that is always false, in a way that the compiler cannot
+      prove. It is the predicate of a condition, and the compiler does not fuse
+      into the branches of a condition. If `never` is true, the result is NaN.
 
   Returns:
-    What `function` returns.
+    The result of `function`.
   """
 
   def poisoned(*operands: Any) -> Any:

@@ -9,8 +9,8 @@
 | g_W̃         | `g_tilde` | ∂loss/∂W̃, from a gradient estimator              |
 | g_W         | `g`       | ∂loss/∂W = g_W̃ · ∂W̃/∂W, the calibrated gradient  |
 
-A quantizer also carries the straight-through rule of its own paper, because
-the rules differ, and the estimator `ste()` only hands it on.
+A quantizer also has the straight-through rule of its own paper, because these
+rules differ. The estimator `ste()` only passes the rule's gradient on.
 """
 
 from collections.abc import Callable
@@ -26,115 +26,86 @@ Array = jax.Array
 Variables = Any
 
 
-def _no_variables(w: Array) -> tuple[()]:
-  del w  # these methods keep nothing between steps
-  return ()
-
-
-def _keep_variables(
-  variables: Variables, w_tilde: Array, w_hat: Array, g_hat: Array
-) -> Variables:
-  del w_tilde, w_hat, g_hat
-  return variables
-
-
-def _identity(w: Array, variables: Variables) -> Array:
-  del variables
-  return w
-
-
-def _hand_on(g_hat: Array, w_tilde: Array, variables: Variables) -> Array:
-  del w_tilde, variables
-  return g_hat
-
-
-def _hand_on_calibrated(
-  w: Array, g_tilde: Array, variables: Variables
-) -> Array:
-  del w, variables
-  return g_tilde
-
-
-def _never(w_tilde: Array, variables: Variables) -> Array:
-  del variables
-  return jnp.zeros(w_tilde.shape, bool)
-
-
 class Quantizer(NamedTuple):
   """The forward half of quantized training, for one weight.
 
-  Every function is pure and takes one layer's weight `w` of any shape.
-  `variables` is what `init` returned, `()` where the method has none; it is
-  carried between steps.
+  Every function is pure and takes the weight `w` of one layer, of any shape.
+  `variables` is carried between steps; `init` returns its first value, `()` for
+  a method without variables.
 
   Attributes:
-    codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8, of the
-      shape of `w`. `levels` is the table of values, shape `(n,)` for one
-      table per tensor, or `w`'s rank plus one with `n` last and 1 on
-      every axis that shares a table. Q is `dequantize(codes, levels)`.
+    codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8 with the
+      shape of `w`. `levels` is the table of values: shape `(n,)` for one table
+      per tensor, or the rank of `w` plus one, with `n` last and 1 on every axis
+      that shares a table. Q is `dequantize(codes, levels)`.
     init: `(w) -> variables`.
     preprocess: A: `(w, variables) -> w_tilde`.
     straight_through: `(g_hat, w_tilde, variables) -> g_ste`, the hand-made
-      estimate of ∂loss/∂W̃ of the method's own paper; the default hands g_hat
-      on.
+      estimate of ∂loss/∂W̃ from the method's own paper. The default returns
+      g_hat.
     calibrate: `(w, g_tilde, variables) -> g`, eq. (4): g_tilde · ∂W̃/∂W.
-    update: `(variables, w_tilde, w_hat, g_hat) -> variables`, called with the
-      late weight update: `w_tilde`, `w_hat` and `g_hat` are those of the last
-      loss, which saw these `variables`.
-    saturated: `(w_tilde, variables) -> bool array`: where the weight is beyond
-      the range in which a gradient can still turn its code over.
-    relaxed: `(w_tilde, variables) -> w_hat`: what the loss sees in training in
-      the place of Q(W̃), where a method quantizes only by degrees; None where
-      it sees Q(W̃).
-    parametrized: `(w) -> theta`: what is trained in the place of `w`, where
-      that is something else; `preprocess` and `calibrate` then get theta.
+    update: `(variables, w_tilde, w_hat, g_hat) -> variables`, called in the
+      late weight update. `w_tilde`, `w_hat` and `g_hat` belong to the last
+      loss, which used these `variables`.
+    saturated: `(w_tilde, variables) -> bool array`, true for weights outside
+      the range in which a gradient can still flip their codes.
+    relaxed: `(w_tilde, variables) -> w_hat`, used by the loss in training
+      instead of Q(W̃) if a method quantizes gradually. None: the loss uses Q(W̃).
+    parametrized: `(w) -> theta`, trained instead of `w`; `preprocess` and
+      `calibrate` then get theta. None: `w` itself is trained.
   """
 
   codes: Callable[[Array, Variables], tuple[Array, Array]]
-  init: Callable[[Array], Variables] = _no_variables
-  preprocess: Callable[[Array, Variables], Array] = _identity
-  straight_through: Callable[[Array, Array, Variables], Array] = _hand_on
-  calibrate: Callable[[Array, Array, Variables], Array] = _hand_on_calibrated
-  update: Callable[[Variables, Array, Array, Array], Variables] = (
-    _keep_variables
+  init: Callable[[Array], Variables] = lambda w: ()
+  preprocess: Callable[[Array, Variables], Array] = lambda w, variables: w
+  straight_through: Callable[[Array, Array, Variables], Array] = (
+    lambda g_hat, w_tilde, variables: g_hat
   )
-  saturated: Callable[[Array, Variables], Array] = _never
+  calibrate: Callable[[Array, Array, Variables], Array] = (
+    lambda w, g_tilde, variables: g_tilde
+  )
+  update: Callable[[Variables, Array, Array, Array], Variables] = (
+    lambda variables, w_tilde, w_hat, g_hat: variables
+  )
+  saturated: Callable[[Array, Variables], Array] = lambda w_tilde, variables: (
+    jnp.zeros(w_tilde.shape, bool)
+  )
   relaxed: Callable[[Array, Variables], Array] | None = None
   parametrized: Callable[[Array], Array] | None = None
 
 
 def dequantize(codes: Array, levels: Array) -> Array:
-  """The values that integer codes stand for.
+  """Returns the values of integer codes.
 
   Args:
-    codes: Unsigned integers, any shape.
-    levels: Table of values: `(n,)`, or one per channel as in
+    codes: Unsigned integers of any shape.
+    levels: Table of values: `(n,)`, or one table per channel as in
       `Quantizer.codes`.
 
   Returns:
-    `levels[codes]`, of the shape of `codes` and the dtype of `levels`.
+    `levels[codes]`, with the shape of `codes` and the dtype of `levels`.
   """
   if levels.ndim == 1:
     return levels[codes]
-  picked = jnp.take_along_axis(
+  values = jnp.take_along_axis(
     jnp.broadcast_to(levels, (*codes.shape, levels.shape[-1])),
     codes[..., None].astype(jnp.int32),
     axis=-1,
   )
-  return picked[..., 0]
+  return values[..., 0]
 
 
 def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
-  """Ŵ = Q(A(W)) of one weight, of the shape of w_tilde."""
+  """Returns Ŵ = Q(A(W)) of one weight, with the shape of W̃."""
   return dequantize(
     *quantizer.codes(quantizer.preprocess(w, variables), variables)
   )
 
 
-def seen_by_loss(
+def forward_weight(
   quantizer: Quantizer, w_tilde: Array, variables: Variables
 ) -> Array:
-  """What stands for a weight in the loss: Q(W̃), or its relaxation."""
+  """Returns the weight that the loss uses: Q(W̃) or its relaxation."""
   if quantizer.relaxed is not None:
     return quantizer.relaxed(w_tilde, variables)
   return dequantize(*quantizer.codes(w_tilde, variables))
@@ -143,39 +114,41 @@ def seen_by_loss(
 def projected(
   quantizer: Quantizer, w: Array, variables: Variables = ()
 ) -> Array:
-  """Q(W) of a quantizer that takes W as it is, for moves of W itself.
+  """Returns Q(W), for methods that move W itself onto the levels.
 
   Raises:
-    ValueError: If it has a W̃ of its own, or has variables and gets none.
+    ValueError: If W̃ is not W, or if the quantizer has variables and
+      `variables` is `()`.
   """
   check_plain(quantizer)
-  lacks_variables = isinstance(variables, tuple) and not variables
-  if quantizer.init is not _no_variables and lacks_variables:
+  has_variables = quantizer.init is not Quantizer._field_defaults['init']
+  if has_variables and isinstance(variables, tuple) and not variables:
     raise ValueError(
-      'The quantizer has variables, and here there are none: take one without,'
-      ' such as mq_jax.methods.twn(), or fixed_levels of one.'
+      'The quantizer has variables, but this method keeps none: use a quantizer'
+      ' without variables, such as mq_jax.methods.twn(), or wrap the quantizer'
+      ' in mq_jax.methods.fixed_levels.'
     )
   return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
 
 
 def check_plain(quantizer: Quantizer) -> None:
   """Raises `ValueError` unless W̃ = W."""
-  if quantizer.preprocess is not _identity:
+  if quantizer.preprocess is not Quantizer._field_defaults['preprocess']:
     raise ValueError(
-      'The quantizer pre-processes its weights, and this moves the weights'
-      ' themselves onto levels: take one with W̃ = W, such as mq_jax.bwn() or'
-      ' mq_jax.methods.twn().'
+      'The quantizer pre-processes its weights, but this method moves the'
+      ' weights themselves onto levels: use a quantizer with W̃ = W, such as'
+      ' mq_jax.bwn() or mq_jax.methods.twn().'
     )
 
 
 def unquantized(projection: Quantizer) -> Quantizer:
-  """A quantizer that the loss does not see, for what quantizes at the end.
+  """Returns a quantizer that the loss ignores, to quantize after training.
 
   Args:
-    projection: What `codes` and `TrainStep.quantized` give.
+    projection: Quantizer of `TrainStep.codes` and `TrainStep.quantized`.
 
   Returns:
-    The same `Quantizer`, with W in the loss and no gradient rule.
+    The same `Quantizer`, but the loss uses W and there is no gradient rule.
 
   Raises:
     ValueError: If `projection` pre-processes its weights.
@@ -202,8 +175,8 @@ def _gate(g: Array, w_tilde: Array, clip: float | None) -> Array:
 
 
 def _tanh_range(w: Array) -> Array:
-  # A layer of zeros has no range of its own; 1 keeps W̃ and its derivative
-  # finite. The paper leaves the maximum's own gradient open: a constant here.
+  # A layer of zeros has no range; 1 keeps W̃ and its derivative finite. The
+  # paper does not define the gradient of the maximum: a constant here.
   largest = jnp.max(jnp.abs(jnp.tanh(w)))
   return lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
 
@@ -211,30 +184,30 @@ def _tanh_range(w: Array) -> Array:
 def dorefa(
   bits: int = 1, clip: float | None = 1.0, original: bool = False
 ) -> Quantizer:
-  """DoReFa's k-bit weights, eq. (1).
+  """Makes the quantizer of DoReFa's k-bit weights, eq. (1).
 
-  W̃ = tanh(W) / (2 max|tanh(W)|) + ½, and Ŵ = 2 round((2ᵏ−1) W̃)/(2ᵏ−1) − 1;
-  ties round upwards, so that W = 0 gives +1 at 1 bit. The maximum is taken over
-  the layer, is a constant to every derivative, and counts as 1 in a layer of
+  W̃ = tanh(W) / (2 max|tanh(W)|) + ½, and Ŵ = 2 round((2ᵏ−1) W̃)/(2ᵏ−1) − 1.
+  Ties round upwards, so that W = 0 gives +1 at 1 bit. The maximum is taken over
+  the layer, is a constant in every derivative, and counts as 1 in a layer of
   zeros.
 
   `calibrate` is eq. (4) as printed, (1 − tanh²(W)) / max|tanh(W)|. That is
-  twice the derivative of A; it absorbs the slope 2 of Q, which is why
+  twice the derivative of A and includes the slope 2 of Q; therefore
   `straight_through` has slope 1.
 
   Args:
-    bits: Bits of a weight, 1 to 8.
-    clip: The straight-through gradient is zero where |W̃| > clip; W̃ lies in
+    bits: Bits per weight, 1 to 8.
+    clip: The straight-through gradient is zero where |W̃| > clip. W̃ is in
       [0, 1], so the default never clips. None: no clipping.
-    original: The 1-bit form of DoReFa's own paper: W̃ = W,
-      Ŵ = mean|W| · sign(W), and the gradient handed on unchanged.
+    original: Whether to use the 1-bit form of DoReFa's own paper: W̃ = W,
+      Ŵ = mean|W| · sign(W), with g_ste = g_hat.
 
   Returns:
     A `Quantizer`.
 
   Raises:
-    ValueError: If `bits` is not an integer from 1 to 8, `clip` is not positive,
-      or `original` is asked for with more than one bit.
+    ValueError: If `bits` is not an integer from 1 to 8, if `clip` is not
+      positive, or if `original` is True and `bits` is not 1.
 
   References:
     Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate
@@ -248,43 +221,27 @@ def dorefa(
   if original:
     if bits != 1:
       raise ValueError(
-        f'original=True is a 1-bit form, but bits={bits}: leave one of the two'
-        ' out.'
+        f'original=True is a 1-bit form, but bits={bits}: leave out one of the'
+        ' two.'
       )
     return bwn(clip=None, scaled_gradient=False)
   steps = 2**bits - 1
 
-  def preprocess(w: Array, variables: Variables) -> Array:
-    del variables
-    return jnp.tanh(w) / (2 * _tanh_range(w)) + 0.5
-
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     del variables
-    # floor(x + ½) and not jnp.round, which would round ½ down to the even 0.
+    # jnp.round would round ½ down to the even 0.
     rounded = jnp.floor(steps * w_tilde + 0.5)
     levels = 2 * jnp.arange(steps + 1, dtype=w_tilde.dtype) / steps - 1
     return jnp.clip(rounded, 0, steps).astype(jnp.uint8), levels
 
-  def straight_through(
-    g_hat: Array, w_tilde: Array, variables: Variables
-  ) -> Array:
-    del variables
-    return _gate(g_hat, w_tilde, clip)
-
-  def calibrate(w: Array, g_tilde: Array, variables: Variables) -> Array:
-    del variables
-    return g_tilde * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)
-
-  def saturated(w_tilde: Array, variables: Variables) -> Array:
-    del variables
-    return jnp.abs(2 * w_tilde - 1) > 0.99
-
   return Quantizer(
     codes,
-    preprocess=preprocess,
-    straight_through=straight_through,
-    calibrate=calibrate,
-    saturated=saturated,
+    preprocess=lambda w, variables: jnp.tanh(w) / (2 * _tanh_range(w)) + 0.5,
+    straight_through=lambda g, w_tilde, variables: _gate(g, w_tilde, clip),
+    calibrate=lambda w, g, variables: (
+      g * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)
+    ),
+    saturated=lambda w_tilde, variables: jnp.abs(2 * w_tilde - 1) > 0.99,
   )
 
 
@@ -294,26 +251,27 @@ def bwn(
   clip: float | None = 1.0,
   scaled_gradient: bool = True,
 ) -> Quantizer:
-  """Binary weights with a scale, BWN of XNOR-Net, eq. (2).
+  """Makes the quantizer of scaled binary weights, BWN of XNOR-Net, eq. (2).
 
   W̃ = W, and Ŵ = α · sign(W̃) with α = mean|W̃| and sign(0) = +1. The
-  straight-through gradient is α · g_hat · 1[|W̃| ≤ clip], α held constant.
+  straight-through gradient is α · g_hat · 1[|W̃| ≤ clip], with constant α.
 
   Args:
-    per_channel: One α per output channel in place of one per layer.
-    channel_axis: The output channel's axis, the last in JAX's layouts.
+    per_channel: Whether each output channel has its own α instead of one α per
+      layer.
+    channel_axis: Axis of the output channels, the last one in JAX's layouts.
     clip: The straight-through gradient is zero where |W̃| > clip. None: no
       clipping.
-    scaled_gradient: Whether the straight-through gradient has the factor α. It
-      is about 0.05 in the 3x3 layers of a ResNet20, and part of what the
-      published STE rows train with.
+    scaled_gradient: Whether the straight-through gradient has the factor α. The
+      factor is about 0.05 in the 3x3 layers of a ResNet20, and the published
+      STE results include it.
 
   Returns:
     A `Quantizer`.
 
   Raises:
-    ValueError: If `clip` is not positive, or, when it meets a weight, if the
-      weight has no axis `channel_axis`.
+    ValueError: If `clip` is not positive, or, when the quantizer is applied, if
+      the weight has no axis `channel_axis`.
 
   References:
     Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate
@@ -351,10 +309,8 @@ def bwn(
     g_ste = _gate(g_hat, w_tilde, clip)
     return scale(w_tilde) * g_ste if scaled_gradient else g_ste
 
-  def saturated(w_tilde: Array, variables: Variables) -> Array:
-    del variables
-    return jnp.abs(w_tilde) > 1
-
   return Quantizer(
-    codes, straight_through=straight_through, saturated=saturated
+    codes,
+    straight_through=straight_through,
+    saturated=lambda w_tilde, variables: jnp.abs(w_tilde) > 1,
   )

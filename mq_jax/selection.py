@@ -1,8 +1,8 @@
 """Rules: which leaf of a parameter pytree gets which quantizer.
 
-The library sees pytrees, never modules. A leaf is named by its path, such as
-`stage1/conv1/kernel`, and all leaves that one method works on travel as a
-dict from path to array.
+The library handles pytrees, never modules. The name of a leaf is its path, such
+as `stage1/conv1/kernel`, and the leaves of one method are passed as a dict from
+path to array.
 """
 
 import re
@@ -24,11 +24,11 @@ T = TypeVar('T')
 def named_leaves(
   params: Params, is_leaf: Callable[[Any], bool] | None = None
 ) -> Leaves:
-  """All leaves of `params` by path, in the order of the pytree.
+  """Returns all leaves of `params` by path, in the order of the pytree.
 
   Args:
     params: Pytree of arrays.
-    is_leaf: Which nodes count as leaves too.
+    is_leaf: Returns whether a node counts as a leaf.
 
   Raises:
     ValueError: If two leaves have the same path.
@@ -40,29 +40,30 @@ def named_leaves(
   }
   if len(leaves) < len(flat):
     raise ValueError(
-      'Two leaves have the same path, so a key must contain "/". The paths'
-      f' are: {_listing(leaves)}.'
+      'Two leaves have the same path because a key contains "/": rename the'
+      f' key. The paths are: {_listing(leaves)}.'
     )
   return leaves
 
 
 def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
-  """Chooses a quantizer for each leaf that is to be quantized.
+  """Selects the quantizer of each leaf that is to be quantized.
 
   Args:
     params: Pytree of arrays, or of anything with a dtype and a shape.
     rules: Sequence of `(regex, Quantizer or None)`. The regex must match the
-      whole path; the first that does decides, None keeps full precision, and so
-      does a leaf that no rule matches. A bare `Quantizer` takes every leaf of
-      two or more dimensions.
+      full path, and the first match wins. None keeps full precision, and a leaf
+      that no rule matches keeps full precision too. A bare `Quantizer` applies
+      to every leaf of two or more dimensions.
 
   Returns:
     Path to quantizer, in the order of the pytree.
 
   Raises:
-    TypeError: If `rules` is neither, or a chosen leaf is not floating point.
-    ValueError: If a rule decides about no leaf, or a bare quantizer finds no
-      leaf of two dimensions.
+    TypeError: If `rules` has another type, or if a selected leaf is not
+      floating point.
+    ValueError: If a rule applies to no leaf, or if `rules` is a bare quantizer
+      and no leaf has two dimensions.
   """
   check_rules(rules)
   leaves = named_leaves(params)
@@ -70,26 +71,26 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
     selected = {p: rules for p, leaf in leaves.items() if jnp.ndim(leaf) >= 2}
     if not selected:
       raise ValueError(
-        'No leaf has two or more dimensions, so nothing would be quantized.'
-        f' The paths are: {_listing(leaves)}.'
+        'No leaf has two or more dimensions, so nothing would be quantized:'
+        f' pass rules. The paths are: {_listing(leaves)}.'
       )
   else:
     selected = _first_match(leaves, rules)
   for path in selected:
     if not jnp.issubdtype(jnp.result_type(leaves[path]), jnp.floating):
       raise TypeError(
-        f'{path} has dtype {jnp.result_type(leaves[path])}, and only floating'
-        ' point leaves can be quantized: give it a rule with None.'
+        f'{path} has dtype {jnp.result_type(leaves[path])}, but only floating'
+        f' point leaves can be quantized: add a rule ({path!r}, None).'
       )
   return selected
 
 
 def check_rules(rules: Any) -> None:
-  """Raises unless `rules` are a quantizer or `(regex, Quantizer or None)`s.
+  """Checks that `rules` is a quantizer or pairs of a regex and a quantizer.
 
   Raises:
-    TypeError: If they are not.
-    ValueError: If a regex is none.
+    TypeError: If `rules` has another type.
+    ValueError: If a regex is invalid.
   """
   if isinstance(rules, Quantizer):
     return
@@ -109,7 +110,7 @@ def check_rules(rules: Any) -> None:
       re.compile(rule[0])
     except re.error as error:
       raise ValueError(
-        f'The rule {rule[0]!r} is no regular expression: {error}.'
+        f'The rule {rule[0]!r} is not a valid regular expression: {error}.'
       ) from error
 
 
@@ -122,7 +123,7 @@ def _first_match(
     fresh = [p for p in matched if p not in decided]
     if not fresh:
       reason = (
-        f'matches only leaves that earlier rules took: {_listing(matched)}'
+        f'matches only leaves of earlier rules: {_listing(matched)}'
         if matched
         else f'matches no leaf. The paths are: {_listing(leaves)}'
       )
@@ -136,21 +137,20 @@ def _listing(paths: Any) -> str:
 
 
 def replace(params: Params, leaves: Mapping[str, Array]) -> Params:
-  """`params` with the leaves of these paths put in the place of its own."""
-  own = named_leaves(params)
-  own.update(leaves)
-  return jax.tree.unflatten(jax.tree.structure(params), list(own.values()))
+  """Returns `params` with the leaves at these paths replaced by `leaves`."""
+  replaced = {**named_leaves(params), **leaves}
+  return jax.tree.unflatten(jax.tree.structure(params), replaced.values())
 
 
 def quantized(
   params: Params, rules: Rules, variables: Mapping[str, Any]
 ) -> Params:
-  """`params` with Ŵ = Q(A(W)) on the leaves that rules quantize.
+  """Returns `params` with Ŵ = Q(A(W)) on the leaves that the rules quantize.
 
   Args:
-    params: What is trained.
-    rules: As `select` takes them.
-    variables: Path to the quantizer's variables, as `State.variables`.
+    params: The trained parameters.
+    rules: Rules, as in `select`.
+    variables: Path to the quantizer's variables, `State.variables`.
   """
   w_hat = map_selected(
     quantize, select(params, rules), named_leaves(params), variables
@@ -159,10 +159,10 @@ def quantized(
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested dicts from paths such as `stem/kernel`.
+  """Returns nested dicts of leaves with paths such as `stem/kernel`.
 
   Raises:
-    ValueError: If one path goes on where another one ends.
+    ValueError: If one path is a prefix of another path.
   """
   root: dict[str, Any] = {}
   for name, leaf in leaves.items():
@@ -171,9 +171,11 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     for folder in folders:
       tree = tree.setdefault(folder, {})
       if not isinstance(tree, dict):
-        raise ValueError(f'{name!r} goes on where another path ends.')
+        raise ValueError(f'{name!r} continues another path: rename one leaf.')
     if last in tree:
-      raise ValueError(f'{name!r} ends where another path goes on.')
+      raise ValueError(
+        f'{name!r} is a prefix of another path: rename one leaf.'
+      )
     tree[last] = leaf
   return root
 
@@ -183,7 +185,7 @@ def map_selected(
   selected: Mapping[str, Quantizer],
   *trees: Mapping[str, Any],
 ) -> dict[str, T]:
-  """`{path: function(quantizer, tree[path], ...)}` over the selected leaves."""
+  """Returns `{path: function(quantizer, tree[path], ...)}` by `selected`."""
   return {
     path: function(quantizer, *(tree[path] for tree in trees))
     for path, quantizer in selected.items()
@@ -197,13 +199,16 @@ def transform(
   updates: Params,
   *trees: Mapping[str, Any],
 ) -> Params:
-  """`updates` with `function(quantizer, w, update, tree[path], ...)` in it.
+  """Transforms the updates of the quantized leaves, for optax transformations.
 
-  What optax transformations of the quantized leaves alone are made of: leaves
-  without a quantizer keep their updates.
+  The update of a quantized leaf becomes `function(quantizer, w, update,
+  tree[path], ...)`. Leaves without a quantizer keep their updates.
   """
-  selected = select(params, rules)
-  weights, own = named_leaves(params), named_leaves(updates)
-  return replace(
-    updates, map_selected(function, selected, weights, own, *trees)
+  transformed = map_selected(
+    function,
+    select(params, rules),
+    named_leaves(params),
+    named_leaves(updates),
+    *trees,
   )
+  return replace(updates, transformed)

@@ -1,9 +1,9 @@
 """MetaQuant in float64 NumPy, with every derivative written out by hand.
 
-An independent statement of what one iteration computes, for tests to compare
-`mq_jax` with. It is written from the paper's equations and from the project's
-design page, imports nothing of the library, and prefers loops over leaves and
-plain formulas to speed.
+An independent implementation of one iteration, with which tests compare
+`mq_jax`. It is written from the paper's equations and from the project's design
+page, imports nothing of the library, and prefers loops over leaves and plain
+formulas to speed.
 
     config = Config(
       quantizers=everywhere(dorefa(bits=1)),
@@ -74,7 +74,7 @@ def float64(tree: Tree) -> Tree:
 
 
 def flatten(tree: Mapping[str, Any]) -> Leaves:
-  """{'conv': {'kernel': x}} to {'conv/kernel': x}."""
+  """Converts {'conv': {'kernel': x}} to {'conv/kernel': x}."""
   leaves: Leaves = {}
   for name, value in tree.items():
     if isinstance(value, Mapping):
@@ -85,7 +85,7 @@ def flatten(tree: Mapping[str, Any]) -> Leaves:
 
 
 def unflatten(leaves: Leaves) -> Tree:
-  """The inverse of `flatten`."""
+  """Inverts `flatten`."""
   tree: dict[str, Any] = {}
   for path, value in leaves.items():
     *folders, name = path.split('/')
@@ -100,7 +100,7 @@ def unflatten(leaves: Leaves) -> Tree:
 
 
 def conv3x3(x: Array, kernel: Array) -> Array:
-  """3x3 cross-correlation, stride 1, zeros around: NHWC with HWIO."""
+  """Computes a 3x3 cross-correlation, stride 1, zero padding, NHWC and HWIO."""
   _, height, width, _ = x.shape
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   return sum(
@@ -111,7 +111,7 @@ def conv3x3(x: Array, kernel: Array) -> Array:
 
 
 def conv3x3_kernel_grad(x: Array, dy: Array) -> Array:
-  """The derivative of sum(dy * conv3x3(x, kernel)) by `kernel`."""
+  """Returns the derivative of sum(dy * conv3x3(x, kernel)) by `kernel`."""
   _, height, width, _ = x.shape
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   grad = np.zeros((3, 3, x.shape[-1], dy.shape[-1]))
@@ -125,14 +125,14 @@ def conv3x3_kernel_grad(x: Array, dy: Array) -> Array:
 def loss_and_grads(
   params: Tree, model_state: Tree, batch: Mapping[str, Any]
 ) -> tuple[float, Tree, Tree]:
-  """Cross entropy of the small network, forward and backward, by hand.
+  """Computes the cross entropy of the network and its gradients by hand.
 
   3x3 conv, batch norm over (N, H, W), ReLU, 1x1 conv, mean over (H, W),
   dense, softmax cross entropy, mean over the batch.
 
   Args:
-    params: The weights that the network multiplies by, quantized where they
-      are to be; shapes as the module's docstring has them.
+    params: The weights that the network multiplies by, quantized where needed;
+      shapes as in the module docstring.
     model_state: Running mean and variance of the norm.
     batch: 'image' of shape (N, H, W, Cin) and 'label' of shape (N,).
 
@@ -171,7 +171,7 @@ def loss_and_grads(
   )
   d_scaled = (d_mixed @ shortcut.T) * (scaled > 0.0)
   d_normal = d_scaled * params['norm']['scale']
-  # Mean and variance depend on the input as well.
+  # Mean and variance also depend on the input.
   d_convolved = (
     d_normal - d_normal.mean(axes) - normal * (d_normal * normal).mean(axes)
   ) / std
@@ -212,7 +212,7 @@ class Quantizer(NamedTuple):
 
 
 def everywhere(quantizer: Quantizer) -> dict[str, Quantizer]:
-  """`quantizer` on every leaf that can have one."""
+  """Returns `quantizer` for every leaf that can have one."""
   return dict.fromkeys(QUANTIZED, quantizer)
 
 
@@ -223,7 +223,7 @@ def _inside(w_tilde: Array, clip: float | None) -> Array:
 
 
 def dorefa(bits: int, clip: float | None = 1.0) -> Quantizer:
-  """Equation (1); equation (4) as printed, which is twice A's derivative."""
+  """Makes equation (1), with equation (4) as printed, twice A's derivative."""
   steps = 2**bits - 1
 
   def largest(w: Array) -> float:
@@ -243,7 +243,7 @@ def bwn(
   clip: float | None = 1.0,
   scaled_gradient: bool = True,
 ) -> Quantizer:
-  """Equation (2); alpha, the mean of |W~|, is held constant backward."""
+  """Makes equation (2); alpha, the mean of |W~|, is constant backward."""
 
   def alpha(w_tilde: Array) -> Array:
     axes = tuple(range(w_tilde.ndim))
@@ -273,7 +273,7 @@ def fc_phi(
   hidden: int = 100,
   biases: bool = False,
 ) -> tuple[Leaves, ...]:
-  """Random parameters of a stack of `layers` linear layers, 1 to 1."""
+  """Draws parameters of a stack of `layers` linear layers, 1 to 1."""
   sizes = [1, *[hidden] * (layers - 1), 1]
   phi = []
   for n_in, n_out in itertools.pairwise(sizes):
@@ -285,7 +285,7 @@ def fc_phi(
 
 
 def lstm_phi(rng: np.random.Generator, hidden: int = 100) -> Tree:
-  """Random parameters of an LSTM of input size 1 and of its linear head."""
+  """Draws parameters of an LSTM with input size 1 and of its linear head."""
 
   def uniform(*shape: int) -> Array:
     return rng.uniform(-1, 1, shape) / np.sqrt(hidden)
@@ -316,7 +316,7 @@ def _slope(x: Array, activation: Activation) -> Array:
 def _fc_passes(
   phi: tuple[Leaves, ...], x: Array, activation: Activation
 ) -> tuple[list[Array], list[Array]]:
-  """The input and the output of every linear layer."""
+  """Returns the input and the output of every linear layer."""
   inputs: list[Array] = []
   outputs: list[Array] = []
   for layer in phi:
@@ -326,14 +326,14 @@ def _fc_passes(
 
 
 def fc(phi: tuple[Leaves, ...], x: Array, activation: Activation) -> Array:
-  """FCs(phi, sigma, x), nothing after the last layer."""
+  """Returns FCs(phi, sigma, x), without activation after the last layer."""
   return _fc_passes(phi, x, activation)[1][-1]
 
 
 def fc_phi_grad(
   phi: tuple[Leaves, ...], x: Array, activation: Activation, cot: Array
 ) -> tuple[Leaves, ...]:
-  """The derivative of sum(cot * fc(phi, x)) by `phi`."""
+  """Returns the derivative of sum(cot * fc(phi, x)) by `phi`."""
   inputs, outputs = _fc_passes(phi, x, activation)
   grads: list[Leaves] = []
   for i in reversed(range(len(phi))):
@@ -347,7 +347,7 @@ def fc_phi_grad(
 
 
 class LSTMState(NamedTuple):
-  """Memory of one leaf, of shape (coordinates, hidden) each."""
+  """Memory of one leaf, two arrays of shape (coordinates, hidden)."""
 
   h: Array
   c: Array
@@ -366,7 +366,7 @@ def _gates(phi: Tree, x: Array, state: LSTMState) -> tuple[Array, ...]:
 
 
 def lstm(phi: Tree, x: Array, state: LSTMState) -> tuple[Array, LSTMState]:
-  """head(LSTM(x)), one step, and the new memory."""
+  """Takes one step; returns head(LSTM(x)) and the new memory."""
   i, f, g, o = _gates(phi, x, state)
   c = f * state.c + i * g
   h = o * np.tanh(c)
@@ -374,7 +374,7 @@ def lstm(phi: Tree, x: Array, state: LSTMState) -> tuple[Array, LSTMState]:
 
 
 def lstm_phi_grad(phi: Tree, x: Array, state: LSTMState, cot: Array) -> Tree:
-  """The derivative of sum(cot * lstm(phi, x)[0]), `state` held constant."""
+  """Returns the phi-derivative of sum(cot * lstm(phi, x)[0]), state fixed."""
   i, f, g, o = _gates(phi, x, state)
   c = f * state.c + i * g
   d_h = cot @ phi['head']['kernel'].T
@@ -413,13 +413,13 @@ class Estimator(NamedTuple):
   phi_grad: Callable[[Tree, Leaves, Leaves, Leaves, Tree, Leaves], Tree]
 
 
-# Which gradient, or none, an estimator multiplies, and what it looks at:
-# g_hat, w_tilde, g_ste -> factor, x.
+# g_hat, w_tilde, g_ste -> factor, x: the gradient (or 1) that an estimator
+# multiplies by, and the input of its network.
 Operands = Callable[[Array, Array, Array], tuple[Array | float, Array]]
 
 
 def ste() -> Estimator:
-  """Hands g_ste on; phi is ()."""
+  """Makes the estimator that returns g_ste; phi is ()."""
   return Estimator(
     init_state=lambda leaves: (),
     apply=lambda phi, g_hat, w_tilde, g_ste, state: (g_ste, state),
@@ -433,7 +433,7 @@ def _coordinatewise(
   zeros: Callable[[Array], Any],
   operands: Operands,
 ) -> Estimator:
-  """g_tilde = factor * net(phi, x), phi shared by all leaves."""
+  """Makes g_tilde = factor * net(phi, x); all leaves share phi."""
 
   def apply(
     phi: Tree, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Tree
@@ -478,7 +478,7 @@ def _fc_estimator(activation: Activation, operands: Operands) -> Estimator:
 
 
 def fc_grad(activation: Activation = None, use_ste: bool = False) -> Estimator:
-  """Equation (9), FCs(g_hat); with `use_ste` FCs(g_ste)."""
+  """Makes equation (9), FCs(g_hat); with `use_ste` FCs(g_ste)."""
   return _fc_estimator(
     activation,
     lambda g_hat, w_tilde, g_ste: (1.0, g_ste if use_ste else g_hat),
@@ -486,7 +486,7 @@ def fc_grad(activation: Activation = None, use_ste: bool = False) -> Estimator:
 
 
 def multi_fc(activation: Activation = None, use_ste: bool = False) -> Estimator:
-  """Equation (10), g_hat * FCs(W~); with `use_ste` g_ste * FCs(W~)."""
+  """Makes equation (10), g_hat * FCs(W~); `use_ste`: g_ste * FCs(W~)."""
   return _fc_estimator(
     activation,
     lambda g_hat, w_tilde, g_ste: (g_ste if use_ste else g_hat, w_tilde),
@@ -496,7 +496,7 @@ def multi_fc(activation: Activation = None, use_ste: bool = False) -> Estimator:
 def lstm_fc(
   hidden: int = 100, carry: bool = True, use_ste: bool = False
 ) -> Estimator:
-  """Equation (11), g_hat * head(LSTM(W~)), coordinates independent.
+  """Makes equation (11), g_hat * head(LSTM(W~)), coordinate by coordinate.
 
   The state is {path: LSTMState}; no gradient flows through it. With `carry`
   False it stays zero.
@@ -531,7 +531,7 @@ class Refine(NamedTuple):
 
 
 class AdamState(NamedTuple):
-  """Calls so far and the raw moments, trees like the parameters."""
+  """Number of calls and the raw moments, trees like the parameters."""
 
   calls: int
   m: Tree
@@ -539,7 +539,7 @@ class AdamState(NamedTuple):
 
 
 def sgd() -> Refine:
-  """pi(g) = g."""
+  """Makes pi(g) = g."""
   return Refine(lambda params: (), lambda g, state, params: (g, state))
 
 
@@ -549,7 +549,7 @@ def adam(
   eps: float = 1e-8,
   weight_decay: float = 0.0,
 ) -> Refine:
-  """m_hat / (sqrt(v_hat) + eps); `weight_decay` * params joins g first."""
+  """Makes m_hat / (sqrt(v_hat) + eps) of g + `weight_decay` * params."""
 
   def init(params: Tree) -> AdamState:
     zeros = tree_map(np.zeros_like, params)
@@ -574,16 +574,16 @@ def adam(
 
 
 class Config(NamedTuple):
-  """What stays the same over a run.
+  """Constants of a run.
 
   Attributes:
     quantizers: path -> Quantizer; a path that is absent keeps full precision.
-      `everywhere(quantizer)` for one and the same.
+      `everywhere(quantizer)` uses one quantizer for all.
     estimator: M_phi.
     refine: pi, one state over all leaves.
     learning_rate: alpha, a number or a function of the step, from 0.
     meta_learning_rate: gamma, the same for phi's Adam.
-    phi_cotangent: What carries the new g_hat back to W~' on phi's path.
+    phi_cotangent: Rule that takes the new g_hat back to W~' for phi.
   """
 
   quantizers: Mapping[str, Quantizer]
@@ -595,7 +595,7 @@ class Config(NamedTuple):
 
 
 class State(NamedTuple):
-  """What a step hands to the next; `grads` are pending, not yet applied."""
+  """State between steps; `grads` are pending, not yet applied."""
 
   params: Tree
   model_state: Tree
@@ -608,7 +608,7 @@ class State(NamedTuple):
 
 
 class Aux(NamedTuple):
-  """What a step computed on its way."""
+  """Intermediate results of a step."""
 
   loss: float
   phi_grads: Tree  # like phi
@@ -619,7 +619,7 @@ class Aux(NamedTuple):
 
 
 class LateUpdate(NamedTuple):
-  """W' and what was made on the way to it."""
+  """W' and the intermediate results of the late update."""
 
   params: Tree
   refine_state: Tree
@@ -637,7 +637,7 @@ def _meta_optimizer() -> Refine:
 
 
 def quantized(config: Config, params: Tree) -> Tree:
-  """Q(A(params)) on quantized leaves, the rest as it is."""
+  """Returns params with Q(A(params)) on quantized leaves."""
   leaves = flatten(params)
   for path, quantizer in config.quantizers.items():
     leaves[path] = quantizer.quantize(quantizer.preprocess(leaves[path]))
@@ -647,7 +647,7 @@ def quantized(config: Config, params: Tree) -> Tree:
 def _estimator_inputs(
   config: Config, params: Tree, grads: Tree
 ) -> tuple[Leaves, Leaves, Leaves]:
-  """g_hat, w_tilde and g_ste of the quantized leaves."""
+  """Returns g_hat, w_tilde and g_ste of the quantized leaves."""
   leaves, flat_grads = flatten(params), flatten(grads)
   g_hat = {path: flat_grads[path] for path in config.quantizers}
   w_tilde = {p: q.preprocess(leaves[p]) for p, q in config.quantizers.items()}
@@ -667,7 +667,7 @@ def _calibrate(config: Config, params: Tree, g_tilde: Leaves) -> Leaves:
 
 
 def late_update(config: Config, state: State, phi: Tree) -> LateUpdate:
-  """Equations (3) to (5) on the pending gradients: W' as phi makes it."""
+  """Applies equations (3) to (5) to the pending gradients."""
   inputs = _estimator_inputs(config, state.params, state.grads)
   g_tilde, estimator_state = config.estimator.apply(
     phi, *inputs, state.estimator_state
@@ -684,7 +684,7 @@ def late_update(config: Config, state: State, phi: Tree) -> LateUpdate:
 def phi_loss(
   config: Config, phi: Tree, state: State, batch: Mapping[str, Any]
 ) -> float:
-  """The loss of the next step as a function of phi, equations (6), (7)."""
+  """Returns the next loss as a function of phi, equations (6) and (7)."""
   params = late_update(config, state, float64(phi)).params
   return loss_and_grads(quantized(config, params), state.model_state, batch)[0]
 
@@ -696,7 +696,7 @@ def init(
   model_state: Tree,
   batch: Mapping[str, Any],
 ) -> State:
-  """Iteration 0 of Algorithm 1: gradients at Q(A(W)), no update at all.
+  """Runs iteration 0 of Algorithm 1: gradients at Q(A(W)), no update.
 
   Args:
     config: The run's constants.
@@ -731,7 +731,7 @@ def init(
 def step(
   config: Config, state: State, batch: Mapping[str, Any]
 ) -> tuple[State, Aux]:
-  """One iteration: late update, forward and backward, update of phi.
+  """Runs one iteration: late update, forward and backward, update of phi.
 
   Args:
     config: The run's constants.
@@ -756,7 +756,7 @@ def step(
   w_cotangent = _calibrate(config, late.params, carried)
 
   # From W' to phi, with d pi(g) / d g = 1. Calibration is linear in g~ with a
-  # diagonal matrix, so that its transpose is itself.
+  # diagonal matrix, which equals its transpose.
   rate = _at(config.learning_rate, state.step)
   g_tilde_cotangent = _calibrate(
     config, state.params, {p: -rate * c for p, c in w_cotangent.items()}

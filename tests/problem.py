@@ -1,4 +1,4 @@
-"""A small regression problem, and a smooth quantizer, that tests share."""
+"""A small regression problem and a smooth quantizer, shared by tests."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ def params():
 
 
 def batches(count):
-  """`count` batches `(x, y)`, different each."""
+  """Yields `count` different batches `(x, y)`."""
   for index in range(count):
     x = jax.random.normal(jax.random.fold_in(DATA_KEY, index), (16, 4))
     yield x, jnp.sin(x.sum(axis=1, keepdims=True))
 
 
 def loss_fn(params, model_state, batch, rng):
-  """Mean squared error; the model's state counts and remembers its input."""
+  """Returns the mean squared error; the model state counts the calls."""
   del rng
   x, y = batch
   hidden = jnp.tanh(
@@ -43,9 +43,9 @@ def model_state():
 
 
 def smooth():
-  """A quantizer that rounds nothing: W~ = (tanh(W) + 1)/2, W^ = 2 W~ - 1.
+  """Makes a quantizer without rounding: W~ = (tanh(W) + 1)/2, W^ = 2 W~ - 1.
 
-  Its levels are a table of one value a weight, so that the loss is smooth in W
+  Its table of levels has one value per weight, so that the loss is smooth in W
   and its `calibrate` after `straight_through` is the exact derivative.
   """
 
@@ -63,7 +63,7 @@ def smooth():
 
 
 def make(quantizer=None, estimator=None, **options):
-  """The train step of this problem."""
+  """Makes the train step of this problem."""
   return mq_jax.make_train_step(
     loss_fn,
     quantizer=quantizer or mq_jax.dorefa(),
@@ -73,7 +73,7 @@ def make(quantizer=None, estimator=None, **options):
 
 
 def start(train, seed=0):
-  """The train step's state after iteration 0, on batch 0."""
+  """Returns the state after iteration 0, on batch 0."""
   return train.init(
     jax.random.key(seed), params(), model_state(), next(batches(1))
   )

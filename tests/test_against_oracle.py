@@ -1,8 +1,8 @@
-"""Whole iterations of the library against an independent NumPy oracle.
+"""Complete iterations of the library against an independent NumPy oracle.
 
 `tests/oracle.py` was written from the paper by someone who had not read the
-library. Compared are W', phi', both g_hat's and all else that a step returns,
-in float64, for every estimator, quantizer and optimizer.
+library. The test compares W', phi', both g_hat's and everything else that a
+step returns, in float64, for every estimator, quantizer and optimizer.
 """
 
 from typing import NamedTuple
@@ -15,17 +15,17 @@ import pytest
 from jax import lax
 
 import mq_jax
-from mq_jax import lstm
+from mq_jax.estimators import lstm_cell
 from tests import oracle
 
 STEPS, GAMMA, HIDDEN = 3, 0.01, 4
-# Adam divides gradients that are nearly zero by their own size, and so makes
-# rounding errors large: a smaller step keeps them below the tolerance.
+# Adam divides gradients near zero by their own size, which magnifies rounding
+# errors; a smaller step keeps them below the tolerance.
 ALPHAS = {'sgd': 0.5, 'adam': 0.05, 'adam with decay': 0.05}
 
 
 class Case(NamedTuple):
-  """The same thing twice: ours, and the oracle's."""
+  """One component of the library and its counterpart in the oracle."""
 
   ours: object
   theirs: object
@@ -69,8 +69,8 @@ ESTIMATORS = {
     oracle.lstm_fc(HIDDEN, carry=False, use_ste=True),
   ),
 }
-# Every estimator with every quantizer and both optimizers; what else there is
-# to combine, once.
+# Every estimator with every quantizer and both optimizers, and each of the
+# other options once.
 CASES = [
   *(
     (estimator, quantizer, refinement, 'ste')
@@ -89,7 +89,7 @@ CASES = [
 
 
 def loss_fn(params, model_state, batch, rng):
-  """The oracle's network."""
+  """Computes the loss of the oracle's network."""
   del rng
 
   def conv(x, kernel):
@@ -132,8 +132,9 @@ def make_problem(rng):
   model_state = {
     'norm': {'mean': rng.normal(size=4), 'var': rng.uniform(0.5, 2, 4)}
   }
-  # A row of one sign would have a gradient of exactly zero, since those of the
-  # logits add up to zero; Adam would divide its rounding errors by themselves.
+  # A row of one sign would have a gradient of exactly zero, because the
+  # gradients of the logits add up to zero; Adam would magnify its rounding
+  # errors.
   dense = params['dense']['kernel']
   dense[:, 0], dense[:, 1] = 0.3 + abs(dense[:, 0]), -0.3 - abs(dense[:, 1])
   batches = [
@@ -153,7 +154,7 @@ def assert_close(ours, theirs):
 @pytest.mark.parametrize(
   ('estimator', 'quantizer', 'refinement', 'cotangent'), CASES
 )
-def test_iterations_equal_the_oracles(
+def test_step_every_combination_equals_oracle(
   x64, estimator, quantizer, refinement, cotangent
 ):
   params, model_state, batches = make_problem(np.random.default_rng(1))
@@ -197,7 +198,7 @@ def test_iterations_equal_the_oracles(
     assert_close(state.phi, expected.phi)
     if estimator == 'lstm_fc':
       for mine, name in zip(
-        lstm.recall(state.estimator_state, None), 'hc', strict=True
+        lstm_cell.recall(state.estimator_state, None), 'hc', strict=True
       ):
         memory = expected.estimator_state
         other = np.concatenate(
@@ -205,7 +206,7 @@ def test_iterations_equal_the_oracles(
         )
         mine = mine.reshape(-1, HIDDEN)[: len(other)]
         np.testing.assert_allclose(mine, other, rtol=1e-10, atol=1e-10)
-  # The comparison means something: weights crossed the quantizer's threshold.
+  # The test is meaningful only if weights crossed the threshold.
   if refinement == 'adam':
     start, end = oracle.quantized(theirs, params), aux.w_hat
     assert np.any(

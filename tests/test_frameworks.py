@@ -18,7 +18,7 @@ CHANNELS, CLASSES, STEPS = 4, 3, 3
 
 
 def weights():
-  """Kernel (HWIO) and bias of a convolution, kernel (I, O) of a dense layer."""
+  """Returns kernel (HWIO) and bias of a convolution, and a dense kernel."""
   keys = jax.random.split(jax.random.key(0), 3)
   return (
     0.2 * jax.random.normal(keys[0], (3, 3, 2, CHANNELS)),
@@ -45,9 +45,12 @@ def cross_entropy(logits, batch):
 def plain():
   def loss_fn(params, model_state, batch, rng):
     x = lax.conv_general_dilated(
-      batch['image'], params['conv']['kernel'], (1, 1), 'SAME',
+      batch['image'],
+      params['conv']['kernel'],
+      (1, 1),
+      'SAME',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )  # fmt: skip
+    )
     x = jax.nn.relu(x + params['conv']['bias'][None, None, None, :])
     logits = x.mean((1, 2)) @ params['dense']['kernel']
     return cross_entropy(logits, batch), (model_state, {})
@@ -158,8 +161,8 @@ def equinox():
     logits = jax.vmap(net)(batch['image'].transpose(0, 3, 1, 2))
     return cross_entropy(logits, batch), (model_state, {})
 
-  # Equinox's convolution has a bias of three dimensions: a bare quantizer
-  # would take it for a kernel.
+  # The bias of an Equinox convolution has three dimensions: a bare quantizer
+  # would quantize it.
   rules = [('.*/weight', mq_jax.bwn())]
   return (
     loss_fn,
@@ -175,9 +178,12 @@ def equinox():
 def run(make):
   loss_fn, params, quantizer, kernels = make()
   train = mq_jax.make_train_step(
-    loss_fn, quantizer, mq_jax.multi_fc(hidden=3),
-    refine=optax.scale_by_adam(), learning_rate=0.05,
-  )  # fmt: skip
+    loss_fn,
+    quantizer,
+    mq_jax.multi_fc(hidden=3),
+    refine=optax.scale_by_adam(),
+    learning_rate=0.05,
+  )
   first, *rest = batches()
   state, losses = train.init(jax.random.key(5), params, {}, first), []
   for batch in rest:
@@ -187,16 +193,17 @@ def run(make):
 
 
 @pytest.mark.parametrize('make', [linen, of_nnx, equinox])
-def test_every_framework_takes_the_steps_of_plain_dicts(x64, make):
+def test_step_every_framework_equals_plain_dicts(x64, make):
   ours, theirs = run(plain), run(make)
-  assert any(np.any(np.sign(a) != np.sign(b)) for a, b in zip(
-    ours[1], (weights()[0], weights()[2]), strict=True
-  ))  # fmt: skip
+  assert any(
+    np.any(np.sign(a) != np.sign(b))
+    for a, b in zip(ours[1], (weights()[0], weights()[2]), strict=True)
+  )
   for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
-def test_the_library_imports_no_framework():
+def test_import_mq_jax_imports_no_framework():
   code = (
     'import mq_jax, sys; print(*{name.split(".")[0] for name in sys.modules})'
   )

@@ -1,7 +1,7 @@
 """The oracle against finite differences, closed forms and numbers by hand.
 
-Others compare `mq_jax` with `tests/oracle.py`; here stands why the oracle
-itself may be believed.
+Other tests compare `mq_jax` with `tests/oracle.py`; these tests verify the
+oracle itself.
 """
 
 from collections.abc import Callable
@@ -50,11 +50,11 @@ def problem() -> Problem:
 
 
 def numeric_grad(fn: Callable[[Any], float], tree: Any, eps: float) -> Any:
-  """Central differences of `fn` by every number in `tree`."""
+  """Returns central differences of `fn` by every number in `tree`."""
   tree = oracle.float64(tree)
 
   def of_leaf(leaf: np.ndarray) -> np.ndarray:
-    # Each leaf is `tree`'s own memory, so that a change here is seen by `fn`.
+    # Each leaf is the memory of `tree`, so that `fn` reads the change.
     grad = np.zeros_like(leaf)
     for index in np.ndindex(leaf.shape):
       kept = leaf[index]
@@ -80,14 +80,14 @@ def assert_trees_close(
 
 
 def smallest(tree: Any) -> float:
-  """The least, over leaves, of the largest magnitude in a leaf."""
+  """Returns the minimum over leaves of the largest magnitude in a leaf."""
   found: list[float] = []
   oracle.tree_map(lambda x: found.append(float(np.abs(x).max())), tree)
   return min(found)
 
 
 def make_estimator(name: str, **options: Any) -> tuple[oracle.Estimator, Any]:
-  """An estimator and a small random phi for it."""
+  """Returns an estimator and a small random phi."""
   rng = np.random.default_rng(7)
   if name == 'lstm_fc':
     return oracle.lstm_fc(hidden=3, **options), oracle.lstm_phi(rng, hidden=3)
@@ -102,7 +102,7 @@ def make_estimator(name: str, **options: Any) -> tuple[oracle.Estimator, Any]:
 # The network.
 
 
-def test_conv_looks_up_and_left_with_the_first_tap() -> None:
+def test_conv3x3_first_tap_reads_upper_left_pixel() -> None:
   x = np.arange(1.0, 13.0).reshape(1, 3, 4, 1)
   kernel = np.zeros((3, 3, 1, 1))
   kernel[0, 0] = 1.0
@@ -110,7 +110,7 @@ def test_conv_looks_up_and_left_with_the_first_tap() -> None:
   np.testing.assert_array_equal(oracle.conv3x3(x, kernel)[0, :, :, 0], expected)
 
 
-def test_conv_sums_over_window_and_input_channels() -> None:
+def test_conv3x3_sums_over_window_and_input_channels() -> None:
   x = np.ones((1, 3, 3, 2))
   kernel = np.ones((3, 3, 2, 1))
   kernel[:, :, 1] = 10.0
@@ -118,7 +118,7 @@ def test_conv_sums_over_window_and_input_channels() -> None:
   np.testing.assert_array_equal(oracle.conv3x3(x, kernel)[0, :, :, 0], expected)
 
 
-def test_forward_pass_by_hand() -> None:
+def test_loss_and_grads_forward_pass_equals_hand_computed_loss() -> None:
   # The centre tap passes the image, 1, 2, 3, 6: mean 3, variance 14 / 4.
   kernel = np.zeros((3, 3, 1, 1))
   kernel[1, 1] = 1.0
@@ -146,7 +146,7 @@ def test_forward_pass_by_hand() -> None:
   np.testing.assert_allclose(new_state['norm']['var'], 1.8 + 0.1 * 14 / 3)
 
 
-def test_network_gradients(problem: Problem) -> None:
+def test_loss_and_grads_equal_finite_differences(problem: Problem) -> None:
   _, _, grads = oracle.loss_and_grads(
     problem.params, problem.model_state, problem.batch
   )
@@ -164,7 +164,7 @@ def test_network_gradients(problem: Problem) -> None:
 # Quantizers.
 
 
-def test_dorefa_by_hand() -> None:
+def test_dorefa_2_bits_equals_hand_computed_values() -> None:
   # tanh of these is 0, 1/2, -1/2, -3/4.
   w = np.arctanh([0.0, 0.5, -0.5, -0.75])
   quantizer = oracle.dorefa(bits=2)
@@ -177,14 +177,14 @@ def test_dorefa_by_hand() -> None:
   np.testing.assert_allclose(g, [4 / 3, 2, -1, 7 / 3], rtol=1e-14)
 
 
-def test_dorefa_one_bit_is_the_sign_with_zero_upwards() -> None:
+def test_dorefa_1_bit_is_sign_with_zero_upwards() -> None:
   quantizer = oracle.dorefa(bits=1)
   w = np.array([[0.0, -1e-9], [1e-9, -2.0]])
   w_hat = quantizer.quantize(quantizer.preprocess(w))
   np.testing.assert_array_equal(w_hat, [[1, -1], [1, -1]])
 
 
-def test_dorefa_layer_of_zeros() -> None:
+def test_dorefa_layer_of_zeros_stays_finite() -> None:
   quantizer = oracle.dorefa(bits=1)
   w = np.zeros(3)
   np.testing.assert_array_equal(quantizer.preprocess(w), [0.5] * 3)
@@ -196,14 +196,16 @@ def test_dorefa_layer_of_zeros() -> None:
 @pytest.mark.parametrize(
   ('clip', 'kept'), [(1.0, [1, 1, 1, 0]), (0.5, [1, 0, 0, 0]), (None, [1] * 4)]
 )
-def test_dorefa_straight_through(clip: float | None, kept: list[int]) -> None:
+def test_dorefa_straight_through_clips_at_given_clip(
+  clip: float | None, kept: list[int]
+) -> None:
   g_hat = np.array([2.0, 3.0, 4.0, 5.0])
   w_tilde = np.array([-0.5, 0.75, -1.0, 1.5])
   g_ste = oracle.dorefa(1, clip).straight_through(g_hat, w_tilde)
   np.testing.assert_array_equal(g_ste, g_hat * kept)
 
 
-def test_dorefa_calibration_is_twice_the_derivative_of_a(
+def test_dorefa_calibrate_is_twice_derivative_of_preprocess(
   problem: Problem,
 ) -> None:
   # With the layer's maximum held constant, as equation (4) has it.
@@ -216,7 +218,7 @@ def test_dorefa_calibration_is_twice_the_derivative_of_a(
   np.testing.assert_allclose(g, 2 * expected, rtol=1e-7, atol=1e-9)
 
 
-def test_bwn_per_layer_by_hand() -> None:
+def test_bwn_per_layer_equals_hand_computed_values() -> None:
   quantizer = oracle.bwn()
   w = np.array([[0.0, -2.0], [1.0, -1.0]])
   np.testing.assert_array_equal(quantizer.preprocess(w), w)
@@ -231,7 +233,9 @@ def test_bwn_per_layer_by_hand() -> None:
 @pytest.mark.parametrize(
   ('axis', 'alpha'), [(-1, [[0.5, 1.5]]), (0, [[1.0], [1.0]])]
 )
-def test_bwn_per_channel_by_hand(axis: int, alpha: list[list[float]]) -> None:
+def test_bwn_per_channel_equals_hand_computed_values(
+  axis: int, alpha: list[list[float]]
+) -> None:
   quantizer = oracle.bwn(per_channel=True, channel_axis=axis)
   w = np.array([[0.0, -2.0], [1.0, -1.0]])
   sign = np.array([[1.0, -1.0], [1.0, -1.0]])
@@ -243,7 +247,7 @@ def test_bwn_per_channel_by_hand(axis: int, alpha: list[list[float]]) -> None:
   )
 
 
-def test_bwn_without_scaled_gradient_or_clip() -> None:
+def test_bwn_without_scale_or_clip_passes_gradient_on() -> None:
   quantizer = oracle.bwn(clip=None, scaled_gradient=False)
   g_hat = np.array([1.0, -2.0])
   w_tilde = np.array([0.1, 9.0])
@@ -262,7 +266,7 @@ def leaves(rng: np.random.Generator) -> oracle.Leaves:
 def three(
   make: Callable[[], oracle.Leaves],
 ) -> tuple[oracle.Leaves, oracle.Leaves, oracle.Leaves]:
-  """Stands for g_hat, w_tilde and g_ste."""
+  """Makes g_hat, w_tilde and g_ste."""
   return make(), make(), make()
 
 
@@ -284,7 +288,9 @@ def random_memory(rng: np.random.Generator) -> Any:
   ]
   + [('lstm_fc', {'carry': True}), ('lstm_fc', {'carry': False})],
 )
-def test_phi_gradient(name: str, options: Any, use_ste: bool) -> None:
+def test_phi_grad_equals_finite_differences(
+  name: str, options: Any, use_ste: bool
+) -> None:
   estimator, phi = make_estimator(name, use_ste=use_ste, **options)
   rng = np.random.default_rng(1)
   inputs = three(lambda: leaves(rng))
@@ -315,7 +321,7 @@ def test_phi_gradient(name: str, options: Any, use_ste: bool) -> None:
     ('multi_fc', True, [7 * (2 * 0.5), 9 * (2 * -4.0)]),
   ],
 )
-def test_fc_values_by_hand(
+def test_fc_estimators_equal_hand_computed_values(
   name: str, use_ste: bool, expected: list[float]
 ) -> None:
   phi = (
@@ -340,7 +346,7 @@ def test_fc_values_by_hand(
     ('tanh', 3 * np.tanh(5) - 4 * np.tanh(5) - 20),
   ],
 )
-def test_fc_biases_and_activation_by_hand(
+def test_fc_biases_and_activation_equal_hand_computed_value(
   activation: oracle.Activation, expected: float
 ) -> None:
   phi = (
@@ -351,7 +357,7 @@ def test_fc_biases_and_activation_by_hand(
   np.testing.assert_allclose(out, [[expected]], rtol=1e-15)
 
 
-def test_lstm_two_steps_by_hand() -> None:
+def test_lstm_fc_two_steps_equal_hand_computed_values() -> None:
   def sigmoid(x: float) -> float:
     return 1 / (1 + np.exp(-x))
 
@@ -384,7 +390,7 @@ def test_lstm_two_steps_by_hand() -> None:
   np.testing.assert_allclose(state['a'].c, [[c2]], rtol=1e-14)
 
 
-def test_lstm_without_carry_starts_from_zeros_every_time() -> None:
+def test_lstm_fc_without_carry_repeats_first_step() -> None:
   estimator, phi = make_estimator('lstm_fc', carry=False)
   rng = np.random.default_rng(2)
   inputs = three(lambda: leaves(rng))
@@ -394,25 +400,25 @@ def test_lstm_without_carry_starts_from_zeros_every_time() -> None:
   assert_trees_close(second, first, rtol=0, atol=0)
 
 
-def test_lstm_keeps_coordinates_apart() -> None:
+def test_lstm_fc_coordinates_are_independent() -> None:
   estimator, phi = make_estimator('lstm_fc')
   rng = np.random.default_rng(3)
   inputs = three(lambda: {'a': rng.normal(size=(2, 2))})
   state = estimator.init_state(inputs[0])
   for _ in range(2):
-    whole, state = estimator.apply(phi, *inputs, state)
+    together, state = estimator.apply(phi, *inputs, state)
   corners = iter(inputs)
   alone = three(lambda: {'a': next(corners)['a'][1:, 1:]})
   alone_state = estimator.init_state(alone[0])
   for _ in range(2):
     part, alone_state = estimator.apply(phi, *alone, alone_state)
-  np.testing.assert_allclose(part['a'], whole['a'][1:, 1:], rtol=1e-14)
+  np.testing.assert_allclose(part['a'], together['a'][1:, 1:], rtol=1e-14)
 
 
 # Refinement.
 
 
-def test_adam_two_steps_by_hand() -> None:
+def test_adam_two_steps_equal_hand_computed_values() -> None:
   refine = oracle.adam()
   params = {'w': np.array([5.0])}
   state = refine.init(params)
@@ -425,7 +431,7 @@ def test_adam_two_steps_by_hand() -> None:
   np.testing.assert_allclose(second['w'], [expected], rtol=1e-12)
 
 
-def test_adam_weight_decay_joins_the_gradient() -> None:
+def test_adam_weight_decay_is_added_to_gradient() -> None:
   params = {'w': np.array([5.0, -3.0])}
   g = {'w': np.array([1e-8, 2e-8])}
   decayed = oracle.adam(weight_decay=1e-8)
@@ -458,12 +464,12 @@ def start(config: oracle.Config, phi: Any, problem: Problem) -> oracle.State:
 
 
 def smooth_dorefa() -> oracle.Quantizer:
-  """W^ = 2 W~ - 1, the staircase of infinitely many bits."""
+  """Makes W^ = 2 W~ - 1, dorefa with infinitely many bits."""
   return oracle.dorefa(1)._replace(quantize=lambda w_tilde: 2 * w_tilde - 1)
 
 
 def with_exact_calibration(quantizer: oracle.Quantizer) -> oracle.Quantizer:
-  """Twice A's whole derivative: the layer's maximum moves with its weight."""
+  """Calibrates with twice the full derivative of A, maximum included."""
 
   def calibrate(w: np.ndarray, g_tilde: np.ndarray) -> np.ndarray:
     t = np.tanh(w)
@@ -477,18 +483,18 @@ def with_exact_calibration(quantizer: oracle.Quantizer) -> oracle.Quantizer:
 
 
 def assert_useful(phi_grads: Any) -> None:
-  """Differences can only be compared well above their rounding errors."""
+  """Checks that gradients are well above the rounding errors."""
   assert smallest(phi_grads) > 1e-6
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_phi_chain_through_a_smooth_quantizer(
+def test_step_phi_grads_smooth_quantizer_equal_finite_differences(
   problem: Problem, name: str
 ) -> None:
-  # The printed calibration is twice A's derivative and so already holds Q's
-  # slope of 2; the straight-through slope is 1. The maximum that A divides
-  # by counts as a constant: on the way from W' to the loss it is frozen
-  # where the step found it, per leaf.
+  # The printed calibration is twice the derivative of A and so includes the
+  # slope 2 of Q; the straight-through slope is 1. The maximum in A counts as
+  # a constant: from W' to the loss it is frozen per leaf at its value in the
+  # step.
   estimator, phi = make_estimator(name)
   config = configure(estimator, smooth_dorefa())
   state, _ = oracle.step(config, start(config, phi, problem), problem.batch)
@@ -520,11 +526,11 @@ def test_phi_chain_through_a_smooth_quantizer(
 
 @pytest.mark.parametrize('use_ste', [False, True])
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_phi_chain_with_the_exact_calibration(
+def test_step_phi_grads_exact_calibration_equal_finite_differences(
   problem: Problem, name: str, use_ste: bool
 ) -> None:
-  # On the way back from the loss the maximum moves with its weight; on the
-  # way there (from g_tilde to W') the printed, diagonal rule stays.
+  # From the loss back to W' the maximum changes with its weight; from g_tilde
+  # to W' the printed, diagonal rule applies.
   estimator, phi = make_estimator(name, use_ste=use_ste)
   config = configure(estimator, smooth_dorefa())
   state, _ = oracle.step(config, start(config, phi, problem), problem.batch)
@@ -538,8 +544,8 @@ def test_phi_chain_with_the_exact_calibration(
   w, g = oracle.flatten(late.params), oracle.flatten(g_hat)
   cot = {path: exact.calibrate(w[path], g[path]) for path in oracle.QUANTIZED}
 
-  # First the cotangent of W' itself: only each layer's largest weight tells
-  # the printed rule from the exact one.
+  # First the cotangent of W' itself: the printed rule differs from the exact
+  # one only at the largest weight of each layer.
   def loss_of_weights(changed: oracle.Leaves) -> float:
     params = oracle.unflatten(w | changed)
     return oracle.loss_and_grads(
@@ -558,8 +564,8 @@ def test_phi_chain_with_the_exact_calibration(
     assert differs.sum() == 1
     assert np.abs(w[path])[differs] == np.abs(w[path]).max()
 
-  # Then phi: g_tilde is linear in what phi_grad is given, -lr and calibration
-  # with it.
+  # Then phi: phi_grad is linear in its cotangent, which includes -lr and the
+  # calibration.
   old = oracle.flatten(state.params)
   pending = oracle.flatten(state.grads)
   printed = oracle.dorefa(1)
@@ -582,7 +588,9 @@ def test_phi_chain_with_the_exact_calibration(
   assert_trees_close(grads, expected, rtol=1e-5, atol=1e-9)
 
 
-def test_phi_chain_of_bwn_signs(problem: Problem) -> None:
+def test_step_phi_grads_of_fc_grad_are_products_of_gradients(
+  problem: Problem,
+) -> None:
   # Under FCGrad, SGD and BWN without alpha or clip, dloss/dk is minus the
   # learning rate times the inner product of successive gradients.
   k = 1.7
@@ -597,7 +605,7 @@ def test_phi_chain_of_bwn_signs(problem: Problem) -> None:
   )
 
 
-def test_ste_cotangent_has_the_scale_and_the_clip_of_bwn(
+def test_step_ste_cotangent_has_scale_and_clip_of_bwn(
   problem: Problem,
 ) -> None:
   estimator, phi = make_estimator('multi_fc')
@@ -615,7 +623,7 @@ def test_ste_cotangent_has_the_scale_and_the_clip_of_bwn(
   )
 
 
-def test_estimator_cotangent_is_the_factor_times_the_other(
+def test_step_estimator_cotangent_is_factor_times_ste_cotangent(
   problem: Problem,
 ) -> None:
   phi = ({'kernel': np.array([[3.0]])},)
@@ -633,7 +641,7 @@ def test_estimator_cotangent_is_the_factor_times_the_other(
   )
 
 
-def test_estimator_cotangent_uses_the_memory_after_the_call(
+def test_step_estimator_cotangent_uses_memory_after_update(
   problem: Problem,
 ) -> None:
   estimator, phi = make_estimator('lstm_fc')
@@ -658,7 +666,7 @@ def test_estimator_cotangent_uses_the_memory_after_the_call(
 
 @pytest.mark.parametrize('phi_cotangent', ['ste', 'estimator'])
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_phi_moves_by_gamma_times_adam(
+def test_step_phi_moves_by_gamma_times_adam(
   problem: Problem, name: str, phi_cotangent: Any
 ) -> None:
   estimator, phi = make_estimator(name)
@@ -668,13 +676,13 @@ def test_phi_moves_by_gamma_times_adam(
     meta_learning_rate=lambda step: [0.25, 0.5][step],
   )
   state = start(config, phi, problem)
-  one, first = oracle.step(config, state, problem.next_batch)
-  two, second = oracle.step(config, one, problem.batch)
+  after_one, first = oracle.step(config, state, problem.next_batch)
+  after_two, second = oracle.step(config, after_one, problem.batch)
   g1, g2 = first.phi_grads, second.phi_grads
   expected = oracle.tree_map(
     lambda p, g: p - 0.25 * g / (np.abs(g) + 1e-8), phi, g1
   )
-  assert_trees_close(one.phi, expected)
+  assert_trees_close(after_one.phi, expected)
   expected = oracle.tree_map(
     lambda p, a, b: (
       p
@@ -682,14 +690,14 @@ def test_phi_moves_by_gamma_times_adam(
       * ((0.09 * a + 0.1 * b) / 0.19)
       / (np.sqrt((0.000999 * a**2 + 0.001 * b**2) / 0.001999) + 1e-8)
     ),
-    one.phi,
+    after_one.phi,
     g1,
     g2,
   )
-  assert_trees_close(two.phi, expected, rtol=1e-10)
+  assert_trees_close(after_two.phi, expected, rtol=1e-10)
 
 
-def test_init_moves_nothing_but_the_statistics(problem: Problem) -> None:
+def test_init_changes_batch_statistics_only(problem: Problem) -> None:
   estimator, phi = make_estimator('lstm_fc')
   state = start(configure(estimator), phi, problem)
   assert state.step == 0
@@ -716,7 +724,7 @@ def test_init_moves_nothing_but_the_statistics(problem: Problem) -> None:
 @pytest.mark.parametrize(
   'refine', [oracle.sgd(), oracle.adam(weight_decay=0.1)]
 )
-def test_ste_is_plain_training_one_step_late(
+def test_step_ste_equals_plain_training_one_step_late(
   problem: Problem, refine: oracle.Refine
 ) -> None:
   rates = [0.1, 0.05, 0.2]
@@ -732,7 +740,7 @@ def test_ste_is_plain_training_one_step_late(
     state, aux = oracle.step(config, state, batch)
   assert state.step == 3
 
-  # Plain training updates at once; so batches 0, 1 and 2 make its weights.
+  # Plain training updates at once, so batches 0, 1 and 2 determine its weights.
   params, model_state = problem.params, problem.model_state
   refine_state = refine.init(params)
   for batch, rate in zip(batches, rates, strict=False):
@@ -761,7 +769,7 @@ def test_ste_is_plain_training_one_step_late(
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_phi_loss_is_the_loss_of_the_step(problem: Problem, name: str) -> None:
+def test_phi_loss_equals_loss_of_step(problem: Problem, name: str) -> None:
   estimator, phi = make_estimator(name)
   config = configure(estimator, refine=oracle.adam())
   state, _ = oracle.step(config, start(config, phi, problem), problem.batch)
@@ -770,7 +778,7 @@ def test_phi_loss_is_the_loss_of_the_step(problem: Problem, name: str) -> None:
   assert loss == aux.loss
 
 
-def test_leaves_without_a_quantizer_keep_full_precision(
+def test_step_leaf_without_quantizer_keeps_full_precision(
   problem: Problem,
 ) -> None:
   estimator, phi = make_estimator('multi_fc')
@@ -783,7 +791,7 @@ def test_leaves_without_a_quantizer_keep_full_precision(
   assert list(aux.g_tilde) == ['conv/kernel']
 
 
-def test_a_step_leaves_its_state_as_it_was(problem: Problem) -> None:
+def test_step_keeps_its_input_state(problem: Problem) -> None:
   estimator, phi = make_estimator('lstm_fc')
   config = configure(estimator, refine=oracle.adam())
   state = start(config, phi, problem)

@@ -23,7 +23,7 @@ def codes_and_levels(quantizer, w):
   return quantizer.codes(quantizer.preprocess(w, ()), ())
 
 
-def test_dorefa_2_bit_by_hand():
+def test_dorefa_2_bits_equals_hand_computed_values():
   # tanh(W) = (0.5, -0.25, 0, 0.1), so W~ = tanh(W) + 1/2, and 3 W~ =
   # (3, 0.75, 1.5, 1.8) rounds to (3, 1, 2, 2), the tie upwards.
   w = jnp.arctanh(jnp.array([0.5, -0.25, 0.0, 0.1]))
@@ -39,7 +39,7 @@ def test_dorefa_2_bit_by_hand():
   )
 
 
-def test_dorefa_calibration_is_equation_4_as_printed():
+def test_dorefa_calibrate_equals_printed_equation_4():
   w = jnp.arctanh(jnp.array([0.5, -0.25, 0.0]))
   g = mq_jax.dorefa().calibrate(w, jnp.array([1.0, 2.0, -1.0]), ())
   # (1 - tanh^2) / max|tanh| = (0.75, 0.9375, 1) / 0.5
@@ -47,7 +47,7 @@ def test_dorefa_calibration_is_equation_4_as_printed():
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3, 8])
-def test_dorefa_calibration_is_twice_the_derivative_of_a(x64, bits):
+def test_dorefa_calibrate_is_twice_derivative_of_preprocess(x64, bits):
   quantizer = mq_jax.dorefa(bits)
   w = jnp.array([0.7, -0.3, 0.0, 1.2])
   derivative = jax.vjp(lambda w: quantizer.preprocess(w, ()), w)[1]
@@ -55,8 +55,7 @@ def test_dorefa_calibration_is_twice_the_derivative_of_a(x64, bits):
   np.testing.assert_allclose(
     quantizer.calibrate(w, jnp.ones(4), ()), 2 * slope, rtol=1e-12
   )
-  # Finite differences see the maximum move, all coordinates but the largest
-  # do not.
+  # The largest coordinate is left out because it changes the maximum.
   eps = 1e-6
   for i in range(3):
     step = jnp.zeros(4).at[i].set(eps)
@@ -68,7 +67,7 @@ def test_dorefa_calibration_is_twice_the_derivative_of_a(x64, bits):
 
 @hypothesis.given(WEIGHTS, st.integers(1, 8))
 @hypothesis.settings(deadline=None, max_examples=40)
-def test_dorefa_levels_and_order(w, bits):
+def test_dorefa_any_weight_codes_are_nearest_and_monotonic(w, bits):
   quantizer = mq_jax.dorefa(bits)
   codes, levels = codes_and_levels(quantizer, jnp.asarray(w))
   assert levels.shape == (2**bits,)
@@ -77,13 +76,13 @@ def test_dorefa_levels_and_order(w, bits):
   assert int(codes.max()) < 2**bits
   order = np.argsort(w, axis=None)
   assert np.all(np.diff(np.asarray(codes).ravel()[order].astype(int)) >= 0)
-  # No level is nearer to 2 W~ - 1 than the chosen one.
+  # No other level is nearer to 2 W~ - 1.
   target = 2 * np.asarray(quantizer.preprocess(jnp.asarray(w), ())) - 1
   distance = np.abs(target - np.asarray(mq_jax.dequantize(codes, levels)))
   assert np.all(distance <= 1 / (2**bits - 1) + 1e-5)
 
 
-def test_a_tie_quantizes_upwards():
+def test_codes_weight_on_threshold_rounds_up():
   w = jnp.array([0.0, 1.0, -1.0, -0.0])
   for quantizer in (mq_jax.dorefa(), mq_jax.bwn()):
     np.testing.assert_array_equal(
@@ -92,7 +91,7 @@ def test_a_tie_quantizes_upwards():
 
 
 @pytest.mark.parametrize('bits', range(1, 9))
-def test_a_layer_of_zeros_stays_finite(bits):
+def test_quantize_layer_of_zeros_stays_finite(bits):
   w = jnp.zeros((2, 3))
   quantizer = mq_jax.dorefa(bits)
   np.testing.assert_array_equal(
@@ -103,7 +102,7 @@ def test_a_layer_of_zeros_stays_finite(bits):
   np.testing.assert_array_equal(quantize(mq_jax.bwn(), w, ()), w)
 
 
-def test_bwn_by_hand():
+def test_bwn_small_weight_equals_hand_computed_values():
   w = jnp.array([[0.5, -1.5], [0.0, -2.0]])  # mean |w| = 1
   quantizer = mq_jax.bwn()
   np.testing.assert_array_equal(
@@ -116,7 +115,7 @@ def test_bwn_by_hand():
   np.testing.assert_array_equal(quantizer.calibrate(w, g, ()), g)
 
 
-def test_bwn_scale_and_clip_options():
+def test_bwn_options_change_straight_through_rule():
   w, g = jnp.array([0.2, -0.6, 1.6]), jnp.ones(3)
 
   def rule(**options):
@@ -129,37 +128,39 @@ def test_bwn_scale_and_clip_options():
 
 
 @pytest.mark.parametrize('axis', [-1, 0, 1])
-def test_bwn_per_channel_is_bwn_of_each_channel(axis):
+def test_bwn_per_channel_equals_bwn_of_each_channel(axis):
   w = jax.random.normal(jax.random.key(0), (3, 4, 5))
   g = jax.random.normal(jax.random.key(1), (3, 4, 5))
   per_channel = mq_jax.bwn(per_channel=True, channel_axis=axis)
   w_hat = quantize(per_channel, w, ())
   g_ste = per_channel.straight_through(g, w, ())
   for channel in range(w.shape[axis]):
-    one = jnp.take(w, channel, axis=axis)
+    channel_w = jnp.take(w, channel, axis=axis)
     np.testing.assert_allclose(
       jnp.take(w_hat, channel, axis=axis),
-      quantize(mq_jax.bwn(), one, ()),
+      quantize(mq_jax.bwn(), channel_w, ()),
       rtol=1e-6,
     )
     np.testing.assert_allclose(
       jnp.take(g_ste, channel, axis=axis),
-      mq_jax.bwn().straight_through(jnp.take(g, channel, axis=axis), one, ()),
+      mq_jax.bwn().straight_through(
+        jnp.take(g, channel, axis=axis), channel_w, ()
+      ),
       rtol=1e-6,
     )
 
 
 @hypothesis.given(WEIGHTS)
 @hypothesis.settings(deadline=None, max_examples=25)
-def test_bwn_scale_is_the_least_squares_one(w):
-  # mean|w| minimises |w - a sign(w)|^2: the residual is orthogonal to sign(w).
+def test_bwn_scale_minimizes_squared_error(w):
+  # mean|w| minimizes |w - a sign(w)|^2: the residual is orthogonal to sign(w).
   w_hat = np.asarray(quantize(mq_jax.bwn(), jnp.asarray(w), ()))
   sign = np.where(w >= 0, 1.0, -1.0)
   residual = np.sum((w - w_hat).astype(np.float64) * sign)
   assert abs(residual) <= 1e-5 * (1 + np.abs(w).sum())
 
 
-def test_dorefa_original_form():
+def test_dorefa_original_equals_mean_times_sign():
   w, g = jnp.array([0.5, -1.5, 0.0]), jnp.array([1.0, -2.0, 3.0])
   quantizer = mq_jax.dorefa(bits=1, original=True)
   np.testing.assert_array_equal(quantizer.preprocess(w, ()), w)
@@ -170,7 +171,7 @@ def test_dorefa_original_form():
   np.testing.assert_array_equal(quantizer.calibrate(w, g, ()), g)
 
 
-def test_saturation():
+def test_saturated_marks_weights_outside_active_range():
   dorefa, bwn = mq_jax.dorefa(), mq_jax.bwn()
   w_tilde = jnp.array([0.0, 0.004, 0.5, 0.996, 1.0])
   np.testing.assert_array_equal(
@@ -181,7 +182,7 @@ def test_saturation():
   )
 
 
-def test_straight_through_of_dorefa_clips_only_where_asked():
+def test_dorefa_straight_through_clips_at_given_clip_only():
   g, w_tilde = jnp.ones(3), jnp.array([0.0, 0.6, 1.0])
   np.testing.assert_array_equal(
     mq_jax.dorefa().straight_through(g, w_tilde, ()), g
@@ -192,12 +193,12 @@ def test_straight_through_of_dorefa_clips_only_where_asked():
 
 
 @pytest.mark.parametrize('bits', [0, 9, -1, 1.0, True, '1'])
-def test_bits_out_of_range(bits):
+def test_dorefa_bits_out_of_range_raise(bits):
   with pytest.raises(ValueError, match=f'bits={bits!r}.*1 to 8'):
     mq_jax.dorefa(bits)
 
 
-def test_other_bad_arguments():
+def test_quantizers_bad_argument_raises():
   with pytest.raises(ValueError, match='clip=-1'):
     mq_jax.dorefa(clip=-1)
   with pytest.raises(ValueError, match='clip=0'):
@@ -208,11 +209,13 @@ def test_other_bad_arguments():
     quantize(mq_jax.bwn(per_channel=True, channel_axis=2), jnp.ones((2, 2)), ())
 
 
-def test_what_moves_weights_refuses_quantizers_that_see_others():
+def test_projected_preprocessing_or_stateful_quantizer_raises():
   w = jnp.ones((2, 2))
   with pytest.raises(ValueError, match='pre-processes its weights'):
     projected(mq_jax.dorefa(), w)
-  with pytest.raises(ValueError, match='has variables, and here'):
+  with pytest.raises(
+    ValueError, match='has variables, but this method keeps none'
+  ):
     projected(mq_jax.methods.lsq(2), w)
   for refusing in (
     mq_jax.unquantized,

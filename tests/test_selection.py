@@ -1,4 +1,4 @@
-"""Which leaf gets which quantizer."""
+"""Rules that select the quantizer of each leaf."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +14,14 @@ PARAMS = {
 ONE, TWO = mq_jax.dorefa(1), mq_jax.dorefa(2)
 
 
-def test_a_bare_quantizer_takes_leaves_of_two_dimensions():
+def test_select_bare_quantizer_selects_leaves_of_two_dimensions():
   assert selection.select(PARAMS, ONE) == {
     'conv/kernel': ONE,
     'dense/kernel': ONE,
   }
 
 
-def test_the_first_match_of_the_whole_path_wins():
+def test_select_first_match_of_full_path_wins():
   rules = [('conv/.*kernel', TWO), ('.*bias', None), ('.*', ONE)]
   assert selection.select(PARAMS, rules) == {
     'conv/kernel': TWO,
@@ -29,24 +29,24 @@ def test_the_first_match_of_the_whole_path_wins():
   }
 
 
-def test_what_matches_no_rule_keeps_full_precision():
+def test_select_unmatched_leaf_keeps_full_precision():
   assert selection.select(PARAMS, [('dense/kernel', ONE)]) == {
     'dense/kernel': ONE
   }
   assert selection.select(PARAMS, [('.*', None)]) == {}
 
 
-def test_a_part_of_a_path_is_no_match():
+def test_select_partial_path_match_raises():
   with pytest.raises(ValueError, match=r"'kernel' matches no leaf.*dense"):
     selection.select(PARAMS, [('kernel', ONE)])
 
 
-def test_a_rule_behind_a_wider_one_is_refused():
+def test_select_shadowed_rule_raises():
   with pytest.raises(ValueError, match="'conv/kernel' matches only leaves"):
     selection.select(PARAMS, [('.*kernel', ONE), ('conv/kernel', TWO)])
 
 
-def test_nothing_to_quantize():
+def test_select_no_leaf_of_two_dimensions_raises():
   with pytest.raises(ValueError, match=r'two or more dimensions.*a/b'):
     selection.select({'a': {'b': jnp.ones(3)}}, ONE)
 
@@ -54,41 +54,43 @@ def test_nothing_to_quantize():
 @pytest.mark.parametrize(
   'rules', ['.*', 3, [ONE], [('.*', 'dorefa')], [('.*', ONE, TWO)]]
 )
-def test_rules_of_the_wrong_kind(rules):
+def test_select_rules_of_wrong_type_raise(rules):
   with pytest.raises(TypeError, match='sequence of'):
     selection.select(PARAMS, rules)
 
 
-def test_a_broken_regex_is_named():
-  with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+def test_select_invalid_regex_raises():
+  with pytest.raises(
+    ValueError, match=r"'\(' is not a valid regular expression"
+  ):
     selection.select(PARAMS, [('(', ONE)])
 
 
-def test_integer_leaves_are_refused():
+def test_select_integer_leaf_raises():
   with pytest.raises(TypeError, match='table has dtype int32'):
     selection.select({'table': jnp.ones((2, 2), jnp.int32)}, ONE)
 
 
-def test_two_leaves_of_one_path_are_refused():
+def test_named_leaves_duplicate_path_raises():
   with pytest.raises(ValueError, match='same path'):
     selection.named_leaves({'a/b': jnp.ones(1), 'a': {'b': jnp.ones(1)}})
 
 
-def test_replace_keeps_all_else():
+def test_replace_keeps_other_leaves():
   new = selection.replace(PARAMS, {'dense/kernel': jnp.zeros((2, 2))})
   np.testing.assert_array_equal(new['dense']['kernel'], jnp.zeros((2, 2)))
   assert new['conv'] is not PARAMS['conv']
   assert new['conv']['kernel'] is PARAMS['conv']['kernel']
 
 
-def test_leaves_may_be_whole_nodes():
+def test_named_leaves_is_leaf_keeps_nodes():
   tree = {'a': {'b': (1, 2)}, 'c': 3}
   is_leaf = lambda node: isinstance(node, tuple)  # noqa: E731
   assert selection.named_leaves(tree, is_leaf) == {'a/b': (1, 2), 'c': 3}
   assert selection.named_leaves(tree) == {'a/b/0': 1, 'a/b/1': 2, 'c': 3}
 
 
-def test_nested_dicts_from_paths():
+def test_nested_inverts_named_leaves():
   leaves = {'a/b/c': 1, 'd': 2, 'a/e': {'f': 3}, 'a/b/g': 4}
   nested = {'a': {'b': {'c': 1, 'g': 4}, 'e': {'f': 3}}, 'd': 2}
   assert selection.nested(leaves) == nested
@@ -99,11 +101,11 @@ def test_nested_dicts_from_paths():
 @pytest.mark.parametrize(
   ('leaves', 'match'),
   [
-    ({'a': 1, 'a/b': 2}, "'a/b' goes on where another path ends"),
-    ({'a/b/c': 1, 'a': 2}, "'a' ends where another path goes on"),
-    ({'a/b': 1, 'a/b/c/d': 2}, "'a/b/c/d' goes on"),
+    ({'a': 1, 'a/b': 2}, "'a/b' continues another path"),
+    ({'a/b/c': 1, 'a': 2}, "'a' is a prefix of another path"),
+    ({'a/b': 1, 'a/b/c/d': 2}, "'a/b/c/d' continues another path"),
   ],
 )
-def test_paths_that_exclude_each_other(leaves, match):
+def test_nested_path_that_is_prefix_raises(leaves, match):
   with pytest.raises(ValueError, match=match):
     selection.nested(leaves)

@@ -1,4 +1,4 @@
-"""The train step: what it equals, what it keeps, what it refuses."""
+"""The train step against plain training, closed forms and bad input."""
 
 import functools
 
@@ -30,7 +30,7 @@ def assert_trees_close(ours, theirs, rtol=1e-12, atol=1e-12):
 
 
 def straight_through_weights(quantizer):
-  """W^ of W with the quantizer's hand-made rule as its custom derivative."""
+  """Returns W -> W^ with the hand-made rule as custom derivative."""
 
   @jax.custom_vjp
   def forward(w):
@@ -56,7 +56,7 @@ def straight_through_weights(quantizer):
     optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9)),
   ],
 )
-def test_ste_is_plain_training_with_a_custom_vjp(x64, quantizer, refine):
+def test_step_ste_equals_plain_training_with_custom_vjp(x64, quantizer, refine):
   forward = straight_through_weights(quantizer)
 
   @jax.jit
@@ -74,7 +74,7 @@ def test_ste_is_plain_training_with_a_custom_vjp(x64, quantizer, refine):
     (_, (model_state, _)), grads = loss_and_grads(params, model_state, batch)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
-  # The state's batch statistics are those of the last loss, one batch ahead.
+  # The batch statistics of the state are one batch ahead.
   (loss, (model_state, _)), _ = loss_and_grads(params, model_state, batches[n])
 
   train = problem.make(
@@ -90,7 +90,7 @@ def test_ste_is_plain_training_with_a_custom_vjp(x64, quantizer, refine):
   assert metrics['phi_grad_norm'] == 0
 
 
-def test_init_updates_no_weight_and_consumes_one_batch():
+def test_init_consumes_one_batch_and_keeps_weights():
   train = problem.make()
   state = problem.start(train)
   assert_trees_close(state.params, problem.params(), rtol=0, atol=0)
@@ -100,7 +100,7 @@ def test_init_updates_no_weight_and_consumes_one_batch():
 
 @pytest.mark.parametrize('cotangent', ['ste', 'estimator'])
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_the_gradient_of_phi_loss_is_that_of_the_step(x64, name, cotangent):
+def test_phi_loss_gradient_equals_that_of_step(x64, name, cotangent):
   train = problem.make(
     estimator=ESTIMATORS[name],
     refine=optax.scale_by_adam(),
@@ -144,7 +144,9 @@ def assert_gradient_is_finite_difference(function, phi, eps=1e-5):
     mq_jax.lstm_fc(hidden=2),
   ],
 )
-def test_phi_gradient_is_that_of_a_smooth_loss(x64, estimator):
+def test_phi_gradient_smooth_quantizer_equals_finite_differences(
+  x64, estimator
+):
   train = problem.make(problem.smooth(), estimator)
   state = problem.start(train)
   for batch in problem.batches(3):
@@ -154,7 +156,7 @@ def test_phi_gradient_is_that_of_a_smooth_loss(x64, estimator):
   )
 
 
-def test_phi_gradient_through_adam_is_that_of_a_smooth_loss(x64):
+def test_phi_gradient_through_adam_equals_finite_differences(x64):
   train = problem.make(
     problem.smooth(),
     mq_jax.multi_fc(hidden=2),
@@ -169,9 +171,9 @@ def test_phi_gradient_through_adam_is_that_of_a_smooth_loss(x64):
   )
 
 
-def test_the_refinements_residual_is_a_constant(x64):
-  # With the residual constant, dW'/dg = -alpha whatever refine does: doubling
-  # the refined gradient moves W' but leaves W''s derivative alone.
+def test_phi_gradient_ignores_residual_of_refine(x64):
+  # With a constant residual, dW'/dg = -alpha for every refine: doubling the
+  # refined gradient changes W' but not its derivative.
   batch = next(problem.batches(1))
 
   def gradient(refine):
@@ -187,7 +189,7 @@ def test_the_refinements_residual_is_a_constant(x64):
   assert_trees_close(gradient(optax.scale(2.0)), gradient(optax.identity()))
 
 
-def test_differentiating_adam_at_zero_is_refused_at_construction():
+def test_make_train_step_differentiated_adam_without_eps_root_raises():
   refuse = pytest.raises(
     ValueError, match=r'differentiate_refinement.*eps_root'
   )
@@ -201,7 +203,7 @@ def test_differentiating_adam_at_zero_is_refused_at_construction():
     problem.make(refine=by_path, differentiate_refinement=True)
 
 
-def test_differentiating_adam_of_a_fixed_tree_is_refused_by_init():
+def test_init_differentiated_adam_of_fixed_tree_raises():
   labels = {'first': {'kernel': 'a', 'bias': 'b'}, 'last': {'kernel': 'a'}}
   refine = optax.partition(
     {'a': optax.scale_by_adam(), 'b': optax.identity()}, labels
@@ -212,7 +214,7 @@ def test_differentiating_adam_of_a_fixed_tree_is_refused_by_init():
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_jit_equals_no_jit(x64, name):
+def test_step_with_and_without_jit_agree(x64, name):
   train = problem.make(estimator=ESTIMATORS[name], refine=optax.scale_by_adam())
   jitted, plain = problem.start(train), problem.start(train)
   for batch in problem.batches(3):
@@ -223,7 +225,7 @@ def test_jit_equals_no_jit(x64, name):
   assert_trees_close(metrics, plain_metrics, 1e-10, 1e-10)
 
 
-def test_scan_equals_a_loop(x64):
+def test_step_fn_scan_equals_loop(x64):
   train = problem.make(estimator=mq_jax.lstm_fc(hidden=3))
   batches = list(problem.batches(4))
   looped = problem.start(train)
@@ -235,7 +237,7 @@ def test_scan_equals_a_loop(x64):
   assert metrics['loss'].shape == (4,)
 
 
-def test_donation_never_eats_the_callers_arrays():
+def test_step_donation_keeps_arrays_of_caller():
   params, model_state, key = (
     problem.params(),
     problem.model_state(),
@@ -250,18 +252,18 @@ def test_donation_never_eats_the_callers_arrays():
   state = train.init(key, params, model_state, batch)
   for _ in range(2):
     state, _ = train.step(state, batch)
-  mine = jax.tree.leaves((params, model_state, key, batch))
-  assert not any(leaf.is_deleted() for leaf in mine)
+  inputs = jax.tree.leaves((params, model_state, key, batch))
+  assert not any(leaf.is_deleted() for leaf in inputs)
 
 
-def test_the_state_is_donated():
+def test_step_donates_state():
   train = problem.make()
   state = problem.start(train)
   train.step(state, next(problem.batches(1)))
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_a_step_traces_once():
+def test_step_traces_loss_once():
   traces = []
 
   def loss_fn(*arguments):
@@ -278,7 +280,7 @@ def test_a_step_traces_once():
   assert len(traces) == before + 1
 
 
-def test_quantized_never_applies_the_pending_gradient():
+def test_quantized_ignores_pending_gradient():
   train = problem.make(mq_jax.dorefa(2))
   state = problem.start(train)
   state, _ = train.step(state, next(problem.batches(1)))
@@ -294,7 +296,7 @@ def test_quantized_never_applies_the_pending_gradient():
     )
 
 
-def test_what_is_stored_is_what_is_trained():
+def test_quantized_equals_weights_in_loss():
   for quantizer in (mq_jax.dorefa(2), mq_jax.bwn(), mq_jax.bwn(True)):
     seen = []
 
@@ -313,7 +315,7 @@ def test_what_is_stored_is_what_is_trained():
     np.testing.assert_array_equal(seen[-1], stored)
 
 
-def test_the_histogram_counts_standardised_weights():
+def test_diagnostics_histogram_counts_standardized_weights():
   train = problem.make(mq_jax.bwn())
   state = problem.start(train)
   w = jnp.array([30.0, -1.0, -1.0, 1.0, 1.0, 0.5] + [0.0] * 18)
@@ -330,7 +332,7 @@ def test_the_histogram_counts_standardised_weights():
   assert counts['last/kernel'][32] == 6
 
 
-def test_codes_and_diagnostics():
+def test_diagnostics_changed_weights_report_flips_and_saturation():
   train = problem.make(mq_jax.bwn(), mq_jax.fc_grad(hidden=3))
   state = problem.start(train)
   before = train.codes(state)
@@ -344,7 +346,7 @@ def test_codes_and_diagnostics():
     (state.phi[0]['kernel'] @ state.phi[1]['kernel'])[0, 0],
     rtol=1e-6,
   )
-  # Turn one of six signs of the last layer over, push another beyond 1.
+  # Flip one of six signs of the last layer, and move another weight beyond 1.
   w = state.params['last']['kernel']
   w = w.at[0, 0].multiply(-1).at[1, 0].set(jnp.sign(w[1, 0]) * 2)
   params = state.params | {'last': {'kernel': w}}
@@ -355,14 +357,14 @@ def test_codes_and_diagnostics():
   assert train.diagnostics(state).flipped == {}
 
 
-def test_a_snapshot_of_other_layers_is_refused():
+def test_diagnostics_snapshot_of_other_layers_raises():
   train = problem.make()
   state = problem.start(train)
   with pytest.raises(ValueError, match='snapshot'):
     train.diagnostics(state, since={'first/kernel': jnp.zeros((4, 6))})
 
 
-def test_a_snapshot_outlives_the_state():
+def test_codes_snapshot_outlives_donated_state():
   train = problem.make()
   state = problem.start(train)
   before = train.codes(state)
@@ -371,7 +373,7 @@ def test_a_snapshot_outlives_the_state():
   assert train.diagnostics(state, since=before).flipped.keys() == before.keys()
 
 
-def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
+def test_post_update_moves_weights_last_and_is_constant_in_phi(x64):
   def keep_within(bound):
     return optax.stateless(
       lambda moves, params: jax.tree.map(
@@ -387,7 +389,7 @@ def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
     kept_state.params,
     jax.tree.map(lambda p: jnp.clip(p, -0.2, 0.2), free_state.params),
   )
-  # Where the derivative of post_update is 0, that of W' by phi is still -alpha.
+  # If the derivative of post_update is 0, dW'/dg is still -alpha.
   pushed = problem.make(
     post_update=optax.stateless(
       lambda moves, params: jax.tree.map(jnp.sign, moves)
@@ -398,7 +400,7 @@ def test_finish_moves_weights_last_and_is_a_constant_to_phi(x64):
   assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_variables_move_with_the_weights_by_what_the_last_loss_saw():
+def test_quantizer_update_receives_values_of_last_loss():
   plain = mq_jax.bwn()
   noting = plain._replace(
     init=lambda w: {'seen': jnp.zeros(()), 'last': jnp.zeros_like(w)},
@@ -417,7 +419,7 @@ def test_variables_move_with_the_weights_by_what_the_last_loss_saw():
   for step, batch in enumerate(problem.batches(3)):
     assert state.variables['last/kernel']['seen'] == step
     w_hat = train.quantized(state)['last']['kernel']
-    # The levels that the pending gradient is of.
+    # The pending gradient belongs to these levels.
     np.testing.assert_allclose(np.unique(np.abs(w_hat)), [1 + step])
     want = (
       state.grads['last']['kernel'] * w_hat + state.params['last']['kernel']
@@ -430,8 +432,8 @@ def test_variables_move_with_the_weights_by_what_the_last_loss_saw():
 
 
 @pytest.mark.usefixtures('x64')
-def test_what_is_trained_in_the_place_of_a_weight():
-  """θ of twice the weight's size, W̃ = θ₀ − θ₁, and a loss that sees W̃²."""
+def test_step_parametrized_weight_trains_theta():
+  """Trains θ of twice the size, with W̃ = θ₀ − θ₁ and W̃² in the loss."""
   quantizer = mq_jax.bwn()._replace(
     parametrized=lambda w: jnp.stack([w, jnp.zeros_like(w)], axis=-1),
     preprocess=lambda theta, variables: theta[..., 0] - theta[..., 1],
@@ -460,7 +462,7 @@ def test_what_is_trained_in_the_place_of_a_weight():
   np.testing.assert_allclose(w_hat, np.mean(np.abs(moved)) * np.sign(moved))
 
 
-def test_full_precision_training_is_a_rule():
+def test_step_rule_with_none_trains_full_precision():
   train = problem.make([('.*', None)], mq_jax.ste())
   state = problem.start(train)
   batch = next(problem.batches(1))
@@ -473,7 +475,7 @@ def test_full_precision_training_is_a_rule():
 
 
 @pytest.mark.parametrize('name', ['ste', 'lstm_fc'])
-def test_a_non_finite_step_is_reported_and_raises_nothing(name):
+def test_step_non_finite_input_is_reported_without_error(name):
   train = problem.make(estimator=ESTIMATORS[name])
   state = problem.start(train)
   x, y = next(problem.batches(1))
@@ -483,7 +485,7 @@ def test_a_non_finite_step_is_reported_and_raises_nothing(name):
   assert not metrics['finite']
 
 
-def test_every_step_has_its_own_rng():
+def test_step_rng_differs_in_every_step():
   def loss_fn(params, model_state, batch, rng):
     loss, (model_state, _) = problem.loss_fn(params, model_state, batch, rng)
     return loss, (model_state, {'draw': jax.random.uniform(rng)})
@@ -499,7 +501,7 @@ def test_every_step_has_its_own_rng():
   assert len(set(draws)) == 6
 
 
-def test_old_style_keys_work_too():
+def test_init_raw_key_works():
   train = problem.make()
   state = train.init(
     jax.random.PRNGKey(0),
@@ -538,12 +540,12 @@ def returning(change):
     ),
   ],
 )
-def test_a_loss_function_that_breaks_the_contract(change, error, message):
+def test_step_loss_function_breaking_contract_raises(change, error, message):
   with pytest.raises(error, match=message):
     returning(change)()
 
 
-def test_an_estimator_that_changes_shapes_is_refused():
+def test_step_estimator_changing_shapes_raises():
   estimator = mq_jax.ste()._replace(
     apply=lambda phi, g_hat, w_tilde, g_ste, state: (
       {path: g.ravel() for path, g in g_hat.items()},
@@ -567,19 +569,19 @@ def test_an_estimator_that_changes_shapes_is_refused():
     ({'quantizer': 'dorefa'}, TypeError, 'quantizer'),
   ],
 )
-def test_bad_arguments_are_named_at_construction(options, error, message):
+def test_make_train_step_bad_argument_raises(options, error, message):
   with pytest.raises(error, match=message):
     problem.make(**options)
 
 
-def test_a_rule_that_matches_nothing_is_named_by_init():
+def test_init_rule_without_match_raises():
   train = problem.make([('frist/kernel', mq_jax.bwn()), ('.*kernel', None)])
   with pytest.raises(ValueError, match=r"'frist/kernel'.*first/kernel"):
     problem.start(train)
 
 
 @pytest.mark.parametrize('name', ['fc_grad', 'multi_fc tanh', 'lstm_fc'])
-def test_nothing_to_estimate_is_refused_by_init(name):
+def test_init_learned_estimator_without_quantized_leaf_raises(name):
   train = problem.make([('.*', None)], ESTIMATORS[name])
   with pytest.raises(ValueError, match=r'no leaf is quantized.*mq_jax.ste'):
     problem.start(train)

@@ -10,7 +10,7 @@ from experiments.data import datasets
 from experiments.data.on_device import ImageSet, hold_out
 from experiments.records.model_file import ModelFile
 from mq_jax.models import scale_of
-from mq_jax.packed_array import packed_leaves
+from mq_jax.packing.packed_array import packed_leaves
 from mq_jax.selection import Rules
 
 

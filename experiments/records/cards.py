@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from mq_jax.packed_file import write_whole
+from experiments.common.files import write_whole
 
 FOLDER = 'deployed'
 

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.checks import check_every
+from mq_jax.checks import check_count
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
@@ -108,7 +108,7 @@ def admm(
   """
   if not rho >= 0:
     raise ValueError(f'rho={rho!r} must be at least 0.')
-  check_every(every)
+  check_count('every', every)
 
   def init(params: Any) -> AdmmState:
     selected = selection.select(params, rules)

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.checks import check_bits, check_every
+from mq_jax.checks import check_bits, check_count
 from mq_jax.quantizers import (
   Quantizer,
   Variables,
@@ -153,7 +153,7 @@ def freeze_portions(
     raise ValueError(
       f'portions={tuple(portions)} must ascend from above 0 to 1.'
     )
-  check_every(every)
+  check_count('every', every)
   if not first >= 0:
     raise ValueError(f'first={first!r} must be at least 0.')
   shares = jnp.asarray(portions)

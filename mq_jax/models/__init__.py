@@ -1,6 +1,5 @@
 """Flax Linen networks and their layers. No other package imports flax."""
 
-from mq_jax.levels import scale_of as scale_of
 from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.batch_norm import batch_statistics as batch_statistics
@@ -16,3 +15,4 @@ from mq_jax.models.resnet import resnet56 as resnet56
 from mq_jax.models.resnet import resnet110 as resnet110
 from mq_jax.models.vgg import labnet as labnet
 from mq_jax.models.vgg import vgg_small as vgg_small
+from mq_jax.packing.levels import scale_of as scale_of

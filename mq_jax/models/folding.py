@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mq_jax.levels import integers
 from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.packing.levels import integers
 from mq_jax.selection import named_leaves, nested, replace
 
 Array = jax.Array

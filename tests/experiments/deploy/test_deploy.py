@@ -459,7 +459,7 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   for name, damaged, message in (
     ('cut.stablehlo', content[: len(content) // 2], 'is damaged'),
     ('text.stablehlo', b'hello', 'is damaged'),
-    ('text.safetensors', b'hello', 'cut short, changed'),
+    ('text.safetensors', b'hello', 'truncated, changed'),
     ('model.tflite', b'', 'must end in one of .*to be an artefact'),
   ):
     (tmp_path / name).write_bytes(damaged)

@@ -1,4 +1,4 @@
-"""Packed weights: bits as documented, and Ŵ back bit for bit."""
+"""Packed weights: the documented bits, and Ŵ restored bit for bit."""
 
 import json
 import math
@@ -13,9 +13,10 @@ import pytest
 from hypothesis import strategies as st
 
 import mq_jax
-from mq_jax import methods, models, packed_array
-from mq_jax.levels import exact_multiples
-from mq_jax.packed_array import PackedArray
+from mq_jax import methods, models
+from mq_jax.packing import packed_array
+from mq_jax.packing.levels import exact_multiples
+from mq_jax.packing.packed_array import PackedArray
 from mq_jax.selection import named_leaves
 from tests import problem
 
@@ -56,22 +57,26 @@ def loss_fn(params, model_state, batch, rng):
     if 'kernel' in layer
   ]
   return sum(errors) + jnp.sum(params['norm']['scale']), (
-    {'count': model_state['count'] + 1}, {},
-  )  # fmt: skip
+    {'count': model_state['count'] + 1},
+    {},
+  )
 
 
 @pytest.fixture(scope='module')
 def trained():
-  """One network with a layer of each method, and its Ŵ, after three steps."""
+  """Trains a network with one layer per method for three steps."""
   keys = jax.random.split(jax.random.key(0), len(QUANTIZERS))
   params = {
     name: {'kernel': 0.4 * jax.random.normal(key, SHAPE)}
     for name, key in zip(QUANTIZERS, keys, strict=True)
   } | {'norm': {'scale': jnp.ones(3)}}
   train = mq_jax.make_train_step(
-    *(loss_fn, RULES, mq_jax.ste()), refine=optax.scale_by_adam(),
+    loss_fn,
+    RULES,
+    mq_jax.ste(),
+    refine=optax.scale_by_adam(),
     learning_rate=0.03,
-  )  # fmt: skip
+  )
   batch = (
     jax.random.normal(jax.random.key(1), (16, 27)),
     jax.random.normal(jax.random.key(2), (16, 5)),
@@ -89,7 +94,7 @@ def bits_of(array):
 
 
 def assert_same(found, expected):
-  """The same paths, dtypes and bits: −0 is not 0."""
+  """Compares paths, dtypes and bits; −0 differs from 0."""
   found, expected = named_leaves(found), named_leaves(expected)
   assert found.keys() == expected.keys()
   for path, leaf in found.items():
@@ -102,13 +107,12 @@ def assert_same(found, expected):
 def assert_same_packed(found, expected):
   assert_same(found.data, expected.data)
   assert_same(found.levels, expected.levels)
-  rest = ('shape', 'bits', 'grid', 'quantizer')
-  for name in rest:
+  for name in ('shape', 'bits', 'grid', 'quantizer'):
     assert getattr(found, name) == getattr(expected, name), name
 
 
 def codes_of(array):
-  """The codes, by the documented layout alone."""
+  """Decodes the codes by the documented layout alone."""
   stream = ''.join(f'{byte:08b}'[::-1] for byte in np.asarray(array.data))
   size = math.prod(array.shape)
   assert len(stream) == 8 * -(-size * array.bits // 8)
@@ -118,12 +122,12 @@ def codes_of(array):
 
 
 def decoded(array):
-  """Ŵ, by the documentation alone."""
+  """Decodes Ŵ by the documentation alone."""
   codes, levels = codes_of(array), np.asarray(array.levels)
   if array.grid is not None:
     first, step = array.grid
-    whole = (first + step * codes).astype(levels.dtype)
-    return levels.reshape(levels.shape[:-1] or ()) * whole
+    multiples = (first + step * codes).astype(levels.dtype)
+    return levels.reshape(levels.shape[:-1] or ()) * multiples
   if levels.ndim == 1:
     return levels[codes]
   levels = np.broadcast_to(levels, (*array.shape, levels.shape[-1]))
@@ -131,7 +135,7 @@ def decoded(array):
 
 
 def assert_least(array):
-  """No fewer bits would do for the values, or for the places on the grid."""
+  """Checks that fewer bits would not suffice."""
   codes = codes_of(array)
   assert 1 <= array.bits <= 8
   assert array.bits == max(1, int(codes.max()).bit_length())
@@ -140,11 +144,11 @@ def assert_least(array):
     assert array.grid[1] >= 1
     assert array.levels.shape[-1] == 1
     if array.levels.ndim == 1 and codes.max():
-      # Neither would a coarser grid.
+      # A coarser grid would not suffice either.
       assert np.gcd.reduce(codes, axis=None) == 1
   else:
     n = array.levels.shape[-1]
-    # All are in use, in some channel.
+    # Every level is in use in some channel.
     assert codes.max() == n - 1
     assert np.all(np.diff(array.levels.astype(np.float64), axis=-1) >= 0)
 
@@ -154,7 +158,7 @@ def assert_least(array):
 
 @pytest.mark.parametrize('bits', range(1, 9))
 @pytest.mark.parametrize('shape', [(1,), (7, 3), (5, 13), (3, 3, 2, 4), (64,)])
-def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
+def test_codes_and_levels_read_little_endian_bit_stream(bits, shape):
   rng = np.random.default_rng(bits)
   size = math.prod(shape)
   codes = rng.integers(0, 2**bits, shape)
@@ -162,7 +166,7 @@ def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
   data = np.zeros(-(-size * bits // 8), np.uint8)
   for place, bit in enumerate(stream):
     data[place // 8] |= bit << place % 8
-  # The values have no scale, and so no grid.
+  # The values have no common scale, and therefore no grid.
   levels = np.sort(rng.normal(size=2**bits)).astype(np.float32)
   array = PackedArray(data, levels, shape, bits, None, 'test')
   (found, table), w_hat = jax.jit(
@@ -179,7 +183,7 @@ def test_codes_are_a_little_endian_stream_of_bits(bits, shape):
 
 
 @pytest.mark.parametrize('number', [2, 3, 4, 5, 9, 17, 33, 65, 129, 200, 256])
-def test_pack_writes_that_stream_with_the_fewest_bits(number):
+def test_pack_uses_fewest_bits(number):
   rng = np.random.default_rng(number)
   levels = np.sort(rng.normal(size=number)).astype(np.float32)
   codes = rng.permutation(np.arange(19 * 23) % number).reshape(19, 23)
@@ -197,7 +201,7 @@ def test_pack_writes_that_stream_with_the_fewest_bits(number):
   assert_least(packed)
 
 
-def test_one_bit_is_numpys_packbits():
+def test_pack_one_bit_equals_numpy_packbits():
   w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
   packed = mq_jax.pack({'w': w}, mq_jax.bwn()).params['w']
   np.testing.assert_array_equal(
@@ -206,27 +210,29 @@ def test_one_bit_is_numpys_packbits():
   assert (packed.bits, packed.shape, packed.quantizer) == (1, (5, 7), 'bwn')
 
 
-def test_a_layer_of_one_value_takes_one_bit():
+def test_pack_constant_layer_takes_one_bit():
   for value in (0.0, -0.0, 0.25, -3.0):
     w = np.full((3, 3), value, np.float32)
     packed = mq_jax.pack({'w': w}, methods.twn(), quantized=True)
     assert packed.params['w'].bits == 1
     assert len(packed.params['w'].data) == 2
     assert_same(mq_jax.unpack(packed)['w'], w)
-    # To be quantized, one value is as good as any.
+    # A constant weight may also be latent.
     assert mq_jax.pack({'w': w}, methods.twn()).params['w'].bits == 1
 
 
-def test_packed_arrays_are_told_apart_by_identity():
+def test_packed_array_equality_is_identity():
   w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-  one, two = (mq_jax.pack({'w': w}, mq_jax.bwn()).params['w'] for _ in range(2))
-  assert_same_packed(one, two)
-  # Arrays have no truth value: to compare them would raise.
-  assert one != two
-  assert len({one, two, one}) == 2
+  first, second = (
+    mq_jax.pack({'w': w}, mq_jax.bwn()).params['w'] for _ in range(2)
+  )
+  assert_same_packed(first, second)
+  # Arrays have no truth value, so comparing them would raise.
+  assert first != second
+  assert len({first, second, first}) == 2
 
 
-def test_packed_leaves_are_found_by_path():
+def test_packed_leaves_returns_leaves_by_path():
   w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
   packed = mq_jax.pack({'b': {'w': w, 'c': w[0]}, 'a': w}, mq_jax.bwn())
   found = packed_array.packed_leaves(packed.params)
@@ -243,7 +249,7 @@ def test_packed_leaves_are_found_by_path():
 
 
 @pytest.mark.parametrize('name', QUANTIZERS)
-def test_what_is_unpacked_is_what_was_trained(trained, name):
+def test_pack_trained_layer_decodes_to_trained_values(trained, name):
   _, state, packed, w_hat = trained
   array = packed.params[name]['kernel']
   assert isinstance(array, PackedArray)
@@ -252,7 +258,7 @@ def test_what_is_unpacked_is_what_was_trained(trained, name):
   assert np.ptp(expected) > 0
   assert_same(decoded(array), expected)
   assert_least(array)
-  # Tables are those of training, with no more levels in them.
+  # The table has the form of the one in training, and no more levels.
   levels = jax.eval_shape(
     lambda w, variables: QUANTIZERS[name].codes(
       QUANTIZERS[name].preprocess(w, variables), variables
@@ -264,7 +270,7 @@ def test_what_is_unpacked_is_what_was_trained(trained, name):
   assert array.levels.shape[-1] <= levels.shape[-1]
 
 
-def test_all_of_the_state_that_is_needed_is_there_and_no_more(trained):
+def test_pack_state_keeps_params_model_state_and_versions(trained):
   _, state, packed, w_hat = trained
   assert_same(mq_jax.unpack(packed), w_hat)
   assert_same(packed.params['norm'], jax.device_get(state.params['norm']))
@@ -274,14 +280,14 @@ def test_all_of_the_state_that_is_needed_is_there_and_no_more(trained):
   assert packed.metadata['mq_jax'] == mq_jax.__version__
 
 
-def test_unpacking_inside_jit(trained):
+def test_unpack_under_jit_equals_trained_weights(trained):
   _, _, packed, w_hat = trained
   assert_same(jax.jit(lambda: mq_jax.unpack(packed))(), w_hat)
   assert_same(jax.jit(mq_jax.unpack)(packed.params), w_hat)
   assert_same(jax.jit(mq_jax.unpack)(jax.device_put(packed.params)), w_hat)
 
 
-def test_codes_and_levels_give_the_values(trained):
+def test_codes_and_levels_dequantize_to_trained_values(trained):
   _, _, packed, w_hat = trained
   arrays = {p: layer for p, layer in packed.params.items() if p != 'norm'}
   unpacked = jax.jit(
@@ -298,7 +304,7 @@ def test_codes_and_levels_give_the_values(trained):
     assert_same(mq_jax.dequantize(codes, levels), w_hat[name]['kernel'])
 
 
-def test_packing_again_changes_nothing(trained):
+def test_pack_unpacked_params_is_idempotent(trained):
   _, _, packed, _ = trained
   again = mq_jax.pack(
     mq_jax.unpack(packed),
@@ -316,24 +322,25 @@ def test_packing_again_changes_nothing(trained):
 
 
 @pytest.mark.parametrize('bits', [1, 3, 8])
-def test_networks_of_one_form_unpack_under_vmap(bits):
+def test_unpack_stacked_networks_works_under_vmap(bits):
   w = np.random.default_rng(bits).normal(size=(4, 2**bits + 3, 5))
-  # The same levels are in use in each, so that all have one form.
+  # All networks use the same levels, so that their arrays have equal shapes.
   w = np.clip(w, -np.arctanh(0.9), np.arctanh(0.9))
   w[:, : 2**bits, 0] = np.arctanh(np.linspace(-0.9, 0.9, 2**bits))
   quantizer = mq_jax.dorefa(bits)
-  each = [
-    mq_jax.pack({'w': one.astype(np.float32)}, quantizer).params for one in w
+  networks = [
+    mq_jax.pack({'w': weight.astype(np.float32)}, quantizer).params
+    for weight in w
   ]
-  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
   together = jax.vmap(mq_jax.unpack)(stacked)['w']
   assert together.shape == w.shape
   assert len(np.unique(together[0])) == 2**bits
-  for found, one in zip(together, each, strict=True):
-    assert_same(found, decoded(one['w']))
+  for found, network in zip(together, networks, strict=True):
+    assert_same(found, decoded(network['w']))
 
 
-def test_the_state_of_a_problem_with_unquantized_leaves():
+def test_pack_state_keeps_unquantized_leaves():
   rules = [('first/kernel', mq_jax.dorefa(1)), ('last/kernel', None)]
   train = problem.make(rules, mq_jax.ste())
   state = problem.start(train)
@@ -345,7 +352,7 @@ def test_the_state_of_a_problem_with_unquantized_leaves():
   assert_same(packed.params['last'], jax.device_get(state.params['last']))
   assert_same(packed.model_state, jax.device_get(state.model_state))
   assert_same(mq_jax.unpack(packed), jax.device_get(train.quantized(state)))
-  # Codes number the values in use, as training's do where all are.
+  # Codes number the values in use, which equals the codes of training here.
   assert_same(
     mq_jax.codes_and_levels(packed.params['first']['kernel'])[0],
     train.codes(state)['first/kernel'],
@@ -363,11 +370,19 @@ def test_the_state_of_a_problem_with_unquantized_leaves():
 @pytest.mark.parametrize(
   'name',
   [
-    'dorefa1', 'dorefa7', 'bwn_channels', 'bwn_axis0', 'twn', 'lsq2',
-    'lq_nets2', 'slb3', 'inq5', 'aciq4',
+    'dorefa1',
+    'dorefa7',
+    'bwn_channels',
+    'bwn_axis0',
+    'twn',
+    'lsq2',
+    'lq_nets2',
+    'slb3',
+    'inq5',
+    'aciq4',
   ],
-)  # fmt: skip
-def test_latent_parameters_are_quantized(name):
+)
+def test_pack_latent_params_quantizes_them(name):
   quantizer = QUANTIZERS[name]
   w = 0.4 * jax.random.normal(jax.random.key(5), (67, 5))
 
@@ -380,7 +395,7 @@ def test_latent_parameters_are_quantized(name):
   expected = jax.jit(quantized)(w)
   assert not np.array_equal(expected, w)
   if jax.tree.leaves(jax.eval_shape(quantizer.init, w)):
-    with pytest.raises(ValueError, match=r'quantizer of w .*over the State'):
+    with pytest.raises(ValueError, match=r'quantizer of w .*pass the State'):
       mq_jax.pack(params, rules)
     packed = mq_jax.pack(params | {'w': expected}, rules, quantized=True)
   else:
@@ -392,16 +407,16 @@ def test_latent_parameters_are_quantized(name):
   assert_same(packed.params['b'], np.ones(2, np.float32))
 
 
-def test_what_is_quantized_already_stays_as_it_is():
-  # dorefa(2) itself would give ±1 and ±1/3.
+def test_pack_quantized_params_keeps_values():
+  # dorefa(2) itself has the levels ±1 and ±1/3.
   levels = np.array([-0.7, -0.1, 0.2, 0.9], np.float32)
   w = levels[np.random.default_rng(0).integers(0, 4, (9, 9))]
   quantizer = mq_jax.dorefa(2)
   packed = mq_jax.pack({'w': jnp.asarray(w)}, quantizer, quantized=True)
   assert_same(mq_jax.unpack(packed), {'w': w})
-  with pytest.raises(ValueError, match=r'w has 4 .*quantized=True takes it'):
+  with pytest.raises(ValueError, match=r'w has 4 .*quantized=True to pack'):
     mq_jax.pack({'w': jnp.asarray(w)}, quantizer)
-  # One value more than there are levels: it must be latent.
+  # With one value more than levels, the weight must be latent.
   w[0, 0] = 0.5
   found = mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, quantizer))
   np.testing.assert_allclose(
@@ -413,16 +428,16 @@ def test_what_is_quantized_already_stays_as_it_is():
     mq_jax.pack({'w': jnp.asarray(w)}, quantizer, quantized=True)
 
 
-def test_levels_of_channels_are_counted_in_each_channel():
+def test_pack_per_channel_levels_are_counted_per_channel():
   scales = np.array([0.5, 1.0, 1.7, 0.3], np.float32)
   w = scales * np.sign(np.random.default_rng(1).normal(size=(9, 4)))
   w = w.astype(np.float32)
-  each = mq_jax.bwn(per_channel=True)
-  packed = mq_jax.pack({'w': w}, each, quantized=True)
+  per_channel = mq_jax.bwn(per_channel=True)
+  packed = mq_jax.pack({'w': w}, per_channel, quantized=True)
   assert packed.params['w'].bits == 1
   assert_same(mq_jax.unpack(packed), {'w': w})
   with pytest.raises(ValueError, match=r'w has 2 .*quantized=True'):
-    mq_jax.pack({'w': w}, each)
+    mq_jax.pack({'w': w}, per_channel)
   with pytest.raises(ValueError, match=r'w has 8 .* has 2 levels'):
     mq_jax.pack({'w': w}, mq_jax.bwn(), quantized=True)
 
@@ -430,8 +445,8 @@ def test_levels_of_channels_are_counted_in_each_channel():
 @pytest.mark.parametrize(
   ('quantizer', 'width'), [(mq_jax.bwn(), 1), (mq_jax.bwn(True), 3)]
 )
-def test_few_weights_of_two_values_may_be_latent(quantizer, width):
-  """From four times as many weights a table as values on, none may."""
+def test_pack_few_weights_of_two_values_may_be_latent(quantizer, width):
+  """Weights may be latent below four weights per table and value."""
   column = np.array([[1.0], [3.0]] * 4, np.float32)
   w = np.repeat(column, width, axis=1)
   found = mq_jax.unpack(mq_jax.pack({'w': w[:7]}, quantizer))['w']
@@ -452,8 +467,8 @@ def test_few_weights_of_two_values_may_be_latent(quantizer, width):
     ([-0.0, 0.0], mq_jax.bwn(per_channel=True)),
   ],
 )
-def test_minus_zero_stays_minus_zero(levels, quantizer):
-  """Where the sign of a zero is lost, 1/x is another infinity."""
+def test_pack_minus_zero_keeps_its_sign(levels, quantizer):
+  """If the sign of a zero is lost, 1/x is another infinity."""
   values = np.array(levels, np.float32)
   w = values[np.random.default_rng(0).integers(0, len(values), (20, 20))]
   packed = mq_jax.pack({'w': w}, quantizer, quantized=True)
@@ -461,12 +476,14 @@ def test_minus_zero_stays_minus_zero(levels, quantizer):
   assert_same(decoded(packed.params['w']), w)
 
 
-def test_float64(x64):
+def test_pack_float64_is_exact(x64):
   w = np.random.default_rng(0).normal(size=(11, 7))
   for quantizer in (
-    mq_jax.dorefa(4), mq_jax.bwn(), mq_jax.bwn(per_channel=True),
+    mq_jax.dorefa(4),
+    mq_jax.bwn(),
+    mq_jax.bwn(per_channel=True),
     QUANTIZERS['lq_nets2'],
-  ):  # fmt: skip
+  ):
     expected = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, q.init(w)))(
       w
     )
@@ -484,7 +501,7 @@ def test_float64(x64):
 
 
 @pytest.mark.parametrize('kind', ['grid', 'table'])
-def test_float64_levels_need_x64(kind):
+def test_unpack_float64_levels_without_x64_raises(kind):
   levels = np.array([-3, -1, 1, 3] if kind == 'grid' else [-0.7, -0.1, 0.2, 2])
   w = 0.1 * levels[np.random.default_rng(0).integers(0, 4, (9, 9))]
   with jax.enable_x64(True):
@@ -502,12 +519,14 @@ def test_float64_levels_need_x64(kind):
 
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
 @pytest.mark.filterwarnings('error::RuntimeWarning')
-def test_narrow_floats(dtype):
+def test_pack_narrow_floats_is_exact(dtype):
   w = jnp.asarray(np.random.default_rng(0).normal(size=(67, 7)), dtype)
   for quantizer in (
-    mq_jax.dorefa(3), mq_jax.dorefa(8), mq_jax.bwn(per_channel=True),
+    mq_jax.dorefa(3),
+    mq_jax.dorefa(8),
+    mq_jax.bwn(per_channel=True),
     methods.uniform(4),
-  ):  # fmt: skip
+  ):
     packed = mq_jax.pack({'w': w}, quantizer)
     expected = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, ()))(w)
     assert expected.dtype == dtype
@@ -515,16 +534,18 @@ def test_narrow_floats(dtype):
     assert_same(jax.jit(mq_jax.unpack)(packed.params)['w'], expected)
 
 
-def test_leaves_of_other_kinds_stay_beside():
+def test_pack_unquantized_leaves_of_any_dtype_are_kept():
   params = {
-    'w': jnp.ones((2, 2)), 'table': np.arange(3), 'half': jnp.ones(2, 'f2'),
+    'w': jnp.ones((2, 2)),
+    'table': np.arange(3),
+    'half': jnp.ones(2, 'f2'),
     'on': np.array(True),
-  }  # fmt: skip
+  }
   packed = mq_jax.pack(params, [('w', mq_jax.bwn())])
   assert_same(mq_jax.unpack(packed), params)
 
 
-# Programs that go on with Ŵ.
+# Programs that compute with Ŵ.
 
 GRIDS = {
   'scale': (1, mq_jax.dorefa(3), [-7, -5, -3, -1, 1, 3, 5, 7]),
@@ -536,22 +557,22 @@ GRIDS = {
 
 
 def on_grid(name, dtype):
-  """Integers times one scale or one a channel, packed, and their values."""
+  """Packs integers times one scale, or one per channel; returns both forms."""
   number, quantizer, integers = GRIDS[name]
-  rng, whole = np.random.default_rng(0), np.asarray(integers, dtype)
+  rng, multiples = np.random.default_rng(0), np.asarray(integers, dtype)
 
   def is_rounded(scale):
-    table = scale * whole
+    table = scale * multiples
     exact = np.float64(scale) * np.asarray(integers)
     return exact_multiples(table) is not None and (
       name == 'sign' or np.any(table.astype(np.float64) != exact)
     )
 
-  # Of narrow floats, few scales divide their own products without a rest.
-  some = rng.uniform(0.1, 0.2, 500).astype(dtype)
-  scale = np.array([one for one in some if is_rounded(one)][:number], dtype)
-  codes = rng.permutation(np.arange(670 * 7).reshape(670, 7) % len(whole))
-  w_hat = np.broadcast_to(scale, (670, 7)) * whole[codes]
+  # Few narrow scales divide their own products exactly.
+  candidates = rng.uniform(0.1, 0.2, 500).astype(dtype)
+  scale = np.array(list(filter(is_rounded, candidates))[:number], dtype)
+  codes = rng.permutation(np.arange(670 * 7).reshape(670, 7) % len(multiples))
+  w_hat = np.broadcast_to(scale, (670, 7)) * multiples[codes]
   params = mq_jax.pack({'k': w_hat}, quantizer, quantized=True).params
   assert params['k'].grid is not None
   assert params['k'].levels.size == number
@@ -560,7 +581,7 @@ def on_grid(name, dtype):
 
 
 def in_two_programs(function, params):
-  """`function(params)` with what is packed as constants, and as arguments."""
+  """Yields `function(params)` with params as constants and as arguments."""
   yield jax.jit(lambda: function(params))()
   yield jax.jit(function)(params)
   yield jax.jit(function)(jax.device_put(params))
@@ -568,8 +589,8 @@ def in_two_programs(function, params):
 
 @pytest.mark.parametrize('name', GRIDS)
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
-def test_narrow_values_stay_narrow_where_jit_widens_them(name, dtype):
-  """XLA may leave out the rounding between a product and a cast."""
+def test_unpack_narrow_values_widened_in_jit_stay_rounded(name, dtype):
+  """XLA may skip the rounding between a product and a cast."""
   params, w_hat = on_grid(name, dtype)
 
   def widened(params):
@@ -580,10 +601,10 @@ def test_narrow_values_stay_narrow_where_jit_widens_them(name, dtype):
 
 
 @pytest.mark.parametrize('name', GRIDS)
-def test_sums_in_jit_are_those_of_rounded_values(name):
-  """XLA may join the product of a grid and the sum, and round only once."""
+def test_unpack_summed_in_jit_uses_rounded_values(name):
+  """XLA may fuse the product of a grid with the sum and round only once."""
   params, w_hat = on_grid(name, np.float32)
-  # What is left over of values that nearly cancel shows each bit.
+  # The remainder of values that nearly cancel shows every bit.
   c = -w_hat * np.float32(1 + 2**-20)
 
   def added(params):
@@ -598,31 +619,33 @@ def test_sums_in_jit_are_those_of_rounded_values(name):
 
 
 @st.composite
-def multiples(draw):
-  """A weight of integers times a scale, with a perturbed value or not."""
+def grid_weights(draw):
+  """Draws integers times a scale, optionally with one perturbed value."""
   dtype = draw(st.sampled_from([np.float32, np.float64]))
   scale = dtype(draw(st.floats(1e-20, 1e20)))
-  most = draw(st.integers(1, 255))
-  whole = draw(
-    st.lists(st.integers(-most, most), min_size=1, max_size=60, unique=True)
+  maximum = draw(st.integers(1, 255))
+  multiples = draw(
+    st.lists(
+      st.integers(-maximum, maximum), min_size=1, max_size=60, unique=True
+    )
   )
-  whole = np.array(sorted({1, *whole}))
+  multiples = np.array(sorted({1, *multiples}))
   rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-  codes = rng.permutation(np.arange(123) % len(whole)).reshape(41, 3)
-  levels = scale * whole.astype(dtype)
+  codes = rng.permutation(np.arange(123) % len(multiples)).reshape(41, 3)
+  levels = scale * multiples.astype(dtype)
   perturbed = draw(st.booleans())
   if perturbed:
-    moved = draw(st.integers(0, len(whole) - 1))
+    moved = draw(st.integers(0, len(multiples) - 1))
     up = draw(st.sampled_from([-np.inf, np.inf]))
     levels[moved] = np.nextafter(levels[moved], dtype(up))
-  return levels[codes], whole, perturbed
+  return levels[codes], multiples, perturbed
 
 
 @pytest.mark.filterwarnings('error::RuntimeWarning')
-@hypothesis.given(multiples())
+@hypothesis.given(grid_weights())
 @hypothesis.settings(max_examples=150)
-def test_a_grid_is_taken_only_where_it_is_exact_and_smaller(given):
-  w, whole, perturbed = given
+def test_pack_uses_grid_only_if_exact_and_smaller(given):
+  w, multiples, perturbed = given
   with jax.enable_x64(True):
     packed = mq_jax.pack({'w': w}, mq_jax.dorefa(8), quantized=True)
   array = packed.params['w']
@@ -636,23 +659,23 @@ def test_a_grid_is_taken_only_where_it_is_exact_and_smaller(given):
   if array.grid is not None:
     assert taken < table
   elif not perturbed:
-    # The only reason is that it would not be smaller, or take nine bits.
-    step = np.gcd.reduce(whole - whole.min()) or 1
-    wide = max(1, int(np.ptp(whole) // step).bit_length())
+    # The only valid reason: the grid is not smaller, or it takes nine bits.
+    step = np.gcd.reduce(multiples - multiples.min()) or 1
+    wide = max(1, int(np.ptp(multiples) // step).bit_length())
     grid = -(-w.size * wide // 8) + w.itemsize
     assert wide > 8 or grid >= table
 
 
-def test_grids_by_hand():
+def test_pack_grids_equal_hand_computed_ones():
   rng = np.random.default_rng(0)
 
   def packed_as_it_is(w):
     packed = mq_jax.pack({'w': w}, mq_jax.dorefa(8), quantized=True)
     return packed.params['w']
 
-  def packed(whole):
-    codes = rng.permutation(np.arange(30 * 30) % len(whole)).reshape(30, 30)
-    w = np.float32(0.1) * np.array(whole, np.float32)[codes]
+  def packed(multiples):
+    codes = rng.permutation(np.arange(30 * 30) % len(multiples)).reshape(30, 30)
+    w = np.float32(0.1) * np.array(multiples, np.float32)[codes]
     return packed_as_it_is(w)
 
   assert packed([-1, 1]).grid == (-1, 2)
@@ -660,15 +683,15 @@ def test_grids_by_hand():
   assert packed([-3, -1, 1, 3]).grid == (-3, 2)
   assert packed([1, 4, 7]).grid == (1, 3)
   assert packed(range(-128, 128)).grid == (-128, 1)
-  one = packed([-3, -1, 1, 3])
-  assert_same(one.levels, np.array([0.1], np.float32))
-  assert (one.bits, one.data.nbytes) == (2, 225)
-  # 257 places would take nine bits: a table of 18 values takes five.
+  array = packed([-3, -1, 1, 3])
+  assert_same(array.levels, np.array([0.1], np.float32))
+  assert (array.bits, array.data.nbytes) == (2, 225)
+  # 257 positions would take nine bits; a table of 18 values takes five.
   ladder = [-(2**i) for i in range(8, -1, -1)] + [2**i for i in range(9)]
   few = packed([*ladder[1:-1], -255])
   assert few.grid is None
   assert few.bits == 5
-  # Nor does the table's size tempt to that.
+  # A large table does not change that.
   w = rng.permutation(np.arange(-255, 256))[:200].astype(np.float32)
   w[:3] = [-255, 255, 1]
   many = packed_as_it_is(w.reshape(20, 10))
@@ -677,12 +700,12 @@ def test_grids_by_hand():
   assert_same(packed_array.values(many), w.reshape(20, 10))
 
 
-def test_channels_share_a_grid():
+def test_pack_channels_share_one_grid():
   rng = np.random.default_rng(0)
   scales = np.exp(rng.normal(size=6)).astype(np.float32)
   scales[2] = 0  # a dead channel
-  whole = rng.integers(-1, 2, (50, 6)) * 2 + 1
-  w = (scales * whole).astype(np.float32) + 0.0
+  multiples = rng.integers(-1, 2, (50, 6)) * 2 + 1
+  w = (scales * multiples).astype(np.float32) + 0.0
   packed = mq_jax.pack({'w': w}, methods.lq_nets(2), quantized=True)
   array = packed.params['w']
   assert array.levels.shape == (1, 6, 1)
@@ -693,12 +716,12 @@ def test_channels_share_a_grid():
   assert_same(mq_jax.dequantize(codes, table), w)
 
 
-# What is refused.
+# Refused input.
 
 
 @pytest.mark.parametrize('quantizer', [mq_jax.dorefa(2), mq_jax.bwn(True)])
 @pytest.mark.parametrize('shape', [(0, 3), (3, 0)])
-def test_empty_weights(quantizer, shape):
+def test_pack_empty_weight_raises(quantizer, shape):
   for quantized in (False, True):
     with pytest.raises(ValueError, match='a/w is empty'):
       mq_jax.pack(
@@ -708,7 +731,7 @@ def test_empty_weights(quantizer, shape):
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize('quantizer', [mq_jax.dorefa(8), methods.uniform(2)])
-def test_weights_that_are_not_finite(quantizer, value):
+def test_pack_non_finite_weight_raises(quantizer, value):
   w = np.array([[0.1, value], [1.0, 1.0]], np.float32)
   with pytest.raises(ValueError, match=r'a/w .*not finite'):
     mq_jax.pack({'a': {'w': w}}, quantizer, quantized=True)
@@ -716,7 +739,7 @@ def test_weights_that_are_not_finite(quantizer, value):
     mq_jax.pack({'a': {'w': w}}, mq_jax.bwn())
 
 
-def test_more_values_than_eight_bits_tell_apart():
+def test_pack_more_than_256_values_raises():
   def codes(w, variables):
     return jnp.arange(w.size, dtype=jnp.uint16).reshape(w.shape), w.ravel()
 
@@ -730,20 +753,20 @@ def test_more_values_than_eight_bits_tell_apart():
   )
 
 
-def test_other_bad_input():
+def test_pack_bad_metadata_or_rules_raises():
   params = {'w': jnp.ones((2, 2)), 'n': jnp.ones((2, 2), jnp.int32)}
-  one = [('w', mq_jax.bwn())]
+  rules = [('w', mq_jax.bwn())]
   for metadata in ({'accuracy': 91.5}, {1: 'a'}, {'a': None}, {'a': b'b'}):
     name, text = next(iter(metadata.items()))
     with pytest.raises(ValueError, match=f'{name!r}: {text!r} is not text'):
-      mq_jax.pack(params, one, metadata=metadata)
+      mq_jax.pack(params, rules, metadata=metadata)
   with pytest.raises(ValueError, match=r"'v' matches no leaf.*w"):
     mq_jax.pack(params, [('v', mq_jax.bwn())])
   with pytest.raises(TypeError, match='n has dtype int32'):
     mq_jax.pack(params, [('n', mq_jax.bwn())])
 
 
-def test_a_state_with_other_rules_is_refused():
+def test_pack_state_with_other_rules_raises():
   lsq = methods.lsq(2, optax.sgd(0.1))
   rules = [('first/kernel', lsq), ('last/kernel', mq_jax.bwn())]
   state = problem.start(problem.make(rules, mq_jax.ste()))
@@ -762,15 +785,15 @@ def test_a_state_with_other_rules_is_refused():
   ):
     others = [('first/kernel', first), ('last/kernel', last)]
     with pytest.raises(
-      ValueError, match=f'variables of {path} are those of another quantizer'
+      ValueError, match=f'variables of {path} belong to another quantizer'
     ):
       mq_jax.pack(state, others)
 
 
-# The structure wanted.
+# Unpacking into a given structure.
 
 
-def test_an_equinox_model_comes_back_as_one():
+def test_unpack_like_equinox_model_restores_structure():
   model = eqx.nn.MLP(3, 2, 5, 1, key=jax.random.key(0))
   arrays, rest = eqx.partition(model, eqx.is_array)
   rules = [('layers/./weight', mq_jax.bwn(per_channel=True, channel_axis=0))]
@@ -784,7 +807,7 @@ def test_an_equinox_model_comes_back_as_one():
     np.where(np.asarray(model.layers[0].weight) >= 0, alpha, -alpha),
     rtol=1e-6,
   )
-  # What comes from a file has nested dicts in its place.
+  # A file restores nested dicts instead of the model.
   nested = {
     'layers': {
       str(i): {
@@ -828,7 +851,7 @@ def test_an_equinox_model_comes_back_as_one():
     ),
   ],
 )
-def test_another_structure_is_refused(like, match):
+def test_unpack_like_other_structure_raises(like, match):
   packed = mq_jax.pack({'w': jnp.ones((2, 3)), 'b': jnp.ones(2)}, mq_jax.bwn())
   with pytest.raises(ValueError, match=match):
     mq_jax.unpack(packed, like)
@@ -838,7 +861,7 @@ def test_another_structure_is_refused(like, match):
 
 
 @pytest.mark.parametrize('kind', ['bwn', 'dorefa1'])
-def test_a_resnet20_of_one_bit_is_as_small_as_its_bits(tmp_path, kind):
+def test_save_packed_resnet20_size_equals_its_bits(tmp_path, kind):
   rng = np.random.default_rng(0)
   net = models.resnet20()
   shapes = jax.eval_shape(
@@ -847,7 +870,7 @@ def test_a_resnet20_of_one_bit_is_as_small_as_its_bits(tmp_path, kind):
   variables = jax.tree.map(
     lambda like: rng.normal(size=like.shape).astype(np.float32), shapes
   )
-  # Latent weights, and those that are quantized already.
+  # Latent weights in one case, quantized weights in the other.
   weights = variables['params']
   if kind == 'dorefa1':
     weights = jax.tree.map(lambda w: np.sign(w) if w.ndim > 1 else w, weights)

@@ -1,4 +1,4 @@
-"""Tables of levels: found in the values, and their common scale."""
+"""Tables of levels, found in the values, and their common scale."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import mq_jax
-from mq_jax import levels
+from mq_jax.packing import levels
 
 FEW = st.sampled_from([-2.5, -1.0, -0.0, 0.0, 0.3, 1.0, 7.0])
 
@@ -22,19 +22,19 @@ def bits_of(array):
 
 
 def picked(codes, table):
-  """`levels[codes]`, one weight after the other."""
+  """Returns `levels[codes]`, weight by weight."""
   found = np.empty(codes.shape, table.dtype)
   for place in itertools.product(*map(range, codes.shape)):
     if table.ndim == 1:
-      own = table
+      row = table
     else:
-      own = table[
+      row = table[
         tuple(
           i if length != 1 else 0
           for i, length in zip(place, table.shape, strict=False)
         )
       ]
-    found[place] = own[codes[place]]
+    found[place] = row[codes[place]]
   return found
 
 
@@ -45,13 +45,14 @@ def weights(draw):
   w = draw(hnp.arrays(dtype, shape, elements=FEW.map(dtype)))
   if draw(st.booleans()):
     return w, ()
-  own = draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
-  return w, tuple(n if o else 1 for n, o in zip(shape, own, strict=True))
+  separate = st.lists(st.booleans(), min_size=len(shape), max_size=len(shape))
+  has_tables = zip(shape, draw(separate), strict=True)
+  return w, tuple(n if separate else 1 for n, separate in has_tables)
 
 
 @settings(max_examples=150)
 @given(weights())
-def test_codes_and_levels_are_those_of_the_values(given):
+def test_by_value_any_weight_codes_index_its_values(given):
   w, tables = given
   codes, table = levels.by_value(w, tables)
   assert codes.shape == w.shape
@@ -59,8 +60,9 @@ def test_codes_and_levels_are_those_of_the_values(given):
   assert table.dtype == w.dtype
   assert table.shape[:-1] == tables
   np.testing.assert_array_equal(bits_of(picked(codes, table)), bits_of(w))
-  # Each table has the values of its part, ascending, the last repeated.
-  most = 0
+  # Each table contains the values of its part in ascending order, and repeats
+  # the last.
+  maximum = 0
   for place in itertools.product(*map(range, tables)):
     part = w[
       tuple(
@@ -68,16 +70,16 @@ def test_codes_and_levels_are_those_of_the_values(given):
         for i, n in zip(place, tables, strict=True)
       )
     ]
-    own = table[place]
+    row = table[place]
     distinct = np.unique(bits_of(part))
-    most = max(most, len(distinct))
-    np.testing.assert_array_equal(np.unique(bits_of(own)), distinct)
-    assert np.all(np.diff(own) >= 0)
-    assert np.all(bits_of(own[len(distinct) :]) == bits_of(own[-1:]))
-  assert table.shape[-1] == most
+    maximum = max(maximum, len(distinct))
+    np.testing.assert_array_equal(np.unique(bits_of(row)), distinct)
+    assert np.all(np.diff(row) >= 0)
+    assert np.all(bits_of(row[len(distinct) :]) == bits_of(row[-1:]))
+  assert table.shape[-1] == maximum
 
 
-def test_by_value_by_hand():
+def test_by_value_small_weight_equals_hand_computed_tables():
   w = np.array([[3.0, 5.0], [1.0, 5.0], [3.0, 5.0]], np.float32)
   codes, table = levels.by_value(w, ())
   np.testing.assert_array_equal(codes, [[1, 2], [0, 2], [1, 2]])
@@ -95,23 +97,23 @@ def test_by_value_by_hand():
 
 @settings(max_examples=30)
 @given(st.integers(1, 255), st.floats(1e-6, 1e6), st.sampled_from(['f4', 'f8']))
-def test_scale_of_even_grids(most, alpha, dtype):
+def test_scale_of_even_grid_returns_alpha(maximum, alpha, dtype):
   with jax.enable_x64(True):
-    grid = jnp.arange(-most, most + 1, dtype=dtype)
+    grid = jnp.arange(-maximum, maximum + 1, dtype=dtype)
     scale = levels.scale_of(grid * jnp.asarray(alpha, dtype))
     assert scale.shape == ()
     assert scale.dtype == dtype
     np.testing.assert_allclose(scale, alpha, rtol=4 * jnp.finfo(dtype).eps)
 
 
-def test_scale_of_channels_and_zeros():
+def test_scale_of_channels_and_zeros_returns_one_alpha_per_channel():
   table = jnp.array([[-0.5, 0.5], [0.0, 0.0], [-3.0, 3.0]])
   scale = levels.scale_of(table.reshape(1, 1, 1, 3, 2))
   np.testing.assert_array_equal(scale, [0.5, 1, 3])
-  # Per input channel: the norm has nothing that could take those.
+  # Scales per input channel cannot be folded into a norm.
   assert levels.scale_of(table.reshape(1, 1, 3, 1, 2)) is None
   np.testing.assert_array_equal(levels.scale_of(jnp.zeros(3)), 1.0)
-  # 8 bits have 255 steps of ±1; powers of two may have more than that.
+  # 8 bits have 255 steps of ±1; powers of two can exceed that range.
   w = jnp.linspace(-1, 1, 8)
   assert levels.scale_of(mq_jax.dorefa(7).codes(w, ())[1]) == 1 / 127
   assert levels.scale_of(mq_jax.dorefa(8).codes(w, ())[1]) == 1 / 255
@@ -121,13 +123,13 @@ def test_scale_of_channels_and_zeros():
 
 
 def exact(table, multiples):
-  scale, whole = multiples
+  scale, integers = multiples
   assert scale.shape == (*table.shape[:-1], 1)
-  assert whole.shape == table.shape
+  assert integers.shape == table.shape
   assert scale.dtype == table.dtype
-  assert whole.dtype == np.int64
+  assert integers.dtype == np.int64
   assert np.all(scale > 0)
-  product = scale * whole.astype(table.dtype)
+  product = scale * integers.astype(table.dtype)
   return np.array_equal(bits_of(product), bits_of(table))
 
 
@@ -137,14 +139,14 @@ def exact(table, multiples):
   st.floats(1e-20, 1e20),
   st.sampled_from([np.float32, np.float64]),
 )
-def test_rounded_multiples_have_a_scale_that_gives_them_back(
-  whole, scale, dtype
+def test_exact_multiples_of_rounded_products_reproduce_levels(
+  integers, scale, dtype
 ):
-  table = dtype(scale) * np.array([1, *whole], dtype)
+  table = dtype(scale) * np.array([1, *integers], dtype)
   found = levels.exact_multiples(table)
   assert found is not None
   assert exact(table, found)
-  np.testing.assert_array_equal(found[1], [1, *whole])
+  np.testing.assert_array_equal(found[1], [1, *integers])
 
 
 @settings(max_examples=100)
@@ -154,10 +156,12 @@ def test_rounded_multiples_have_a_scale_that_gives_them_back(
   st.integers(0, 5),
   st.integers(-3, 3),
 )
-def test_a_scale_is_exact_or_there_is_none(whole, scale, place, ulps):
-  """A level may be some units in the last place off."""
-  table = np.float32(scale) * np.array(whole, np.float32) + np.float32(0)
-  place %= len(whole)
+def test_exact_multiples_of_perturbed_level_are_exact_or_none(
+  integers, scale, place, ulps
+):
+  """Moves one level by a few units in the last place."""
+  table = np.float32(scale) * np.array(integers, np.float32) + np.float32(0)
+  place %= len(integers)
   moved = bits_of(table)[place] + np.uint32(abs(ulps)) * (table[place] != 0)
   table[place] = moved.astype(np.uint32).view(np.float32)
   found = levels.exact_multiples(table)
@@ -165,32 +169,32 @@ def test_a_scale_is_exact_or_there_is_none(whole, scale, place, ulps):
 
 
 @pytest.mark.filterwarnings('error::RuntimeWarning')
-def test_levels_that_no_scale_gives_back():
-  one = np.float32(0.1)
-  above = np.nextafter(one, np.float32(1))
+def test_exact_multiples_without_exact_scale_return_none():
+  scale = np.float32(0.1)
+  above = np.nextafter(scale, np.float32(1))
   for table in (
-    [-one, above],
-    [one, np.float32(np.pi) * one],
-    [one, 256 * one],
-    [-0.0, one],  # integers have no -0
+    [-scale, above],
+    [scale, np.float32(np.pi) * scale],
+    [scale, 256 * scale],
+    [-0.0, scale],  # integers have no -0
     [-0.0],
     [1e-45, 2e-45],  # which XLA takes for 0
     [1e-45, 1.0],
   ):
     assert levels.exact_multiples(np.array(table, np.float32)) is None, table
-  # As far as a scale is concerned, rounding is no difference.
-  assert levels.scale_of(np.array([-one, above])) is not None
-  # Tables of another axis than the last.
+  # `scale_of` ignores rounding errors.
+  assert levels.scale_of(np.array([-scale, above])) is not None
+  # The tables belong to an axis other than the last.
   other = np.array([[-1, 1], [-2, 2]], np.float32).reshape(2, 1, 2)
   assert levels.exact_multiples(other) is None
 
 
-def test_each_channel_has_its_own_scale():
+def test_exact_multiples_of_channels_have_one_scale_per_channel():
   table = np.array([[-0.1, 0.1], [-0.3, 0.3], [0, 0]], np.float32)
-  scale, whole = levels.exact_multiples(table[None])
+  scale, integers = levels.exact_multiples(table[None])
   np.testing.assert_array_equal(
     scale, np.array([[[0.1], [0.3], [1.0]]], np.float32)
   )
-  np.testing.assert_array_equal(whole, [[[-1, 1], [-1, 1], [0, 0]]])
+  np.testing.assert_array_equal(integers, [[[-1, 1], [-1, 1], [0, 0]]])
   table[1, 1] = 0.31
   assert levels.exact_multiples(table[None]) is None

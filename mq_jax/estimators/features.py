@@ -1,4 +1,4 @@
-"""A meta quantizer that reads what helps learned optimizers."""
+"""A meta quantizer that reads the usual inputs of learned optimizers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mq_jax import coordinates, stacks
-from mq_jax.estimators import GradientEstimator, Leaves
+from mq_jax.checks import check_count
+from mq_jax.estimators import coordinates, stacks
+from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
 
 Array = jax.Array
 
@@ -15,15 +16,15 @@ FEATURES = ('gradient', 'momentum', 'distance', 'progress')
 
 
 class FeatureState(NamedTuple):
-  """What is kept between steps.
+  """State of `feature_fc` between steps.
 
   Attributes:
     momentum: Path to the running mean of the straight-through gradient.
-    seen: Steps so far, int32.
+    step: Number of steps taken, int32.
   """
 
   momentum: dict[str, Array]
-  seen: Array
+  step: Array
 
 
 def feature_fc(
@@ -33,27 +34,27 @@ def feature_fc(
   steps: int = 10_000,
   threshold: float = 0.5,
 ) -> GradientEstimator:
-  """g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
+  """Makes g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
 
-  It starts exactly at the straight-through rule. Features are of order 1
-  whatever the layer's scale, as learned optimizers want them:
+  The estimator starts exactly at the straight-through rule. Features are of
+  order 1 at any scale of the layer, as learned optimizers need them:
 
-  - 'gradient': the straight-through gradient over its root mean square in the
-    layer;
-  - 'momentum': its running mean, likewise;
-  - 'distance': W̃ less `threshold`, likewise;
-  - 'progress': steps so far over `steps`, at most 1.
+  - 'gradient': the straight-through gradient, divided by its root mean square
+    in the layer;
+  - 'momentum': the running mean of that gradient, divided likewise;
+  - 'distance': W̃ − `threshold`, divided likewise;
+  - 'progress': the number of steps taken divided by `steps`, at most 1.
 
   Args:
-    features: Which of them, in any order.
-    hidden: Width of the layer between.
-    decay: Of the running mean, 0 to below 1.
-    steps: At which 'progress' comes to 1.
-    threshold: Of the quantizer, where W̃'s code turns over: 0.5 in dorefa at
+    features: Names of the features to read, in any order.
+    hidden: Width of the hidden layer.
+    decay: Decay of the running mean, at least 0 and below 1.
+    steps: Number of steps after which 'progress' is 1.
+    threshold: W̃ at which the code of the quantizer flips: 0.5 in dorefa at
       1 bit, 0 in bwn.
 
   Returns:
-    A `GradientEstimator`; its state takes one number a coordinate.
+    A `GradientEstimator`. Its state takes one number per coordinate.
 
   Raises:
     ValueError: If an argument is out of range.
@@ -64,23 +65,25 @@ def feature_fc(
     per-coordinate network
   """
   if unknown := sorted(set(features) - set(FEATURES)):
-    raise ValueError(f'features {unknown} are unknown: there are {FEATURES}.')
+    raise ValueError(f'features {unknown} are unknown: choose from {FEATURES}.')
   if not features or len(set(features)) < len(features):
-    raise ValueError(f'features={features!r} must be different, and some.')
+    raise ValueError(
+      f'features={features!r} must be non-empty and contain no duplicates.'
+    )
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r} must be at least 0 and below 1.')
-  stacks.check_count('hidden', hidden)
-  stacks.check_count('steps', steps)
+  check_count('hidden', hidden)
+  check_count('steps', steps)
 
   def init(key: Array, leaves: Leaves) -> Any:
     first_key, last_key = jax.random.split(key)
-    dtype = jnp.result_type(jnp.float32, *leaves.values())
+    dtype = phi_dtype(leaves)
     first = stacks.init_layer(first_key, (len(features), hidden), True, dtype)
     last = stacks.init_layer(last_key, (hidden, 1), True, dtype)
     return first, stacks.constant_one(last)
 
   def init_state(key: Array, leaves: Leaves) -> FeatureState:
-    del key  # nothing is drawn
+    del key  # the state has no random part
     return FeatureState(
       {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()},
       jnp.zeros((), jnp.int32),
@@ -94,7 +97,7 @@ def feature_fc(
       path: decay * state.momentum[path] + (1 - decay) * g
       for path, g in g_ste.items()
     }
-    progress = jnp.minimum(state.seen / steps, 1.0)
+    progress = jnp.minimum(state.step / steps, 1.0)
     inputs = {
       'gradient': _over_rms(g_ste),
       'momentum': _over_rms(momentum),
@@ -111,8 +114,7 @@ def feature_fc(
     factor = coordinates.from_blocks(
       coordinates.map_blocks(_factor, phi, blocks), g_ste
     )
-    g_tilde = {path: factor[path] * g for path, g in g_ste.items()}
-    return g_tilde, FeatureState(momentum, state.seen + 1)
+    return times(g_ste, factor), FeatureState(momentum, state.step + 1)
 
   return GradientEstimator(init, init_state, apply, factor=lambda phi: {})
 
@@ -124,10 +126,10 @@ def _factor(phi: Any, block: Array) -> Array:
 
 
 def _over_rms(leaves: Leaves) -> dict[str, Array]:
-  """Each leaf over its root mean square; zeros stay zeros."""
+  """Returns each leaf divided by its root mean square; zeros stay zeros."""
 
-  def normalised(leaf: Array) -> Array:
+  def normalized(leaf: Array) -> Array:
     scale = jnp.sqrt(jnp.mean(jnp.square(leaf)))
     return leaf / jnp.where(scale > 0, scale, 1)
 
-  return {path: normalised(leaf) for path, leaf in leaves.items()}
+  return {path: normalized(leaf) for path, leaf in leaves.items()}

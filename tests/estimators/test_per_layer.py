@@ -1,4 +1,4 @@
-"""One φ a layer: each layer is a network of one layer to its estimator."""
+"""One φ per layer: each layer is estimated separately."""
 
 import jax
 import jax.numpy as jnp
@@ -20,26 +20,26 @@ def leaves(seed):
 @pytest.mark.parametrize(
   'inner', [mq_jax.multi_fc(hidden=3), mq_jax.lstm_fc(hidden=2)]
 )
-def test_every_layer_is_estimated_as_if_alone(x64, inner):
+def test_per_layer_equals_estimator_of_each_layer(x64, inner):
   estimator = mq_jax.per_layer(inner)
   g, w = leaves(0), leaves(1)
   phi = estimator.init(jax.random.key(2), w)
   state = estimator.init_state(jax.random.key(3), w)
-  first = {path: jax.tree.leaves(own)[0] for path, own in phi.items()}
+  first = {path: jax.tree.leaves(part)[0] for path, part in phi.items()}
   assert np.all(first['a'] != first['b'])
   for _ in range(2):
     before = state
     g_tilde, state = estimator.apply(phi, g, w, g, state)
     for path in w:
-      one = {path: g[path]}
+      layer_g, layer_w = {path: g[path]}, {path: w[path]}
       alone, alone_state = inner.apply(
-        *(phi[path], one, {path: w[path]}, one, before[path])
+        phi[path], layer_g, layer_w, layer_g, before[path]
       )
       np.testing.assert_array_equal(g_tilde[path], alone[path])
       jax.tree.map(np.testing.assert_array_equal, state[path], alone_state)
 
 
-def test_one_scalar_a_layer_is_its_own_hypergradient(x64):
+def test_per_layer_fc_grad_gradient_is_hypergradient(x64):
   """∂loss/∂k of a layer is −α times the product of its two gradients."""
   estimator = mq_jax.per_layer(mq_jax.fc_grad(layers=1, init='identity'))
   train = problem.make(problem.smooth(), estimator, learning_rate=0.1)

@@ -1,7 +1,7 @@
-"""The LSTM that reads one coordinate's W̃ at each step of training.
+"""The LSTM that reads W̃ of one coordinate in each training step.
 
-All coordinates share the weights; each has its own memory (h, c), which is
-kept in blocks of coordinates (`coordinates.to_blocks`) from step to step.
+All coordinates share the weights. Each coordinate has its own memory (h, c),
+which is kept in blocks of coordinates (`coordinates.to_blocks`) between steps.
 """
 
 import math
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mq_jax import coordinates
+from mq_jax.estimators import coordinates
+from mq_jax.estimators.base import Leaves
 from mq_jax.materialize import materialize
 
 Array = jax.Array
@@ -19,19 +20,19 @@ Phi = dict[str, Array]
 
 
 class Memory(NamedTuple):
-  """Memory of every coordinate: two arrays (…, block size, hidden)."""
+  """Memory of every coordinate: two arrays of (…, block size, hidden)."""
 
   h: Array
   c: Array
 
 
 def init(key: Array, hidden: int, dtype: Any) -> Phi:
-  """φ of the LSTM, everything from U(±1/sqrt(hidden)) as in PyTorch.
+  """Draws φ of the LSTM from U(±1/sqrt(hidden)), as PyTorch does.
 
   Args:
     key: PRNG key.
     hidden: Number of hidden units H.
-    dtype: Of all parameters.
+    dtype: dtype of all parameters.
 
   Returns:
     `input_kernel` (1, 4H), `recurrent_kernel` (H, 4H), `input_bias` and
@@ -52,17 +53,17 @@ def init(key: Array, hidden: int, dtype: Any) -> Phi:
 
 
 class History(NamedTuple):
-  """What is kept from step to step: the memory, one step short of the last.
+  """The memory before the last step, and what the last step added to it.
 
-  The backward pass reads the memory that the last step started from. To keep
-  the one that it ended with beside it would double the memory's size; computing
-  it when it is next asked for takes one more evaluation.
+  The backward pass reads the memory at the start of the last step. Keeping the
+  memory at its end as well would double the size; recomputing it in the next
+  step costs one more evaluation.
 
   Attributes:
-    memory: That the last step started from, (blocks, block size, hidden) each;
-      of a narrow type it is the bits (`narrow`).
-    phi: Of the last step.
-    inputs: Of the last step, (blocks, block size).
+    memory: Memory at the start of the last step, two arrays of (blocks, block
+      size, hidden); the bits of a narrow dtype (`narrow`).
+    phi: φ of the last step.
+    inputs: Inputs of the last step, (blocks, block size).
   """
 
   memory: Memory
@@ -71,22 +72,24 @@ class History(NamedTuple):
 
 
 def no_history(
-  leaves: coordinates.Leaves, hidden: int, dtype: Any, memory_dtype: Any
+  leaves: Leaves, hidden: int, dtype: Any, memory_dtype: Any
 ) -> History:
-  """Before the first step; zero weights turn an empty memory into itself."""
+  """Returns the history before the first step.
+
+  Its φ is zero, which turns an empty memory into itself.
+  """
   shape = coordinates.block_shape(leaves)
   phi = jax.eval_shape(lambda: init(jax.random.key(0), hidden, dtype))
+  h, c = (jnp.zeros((*shape, hidden), dtype) for _ in Memory._fields)
   return History(
-    Memory(
-      *(narrow(jnp.zeros((*shape, hidden), dtype), memory_dtype) for _ in 'hc')
-    ),
+    Memory(narrow(h, memory_dtype), narrow(c, memory_dtype)),
     jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), phi),
     jnp.zeros(shape, dtype),
   )
 
 
 def recall(history: History, memory_dtype: Any) -> Memory:
-  """The memory that the last step ended with; a constant to all gradients."""
+  """Returns the memory at the end of the last step, a constant to gradients."""
   memory, phi, inputs = lax.stop_gradient(history)
 
   def replace_block(index: Array, memory: Memory) -> Memory:
@@ -94,7 +97,7 @@ def recall(history: History, memory_dtype: Any) -> Memory:
     block = jax.tree.map(
       lambda part: widen(part[index], x.dtype, memory_dtype), memory
     )
-    # A weight that is NaN has spoilt the run long before.
+    # A NaN in the weights has made the run useless long before.
     after = materialize(cell, phi, x, block, never=jnp.isnan(x[0]))
     return jax.tree.map(
       lambda part, new: lax.dynamic_update_index_in_dim(
@@ -104,15 +107,15 @@ def recall(history: History, memory_dtype: Any) -> Memory:
       after,
     )
 
-  # A loop that writes to what it read, so that XLA needs no second copy.
+  # The loop writes to the array that it reads, so that XLA needs no copy.
   return lax.fori_loop(0, len(inputs), replace_block, memory)
 
 
 def narrow(x: Array, memory_dtype: Any) -> Array:
-  """What is kept of `x`: the bits of a narrower type, or `x` itself.
+  """Returns the bits of `x` in a narrower dtype, or `x` itself.
 
-  Integers, because XLA's CPU compiler widens whole arrays of bfloat16 before it
-  takes a block out of them.
+  The bits are integers because XLA's CPU compiler widens an entire array of
+  bfloat16 before it takes a block out of the array.
   """
   if memory_dtype is None:
     return x
@@ -120,24 +123,24 @@ def narrow(x: Array, memory_dtype: Any) -> Array:
   return lax.bitcast_convert_type(x.astype(memory_dtype), bits)
 
 
-def widen(kept: Array, dtype: Any, memory_dtype: Any) -> Array:
-  """The inverse of `narrow`, up to rounding, in `dtype`."""
+def widen(narrowed: Array, dtype: Any, memory_dtype: Any) -> Array:
+  """Inverts `narrow` up to rounding, in `dtype`."""
   if memory_dtype is None:
-    return kept
-  return lax.bitcast_convert_type(kept, memory_dtype).astype(dtype)
+    return narrowed
+  return lax.bitcast_convert_type(narrowed, memory_dtype).astype(dtype)
 
 
 def cell(phi: Phi, x: Array, memory: Memory | None) -> Memory:
-  """One step of the LSTM for a block of coordinates.
+  """Takes one step of the LSTM for a block of coordinates.
 
   Args:
-    phi: As `init` returns it.
+    phi: φ as returned by `init`.
     x: Input, shape (n,).
-    memory: h and c of shape (n, H); None stands for zeros, and saves the
-      product with the recurrent kernel.
+    memory: h and c of shape (n, H). None means zeros and saves the product with
+      the recurrent kernel.
 
   Returns:
-    The new memory; its `h` is the output.
+    The new memory. Its `h` is the output.
   """
   bias = phi['input_bias'] + phi['recurrent_bias']
   gates = x[:, None] * phi['input_kernel'] + bias[None, :]

@@ -1,10 +1,10 @@
-"""Packed parameters as a file, and back, in the safetensors format.
+"""Files of packed parameters, in the safetensors format.
 
-The file holds the arrays `codes/PATH` and `levels/PATH` of each packed weight,
-`params/PATH` of the other parameters and `model_state/PATH`. What arrays do not
-say stands in the file's own metadata: shapes and bits, the text that `pack` was
-given, and a SHA-256 of all the rest, so that no damaged file loads as another
-network. Reading one executes nothing.
+A file contains the arrays `codes/PATH` and `levels/PATH` of each packed weight,
+`params/PATH` of each other parameter, and `model_state/PATH`. The metadata of
+the file contain the rest: shapes and bits, the texts that `pack` received, and
+a SHA-256 of everything else, so that no damaged file loads as another network.
+Reading a file executes no code.
 """
 
 import hashlib
@@ -20,25 +20,25 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mq_jax.levels import LARGEST
-from mq_jax.packed_array import (
-  MOST_BITS,
+from mq_jax.packing.levels import LARGEST
+from mq_jax.packing.packed_array import (
+  MAX_BITS,
   PackedArray,
   codes_of,
   is_packed,
   packed_bytes,
 )
-from mq_jax.packing import PackedParams
+from mq_jax.packing.packed_params import PackedParams
 from mq_jax.selection import named_leaves, nested
 
 FORMAT = 'mq_jax packed 1'
-# Of the file's metadata; DIGEST is that of all the rest.
+# Keys of the file's metadata; the digest covers everything but itself.
 _TEXTS = ('format', 'layers', 'metadata')
 _DIGEST = 'sha256'
 _FOLDERS = ('codes', 'levels', 'params', 'model_state')
 
-# What safetensors, NumPy and json raise, we ourselves, and Python where the
-# pieces are not of the kind that we write.
+# Errors of safetensors, NumPy, json and this file, and of Python where a value
+# has an unexpected type.
 _DAMAGE = (
   safetensors.SafetensorError,
   LookupError,
@@ -50,18 +50,18 @@ _DAMAGE = (
 
 
 def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
-  """Writes packed parameters, whole or not at all, in place of any older file.
+  """Writes packed parameters atomically and replaces any older file.
 
   Args:
-    path: Ends in .safetensors; missing folders are made.
-    packed: From `pack`.
+    path: Path that ends in .safetensors; missing folders are created.
+    packed: Result of `pack`.
 
   Returns:
-    Bytes of the file.
+    The size of the file in bytes.
 
   Raises:
-    ValueError: If `path` ends otherwise, a name has a slash in it, or a leaf is
-      no array that the format has, such as bfloat16 or a random key.
+    ValueError: If `path` has another ending, a name contains a slash, or the
+      format does not support a leaf, such as bfloat16 or a random key.
   """
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
@@ -80,7 +80,7 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
   for name, leaf in named_leaves(packed.model_state).items():
     arrays[f'model_state/{name}'] = leaf
   arrays = {name: _plain(name, leaf) for name, leaf in arrays.items()}
-  # Reading makes nested dicts of the paths: better to fail here than there.
+  # Reading turns paths into nested dicts: fail here rather than there.
   nested(arrays)
   texts = {
     'format': FORMAT,
@@ -89,7 +89,7 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
   }
   texts[_DIGEST] = _digest(arrays, texts)
   content = safetensors.numpy.save(arrays, texts)
-  write_whole(path, content)
+  write_atomic(path, content)
   return len(content)
 
 
@@ -97,40 +97,41 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
   """Reads a file that `save_packed` wrote.
 
   Args:
-    path: The file. What is read is never more than is there.
+    path: Path of the file. No more is read than the file contains, even if its
+      header claims more.
 
   Returns:
-    The `PackedParams`, in nested dicts, in the memory of the host.
+    The `PackedParams`, as nested dicts in host memory.
 
   Raises:
-    FileNotFoundError: If there is none.
-    ValueError: If it is cut short, changed, or from another program.
+    FileNotFoundError: If the file does not exist.
+    ValueError: If the file is truncated, changed, or from another program.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    what = 'is a folder, not a file' if path.is_dir() else 'is not there'
-    raise FileNotFoundError(f'{path} {what}')
+    problem = 'is a folder, not a file' if path.is_dir() else 'does not exist'
+    raise FileNotFoundError(f'{path} {problem}.')
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       texts = file.metadata() or {}
       if texts.get('format') != FORMAT:
         raise ValueError(
-          f'its format is {texts.get("format")!r}, not {FORMAT!r}'
+          f'the format is {texts.get("format")!r}, not {FORMAT!r}'
         )
       names = list(file.keys())
       arrays = {name: file.get_tensor(name) for name in names}
     return _packed(arrays, texts)
   except _DAMAGE as error:
     raise ValueError(
-      f'{path} ({path.stat().st_size} bytes) is cut short, changed, or no file'
-      f' of mq_jax.save_packed ({error}): copy it again, or pack anew.'
+      f'{path} ({path.stat().st_size} bytes) is truncated, changed, or not a'
+      f' file of mq_jax.save_packed ({error}): copy or save the file again.'
     ) from error
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all, in place of any older one."""
+def write_atomic(path: pathlib.Path, content: bytes) -> None:
+  """Writes a complete file or nothing, and replaces any older file."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  # The process id keeps two writers of one name out of each other's way.
+  # The process id keeps two processes that write one file apart.
   partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
   try:
     with partial.open('wb') as file:
@@ -145,17 +146,16 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 def _plain(name: str, leaf: Any) -> np.ndarray:
   dtype = getattr(leaf, 'dtype', None)
   if dtype is None or isinstance(dtype, np.dtype):
-    # safetensors writes the buffer as it lies, strides or not.
+    # safetensors writes the raw buffer and ignores strides.
     array = np.asarray(leaf, order='C')
     dtype = array.dtype
     if dtype.kind in 'fiub' and dtype.itemsize <= 8:
-      # Files are little-endian, and the digest is that of their bytes.
+      # Files are little-endian, and the digest covers their bytes.
       return array.astype(dtype.newbyteorder('<'), copy=False)
-  # Also what is no array of numbers, such as a random key.
   raise ValueError(
-    f'{name} is {dtype or type(leaf).__name__}, which the file cannot hold.'
-    ' Cast bfloat16 to float32, which holds it exactly; leave out what is no'
-    ' array of numbers, as eqx.filter(model, eqx.is_array) does.'
+    f'{name} is {dtype or type(leaf).__name__}, which the file format does not'
+    ' support. Cast bfloat16 to float32, which is exact; remove leaves that are'
+    ' not arrays of numbers, as eqx.filter(model, eqx.is_array) does.'
   )
 
 
@@ -164,7 +164,8 @@ def _check_names(tree: Any) -> None:
     names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
     if wrong := [name for name in names if '/' in name]:
       raise ValueError(
-        f'{wrong[0]!r} has a slash in it, and slashes part the names of a path.'
+        f'{wrong[0]!r} contains a slash, but slashes separate the names of a'
+        ' path: rename the leaf.'
       )
 
 
@@ -173,30 +174,30 @@ def _json(value: Any) -> str:
 
 
 def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
-  """Of names, dtypes, shapes, numbers and texts, in whatever order they lie."""
-  whole = hashlib.sha256()
-  heads = [
+  """Returns the SHA-256 of all arrays and texts, independent of their order."""
+  digest = hashlib.sha256()
+  headers = [
     (name, str(array.dtype), array.shape)
     for name, array in sorted(arrays.items())
   ]
-  whole.update(_json([heads, [texts[key] for key in _TEXTS]]).encode())
+  digest.update(_json([headers, [texts[key] for key in _TEXTS]]).encode())
   for _, array in sorted(arrays.items()):
-    whole.update(array.tobytes())
-  return whole.hexdigest()
+    digest.update(array.tobytes())
+  return digest.hexdigest()
 
 
 def _packed(
   arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]
 ) -> PackedParams:
-  """Checks and sorts what a file holds.
+  """Checks the contents of a file and returns them as `PackedParams`.
 
   Raises:
-    KeyError, ValueError: If anything is missing, too much, or does not fit.
+    KeyError, ValueError: If anything is missing, superfluous or inconsistent.
   """
   if texts.keys() != {*_TEXTS, _DIGEST}:
-    raise ValueError(f'it has the texts {sorted(texts)}')
+    raise ValueError(f'the texts are {sorted(texts)}')
   if _digest(arrays, texts) != texts[_DIGEST]:
-    raise ValueError('its SHA-256 is not that of its contents')
+    raise ValueError('the SHA-256 does not match the contents')
   folders: dict[str, dict[str, Any]] = {folder: {} for folder in _FOLDERS}
   for name, array in arrays.items():
     folder, _, rest = name.partition('/')
@@ -204,14 +205,14 @@ def _packed(
   codes, levels = folders['codes'], folders['levels']
   layers = json.loads(texts['layers'])
   if not layers.keys() == codes.keys() == levels.keys():
-    raise ValueError('codes, levels and shapes are not of the same layers')
+    raise ValueError('codes, levels and shapes belong to different layers')
   params = {
     name: _checked(name, codes[name], levels[name], *layers[name])
     for name in layers
   } | folders['params']
   metadata = json.loads(texts['metadata'])
   if not all(isinstance(text, str) for text in metadata.values()):
-    raise ValueError('its metadata are not text')
+    raise ValueError('the metadata contain values that are not text')
   return PackedParams(nested(params), nested(folders['model_state']), metadata)
 
 
@@ -225,7 +226,7 @@ def _checked(
   quantizer: str,
 ) -> PackedArray:
   if not (
-    _integers([bits], 1, MOST_BITS)
+    _integers([bits], 1, MAX_BITS)
     and _integers(shape, 1, math.inf)
     and (grid is None or _is_grid(grid))
     and isinstance(quantizer, str)
@@ -241,13 +242,13 @@ def _checked(
     and levels.dtype.kind == 'f'
     and levels.ndim >= 1
     and (not tables or len(tables) == len(shape))
-    and all(n in (1, own) for n, own in zip(tables, shape, strict=False))
+    and all(n in (1, length) for n, length in zip(tables, shape, strict=False))
     and 1 <= levels.shape[-1] <= (1 if grid else 2**bits)
   )
   if not fits:
     raise ValueError(
-      f'{name} of shape {shape} and {bits} bits has {data.dtype} codes of shape'
-      f' {data.shape} and {levels.dtype} levels of shape {levels.shape}'
+      f'{name} has shape {shape} and {bits} bits, but {data.dtype} codes of'
+      f' shape {data.shape} and {levels.dtype} levels of shape {levels.shape}'
     )
   first_and_step = (grid[0], grid[1]) if grid else None
   packed = PackedArray(
@@ -255,16 +256,16 @@ def _checked(
   )
   if not np.all(np.isfinite(levels)):
     raise ValueError(f'{name} has levels that are not finite')
-  whole = grid or levels.shape[-1] == 2**bits
-  if not whole and np.max(codes_of(packed)) >= levels.shape[-1]:
+  all_codes_valid = grid or levels.shape[-1] == 2**bits
+  if not all_codes_valid and np.max(codes_of(packed)) >= levels.shape[-1]:
     raise ValueError(f'{name} has codes beyond its {levels.shape[-1]} levels')
   return packed
 
 
-def _integers(values: list[int], least: float, most: float) -> bool:
-  # JSON has true and 2.0 as well, which count as equal to integers.
+def _integers(values: list[int], minimum: float, maximum: float) -> bool:
+  # JSON also has true and 2.0, which compare equal to integers.
   return isinstance(values, list) and all(
-    type(value) is int and least <= value <= most for value in values
+    type(value) is int and minimum <= value <= maximum for value in values
   )
 
 

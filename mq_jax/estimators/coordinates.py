@@ -1,47 +1,49 @@
-"""All leaves as one vector of coordinates, worked on in blocks.
+"""All leaves as one vector of coordinates, processed in blocks.
 
 A coordinate-wise network with a hidden layer would need an array of shape
-(coordinates, hidden) if it saw all coordinates at once: 108 MB for a ResNet20
-and 100 hidden units, several times over. In blocks under `lax.map`, with each
-block recomputed in the backward pass, memory stays that of one block, whatever
-the network's size.
+(coordinates, hidden) to process all coordinates at once: 108 MB for a ResNet20
+and 100 hidden units, several times over. Processing blocks under `lax.map`, and
+recomputing each block in the backward pass, keeps the memory at that of one
+block, independent of the size of the network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mq_jax.estimators.base import Leaves
+
 Array = jax.Array
-Leaves = Mapping[str, Array]
 
 # Large enough that the matrix products of a block run at full speed, small
-# enough that its activations stay within the cache.
+# enough that the activations of a block stay in the cache.
 BLOCK = 4096
 
 
 def count(leaves: Leaves) -> int:
-  """The number of coordinates in all leaves."""
+  """Returns the number of coordinates in all leaves."""
   return sum(jnp.size(leaf) for leaf in leaves.values())
 
 
 def block_shape(leaves: Leaves) -> tuple[int, int]:
-  """`(blocks, block size)` that hold all coordinates of `leaves`."""
+  """Returns `(number of blocks, block size)` for all coordinates."""
   total = count(leaves)
   size = min(BLOCK, total)
   return -(-total // size), size
 
 
 def to_blocks(leaves: Leaves) -> Array:
-  """All coordinates, concatenated in order and padded by zeros.
+  """Concatenates all coordinates in order and pads them with zeros.
 
   Args:
-    leaves: Path to array of any shape, one dtype; at least one coordinate.
+    leaves: Path to array of any shape. All arrays have the same dtype, and
+      there is at least one coordinate.
 
   Returns:
-    Array of shape `block_shape(leaves)`.
+    An array of shape `block_shape(leaves)`.
   """
   shape = block_shape(leaves)
   vector = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves.values()])
@@ -50,7 +52,7 @@ def to_blocks(leaves: Leaves) -> Array:
 
 
 def from_blocks(blocks: Array, like: Leaves) -> dict[str, Array]:
-  """The inverse of `to_blocks`: leaves with the paths and shapes of `like`."""
+  """Inverts `to_blocks`; leaves get the paths and shapes of `like`."""
   vector, leaves, start = blocks.reshape(-1), {}, 0
   for path, leaf in like.items():
     size = jnp.size(leaf)
@@ -64,15 +66,14 @@ def map_blocks(
 ) -> Array:
   """Maps over the leading axis and keeps nothing for the backward pass.
 
-  Of a block whose cotangent is zero all over, nothing is computed backwards,
-  except under `jax.vmap`, which takes both branches of a condition. There is a
-  rule for reverse mode alone: no `jax.jvp`, no Hessian.
+  The backward pass skips every block whose cotangent is zero, except under
+  `jax.vmap`, which computes both branches of a condition. Only reverse mode is
+  supported: no `jax.jvp`, no Hessian.
 
   Args:
-    function: `(phi, block) -> array`; a block is without the leading axis.
-    phi: What `function` is differentiated with respect to; the blocks are
-      constants.
-    blocks: Pytree of arrays with an equal leading axis.
+    function: `(phi, block) -> array`; a block lacks the leading axis.
+    phi: Differentiable argument of `function`; the blocks are constants.
+    blocks: Pytree of arrays with leading axes of equal length.
 
   Returns:
     The results, stacked along a leading axis.
@@ -85,8 +86,8 @@ def map_blocks(
   def forward(phi: Any, blocks: Any) -> tuple[Array, Any]:
     return mapped(phi, blocks), (phi, blocks)
 
-  def backward(kept: Any, cotangents: Array) -> tuple[Any, None]:
-    phi, blocks = kept
+  def backward(residuals: Any, cotangents: Array) -> tuple[Any, None]:
+    phi, blocks = residuals
 
     def add(total: Any, block_and_cotangent: Any) -> tuple[Any, None]:
       block, cotangent = block_and_cotangent

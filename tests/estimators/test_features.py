@@ -1,4 +1,4 @@
-"""Learned factors of normalised inputs, against plain NumPy."""
+"""`feature_fc` against plain NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mq_jax
-from mq_jax import coordinates
+from mq_jax.estimators import coordinates
 from tests import problem
 
 
@@ -25,7 +25,7 @@ def rms(x):
   return np.sqrt(np.mean(np.square(x)))
 
 
-def test_three_steps_by_hand(x64, monkeypatch):
+def test_feature_fc_steps_equal_numpy(x64, monkeypatch):
   monkeypatch.setattr(coordinates, 'BLOCK', 7)
   names = ('progress', 'gradient', 'distance', 'momentum')
   estimator = mq_jax.feature_fc(
@@ -56,7 +56,7 @@ def test_three_steps_by_hand(x64, monkeypatch):
       )
 
 
-def test_it_starts_at_the_straight_through_rule_and_leaves_it(x64):
+def test_feature_fc_training_starts_at_ste_and_departs(x64):
   estimator = mq_jax.feature_fc()
   train = problem.make(estimator=estimator, learning_rate=0.01)
   ste = problem.make(estimator=mq_jax.ste(), learning_rate=0.01)
@@ -72,11 +72,11 @@ def test_it_starts_at_the_straight_through_rule_and_leaves_it(x64):
   for batch in rest:
     state, metrics = train.step(state, batch)
     assert metrics['finite']
-  assert int(state.estimator_state.seen) == 40
+  assert int(state.estimator_state.step) == 40
   assert np.any(state.phi[1]['kernel'] != 0)
 
 
-def test_zero_gradients_give_zero_and_no_nan():
+def test_feature_fc_zero_gradients_give_zero():
   estimator = mq_jax.feature_fc()
   zeros = {'a': jnp.zeros((2, 3))}
   phi = estimator.init(jax.random.key(0), zeros)
@@ -91,12 +91,15 @@ def test_zero_gradients_give_zero_and_no_nan():
   [
     ({'features': ('gradient', 'age')}, r"\['age'\] are unknown"),
     ({'features': ()}, r'features=\(\)'),
-    ({'features': ('gradient', 'gradient')}, 'must be different'),
+    (
+      {'features': ('gradient', 'gradient')},
+      'non-empty and contain no duplicates',
+    ),
     ({'decay': 1.0}, 'decay=1.0'),
     ({'hidden': 0}, 'hidden=0'),
     ({'steps': 0}, 'steps=0'),
   ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_feature_fc_bad_argument_raises(options, message):
   with pytest.raises(ValueError, match=message):
     mq_jax.feature_fc(**options)

@@ -1,22 +1,24 @@
-"""Estimators made of estimators: slim, and one φ a layer."""
+"""Estimators that wrap estimators: slim, and one φ per layer."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mq_jax.estimators import GradientEstimator, Leaves
+from mq_jax.estimators.base import GradientEstimator, Leaves
 
 Array = jax.Array
 
 
 class SlimState(NamedTuple):
-  """What is kept between steps.
+  """State of `slim` between steps.
 
   Attributes:
-    key: PRNG key of the draws to come.
-    inner: State of the estimator inside.
+    key: PRNG key of the next draws.
+    inner: State of the wrapped estimator.
   """
 
   key: Array
@@ -24,12 +26,12 @@ class SlimState(NamedTuple):
 
 
 def slim(estimator: GradientEstimator) -> GradientEstimator:
-  """Lets one layer a step, drawn uniformly, train φ; the rest is inference.
+  """Trains φ with one layer per step, drawn uniformly; the rest is inference.
 
   The gradient of the drawn layer is not rescaled by the number of layers. The
-  forward pass is that of `estimator`. Where that works coordinate by coordinate
-  in blocks, the blocks of the other layers are not gone through backwards (but
-  under `jax.vmap`, which takes both branches of a condition).
+  forward pass is that of `estimator`. If `estimator` processes coordinates in
+  blocks, the backward pass skips the blocks of the other layers, except under
+  `jax.vmap`, which computes both branches of a condition.
 
   Args:
     estimator: Any estimator with a φ.
@@ -63,29 +65,25 @@ def slim(estimator: GradientEstimator) -> GradientEstimator:
 
 
 def per_layer(estimator: GradientEstimator) -> GradientEstimator:
-  """Gives every layer a meta quantizer of its own.
+  """Gives every layer its own meta quantizer.
 
-  With `fc_grad(layers=1, init='identity')` inside this is one learned step size
-  a layer; with `multi_fc(layers=1, init='identity')` a factor that is a line in
-  W̃, a slope and an offset a layer.
+  Around `fc_grad(layers=1, init='identity')` this learns one step size per
+  layer. Around `multi_fc(layers=1, init='identity')` the factor is a line in W̃,
+  with one slope and one offset per layer.
 
   Args:
-    estimator: What each layer gets, with a φ and a state of its own.
+    estimator: Estimator of each layer, with separate φ and state per layer.
 
   Returns:
-    A `GradientEstimator`; φ and state are dicts by path, and the names in
+    A `GradientEstimator`. φ and state are dicts from path, and the names in
     `factor` begin with the path.
   """
 
-  def init(key: Array, leaves: Leaves) -> dict[str, Any]:
+  def init_layers(
+    init: Callable[[Array, Leaves], Any], key: Array, leaves: Leaves
+  ) -> dict[str, Any]:
     return {
-      path: estimator.init(jax.random.fold_in(key, index), {path: leaf})
-      for index, (path, leaf) in enumerate(leaves.items())
-    }
-
-  def init_state(key: Array, leaves: Leaves) -> dict[str, Any]:
-    return {
-      path: estimator.init_state(jax.random.fold_in(key, index), {path: leaf})
+      path: init(jax.random.fold_in(key, index), {path: leaf})
       for index, (path, leaf) in enumerate(leaves.items())
     }
 
@@ -108,8 +106,13 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
   def factor(phi: Any) -> dict[str, Array]:
     return {
       f'{path}/{name}': value
-      for path, own in phi.items()
-      for name, value in estimator.factor(own).items()
+      for path, layer_phi in phi.items()
+      for name, value in estimator.factor(layer_phi).items()
     }
 
-  return GradientEstimator(init, init_state, apply, factor)
+  return GradientEstimator(
+    init=functools.partial(init_layers, estimator.init),
+    init_state=functools.partial(init_layers, estimator.init_state),
+    apply=apply,
+    factor=factor,
+  )

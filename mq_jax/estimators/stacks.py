@@ -1,9 +1,9 @@
 """FCs(φ, σ, x): the fully-connected stack that acts on single coordinates.
 
-Every layer maps one coordinate alone, so a stack without activation is one
+The stack maps each coordinate alone, so a stack without activation is one
 straight line, and a ReLU stack without hidden biases is two half-lines that
-meet at zero. Such stacks are evaluated at two or three points, in place of all
-coordinates: the same numbers and the same φ-gradients, at no cost.
+meet at zero. Such stacks are evaluated at two or three points instead of at all
+coordinates: the values and the gradients of φ are the same, at no cost.
 """
 
 import itertools
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mq_jax import coordinates
+from mq_jax.checks import check_count
+from mq_jax.estimators import coordinates
+from mq_jax.estimators.base import Leaves
 
 Array = jax.Array
-Leaves = coordinates.Leaves
 Phi = tuple[dict[str, Array], ...]
 
 _ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
@@ -31,9 +32,9 @@ class Stack(NamedTuple):
   """Shape of a stack of linear layers with one input and one output.
 
   Attributes:
-    hidden: Width of the layers between; a single layer ignores it.
+    hidden: Width of the hidden layers; unused if `layers` is 1.
     layers: Number of linear layers.
-    activation: None, 'relu' or 'tanh', between the layers.
+    activation: Function between the layers: None, 'relu' or 'tanh'.
     bias: Whether the layers before the last have a bias.
     last_bias: Whether the last layer has a bias.
   """
@@ -46,13 +47,9 @@ class Stack(NamedTuple):
 
 
 def checked_stack(
-  hidden: int,
-  layers: int,
-  activation: str | None,
-  bias: bool,
-  last_bias: bool,
+  hidden: int, layers: int, activation: str | None, bias: bool, last_bias: bool
 ) -> Stack:
-  """A `Stack`, or a `ValueError` that names what is wrong."""
+  """Returns a `Stack`, or raises `ValueError` if an argument is invalid."""
   check_count('hidden', hidden)
   check_count('layers', layers)
   if activation not in _ACTIVATIONS:
@@ -65,29 +62,26 @@ def checked_stack(
   )
 
 
-def check_count(name: str, value: int) -> None:
-  """Raises a `ValueError` unless `value` is a positive integer."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise ValueError(f'{name}={value!r} must be a positive integer.')
-
-
 def is_identity(init: str) -> bool:
-  """Whether `init` is 'identity'; raises unless it is that or 'random'."""
+  """Returns whether `init` is 'identity'; it must be that or 'random'."""
   if init not in ('random', 'identity'):
-    raise ValueError(f'init={init!r} is unknown: "random" or "identity".')
+    raise ValueError(
+      f'init={init!r} is unknown: choose "random" or "identity".'
+    )
   return init == 'identity'
 
 
 def init(key: Array, stack: Stack, dtype: Any) -> Phi:
-  """φ of the stack, its layers from U(±1/sqrt(fan_in)).
+  """Draws φ of the stack from U(±1/sqrt(fan_in)).
 
   Args:
     key: PRNG key.
     stack: Shape of the stack.
-    dtype: Of all parameters.
+    dtype: dtype of all parameters.
 
   Returns:
-    A layer a dict: `kernel` (in, out) and, where it has one, `bias` (out,).
+    One dict per layer: `kernel` (in, out) and, if the layer has a bias, `bias`
+    (out,).
   """
   widths = (1, *(stack.hidden,) * (stack.layers - 1), 1)
   keys = jax.random.split(key, stack.layers)
@@ -103,7 +97,7 @@ def init(key: Array, stack: Stack, dtype: Any) -> Phi:
 def init_layer(
   key: Array, shape: tuple[int, int], bias: bool, dtype: Any
 ) -> dict[str, Array]:
-  """A linear layer, everything from U(±1/sqrt(fan_in)) as in PyTorch."""
+  """Draws a linear layer from U(±1/sqrt(fan_in)), as PyTorch does."""
   bound = 1 / math.sqrt(shape[0])
   kernel_key, bias_key = jax.random.split(key)
   layer = {
@@ -117,7 +111,7 @@ def init_layer(
 
 
 def constant_one(layer: dict[str, Array]) -> dict[str, Array]:
-  """The linear layer made one that gives 1 whatever it reads."""
+  """Returns the linear layer with parameters that make every output 1."""
   return {
     'kernel': jnp.zeros_like(layer['kernel']),
     'bias': jnp.ones_like(layer['bias']),
@@ -125,10 +119,10 @@ def constant_one(layer: dict[str, Array]) -> dict[str, Array]:
 
 
 def init_identity(key: Array, stack: Stack, dtype: Any) -> Phi:
-  """φ of a stack without activation whose layers multiply to 1.
+  """Returns φ of a stack without activation whose layers multiply to 1.
 
-  Each hidden unit passes on 1/hidden of its input, with a sign of its own, so
-  that all units start alive and alike; biases start at 0.
+  Each hidden unit passes on 1/hidden of its input, with a random sign, so that
+  all units receive gradients of the same size. Biases start at 0.
   """
   first, *rest = init(key, stack, dtype)
   if not rest:
@@ -146,7 +140,7 @@ def init_identity(key: Array, stack: Stack, dtype: Any) -> Phi:
 
 
 def evaluate(phi: Phi, stack: Stack, x: Array) -> Array:
-  """FCs(φ, σ, x) by the plain network, for x of shape (n,): shape (n,)."""
+  """Returns FCs(φ, σ, x) of the plain network; x and result are (n,)."""
   activation = _ACTIVATIONS[stack.activation]
   signal = x[:, None]
   for index, layer in enumerate(phi):
@@ -158,13 +152,13 @@ def evaluate(phi: Phi, stack: Stack, x: Array) -> Array:
 
 
 def line(phi: Phi, stack: Stack) -> tuple[Array, Array]:
-  """`(slope, offset)` of a stack without activation, two scalars."""
+  """Returns `(slope, offset)` of a stack without activation, two scalars."""
   offset, at_one = evaluate(phi, stack, jnp.arange(2, dtype=_dtype(phi)))
   return at_one - offset, offset
 
 
 def apply(phi: Phi, stack: Stack, leaves: Leaves) -> dict[str, Array]:
-  """FCs(φ, σ, ·) of every coordinate of every leaf, in the cheapest way."""
+  """Returns FCs(φ, σ, ·) of every coordinate, evaluated the cheapest way."""
   if stack.activation is None:
     slope, offset = line(phi, stack)
     has_offset = any('bias' in layer for layer in phi)

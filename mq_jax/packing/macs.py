@@ -1,4 +1,4 @@
-"""How many products each weight takes part in, counted from what jax traced."""
+"""Multiplications of each weight, counted in the jaxpr of the network."""
 
 import collections
 import math
@@ -7,24 +7,25 @@ from typing import Any
 
 import jax
 
-from mq_jax.packing import unpack
+from mq_jax.packing.packed_params import unpack
 from mq_jax.selection import named_leaves
 
 
 def layer_macs(
   params: Any, apply_fn: Callable[..., Any], *inputs: Any
 ) -> dict[str, int]:
-  """Multiplications of each leaf in dense layers and convolutions.
+  """Counts the multiplications of each leaf in dense layers and convolutions.
 
   Args:
-    params: Pytree of arrays, `PackedArray`s among them or not.
-    apply_fn: `(params, *inputs)`, the network. It is traced, not computed.
+    params: Pytree of arrays, which may contain `PackedArray`s.
+    apply_fn: The network, `(params, *inputs) -> outputs`. It is traced, not
+      computed.
     *inputs: Arrays or shapes.
 
   Returns:
-    Path to the number, for leaves that are an operand of a product; a loop
-    counts as often as it runs, a while loop of unknown length once, and of a
-    condition the branch that takes most.
+    Path to number of multiplications, for leaves that are an operand of a
+    product. A loop counts once per iteration, a while loop of unknown length
+    once, and a condition by the branch with the most multiplications.
   """
   shapes = jax.eval_shape(unpack, params)
   jaxpr = jax.make_jaxpr(apply_fn)(shapes, *inputs).jaxpr
@@ -39,17 +40,18 @@ def count(
   """Counts the multiplications in products and convolutions of a jaxpr.
 
   Args:
-    jaxpr: The jaxpr, counted as `layer_macs` says.
+    jaxpr: A jaxpr.
     leaves: Paths of the leaves that the first arguments hold.
 
   Returns:
-    Path to the multiplications of the leaf; None to those of all products.
+    Number of multiplications of each leaf, by path, and of all products, by
+    None.
   """
-  return _counted(jaxpr, leaves, times=1)[0]
+  return _counted(jaxpr, leaves, runs=1)[0]
 
 
 def products(equation: Any) -> int:
-  """Multiplications of one equation of a jaxpr; 0 if it is no product."""
+  """Returns the multiplications of one equation of a jaxpr, 0 if no product."""
   params = equation.params
   if equation.primitive.name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
@@ -60,19 +62,19 @@ def products(equation: Any) -> int:
     kernel = equation.invars[1].aval.shape
     features = kernel[params['dimension_numbers'].rhs_spec[0]]
     taps = math.prod(kernel) // features
-    # Steps between the pixels of a dilated input meet zeros only.
+    # The positions between the pixels of a dilated input are zeros.
     zeros = math.prod(params['lhs_dilation'])
     return math.prod(equation.outvars[0].aval.shape) * taps // zeros
   return 0
 
 
 def inner_jaxprs(equation: Any) -> list[Any]:
-  """The jaxprs that an equation calls, of a condition all its branches."""
+  """Returns the jaxprs that an equation calls, all branches of a condition."""
   params = equation.params
   if equation.primitive.name == 'while':
     return [params['cond_jaxpr'].jaxpr, params['body_jaxpr'].jaxpr]
-  given = [*params.values(), *params.get('branches', ())]
-  opened = [getattr(value, 'jaxpr', value) for value in given]
+  candidates = [*params.values(), *params.get('branches', ())]
+  opened = [getattr(value, 'jaxpr', value) for value in candidates]
   return [value for value in opened if hasattr(value, 'eqns')]
 
 
@@ -84,43 +86,43 @@ def _shape(var: Any) -> tuple[int, ...]:
 def _arguments(
   equation: Any, inputs: list[str | None]
 ) -> Iterator[list[str | None]]:
-  """What each of the inner jaxprs is called with."""
+  """Yields the arguments of each inner jaxpr."""
   if equation.primitive.name == 'while':
-    first = equation.params['cond_nconsts']
-    second = first + equation.params['body_nconsts']
-    for own in (inputs[:first], inputs[first:second]):
-      yield [*own, *inputs[second:]]
+    condition_end = equation.params['cond_nconsts']
+    body_end = condition_end + equation.params['body_nconsts']
+    for constants in (inputs[:condition_end], inputs[condition_end:body_end]):
+      yield [*constants, *inputs[body_end:]]
     return
   for inner in inner_jaxprs(equation):
-    # The index of a condition comes before.
+    # The index of a condition precedes the arguments of its branches.
     yield inputs[len(inputs) - len(inner.invars) :]
 
 
 def _counted(
-  jaxpr: Any, arguments: Sequence[str | None], times: int
+  jaxpr: Any, arguments: Sequence[str | None], runs: int
 ) -> tuple[collections.Counter[str | None], list[str | None]]:
   total = collections.Counter[str | None]()
-  return total, _count(jaxpr, arguments, total, times)
+  return total, _count(jaxpr, arguments, total, runs)
 
 
 def _count(
   jaxpr: Any,
   arguments: Sequence[str | None],
   total: collections.Counter[str | None],
-  times: int,
+  runs: int,
 ) -> list[str | None]:
   """Adds the products of `jaxpr` to `total`.
 
   Args:
-    jaxpr: To be run `times` times.
-    arguments: The leaf that each argument stands for, or None.
-    total: Path to products so far; None to those of all products.
-    times: How often it runs.
+    jaxpr: A jaxpr.
+    arguments: Path of the leaf that each argument holds, or None.
+    total: Number of products so far by path, and of all products by None.
+    runs: Number of times that `jaxpr` runs.
 
   Returns:
-    The leaf that each result stands for, or None.
+    Path of the leaf that each result holds, or None.
   """
-  # By identity: literals have no hash.
+  # Variables are keyed by identity because literals are not hashable.
   names = {
     id(var): name
     for var, name in zip(jaxpr.invars, arguments, strict=False)
@@ -132,15 +134,16 @@ def _count(
     results: Sequence[str | None] = ()
     work = products(equation)
     for name in (None, *leaves):
-      total[name] += times * work
-    # A leaf is itself in another dtype, shape or scale, and each of its parts.
+      total[name] += runs * work
+    # A leaf in another dtype, shape or scale, or a part of it, counts as the
+    # leaf.
     others = [var for var in equation.invars if id(var) not in names]
     if len(leaves) == 1 and not work and not any(map(_shape, others)):
       results = [*leaves] * len(equation.outvars)
-    runs = times * equation.params.get('length', 1)
+    inner_runs = runs * equation.params.get('length', 1)
     branches = [
-      _counted(inner, own, runs)
-      for inner, own in zip(
+      _counted(inner, inner_arguments, inner_runs)
+      for inner, inner_arguments in zip(
         inner_jaxprs(equation), _arguments(equation, inputs), strict=True
       )
     ]

@@ -1,4 +1,4 @@
-"""The kernel-wise meta quantizer against two plain layers a kernel."""
+"""`kernel_wise` against two plain layers per kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def leaves(seed, size=3):
 
 @pytest.mark.parametrize('size', [2, 3])
 @pytest.mark.parametrize('init', ['random', 'identity'])
-def test_a_kernel_at_a_time(x64, size, init):
+def test_kernel_wise_equals_two_layers_per_kernel(x64, size, init):
   estimator = mq_jax.kernel_wise(size, hidden=5, init=init)
   w, g_hat, g_ste = (leaves(seed, size) for seed in range(3))
   phi = estimator.init(jax.random.key(3), w)
@@ -41,7 +41,7 @@ def test_a_kernel_at_a_time(x64, size, init):
         )
 
 
-def test_identity_starts_at_the_straight_through_rule():
+def test_kernel_wise_identity_init_equals_straight_through_rule():
   estimator = mq_jax.kernel_wise(init='identity')
   w, g_hat, g_ste = (leaves(seed) for seed in range(3))
   phi = estimator.init(jax.random.key(0), w)
@@ -50,7 +50,7 @@ def test_identity_starts_at_the_straight_through_rule():
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 3, 4), (3, 5, 3, 4), (9, 9), (3, 3)])
-def test_kernels_of_another_size_are_refused(shape):
+def test_kernel_wise_other_kernel_size_raises(shape):
   odd = {'shortcut/kernel': jnp.ones(shape)}
   message = r'shortcut/kernel has shape .*\(3, 3, in, out\) only.*None\)'
   with pytest.raises(ValueError, match=message):
@@ -65,6 +65,6 @@ def test_kernels_of_another_size_are_refused(shape):
     (lambda: mq_jax.kernel_wise(init='ones'), "init='ones'"),
   ],
 )
-def test_bad_arguments_are_named(make, message):
+def test_kernel_wise_bad_argument_raises(make, message):
   with pytest.raises(ValueError, match=message):
     make()

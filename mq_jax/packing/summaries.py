@@ -1,4 +1,4 @@
-"""A table of a network's layers: bits, bytes, work."""
+"""A table of the layers of a network: bits, bytes, multiplications."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,31 +7,31 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mq_jax import levels
 from mq_jax.late_update import State
-from mq_jax.macs import layer_macs
-from mq_jax.packed_array import codes_and_levels, is_packed
-from mq_jax.packing import PackedParams, pack
+from mq_jax.packing import levels
+from mq_jax.packing.macs import layer_macs
+from mq_jax.packing.packed_array import codes_and_levels, is_packed
+from mq_jax.packing.packed_params import PackedParams, pack
 from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array
 
 
 class LayerSummary(NamedTuple):
-  """One leaf of the parameters.
+  """Summary of one leaf of the parameters.
 
   Attributes:
-    path: Of the leaf.
-    shape: Of the weight.
-    bits: Of a weight, as it is stored.
-    used: How many different values it has, of those that the bits tell apart;
-      the most in one channel. None where it is not quantized.
-    scale: α where the values are integers times α, the mean over the channels
-      where they have one each; else None.
-    bytes_before: In full precision.
-    bytes: Packed, levels included.
-    macs: Products of a weight and an activation that one example takes; None if
-      not known.
+    path: Path of the leaf.
+    shape: Shape of the leaf.
+    bits: Stored bits per weight.
+    used: Number of different values in the leaf or, with one table per channel,
+      the maximum over channels. None if the leaf is not quantized.
+    scale: α if the values are integers times α, averaged over the channels if
+      each channel has its own α; else None.
+    bytes_before: Bytes in full precision.
+    bytes: Bytes when packed, levels included.
+    macs: Multiplications of a weight and an activation per example, or None if
+      unknown.
   """
 
   path: str
@@ -45,11 +45,11 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-  """What `summary` found; `str` makes a table of it.
+  """Summary of a network; `str` returns it as a table.
 
   Attributes:
-    layers: One a leaf, in the order of the pytree.
-    state_bytes: Of batch statistics and the like.
+    layers: One entry per leaf, in the order of the pytree.
+    state_bytes: Bytes of the model state, such as batch statistics.
   """
 
   layers: tuple[LayerSummary, ...]
@@ -57,17 +57,17 @@ class Summary(NamedTuple):
 
   @property
   def total_bytes(self) -> int:
-    """Of the packed network, without the header of a file."""
+    """Bytes of the packed network, without the header of a file."""
     return sum(layer.bytes for layer in self.layers) + self.state_bytes
 
   @property
   def total_bytes_before(self) -> int:
-    """Of the same in full precision."""
+    """Bytes of the network in full precision."""
     before = sum(layer.bytes_before for layer in self.layers)
     return before + self.state_bytes
 
   def __str__(self) -> str:
-    """The table, in plain text, quantized layers and a line for the others."""
+    """Returns a plain-text table; other leaves share one line."""
     return _table(self)
 
 
@@ -78,29 +78,30 @@ def summary(
   apply_fn: Callable[..., Any] | None = None,
   inputs: Sequence[Any] = (),
 ) -> Summary:
-  """Describes the layers of a network as they will be packed.
+  """Describes the layers of a network as `pack` packs them.
 
     print(mq_jax.summary(state, mq_jax.bwn()))
 
   Args:
-    params: As `pack` takes them, or what it returned.
-    quantizer: Rules, as `pack` takes them; None with what it returned.
-    apply_fn: `(params, *inputs)`, the network, from which the MACs are counted;
-      nothing is computed. None: they stay unknown.
-    inputs: A batch of one example, or shapes of one.
+    params: A state or parameters, as in `pack`, or `PackedParams`.
+    quantizer: Rules, as in `pack`; None with `PackedParams`.
+    apply_fn: The network, `(params, *inputs) -> outputs`. Multiplications are
+      counted by tracing it; nothing is computed. None leaves them unknown.
+    inputs: A batch of one example, or the shapes of such a batch.
 
   Returns:
     The `Summary`.
 
   Raises:
-    ValueError: As `pack` does, or if rules are missing, or too much.
+    ValueError: If `pack` raises it, if rules are missing, or if rules are given
+      together with `PackedParams`.
   """
   if isinstance(params, PackedParams):
     packed = params
     if quantizer is not None:
-      raise ValueError('these are packed already: leave out the quantizer.')
+      raise ValueError('params are packed already: leave out the quantizer.')
   elif quantizer is None:
-    raise ValueError('quantizer is None: hand over the rules of the training.')
+    raise ValueError('quantizer is None: pass the rules of the training.')
   else:
     packed = pack(params, quantizer)
   leaves = named_leaves(packed.params, is_leaf=is_packed)
@@ -121,7 +122,7 @@ def _layer(path: str, leaf: Any, macs: int | None) -> LayerSummary:
     return LayerSummary(path, array.shape, bits, None, None, size, size, macs)
   codes, table = (np.asarray(part) for part in codes_and_levels(leaf))
   _, values = levels.by_value(codes, table.shape[:-1])
-  # The last code in use repeats where other channels use more.
+  # A channel repeats its last value if other channels have more values.
   used = max(
     len(np.unique(row)) for row in values.reshape(-1, values.shape[-1])
   )
@@ -138,55 +139,54 @@ def _layer(path: str, leaf: Any, macs: int | None) -> LayerSummary:
   )
 
 
-def _table(whole: Summary) -> str:
-  quantized = [layer for layer in whole.layers if layer.used is not None]
-  others = [layer for layer in whole.layers if layer.used is None]
-  rest = sum(layer.bytes for layer in others)
+def _table(network: Summary) -> str:
+  quantized = [layer for layer in network.layers if layer.used is not None]
+  others = [layer for layer in network.layers if layer.used is None]
+  total = network.total_bytes
   head = ['layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs']
-  rows = [_row(layer, whole.total_bytes) for layer in quantized]
-  number = '1 leaf' if len(others) == 1 else f'{len(others)} leaves'
+  rows = [_layer_row(layer, total) for layer in quantized]
+  leaves = '1 leaf' if len(others) == 1 else f'{len(others)} leaves'
+  other_bytes = sum(layer.bytes for layer in others)
   rows.append(
-    ['full precision', number, *[''] * 3, f'{rest:,}',
-     _share(rest, whole.total_bytes), _sum_of_macs(others)]
-  )  # fmt: skip
-  if whole.state_bytes:
-    rows.append(
-      ['model state', *[''] * 4, f'{whole.state_bytes:,}',
-       _share(whole.state_bytes, whole.total_bytes), '']
-    )  # fmt: skip
-  rows.append(
-    ['in all', *[''] * 4, f'{whole.total_bytes:,}', '100.0%',
-     _sum_of_macs(whole.layers)]
-  )  # fmt: skip
+    _sum_row('full precision', leaves, other_bytes, total, _macs(others))
+  )
+  if network.state_bytes:
+    rows.append(_sum_row('model state', '', network.state_bytes, total, ''))
+  rows.append(_sum_row('in all', '', total, total, _macs(network.layers)))
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
   ruler = ['-' * width for width in widths]
   lines = [_line(row, widths) for row in (head, ruler, *rows)]
-  ratio = whole.total_bytes_before / whole.total_bytes
+  before = network.total_bytes_before
   lines.append(
-    f'{whole.total_bytes_before:,} bytes before, {whole.total_bytes:,} packed:'
-    f' {ratio:.1f} times smaller'
+    f'{before:,} bytes before, {total:,} packed: {before / total:.1f} times'
+    ' smaller'
   )
   return '\n'.join(lines)
 
 
-def _row(layer: LayerSummary, total: int) -> list[str]:
+def _layer_row(layer: LayerSummary, total: int) -> list[str]:
   return [
     layer.path,
     'x'.join(map(str, layer.shape)),
     str(layer.bits),
     f'{layer.used} of {2**layer.bits}',
     '' if layer.scale is None else f'{layer.scale:.4g}',
-    f'{layer.bytes:,}',
-    _share(layer.bytes, total),
-    _sum_of_macs([layer]),
+    *_bytes_and_share(layer.bytes, total),
+    _macs([layer]),
   ]
 
 
-def _share(part: int, total: int) -> str:
-  return f'{100 * part / total:.1f}%'
+def _sum_row(
+  name: str, leaves: str, size: int, total: int, macs: str
+) -> list[str]:
+  return [name, leaves, '', '', '', *_bytes_and_share(size, total), macs]
 
 
-def _sum_of_macs(layers: Sequence[LayerSummary]) -> str:
+def _bytes_and_share(size: int, total: int) -> tuple[str, str]:
+  return f'{size:,}', f'{100 * size / total:.1f}%'
+
+
+def _macs(layers: Sequence[LayerSummary]) -> str:
   known = [layer.macs for layer in layers if layer.macs is not None]
   return f'{sum(known):,}' if known else ''
 

@@ -1,0 +1,45 @@
+"""The interface of all gradient estimators."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Leaves = Mapping[str, Array]
+Phi = Any
+
+
+class GradientEstimator(NamedTuple):
+  """The backward half, for all quantized leaves at once.
+
+  `leaves`, `g_hat`, `w_tilde` and `g_ste` map the path of a leaf to its array.
+  All functions are pure, and their results must not depend on the order of the
+  coordinates.
+
+  Attributes:
+    init: `(key, leaves) -> phi`; `()` if nothing is learned.
+    init_state: `(key, leaves) -> state`, which is kept between steps; `()` for
+      an estimator without state.
+    apply: `(phi, g_hat, w_tilde, g_ste, state) -> (g_tilde, state)`. `g_tilde`
+      has the paths and shapes of `w_tilde`. `g_ste` is the straight-through
+      gradient of the quantizer.
+    factor: `(phi) -> {'s': slope, ...}`, the scalars that a stack without
+      activation reduces to, or an empty dict.
+  """
+
+  init: Callable[[Array, Leaves], Phi]
+  init_state: Callable[[Array, Leaves], Any]
+  apply: Callable[[Phi, Leaves, Leaves, Leaves, Any], tuple[Leaves, Any]]
+  factor: Callable[[Phi], dict[str, Array]]
+
+
+def phi_dtype(leaves: Leaves) -> Any:
+  """Returns the dtype of φ: that of the leaves, at least float32."""
+  return jnp.result_type(jnp.float32, *leaves.values())
+
+
+def times(g: Leaves, factor: Leaves) -> dict[str, Array]:
+  """Returns the product `g · factor` of each leaf."""
+  return {path: g[path] * factor[path] for path in g}

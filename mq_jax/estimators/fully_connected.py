@@ -1,0 +1,122 @@
+"""FCGrad and MultiFC: fully-connected meta quantizers, eqs. (9) and (10)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mq_jax.estimators import stacks
+from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+
+Array = jax.Array
+
+
+def fc_grad(
+  hidden: int = 100,
+  layers: int = 2,
+  activation: str | None = None,
+  bias: bool = False,
+  init: str = 'random',
+) -> GradientEstimator:
+  """Makes FCGrad, eq. (9): g_W̃ = FCs(φ, σ, g_Ŵ).
+
+  Without activation and bias, FCGrad is one learned scalar times g_Ŵ.
+
+  Args:
+    hidden: Width of the hidden layers; unused if `layers` is 1.
+    layers: Number of linear layers.
+    activation: Function between the layers: None, 'relu' or 'tanh'.
+    bias: Whether the layers have biases.
+    init: Start of φ. 'random' draws from U(±1/sqrt(fan_in)). 'identity' starts
+      exactly at the straight-through rule: the stack reads g_ste instead of
+      g_Ŵ, and the product of its layers starts at 1.
+
+  Returns:
+    A `GradientEstimator`.
+
+  Raises:
+    ValueError: If an argument is out of range, or if `init` is 'identity' and
+      the stack has an activation: no φ makes such a stack the identity.
+  """
+  stack = stacks.checked_stack(hidden, layers, activation, bias, bias)
+  identity = stacks.is_identity(init)
+  if identity and stack.activation is not None:
+    raise ValueError(
+      f"init='identity' needs activation=None in fc_grad, not {activation!r}:"
+      ' no φ makes a stack with an activation the identity.'
+    )
+
+  def init_phi(key: Array, leaves: Leaves) -> stacks.Phi:
+    start = stacks.init_identity if identity else stacks.init
+    return start(key, stack, phi_dtype(leaves))
+
+  def apply(
+    phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
+  ) -> tuple[Leaves, Any]:
+    del w_tilde
+    return stacks.apply(phi, stack, g_ste if identity else g_hat), state
+
+  return GradientEstimator(
+    init=init_phi,
+    init_state=lambda key, leaves: (),
+    apply=apply,
+    factor=_factor(stack),
+  )
+
+
+def multi_fc(
+  hidden: int = 100,
+  layers: int = 2,
+  activation: str | None = None,
+  bias: bool = False,
+  init: str = 'random',
+) -> GradientEstimator:
+  """Makes MultiFC, eq. (10): g_W̃ = g_Ŵ · FCs(φ, σ, W̃).
+
+  Args:
+    hidden: Width of the hidden layers; unused if `layers` is 1.
+    layers: Number of linear layers. The paper says 2; its logs have 3.
+    activation: Function between the layers: None, 'relu' or 'tanh'.
+    bias: Whether the layers have biases.
+    init: Start of φ. 'random' draws from U(±1/sqrt(fan_in)). 'identity' starts
+      exactly at the straight-through rule: the factor multiplies g_ste instead
+      of g_Ŵ, and the last layer starts with weights 0 and a bias of 1.
+
+  Returns:
+    A `GradientEstimator`.
+
+  Raises:
+    ValueError: If an argument is out of range.
+  """
+  identity = stacks.is_identity(init)
+  stack = stacks.checked_stack(
+    hidden, layers, activation, bias, bias or identity
+  )
+
+  def init_phi(key: Array, leaves: Leaves) -> stacks.Phi:
+    *first, last = stacks.init(key, stack, phi_dtype(leaves))
+    return (*first, stacks.constant_one(last) if identity else last)
+
+  def apply(
+    phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
+  ) -> tuple[Leaves, Any]:
+    factor = stacks.apply(phi, stack, w_tilde)
+    return times(g_ste if identity else g_hat, factor), state
+
+  return GradientEstimator(
+    init=init_phi,
+    init_state=lambda key, leaves: (),
+    apply=apply,
+    factor=_factor(stack),
+  )
+
+
+def _factor(stack: stacks.Stack) -> Callable[[Any], dict[str, Array]]:
+  def factor(phi: stacks.Phi) -> dict[str, Array]:
+    if stack.activation is not None:
+      return {}
+    slope, offset = stacks.line(phi, stack)
+    has_offset = stack.bias or stack.last_bias
+    return {'s': slope, 'offset': offset} if has_offset else {'s': slope}
+
+  return factor

@@ -1,0 +1,95 @@
+"""LSTMFC: a meta quantizer with a memory, eq. (11)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mq_jax.checks import check_count
+from mq_jax.estimators import coordinates, lstm_cell, stacks
+from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+
+Array = jax.Array
+
+
+def lstm_fc(
+  hidden: int = 100,
+  carry: bool = True,
+  init: str = 'random',
+  memory_dtype: Any = None,
+) -> GradientEstimator:
+  """Makes LSTMFC, eq. (11): g_W̃ = g_Ŵ · FC(φ_FC, LSTM(φ_LSTM, W̃)).
+
+  φ consists of one LSTM layer with two bias vectors and a linear head with a
+  bias, all drawn from U(±1/sqrt(hidden)). The gradient of φ does not pass
+  through the memory into earlier steps.
+
+  Args:
+    hidden: Number of hidden units.
+    carry: Whether each coordinate keeps its (h, c) from step to step. If False,
+      each step starts from zeros, as in the logs of the paper.
+    init: Start of φ, 'random' or 'identity'. 'identity' starts exactly at the
+      straight-through rule: the factor multiplies g_ste instead of g_Ŵ, and the
+      head starts with weights 0 and a bias of 1.
+    memory_dtype: dtype in which (h, c) are kept between steps; jnp.bfloat16
+      halves their size. None keeps the dtype of the weights, at least float32.
+      The LSTM computes in the dtype of the weights in either case.
+
+  Returns:
+    A `GradientEstimator`. Its state takes 2 · hidden numbers per coordinate.
+
+  Raises:
+    ValueError: If an argument is out of range.
+  """
+  check_count('hidden', hidden)
+  identity = stacks.is_identity(init)
+  if memory_dtype is not None and not jnp.issubdtype(
+    memory_dtype, jnp.floating
+  ):
+    raise ValueError(
+      f'memory_dtype={memory_dtype!r} must be a floating point type, such as'
+      ' jnp.bfloat16, or None.'
+    )
+
+  def init_phi(key: Array, leaves: Leaves) -> Any:
+    lstm_key, head_key = jax.random.split(key)
+    dtype = phi_dtype(leaves)
+    head = stacks.init_layer(head_key, (hidden, 1), True, dtype)
+    return {
+      'lstm': lstm_cell.init(lstm_key, hidden, dtype),
+      'head': stacks.constant_one(head) if identity else head,
+    }
+
+  def init_state(key: Array, leaves: Leaves) -> Any:
+    del key  # every memory starts empty
+    if not carry:
+      return ()
+    return lstm_cell.no_history(leaves, hidden, phi_dtype(leaves), memory_dtype)
+
+  def factor_of_block(phi: Any, inputs: tuple[Array, Any]) -> Array:
+    x, memory = inputs
+    if carry:
+      memory = jax.tree.map(
+        lambda part: lstm_cell.widen(part, x.dtype, memory_dtype), memory
+      )
+    h = lstm_cell.cell(phi['lstm'], x, memory).h
+    return (h @ phi['head']['kernel'] + phi['head']['bias'][None, :])[:, 0]
+
+  def apply(
+    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
+  ) -> tuple[Leaves, Any]:
+    blocks = coordinates.to_blocks(w_tilde)
+    memory = lstm_cell.recall(state, memory_dtype) if carry else None
+    factor = coordinates.from_blocks(
+      coordinates.map_blocks(factor_of_block, phi, (blocks, memory)), w_tilde
+    )
+    if memory is not None:
+      # The state is a constant to later steps: nothing ever asks for its
+      # derivative with respect to the φ of this step.
+      state = lax.stop_gradient(lstm_cell.History(memory, phi['lstm'], blocks))
+    return times(g_ste if identity else g_hat, factor), state
+
+  return GradientEstimator(
+    init=init_phi, init_state=init_state, apply=apply, factor=lambda phi: {}
+  )

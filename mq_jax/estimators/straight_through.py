@@ -1,0 +1,13 @@
+"""The straight-through estimator."""
+
+from mq_jax.estimators.base import GradientEstimator
+
+
+def ste() -> GradientEstimator:
+  """Makes the estimator that returns g_ste, the rule of the quantizer."""
+  return GradientEstimator(
+    init=lambda key, leaves: (),
+    init_state=lambda key, leaves: (),
+    apply=lambda phi, g_hat, w_tilde, g_ste, state: (g_ste, state),
+    factor=lambda phi: {},
+  )

@@ -1,0 +1,249 @@
+"""Packing a trained network into bits, and unpacking it.
+
+After training, a quantized weight consists of integers and a table of values.
+`pack` stores the integers as bits, and `unpack` restores Ŵ bit for bit, with or
+without jit. Packed parameters contain neither the estimator, φ and the state of
+the optimizer nor W itself.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mq_jax import selection
+from mq_jax.late_update import State
+from mq_jax.packing import levels
+from mq_jax.packing.packed_array import (
+  PackedArray,
+  is_packed,
+  packed_array,
+  values,
+)
+from mq_jax.quantizers import Quantizer, quantize
+from mq_jax.selection import Rules, named_leaves
+
+Array = jax.Array
+
+
+class PackedParams(NamedTuple):
+  """A trained network with packed weights.
+
+  Attributes:
+    params: The pytree of parameters, with a `PackedArray` for each quantized
+      leaf.
+    model_state: Model state such as batch statistics, `State.model_state`.
+    metadata: Texts by name, such as the version of mq_jax.
+  """
+
+  params: Any
+  model_state: Any
+  metadata: dict[str, str]
+
+
+def pack(
+  state_or_params: State | Any,
+  quantizer: Rules,
+  *,
+  quantized: bool = False,
+  model_state: Any = None,
+  metadata: Mapping[str, str] | None = None,
+) -> PackedParams:
+  """Packs the quantized weights of a network. Does not work under jit.
+
+  Args:
+    state_or_params: A `State`, of which `TrainStep.quantized` and the model
+      state are packed. Or parameters: latent parameters of a method without
+      variables, or quantized parameters (see `quantized`).
+    quantizer: The rules of the training (`selection.select`).
+    quantized: Whether parameters are already Ŵ, as `TrainStep.quantized` and
+      `unpack` return them. They are then packed unchanged.
+    model_state: Pytree that replaces the model state of the `State`. Parameters
+      without it get `{}`.
+    metadata: Additional texts by name.
+
+  Returns:
+    The `PackedParams`, in host memory. Codes of 1 to 8 bits number the values
+    that a weight uses, from the smallest up, or positions on a grid, whichever
+    takes fewer bytes.
+
+  Raises:
+    ValueError: If a weight is empty, not finite, or has more than 256 values;
+      if `quantized` does not match the parameters; if the method has variables
+      and no `State` is given, or if the `State` has the variables of other
+      rules; if a rule applies to no leaf; or if `metadata` contains anything
+      but text.
+    TypeError: If a leaf to be quantized is not floating point.
+  """
+  texts = dict(metadata or {})
+  for name, text in texts.items():
+    if not isinstance(name, str) or not isinstance(text, str):
+      raise ValueError(f'metadata {name!r}: {text!r} is not text: use str().')
+  if isinstance(state_or_params, State):
+    state = state_or_params
+    _check_variables(state, quantizer)
+    _check_finite(state.params, quantizer)
+    # Jitted like TrainStep.quantized: another program could round differently.
+    params = jax.jit(
+      lambda params, variables: selection.quantized(
+        params, quantizer, variables
+      )
+    )(state.params, state.variables)
+    model_state = state.model_state if model_state is None else model_state
+  else:
+    params = state_or_params
+    _check_finite(params, quantizer)
+    weights = named_leaves(params)
+    w_hat = {
+      path: _quantized(q, weights[path], path, quantized)
+      for path, q in selection.select(params, quantizer).items()
+    }
+    params = selection.replace(params, w_hat)
+  params = jax.device_get(params)
+  leaves = named_leaves(params)
+  packed: dict[str, Any] = {
+    path: _packed(q, np.asarray(leaves[path]), path)
+    for path, q in selection.select(params, quantizer).items()
+  }
+  return PackedParams(
+    selection.replace(params, packed),
+    jax.device_get({} if model_state is None else model_state),
+    versions() | texts,
+  )
+
+
+def unpack(packed: PackedParams | Any, like: Any = None) -> Any:
+  """Returns parameters with Ŵ on the quantized leaves. Works under jit.
+
+  Args:
+    packed: `PackedParams`, or a pytree that contains `PackedArray`s, such as
+      `PackedParams.params`, which a jitted function can take as an argument.
+    like: A pytree of the wanted structure, such as the arrays of an Equinox
+      model if `packed` comes from a file. None keeps the structure of `packed`.
+
+  Returns:
+    A pytree of arrays: ordinary parameters.
+
+  Raises:
+    ValueError: If `like` has other paths, shapes or dtypes, or if the levels
+      are float64 and jax has float64 disabled.
+  """
+  params = packed.params if isinstance(packed, PackedParams) else packed
+  params = jax.tree.map(
+    lambda leaf: values(leaf) if is_packed(leaf) else leaf,
+    params,
+    is_leaf=is_packed,
+  )
+  if like is None:
+    return params
+  found, wanted = named_leaves(params), named_leaves(like)
+  for path in found.keys() | wanted.keys():
+    found_type, wanted_type = (
+      f'{jnp.result_type(tree[path])}{jnp.shape(tree[path])}'
+      if path in tree
+      else 'missing'
+      for tree in (found, wanted)
+    )
+    if found_type != wanted_type:
+      raise ValueError(
+        f'{path} is {found_type} in `packed` and {wanted_type} in `like`.'
+      )
+  return selection.replace(like, found)
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of mq_jax and jax, for the metadata of a file."""
+  from mq_jax import __version__  # the package imports this file
+
+  return {'mq_jax': __version__, 'jax': jax.__version__}
+
+
+def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
+  tables = _levels_like(quantizer, w_hat).shape[:-1]
+  name = getattr(quantizer.codes, '__qualname__', '').partition('.')[0]
+  return packed_array(w_hat, tables, path, name)
+
+
+def _at_start(
+  quantizer: Quantizer, w: Array, function: Callable[..., Any]
+) -> Any:
+  """Returns `function(theta, variables)` with the values before training."""
+  variables = quantizer.init(w)
+  parametrized = quantizer.parametrized or (lambda w: w)
+  return function(parametrized(w), variables)
+
+
+def _levels_like(quantizer: Quantizer, w: Any) -> jax.ShapeDtypeStruct:
+  def table(theta: Array, variables: Any) -> Array:
+    w_tilde = quantizer.preprocess(theta, variables)
+    return quantizer.codes(w_tilde, variables)[1]
+
+  return jax.eval_shape(lambda w: _at_start(quantizer, w, table), w)
+
+
+def _quantized(
+  quantizer: Quantizer, w: Array, path: str, quantized: bool
+) -> Array:
+  """Returns Ŵ; raises if the values of `w` contradict `quantized`."""
+  like = _levels_like(quantizer, w)
+  codes = levels.by_value(np.asarray(w), like.shape[:-1])[0]
+  count, max_count = int(codes.max()) + 1, like.shape[-1]
+  if quantized:
+    if count > max_count:
+      raise ValueError(
+        f'{path} has {count} different values, but its quantizer has'
+        f' {max_count} levels, so the leaf is not quantized: leave out'
+        ' quantized=True.'
+      )
+    return w
+  if jax.tree.leaves(jax.eval_shape(quantizer.init, w)):
+    raise ValueError(
+      f'The quantizer of {path} has variables that training changes: pass the'
+      ' State, or pass TrainStep.quantized of the State with quantized=True.'
+    )
+  weights_per_table = np.size(w) // math.prod(like.shape[:-1])
+  if 1 < count <= max_count and weights_per_table >= 4 * count:
+    raise ValueError(
+      f'{path} has {count} different values, so it seems to be quantized'
+      ' already: pass quantized=True to pack the leaf unchanged.'
+    )
+  return jax.jit(
+    lambda w: _at_start(quantizer, w, functools.partial(quantize, quantizer))
+  )(w)
+
+
+def _check_finite(params: Any, quantizer: Rules) -> None:
+  """Raises `ValueError` if a weight is empty or not finite."""
+  leaves = named_leaves(params)
+  for path in selection.select(params, quantizer):
+    weight = np.asarray(leaves[path]).astype(np.float64)
+    if not weight.size:
+      raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
+    # Codes would hide such values.
+    if not np.all(np.isfinite(weight)):
+      raise ValueError(
+        f'{path} has values that are not finite: pack an earlier checkpoint.'
+      )
+
+
+def _check_variables(state: State, quantizer: Rules) -> None:
+  """Raises `ValueError` unless the rules match those that made the state."""
+  selected = selection.select(state.params, quantizer)
+  leaves = named_leaves(state.params)
+  for path in selected.keys() | state.variables.keys():
+    if path not in selected or path not in state.variables:
+      raise ValueError(
+        f'{path} is quantized either by these rules or in the state, but not in'
+        ' both: pass the rules of the training.'
+      )
+    q = selected[path]
+    wanted: Any = jax.tree.structure(jax.eval_shape(q.init, leaves[path]))
+    if wanted != jax.tree.structure(state.variables[path]):
+      raise ValueError(
+        f'The variables of {path} belong to another quantizer: pass the rules'
+        ' of the training.'
+      )
