@@ -66,10 +66,7 @@ class TrainStep(NamedTuple):
 
 
 class _Parts(NamedTuple):
-  """The checked arguments of `make_train_step`.
-
-  `cotangent_estimator` takes ∂loss/∂Ŵ back to W in the gradient of φ.
-  """
+  """The checked arguments of `make_train_step`."""
 
   loss: LossFn
   rules: Rules
@@ -79,7 +76,7 @@ class _Parts(NamedTuple):
   post_update: optax.GradientTransformation
   meta_optimizer: optax.GradientTransformation
   differentiate_refinement: bool
-  cotangent_estimator: GradientEstimator
+  phi_cotangent: str
 
 
 def make_train_step(
@@ -151,7 +148,7 @@ def make_train_step(
     post_update=post_update,
     meta_optimizer=meta_optimizer,
     differentiate_refinement=differentiate_refinement,
-    cotangent_estimator=ste() if phi_cotangent == 'ste' else estimator,
+    phi_cotangent=phi_cotangent,
   )
   step_fn = functools.partial(_step, parts)
   first_state = jax.jit(functools.partial(_first_state, parts))
@@ -265,9 +262,11 @@ def _loss(
   loss, metrics, evaluated = _evaluate(
     parts, lax.stop_gradient(updated), batch, state.step + 1
   )
-  cotangent, _ = weight_gradient(
-    parts.cotangent_estimator, selected, lax.stop_gradient(phi), evaluated
-  )
+  if parts.phi_cotangent == 'ste':
+    rule, rule_phi = ste(), ()
+  else:
+    rule, rule_phi = parts.estimator, lax.stop_gradient(phi)
+  cotangent, _ = weight_gradient(rule, selected, rule_phi, evaluated)
   loss = with_cotangent(
     loss, _only(selected, updated.params), _only(selected, cotangent)
   )
