@@ -196,7 +196,7 @@ def test_study_signal_or_budget_saves_within_run(folder):
   process.terminate()
   status, out = finish(process)
   assert status == 143, out
-  assert re.search(r'[Ss]aved at step \d+', out)
+  assert re.search(r'Checkpoint saved at step \d+\.', out)
   assert 'Traceback' not in out
   (log,) = logs()
   before = len(run_log.read_log(log)[1])
