@@ -1,1 +1,1 @@
-"""What reproduces the papers; imports mq_jax, never the other way round."""
+"""Reproduces the papers. It imports mq_jax; mq_jax does not import it."""

@@ -23,8 +23,11 @@ def test_the_example_of_the_readme_runs_and_learns(tmp_path):
   assert len([line for line in code.splitlines() if line.strip()]) <= 25
   result = subprocess.run(
     [sys.executable, '-c', code],
-    capture_output=True, text=True, check=True, cwd=tmp_path,
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    check=True,
+    cwd=tmp_path,
+  )
   accuracy = float(re.search(r"'accuracy': ([0-9.]+)", result.stdout)[1])
   # Of two classes about as frequent.
   assert accuracy > 0.8
@@ -45,8 +48,11 @@ def test_the_blocks_of_your_project_run(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
   result = subprocess.run(
     [sys.executable, '-c', code],
-    capture_output=True, text=True, check=False, cwd=tmp_path,
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=tmp_path,
+  )
   assert result.returncode == 0, result.stderr[-2000:]
   assert 'Dense_1/kernel' in result.stdout
 
@@ -55,8 +61,11 @@ def test_the_blocks_of_deploy_run_and_serve_what_was_trained(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'deploy.md'))
   result = subprocess.run(
     [sys.executable, '-c', code],
-    capture_output=True, text=True, check=False, cwd=tmp_path,
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=tmp_path,
+  )
   assert result.returncode == 0, result.stderr[-2000:]
   size = (tmp_path / 'small.safetensors').stat().st_size
   before, after = re.search(
@@ -84,8 +93,11 @@ def test_methods_of_extending_are_short_and_train(tmp_path):
     assert len(lines(block)) < 30, name
   result = subprocess.run(
     [sys.executable, '-c', '\n'.join(blocks)],
-    capture_output=True, text=True, check=False, cwd=tmp_path,
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=tmp_path,
+  )
   assert result.returncode == 0, result.stderr[-2000:]
   number = r'([-+.e0-9]+)'
   start, end = re.search(
@@ -95,8 +107,9 @@ def test_methods_of_extending_are_short_and_train(tmp_path):
   layers = re.findall(
     rf'^(.*): levels \[(.*)\], mean\|W\| {number},'
     rf' delta {number} to {number}, gain {number}$',
-    result.stdout, re.MULTILINE,
-  )  # fmt: skip
+    result.stdout,
+    re.MULTILINE,
+  )
   assert [layer[0] for layer in layers] == ['in/kernel', 'out/kernel']
   for _, levels, size, first, delta, gain in layers:
     # Doubling is exact: the levels are those promised, to the last bit.

@@ -19,8 +19,10 @@ SECONDS = 600
 
 def test_there_are_three():
   assert [path.stem for path in NOTEBOOKS] == [
-    'ablations', 'from_scratch', 'quickstart'
-  ]  # fmt: skip
+    'ablations',
+    'from_scratch',
+    'quickstart',
+  ]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)

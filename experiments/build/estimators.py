@@ -11,7 +11,7 @@ from experiments.build.networks import DTYPES
 
 
 class Facts(NamedTuple):
-  """What estimators need to know about the rest of a run.
+  """Facts about the rest of a run that estimators need.
 
   Attributes:
     steps_per_epoch: Number of updates per epoch.

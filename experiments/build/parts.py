@@ -15,7 +15,7 @@ from mq_jax import selection
 
 
 class RunParts(NamedTuple):
-  """What a train step is made of, and what the method does after training.
+  """The parts of a train step, and the choice of variables after training.
 
   Attributes:
     rules: Quantizer of each leaf.

@@ -1,4 +1,4 @@
-"""What a run starts from: weights, batch statistics and the first state."""
+"""The start of a run: weights, batch statistics and the first state."""
 
 import pathlib
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def new_epoch(steps: Steps, step: int) -> Progress:
 
 
 class Outputs(NamedTuple):
-  """Where a run writes.
+  """The outputs of a run.
 
   Attributes:
     manager: Manager of the checkpoints.

@@ -66,14 +66,14 @@ class Result(NamedTuple):
 
 
 class _Control(NamedTuple):
-  """How a run is stopped and shown: arguments of `train_and_evaluate`."""
+  """The arguments `stop` and `show` of `train_and_evaluate`."""
 
   stop: Callable[[], bool]
   show: Callable[..., Any]
 
 
 class _Start(NamedTuple):
-  """What a run without a checkpoint starts with.
+  """The start of a run that has no checkpoint.
 
   Attributes:
     state: `() -> state`.

@@ -1,4 +1,4 @@
-"""Methods: what `config.quantizer` names, and what `config.method` may hold."""
+"""The methods that `config.quantizer` names, and their options."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""How a method is declared, and the parts that it consists of."""
+"""The declaration of a method, and the parts of a method in one run."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -480,9 +480,14 @@ CRAFTED = {
     b'labelsK\x01'
     + b''.join(b'q%bh%b\x86' % ((bytes([i]),) * 2) for i in range(30)),
   ),
-  'encoded_again': b'\x80\x02(c_codecs\nencode\nq\x00' + TEXT + b'q\x01'
-  + LATIN1 + b'q\x02' + b'h\x00h\x01h\x02\x86R' * 12_000 + b't.',
-}  # fmt: skip
+  'encoded_again': b'\x80\x02(c_codecs\nencode\nq\x00'
+  + TEXT
+  + b'q\x01'
+  + LATIN1
+  + b'q\x02'
+  + b'h\x00h\x01h\x02\x86R' * 12_000
+  + b't.',
+}
 
 
 @pytest.mark.parametrize('content', CRAFTED.values(), ids=CRAFTED)

@@ -49,8 +49,10 @@ def test_jobs_run_in_ledger_is_not_planned(tmp_path):
   )
   ledgers.write(tmp_path / 'results', 'long', config, [1.0, 2.0, 3.0])
   assert names(plan(tmp_path)) == [
-    'mine-ste-2epochs-seed0', 'mine-ste-2epochs-seed1', 'mine-fc-2epochs-seed0'
-  ]  # fmt: skip
+    'mine-ste-2epochs-seed0',
+    'mine-ste-2epochs-seed1',
+    'mine-fc-2epochs-seed0',
+  ]
   (job,) = plan(tmp_path)[2:]
   assert (job.config.seed, job.config.trials) == (0, 1)
   assert job.workdir.parent == tmp_path / 'runs'
@@ -85,14 +87,16 @@ def test_jobs_two_names_of_a_configuration_run_once(tmp_path):
   study = a_study()
   study['same'] = study['ste']
   assert names(plan(tmp_path, 1, study=study)) == [
-    'mine-ste-2epochs-seed0', 'mine-fc-2epochs-seed0'
-  ]  # fmt: skip
+    'mine-ste-2epochs-seed0',
+    'mine-fc-2epochs-seed0',
+  ]
 
 
 def test_jobs_together_leave_out_begun_and_done_seeds(tmp_path):
   assert names(plan(tmp_path, 5, together=True)) == [
-    'mine-ste-2epochs-seeds0to4', 'mine-fc-2epochs-seeds0to4'
-  ]  # fmt: skip
+    'mine-ste-2epochs-seeds0to4',
+    'mine-fc-2epochs-seeds0to4',
+  ]
   config = a_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'two', config | {'seed': 2}, [1.0, 2.0])
   begun = plan(tmp_path, 2, together=True)[0].workdir
@@ -100,9 +104,11 @@ def test_jobs_together_leave_out_begun_and_done_seeds(tmp_path):
   (begun / 'metrics.jsonl').write_text('{"config": {}}\n')
   planned = plan(tmp_path, 5, together=True)
   assert names(planned) == [
-    'mine-ste-2epochs-seeds0to1', 'mine-ste-2epochs-seeds2to4',
-    'mine-fc-2epochs-seeds0to1', 'mine-fc-2epochs-seeds3to4',
-  ]  # fmt: skip
+    'mine-ste-2epochs-seeds0to1',
+    'mine-ste-2epochs-seeds2to4',
+    'mine-fc-2epochs-seeds0to1',
+    'mine-fc-2epochs-seeds3to4',
+  ]
   assert [job.config.trials for job in planned] == [2, 3, 2, 2]
   assert study_plan.status(planned[0]) == (study_plan.BEGUN, 0)
   assert study_plan.status(planned[1]) == (study_plan.MISSING, 0)
