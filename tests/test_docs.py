@@ -18,7 +18,8 @@ def python_blocks(page):
   return re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
 
 
-def test_the_example_of_the_readme_runs_and_learns(tmp_path):
+@pytest.mark.slow
+def test_readme_example_runs_and_learns(tmp_path):
   code = python_blocks(ROOT / 'README.md')[0]
   assert len([line for line in code.splitlines() if line.strip()]) <= 25
   result = subprocess.run(
@@ -36,7 +37,7 @@ def test_the_example_of_the_readme_runs_and_learns(tmp_path):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page):
+def test_page_links_lead_to_files(page):
   links = re.findall(r'\]\(([^)#]+)', page.read_text(encoding='utf-8'))
   for link in links:
     if '://' not in link:
@@ -44,7 +45,7 @@ def test_links_lead_to_files(page):
 
 
 @pytest.mark.slow
-def test_the_blocks_of_your_project_run(tmp_path):
+def test_your_project_blocks_run(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
   result = subprocess.run(
     [sys.executable, '-c', code],
@@ -57,7 +58,8 @@ def test_the_blocks_of_your_project_run(tmp_path):
   assert 'Dense_1/kernel' in result.stdout
 
 
-def test_the_blocks_of_deploy_run_and_serve_what_was_trained(tmp_path):
+@pytest.mark.slow
+def test_deploy_blocks_run_and_serve_trained_network(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'deploy.md'))
   result = subprocess.run(
     [sys.executable, '-c', code],
@@ -86,7 +88,7 @@ def lines(block):
 
 
 @pytest.mark.slow
-def test_methods_of_extending_are_short_and_train(tmp_path):
+def test_extending_methods_are_short_and_train(tmp_path):
   blocks = python_blocks(ROOT / 'docs' / 'extending.md')
   for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):
     (block,) = [block for block in blocks if name in block]

@@ -203,6 +203,7 @@ def test_step_every_framework_equals_plain_dicts(x64, make):
     np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_import_mq_jax_imports_no_framework():
   code = (
     'import mq_jax, sys; print(*{name.split(".")[0] for name in sys.modules})'

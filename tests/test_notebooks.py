@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 SECONDS = 600
 
 
-def test_there_are_three():
+def test_notebooks_are_three():
   assert [path.stem for path in NOTEBOOKS] == [
     'ablations',
     'from_scratch',
@@ -26,7 +26,7 @@ def test_there_are_three():
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_every_notebook_has(path):
+def test_notebook_has_badge_install_cell_and_no_outputs(path):
   book = json.loads(path.read_text(encoding='utf-8'))
   text = ''.join(''.join(cell['source']) for cell in book['cells'])
   assert f'/notebooks/{path.name})' in text  # the badge
@@ -57,8 +57,9 @@ def noise(tmp_path):
   return tmp_path / 'sets'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, noise, monkeypatch):
+def test_notebook_runs_without_errors(path, tmp_path, noise, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(noise))
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
   # Most of what the runs of one notebook compile is the same.

@@ -124,6 +124,7 @@ def assert_same_run(config, work, other):
   assert tiny.as_bytes(files[0].params) == tiny.as_bytes(files[1].params)
 
 
+@pytest.mark.slow
 def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
   tmp_path, environment, pretrained
 ):
@@ -195,6 +196,7 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
   assert {p: p.stat().st_mtime_ns for p in reference.rglob('*')} == stamps
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_in_notebook_needs_no_flags(tmp_path, environment):
   pretrained = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   values = {'estimator': 'ste', 'epochs': 1, 'batch_size': 718}
@@ -223,6 +225,7 @@ print(json.dumps(result.records))
   assert header['config'] | values == header['config']
 
 
+@pytest.mark.slow
 def test_cifar_user_error_is_one_line(tmp_path, environment):
   work = tmp_path / 'run'
   cases = {
@@ -326,6 +329,7 @@ def test_exit_on_user_error_defect_keeps_its_traceback(kind):
     raise kind('a defect')
 
 
+@pytest.mark.slow
 def test_parse_flags_defect_in_config_file_keeps_its_traceback(
   tmp_path, monkeypatch
 ):

@@ -46,6 +46,7 @@ def output(program, **environment):
   return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   platform.libc_ver()[0] != 'glibc', reason='only glibc has mallopt'
 )
@@ -58,6 +59,7 @@ def test_keep_memory_freed_memory_causes_no_faults():
   assert kept < given_back / 100
 
 
+@pytest.mark.slow
 def test_configure_cache_is_where_the_environment_says(tmp_path):
   home = str(tmp_path / 'cache')
   assert output(CACHE, XDG_CACHE_HOME=home) == f'{home}/mq_jax'

@@ -258,6 +258,7 @@ def test_prepare_archive_writes_its_rows_once(
   assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_prepare_real_archive_writes_its_rows(
   data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -668,6 +669,7 @@ sys.exit(prepare_data.main(['--source', source, '--data_dir', root]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('number', 'stage', 'status'),
   [

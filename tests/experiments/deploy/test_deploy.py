@@ -117,6 +117,7 @@ def run_copy(deployed, tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', FORMATS)
 def test_deploy_each_file_equals_trained_network(deployed, kind):
   out, described, expected = deployed
@@ -143,6 +144,7 @@ def test_deploy_each_file_equals_trained_network(deployed, kind):
   assert entry['accuracy'] == described['accuracy'] == 100 * right.mean()
 
 
+@pytest.mark.slow
 def test_deploy_packed_file_has_integers_and_norms(deployed):
   out, described, _ = deployed
   packed = mq_jax.load_packed(out / 'packed.safetensors')
@@ -165,6 +167,7 @@ def test_deploy_packed_file_has_integers_and_norms(deployed):
   assert 10 * stored < described['trained_bytes'] * 1.2
 
 
+@pytest.mark.slow
 def test_deploy_program_holds_packed_weights_for_both_platforms(deployed):
   out, _, _ = deployed
   program = jax.export.deserialize(
@@ -177,6 +180,7 @@ def test_deploy_program_holds_packed_weights_for_both_platforms(deployed):
   assert not [line for line in constants if 'tensor<3x3x64x64xf32>' in line]
 
 
+@pytest.mark.slow
 def test_deploy_card_describes_the_network(deployed):
   out, described, _ = deployed
   assert json.loads((out / 'card.json').read_text()) == described
@@ -195,6 +199,7 @@ def test_deploy_card_describes_the_network(deployed):
   assert macs['stage1/block0/conv1/kernel'] == 32 * 32 * 9 * 16 * 16
 
 
+@pytest.mark.slow
 def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
   _, described, _ = deployed
   text = io.StringIO()
@@ -208,6 +213,7 @@ def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
     assert f'{entry["accuracy"]:.2f}%' in line
 
 
+@pytest.mark.slow
 def test_deploy_file_of_another_network_raises(run_copy, monkeypatch):
   out = run_copy / 'small'
   out.mkdir()
@@ -264,6 +270,7 @@ def test_compare_nan_is_infinite_error():
   assert (entry['largest_error'], entry['equal_logits']) == (np.inf, 1)
 
 
+@pytest.mark.slow
 def test_deploy_network_of_another_accuracy_raises(run_copy):
   file = run_copy / 'quantized.safetensors'
   model = model_file.load_model(file)
@@ -275,6 +282,7 @@ def test_deploy_network_of_another_accuracy_raises(run_copy):
   assert not (run_copy / 'small').exists()
 
 
+@pytest.mark.slow
 def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   out, _, _ = deployed
   new = tmp_path / 'small'
@@ -293,6 +301,7 @@ def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['file', 'below a file', 'unwritable'])
 def test_deploy_unwritable_folder_raises_first(run_copy, kind, monkeypatch):
   monkeypatch.setattr(make, '_make_files', None)  # Not reached.
@@ -309,6 +318,7 @@ def test_deploy_unwritable_folder_raises_first(run_copy, kind, monkeypatch):
     make.deploy(run_copy, out)
 
 
+@pytest.mark.slow
 def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
   net = write_run(
     tmp_path,
@@ -329,6 +339,7 @@ def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
   assert entry['equal_predictions'] == 360
 
 
+@pytest.mark.slow
 def test_deploy_count_bits_of_binary_networks(tmp_path):
   net = write_run(
     tmp_path, activation_quantizer='bi_real', float_layers='(stem|head)/kernel'
@@ -361,6 +372,7 @@ def test_check_count_bits_without_such_operation_raises(
     make._check_count_bits(config, [kind])
 
 
+@pytest.mark.slow
 def test_deploy_impossible_request_raises_first(tmp_path, monkeypatch):
   with pytest.raises(errors.InvalidError, match='--format=tflite'):
     make.deploy(tmp_path, tmp_path / 'small', ['tflite'])
@@ -372,6 +384,7 @@ def test_deploy_impossible_request_raises_first(tmp_path, monkeypatch):
   assert not (tmp_path / 'small').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   not HAS_ONNX, reason='jax2onnx and onnxruntime are not installed'
 )
@@ -407,6 +420,7 @@ def predict_without(packages, *arguments):
   )
 
 
+@pytest.mark.slow
 def test_predict_runs_without_training_code(deployed, tmp_path):
   out, _, expected = deployed
   images = datasets.load('digits').test_images[:2]
@@ -428,6 +442,7 @@ def test_predict_runs_without_training_code(deployed, tmp_path):
   assert 'Traceback' not in process.stderr
 
 
+@pytest.mark.slow
 def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
   out, _, expected = deployed
   program = out / 'model.stablehlo'
@@ -453,6 +468,7 @@ def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
       list(predict.predict(program, [path]))
 
 
+@pytest.mark.slow
 def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   out, _, _ = deployed
   content = (out / 'model.stablehlo').read_bytes()
@@ -475,6 +491,7 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
     artefact.load(tmp_path / 'other.safetensors')
 
 
+@pytest.mark.slow
 def test_load_classes_come_from_card_of_the_file(deployed, tmp_path):
   out, described, _ = deployed
   path = tmp_path / 'model.stablehlo'
@@ -508,6 +525,7 @@ def another_program(shape, dtype, platforms=('cpu',)):
   return exported(jax.ShapeDtypeStruct(sizes, dtype)).serialize()
 
 
+@pytest.mark.slow
 def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
   out, described, _ = deployed
   cards.enter(tmp_path, described)

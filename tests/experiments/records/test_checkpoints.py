@@ -195,6 +195,7 @@ def test_restore_latest_damaged_raises_with_folder(manager: Any) -> None:
     checkpoints.restore_latest(manager, state)
 
 
+@pytest.mark.slow
 def test_save_under_absl_hides_messages_of_orbax() -> None:
   program = """
 import tempfile
@@ -286,6 +287,7 @@ def drain(pipe: multiprocessing.connection.Connection) -> list[Any]:
   return messages
 
 
+@pytest.mark.slow
 def test_save_killed_loses_only_that_save(
   tmp_path: pathlib.Path,
 ) -> None:

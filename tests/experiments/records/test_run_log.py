@@ -67,6 +67,7 @@ def test_describe_run_has_config_device_and_versions() -> None:
   assert {name: described[name] for name in source} == source
 
 
+@pytest.mark.slow
 def test_source_is_commit_of_the_checkout(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +267,7 @@ def test_append_bad_record_raises_and_writes_nothing(
   assert log.path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_append_killed_keeps_acknowledged_records(
   tmp_path: pathlib.Path,
 ) -> None:

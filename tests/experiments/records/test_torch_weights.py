@@ -131,6 +131,7 @@ def test_load_any_other_precision_becomes_float32(tmp_path, dtype):
   assert_same_model(got, torch_weights.load_any(write(tmp_path, rounded)))
 
 
+@pytest.mark.slow
 def test_command_converts_safetensors(tmp_path):
   source = write(tmp_path, state_dict())
   destination = tmp_path / 'ours.safetensors'

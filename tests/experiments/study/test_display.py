@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 import rich.console
 
 from experiments.records import ledger
@@ -41,6 +42,7 @@ def test_print_status_lists_every_name_of_a_setting(tmp_path):
   assert '2 of 9 trials are done.' in text
 
 
+@pytest.mark.slow
 def test_display_two_runs_have_a_bar_and_leave_lines():
   program = """
 from experiments.study import display

@@ -137,6 +137,7 @@ def test_run_seeds_alone_plans_one_run_per_seed(tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_claim_run_killed_process_loses_claim(tmp_path):
   job = plan(tmp_path)[0]
   program = f"""
@@ -174,6 +175,7 @@ def test_claim_run_error_ends_claim(tmp_path):
     assert is_claimed
 
 
+@pytest.mark.slow
 def test_status_in_a_loop_never_blocks_claim(tmp_path):
   """A process that lists in a loop never makes a claim fail."""
   job = plan(tmp_path)[0]

@@ -96,6 +96,7 @@ def reference(folder):
   return workdir
 
 
+@pytest.mark.slow
 def test_study_undisturbed_runs_each_trial_once(reference):
   runs = measured(reference)
   assert list(runs) == [
@@ -115,6 +116,7 @@ def test_study_undisturbed_runs_each_trial_once(reference):
   assert len(list((reference / 'base').glob('*/metrics.jsonl'))) == 1
 
 
+@pytest.mark.slow
 def test_study_finished_is_only_read(folder, reference):
   stamps = {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')}
   status, out = finish(start(folder, reference))
@@ -123,6 +125,7 @@ def test_study_finished_is_only_read(folder, reference):
   assert {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')} == stamps
 
 
+@pytest.mark.slow
 def test_study_killed_at_any_moment_counts_nothing_twice(folder, reference):
   workdir = folder / 'killed'
   moments = []
@@ -146,6 +149,7 @@ def test_study_killed_at_any_moment_counts_nothing_twice(folder, reference):
   assert measured(workdir) == measured(reference), moments
 
 
+@pytest.mark.slow
 def test_study_in_slices_and_two_processes_ends_the_same(folder, reference):
   workdir = folder / 'sliced'
   status, out = finish(start(folder, workdir, '--list'))
@@ -164,6 +168,7 @@ def test_study_in_slices_and_two_processes_ends_the_same(folder, reference):
   assert measured(workdir) == measured(reference)
 
 
+@pytest.mark.slow
 def test_study_diverged_run_is_a_result(folder):
   workdir = folder / 'diverging'
   wild = folder / 'wild.py'
@@ -177,6 +182,7 @@ def test_study_diverged_run_is_a_result(folder):
   assert diverged.records == []
 
 
+@pytest.mark.slow
 def test_study_signal_or_budget_saves_within_run(folder):
   """Stops a run of many epochs by SIGTERM, then by its budget."""
   workdir, long = folder / 'stopped', folder / 'long.py'
@@ -255,6 +261,7 @@ def test_run_study_missing_entry_is_an_error(tmp_path, monkeypatch):
     in_process(tmp_path, monkeypatch, 1, estimator='ste', epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('more', 'message'),
   [

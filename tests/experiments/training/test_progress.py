@@ -51,6 +51,7 @@ with progress.progress_bar(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width', [80, 100, 120])
 def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
   written = in_terminal(WIDEST, width)
@@ -71,12 +72,14 @@ def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
   assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')
 
 
+@pytest.mark.slow
 def test_bar_narrow_terminal_gets_one_line() -> None:
   written = in_terminal(WIDEST, 60)
   assert not re.search(r'\x1b\[\d*A', written)
   assert len(frames(written)[-1]) == 60
 
 
+@pytest.mark.slow
 def test_bar_after_error_shows_cursor() -> None:
   program = """
 from experiments.training import progress
@@ -93,6 +96,7 @@ except KeyboardInterrupt:
   assert frames(written)[-2].endswith('loss nan acc - - steps/s -:--:-- left')
 
 
+@pytest.mark.slow
 def test_bar_and_table_ascii_terminal_get_ascii() -> None:
   program = f"""{WIDEST}
 from experiments.common import console
@@ -103,6 +107,7 @@ console.print_summary(1., 2., 3., 4., 'a/path')
   assert '| a/path |' in written
 
 
+@pytest.mark.slow
 def test_bar_resumed_run_starts_at_its_step() -> None:
   program = """
 from experiments.training import progress
@@ -117,6 +122,7 @@ with progress.progress_bar(100, 50) as bar:
     assert 0.4 < bar.count('━') / (len(bar) - 1) < 0.6
 
 
+@pytest.mark.slow
 def test_bar_force_color_in_file_prints_lines() -> None:
   done = subprocess.run(
     [sys.executable, '-c', WIDEST],

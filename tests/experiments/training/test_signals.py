@@ -64,6 +64,7 @@ def test_defer_signals_second_ctrl_c_acts_at_once():
     twice()
 
 
+@pytest.mark.slow
 def test_defer_signals_second_sigterm_kills():
   program = (
     'import signal\n'

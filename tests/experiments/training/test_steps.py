@@ -345,6 +345,7 @@ print('the same')
 """
 
 
+@pytest.mark.slow
 def test_run_eight_devices_train_resnet_as_one_device():
   process = subprocess.run(
     [sys.executable, '-c', EIGHT_DEVICES],
