@@ -7,8 +7,8 @@ import pytest
 
 from experiments.common import parallel
 from experiments.common.errors import ConfigError
-from experiments.data import batches
-from experiments.data.on_device import ImageSet, device_pipeline
+from experiments.data import batches, datasets
+from experiments.data.on_device import ImageSet, device_pipeline, hold_out
 from experiments.data.pipeline import Options
 
 SIZE = 14
@@ -124,3 +124,24 @@ def test_evaluate_batches_cover_every_image_once(devices):
 def test_device_pipeline_batch_that_does_not_fit_raises(changes, message):
   with pytest.raises(ConfigError, match=message):
     pipeline(**changes)
+
+
+def test_hold_out_images_are_in_the_test_only():
+  whole = datasets.load('digits')
+  assert hold_out(whole, 0) is whole
+  held = hold_out(whole, 300)
+  assert (len(held.train_labels), len(held.test_labels)) == (1137, 300)
+  assert held.train_images.shape[0] == 1137
+
+  def rows(images, labels):
+    return sorted(
+      (image.tobytes(), int(label))
+      for image, label in zip(images, labels, strict=True)
+    )
+
+  both = rows(held.train_images, held.train_labels)
+  both += rows(held.test_images, held.test_labels)
+  assert sorted(both) == rows(whole.train_images, whole.train_labels)
+  again = hold_out(whole, 300)
+  np.testing.assert_array_equal(again.test_images, held.test_images)
+  assert len(set(held.test_labels.tolist())) == 10
