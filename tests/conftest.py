@@ -35,6 +35,11 @@ hypothesis.settings.load_profile('compiles')
 _DATA_FOLDERS = ('cifar-10-batches-bin', 'pretrained')
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Runs slow tests first, so that no worker waits for one at the end."""
+  items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
   """Lets one test compute in float64, for exact comparisons."""

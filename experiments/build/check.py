@@ -49,12 +49,6 @@ def check(config: ConfigDict) -> None:
     make_network(config, 10)
     parts = make_parts(config, 1)
     make_train_step(config, parts, _no_loss)
-    if parts.relaxed and ESTIMATORS[config.estimator].learned:
-      raise ConfigError(
-        f'config.estimator={config.estimator!r} has nothing to estimate:'
-        f' gradients pass no quantizer with config.quantizer='
-        f"{config.quantizer!r}. Set config.estimator='ste'."
-      )
     _check_leaves(config, parts)
   except ValueError as error:
     raise ConfigError(str(error)) from error
@@ -133,8 +127,7 @@ def _check_decay(config: ConfigDict) -> None:
 
 def _check_leaves(config: ConfigDict, parts: RunParts) -> None:
   """Refuses rules and estimators that do not fit the leaves of the network."""
-  # All else fits the leaves of every network.
-  if not config.float_layers and config.estimator != 'kernel_wise':
+  if not config.float_layers and not ESTIMATORS[config.estimator].needs_shapes:
     return
   keys = tuple((name, config[name]) for name in network_keys(config))
   params = _param_shapes(keys, DATASETS[config.dataset].image_shape)

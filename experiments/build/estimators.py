@@ -33,6 +33,7 @@ class Estimator(NamedTuple):
       colour-blind readers can tell apart.
     marker: Marker in all figures, as matplotlib names it.
     learned: The estimator has parameters φ.
+    needs_shapes: The estimator fits only kernels of certain shapes.
   """
 
   make: Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]
@@ -40,6 +41,7 @@ class Estimator(NamedTuple):
   colour: str
   marker: str
   learned: bool = True
+  needs_shapes: bool = False
 
 
 # Training of φ reads these keys, whatever the estimator is.
@@ -86,13 +88,14 @@ def _feature_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
     raise ValueError(
       f"config.features={keys.features!r} contains 'distance', the distance to"
       ' the threshold between two levels, but the quantizer has several'
-      " thresholds: set config.bits=1, or leave 'distance' out."
+      " thresholds: leave 'distance' out, or use a quantizer of 1 bit."
     )
   return mq_jax.feature_fc(
     features,
     keys.hidden,
     steps=keys.progress_epochs * facts.steps_per_epoch,
-    threshold=facts.threshold or 0.0,
+    # Only the feature 'distance' reads it.
+    threshold=0.0 if facts.threshold is None else facts.threshold,
   )
 
 
@@ -113,6 +116,7 @@ ESTIMATORS = {
     (*LEARNED, 'hidden', 'init'),
     '#CC79A7',
     'v',
+    needs_shapes=True,
   ),
   'feature_fc': Estimator(
     _feature_fc,

@@ -23,8 +23,9 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
     read. A base model counts by the name of its file.
   """
   complete = as_declared(KEYS, config)
-  options = METHODS[complete['quantizer']].options
-  complete['method'] = as_declared(options, dict(complete['method']))
+  if complete['quantizer'] in METHODS:
+    options = METHODS[complete['quantizer']].options
+    complete['method'] = as_declared(options, dict(complete['method']))
   excluded = {name for name, key in KEYS.items() if not key.identity}
   excluded |= unread_keys(complete) | set(without)
   kept = {

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import methods, optimizers
-from experiments.build.estimators import Facts, make_estimator
+from experiments.build.estimators import ESTIMATORS, Facts, make_estimator
 from mq_jax import selection
 
 
@@ -63,6 +63,15 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
   method = methods.make_method(
     config, methods.Run(steps, steps_per_epoch, weight_optimizer)
   )
+  relaxed = (
+    method.quantizer is not None and method.quantizer.relaxed is not None
+  )
+  if relaxed and ESTIMATORS[config.estimator].learned:
+    raise ValueError(
+      f'config.estimator={config.estimator!r} has nothing to estimate:'
+      ' gradients pass no quantizer with config.quantizer='
+      f"{config.quantizer!r}. Set config.estimator='ste'."
+    )
   rules = rules_of(config, method)
   refine = optimizers.make_refine(config)
   if method.refine is not None:
@@ -74,8 +83,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     learning_rate=learning_rate,
     post_update=_post_update(config, method, rules),
     meta_optimizer=optimizers.make_meta_optimizer(config, steps_per_epoch),
-    relaxed=method.quantizer is not None
-    and method.quantizer.relaxed is not None,
+    relaxed=relaxed,
     after_training=method.after_training,
   )
 

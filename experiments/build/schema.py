@@ -16,6 +16,7 @@ from experiments.build.estimators import ESTIMATORS
 from experiments.build.key import Key
 from experiments.build.methods import METHODS
 from experiments.build.networks import ACTIVATION_QUANTIZERS, DTYPES, NETWORKS
+from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 
 # Key to the table that its value chooses from and whose entries have `reads`.
@@ -212,6 +213,26 @@ def default_config() -> ConfigDict:
   return key.defaults(KEYS)
 
 
+def recorded_config(values: Mapping[str, Any], source: object) -> ConfigDict:
+  """Returns the configuration that a file recorded; missing keys have defaults.
+
+  Args:
+    values: Recorded keys and values.
+    source: Path of the file, for the message.
+
+  Raises:
+    InvalidError: If a key is unknown, because its value would be ignored.
+  """
+  if unknown := sorted(set(values) - set(KEYS)):
+    raise InvalidError(
+      f'{source} has the unknown config keys {unknown}: another version of this'
+      ' code wrote it. Use that version, or train again.'
+    )
+  config = default_config()
+  config.update(values)
+  return config
+
+
 def help_text() -> str:
   """Returns the options of the configuration, one line each, for `--help`."""
   lines = key.help_lines(KEYS)
@@ -235,7 +256,9 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
   unread: set[str] = set()
   for name, table in TABLES.items():
     declared = {key for entry in table.values() for key in entry.reads}
-    unread |= declared - set(table[config[name]].reads)
+    # A name that is no longer declared may have read any key.
+    if config[name] in table:
+      unread |= declared - set(table[config[name]].reads)
   for name, declaration in KEYS.items():
     if declaration.replaced_by and config[declaration.replaced_by]:
       unread.add(name)

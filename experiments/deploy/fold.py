@@ -60,7 +60,7 @@ def fold_run(
   evaluate = _make_evaluate(config)
   accuracies = {name: evaluate(*form)[1] for name, form in forms.items()}
   model_file.save_model(
-    path.with_name(path.name.replace('quantized', 'folded')),
+    run_folder.model_path(workdir, config, kind='folded'),
     params,
     batch_stats,
     model.metadata | {'accuracy': f'{accuracies["folded"]:.2f}'},
@@ -78,6 +78,7 @@ def _make_evaluate(
   config: ConfigDict,
 ) -> Callable[[Any, Any], tuple[float, float]]:
   """Makes the test of a run, on one device."""
+  config = config.copy_and_resolve_references()
   config.mesh_data = 1
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build.networks import DTYPES, make_network, network_keys
-from experiments.build.schema import default_config
+from experiments.build.schema import recorded_config
 from experiments.common.errors import InvalidError
 from experiments.data import batches
 from experiments.data.on_device import ImageSet
@@ -54,8 +54,9 @@ def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
     shape (N, classes). The function unpacks the weights.
   """
   metadata = packed.metadata
-  config = default_config()
-  config.update(json.loads(metadata['network']))
+  config = recorded_config(
+    json.loads(metadata['network']), 'The file of the network'
+  )
   net = make_network(config, len(json.loads(metadata['classes'])))
   if json.loads(metadata['count_bits']):
     net = net.clone(count_bits=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.build.schema import default_config
+from experiments.build.schema import recorded_config
 from experiments.common.errors import MissingError
 from experiments.records import run_log
 
@@ -80,8 +80,7 @@ def read_quantized_run(
   if not log.exists():
     raise MissingError(f'{log} is missing: {workdir} contains no run.')
   header = run_log.read_log(log)[0]
-  config = default_config()
-  config.update(header['config'])
+  config = recorded_config(header['config'], log)
   path = model_path(workdir, config)
   if config.quantizer == 'none' or not path.exists():
     raise MissingError(

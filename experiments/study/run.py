@@ -11,6 +11,7 @@ from experiments import training
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.common.errors import InvalidError, MissingError
 from experiments.records import ledger
+from experiments.records.workdir import model_path
 from experiments.study import display as study_display
 from experiments.study import plan as study_plan
 from experiments.study import spec
@@ -95,7 +96,7 @@ def base_models(
         f' {config.dataset}. Select some settings with --only, or name a folder'
         ' of base models with --pretrained.'
       )
-    config.pretrained = str(base_workdir / 'model.safetensors')
+    config.pretrained = str(model_path(base_workdir, base))
   return first
 
 

@@ -1,7 +1,6 @@
 """The start of a run: weights, batch statistics and the first state."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +9,6 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import losses
-from experiments.build.base_model import is_from_scratch
 from experiments.common import parallel
 from experiments.common.errors import InvalidError
 from experiments.data.pipeline import Pipeline
@@ -33,7 +31,7 @@ def initial_variables(
   config: ConfigDict,
   net: Any,
   image_shape: tuple[int, int, int],
-  make_base: Callable[[], pathlib.Path],
+  base: str,
 ) -> tuple[Any, Any]:
   """Returns the parameters and batch statistics that a run starts from.
 
@@ -41,8 +39,7 @@ def initial_variables(
     config: A checked configuration.
     net: Linen module.
     image_shape: Height, width and channels of the images.
-    make_base: Trains a base model and returns its path; called if the run needs
-      one and the configuration names none.
+    base: Path of the base model; empty for random weights.
 
   Returns:
     `(params, batch_stats)`.
@@ -56,28 +53,27 @@ def initial_variables(
     images = jnp.zeros((1, *image_shape))
     return net.init(jax.random.key(config.seed), images, train=False)
 
-  if is_from_scratch(config):
+  if not base:
     variables = jax.jit(random_variables)()
     return variables['params'], variables['batch_stats']
-  path = config.pretrained or make_base()
-  base = torch_weights.load_any(pathlib.Path(path).expanduser())
+  model = torch_weights.load_any(pathlib.Path(base).expanduser())
   expected = jax.eval_shape(random_variables)
-  params = base.params
-  if base.metadata.get('activations') != activation_label(config):
+  params = model.params
+  if model.metadata.get('activations') != activation_label(config):
     needs_numbers = bool(_numbers(expected['params']))
     random_params = (
       jax.jit(random_variables)()['params'] if needs_numbers else {}
     )
     params = _with_numbers_of(params, random_params)
-  for name, loaded in (('params', params), ('batch_stats', base.batch_stats)):
+  for name, loaded in (('params', params), ('batch_stats', model.batch_stats)):
     differences = set(_shapes(expected[name])) ^ set(_shapes(loaded))
     if differences:
       raise InvalidError(
-        f'{path} does not fit config.network={config.network!r} on'
+        f'{base} does not fit config.network={config.network!r} on'
         f' {config.dataset}: its {name} differ, for instance in'
-        f' {sorted(differences)[:4]}. The file was made for {base.metadata}.'
+        f' {sorted(differences)[:4]}. The file was made for {model.metadata}.'
       )
-  return params, base.batch_stats
+  return params, model.batch_stats
 
 
 def _with_numbers_of(params: Any, source: Any) -> Any:

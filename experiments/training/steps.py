@@ -146,7 +146,7 @@ def _make_run(
       totals.loss + metrics['loss'].astype(jnp.float32),
       totals.accuracy + metrics['accuracy'].astype(jnp.float32),
       totals.phi_grad_norm + metrics['phi_grad_norm'].astype(jnp.float32),
-      metrics['finite'],
+      totals.finite & metrics['finite'],
     )
 
   # A loop of XLA runs a convolution on CPU some forty times slower than a loop
@@ -190,6 +190,7 @@ def _host_loop(
   seeds: tuple[int, ...],
 ) -> Callable[[Carry, int, int], Carry]:
   """Runs steps one by one; trials take turns."""
+  on_cpu = jax.default_backend() == 'cpu'
   jitted_advance = jax.jit(advance, donate_argnums=0)
   split = jax.jit(lambda carry: parallel.split(carry, len(seeds)))
   stack = jax.jit(parallel.stack)
@@ -200,9 +201,12 @@ def _host_loop(
       leaf.delete()
     for step in range(first, first + steps):
       for i, seed in enumerate(seeds):
-        batch = pipeline.train(seed, step + 1)
+        # A pipeline may move its batches to the devices as it likes.
+        with jax.transfer_guard('allow'):
+          batch = pipeline.train(seed, step + 1)
         carries[i] = jitted_advance(carries[i], batch)
-      if not all(jax.device_get([totals.finite for _, totals in carries])):
+      # Reading the flag would make an accelerator wait for the next batch.
+      if on_cpu and not all(totals.finite for _, totals in carries):
         break
     return stack(carries)
 

@@ -126,13 +126,15 @@ def train_and_evaluate(
     _check_same_base(log_path, config)
     if workdir.is_complete(folder, config):
       return _result(config, folder)
+  needs_base = not is_from_scratch(config) and not config.pretrained
+  base = config.pretrained
+  if needs_base:
+    # Before the data: the run of the base model loads its own.
+    base = str(_base_model(config, folder, control))
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
-    config,
-    net,
-    pipeline.image_shape,
-    lambda: _base_model(config, folder, control),
+    config, net, pipeline.image_shape, base
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
 
@@ -216,9 +218,11 @@ def _train(
     manager = checkpoints.open_manager(workdir.checkpoints_path(folder))
     stack.callback(checkpoints.close, manager)
     measured: dict[str, Any] = {}
-    restored = checkpoints.restore_latest(
-      manager, jax.eval_shape(with_codes, steps.state_shape())
-    )
+    restored = None
+    if manager.latest_step() is not None:
+      restored = checkpoints.restore_latest(
+        manager, jax.eval_shape(with_codes, steps.state_shape())
+      )
     if restored is None:
       saved, progress = with_codes(start.state()), new_epoch(steps, 0)
       measured = _measure_start(config, steps, saved.state, start)

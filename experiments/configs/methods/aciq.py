@@ -8,7 +8,7 @@ ACIQ needs neither training nor data. --config.per_channel=False gives one clip
 per layer.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,6 +21,6 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe('aciq', bits=4, per_channel=True, epochs=0)
+get_config = functools.partial(
+  recipe, 'aciq', bits=4, per_channel=True, epochs=0
+)

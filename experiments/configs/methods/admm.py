@@ -8,7 +8,7 @@ The authors publish neither ρ nor the steps between two updates of the dual
 variable. This recipe uses plain gradient steps in place of their extragradient.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,13 +21,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'admm',
-    optimizer='momentum',
-    weight_decay=1e-4,
-    learning_rate=1e-2,
-    decay_every=0,
-    epochs=100,
-  )
+get_config = functools.partial(
+  recipe,
+  'admm',
+  optimizer='momentum',
+  weight_decay=1e-4,
+  learning_rate=1e-2,
+  decay_every=0,
+  epochs=100,
+)

@@ -10,7 +10,7 @@ convolution). Their 1x1 convolutions have full precision but receive binary
 inputs. SGD starts at 0.01, divided by ten at epochs 10 and 15 of 20.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -23,16 +23,15 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'bwn',
-    per_channel=True,
-    scaled_gradient=False,
-    activation_quantizer='bi_real',
-    float_layers='(stem|head|.*/shortcut)/kernel',
-    optimizer='momentum',
-    learning_rate=1e-2,
-    decay_at='10 15',
-    epochs=20,
-  )
+get_config = functools.partial(
+  recipe,
+  'bwn',
+  per_channel=True,
+  scaled_gradient=False,
+  activation_quantizer='bi_real',
+  float_layers='(stem|head|.*/shortcut)/kernel',
+  optimizer='momentum',
+  learning_rate=1e-2,
+  decay_at='10 15',
+  epochs=20,
+)

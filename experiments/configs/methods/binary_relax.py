@@ -9,7 +9,7 @@ up to 1.02 to the power of 320, and is infinite in the last fifth. The recipe is
 from memory; we did not check it against the paper.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,13 +20,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'binary_relax',
-    optimizer='momentum',
-    weight_decay=1e-4,
-    learning_rate=0.1,
-    decay_at='80 140',
-    epochs=200,
-  )
+get_config = functools.partial(
+  recipe,
+  'binary_relax',
+  optimizer='momentum',
+  weight_decay=1e-4,
+  learning_rate=0.1,
+  decay_at='80 140',
+  epochs=200,
+)

@@ -9,7 +9,7 @@ Unlike there, the weights are not frozen after 200 of 300 epochs. All layers are
 binary except the convolutions of shortcuts.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,13 +21,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'binary',
-    float_layers='.*/shortcut/kernel',
-    optimizer='adam',
-    learning_rate=1e-2,
-    decay_at='81 122',
-    epochs=300,
-  )
+get_config = functools.partial(
+  recipe,
+  'binary',
+  float_layers='.*/shortcut/kernel',
+  optimizer='adam',
+  learning_rate=1e-2,
+  decay_at='81 122',
+  epochs=300,
+)

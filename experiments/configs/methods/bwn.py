@@ -8,7 +8,7 @@ These are the weights of XNOR-Net; MetaQuant's form has one scale per layer
 (--config.per_channel=False). Momentum and its learning rate are ours.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,12 +20,11 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'bwn',
-    per_channel=True,
-    optimizer='momentum',
-    learning_rate=1e-2,
-    epochs=100,
-  )
+get_config = functools.partial(
+  recipe,
+  'bwn',
+  per_channel=True,
+  optimizer='momentum',
+  learning_rate=1e-2,
+  epochs=100,
+)

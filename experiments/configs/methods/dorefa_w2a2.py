@@ -8,7 +8,7 @@ The first and the last layer keep full precision, as in the paper. The learning
 rate and the number of epochs are those of the comparison in PACT.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,17 +21,16 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'dorefa',
-    bits=2,
-    activation_quantizer='dorefa',
-    activation_bits=2,
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    weight_decay=2e-4,
-    learning_rate=0.1,
-    decay_at='60 120',
-    epochs=200,
-  )
+get_config = functools.partial(
+  recipe,
+  'dorefa',
+  bits=2,
+  activation_quantizer='dorefa',
+  activation_bits=2,
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  weight_decay=2e-4,
+  learning_rate=0.1,
+  decay_at='60 120',
+  epochs=200,
+)

@@ -9,7 +9,7 @@ bits, and the factors of both penalties are ours. Each weight takes the nearest
 of TWN's initial levels.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,13 +21,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'elq',
-    optimizer='momentum',
-    weight_decay=5e-4,
-    learning_rate=1e-2,
-    decay_every=0,
-    epochs=100,
-  )
+get_config = functools.partial(
+  recipe,
+  'elq',
+  optimizer='momentum',
+  weight_decay=5e-4,
+  learning_rate=1e-2,
+  decay_every=0,
+  epochs=100,
+)

@@ -8,7 +8,7 @@ Our batch norm has a scale and a shift, unlike the authors'. The learning rate
 is ours.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,16 +21,15 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'bwn',
-    per_channel=True,
-    scaled_gradient=False,
-    activation_quantizer='hwgq',
-    activation_bits=2,
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    learning_rate=1e-2,
-    epochs=100,
-  )
+get_config = functools.partial(
+  recipe,
+  'bwn',
+  per_channel=True,
+  scaled_gradient=False,
+  activation_quantizer='hwgq',
+  activation_bits=2,
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  learning_rate=1e-2,
+  epochs=100,
+)

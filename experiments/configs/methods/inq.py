@@ -8,7 +8,7 @@ All layers are quantized. The learning rate is not published. The authors
 restart its schedule with each portion; this recipe does not.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,14 +21,13 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'inq',
-    bits=5,
-    optimizer='momentum',
-    weight_decay=5e-4,
-    learning_rate=1e-2,
-    decay_every=0,
-    epochs=32,
-  )
+get_config = functools.partial(
+  recipe,
+  'inq',
+  bits=5,
+  optimizer='momentum',
+  weight_decay=5e-4,
+  learning_rate=1e-2,
+  decay_every=0,
+  epochs=32,
+)

@@ -9,7 +9,7 @@ that on 5,000 training images. The authors also whiten the images; this recipe
 does not.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -22,20 +22,19 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'lab',
-    network='labnet',
-    head_norm=True,
-    pretrain_epochs=0,
-    holdout=5000,
-    loss='squared_hinge',
-    augment=False,
-    batch_size=50,
-    optimizer='adam',
-    learning_rate=0.03,
-    decay_every=15,
-    decay_factor=0.5,
-    epochs=200,
-  )
+get_config = functools.partial(
+  recipe,
+  'lab',
+  network='labnet',
+  head_norm=True,
+  pretrain_epochs=0,
+  holdout=5000,
+  loss='squared_hinge',
+  augment=False,
+  batch_size=50,
+  optimizer='adam',
+  learning_rate=0.03,
+  decay_every=15,
+  decay_factor=0.5,
+  epochs=200,
+)

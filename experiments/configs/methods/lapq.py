@@ -8,7 +8,7 @@ The loss is that of 512 training images. The first and the last layer keep full
 precision, as in the paper.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,6 +20,6 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe('lapq', bits=4, float_layers='(stem|head)/kernel', epochs=0)
+get_config = functools.partial(
+  recipe, 'lapq', bits=4, float_layers='(stem|head)/kernel', epochs=0
+)

@@ -8,7 +8,7 @@ The first and the last layer keep full precision. The recipe is that of the
 authors for VGG-Small.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,16 +20,15 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'lq_nets',
-    bits=2,
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    weight_decay=5e-4,
-    learning_rate=0.02,
-    decay_at='80 160 300',
-    batch_size=100,
-    epochs=400,
-  )
+get_config = functools.partial(
+  recipe,
+  'lq_nets',
+  bits=2,
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  weight_decay=5e-4,
+  learning_rate=0.02,
+  decay_at='80 160 300',
+  batch_size=100,
+  epochs=400,
+)

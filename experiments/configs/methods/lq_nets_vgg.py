@@ -7,7 +7,7 @@ The network starts from random weights. Activations of 2 bits are those of LSQ;
 the authors learn their levels like those of the weights.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -19,20 +19,19 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'lq_nets',
-    network='vgg_small',
-    pretrain_epochs=0,
-    bits=2,
-    activation_quantizer='lsq',
-    activation_bits=2,
-    float_layers='(conv1|head)/kernel',
-    optimizer='momentum',
-    weight_decay=5e-4,
-    learning_rate=0.02,
-    decay_at='80 160 300',
-    batch_size=100,
-    epochs=400,
-  )
+get_config = functools.partial(
+  recipe,
+  'lq_nets',
+  network='vgg_small',
+  pretrain_epochs=0,
+  bits=2,
+  activation_quantizer='lsq',
+  activation_bits=2,
+  float_layers='(conv1|head)/kernel',
+  optimizer='momentum',
+  weight_decay=5e-4,
+  learning_rate=0.02,
+  decay_at='80 160 300',
+  batch_size=100,
+  epochs=400,
+)

@@ -7,7 +7,7 @@
 The recipe is that of lsq_w2a2.py, with activations in full precision.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -18,13 +18,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'lsq',
-    bits=2,
-    optimizer='momentum',
-    weight_decay=2.5e-5,
-    learning_rate=1e-2,
-    epochs=90,
-  )
+get_config = functools.partial(
+  recipe,
+  'lsq',
+  bits=2,
+  optimizer='momentum',
+  weight_decay=2.5e-5,
+  learning_rate=1e-2,
+  epochs=90,
+)

@@ -11,7 +11,7 @@ full precision, is theirs at 2 bits; the learning rate, divided by ten every 30
 epochs, is ours.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -22,16 +22,15 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'lsq',
-    bits=2,
-    activation_quantizer='lsq',
-    activation_bits=2,
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    weight_decay=2.5e-5,
-    learning_rate=1e-2,
-    epochs=90,
-  )
+get_config = functools.partial(
+  recipe,
+  'lsq',
+  bits=2,
+  activation_quantizer='lsq',
+  activation_bits=2,
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  weight_decay=2.5e-5,
+  learning_rate=1e-2,
+  epochs=90,
+)

@@ -8,7 +8,7 @@ Weights are those of DoReFa. Activations have a trained clip, with the weight
 decay of the weights.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,17 +20,16 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'dorefa',
-    bits=4,
-    activation_quantizer='pact',
-    activation_bits=4,
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    weight_decay=2e-4,
-    learning_rate=0.1,
-    decay_at='60 120',
-    epochs=200,
-  )
+get_config = functools.partial(
+  recipe,
+  'dorefa',
+  bits=4,
+  activation_quantizer='pact',
+  activation_bits=4,
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  weight_decay=2e-4,
+  learning_rate=0.1,
+  decay_at='60 120',
+  epochs=200,
+)

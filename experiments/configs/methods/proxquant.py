@@ -11,7 +11,7 @@ is that of the authors' 300 epochs: 0.01 times 1e-4 times the epoch, until epoch
 200.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -22,13 +22,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'proxquant',
-    float_layers='.*/shortcut/kernel',
-    optimizer='adam',
-    learning_rate=1e-2,
-    decay_every=0,
-    epochs=300,
-  )
+get_config = functools.partial(
+  recipe,
+  'proxquant',
+  float_layers='.*/shortcut/kernel',
+  optimizer='adam',
+  learning_rate=1e-2,
+  decay_every=0,
+  epochs=300,
+)

@@ -9,7 +9,7 @@ layer keep full precision, weights are frozen at epoch 400 of 600, and the pull
 is by the squared distance.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,14 +21,13 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'proxquant',
-    method={'levels': 'ternary', 'prox': 'l2', 'pull': 31.3},
-    float_layers='(stem|head|.*/shortcut)/kernel',
-    optimizer='adam',
-    learning_rate=1e-2,
-    decay_every=0,
-    epochs=600,
-  )
+get_config = functools.partial(
+  recipe,
+  'proxquant',
+  method={'levels': 'ternary', 'prox': 'l2', 'pull': 31.3},
+  float_layers='(stem|head|.*/shortcut)/kernel',
+  optimizer='adam',
+  learning_rate=1e-2,
+  decay_every=0,
+  epochs=600,
+)

@@ -10,7 +10,7 @@ times the distance to the grid. The grid spans the current largest weight (in
 the paper: a moving average). The final quantization needs no data.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -22,15 +22,14 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'psgd',
-    method={'start': 0.0},
-    bits=4,
-    optimizer='momentum',
-    weight_decay=1e-4,
-    learning_rate=1e-2,
-    decay_at='41',
-    epochs=68,
-  )
+get_config = functools.partial(
+  recipe,
+  'psgd',
+  method={'start': 0.0},
+  bits=4,
+  optimizer='momentum',
+  weight_decay=1e-4,
+  learning_rate=1e-2,
+  decay_at='41',
+  epochs=68,
+)

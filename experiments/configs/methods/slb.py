@@ -11,7 +11,7 @@ falls are those of LQ-Nets. Batch statistics are recomputed with the levels of
 the largest share: these two sets of statistics are State Batch Norm's.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -25,17 +25,16 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'slb',
-    pretrain_epochs=0,
-    method={'window': '0.4 0.9'},
-    recalibrate=20,
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    weight_decay=1e-4,
-    learning_rate=0.1,
-    decay_at='80 160 300',
-    epochs=400,
-  )
+get_config = functools.partial(
+  recipe,
+  'slb',
+  pretrain_epochs=0,
+  method={'window': '0.4 0.9'},
+  recalibrate=20,
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  weight_decay=1e-4,
+  learning_rate=0.1,
+  decay_at='80 160 300',
+  epochs=400,
+)

@@ -7,7 +7,7 @@ The recipe is that of slb.py, with the learning rate, decay and window of the
 repository for VGG-Small.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -19,20 +19,19 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'slb',
-    network='vgg_small',
-    pretrain_epochs=0,
-    method={'window': '0.3 0.9'},
-    recalibrate=20,
-    activation_quantizer='sign',
-    float_layers='(conv1|head)/kernel',
-    optimizer='momentum',
-    weight_decay=5e-4,
-    learning_rate=0.02,
-    decay_at='80 160 300',
-    batch_size=100,
-    epochs=400,
-  )
+get_config = functools.partial(
+  recipe,
+  'slb',
+  network='vgg_small',
+  pretrain_epochs=0,
+  method={'window': '0.3 0.9'},
+  recalibrate=20,
+  activation_quantizer='sign',
+  float_layers='(conv1|head)/kernel',
+  optimizer='momentum',
+  weight_decay=5e-4,
+  learning_rate=0.02,
+  decay_at='80 160 300',
+  batch_size=100,
+  epochs=400,
+)

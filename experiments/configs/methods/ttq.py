@@ -8,7 +8,7 @@ All layers except the first are ternary, as in the authors' code for CIFAR-10.
 The recipe has 200 epochs; the authors train for up to 400.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,14 +20,13 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'ttq',
-    float_layers='stem/kernel',
-    optimizer='momentum',
-    weight_decay=2e-4,
-    learning_rate=0.1,
-    decay_at='82 123 150',
-    epochs=200,
-  )
+get_config = functools.partial(
+  recipe,
+  'ttq',
+  float_layers='stem/kernel',
+  optimizer='momentum',
+  weight_decay=2e-4,
+  learning_rate=0.1,
+  decay_at='82 123 150',
+  epochs=200,
+)

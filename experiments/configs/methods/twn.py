@@ -8,7 +8,7 @@ SGD with momentum starts at 0.1, divided by ten at epochs 80 and 120 of 160. The
 recipe is from memory; we did not check it against the paper.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -20,13 +20,12 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'twn',
-    optimizer='momentum',
-    weight_decay=1e-4,
-    learning_rate=0.1,
-    decay_at='80 120',
-    epochs=160,
-  )
+get_config = functools.partial(
+  recipe,
+  'twn',
+  optimizer='momentum',
+  weight_decay=1e-4,
+  learning_rate=0.1,
+  decay_at='80 120',
+  epochs=160,
+)

@@ -9,7 +9,7 @@ authors' later code. Weights are neither centred nor clipped. Momentum and its
 learning rate are ours. The first and the last layer keep full precision.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs.recipe import About, recipe
 
@@ -21,14 +21,13 @@ ABOUT = About(
 )
 
 
-def get_config() -> ConfigDict:
-  """Returns the recipe."""
-  return recipe(
-    'bwn',
-    per_channel=True,
-    activation_quantizer='sign',
-    float_layers='(stem|head)/kernel',
-    optimizer='momentum',
-    learning_rate=1e-2,
-    epochs=100,
-  )
+get_config = functools.partial(
+  recipe,
+  'bwn',
+  per_channel=True,
+  activation_quantizer='sign',
+  float_layers='(stem|head)/kernel',
+  optimizer='momentum',
+  learning_rate=1e-2,
+  epochs=100,
+)

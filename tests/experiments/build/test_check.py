@@ -132,6 +132,10 @@ def test_check_unknown_or_missing_key_is_named():
       "'bwn', which has a fixed number of levels",
     ),
     ({'differentiate_refinement': True}, 'eps_root'),
+    (
+      {'quantizer': 'proxquant', 'estimator': 'feature_fc'},
+      'has nothing to estimate',
+    ),
     ({'float_layers': '('}, r"rule '\(' is no regular expression"),
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),

@@ -9,7 +9,14 @@ import pytest
 
 from experiments.build import fingerprint
 from experiments.build.fingerprint import identity
-from experiments.build.schema import KEYS, TABLES, default_config, unread_keys
+from experiments.build.schema import (
+  KEYS,
+  TABLES,
+  default_config,
+  recorded_config,
+  unread_keys,
+)
+from experiments.common.errors import InvalidError
 from tests.experiments import tiny
 
 
@@ -129,3 +136,18 @@ def test_without_places_files_count_by_name_and_folders_do_not():
     'data_dir': 'data',
     'seed': 3,
   }
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_identity_name_no_longer_declared_still_tells_runs_apart(table):
+  """The ledger may have runs of another branch."""
+  config = default_config().to_dict()
+  gone = config | {table: 'gone'}
+  assert identity(gone) != identity(config)
+  assert identity(gone | {'learning_rate': 1.0}) != identity(gone)
+
+
+def test_recorded_config_unknown_key_raises_and_missing_key_has_default():
+  assert recorded_config({'bits': 2}, 'x').hidden == default_config().hidden
+  with pytest.raises(InvalidError, match=r"log has .*'activations'.*version"):
+    recorded_config({'activations': 'sign'}, 'log')

@@ -317,7 +317,7 @@ def test_initial_variables_other_activations_get_fresh_numbers(base, tmp_path):
     next_config.pretrained = str(result.model_path)
     net = networks.make_network(next_config, 10)
     first, _ = initial.initial_variables(
-      next_config, net, (32, 32, 3), pytest.fail
+      next_config, net, (32, 32, 3), str(result.model_path)
     )
     assert activation_number(first) == pytest.approx(start)
   del params['head']
