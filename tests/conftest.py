@@ -19,7 +19,7 @@ if _DEVICES not in _FLAGS:
 # All workers, and the processes that tests start, compile a program only once.
 _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
