@@ -1,23 +1,23 @@
-# Two commands do everything, set-up included: make demo, make test.
-# A stamp in .venv records what is installed; pip runs again where setup.cfg or
-# pyproject.toml is newer than the stamp.
+# Two commands do everything, including set-up: make demo, make test.
+# A stamp file in .venv records what is installed. pip runs again if setup.cfg
+# or pyproject.toml is newer than the stamp.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 DEMO_DIR := runs/demo
 
-# Evaluated only where .venv is made: the first Python that works and is new
-# enough. A shim of pyenv can be found and still not run.
+# The first Python that works and is new enough. make evaluates this only when
+# it creates .venv. A pyenv shim can be on PATH and still fail to run.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; \
   do $$p -c $(NEW_ENOUGH) >/dev/null 2>&1 && echo $$p && break; done)
 NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 
 # Overrides of the configuration, such as --config.epochs=1
 DEMO_ARGS ?=
-# More for pytest, such as "-k lstm -x".
+# More arguments for pytest, such as "-k lstm -x".
 TEST_ARGS ?=
-# Processes of pytest, for two cores.
+# Number of pytest processes; the default suits two cores.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -38,11 +38,11 @@ lint: $(VENV)/.dev  ## Check style, types and imports; changes nothing
 	$(BIN)/mypy mq_jax experiments benchmarks
 	$(BIN)/lint-imports --no-cache
 
-format: $(VENV)/.dev  ## Format the code, and mend what ruff can mend
+format: $(VENV)/.dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-install: $(VENV)/.dev  ## Make .venv with all that development needs
+install: $(VENV)/.dev  ## Make .venv with everything that development needs
 
 clean:  ## Remove the demo's run, caches and build outputs
 	rm -rf $(DEMO_DIR) build dist .pytest_cache .hypothesis .mypy_cache \
@@ -56,11 +56,11 @@ help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "make %-10s%s\n", $$1, $$2}' \
 	  $(firstword $(MAKEFILE_LIST))
 
-# Without --clear, so that an environment made by hand is kept.
+# There is no --clear, so that an environment made by hand is kept.
 $(VENV)/.made:
 	@python="$(PYTHON)"; "$${python:-false}" -c $(NEW_ENOUGH) || { \
-	  echo "No working Python of 3.11 or newer: PYTHON='$$python'." \
-	    "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	  echo "No working Python 3.11 or newer found: PYTHON='$$python'." \
+	    "Install one, or pass its path: make PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; }; \
 	echo "Making $(VENV) with $$python"; "$$python" -m venv $(VENV)
 	@touch $@

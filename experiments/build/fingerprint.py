@@ -30,54 +30,46 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
   excluded |= unread_keys(complete) | set(without)
   kept = {
     name: value
-    for name, value in file_names(complete).items()
+    for name, value in _names_only(complete, folders=False).items()
     if name not in excluded
   }
   return json.dumps(kept, sort_keys=True)
 
 
-def file_names(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the configuration with file names instead of paths of files.
-
-  Args:
-    config: Keys and values; keys may be missing.
-  """
+def _names_only(config: Mapping[str, Any], *, folders: bool) -> dict[str, Any]:
+  """Returns the configuration with the last part of each path alone."""
   return {
     name: pathlib.PurePath(value).name
-    if name in KEYS and KEYS[name].file
+    if name in KEYS and (KEYS[name].file or (folders and KEYS[name].folder))
     else value
     for name, value in config.items()
   }
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a resumed run must share with the run that it continues.
+  """Returns the keys that a resumed run must share with the earlier run.
 
-  Files may move, because where they are changes no number: folders are left
-  out, and files count by their names.
+  Files may move, because their place changes no number: folders are left out,
+  and files count by their names.
 
   Args:
-    config: Keys and values.
+    config: Keys and values; keys may be missing.
   """
+  names = _names_only(config, folders=False)
   return {
     name: value
-    for name, value in file_names(config).items()
+    for name, value in names.items()
     if not (name in KEYS and KEYS[name].folder)
   }
 
 
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the configuration as the ledger has it: no folder of one's own.
+  """Returns the configuration for the ledger: names of files and folders.
 
   Args:
-    config: Keys and values.
+    config: Keys and values; keys may be missing.
 
   Returns:
     The last part of each path in the place of the path.
   """
-  return {
-    name: pathlib.PurePath(value).name
-    if name in KEYS and (KEYS[name].file or KEYS[name].folder)
-    else value
-    for name, value in config.items()
-  }
+  return _names_only(config, folders=True)
