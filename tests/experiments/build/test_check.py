@@ -136,7 +136,7 @@ def test_check_unknown_or_missing_key_is_named():
       {'quantizer': 'proxquant', 'estimator': 'feature_fc'},
       'has nothing to estimate',
     ),
-    ({'float_layers': '('}, r"rule '\(' is no regular expression"),
+    ({'float_layers': '('}, r"rule '\(' is not a valid regular"),
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
     ({'estimator': 'feature_fc', 'bits': 2}, "or leave 'distance' out"),
