@@ -191,6 +191,7 @@ def _base_model(
   """Returns the base model of a run, trained in the folder if it is not yet."""
   base, base_folder = base_config(config), workdir.base_path(folder)
   if not workdir.is_complete(base_folder, base):
+    make_pipeline(base)  # Missing data is an error before any message.
     print(
       f'config.pretrained is empty: training a full-precision {config.network}'
       f' on {config.dataset} first, {base.epochs} epochs, in {base_folder}.',
