@@ -30,7 +30,7 @@ demo: $(VENV)/.experiments  ## Train a ResNet20 of 1-bit weights, a few minutes
 	  --config=experiments/configs/digits.py --workdir=$(DEMO_DIR) $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST_ARGS)
 
 lint: $(VENV)/.dev  ## Check style, types and imports; changes nothing
 	$(BIN)/ruff check .

@@ -16,7 +16,9 @@ _FLAGS = os.environ.get('XLA_FLAGS', '')
 if _DEVICES not in _FLAGS:
   os.environ['XLA_FLAGS'] = f'{_FLAGS} {_DEVICES}=2'.strip()
 
-# All workers, and the processes that tests start, compile a program only once.
+# Compiling takes most of the time of the tests. LLVM therefore optimizes little,
+# and all workers, and the processes that tests start, compile a program once.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
 _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
@@ -36,7 +38,7 @@ _DATA_FOLDERS = ('cifar-10-batches-bin', 'pretrained')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Runs slow tests first, so that no worker waits for one at the end."""
+  """Runs slow tests first, so that the workers end at the same time."""
   items.sort(key=lambda item: item.get_closest_marker('slow') is None)
 
 
