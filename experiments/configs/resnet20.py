@@ -10,11 +10,15 @@ Any value can be overridden on the command line, such as
 long.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from experiments.build.schema import default_config
 
 
-def get_config() -> ConfigDict:
-  """Returns the default configuration, which is this protocol."""
-  return default_config()
+def get_config(**changes: Any) -> ConfigDict:
+  """Returns the default configuration, which is this protocol, with changes."""
+  config = default_config()
+  config.update(changes)
+  return config

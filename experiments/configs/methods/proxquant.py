@@ -11,20 +11,13 @@ is that of the authors' 300 epochs: 0.01 times 1e-4 times the epoch, until epoch
 200.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'proxquant',
   'ProxQuant, binary',
   changes='forward W; post_update: growing pull towards ±1, then freeze',
   published='ResNet20 90.65 (r)',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'proxquant',
   float_layers='.*/shortcut/kernel',
   optimizer='adam',
   learning_rate=1e-2,
