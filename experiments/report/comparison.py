@@ -13,16 +13,20 @@ from scipy import stats
 
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
+from experiments.build.schema import KEYS
 from experiments.records import ledger, run_log
 from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
 RESAMPLES = 10_000
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
+# The keys that choose the base model.
+BASE_KEYS = {
+  'pretrained',
+  *(name for name, key in KEYS.items() if key.replaced_by == 'pretrained'),
+}
 # Runs of one setting may differ in these keys, but those of one cell agree.
-_GROUPED = ('epochs', 'pretrained', 'pretrain_epochs')
-# Keys that the paper varies between its tables.
-_MAIN = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
+_GROUPED = BASE_KEYS | {'epochs'}
 
 
 class Cell(NamedTuple):
@@ -73,9 +77,8 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   groups: dict[Any, list[ledger.Run]] = {}
   for run in runs:
     run_config = run.header['config']
-    same = identity(run_config, without=_GROUPED) == wanted
-    scratch = is_from_scratch(run_config)
-    if same and scratch == is_from_scratch(config.to_dict()):
+    same_start = is_from_scratch(run_config) == is_from_scratch(config)
+    if same_start and identity(run_config, without=_GROUPED) == wanted:
       base = run.header['start'].get('base_accuracy')
       groups.setdefault((identity(run_config), base), []).append(run)
   if not groups:
@@ -150,27 +153,21 @@ def published(table: str, config: ConfigDict) -> Published | None:
     table: Table of `PUBLISHED`; '' for none.
     config: Setting. It must follow the paper's protocol.
   """
-  for entry in _published_tables()[table] if table else ():
-    names = entry.keys() & config.keys()
-    if all(entry[name] == config[name] for name in names):
-      changes = {name: config[name] for name in {*_MAIN, *names}}
-      theirs = in_protocol('paper', **changes)
-      if identity(config.to_dict()) != identity(theirs.to_dict()):
-        return None
+  tables = _published_tables()
+  for entry in tables[table] if table else ():
+    changes = {name: entry[name] for name in entry.keys() & config.keys()}
+    if any(config[name] != value for name, value in changes.items()):
+      continue
+    theirs = in_protocol('paper', **changes)
+    if identity(config.to_dict()) == identity(theirs.to_dict()):
       return Published(
         entry['paper'],
-        _base_accuracy(config),
+        tables['base_accuracy'][f'{config.network}-{config.dataset}'],
         entry.get('raw'),
         entry.get('raw_trials', 0),
         entry.get('remark', ''),
       )
   return None
-
-
-def _base_accuracy(config: ConfigDict) -> float:
-  name = f'{config.network}-{config.dataset}'
-  printed: float = _published_tables()['base_accuracy'][name]
-  return printed
 
 
 @functools.cache

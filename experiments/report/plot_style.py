@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 STYLE: Any = {
+  'figure.constrained_layout.use': True,
   'figure.dpi': 150,
   'font.size': 9,
   'axes.spines.top': False,

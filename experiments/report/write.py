@@ -18,30 +18,23 @@ OUT = 'docs/results'
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def all_tables(
+def make_tables(
   runs: Sequence[ledger.Run],
   studies: Mapping[str, spec.Study],
   cards: Sequence[dict[str, Any]],
-) -> dict[str, Callable[[], Table]]:
-  """Returns the function that makes each table, by the name of the table.
+) -> list[Table]:
+  """Makes the table of each study, and those that are about no single study.
 
   Args:
     runs: Runs of the ledger.
     studies: Studies by name.
     cards: Cards of the deployed networks in the ledger.
   """
-  makers: dict[str, Callable[[], Table]] = {
-    name: functools.partial(study_table, name, study, runs)
-    for name, study in studies.items()
-  }
+  made = [study_table(name, study, runs) for name, study in studies.items()]
   if 'methods' in studies:
-    makers['methods-overview'] = lambda: method_table(
-      studies['methods'], runs, read_costs(ROOT / ledger.RESULTS)
-    )
-  return makers | {
-    'first-epoch': functools.partial(first_epoch_table, runs),
-    'deployed': functools.partial(deployed_table, cards),
-  }
+    costs = read_costs(ROOT / ledger.RESULTS)
+    made.append(method_table(studies['methods'], runs, costs))
+  return [*made, first_epoch_table(runs), deployed_table(cards)]
 
 
 def texts(
@@ -49,30 +42,10 @@ def texts(
   studies: Mapping[str, spec.Study],
   cards: Sequence[dict[str, Any]],
 ) -> dict[str, Callable[[], str]]:
-  """Returns the function that makes the Markdown of each of `all_tables`."""
+  """Returns a function per table that returns its Markdown, by name."""
   return {
-    name: functools.partial(_text, make)
-    for name, make in all_tables(runs, studies, cards).items()
-  }
-
-
-def _text(make: Callable[[], Table]) -> str:
-  return markdown(make())
-
-
-def to_show(
-  runs: Sequence[ledger.Run], studies: Mapping[str, spec.Study]
-) -> dict[str, spec.Study]:
-  """Returns the studies with published numbers or with runs in the ledger."""
-  return {
-    name: study
-    for name, study in studies.items()
-    if study.drops
-    or any(
-      comparison.published(study.published, config)
-      or comparison.cell(config, runs)
-      for config in study.settings.values()
-    )
+    table.name: functools.partial(markdown, table)
+    for table in make_tables(runs, studies, cards)
   }
 
 
@@ -85,6 +58,8 @@ def write_all(
 ) -> list[pathlib.Path]:
   """Writes the tables and figures that the ledger gives.
 
+  A study without published numbers and without runs has none.
+
   Args:
     runs: Runs of the ledger.
     studies: Studies by name.
@@ -95,10 +70,18 @@ def write_all(
   Returns:
     The paths of the files.
   """
-  shown = to_show(runs, studies)
+  shown = {
+    name: study
+    for name, study in studies.items()
+    if study.drops
+    or any(
+      comparison.published(study.published, config)
+      or comparison.cell(config, runs)
+      for config in study.settings.values()
+    )
+  }
   paths = []
-  for make in all_tables(runs, shown, cards).values():
-    table = make()
+  for table in make_tables(runs, shown, cards):
     if table.rows:
       show(f'\n## {table.title}\n\n{markdown(table)}')
       paths += tables.write(table, out)
