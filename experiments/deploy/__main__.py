@@ -45,12 +45,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-    'workdir', None, 'Deploy the run in this folder.', required=True
-  )
-  flags.DEFINE_string(
-    'out', None, 'Write the files to this folder.', required=True
-  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+  flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
   flags.DEFINE_list(
     'format',
     ['safetensors', 'stablehlo'],
@@ -59,10 +55,6 @@ if __name__ == '__main__':
   flags.DEFINE_bool(
     'count_bits', False, 'Compute convolutions of ±1 with ±1 by counting bits.'
   )
-  flags.DEFINE_string(
-    'data_dir', '', 'Read the prepared data sets from this folder.'
-  )
-  flags.DEFINE_string(
-    'results', '', 'Enter the card into the ledger in this folder.'
-  )
+  flags.DEFINE_string('data_dir', '', 'Folder of the prepared data sets.')
+  flags.DEFINE_string('results', '', 'Also enter the card into this ledger.')
   app.run(main)

@@ -142,7 +142,7 @@ def _load_safetensors(path: pathlib.Path) -> Artefact:
       f"{path} needs the training code's packages ({error.name} is missing):"
       " pip install -e '.[experiments]', or use the .stablehlo or .onnx file"
     ) from error
-  return Artefact(*packed_network.load(path))
+  return packed_network.load(path)
 
 
 _LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {

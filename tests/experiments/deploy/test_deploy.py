@@ -210,7 +210,7 @@ def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
   for line, entry in zip(lines, described['artefacts'], strict=True):
     assert entry['file'] in line
     assert f'{entry["bytes"]:,}' in line
-    assert f'{entry["accuracy"]:.2f}%' in line
+    assert f'{entry["accuracy"]:.2f} %' in line
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   folder.mkdir()
   shutil.copy(out / 'model.stablehlo', folder)
   described = json.loads((out / 'card.json').read_text())
-  make._move_files(folder, new, ['stablehlo'], described)
+  make._move_files(folder, new, described)
   assert {path.name for path in new.iterdir()} == {
     'notes.txt',
     'model.stablehlo',
