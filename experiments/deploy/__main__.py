@@ -23,6 +23,7 @@ from experiments.deploy.make import FORMATS, PAGE, deploy
 from experiments.records import cards
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Deploys the network and shows the size and accuracy of each file."""
   del argv
@@ -30,18 +31,17 @@ def main(argv: list[str]) -> None:
   # An exit by exception removes incomplete files, as after Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   runtime.configure()
-  with exit_on_user_error():
-    described = deploy(
-      arguments.workdir,
-      arguments.out,
-      arguments.format,
-      arguments.count_bits,
-      arguments.data_dir,
-    )
-    card.show(described)
-    print(f'The files are in {arguments.out}, and {PAGE} describes them.')
-    if arguments.results:
-      print(f'The card is {cards.enter(arguments.results, described)}.')
+  described = deploy(
+    arguments.workdir,
+    arguments.out,
+    arguments.format,
+    arguments.count_bits,
+    arguments.data_dir,
+  )
+  card.show(described)
+  print(f'The files are in {arguments.out}, and {PAGE} describes them.')
+  if arguments.results:
+    print(f'The card is {cards.enter(arguments.results, described)}.')
 
 
 if __name__ == '__main__':

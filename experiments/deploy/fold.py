@@ -100,12 +100,12 @@ def fold_kernels(
   return *fold_scales(model.params, model.batch_stats, scales), list(scales)
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Folds the network and shows accuracies and integers."""
   del argv
   runtime.configure()
-  with exit_on_user_error():
-    accuracies, integers = fold_run(flags.FLAGS.workdir)
+  accuracies, integers = fold_run(flags.FLAGS.workdir)
   names = {
     'trained': 'test accuracy, weights that the loss saw',
     'quantized': 'test accuracy, quantized',

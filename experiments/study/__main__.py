@@ -16,7 +16,8 @@ import time
 import jax
 from absl import app, flags
 
-from experiments.common import errors, runtime
+from experiments.common import runtime
+from experiments.common.errors import exit_on_user_error
 from experiments.records import ledger
 from experiments.study import display as study_display
 from experiments.study import plan as study_plan
@@ -37,15 +38,11 @@ def _deadline(budget: str) -> Stop:
   return lambda: time.monotonic() >= end
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Lists the study, runs its missing runs, and lists it again."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  with errors.exit_on_user_error():
-    _main()
-
-
-def _main() -> None:
   arguments = flags.FLAGS
   # A run has the path of its base model in its log, so the path must not
   # depend on the folder that the command is run in.
@@ -99,34 +96,22 @@ def _main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-    'study', None, 'Run the study in this Python file.', required=True
-  )
-  flags.DEFINE_string(
-    'workdir', None, 'Write the runs to this folder.', required=True
-  )
+  flags.DEFINE_string('study', None, 'File of the study.', required=True)
+  flags.DEFINE_string('workdir', None, 'Folder for the runs.', required=True)
   flags.DEFINE_string(
     'results', '', 'Use the ledger in this folder instead of WORKDIR/results.'
   )
   flags.DEFINE_string(
     'pretrained', '', 'Take base models from this folder, and train none.'
   )
-  flags.DEFINE_string(
-    'data_dir', '', 'Read the prepared data sets from this folder.'
-  )
-  flags.DEFINE_string(
-    'only', '', 'Run only settings that match this regular expression.'
-  )
-  flags.DEFINE_integer(
-    'trials', None, 'Run this many seeds per setting.', lower_bound=1
-  )
+  flags.DEFINE_string('data_dir', '', 'Folder of the prepared data sets.')
+  flags.DEFINE_string('only', '', 'Regular expression of the settings to run.')
+  flags.DEFINE_integer('trials', None, 'Seeds per setting.', lower_bound=1)
   flags.DEFINE_integer(
     'epochs', None, 'Run only the first epochs, this many.', lower_bound=1
   )
   flags.DEFINE_string(
     'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'
   )
-  flags.DEFINE_bool(
-    'list', False, 'Only print which runs are done and which are not.'
-  )
+  flags.DEFINE_bool('list', False, 'Only print which runs are done.')
   app.run(main)

@@ -23,13 +23,12 @@ class Display(NamedTuple):
 
   Attributes:
     show_run: `(runs done, name) -> show`; `show` replaces
-      `progress.progress_bar` in that run.
-    show_base: `(name) -> show` of a base model, which is no run of the study.
+      `progress.progress_bar` in that run. The number is None for a base model,
+      which is not a run of the study.
     log: `(text)`, prints a line.
   """
 
-  show_run: Callable[[int, str], Show]
-  show_base: Callable[[str], Show]
+  show_run: Callable[[int | None, str], Show]
   log: Callable[[str], None]
 
 
@@ -47,14 +46,19 @@ def open_display(
       f'run 0/{total}', total=total, loss='', accuracy='', unit=''
     )
 
-    def show_in(title: str, done: int | None) -> Show:
+    def show_run(done: int | None, name: str) -> Show:
+      title = name
+      if done is not None:
+        # A run becomes several where its seeds have to run alone.
+        title = f'[{done + 1}/{max(total, done + 1)}] {name}'
+
       @contextlib.contextmanager
       def show(
         total_steps: int, start_step: int, description: str, *, epochs: int
       ) -> Iterator[progress.Bar]:
         del description  # The title contains more.
         with progress.progress_bar(
-          *(total_steps, start_step, title), epochs=epochs, live=live
+          total_steps, start_step, title, epochs=epochs, live=live
         ) as bar:
 
           def update(step: int, **numbers: Any) -> None:
@@ -70,15 +74,7 @@ def open_display(
 
       return show
 
-    def show_run(done: int, name: str) -> Show:
-      # A run becomes several where its seeds have to run alone.
-      return show_in(f'[{done + 1}/{max(total, done + 1)}] {name}', done)
-
-    yield Display(
-      show_run,
-      show_base=lambda name: show_in(name, None),
-      log=lambda text: print_line(live.console, text),
-    )
+    yield Display(show_run, lambda text: print_line(live.console, text))
 
 
 def print_status(

@@ -17,6 +17,7 @@ from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import log_path
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
+_RUNS = 'runs'
 # A file in the folder of a run whose seeds now run alone.
 _ALONE_MARK = 'one-of-these-seeds-diverged'
 
@@ -103,7 +104,7 @@ def jobs(
       job_config = ConfigDict(config.to_dict())
       job_config.update(seed=seeds[0], trials=len(seeds))
       text = _seeds_text(seeds)
-      folder = _runs_folder(workdir) / f'{stem}-{digest}-{text}'
+      folder = workdir / _RUNS / f'{stem}-{digest}-{text}'
       planned.append(Job(f'{stem}-{text}', job_config, folder))
   return planned
 
@@ -151,10 +152,6 @@ def _lock(workdir: pathlib.Path) -> pathlib.Path:
   return workdir.with_name(f'{workdir.name}.lock')
 
 
-def _runs_folder(workdir: pathlib.Path) -> pathlib.Path:
-  return workdir / 'runs'
-
-
 def _seeds_text(seeds: Sequence[int]) -> str:
   if len(seeds) == 1:
     return f'seed{seeds[0]}'
@@ -172,12 +169,11 @@ def _begun_groups(
   """Returns the groups of seeds that have begun, and seeds to run alone."""
   groups: list[list[int]] = []
   alone: set[int] = set()
-  for path in _runs_folder(workdir).glob(f'{stem}-seed*'):
-    match = re.fullmatch(
-      re.escape(stem) + r'-(?:seed(\d+)|seeds(\d+)to(\d+))', path.name
-    )
+  pattern = re.escape(stem) + r'-seeds?(\d+)(?:to(\d+))?'
+  for path in (workdir / _RUNS).glob(f'{stem}-seed*'):
+    match = re.fullmatch(pattern, path.name)
     if match and log_path(path).exists():
-      first, last = match[1] or match[2], match[1] or match[3]
+      first, last = match[1], match[2] or match[1]
       seeds = list(range(int(first), int(last) + 1))
       if (path / _ALONE_MARK).exists():
         alone |= set(seeds)

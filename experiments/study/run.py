@@ -35,13 +35,13 @@ def select_settings(
     Name to configuration.
 
   Raises:
-    InvalidError: If no setting is left, or `only` is no regular expression.
+    InvalidError: If no setting is left, or `only` is not a regular expression.
   """
   try:
     pattern = re.compile(only)
   except re.error as error:
     raise InvalidError(
-      f'--only={only!r} is no regular expression: {error}'
+      f'--only={only!r} is not a regular expression: {error}'
     ) from error
   chosen = {k: v for k, v in study.settings.items() if pattern.search(k)}
   if not chosen:
@@ -129,7 +129,7 @@ def seconds(text: str) -> float:
   """Returns the seconds of a duration such as 90s, 8m, 2h or 1h30m.
 
   Raises:
-    InvalidError: If the text is no duration.
+    InvalidError: If the text is not a duration.
   """
   match = re.fullmatch(r'(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?', text)
   if not text or not match:
@@ -162,7 +162,8 @@ def run_study(
   try:
     for folder, config in bases.items():
       path = pathlib.Path(folder)
-      if any(path in _base_of(job).parents for job in plan()):
+      used = (pathlib.Path(job.config.pretrained) for job in plan())
+      if any(path in file.parents for file in used):
         _make_base(config, path, stop, display)
     done, reported, ended = 0, set[str](), set[pathlib.Path]()
     # The plan is made again after each run: another process may have released
@@ -190,10 +191,6 @@ def run_study(
     return
 
 
-def _base_of(job: study_plan.Job) -> pathlib.Path:
-  return pathlib.Path(job.config.pretrained)
-
-
 def _make_base(
   config: ConfigDict,
   folder: pathlib.Path,
@@ -205,7 +202,7 @@ def _make_base(
   while not stop():
     with study_plan.claim_run(folder) as is_claimed:
       if is_claimed:
-        show = display.show_base(f'base {folder.name}')
+        show = display.show_run(None, f'base {folder.name}')
         training.train_and_evaluate(config, folder, stop=stop, show=show)
         return
     if not is_reported:
