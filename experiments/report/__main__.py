@@ -25,13 +25,14 @@ def main(argv: list[str]) -> None:
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), spec.load_all()
   deployed = cards.read_cards(arguments.results)
+  made = write.make_tables(runs, studies, deployed)
   out = pathlib.Path(arguments.out)
-  paths = write.write_all(runs, studies, out, print, deployed)
+  paths = write.write_all(made, runs, studies, out, print)
   if pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS:
     paths += markdown.fill_files(
       [write.ROOT / 'README.md', *(write.ROOT / 'docs').glob('*.md')],
       'table',
-      write.texts(runs, studies, deployed),
+      write.texts(made),
     )
   for path in paths:
     print(f'wrote {path}')

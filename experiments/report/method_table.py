@@ -11,7 +11,7 @@ from experiments.common.markdown import Table
 from experiments.configs import methods
 from experiments.records import ledger
 from experiments.report import comparison
-from experiments.report.tables import table_of
+from experiments.report.tables import NO_RUN, table_of
 from experiments.study import spec
 
 COSTS = 'benchmarks/cpu-methods.json'  # in the folder of the ledger
@@ -60,7 +60,7 @@ def method_table(
 
 def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:
   if ours is None:
-    return 'no run'
+    return NO_RUN
   if not ours.records:
     return 'diverged'
   record = next(iter(ours.records.values()))[-1]

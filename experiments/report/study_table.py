@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report import comparison
-from experiments.report.tables import distinct, table_of
+from experiments.report.tables import NO_RUN, distinct, table_of
 from experiments.study import spec
 
-NO_RUN = 'no run'
 _OF_PAPER = (
   'paper %',
   'its base %',

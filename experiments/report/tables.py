@@ -9,6 +9,8 @@ from typing import Any
 
 from experiments.common.markdown import Table, markdown
 
+NO_RUN = 'no run'
+
 
 def table_of(
   name: str, title: str, rows: Sequence[Mapping[str, str]], note: str = ''

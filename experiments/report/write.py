@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.common.markdown import Table, markdown
 from experiments.records import ledger
-from experiments.report import comparison, figures, tables
+from experiments.report import figures, tables
 from experiments.report.deployed_table import deployed_table
 from experiments.report.first_epoch import first_epoch_table
 from experiments.report.method_table import method_table, read_costs
@@ -37,52 +37,34 @@ def make_tables(
   return [*made, first_epoch_table(runs), deployed_table(cards)]
 
 
-def texts(
-  runs: Sequence[ledger.Run],
-  studies: Mapping[str, spec.Study],
-  cards: Sequence[dict[str, Any]],
-) -> dict[str, Callable[[], str]]:
+def texts(made: Sequence[Table]) -> dict[str, Callable[[], str]]:
   """Returns a function per table that returns its Markdown, by name."""
-  return {
-    table.name: functools.partial(markdown, table)
-    for table in make_tables(runs, studies, cards)
-  }
+  return {table.name: functools.partial(markdown, table) for table in made}
 
 
 def write_all(
+  made: Sequence[Table],
   runs: Sequence[ledger.Run],
   studies: Mapping[str, spec.Study],
   out: pathlib.Path,
   show: Callable[[str], None] = lambda text: None,
-  cards: Sequence[dict[str, Any]] = (),
 ) -> list[pathlib.Path]:
-  """Writes the tables and figures that the ledger gives.
-
-  A study without published numbers and without runs has none.
+  """Writes the tables and figures that have numbers.
 
   Args:
+    made: Tables of `make_tables`.
     runs: Runs of the ledger.
     studies: Studies by name.
     out: Folder for the files.
     show: Function that receives every table as Markdown.
-    cards: Cards of the deployed networks in the ledger.
 
   Returns:
     The paths of the files.
   """
-  shown = {
-    name: study
-    for name, study in studies.items()
-    if study.drops
-    or any(
-      comparison.published(study.published, config)
-      or comparison.cell(config, runs)
-      for config in study.settings.values()
-    )
-  }
   paths = []
-  for table in make_tables(runs, shown, cards):
-    if table.rows:
+  for table in made:
+    has_published = {'paper %', 'published drop'} & set(table.columns)
+    if has_published or any(tables.NO_RUN not in row for row in table.rows):
       show(f'\n## {table.title}\n\n{markdown(table)}')
       paths += tables.write(table, out)
-  return paths + figures.write_all(shown, runs, out)
+  return paths + figures.write_all(studies, runs, out)

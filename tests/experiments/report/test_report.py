@@ -1,5 +1,6 @@
 """The ledger, and the tables made from it."""
 
+import functools
 import json
 import pathlib
 
@@ -85,7 +86,7 @@ def test_first_epoch_row_has_run_and_numbers(tmp_path):
   ledger.add(other, tmp_path / 'results', 'long')
   page = 'a\n<!-- table: first-epoch -->\nold\n<!-- end -->\nz\n'
   runs = ledger.read(tmp_path / 'results')
-  texts = write.texts(runs, {}, ())
+  texts = write.texts(write.make_tables(runs, {}, ()))
   filled = markdown.fill(page, 'table', texts)
   rows = [line for line in filled.splitlines() if line.startswith('| dorefa')]
   assert rows == [
@@ -100,18 +101,21 @@ def test_first_epoch_row_has_run_and_numbers(tmp_path):
 
 def test_fill_unknown_table_raises():
   with pytest.raises(ValueError, match="'tabel1'"):
-    markdown.fill(
-      '<!-- table: tabel1 -->\n<!-- end -->\n',
-      'table',
-      write.texts([], {}, ()),
-    )
+    markdown.fill('<!-- table: tabel1 -->\n<!-- end -->\n', 'table', {})
+
+
+@functools.cache
+def committed_tables():
+  """Returns all tables of the ledger of this checkout."""
+  runs = ledger.read(ROOT / ledger.RESULTS)
+  deployed = cards.read_cards(ROOT / ledger.RESULTS)
+  assert runs
+  assert deployed
+  return write.make_tables(runs, spec.load_all(), deployed)
 
 
 def test_pages_match_ledger():
-  runs = ledger.read(ROOT / ledger.RESULTS)
-  assert runs
-  deployed = cards.read_cards(ROOT / ledger.RESULTS)
-  texts = write.texts(runs, spec.load_all(), deployed)
+  texts = write.texts(committed_tables())
   for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
     page = path.read_text(encoding='utf-8')
     assert markdown.fill(page, 'table', texts) == page, (
@@ -136,8 +140,8 @@ def test_ledger_entries_are_clean_and_name_no_folder():
 def test_files_of_report_match_ledger(tmp_path):
   runs, studies = ledger.read(ROOT / ledger.RESULTS), spec.load_all()
   shown = []
-  deployed = cards.read_cards(ROOT / ledger.RESULTS)
-  paths = write.write_all(runs, studies, tmp_path, shown.append, deployed)
+  made = committed_tables()
+  paths = write.write_all(made, runs, studies, tmp_path, shown.append)
   names = {path.name for path in paths}
   assert names == {path.name for path in (ROOT / write.OUT).iterdir()}, (
     f'{write.OUT} is stale: delete it, then python -m experiments.report'
