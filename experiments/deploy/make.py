@@ -150,7 +150,7 @@ def _make_files(
   check.check_accuracy(described['accuracy'], model)
   for format_name in formats:
     file = folder / FORMATS[format_name]
-    _write_file(format_name, file, packed, described)
+    _write_file(file, packed, described)
     found = check.run_in_fresh_process(file, dataset.test_images)
     described['artefacts'].append(
       check.compare(file, found, expected, dataset.test_labels)
@@ -168,18 +168,15 @@ def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
 
 
 def _write_file(
-  format_name: str,
-  path: pathlib.Path,
-  packed: mq_jax.PackedParams,
-  described: dict[str, Any],
+  path: pathlib.Path, packed: mq_jax.PackedParams, described: dict[str, Any]
 ) -> None:
-  """Writes a file of one format."""
-  if format_name == 'safetensors':
+  """Writes a file in the format of its suffix."""
+  if path.suffix == '.safetensors':
     mq_jax.save_packed(path, packed)
     return
   logits = packed_network.make_logits(packed)
   image = tuple(described['images'])
-  if format_name == 'stablehlo':
+  if path.suffix == '.stablehlo':
     path.write_bytes(export.stablehlo(logits, image))
   else:
     classes = {'classes': described['classes']}

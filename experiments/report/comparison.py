@@ -160,13 +160,9 @@ def published(table: str, config: ConfigDict) -> Published | None:
       continue
     theirs = in_protocol('paper', **changes)
     if identity(config.to_dict()) == identity(theirs.to_dict()):
-      return Published(
-        entry['paper'],
-        tables['base_accuracy'][f'{config.network}-{config.dataset}'],
-        entry.get('raw'),
-        entry.get('raw_trials', 0),
-        entry.get('remark', ''),
-      )
+      base = tables['base_accuracy'][f'{config.network}-{config.dataset}']
+      given = {k: v for k, v in entry.items() if k in Published._fields}
+      return Published(base_accuracy=base, **given)
   return None
 
 

@@ -2,17 +2,29 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.records import ledger
-from experiments.report import comparison, plot_style, plots
+from experiments.report import comparison, plots
 from experiments.report.plots import Measured
 from experiments.study.spec import Study
 
 MAXIMUM = 5  # curves per panel
 MINIMUM_EPOCHS = 3  # Of fewer epochs, the accuracy at the end says as much.
+STYLE: Any = {
+  'figure.constrained_layout.use': True,
+  'figure.dpi': 150,
+  'font.size': 9,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'grid.alpha': 0.3,
+  'legend.frameon': False,
+  'svg.hashsalt': 'mq_jax',
+}
 
 
 def write_all(
@@ -35,7 +47,7 @@ def write_all(
       for setting, config in study.settings.items()
       if (cell := comparison.cell(config, runs)) and cell.records
     ]
-    with mpl.rc_context(plot_style.STYLE):
+    with mpl.rc_context(STYLE):
       figures = _figures(study.paper_figures, measured, drawn_entries)
       for label, figure in figures.items():
         paths += _save(figure, out / f'{name}-{label}')

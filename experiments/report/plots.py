@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
 from experiments.build.estimators import ESTIMATORS
 from experiments.report import comparison
-from experiments.report.plot_style import shade
 
 COLUMNS = 3  # panels per row
 Curve = Callable[[dict[str, Any]], float]
@@ -132,6 +132,16 @@ def _band(
     alpha=0.15,
     linewidth=0,
   )
+
+
+def shade(colour: str, earlier: int) -> tuple[float, float, float]:
+  """Returns a method's colour, paler with each of its earlier settings.
+
+  The colour stays visible; from there on line styles distinguish the settings.
+  """
+  rgb = np.array(to_rgb(colour))
+  red, green, blue = 1 - (1 - rgb) * max(0.78**earlier, 0.4)
+  return red, green, blue
 
 
 def first_trial(measured: comparison.Cell) -> list[dict[str, Any]]:

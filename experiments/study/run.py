@@ -165,7 +165,7 @@ def run_study(
       used = (pathlib.Path(job.config.pretrained) for job in plan())
       if any(path in file.parents for file in used):
         _make_base(config, path, stop, display)
-    done, reported, ended = 0, set[str](), set[pathlib.Path]()
+    reported, ended = set[str](), set[pathlib.Path]()
     # The plan is made again after each run: another process may have released
     # a run by now, and one run may have become several.
     while not stop():
@@ -178,8 +178,8 @@ def run_study(
           )
         with study_plan.claim_run(job.workdir) as is_claimed:
           if is_claimed:
-            _run(job, results, stop, display.show_run(done, job.name))
-            done += 1
+            show = display.show_run(len(ended), job.name)
+            _run(job, results, stop, show)
             ended.add(job.workdir)
             break
         if job.name not in reported:
