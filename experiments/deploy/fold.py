@@ -1,4 +1,4 @@
-"""Makes the network for inference of a complete run: integers and norms.
+"""Makes the inference network of a complete run, with kernels of integers.
 
   python -m experiments.deploy.fold --workdir=runs/mine
 

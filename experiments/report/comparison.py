@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
 
 class Published(NamedTuple):
-  """A cell of the paper, percent.
+  """A cell of the paper's tables, in percent.
 
   Attributes:
     paper: Printed accuracy.
@@ -150,8 +150,8 @@ def published(table: str, config: ConfigDict) -> Published | None:
   """Returns the paper's cell of a setting, or None.
 
   Args:
-    table: Table of `PUBLISHED`; '' for none.
-    config: Setting. It must follow the paper's protocol.
+    table: Name of a table in `PUBLISHED`; '' if the setting is in no table.
+    config: Setting. Only settings of the paper's protocol are in its tables.
   """
   tables = _published_tables()
   for entry in tables[table] if table else ():

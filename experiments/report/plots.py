@@ -1,4 +1,4 @@
-"""The figures: measurements of a group of settings, drawn."""
+"""Draws the measurements of a group of settings."""
 
 import collections
 import operator

@@ -61,8 +61,8 @@ def _row(
     'base %': _number(base),
   }
   if study.drops:
-    measured = base is not None and mean is not None
-    row['drop'] = _number(base - mean if measured else None)
+    drop = None if base is None or mean is None else base - mean
+    row['drop'] = _number(drop)
   if with_paper:
     row |= dict.fromkeys(_OF_PAPER, '') | _compared(values, theirs)
   if study.drops:

@@ -1,11 +1,11 @@
-r"""Runs a study: a grid of configurations. Resumable, in slices if wanted.
+r"""Runs the missing runs of a study, which is a grid of configurations.
 
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
     [--epochs N] [--budget 8m] [--list]
 
-Rerun the command to resume after any stop. Finished runs go into the ledger,
-`WORKDIR/results` or --results, from which
+Rerun the command to resume after any stop; --budget stops it after a time.
+Finished runs enter the ledger, `WORKDIR/results` or --results, from which
 `python -m experiments.report --results=…` makes tables and figures. Several
 processes may work on one folder: each run belongs to one of them.
 """
@@ -102,7 +102,7 @@ if __name__ == '__main__':
     'results', '', 'Use the ledger in this folder instead of WORKDIR/results.'
   )
   flags.DEFINE_string(
-    'pretrained', '', 'Take base models from this folder, and train none.'
+    'pretrained', '', 'Folder of base models to use instead of training them.'
   )
   flags.DEFINE_string('data_dir', '', 'Folder of the prepared data sets.')
   flags.DEFINE_string('only', '', 'Regular expression of the settings to run.')

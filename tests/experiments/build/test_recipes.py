@@ -116,7 +116,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
-  """A trained network of full precision."""
+  """Trains a network in full precision."""
   folder = tmp_path_factory.mktemp('base')
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(networks.NETWORKS, 'resnet20', small('stem'))

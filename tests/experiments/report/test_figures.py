@@ -16,7 +16,7 @@ from tests.experiments import ledgers
 
 @pytest.fixture
 def measured(tmp_path):
-  """Two trials of STE, one of FCGrad, under SGD and Adam."""
+  """Returns two trials of STE and one of FCGrad, under SGD and Adam."""
   settings_ = {}
   for optimizer in ('sgd', 'adam'):
     for estimator in ('ste', 'fc_grad'):
@@ -146,7 +146,7 @@ def test_figures_many_settings_are_split_and_shaded(measured):
 
 
 def lightness(colour):
-  """L* of CIELAB, 0 to 100."""
+  """Returns L* of CIELAB, 0 to 100."""
   rgb = np.array(matplotlib.colors.to_rgb(colour))
   linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
   y = linear @ [0.2126, 0.7152, 0.0722]
