@@ -10,6 +10,7 @@ Finished runs enter the ledger, `WORKDIR/results` or --results, from which
 processes may work on one folder: each run belongs to one of them.
 """
 
+import math
 import pathlib
 import time
 
@@ -19,23 +20,7 @@ from absl import app, flags
 from experiments.common import runtime
 from experiments.common.errors import exit_on_user_error
 from experiments.records import ledger
-from experiments.study import display as study_display
-from experiments.study import plan as study_plan
-from experiments.study import spec
-from experiments.study.run import (
-  Stop,
-  base_models,
-  run_study,
-  seconds,
-  select_settings,
-)
-
-
-def _deadline(budget: str) -> Stop:
-  if not budget:
-    return lambda: False
-  end = time.monotonic() + seconds(budget)
-  return lambda: time.monotonic() >= end
+from experiments.study import display, plan, run, spec
 
 
 @exit_on_user_error()
@@ -48,19 +33,20 @@ def main(argv: list[str]) -> None:
   # depend on the folder that the command is run in.
   workdir = pathlib.Path(arguments.workdir).absolute()
   results = pathlib.Path(arguments.results or workdir / 'results')
-  stop = _deadline(arguments.budget)
+  budget = run.seconds(arguments.budget) if arguments.budget else math.inf
+  end = time.monotonic() + budget
   name = pathlib.Path(arguments.study).stem
   study = spec.load(arguments.study)
-  settings = select_settings(
+  settings = run.select_settings(
     study, arguments.only, arguments.epochs, arguments.data_dir
   )
-  bases = base_models(list(settings.values()), arguments.pretrained, workdir)
+  bases = run.base_models([*settings.values()], arguments.pretrained, workdir)
   trials = arguments.trials or study.trials
 
-  def plan() -> list[study_plan.Job]:
+  def missing_jobs() -> list[plan.Job]:
     # On CPU the trials of one program run in turn. Separate programs take as
     # long, and the first trial is done sooner.
-    return study_plan.jobs(
+    return plan.jobs(
       name,
       settings,
       trials,
@@ -69,24 +55,25 @@ def main(argv: list[str]) -> None:
       together=jax.default_backend() != 'cpu',
     )
 
-  def show() -> list[study_plan.Job]:
-    planned = plan()
-    study_display.print_status(
-      study.title, settings, trials, ledger.read(results), planned
+  def show() -> list[plan.Job]:
+    missing = missing_jobs()
+    display.print_status(
+      study.title, settings, trials, ledger.read(results), missing
     )
-    return planned
+    return missing
 
   if arguments.list:
     show()
     return
   runtime.configure()
-  planned = show()
-  if planned:
-    with study_display.open_display(len(planned)) as display:
-      run_study(plan, bases, results, stop, display)
-    planned = show()
-  if planned:
-    runs = '1 run is' if len(planned) == 1 else f'{len(planned)} runs are'
+  if missing := show():
+    with display.open_display(len(missing)) as shown:
+      run.run_study(
+        missing_jobs, bases, results, lambda: time.monotonic() >= end, shown
+      )
+    missing = show()
+  if missing:
+    runs = '1 run is' if len(missing) == 1 else f'{len(missing)} runs are'
     print(f'{runs} left. Rerun the command to resume.')
   else:
     print(

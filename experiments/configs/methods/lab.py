@@ -5,8 +5,7 @@
 
 The network starts from random weights, and all its layers are binary. The loss
 is the squared hinge, images are neither cropped nor mirrored, and accuracy is
-that on 5,000 training images. The authors also whiten the images; this recipe
-does not.
+that on 5,000 training images.
 """
 
 from experiments.configs.recipe import Recipe

@@ -3,9 +3,6 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/pact_w4a4.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
-
-Weights are those of DoReFa. Activations have a trained clip, with the weight
-decay of the weights.
 """
 
 from experiments.configs.recipe import Recipe

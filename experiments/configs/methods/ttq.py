@@ -5,7 +5,6 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
 All layers except the first are ternary, as in the authors' code for CIFAR-10.
-The recipe has 200 epochs; the authors train for up to 400.
 """
 
 from experiments.configs.recipe import Recipe

@@ -3,9 +3,6 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/twn.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
-
-SGD with momentum starts at 0.1, divided by ten at epochs 80 and 120 of 160. The
-recipe is from memory; we did not check it against the paper.
 """
 
 from experiments.configs.recipe import Recipe
