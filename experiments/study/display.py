@@ -1,6 +1,7 @@
 """Shows the progress of a study, and lists what is done."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,11 +26,11 @@ class Display(NamedTuple):
     show_run: `(runs done, name) -> show`; `show` replaces
       `progress.progress_bar` in that run. The number is None for a base model,
       which is not a run of the study.
-    log: `(text)`, prints a line.
+    log_once: `(text)`, prints a line that it has not printed before.
   """
 
   show_run: Callable[[int | None, str], Show]
-  log: Callable[[str], None]
+  log_once: Callable[[str], None]
 
 
 @contextlib.contextmanager
@@ -74,7 +75,8 @@ def open_display(
 
       return show
 
-    yield Display(show_run, lambda text: print_line(live.console, text))
+    log_once = functools.cache(functools.partial(print_line, live.console))
+    yield Display(show_run, log_once)
 
 
 def print_status(

@@ -165,7 +165,7 @@ def run_study(
       used = (pathlib.Path(job.config.pretrained) for job in plan())
       if any(path in file.parents for file in used):
         _make_base(config, path, stop, display)
-    reported, ended = set[str](), set[pathlib.Path]()
+    ended: set[pathlib.Path] = set()
     # The plan is made again after each run: another process may have released
     # a run by now, and one run may have become several.
     while not stop():
@@ -182,9 +182,7 @@ def run_study(
             _run(job, results, stop, show)
             ended.add(job.workdir)
             break
-        if job.name not in reported:
-          display.log(f'{job.name}: another process is running it.')
-        reported.add(job.name)
+        display.log_once(f'{job.name}: another process is running it.')
       else:
         return
   except training.Stopped:
@@ -198,16 +196,13 @@ def _make_base(
   display: study_display.Display,
 ) -> None:
   """Trains a base model, or waits for the process that trains it."""
-  is_reported = False
   while not stop():
     with study_plan.claim_run(folder) as is_claimed:
       if is_claimed:
         show = display.show_run(None, f'base {folder.name}')
         training.train_and_evaluate(config, folder, stop=stop, show=show)
         return
-    if not is_reported:
-      display.log(f'base {folder.name}: another process is training it.')
-    is_reported = True
+    display.log_once(f'base {folder.name}: another process is training it.')
     time.sleep(1)
 
 
