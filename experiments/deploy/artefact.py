@@ -119,13 +119,7 @@ def _load_onnx(path: pathlib.Path) -> Artefact:
       ' again.'
     ) from error
   inputs = session.get_inputs()
-  shape = _image_size(
-    path,
-    [
-      (node.shape, node.type.removeprefix('tensor(').removesuffix(')'))
-      for node in inputs
-    ],
-  )
+  shape = _image_size(path, [(node.shape, node.type) for node in inputs])
   metadata = session.get_modelmeta().custom_metadata_map
   return Artefact(
     lambda images: session.run(None, {inputs[0].name: images})[0],
@@ -158,7 +152,8 @@ def _image_size(
   """Returns height and width of the images, from shape and type of inputs."""
   if len(inputs) == 1:
     shape, dtype = inputs[0]
-    if dtype == 'uint8' and len(shape) == 4 and shape[3] == 3:
+    is_uint8 = dtype in ('uint8', 'tensor(uint8)')  # In jax and in ONNX.
+    if is_uint8 and len(shape) == 4 and shape[3] == 3:
       return int(shape[1]), int(shape[2])
   raise InvalidError(
     f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3).'

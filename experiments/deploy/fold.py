@@ -9,7 +9,6 @@ not quantized, the quantized weights, and the folded ones.
 """
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -48,27 +47,26 @@ def fold_run(
   """
   config, _, path = run_folder.read_quantized_run(workdir)
   model = model_file.load_model(path)
-  params, batch_stats, paths = fold_kernels(model, config)
-  forms = {
-    'quantized': (model.params, model.batch_stats),
-    'folded': (params, batch_stats),
-  }
+  folded, paths = fold_kernels(model, config)
+  forms = {'quantized': model, 'folded': folded}
   trained_path = run_folder.model_path(workdir, config, kind='trained')
   if trained_path.exists():
-    trained = model_file.load_model(trained_path)
-    forms = {'trained': (trained.params, trained.batch_stats)} | forms
+    forms = {'trained': model_file.load_model(trained_path)} | forms
   config.mesh_data = 1
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   evaluate = make_evaluate(pipeline.evaluate, net, losses.LOSSES[config.loss])
-  accuracies = {name: evaluate(*form)[1] for name, form in forms.items()}
+  accuracies = {
+    name: evaluate(form.params, form.batch_stats)[1]
+    for name, form in forms.items()
+  }
   model_file.save_model(
     run_folder.model_path(workdir, config, kind='folded'),
-    params,
-    batch_stats,
+    folded.params,
+    folded.batch_stats,
     model.metadata | {'accuracy': f'{accuracies["folded"]:.2f}'},
   )
-  leaves = selection.named_leaves(params)
+  leaves = selection.named_leaves(folded.params)
   kernels = {name: np.asarray(leaves[name]) for name in paths}
   return accuracies, {
     name: len(np.unique(kernel))
@@ -79,7 +77,7 @@ def fold_run(
 
 def fold_kernels(
   model: model_file.ModelFile, config: ConfigDict
-) -> tuple[Any, Any, list[str]]:
+) -> tuple[model_file.ModelFile, list[str]]:
   """Moves the scales of the quantized kernels of a run into its norms.
 
   Args:
@@ -87,8 +85,7 @@ def fold_kernels(
     config: Configuration of the run.
 
   Returns:
-    The parameters, the batch statistics, and the paths of the kernels that have
-    a scale.
+    The folded network, and the paths of the kernels that have a scale.
   """
   rules = make_parts(config, steps_per_epoch=1).rules
   packed = mq_jax.pack(model.params, rules, quantized=True)
@@ -97,7 +94,8 @@ def fold_kernels(
     for path, leaf in packed_leaves(packed.params).items()
     if (scale := scale_of(mq_jax.codes_and_levels(leaf)[1])) is not None
   }
-  return *fold_scales(model.params, model.batch_stats, scales), list(scales)
+  folded = fold_scales(model.params, model.batch_stats, scales)
+  return model_file.ModelFile(*folded, model.metadata), list(scales)
 
 
 @exit_on_user_error()

@@ -162,9 +162,9 @@ def _make_files(
 
 def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
   """Returns parameters with folded scales and norms."""
-  params, batch_stats, _ = fold_kernels(model, config)
+  folded, _ = fold_kernels(model, config)
   epsilon = getattr(make_network(config, 1), 'epsilon', BatchNorm.epsilon)
-  return fold_norms(params, batch_stats, epsilon)
+  return fold_norms(folded.params, folded.batch_stats, epsilon)
 
 
 def _write_file(

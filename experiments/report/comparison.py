@@ -1,6 +1,5 @@
 """The measured and the published accuracy of a setting."""
 
-import functools
 import json
 import pathlib
 import statistics
@@ -18,6 +17,7 @@ from experiments.records import ledger, run_log
 from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
+_TABLES: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
 RESAMPLES = 10_000
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
 # The keys that choose the base model.
@@ -83,13 +83,13 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
       groups.setdefault((identity(run_config), base), []).append(run)
   if not groups:
     return None
-  chosen = max(
-    groups.values(),
-    key=lambda group: (
-      _nearness(group[0].header['config']['epochs'], config.epochs),
-      len({seed for run in group for seed in ledger.seeds(run)}),
-    ),
-  )
+
+  def rank(group: list[ledger.Run]) -> tuple[bool, int, int]:
+    epochs = group[0].header['config']['epochs']
+    seeds = {seed for run in group for seed in ledger.seeds(run)}
+    return epochs <= config.epochs, -abs(config.epochs - epochs), len(seeds)
+
+  chosen = max(groups.values(), key=rank)
   records: dict[int, list[dict[str, Any]]] = {}
   diverged: set[int] = set()
   for run in chosen:
@@ -105,10 +105,6 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('base_accuracy'),
     [run.name for run in chosen],
   )
-
-
-def _nearness(epochs: int, wanted: int) -> tuple[bool, int]:
-  return epochs <= wanted, -abs(wanted - epochs)
 
 
 def accuracies(measured: Cell) -> list[float]:
@@ -153,20 +149,13 @@ def published(table: str, config: ConfigDict) -> Published | None:
     table: Name of a table in `PUBLISHED`; '' if the setting is in no table.
     config: Setting. Only settings of the paper's protocol are in its tables.
   """
-  tables = _published_tables()
-  for entry in tables[table] if table else ():
+  for entry in _TABLES[table] if table else ():
     changes = {name: entry[name] for name in entry.keys() & config.keys()}
     if any(config[name] != value for name, value in changes.items()):
       continue
     theirs = in_protocol('paper', **changes)
     if identity(config.to_dict()) == identity(theirs.to_dict()):
-      base = tables['base_accuracy'][f'{config.network}-{config.dataset}']
+      base = _TABLES['base_accuracy'][f'{config.network}-{config.dataset}']
       given = {k: v for k, v in entry.items() if k in Published._fields}
       return Published(base_accuracy=base, **given)
   return None
-
-
-@functools.cache
-def _published_tables() -> dict[str, Any]:
-  tables: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
-  return tables

@@ -78,7 +78,12 @@ def base_models(
   first: dict[str, ConfigDict] = {}
   for config in configs:
     if config.pretrained or is_from_scratch(config):
-      _check_named_model(config)
+      path = pathlib.Path(config.pretrained).expanduser()
+      if config.pretrained and not path.is_file():
+        raise MissingError(
+          f'The study names pretrained={config.pretrained!r}, but there is no'
+          ' such file. Put the file there, or change the study.'
+        )
       continue
     if folder:
       config.pretrained = str(
@@ -98,15 +103,6 @@ def base_models(
       )
     config.pretrained = str(model_path(base_workdir, base))
   return first
-
-
-def _check_named_model(config: ConfigDict) -> None:
-  path = pathlib.Path(config.pretrained).expanduser()
-  if config.pretrained and not path.is_file():
-    raise MissingError(
-      f'The study names pretrained={config.pretrained!r}, but there is no such'
-      ' file. Put the file there, or change the study.'
-    )
 
 
 def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
