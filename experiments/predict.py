@@ -59,7 +59,7 @@ def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
   try:
     with Image.open(path) as image:
       is_deep = image.mode == 'F' or image.mode.startswith('I')
-      # Turns the image the way the camera was held.
+      # The EXIF data say how the camera was held.
       colours = ImageOps.exif_transpose(image).convert('RGB')
   except FileNotFoundError as error:
     raise MissingError(f'There is no image {path}.') from error

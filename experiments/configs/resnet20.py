@@ -6,8 +6,8 @@
 Any value can be overridden on the command line, such as
 `--config.quantizer=bwn --config.estimator=lstm_fc --config.optimizer=adam
 --config.seed=3`; `python -m experiments.cifar --help` lists all keys. Without
-`pretrained` a full-precision base model is trained first, `pretrain_epochs`
-long.
+`pretrained` the command first trains a full-precision base model, for
+`pretrain_epochs` epochs.
 """
 
 from typing import Any

@@ -2,11 +2,10 @@
 
 An artefact maps images without preprocessing, uint8 of shape (N, height, width,
 3), to logits. A `.stablehlo` file needs jax and an `.onnx` file onnxruntime;
-neither needs flax or the training code. A `.safetensors` file needs both.
+neither needs flax or the training code. A `.safetensors` file needs both. This
+command runs an artefact on images in a separate process:
 
   python -m experiments.deploy.artefact ARTEFACT IMAGES.npy LOGITS.npy
-
-runs an artefact on images in a separate process.
 """
 
 import json

@@ -93,13 +93,10 @@ def show(
   table = rich.table.Table(
     title=f'{card["name"]}: {card["accuracy"]:.2f} % as trained'
   )
-  for name in FILE_COLUMNS:
-    is_text = name == 'file'
-    table.add_column(
-      name.replace(' ', '\n'),
-      justify='left' if is_text else 'right',
-      no_wrap=is_text,
-    )
+  file, *numbers = FILE_COLUMNS
+  table.add_column(file, no_wrap=True)
+  for name in numbers:
+    table.add_column(name.replace(' ', '\n'), justify='right')
   for row in _file_rows(card):
     table.add_row(*row)
   (console or rich.console.Console()).print(table)

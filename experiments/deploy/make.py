@@ -179,8 +179,7 @@ def _write_file(
   if path.suffix == '.stablehlo':
     path.write_bytes(export.stablehlo(logits, image))
   else:
-    classes = {'classes': described['classes']}
-    path.write_bytes(export.onnx(logits, image, classes))
+    path.write_bytes(export.onnx(logits, image, described['classes']))
 
 
 def _move_files(

@@ -2,7 +2,7 @@
 
   python -m experiments.report [--results DIR] [--out docs/results]
 
-prints the table of every study with published numbers or with runs in the
+Prints the table of every study with published numbers or with runs in the
 ledger, and writes it into --out as Markdown, CSV and LaTeX, with figures as PNG
 and SVG. With the ledger of this checkout the command also fills README.md and
 docs/*.md: a table begins after the comment `<!-- table: NAME -->` and ends at

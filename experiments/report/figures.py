@@ -13,7 +13,7 @@ from experiments.report.plots import Measured
 from experiments.study.spec import Study
 
 MAXIMUM = 5  # curves per panel
-MINIMUM_EPOCHS = 3  # Of fewer epochs, the accuracy at the end says as much.
+MINIMUM_EPOCHS = 3  # A shorter curve says no more than the accuracy at its end.
 STYLE: Any = {
   'figure.constrained_layout.use': True,
   'figure.dpi': 150,

@@ -251,7 +251,7 @@ def factors(group: Measured, of_paper: str) -> Figure:
 
 
 def histograms(group: Measured) -> Figure:
-  """Draws the distribution of W̃ in its layer over the epochs, first trials."""
+  """Draws the distribution of W̃ over the epochs of each first trial."""
   figure, axes = _grid(len(group), 4, (2.3, 2.5))
   for axis, (name, config, cell) in zip(axes, group, strict=True):
     trial = first_trial(cell)

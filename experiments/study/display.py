@@ -95,7 +95,7 @@ def print_status(
     trials: Number of trials wanted of each setting.
     runs: Runs in the ledger.
     planned: Runs that the ledger lacks.
-    console: Where to print; standard output by default.
+    console: Console to print on; standard output by default.
   """
   console = console or rich.console.Console()
   table = rich.table.Table(title=rich.text.Text(title))

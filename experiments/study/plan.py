@@ -18,7 +18,7 @@ from experiments.records.workdir import log_path
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
 _RUNS = 'runs'
-# A file in the folder of a run whose seeds now run alone.
+# Name of a file that marks the folder of a run whose seeds now run alone.
 _ALONE_MARK = 'one-of-these-seeds-diverged'
 
 
@@ -148,7 +148,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _lock(workdir: pathlib.Path) -> pathlib.Path:
-  # Beside the folder, because the folder exists only once the run has begun.
+  # It is beside the folder, which exists only once the run has begun.
   return workdir.with_name(f'{workdir.name}.lock')
 
 

@@ -71,9 +71,9 @@ def base_models(
     The base models to train first: folder of the run to its configuration.
 
   Raises:
-    MissingError: If `folder` lacks a model; the message lists the names that
-      the file may have. If the file that a configuration names is missing.
-    InvalidError: If two configurations want different models of one network.
+    MissingError: If the file that a configuration names is missing, or `folder`
+      lacks a model; the message lists the names that the file may have.
+    InvalidError: If two configurations need different models of one network.
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
@@ -97,7 +97,7 @@ def base_models(
     base_workdir = workdir / 'base' / name
     if first.setdefault(str(base_workdir), base) != base:
       raise InvalidError(
-        f'The settings want different base models of {config.network} on'
+        f'The settings need different base models of {config.network} on'
         f' {config.dataset}. Select some settings with --only, or name a folder'
         ' of base models with --pretrained.'
       )

@@ -8,7 +8,7 @@ precision. Learning rate, decay and window are those of the authors' repository
 for ResNet20. The inverse temperatures are those of their paper (in the
 repository: 500 epochs, one factor per epoch), and the epochs at which the rate
 falls are those of LQ-Nets. Batch statistics are recomputed with the levels of
-the largest share: these two sets of statistics are State Batch Norm's.
+the largest share: State Batch Norm has these two sets of statistics.
 """
 
 from experiments.configs.recipe import Recipe

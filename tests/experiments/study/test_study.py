@@ -324,7 +324,7 @@ def test_base_models_folder_is_searched_by_name(tmp_path):
     config.pretrained = ''
   changed = configs[0].copy_and_resolve_references()
   changed.batch_size = 64
-  with pytest.raises(errors.InvalidError, match='want different base models'):
+  with pytest.raises(errors.InvalidError, match='need different base models'):
     study_run.base_models([configs[0], changed], '', tmp_path)
 
 
