@@ -28,9 +28,7 @@ STYLE: Any = {
 
 
 def write_all(
-  studies: Mapping[str, Study],
-  runs: Sequence[ledger.Run],
-  out: pathlib.Path,
+  studies: Mapping[str, Study], runs: Sequence[ledger.Run], out: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws the figures that the ledger gives; returns the paths of the files.
 

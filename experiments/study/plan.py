@@ -103,7 +103,9 @@ def jobs(
     for seeds in sorted(groups):
       job_config = ConfigDict(config.to_dict())
       job_config.update(seed=seeds[0], trials=len(seeds))
-      text = _seeds_text(seeds)
+      text = f'seed{seeds[0]}'
+      if len(seeds) > 1:
+        text = f'seeds{seeds[0]}to{seeds[-1]}'
       folder = workdir / _RUNS / f'{stem}-{digest}-{text}'
       planned.append(Job(f'{stem}-{text}', job_config, folder))
   return planned
@@ -150,12 +152,6 @@ def _try_lock(file: IO[str]) -> bool:
 def _lock(workdir: pathlib.Path) -> pathlib.Path:
   # It is beside the folder, which exists only once the run has begun.
   return workdir.with_name(f'{workdir.name}.lock')
-
-
-def _seeds_text(seeds: Sequence[int]) -> str:
-  if len(seeds) == 1:
-    return f'seed{seeds[0]}'
-  return f'seeds{seeds[0]}to{seeds[-1]}'
 
 
 def run_seeds_alone(job: Job) -> None:
