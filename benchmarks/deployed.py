@@ -98,7 +98,7 @@ def _formats() -> dict[str, Callable[[Any], bytes]]:
   except MissingError as error:
     print(f'ONNX is left out: {error}')
     return exporters
-  return exporters | {'.onnx': lambda logits: export.onnx(logits, IMAGE, {})}
+  return exporters | {'.onnx': lambda logits: export.onnx(logits, IMAGE, ())}
 
 
 def _rows(

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from benchmarks import cases, measure, table
 from experiments.build.networks import make_network
 from experiments.build.parts import make_parts, make_train_step
-from experiments.configs import methods
-from experiments.configs.recipe import recipe
+from experiments.configs import methods, resnet20
 from mq_jax.selection import named_leaves
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
@@ -72,7 +71,7 @@ def main() -> None:
     for name, config in recipes().items()
     if not args.only or name in args.only
   }
-  compared = [make_case(cases.STE, recipe('dorefa'), args)]
+  compared = [make_case(cases.STE, resnet20.get_config(estimator='ste'), args)]
   compared += [make_case(name, config, args) for name, config in chosen.items()]
   weights = sum(
     leaf.size

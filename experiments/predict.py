@@ -33,7 +33,7 @@ def predict(
 
   Raises:
     MissingError: If a file or a package is missing.
-    InvalidError: If a file is damaged or is no image.
+    InvalidError: If a file is damaged or is not an image.
   """
   network = artefact.load(path)
   pixels = [_read(image, network.shape) for image in images]
@@ -41,7 +41,7 @@ def predict(
     logits = network.logits(rgb[None])[0].astype(np.float64)
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
-    # A program without its card has no names of classes.
+    # A program without its card does not know the names of classes.
     classes = range(len(probabilities))
     is_named = len(network.classes) == len(probabilities)
     names = network.classes if is_named else tuple(map(str, classes))
@@ -59,12 +59,14 @@ def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
   try:
     with Image.open(path) as image:
       is_deep = image.mode == 'F' or image.mode.startswith('I')
-      # Rotated the way the camera was held.
+      # The EXIF data say how the camera was held.
       colours = ImageOps.exif_transpose(image).convert('RGB')
   except FileNotFoundError as error:
     raise MissingError(f'There is no image {path}.') from error
   except (OSError, ValueError, Image.DecompressionBombError) as error:
-    raise InvalidError(f'{path} is no image or is damaged: {error}') from error
+    raise InvalidError(
+      f'{path} is not an image or is damaged: {error}'
+    ) from error
   if is_deep:
     raise InvalidError(
       f'{path} has more than 8 bits per channel. Save it with 8.'

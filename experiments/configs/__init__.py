@@ -1,1 +1,1 @@
-"""One file a network or a dataset, each with a `get_config()`."""
+"""Configurations, one file per network or data set: `get_config()`."""

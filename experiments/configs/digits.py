@@ -3,17 +3,15 @@
 python -m experiments.cifar --config=experiments/configs/digits.py
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs import resnet20
 
-
-def get_config() -> ConfigDict:
-  """The configuration of ResNet20, shrunk."""
-  config = resnet20.get_config()
-  config.dataset = 'digits'
-  config.pretrain_epochs = 6
-  config.epochs = 6
-  config.batch_size = 64
-  config.optimizer = 'adam'
-  return config
+get_config = functools.partial(
+  resnet20.get_config,
+  dataset='digits',
+  pretrain_epochs=6,
+  epochs=6,
+  batch_size=64,
+  optimizer='adam',
+)

@@ -3,14 +3,10 @@
 python -m experiments.cifar --config=experiments/configs/resnet110.py
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs import resnet20
 
-
-def get_config() -> ConfigDict:
-  """The configuration of ResNet20 with another network and dataset."""
-  config = resnet20.get_config()
-  config.network = 'resnet110'
-  config.dataset = 'cifar100'
-  return config
+get_config = functools.partial(
+  resnet20.get_config, network='resnet110', dataset='cifar100'
+)

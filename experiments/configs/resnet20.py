@@ -6,15 +6,19 @@
 Any value can be overridden on the command line, such as
 `--config.quantizer=bwn --config.estimator=lstm_fc --config.optimizer=adam
 --config.seed=3`; `python -m experiments.cifar --help` lists all keys. Without
-`pretrained` a full-precision base model is trained first, `pretrain_epochs`
-long.
+`pretrained` the command first trains a full-precision base model, for
+`pretrain_epochs` epochs.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.build.schema import default_config
 
 
-def get_config() -> ConfigDict:
-  """Returns the default configuration, which is this protocol."""
-  return default_config()
+def get_config(**changes: Any) -> ConfigDict:
+  """Returns the default configuration, which is this protocol, with changes."""
+  config = default_config()
+  config.update(changes)
+  return config

@@ -4,13 +4,8 @@
     --config.pretrained=MetaQuant-ResNet44-CIFAR10.safetensors
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from experiments.configs import resnet20
 
-
-def get_config() -> ConfigDict:
-  """The configuration of ResNet20 with another network."""
-  config = resnet20.get_config()
-  config.network = 'resnet44'
-  return config
+get_config = functools.partial(resnet20.get_config, network='resnet44')

@@ -23,6 +23,7 @@ from experiments.deploy.make import FORMATS, PAGE, deploy
 from experiments.records import cards
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Deploys the network and shows the size and accuracy of each file."""
   del argv
@@ -30,27 +31,22 @@ def main(argv: list[str]) -> None:
   # An exit by exception removes incomplete files, as after Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   runtime.configure()
-  with exit_on_user_error():
-    described = deploy(
-      arguments.workdir,
-      arguments.out,
-      arguments.format,
-      arguments.count_bits,
-      arguments.data_dir,
-    )
-    card.show(described)
-    print(f'The files are in {arguments.out}, and {PAGE} describes them.')
-    if arguments.results:
-      print(f'The card is {cards.enter(arguments.results, described)}.')
+  described = deploy(
+    arguments.workdir,
+    arguments.out,
+    arguments.format,
+    arguments.count_bits,
+    arguments.data_dir,
+  )
+  card.show(described)
+  print(f'The files are in {arguments.out}, and {PAGE} describes them.')
+  if arguments.results:
+    print(f'The card is {cards.enter(arguments.results, described)}.')
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-    'workdir', None, 'Deploy the run in this folder.', required=True
-  )
-  flags.DEFINE_string(
-    'out', None, 'Write the files to this folder.', required=True
-  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+  flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
   flags.DEFINE_list(
     'format',
     ['safetensors', 'stablehlo'],
@@ -59,10 +55,6 @@ if __name__ == '__main__':
   flags.DEFINE_bool(
     'count_bits', False, 'Compute convolutions of ±1 with ±1 by counting bits.'
   )
-  flags.DEFINE_string(
-    'data_dir', '', 'Read the prepared data sets from this folder.'
-  )
-  flags.DEFINE_string(
-    'results', '', 'Enter the card into the ledger in this folder.'
-  )
+  flags.DEFINE_string('data_dir', '', 'Folder of the prepared data sets.')
+  flags.DEFINE_string('results', '', 'Also enter the card into this ledger.')
   app.run(main)

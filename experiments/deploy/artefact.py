@@ -2,11 +2,10 @@
 
 An artefact maps images without preprocessing, uint8 of shape (N, height, width,
 3), to logits. A `.stablehlo` file needs jax and an `.onnx` file onnxruntime;
-neither needs flax or the training code. A `.safetensors` file needs both.
+neither needs flax or the training code. A `.safetensors` file needs both. This
+command runs an artefact on images in a separate process:
 
   python -m experiments.deploy.artefact ARTEFACT IMAGES.npy LOGITS.npy
-
-runs an artefact on images in a separate process.
 """
 
 import json
@@ -119,13 +118,7 @@ def _load_onnx(path: pathlib.Path) -> Artefact:
       ' again.'
     ) from error
   inputs = session.get_inputs()
-  shape = _image_size(
-    path,
-    [
-      (node.shape, node.type.removeprefix('tensor(').removesuffix(')'))
-      for node in inputs
-    ],
-  )
+  shape = _image_size(path, [(node.shape, node.type) for node in inputs])
   metadata = session.get_modelmeta().custom_metadata_map
   return Artefact(
     lambda images: session.run(None, {inputs[0].name: images})[0],
@@ -142,7 +135,7 @@ def _load_safetensors(path: pathlib.Path) -> Artefact:
       f"{path} needs the training code's packages ({error.name} is missing):"
       " pip install -e '.[experiments]', or use the .stablehlo or .onnx file"
     ) from error
-  return Artefact(*packed_network.load(path))
+  return packed_network.load(path)
 
 
 _LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {
@@ -158,7 +151,8 @@ def _image_size(
   """Returns height and width of the images, from shape and type of inputs."""
   if len(inputs) == 1:
     shape, dtype = inputs[0]
-    if dtype == 'uint8' and len(shape) == 4 and shape[3] == 3:
+    is_uint8 = dtype in ('uint8', 'tensor(uint8)')  # In jax and in ONNX.
+    if is_uint8 and len(shape) == 4 and shape[3] == 3:
       return int(shape[1]), int(shape[2])
   raise InvalidError(
     f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3).'

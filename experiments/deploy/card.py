@@ -5,6 +5,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,9 +19,22 @@ from experiments.data.on_device import ImageSet
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
 
+# `(card, artefact) -> text` of each column in a table of files.
+FILE_COLUMNS: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
+  'file': lambda card, file: file['file'],
+  'bytes': lambda card, file: f'{file["bytes"]:,}',
+  'times smaller': lambda card, file: (
+    f'{card["trained_bytes"] / file["bytes"]:.1f}'
+  ),
+  'test accuracy': lambda card, file: f'{file["accuracy"]:.2f} %',
+  'equal predictions': lambda card, file: (
+    f'{file["equal_predictions"]:,} of {file["images"]:,}'
+  ),
+  'largest error': lambda card, file: f'{file["largest_error"]:.1e}',
+}
+
 
 def describe(
-  name: str,
   header: dict[str, Any],
   path: pathlib.Path,
   packed: mq_jax.PackedParams,
@@ -30,19 +44,18 @@ def describe(
   """Returns the card, without its artefacts.
 
   Args:
-    name: Name of the run.
     header: Header of the run's log.
-    path: File of the trained network.
+    path: File of the trained network, in the folder of the run.
     packed: Deployed network.
-    dataset: Dataset whose test set the files are tested on.
+    dataset: Data set whose test images the files are tested on.
     logits: Logits of the trained network on the test images.
 
   Returns:
-    JSON: 'name', 'classes', 'images' (shape of an image), 'count_bits' (whether
-    convolutions of ±1 count bits), 'accuracy' of the trained network (percent),
-    'trained_bytes' of its file, 'layers' (fields of `mq_jax.Summary`), 'run'
-    and 'made' (headers of `run_log.describe_run`), 'artefacts' (empty:
-    `check.compare` makes them).
+    JSON: 'name' (folder of the run), 'classes', 'images' (shape of an image),
+    'count_bits' (whether convolutions of ±1 count bits), 'accuracy' of the
+    trained network (percent), 'trained_bytes' of its file, 'layers' (fields of
+    `mq_jax.Summary`), 'run' and 'made' (headers of `run_log.describe_run`),
+    'artefacts' (empty: `check.compare` makes them).
   """
   shape = dataset.test_images.shape[1:]
   layers = mq_jax.summary(
@@ -53,7 +66,7 @@ def describe(
     inputs=[jax.ShapeDtypeStruct((1, *shape), np.uint8)],
   )
   return {
-    'name': name,
+    'name': path.parent.resolve().name,
     'classes': list(dataset.class_names),
     'images': list(shape),
     'count_bits': json.loads(packed.metadata['count_bits']),
@@ -69,102 +82,64 @@ def describe(
 
 
 def show(
-  described: dict[str, Any], console: rich.console.Console | None = None
+  card: dict[str, Any], console: rich.console.Console | None = None
 ) -> None:
   """Prints a table of the files: size and agreement with the trained network.
 
   Args:
-    described: Card.
+    card: Card with its artefacts.
     console: Console to print on; standard output by default.
   """
   table = rich.table.Table(
-    title=f'{described["name"]}: {described["accuracy"]:.2f}% as trained',
+    title=f'{card["name"]}: {card["accuracy"]:.2f} % as trained'
   )
-  table.add_column('file', no_wrap=True)
-  equal = f'of {described["artefacts"][0]["images"]:,} equal'
-  for name in ('bytes', 'smaller', 'accuracy', equal, 'error'):
-    table.add_column(name, justify='right')
-  for file in described['artefacts']:
-    table.add_row(
-      file['file'],
-      f'{file["bytes"]:,}',
-      f'{described["trained_bytes"] / file["bytes"]:.1f}x',
-      f'{file["accuracy"]:.2f}%',
-      f'{file["equal_predictions"]:,}',
-      f'{file["largest_error"]:.1e}',
-    )
+  file, *numbers = FILE_COLUMNS
+  table.add_column(file, no_wrap=True)
+  for name in numbers:
+    table.add_column(name.replace(' ', '\n'), justify='right')
+  for row in _file_rows(card):
+    table.add_row(*row)
   (console or rich.console.Console()).print(table)
 
 
-def markdown(described: dict[str, Any]) -> str:
-  """Returns the card as a page of Markdown."""
-  run, made = described['run'], described['made']
-  config = run['config']
-  height, width, channels = described['images']
-  columns = (
-    'file',
-    'bytes',
-    'times smaller',
-    'test accuracy',
-    'equal predictions',
-    'largest error of logits',
-  )
-  rows = [
-    [
-      file['file'],
-      f'{file["bytes"]:,}',
-      f'{described["trained_bytes"] / file["bytes"]:.1f}',
-      f'{file["accuracy"]:.2f} %',
-      f'{file["equal_predictions"]:,} of {file["images"]:,}',
-      f'{file["largest_error"]:.1e}',
-    ]
-    for file in described['artefacts']
+def _file_rows(card: dict[str, Any]) -> list[list[str]]:
+  return [
+    [text(card, file) for text in FILE_COLUMNS.values()]
+    for file in card['artefacts']
   ]
-  first = described['artefacts'][0]
+
+
+def markdown(card: dict[str, Any]) -> str:
+  """Returns the card as a page of Markdown."""
+  run, made = card['run'], card['made']
+  config = run['config']
+  height, width, channels = card['images']
+  first = card['artefacts'][0]
   # The last file needs the fewest packages to run.
-  last = described['artefacts'][-1]['file']
-  layers = [mq_jax.LayerSummary(**layer) for layer in described['layers']]
+  last = card['artefacts'][-1]['file']
+  layers = [mq_jax.LayerSummary(**layer) for layer in card['layers']]
   commit = run['commit'] or 'no checkout'
-  counting = (
-    ' Convolutions of ±1 count bits.' if described['count_bits'] else ''
-  )
-  return '\n'.join(
-    [
-      f'# {described["name"]}',
-      '',
-      f'A {config["network"]} for {config["dataset"]}. The trained network'
-      f' classifies {described["accuracy"]:.2f} % of {first["images"]:,} test'
-      f' images correctly; its file has {described["trained_bytes"]:,} bytes.'
-      f'{counting}',
-      '',
-      *table_lines(columns, rows),
-      '',
-      'Each file was opened in a fresh process. Errors are relative to the'
-      ' largest logit of the image in the trained network.',
-      '',
-      f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB without'
-      ' preprocessing. Output: `logits`, float32,'
-      f' (N, {len(described["classes"])}), of the classes'
-      f' {", ".join(described["classes"])}.',
-      '',
-      '```sh',
-      f'python -m experiments.predict {last} IMAGE.png',
-      '```',
-      '',
-      '## Layers',
-      '',
-      '```',
-      str(mq_jax.Summary(tuple(layers), 0)),
-      '```',
-      '',
-      '## Origin',
-      '',
-      f'Trained {run["date"]} at commit {commit}: quantizer'
-      f' {config["quantizer"]}, estimator {config["estimator"]}, optimizer'
-      f' {config["optimizer"]}, {config["epochs"]} epochs, seed'
-      f' {config["seed"]}, device {run["device"]["kind"]}. Deployed'
-      f' {made["date"]} with mq_jax {made["versions"]["mq_jax"]}, jax'
-      f' {made["versions"]["jax"]}. The whole configuration is in card.json.',
-      '',
-    ]
-  )
+  counting = ' Convolutions of ±1 count bits.' if card['count_bits'] else ''
+  paragraphs = [
+    f'# {card["name"]}',
+    f'A {config["network"]} for {config["dataset"]}. The trained network'
+    f' classifies {card["accuracy"]:.2f} % of {first["images"]:,} test images'
+    f' correctly; its file has {card["trained_bytes"]:,} bytes.{counting}',
+    '\n'.join(table_lines(tuple(FILE_COLUMNS), _file_rows(card))),
+    'Each file was opened in a fresh process. Errors of logits are relative to'
+    ' the largest logit of the image in the trained network.',
+    f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB without'
+    f' preprocessing. Output: `logits`, float32, (N, {len(card["classes"])}),'
+    f' of the classes {", ".join(card["classes"])}.',
+    f'```sh\npython -m experiments.predict {last} IMAGE.png\n```',
+    '## Layers',
+    f'```\n{mq_jax.Summary(tuple(layers), 0)}\n```',
+    '## Origin',
+    f'Trained {run["date"]} at commit {commit}: quantizer'
+    f' {config["quantizer"]}, estimator {config["estimator"]}, optimizer'
+    f' {config["optimizer"]}, {config["epochs"]} epochs, seed'
+    f' {config["seed"]}, device {run["device"]["kind"]}. Deployed'
+    f' {made["date"]} with mq_jax {made["versions"]["mq_jax"]}, jax'
+    f' {made["versions"]["jax"]}. The whole configuration is in card.json.',
+  ]
+  return '\n\n'.join(paragraphs) + '\n'

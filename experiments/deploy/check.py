@@ -14,9 +14,9 @@ from experiments.records import model_file
 
 # Largest error of a logit, relative to the largest logit of the image.
 TOLERANCE = 1e-4
-# Share of images whose predictions may differ if activations are rounded. An
-# activation on the border of two levels rounds to either side by the last bit
-# of a sum, which two programs need not have in common.
+# Share of images whose predictions may differ if activations are rounded. The
+# last bit of a sum, in which two programs may differ, decides to which side an
+# activation on the border of two levels rounds.
 BORDERLINE = 1e-3
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 

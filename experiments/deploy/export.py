@@ -2,8 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +31,14 @@ def stablehlo(logits: Logits, image: tuple[int, ...]) -> bytes:
 
 
 def onnx(
-  logits: Logits, image: tuple[int, ...], metadata: Mapping[str, Any]
+  logits: Logits, image: tuple[int, ...], classes: Sequence[str]
 ) -> bytes:
   """Exports the same program as an ONNX model, with jax2onnx.
 
   Args:
     logits: `(images) -> logits`. Its constants become part of the model.
     image: Height, width and channels of the uint8 images.
-    metadata: Values that the model stores as JSON, by name.
+    classes: Names of the classes, which the model stores as JSON.
 
   Returns:
     A serialized ModelProto with the input `images` and the output `logits`.
@@ -57,8 +56,7 @@ def onnx(
   # A runtime infers the shapes of intermediate results, which take a third of
   # the file.
   del model.graph.value_info[:]
-  for key, value in metadata.items():
-    model.metadata_props.add(key=key, value=json.dumps(value))
+  model.metadata_props.add(key='classes', value=json.dumps(classes))
   content: bytes = model.SerializeToString()
   return content
 

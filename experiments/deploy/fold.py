@@ -1,4 +1,4 @@
-"""Makes the network for inference of a complete run: integers and norms.
+"""Makes the inference network of a complete run, with kernels of integers.
 
   python -m experiments.deploy.fold --workdir=runs/mine
 
@@ -9,24 +9,24 @@ not quantized, the quantized weights, and the folded ones.
 """
 
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+import mq_jax
 from experiments.build import losses
 from experiments.build.networks import make_network
+from experiments.build.parts import make_parts
 from experiments.common import console, runtime
 from experiments.common.errors import exit_on_user_error
-from experiments.deploy import trained_run
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
 from experiments.training.evaluation import make_evaluate
 from experiments.training.train import make_pipeline
 from mq_jax import selection
-from mq_jax.models import fold_scales
+from mq_jax.models import fold_scales, scale_of
+from mq_jax.packing.packed_array import packed_leaves
 
 
 def fold_run(
@@ -47,26 +47,27 @@ def fold_run(
   """
   config, _, path = run_folder.read_quantized_run(workdir)
   model = model_file.load_model(path)
-  scales = trained_run.kernel_scales(model, config)
-  params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
-  forms = {
-    'quantized': (model.params, model.batch_stats),
-    'folded': (params, batch_stats),
-  }
+  folded, paths = fold_kernels(model, config)
+  forms = {'quantized': model, 'folded': folded}
   trained_path = run_folder.model_path(workdir, config, kind='trained')
   if trained_path.exists():
-    trained = model_file.load_model(trained_path)
-    forms = {'trained': (trained.params, trained.batch_stats)} | forms
-  evaluate = _make_evaluate(config)
-  accuracies = {name: evaluate(*form)[1] for name, form in forms.items()}
+    forms = {'trained': model_file.load_model(trained_path)} | forms
+  config.mesh_data = 1
+  pipeline = make_pipeline(config)
+  net = make_network(config, len(pipeline.classes))
+  evaluate = make_evaluate(pipeline.evaluate, net, losses.LOSSES[config.loss])
+  accuracies = {
+    name: evaluate(form.params, form.batch_stats)[1]
+    for name, form in forms.items()
+  }
   model_file.save_model(
     run_folder.model_path(workdir, config, kind='folded'),
-    params,
-    batch_stats,
+    folded.params,
+    folded.batch_stats,
     model.metadata | {'accuracy': f'{accuracies["folded"]:.2f}'},
   )
-  leaves = selection.named_leaves(params)
-  kernels = {name: np.asarray(leaves[name]) for name in scales}
+  leaves = selection.named_leaves(folded.params)
+  kernels = {name: np.asarray(leaves[name]) for name in paths}
   return accuracies, {
     name: len(np.unique(kernel))
     for name, kernel in kernels.items()
@@ -74,23 +75,35 @@ def fold_run(
   }
 
 
-def _make_evaluate(
-  config: ConfigDict,
-) -> Callable[[Any, Any], tuple[float, float]]:
-  """Makes the test of a run, on one device."""
-  config = config.copy_and_resolve_references()
-  config.mesh_data = 1
-  pipeline = make_pipeline(config)
-  net = make_network(config, len(pipeline.classes))
-  return make_evaluate(pipeline.evaluate, net, losses.LOSSES[config.loss])
+def fold_kernels(
+  model: model_file.ModelFile, config: ConfigDict
+) -> tuple[model_file.ModelFile, list[str]]:
+  """Moves the scales of the quantized kernels of a run into its norms.
+
+  Args:
+    model: Quantized network of the run.
+    config: Configuration of the run.
+
+  Returns:
+    The folded network, and the paths of the kernels that have a scale.
+  """
+  rules = make_parts(config, steps_per_epoch=1).rules
+  packed = mq_jax.pack(model.params, rules, quantized=True)
+  scales = {
+    path: scale
+    for path, leaf in packed_leaves(packed.params).items()
+    if (scale := scale_of(mq_jax.codes_and_levels(leaf)[1])) is not None
+  }
+  folded = fold_scales(model.params, model.batch_stats, scales)
+  return model_file.ModelFile(*folded, model.metadata), list(scales)
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Folds the network and shows accuracies and integers."""
   del argv
   runtime.configure()
-  with exit_on_user_error():
-    accuracies, integers = fold_run(flags.FLAGS.workdir)
+  accuracies, integers = fold_run(flags.FLAGS.workdir)
   names = {
     'trained': 'test accuracy, weights that the loss saw',
     'quantized': 'test accuracy, quantized',
@@ -103,7 +116,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-    'workdir', None, 'Fold the run in this folder.', required=True
-  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
   app.run(main)

@@ -7,26 +7,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build.networks import make_activation, make_network
+from experiments.build.parts import make_parts
 from experiments.common.errors import InvalidError
 from experiments.common.files import write_whole
-from experiments.data.on_device import ImageSet
-from experiments.deploy import (
-  artefact,
-  card,
-  check,
-  export,
-  packed_network,
-  trained_run,
-)
+from experiments.data import datasets
+from experiments.data.on_device import hold_out
+from experiments.deploy import artefact, card, check, export, packed_network
+from experiments.deploy.fold import fold_kernels
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
-from mq_jax.models import BatchNorm, fold_norms, fold_scales
+from mq_jax.models import BatchNorm, fold_norms
 
 FORMATS = {
   'safetensors': 'packed.safetensors',
@@ -80,7 +74,7 @@ def deploy(
     _check_count_bits(config, formats)
   with _open_folder_in(out) as folder:
     described = _make_files(config, header, path, folder, formats, count_bits)
-    _move_files(folder, out, formats, described)
+    _move_files(folder, out, described)
   return described
 
 
@@ -127,8 +121,18 @@ def _make_files(
   count_bits: bool,
 ) -> dict[str, Any]:
   """Makes and checks all files in a folder, and returns the card."""
-  model, dataset = model_file.load_model(path), trained_run.load_images(config)
-  exact = config.activation_quantizer == 'relu' and config.dtype == 'float32'
+  model = model_file.load_model(path)
+  dataset = datasets.load(config.dataset, config.data_dir)
+  dataset = hold_out(dataset, config.holdout)
+  trained = mq_jax.PackedParams(
+    model.params,
+    model.batch_stats,
+    packed_network.make_metadata(config, dataset),
+  )
+  expected = artefact.run_in_batches(
+    packed_network.compiled_logits(trained), dataset.test_images
+  )
+  exact = make_activation(config) is None and config.dtype == 'float32'
   if exact or count_bits:
     params, batch_stats = _fold(model, config), {}
   else:
@@ -137,19 +141,16 @@ def _make_files(
     params, batch_stats = model.params, model.batch_stats
   packed = mq_jax.pack(
     params,
-    trained_run.make_rules(config),
+    make_parts(config, steps_per_epoch=1).rules,
     quantized=True,
     model_state=batch_stats,
     metadata=packed_network.make_metadata(config, dataset, count_bits),
   )
-  expected = _trained_logits(model, config, dataset)
-  described = card.describe(
-    path.parent.resolve().name, header, path, packed, dataset, expected
-  )
+  described = card.describe(header, path, packed, dataset, expected)
   check.check_accuracy(described['accuracy'], model)
   for format_name in formats:
     file = folder / FORMATS[format_name]
-    _write_file(format_name, file, packed, described)
+    _write_file(file, packed, described)
     found = check.run_in_fresh_process(file, dataset.test_images)
     described['artefacts'].append(
       check.compare(file, found, expected, dataset.test_labels)
@@ -161,58 +162,33 @@ def _make_files(
 
 def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
   """Returns parameters with folded scales and norms."""
-  net = make_network(config, 1)
-  scales = trained_run.kernel_scales(model, config)
-  params, batch_stats = fold_scales(model.params, model.batch_stats, scales)
-  epsilon = getattr(net, 'epsilon', BatchNorm.epsilon)
-  return fold_norms(params, batch_stats, epsilon)
-
-
-def _trained_logits(
-  model: model_file.ModelFile, config: ConfigDict, dataset: ImageSet
-) -> np.ndarray:
-  """Returns the logits of the trained network on the test images."""
-  metadata = packed_network.make_metadata(config, dataset)
-  logits = jax.jit(
-    packed_network.make_logits(
-      mq_jax.PackedParams(model.params, model.batch_stats, metadata)
-    )
-  )
-  return artefact.run_in_batches(
-    lambda images: np.asarray(logits(images)), dataset.test_images
-  )
+  folded, _ = fold_kernels(model, config)
+  epsilon = getattr(make_network(config, 1), 'epsilon', BatchNorm.epsilon)
+  return fold_norms(folded.params, folded.batch_stats, epsilon)
 
 
 def _write_file(
-  format_name: str,
-  path: pathlib.Path,
-  packed: mq_jax.PackedParams,
-  described: dict[str, Any],
+  path: pathlib.Path, packed: mq_jax.PackedParams, described: dict[str, Any]
 ) -> None:
-  """Writes a file of one format."""
-  if format_name == 'safetensors':
+  """Writes a file in the format of its suffix."""
+  if path.suffix == '.safetensors':
     mq_jax.save_packed(path, packed)
     return
   logits = packed_network.make_logits(packed)
   image = tuple(described['images'])
-  if format_name == 'stablehlo':
+  if path.suffix == '.stablehlo':
     path.write_bytes(export.stablehlo(logits, image))
   else:
-    classes = {'classes': described['classes']}
-    path.write_bytes(export.onnx(logits, image, classes))
+    path.write_bytes(export.onnx(logits, image, described['classes']))
 
 
 def _move_files(
-  folder: pathlib.Path,
-  out: pathlib.Path,
-  formats: Sequence[str],
-  described: dict[str, Any],
+  folder: pathlib.Path, out: pathlib.Path, described: dict[str, Any]
 ) -> None:
-  """Moves the files to `out`; the card, which names them, is written last."""
+  """Moves all files to `out`; the card, which names them, is written last."""
   for name in (artefact.CARD, PAGE, *FORMATS.values()):
     (out / name).unlink(missing_ok=True)
-  for format_name in formats:
-    name = FORMATS[format_name]
-    (folder / name).replace(out / name)
+  for path in folder.iterdir():
+    path.replace(out / path.name)
   write_whole(out / PAGE, card.markdown(described).encode())
   write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())

@@ -7,7 +7,6 @@ so that a file of packed parameters is enough to run the network.
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from experiments.build.schema import recorded_config
 from experiments.common.errors import InvalidError
 from experiments.data import batches
 from experiments.data.on_device import ImageSet
+from experiments.deploy.artefact import Artefact, Logits
 
 Array = jax.Array
 
@@ -75,12 +75,14 @@ def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
   return logits
 
 
-def load(path: pathlib.Path) -> tuple[Any, tuple[int, int], tuple[str, ...]]:
-  """Loads the network in a file of packed parameters.
+def compiled_logits(packed: mq_jax.PackedParams) -> Logits:
+  """Returns the function of `make_logits`, compiled, for NumPy arrays."""
+  logits = jax.jit(make_logits(packed))
+  return lambda images: np.asarray(logits(images))
 
-  Returns:
-    The fields of `artefact.Artefact`: `(images) -> logits`, height and width of
-    the images, and names of the classes.
+
+def load(path: pathlib.Path) -> Artefact:
+  """Loads the network in a file of packed parameters.
 
   Raises:
     InvalidError: If the file is damaged or does not describe its network.
@@ -95,7 +97,6 @@ def load(path: pathlib.Path) -> tuple[Any, tuple[int, int], tuple[str, ...]]:
       f'{path} does not describe its network. Use a file that'
       ' python -m experiments.deploy wrote.'
     )
-  logits = jax.jit(make_logits(packed))
   height, width, _ = json.loads(packed.metadata['images'])
   classes = tuple(json.loads(packed.metadata['classes']))
-  return lambda images: np.asarray(logits(images)), (height, width), classes
+  return Artefact(compiled_logits(packed), (height, width), classes)

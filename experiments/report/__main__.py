@@ -2,7 +2,7 @@
 
   python -m experiments.report [--results DIR] [--out docs/results]
 
-prints the table of every study with published numbers or with runs in the
+Prints the table of every study with published numbers or with runs in the
 ledger, and writes it into --out as Markdown, CSV and LaTeX, with figures as PNG
 and SVG. With the ledger of this checkout the command also fills README.md and
 docs/*.md: a table begins after the comment `<!-- table: NAME -->` and ends at
@@ -25,13 +25,14 @@ def main(argv: list[str]) -> None:
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), spec.load_all()
   deployed = cards.read_cards(arguments.results)
+  made = write.make_tables(runs, studies, deployed)
   out = pathlib.Path(arguments.out)
-  paths = write.write_all(runs, studies, out, print, deployed)
+  paths = write.write_all(made, runs, studies, out, print)
   if pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS:
     paths += markdown.fill_files(
       [write.ROOT / 'README.md', *(write.ROOT / 'docs').glob('*.md')],
       'table',
-      write.texts(runs, studies, deployed),
+      write.texts(made),
     )
   for path in paths:
     print(f'wrote {path}')

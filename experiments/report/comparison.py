@@ -1,6 +1,5 @@
 """The measured and the published accuracy of a setting."""
 
-import functools
 import json
 import pathlib
 import statistics
@@ -13,16 +12,21 @@ from scipy import stats
 
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
+from experiments.build.schema import KEYS
 from experiments.records import ledger, run_log
 from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
+_TABLES: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
 RESAMPLES = 10_000
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
+# The keys that choose the base model.
+BASE_KEYS = {
+  'pretrained',
+  *(name for name, key in KEYS.items() if key.replaced_by == 'pretrained'),
+}
 # Runs of one setting may differ in these keys, but those of one cell agree.
-_GROUPED = ('epochs', 'pretrained', 'pretrain_epochs')
-# Keys that the paper varies between its tables.
-_MAIN = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
+_GROUPED = BASE_KEYS | {'epochs'}
 
 
 class Cell(NamedTuple):
@@ -45,7 +49,7 @@ class Cell(NamedTuple):
 
 
 class Published(NamedTuple):
-  """A cell of the paper, percent.
+  """A cell of the paper's tables, in percent.
 
   Attributes:
     paper: Printed accuracy.
@@ -73,20 +77,19 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   groups: dict[Any, list[ledger.Run]] = {}
   for run in runs:
     run_config = run.header['config']
-    same = identity(run_config, without=_GROUPED) == wanted
-    scratch = is_from_scratch(run_config)
-    if same and scratch == is_from_scratch(config.to_dict()):
+    same_start = is_from_scratch(run_config) == is_from_scratch(config)
+    if same_start and identity(run_config, without=_GROUPED) == wanted:
       base = run.header['start'].get('base_accuracy')
       groups.setdefault((identity(run_config), base), []).append(run)
   if not groups:
     return None
-  chosen = max(
-    groups.values(),
-    key=lambda group: (
-      _nearness(group[0].header['config']['epochs'], config.epochs),
-      len({seed for run in group for seed in ledger.seeds(run)}),
-    ),
-  )
+
+  def rank(group: list[ledger.Run]) -> tuple[bool, int, int]:
+    epochs = group[0].header['config']['epochs']
+    seeds = {seed for run in group for seed in ledger.seeds(run)}
+    return epochs <= config.epochs, -abs(config.epochs - epochs), len(seeds)
+
+  chosen = max(groups.values(), key=rank)
   records: dict[int, list[dict[str, Any]]] = {}
   diverged: set[int] = set()
   for run in chosen:
@@ -102,10 +105,6 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('base_accuracy'),
     [run.name for run in chosen],
   )
-
-
-def _nearness(epochs: int, wanted: int) -> tuple[bool, int]:
-  return epochs <= wanted, -abs(wanted - epochs)
 
 
 def accuracies(measured: Cell) -> list[float]:
@@ -147,33 +146,16 @@ def published(table: str, config: ConfigDict) -> Published | None:
   """Returns the paper's cell of a setting, or None.
 
   Args:
-    table: Table of `PUBLISHED`; '' for none.
-    config: Setting. It must follow the paper's protocol.
+    table: Name of a table in `PUBLISHED`; '' if the setting is in no table.
+    config: Setting. Only settings of the paper's protocol are in its tables.
   """
-  for entry in _published_tables()[table] if table else ():
-    names = entry.keys() & config.keys()
-    if all(entry[name] == config[name] for name in names):
-      changes = {name: config[name] for name in {*_MAIN, *names}}
-      theirs = in_protocol('paper', **changes)
-      if identity(config.to_dict()) != identity(theirs.to_dict()):
-        return None
-      return Published(
-        entry['paper'],
-        _base_accuracy(config),
-        entry.get('raw'),
-        entry.get('raw_trials', 0),
-        entry.get('remark', ''),
-      )
+  for entry in _TABLES[table] if table else ():
+    changes = {name: entry[name] for name in entry.keys() & config.keys()}
+    if any(config[name] != value for name, value in changes.items()):
+      continue
+    theirs = in_protocol('paper', **changes)
+    if identity(config.to_dict()) == identity(theirs.to_dict()):
+      base = _TABLES['base_accuracy'][f'{config.network}-{config.dataset}']
+      given = {k: v for k, v in entry.items() if k in Published._fields}
+      return Published(base_accuracy=base, **given)
   return None
-
-
-def _base_accuracy(config: ConfigDict) -> float:
-  name = f'{config.network}-{config.dataset}'
-  printed: float = _published_tables()['base_accuracy'][name]
-  return printed
-
-
-@functools.cache
-def _published_tables() -> dict[str, Any]:
-  tables: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
-  return tables

@@ -1,100 +1,25 @@
 """The table of runs of one epoch from a pretrained network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.build.fingerprint import identity
 from experiments.build.schema import default_config
 from experiments.common.markdown import Table
 from experiments.records import ledger
-
-# Keys in which a run may differ from the default configuration.
-_SHOWN = (
-  'quantizer',
-  'bits',
-  'estimator',
-  'layers',
-  'init',
-  'optimizer',
-  'learning_rate',
-)
-
-_COLUMNS = (
-  'forward',
-  'backward',
-  'optimizer',
-  'α',
-  'seed',
-  's at start',
-  's at end',
-  'train loss',
-  'test accuracy',
-  'run',
-)
+from experiments.report.comparison import BASE_KEYS
+from experiments.report.tables import conditions
 
 
-def first_epoch_table(runs: Sequence[ledger.Run]) -> Table:
-  """Returns one row per run of one epoch with an otherwise default config."""
-  chosen = [
-    run
-    for run in runs
-    if _is_first_epoch(run.header['config'])
-    and run.records
-    and 'base_accuracy' in run.header['start']
-  ]
-  return Table(
-    'first-epoch',
-    'One epoch from a pretrained network',
-    _COLUMNS,
-    [_row(run) for run in sorted(chosen, key=_order)],
-    _conditions(chosen),
-  )
-
-
-def _is_first_epoch(config: dict[str, Any]) -> bool:
-  default = default_config().to_dict()
-  shown = {key: config[key] for key in _SHOWN}
-  apart = ('pretrained', 'pretrain_epochs')
-  return config.get('trials', 1) == 1 and (
-    identity(config, without=apart)
-    == identity(default | shown | {'epochs': 1}, without=apart)
-  )
-
-
-def _order(run: ledger.Run) -> Any:
+def _forward(run: ledger.Run) -> str:
   config = run.header['config']
-  return (
-    config['quantizer'],
-    config['optimizer'],
-    config['estimator'] != 'ste',
-    run.name,
-  )
-
-
-def _row(run: ledger.Run) -> list[str]:
-  config, start = run.header['config'], run.header['start']
-  last = run.records[-1]
-  return [
-    _forward(config),
-    _backward(config),
-    config['optimizer'],
-    f'{config["learning_rate"]:g}',
-    str(config['seed']),
-    _factor(start),
-    _factor(last),
-    f'{last["train_loss"]:.3f}',
-    f'{last["test_accuracy"]:.2f} %',
-    f'`{run.name}`',
-  ]
-
-
-def _forward(config: dict[str, Any]) -> str:
   if config['quantizer'] == 'dorefa':
     return f'dorefa({config["bits"]})'
   return str(config['quantizer'])
 
 
-def _backward(config: dict[str, Any]) -> str:
+def _backward(run: ledger.Run) -> str:
+  config = run.header['config']
   words = [config['estimator']]
   if config['estimator'] in ('fc_grad', 'multi_fc') and config['layers'] != 2:
     words.append(f'{config["layers"]} layers')
@@ -110,21 +35,78 @@ def _factor(values: dict[str, Any]) -> str:
   return f'{values["s"]:+.2f}{offset}'
 
 
-def _conditions(runs: Sequence[ledger.Run]) -> str:
-  """Returns the conditions of all runs, each value once."""
-  described = {
-    'network': {run.header['config']['network'] for run in runs},
-    'dataset': {run.header['config']['dataset'] for run in runs},
-    'batch size': {run.header['config']['batch_size'] for run in runs},
-    'γ': {run.header['config']['meta_learning_rate'] for run in runs},
-    'full precision': {
-      f'{run.header["start"]["base_accuracy"]:.2f} %' for run in runs
-    },
-    'device': {run.header['device']['kind'] for run in runs},
-    'jax': {run.header['versions']['jax'] for run in runs},
-  }
-  parts = [
-    f'{name} {", ".join(map(str, sorted(values)))}'
-    for name, values in described.items()
+# Text of each column, and the keys that it shows: runs may differ from the
+# default configuration in these keys only.
+_COLUMNS: dict[str, tuple[Callable[[ledger.Run], str], tuple[str, ...]]] = {
+  'forward': (_forward, ('quantizer', 'bits')),
+  'backward': (_backward, ('estimator', 'layers', 'init')),
+  'optimizer': (lambda run: run.header['config']['optimizer'], ('optimizer',)),
+  'α': (
+    lambda run: f'{run.header["config"]["learning_rate"]:g}',
+    ('learning_rate',),
+  ),
+  'seed': (lambda run: str(run.header['config']['seed']), ('seed',)),
+  's at start': (lambda run: _factor(run.header['start']), ()),
+  's at end': (lambda run: _factor(run.records[-1]), ()),
+  'train loss': (lambda run: f'{run.records[-1]["train_loss"]:.3f}', ()),
+  'test accuracy': (
+    lambda run: f'{run.records[-1]["test_accuracy"]:.2f} %',
+    (),
+  ),
+  'run': (lambda run: f'`{run.name}`', ()),
+}
+
+
+def first_epoch_table(runs: Sequence[ledger.Run]) -> Table:
+  """Returns one row per run of one epoch with an otherwise default config."""
+  chosen = [
+    run
+    for run in runs
+    if _is_first_epoch(run.header['config'])
+    and run.records
+    and 'base_accuracy' in run.header['start']
   ]
-  return f'One epoch, one trial per row; {"; ".join(parts)}.'
+  return Table(
+    'first-epoch',
+    'One epoch from a pretrained network',
+    tuple(_COLUMNS),
+    [
+      [text(run) for text, _ in _COLUMNS.values()]
+      for run in sorted(chosen, key=_order)
+    ],
+    _note(chosen),
+  )
+
+
+def _is_first_epoch(config: dict[str, Any]) -> bool:
+  shown = {key: config[key] for _, keys in _COLUMNS.values() for key in keys}
+  expected = default_config().to_dict() | shown | {'epochs': 1}
+  return config.get('trials', 1) == 1 and (
+    identity(config, without=BASE_KEYS) == identity(expected, without=BASE_KEYS)
+  )
+
+
+def _order(run: ledger.Run) -> Any:
+  config = run.header['config']
+  return (
+    config['quantizer'],
+    config['optimizer'],
+    config['estimator'] != 'ste',
+    run.name,
+  )
+
+
+def _note(runs: Sequence[ledger.Run]) -> str:
+  configs = [run.header['config'] for run in runs]
+  values = {
+    'network': [config['network'] for config in configs],
+    'dataset': [config['dataset'] for config in configs],
+    'batch size': [config['batch_size'] for config in configs],
+    'γ': [config['meta_learning_rate'] for config in configs],
+    'full precision': [
+      f'{run.header["start"]["base_accuracy"]:.2f} %' for run in runs
+    ],
+    'device': [run.header['device']['kind'] for run in runs],
+    'jax': [run.header['versions']['jax'] for run in runs],
+  }
+  return f'One epoch, one trial per row; {conditions(values)}.'

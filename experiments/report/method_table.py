@@ -11,19 +11,10 @@ from experiments.common.markdown import Table
 from experiments.configs import methods
 from experiments.records import ledger
 from experiments.report import comparison
+from experiments.report.tables import NO_RUN, table_of
 from experiments.study import spec
 
 COSTS = 'benchmarks/cpu-methods.json'  # in the folder of the ledger
-_COLUMNS = (
-  'recipe',
-  'method',
-  'changes',
-  'numbers kept per weight',
-  'step / STE',
-  'published',
-  'measured',
-  'status',
-)
 
 
 def read_costs(results: pathlib.Path) -> dict[str, Mapping[str, Any]]:
@@ -49,25 +40,27 @@ def method_table(
   """
   rows = []
   for name, config in study.settings.items():
-    about, cost = methods.about(name), costs.get(name)
+    recipe, cost = methods.recipe(name), costs.get(name)
     rows.append(
-      [
-        f'`{name}`',
-        about.method,
-        about.changes,
-        f'{cost["numbers kept per weight"]:.2f}' if cost else '',
-        f'{cost["time / STE"][0]:.2f}' if cost else '',
-        about.published,
-        _measured(comparison.cell(config, runs), config),
-        about.status,
-      ]
+      {
+        'recipe': f'`{name}`',
+        'method': recipe.name,
+        'changes': recipe.changes,
+        'numbers kept per weight': f'{cost["numbers kept per weight"]:.2f}'
+        if cost
+        else '',
+        'step / STE': f'{cost["time / STE"][0]:.2f}' if cost else '',
+        'published': recipe.published,
+        'measured': _measured(comparison.cell(config, runs), config),
+        'status': recipe.status,
+      }
     )
-  return Table('methods-overview', study.title, _COLUMNS, rows)
+  return table_of('methods-overview', study.title, rows)
 
 
 def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:
   if ours is None:
-    return 'no run'
+    return NO_RUN
   if not ours.records:
     return 'diverged'
   record = next(iter(ours.records.values()))[-1]

@@ -1,4 +1,4 @@
-"""The figures: measurements of a group of settings, drawn."""
+"""Draws the measurements of a group of settings."""
 
 import collections
 import operator
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
 from experiments.build.estimators import ESTIMATORS
 from experiments.report import comparison
-from experiments.report.plot_style import shade
 
 COLUMNS = 3  # panels per row
 Curve = Callable[[dict[str, Any]], float]
@@ -43,26 +43,46 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
     minimum to the maximum.
   """
   label, curve = CURVES[kind]
-  figure, panels = _panels(group)
-  for optimizer, axis in panels.items():
-    earlier: collections.Counter[str] = collections.Counter()
-    for name, config, cell in group:
-      if config.optimizer == optimizer:
-        _line(axis, curve, name, config, cell, earlier[config.estimator])
-        earlier[config.estimator] += 1
-    axis.set_xlabel('epoch')
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+  panels = by_optimizer(group)
+  figure, axes = _grid(len(panels), COLUMNS, (3.6, 3.9))
+  for axis, (optimizer, panel) in zip(axes, panels.items(), strict=True):
+    drawn: collections.Counter[str] = collections.Counter()
+    for name, config, cell in panel:
+      declared, earlier = ESTIMATORS[config.estimator], drawn[config.estimator]
+      _band(
+        axis,
+        curve,
+        cell,
+        _short(name),
+        color=shade(declared.colour, earlier),
+        marker=declared.marker,
+        linestyle=('-', '--', ':', '-.')[earlier % 4],
+      )
+      drawn[config.estimator] += 1
+    axis.set_title(optimizer)
+    axis.legend(
+      fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=1
+    )
+    _label_epochs(axis)
   if kind == 'accuracy':
     label = f'{_images(group)} {label}'
-  _finish(figure, panels, label, title)
+  for axis in axes[::COLUMNS]:
+    axis.set_ylabel(label)
+  figure.suptitle(title)
   return figure
 
 
-def _panels(group: Measured) -> tuple[Figure, dict[str, Axes]]:
-  """Returns a figure and its panel for each optimizer."""
-  optimizers = list(dict.fromkeys(config.optimizer for _, config, _ in group))
-  figure, axes = _grid(len(optimizers), COLUMNS, (3.6, 3.9))
-  return figure, dict(zip(optimizers, axes, strict=True))
+def by_optimizer(group: Measured) -> dict[str, Measured]:
+  """Returns the measurements of each panel, which has one optimizer."""
+  panels: dict[str, Measured] = {}
+  for entry in group:
+    panels.setdefault(entry[1].optimizer, []).append(entry)
+  return panels
+
+
+def _label_epochs(axis: Axes) -> None:
+  axis.set_xlabel('epoch')
+  axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _grid(
@@ -78,41 +98,8 @@ def _grid(
   return figure, list(axes.flat[:number])
 
 
-def _finish(
-  figure: Figure, panels: dict[str, Axes], label: str, title: str
-) -> None:
-  for optimizer, axis in panels.items():
-    axis.set_title(optimizer)
-    axis.legend(
-      fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=1
-    )
-  for axis in list(panels.values())[::COLUMNS]:
-    axis.set_ylabel(label)
-  figure.suptitle(title)
-  figure.set_layout_engine('constrained')
-
-
 def _images(group: Measured) -> str:
   return 'held-out' if group[0][1].holdout else 'test'
-
-
-def _line(
-  axis: Axes,
-  curve: Curve,
-  name: str,
-  config: ConfigDict,
-  measured: comparison.Cell,
-  earlier: int,
-) -> None:
-  _band(
-    axis,
-    curve,
-    measured,
-    _short(name),
-    color=shade(ESTIMATORS[config.estimator].colour, earlier),
-    marker=ESTIMATORS[config.estimator].marker,
-    linestyle=('-', '--', ':', '-.')[earlier % 4],
-  )
 
 
 def _band(
@@ -147,6 +134,16 @@ def _band(
   )
 
 
+def shade(colour: str, earlier: int) -> tuple[float, float, float]:
+  """Returns a method's colour, paler with each of its earlier settings.
+
+  The colour stays visible; from there on line styles distinguish the settings.
+  """
+  rgb = np.array(to_rgb(colour))
+  red, green, blue = 1 - (1 - rgb) * max(0.78**earlier, 0.4)
+  return red, green, blue
+
+
 def first_trial(measured: comparison.Cell) -> list[dict[str, Any]]:
   """Returns the records of the first trial, one per epoch."""
   return next(iter(measured.records.values()))
@@ -173,35 +170,31 @@ def ends(group: Measured, title: str) -> Figure:
     its bar reaches from the minimum to the maximum. The line marks the best
     straight-through rule.
   """
-  panels: dict[str, Measured] = {}
-  for entry in group:
-    panels.setdefault(entry[1].optimizer, []).append(entry)
+  panels = by_optimizer(group)
   counts = [len(panel) for panel in panels.values()]
   figure = Figure(figsize=(6.4, 0.2 * sum(counts) + 0.5 * len(panels) + 0.7))
   axes = figure.subplots(
     len(panels), 1, squeeze=False, sharex=True, height_ratios=counts
   )[:, 0]
   for axis, (optimizer, panel) in zip(axes, panels.items(), strict=True):
-    values = [comparison.accuracies(cell) for _, _, cell in panel]
-    for row, (_, config, _) in enumerate(panel):
-      mean = statistics.fmean(values[row])
+    baselines = []
+    for row, (_, config, cell) in enumerate(panel):
+      values = comparison.accuracies(cell)
+      mean = statistics.fmean(values)
+      declared = ESTIMATORS[config.estimator]
       axis.errorbar(
         mean,
         row,
-        xerr=[[mean - min(values[row])], [max(values[row]) - mean]],
-        color=ESTIMATORS[config.estimator].colour,
-        marker=ESTIMATORS[config.estimator].marker,
+        xerr=[[mean - min(values)], [max(values) - mean]],
+        color=declared.colour,
+        marker=declared.marker,
         markersize=5,
       )
-    baselines = [
-      statistics.fmean(accuracies)
-      for accuracies, (_, config, _) in zip(values, panel, strict=True)
-      if config.estimator == 'ste'
-    ]
+      if config.estimator == 'ste':
+        baselines.append(mean)
     if baselines:
-      axis.axvline(
-        max(baselines), color=ESTIMATORS['ste'].colour, linewidth=0.8
-      )
+      best, colour = max(baselines), ESTIMATORS['ste'].colour
+      axis.axvline(best, color=colour, linewidth=0.8)
     axis.set_yticks(
       range(len(panel)),
       [_short(name) + _trials(cell) for name, _, cell in panel],
@@ -212,7 +205,6 @@ def ends(group: Measured, title: str) -> Figure:
   axes[-1].set_xlabel(f'{_images(group)} accuracy, %')
   epochs = group[0][2].epochs
   figure.suptitle(f'{title}, {epochs} epoch{"s" if epochs > 1 else ""}')
-  figure.set_layout_engine('constrained')
   return figure
 
 
@@ -248,20 +240,18 @@ def factors(group: Measured, of_paper: str) -> Figure:
         marker=('D', 's', '^', 'v')[index % 4],
         linestyle=style,
       )
-  left.set_xlabel('epoch')
-  left.xaxis.set_major_locator(MaxNLocator(integer=True))
+  _label_epochs(left)
   left.set_ylabel('training loss (solid)')
   right.set_ylabel('factor s (dotted)')
   right.grid(visible=False)
   right.spines['right'].set_visible(True)
   left.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
   figure.suptitle(f'FCGrad: loss and amplification ({of_paper})')
-  figure.set_layout_engine('constrained')
   return figure
 
 
 def histograms(group: Measured) -> Figure:
-  """Draws the distribution of W̃ in its layer over the epochs, first trials."""
+  """Draws the distribution of W̃ over the epochs of each first trial."""
   figure, axes = _grid(len(group), 4, (2.3, 2.5))
   for axis, (name, config, cell) in zip(axes, group, strict=True):
     trial = first_trial(cell)
@@ -278,11 +268,9 @@ def histograms(group: Measured) -> Figure:
     )
     axis.set_title(f'{config.optimizer} {_short(name)}', fontsize=7)
     axis.grid(visible=False)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel('epoch')
+    _label_epochs(axis)
   for axis in axes[::4]:
     axis.set_ylabel('W̃, standard deviations')
   figure.colorbar(image, ax=axes, label='weights, %', shrink=0.8)
   figure.suptitle(f'{group[0][1].network}, {group[0][1].quantizer}')
-  figure.set_layout_engine('constrained')
   return figure

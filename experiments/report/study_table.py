@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report import comparison
+from experiments.report.tables import NO_RUN, distinct, table_of
 from experiments.study import spec
 
 _OF_PAPER = (
@@ -17,113 +18,91 @@ _OF_PAPER = (
   '95 % from',
   'to',
 )
-_COLUMNS = (
-  'setting',
-  'accuracy %',
-  'std',
-  'trials',
-  'epochs',
-  'base %',
-  'drop',
-  *_OF_PAPER,
-  'published drop',
-  'of',
-  'mark',
-)
-_OF_DROP = ('drop', 'published drop', 'of')
-NO_RUN = 'no run'
 
 
 def study_table(
   name: str, study: spec.Study, runs: Sequence[ledger.Run]
 ) -> Table:
   """Returns one row per setting, with the paper's number and its logs'."""
+  theirs = {
+    setting: comparison.published(study.published, config)
+    for setting, config in study.settings.items()
+  }
   cells = {
     setting: comparison.cell(config, runs)
     for setting, config in study.settings.items()
   }
-  all_rows = [_row(setting, study, ours) for setting, ours in cells.items()]
-  with_paper = any(
-    comparison.published(study.published, config)
-    for config in study.settings.values()
-  )
-  left_out = set(() if with_paper else _OF_PAPER)
-  left_out |= set(() if study.drops else _OF_DROP)
-  columns = [column for column in _COLUMNS if column not in left_out]
-  rows = [[row[column] for column in columns] for row in all_rows]
+  with_paper = any(theirs.values())
+  rows = [
+    _row(setting, study, ours, theirs[setting], with_paper)
+    for setting, ours in cells.items()
+  ]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
-  return Table(name, study.title, columns, rows, _note(used, with_paper))
+  return table_of(name, study.title, rows, _note(used, with_paper))
 
 
 def _row(
-  setting: str, study: spec.Study, ours: comparison.Cell | None
+  setting: str,
+  study: spec.Study,
+  ours: comparison.Cell | None,
+  theirs: comparison.Published | None,
+  with_paper: bool,
 ) -> dict[str, str]:
-  config = study.settings[setting]
-  theirs = comparison.published(study.published, config)
   values = comparison.accuracies(ours) if ours else []
-  printed = [''] * 4
-  if theirs:
-    printed[:2] = _number(theirs.paper), _number(theirs.base_accuracy)
-  if theirs and theirs.raw is not None:
-    printed[2:] = _number(theirs.raw), str(theirs.raw_trials)
+  mean = statistics.fmean(values) if values else None
   base = ours.base_accuracy if ours else None
-  drop = base - statistics.fmean(values) if base and values else None
-  published_drop, source = study.drops.get(setting, (None, ''))
-  values_of = (
-    f'`{setting}`',
-    _number(statistics.fmean(values)) if values else _without_values(ours),
-    _number(statistics.stdev(values)) if len(values) > 1 else '',
-    str(len(values)),
-    str(ours.epochs) if ours else '',
-    _number(base) if base else '',
-    _number(drop) if drop is not None else '',
-    *printed,
-    *difference(values, theirs),
-    _number(published_drop) if published_drop is not None else '',
-    source,
-    mark(ours, theirs, study.trials, config.epochs),
-  )
-  return dict(zip(_COLUMNS, values_of, strict=True))
+  row = {
+    'setting': f'`{setting}`',
+    'accuracy %': _number(mean) or ('diverged' if ours else NO_RUN),
+    'std': _number(statistics.stdev(values) if len(values) > 1 else None),
+    'trials': str(len(values)),
+    'epochs': str(ours.epochs) if ours else '',
+    'base %': _number(base),
+  }
+  if study.drops:
+    drop = None if base is None or mean is None else base - mean
+    row['drop'] = _number(drop)
+  if with_paper:
+    row |= dict.fromkeys(_OF_PAPER, '') | _compared(values, theirs)
+  if study.drops:
+    published_drop, source = study.drops.get(setting, (None, ''))
+    row |= {'published drop': _number(published_drop), 'of': source}
+  epochs = study.settings[setting].epochs
+  return row | {'mark': _mark(ours, theirs, study.trials, epochs)}
 
 
-def _without_values(ours: comparison.Cell | None) -> str:
-  return 'diverged' if ours else NO_RUN
+def _number(value: float | None) -> str:
+  return '' if value is None else f'{value:.2f}'
 
 
-def _number(value: float) -> str:
-  return f'{value:.2f}'
-
-
-def difference(
+def _compared(
   values: Sequence[float], theirs: comparison.Published | None
-) -> list[str]:
-  """Returns our mean minus the paper's, and the ends of its 95 % interval.
+) -> dict[str, str]:
+  """Returns the paper's number, and our mean minus it with its interval."""
+  if theirs is None:
+    return {}
+  texts = [
+    _number(theirs.paper),
+    _number(theirs.base_accuracy),
+    _number(theirs.raw),
+    '' if theirs.raw is None else str(theirs.raw_trials),
+  ]
+  if values:
+    # Fewer than three trials have no interval.
+    ends = comparison.interval(values) or ()
+    numbers = (statistics.fmean(values), *ends)
+    texts += [f'{number - theirs.paper:+.2f}' for number in numbers]
+  return dict(zip(_OF_PAPER, texts, strict=False))
 
-  The ends are '' for fewer than three trials.
-  """
-  if theirs is None or not values:
-    return [''] * 3
-  ends = comparison.interval(values) or ()
-  numbers = [statistics.fmean(values), *ends]
-  texts = [f'{number - theirs.paper:+.2f}' for number in numbers]
-  return texts + [''] * (3 - len(texts))
 
-
-def mark(
+def _mark(
   ours: comparison.Cell | None,
   theirs: comparison.Published | None,
   trials: int,
   epochs: int,
 ) -> str:
-  """Returns the remarks without which a row must not be compared.
-
-  Args:
-    ours: Measurements, if any.
-    theirs: Published accuracy, if any.
-    trials: Number of trials of the study.
-    epochs: Number of epochs of its protocol.
-  """
+  """Returns the remarks without which a row must not be compared."""
   remarks = []
   if ours and ours.diverged:
     remarks.append(f'{len(ours.diverged)} diverged')
@@ -150,8 +129,8 @@ def _note(used: Sequence[ledger.Run], with_paper: bool) -> str:
   text += '.'
   if not used:
     return text
-  kinds = ', '.join(sorted({run.header['device']['kind'] for run in used}))
-  versions = ', '.join(sorted({run.header['versions']['jax'] for run in used}))
+  kinds = distinct(run.header['device']['kind'] for run in used)
+  versions = distinct(run.header['versions']['jax'] for run in used)
   return f'{text} Device {kinds}, jax {versions}.'
 
 

@@ -1,11 +1,32 @@
-"""The files of a table: Markdown, CSV and LaTeX."""
+"""The texts of tables, and their files: Markdown, CSV and LaTeX."""
 
 import csv
 import io
 import pathlib
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from experiments.common.markdown import Table, markdown
+
+NO_RUN = 'no run'
+
+
+def table_of(
+  name: str, title: str, rows: Sequence[Mapping[str, str]], note: str = ''
+) -> Table:
+  """Returns the table of rows that map each column name to a text."""
+  return Table(name, title, list(rows[0]), [[*r.values()] for r in rows], note)
+
+
+def distinct(values: Iterable[Any]) -> str:
+  """Returns each value once, in ascending order."""
+  return ', '.join(map(str, sorted(set(values))))
+
+
+def conditions(values: Mapping[str, Iterable[Any]]) -> str:
+  """Returns each name with its distinct values."""
+  return '; '.join(f'{name} {distinct(v)}' for name, v in values.items())
 
 
 def comma_separated(table: Table) -> str:

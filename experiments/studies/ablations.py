@@ -59,9 +59,8 @@ def get_study() -> Study:
     )
     for estimator in ('ste', 'fc_grad'):
       for per_channel in (False, True):
-        name = f'resnet20-bwn-{optimizer}-{estimator}'
         settings |= both_protocols(
-          name + '-per_channel' * per_channel,
+          f'resnet20-bwn-{optimizer}-{estimator}{"-per_channel" * per_channel}',
           quantizer='bwn',
           per_channel=per_channel,
           optimizer=optimizer,
@@ -76,9 +75,6 @@ def get_study() -> Study:
   for optimizer, change in OTHER_OPTIMIZERS.items():
     for estimator in ('ste', 'multi_fc'):
       settings[f'resnet20-dorefa-{optimizer}-{estimator}'] = in_protocol(
-        'fair',
-        optimizer=optimizer,
-        estimator=estimator,
-        **change,
+        'fair', optimizer=optimizer, estimator=estimator, **change
       )
   return Study('Ablations: ResNet20, CIFAR-10', settings, trials=3)

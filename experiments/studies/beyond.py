@@ -23,7 +23,7 @@ SHORT = {'epochs': 2, 'decay_every': 1}
 # STE uses all of these rates; the learned rules start at the best one.
 RATES = {'sgd': (1e-2, 3e-2, 1e-1, 3e-1), 'adam': (3e-4, 1e-3, 3e-3)}
 TUNED = {'sgd': 1e-1, 'adam': 1e-3}
-RULES: dict[str, dict[str, Any]] = {
+_FORMS: dict[str, dict[str, Any]] = {
   'scalar': {'estimator': 'fc_grad', 'layers': 1, 'init': 'identity'},
   'line': {'estimator': 'multi_fc', 'layers': 1, 'init': 'identity'},
   'features': {
@@ -32,6 +32,11 @@ RULES: dict[str, dict[str, Any]] = {
     'progress_epochs': SHORT['epochs'],
   },
 }
+RULES = {
+  f'{name}{"_per_layer" * per_layer}': changes | {'per_layer': per_layer}
+  for name, changes in _FORMS.items()
+  for per_layer in (False, True)
+}
 
 
 def get_study() -> Study:
@@ -39,27 +44,18 @@ def get_study() -> Study:
   settings: dict[str, ConfigDict] = {}
   for optimizer, rates in RATES.items():
     base = f'resnet20-dorefa-{optimizer}'
+    common = {'optimizer': optimizer, 'holdout': HELD_OUT, **SHORT}
     for alpha in rates:
       settings[f'{base}-ste-alpha{alpha:g}'] = in_protocol(
-        'fair',
-        optimizer=optimizer,
-        estimator='ste',
-        learning_rate=alpha,
-        holdout=HELD_OUT,
-        **SHORT,
+        'fair', estimator='ste', learning_rate=alpha, **common
       )
-    for rule, change in RULES.items():
-      for per_layer in (False, True):
-        for gamma in (1e-3, 1e-2):
-          name = f'{rule}{"_per_layer" * per_layer}-gamma{gamma:g}'
-          settings[f'{base}-{name}'] = in_protocol(
-            'fair',
-            optimizer=optimizer,
-            learning_rate=TUNED[optimizer],
-            meta_learning_rate=gamma,
-            per_layer=per_layer,
-            holdout=HELD_OUT,
-            **SHORT,
-            **change,
-          )
+    for rule, changes in RULES.items():
+      for gamma in (1e-3, 1e-2):
+        settings[f'{base}-{rule}-gamma{gamma:g}'] = in_protocol(
+          'fair',
+          learning_rate=TUNED[optimizer],
+          meta_learning_rate=gamma,
+          **common,
+          **changes,
+        )
   return Study('Beyond the paper: ResNet20, held-out images', settings, 1)

@@ -27,13 +27,8 @@ def get_study() -> Study:
         **SHORT,
       }
       settings[f'{base}-ste'] = in_protocol('fair', estimator='ste', **common)
-      for rule, change in RULES.items():
-        for per_layer in (False, True):
-          settings[f'{base}-{rule}{"_per_layer" * per_layer}'] = in_protocol(
-            'fair',
-            meta_learning_rate=GAMMA,
-            per_layer=per_layer,
-            **common,
-            **change,
-          )
+      for rule, changes in RULES.items():
+        settings[f'{base}-{rule}'] = in_protocol(
+          'fair', meta_learning_rate=GAMMA, **common, **changes
+        )
   return Study('Beyond the paper, on other networks', settings, trials=3)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from experiments.study import Study, in_protocol
 
+SCALAR = {'estimator': 'fc_grad', 'layers': 1, 'init': 'identity'}
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 5e-2, 1e-1, 3e-1, 1.0)
 
 
@@ -27,12 +28,7 @@ def get_study() -> Study:
       settings[f'{base}-ste-alpha{alpha:g}'] = in_protocol(
         'fair', quantizer=quantizer, estimator='ste', learning_rate=alpha
       )
-    scalar = {
-      'quantizer': quantizer,
-      'estimator': 'fc_grad',
-      'layers': 1,
-      'init': 'identity',
-    }
+    scalar = {'quantizer': quantizer, **SCALAR}
     for gamma in (1.0, 10.0, 100.0, 1000.0):
       settings[f'{base}-hypergradient{gamma:g}'] = in_protocol(
         'fair', meta_optimizer='sgd', meta_learning_rate=gamma, **scalar

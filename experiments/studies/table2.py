@@ -8,8 +8,10 @@ from experiments.studies.table1 import main_table
 from experiments.study import Study
 
 FIGURES = {
-  'resnet56': ('figure 11', 'figure 12'),
-  'resnet110': ('figure 13', 'figure 14'),
+  'resnet56-dorefa': 'figure 11',
+  'resnet56-bwn': 'figure 12',
+  'resnet110-dorefa': 'figure 13',
+  'resnet110-bwn': 'figure 14',
 }
 
 

@@ -81,26 +81,15 @@ def grid(length: dict[str, Any]) -> dict[str, ConfigDict]:
     same = {'network': network, **length}
     if network == 'labnet':
       same |= {'head_norm': True, 'loss': 'squared_hinge'}
-    settings |= _ours(network, bits, same)
+    if bits in _BITS:
+      # Adam is the better optimizer of the paper.
+      settings |= {
+        f'{network}-{bits}-{ours}': in_protocol(
+          'fair', optimizer='adam', bits=_BITS[bits], estimator=rule, **same
+        )
+        for ours, rule in (('ste', 'ste'), ('metaquant', 'multi_fc'))
+      }
     config = load(recipe)
     config.update(_EQUAL | same | changes)
     settings[name] = config
   return settings
-
-
-def _ours(
-  network: str, bits: str, changes: dict[str, Any]
-) -> dict[str, ConfigDict]:
-  """Returns STE and MetaQuant under Adam, the better optimizer of the paper."""
-  if bits not in _BITS:
-    return {}
-  return {
-    f'{network}-{bits}-{name}': in_protocol(
-      'fair',
-      optimizer='adam',
-      bits=_BITS[bits],
-      estimator=estimator,
-      **changes,
-    )
-    for name, estimator in (('ste', 'ste'), ('metaquant', 'multi_fc'))
-  }

@@ -1,69 +1,52 @@
-r"""Runs a study: a grid of configurations. Resumable, in slices if wanted.
+r"""Runs the missing runs of a study, which is a grid of configurations.
 
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
     [--epochs N] [--budget 8m] [--list]
 
-Rerun the command to resume after any stop. Finished runs go into the ledger,
-`WORKDIR/results` or --results, from which
+Rerun the command to resume after any stop; --budget stops it after a time.
+Finished runs enter the ledger, `WORKDIR/results` or --results, from which
 `python -m experiments.report --results=…` makes tables and figures. Several
 processes may work on one folder: each run belongs to one of them.
 """
 
+import math
 import pathlib
 import time
 
 import jax
 from absl import app, flags
 
-from experiments.common import errors, runtime
+from experiments.common import runtime
+from experiments.common.errors import exit_on_user_error
 from experiments.records import ledger
-from experiments.study import display as study_display
-from experiments.study import plan as study_plan
-from experiments.study import spec
-from experiments.study.run import (
-  Stop,
-  base_models,
-  run_study,
-  seconds,
-  select_settings,
-)
+from experiments.study import display, plan, run, spec
 
 
-def _deadline(budget: str) -> Stop:
-  if not budget:
-    return lambda: False
-  end = time.monotonic() + seconds(budget)
-  return lambda: time.monotonic() >= end
-
-
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Lists the study, runs its missing runs, and lists it again."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  with errors.exit_on_user_error():
-    _main()
-
-
-def _main() -> None:
   arguments = flags.FLAGS
   # A run has the path of its base model in its log, so the path must not
   # depend on the folder that the command is run in.
   workdir = pathlib.Path(arguments.workdir).absolute()
   results = pathlib.Path(arguments.results or workdir / 'results')
-  stop = _deadline(arguments.budget)
+  budget = run.seconds(arguments.budget) if arguments.budget else math.inf
+  end = time.monotonic() + budget
   name = pathlib.Path(arguments.study).stem
   study = spec.load(arguments.study)
-  settings = select_settings(
+  settings = run.select_settings(
     study, arguments.only, arguments.epochs, arguments.data_dir
   )
-  bases = base_models(list(settings.values()), arguments.pretrained, workdir)
+  bases = run.base_models([*settings.values()], arguments.pretrained, workdir)
   trials = arguments.trials or study.trials
 
-  def plan() -> list[study_plan.Job]:
+  def missing_jobs() -> list[plan.Job]:
     # On CPU the trials of one program run in turn. Separate programs take as
     # long, and the first trial is done sooner.
-    return study_plan.jobs(
+    return plan.jobs(
       name,
       settings,
       trials,
@@ -72,24 +55,25 @@ def _main() -> None:
       together=jax.default_backend() != 'cpu',
     )
 
-  def show() -> list[study_plan.Job]:
-    planned = plan()
-    study_display.print_status(
-      study.title, settings, trials, ledger.read(results), planned
+  def show() -> list[plan.Job]:
+    missing = missing_jobs()
+    display.print_status(
+      study.title, settings, trials, ledger.read(results), missing
     )
-    return planned
+    return missing
 
   if arguments.list:
     show()
     return
   runtime.configure()
-  planned = show()
-  if planned:
-    with study_display.open_display(len(planned)) as display:
-      run_study(plan, bases, results, stop, display)
-    planned = show()
-  if planned:
-    runs = '1 run is' if len(planned) == 1 else f'{len(planned)} runs are'
+  if missing := show():
+    with display.open_display(len(missing)) as shown:
+      run.run_study(
+        missing_jobs, bases, results, lambda: time.monotonic() >= end, shown
+      )
+    missing = show()
+  if missing:
+    runs = '1 run is' if len(missing) == 1 else f'{len(missing)} runs are'
     print(f'{runs} left. Rerun the command to resume.')
   else:
     print(
@@ -99,34 +83,22 @@ def _main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-    'study', None, 'Run the study in this Python file.', required=True
-  )
-  flags.DEFINE_string(
-    'workdir', None, 'Write the runs to this folder.', required=True
-  )
+  flags.DEFINE_string('study', None, 'File of the study.', required=True)
+  flags.DEFINE_string('workdir', None, 'Folder for the runs.', required=True)
   flags.DEFINE_string(
     'results', '', 'Use the ledger in this folder instead of WORKDIR/results.'
   )
   flags.DEFINE_string(
-    'pretrained', '', 'Take base models from this folder, and train none.'
+    'pretrained', '', 'Folder of base models to use instead of training them.'
   )
-  flags.DEFINE_string(
-    'data_dir', '', 'Read the prepared data sets from this folder.'
-  )
-  flags.DEFINE_string(
-    'only', '', 'Run only settings that match this regular expression.'
-  )
-  flags.DEFINE_integer(
-    'trials', None, 'Run this many seeds per setting.', lower_bound=1
-  )
+  flags.DEFINE_string('data_dir', '', 'Folder of the prepared data sets.')
+  flags.DEFINE_string('only', '', 'Regular expression of the settings to run.')
+  flags.DEFINE_integer('trials', None, 'Seeds per setting.', lower_bound=1)
   flags.DEFINE_integer(
     'epochs', None, 'Run only the first epochs, this many.', lower_bound=1
   )
   flags.DEFINE_string(
     'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'
   )
-  flags.DEFINE_bool(
-    'list', False, 'Only print which runs are done and which are not.'
-  )
+  flags.DEFINE_bool('list', False, 'Only print which runs are done.')
   app.run(main)

@@ -1,6 +1,7 @@
 """Shows the progress of a study, and lists what is done."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,14 +24,13 @@ class Display(NamedTuple):
 
   Attributes:
     show_run: `(runs done, name) -> show`; `show` replaces
-      `progress.progress_bar` in that run.
-    show_base: `(name) -> show` of a base model, which is no run of the study.
-    log: `(text)`, prints a line.
+      `progress.progress_bar` in that run. The number is None for a base model,
+      which is not a run of the study.
+    log_once: `(text)`, prints a line that it has not printed before.
   """
 
-  show_run: Callable[[int, str], Show]
-  show_base: Callable[[str], Show]
-  log: Callable[[str], None]
+  show_run: Callable[[int | None, str], Show]
+  log_once: Callable[[str], None]
 
 
 @contextlib.contextmanager
@@ -47,14 +47,19 @@ def open_display(
       f'run 0/{total}', total=total, loss='', accuracy='', unit=''
     )
 
-    def show_in(title: str, done: int | None) -> Show:
+    def show_run(done: int | None, name: str) -> Show:
+      title = name
+      if done is not None:
+        # A run becomes several where its seeds have to run alone.
+        title = f'[{done + 1}/{max(total, done + 1)}] {name}'
+
       @contextlib.contextmanager
       def show(
         total_steps: int, start_step: int, description: str, *, epochs: int
       ) -> Iterator[progress.Bar]:
         del description  # The title contains more.
         with progress.progress_bar(
-          *(total_steps, start_step, title), epochs=epochs, live=live
+          total_steps, start_step, title, epochs=epochs, live=live
         ) as bar:
 
           def update(step: int, **numbers: Any) -> None:
@@ -70,15 +75,8 @@ def open_display(
 
       return show
 
-    def show_run(done: int, name: str) -> Show:
-      # A run becomes several where its seeds have to run alone.
-      return show_in(f'[{done + 1}/{max(total, done + 1)}] {name}', done)
-
-    yield Display(
-      show_run,
-      show_base=lambda name: show_in(name, None),
-      log=lambda text: print_line(live.console, text),
-    )
+    log_once = functools.cache(functools.partial(print_line, live.console))
+    yield Display(show_run, log_once)
 
 
 def print_status(
@@ -97,7 +95,7 @@ def print_status(
     trials: Number of trials wanted of each setting.
     runs: Runs in the ledger.
     planned: Runs that the ledger lacks.
-    console: Where to print; standard output by default.
+    console: Console to print on; standard output by default.
   """
   console = console or rich.console.Console()
   table = rich.table.Table(title=rich.text.Text(title))

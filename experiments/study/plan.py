@@ -17,7 +17,8 @@ from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import log_path
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
-# A file in the folder of a run whose seeds now run alone.
+_RUNS = 'runs'
+# Name of a file that marks the folder of a run whose seeds now run alone.
 _ALONE_MARK = 'one-of-these-seeds-diverged'
 
 
@@ -102,8 +103,10 @@ def jobs(
     for seeds in sorted(groups):
       job_config = ConfigDict(config.to_dict())
       job_config.update(seed=seeds[0], trials=len(seeds))
-      text = _seeds_text(seeds)
-      folder = _runs_folder(workdir) / f'{stem}-{digest}-{text}'
+      text = f'seed{seeds[0]}'
+      if len(seeds) > 1:
+        text = f'seeds{seeds[0]}to{seeds[-1]}'
+      folder = workdir / _RUNS / f'{stem}-{digest}-{text}'
       planned.append(Job(f'{stem}-{text}', job_config, folder))
   return planned
 
@@ -147,18 +150,8 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _lock(workdir: pathlib.Path) -> pathlib.Path:
-  # Beside the folder, because the folder exists only once the run has begun.
+  # It is beside the folder, which exists only once the run has begun.
   return workdir.with_name(f'{workdir.name}.lock')
-
-
-def _runs_folder(workdir: pathlib.Path) -> pathlib.Path:
-  return workdir / 'runs'
-
-
-def _seeds_text(seeds: Sequence[int]) -> str:
-  if len(seeds) == 1:
-    return f'seed{seeds[0]}'
-  return f'seeds{seeds[0]}to{seeds[-1]}'
 
 
 def run_seeds_alone(job: Job) -> None:
@@ -172,12 +165,11 @@ def _begun_groups(
   """Returns the groups of seeds that have begun, and seeds to run alone."""
   groups: list[list[int]] = []
   alone: set[int] = set()
-  for path in _runs_folder(workdir).glob(f'{stem}-seed*'):
-    match = re.fullmatch(
-      re.escape(stem) + r'-(?:seed(\d+)|seeds(\d+)to(\d+))', path.name
-    )
+  pattern = re.escape(stem) + r'-seeds?(\d+)(?:to(\d+))?'
+  for path in (workdir / _RUNS).glob(f'{stem}-seed*'):
+    match = re.fullmatch(pattern, path.name)
     if match and log_path(path).exists():
-      first, last = match[1] or match[2], match[1] or match[3]
+      first, last = match[1], match[2] or match[1]
       seeds = list(range(int(first), int(last) + 1))
       if (path / _ALONE_MARK).exists():
         alone |= set(seeds)

@@ -35,13 +35,13 @@ def select_settings(
     Name to configuration.
 
   Raises:
-    InvalidError: If no setting is left, or `only` is no regular expression.
+    InvalidError: If no setting is left, or `only` is not a regular expression.
   """
   try:
     pattern = re.compile(only)
   except re.error as error:
     raise InvalidError(
-      f'--only={only!r} is no regular expression: {error}'
+      f'--only={only!r} is not a regular expression: {error}'
     ) from error
   chosen = {k: v for k, v in study.settings.items() if pattern.search(k)}
   if not chosen:
@@ -71,14 +71,19 @@ def base_models(
     The base models to train first: folder of the run to its configuration.
 
   Raises:
-    MissingError: If `folder` lacks a model; the message lists the names that
-      the file may have. If the file that a configuration names is missing.
-    InvalidError: If two configurations want different models of one network.
+    MissingError: If the file that a configuration names is missing, or `folder`
+      lacks a model; the message lists the names that the file may have.
+    InvalidError: If two configurations need different models of one network.
   """
   first: dict[str, ConfigDict] = {}
   for config in configs:
     if config.pretrained or is_from_scratch(config):
-      _check_named_model(config)
+      path = pathlib.Path(config.pretrained).expanduser()
+      if config.pretrained and not path.is_file():
+        raise MissingError(
+          f'The study names pretrained={config.pretrained!r}, but there is no'
+          ' such file. Put the file there, or change the study.'
+        )
       continue
     if folder:
       config.pretrained = str(
@@ -92,21 +97,12 @@ def base_models(
     base_workdir = workdir / 'base' / name
     if first.setdefault(str(base_workdir), base) != base:
       raise InvalidError(
-        f'The settings want different base models of {config.network} on'
+        f'The settings need different base models of {config.network} on'
         f' {config.dataset}. Select some settings with --only, or name a folder'
         ' of base models with --pretrained.'
       )
     config.pretrained = str(model_path(base_workdir, base))
   return first
-
-
-def _check_named_model(config: ConfigDict) -> None:
-  path = pathlib.Path(config.pretrained).expanduser()
-  if config.pretrained and not path.is_file():
-    raise MissingError(
-      f'The study names pretrained={config.pretrained!r}, but there is no such'
-      ' file. Put the file there, or change the study.'
-    )
 
 
 def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
@@ -129,7 +125,7 @@ def seconds(text: str) -> float:
   """Returns the seconds of a duration such as 90s, 8m, 2h or 1h30m.
 
   Raises:
-    InvalidError: If the text is no duration.
+    InvalidError: If the text is not a duration.
   """
   match = re.fullmatch(r'(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?', text)
   if not text or not match:
@@ -162,9 +158,10 @@ def run_study(
   try:
     for folder, config in bases.items():
       path = pathlib.Path(folder)
-      if any(path in _base_of(job).parents for job in plan()):
+      used = (pathlib.Path(job.config.pretrained) for job in plan())
+      if any(path in file.parents for file in used):
         _make_base(config, path, stop, display)
-    done, reported, ended = 0, set[str](), set[pathlib.Path]()
+    ended: set[pathlib.Path] = set()
     # The plan is made again after each run: another process may have released
     # a run by now, and one run may have become several.
     while not stop():
@@ -177,21 +174,15 @@ def run_study(
           )
         with study_plan.claim_run(job.workdir) as is_claimed:
           if is_claimed:
-            _run(job, results, stop, display.show_run(done, job.name))
-            done += 1
+            show = display.show_run(len(ended), job.name)
+            _run(job, results, stop, show)
             ended.add(job.workdir)
             break
-        if job.name not in reported:
-          display.log(f'{job.name}: another process is running it.')
-        reported.add(job.name)
+        display.log_once(f'{job.name}: another process is running it.')
       else:
         return
   except training.Stopped:
     return
-
-
-def _base_of(job: study_plan.Job) -> pathlib.Path:
-  return pathlib.Path(job.config.pretrained)
 
 
 def _make_base(
@@ -201,16 +192,13 @@ def _make_base(
   display: study_display.Display,
 ) -> None:
   """Trains a base model, or waits for the process that trains it."""
-  is_reported = False
   while not stop():
     with study_plan.claim_run(folder) as is_claimed:
       if is_claimed:
-        show = display.show_base(f'base {folder.name}')
+        show = display.show_run(None, f'base {folder.name}')
         training.train_and_evaluate(config, folder, stop=stop, show=show)
         return
-    if not is_reported:
-      display.log(f'base {folder.name}: another process is training it.')
-    is_reported = True
+    display.log_once(f'base {folder.name}: another process is training it.')
     time.sleep(1)
 
 

@@ -77,8 +77,8 @@ def load(path: str | pathlib.Path) -> Study:
   for name, config in study.settings.items():
     if not NAME.fullmatch(name):
       raise InvalidError(
-        f'{name!r} in {path} names files. Use only letters, digits, and the'
-        ' characters . _ + -'
+        f'The setting {name!r} in {path} is part of file names. Use only'
+        ' letters, digits, and the characters . _ + -'
       )
     try:
       check(config)

@@ -2,11 +2,10 @@
 
 import importlib
 import pathlib
-import types
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipe import About
+from experiments.configs.recipe import Recipe
 
 NAMES = tuple(
   sorted(path.stem for path in pathlib.Path(__file__).parent.glob('[!_]*.py'))
@@ -14,16 +13,11 @@ NAMES = tuple(
 
 
 def load(name: str) -> ConfigDict:
+  """Returns the configuration of a recipe, one of `NAMES`."""
+  return recipe(name)()
+
+
+def recipe(name: str) -> Recipe:
   """Returns the recipe of this name, one of `NAMES`."""
-  config: ConfigDict = _module(name).get_config()
-  return config
-
-
-def about(name: str) -> About:
-  """Returns the facts of the recipe of this name, one of `NAMES`."""
-  facts: About = _module(name).ABOUT
-  return facts
-
-
-def _module(name: str) -> types.ModuleType:
-  return importlib.import_module(f'{__name__}.{name}')
+  found: Recipe = importlib.import_module(f'{__name__}.{name}').get_config
+  return found

@@ -8,19 +8,16 @@ ACIQ needs neither training nor data. --config.per_channel=False gives one clip
 per layer.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'aciq',
   'ACIQ, 4 bits, after training',
   changes='one grid per filter, clipped for least error under a prior;'
   ' bias correction',
   published='ResNet-50, ImageNet, 4/4: 73.33',
   status='no allocation of bits',
-)
-
-
-get_config = functools.partial(
-  recipe, 'aciq', bits=4, per_channel=True, epochs=0
+  bits=4,
+  per_channel=True,
+  epochs=0,
 )

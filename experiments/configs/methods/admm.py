@@ -8,22 +8,15 @@ The authors publish neither ρ nor the steps between two updates of the dual
 variable. This recipe uses plain gradient steps in place of their extragradient.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'admm',
   'ADMM, ternary',
   changes='forward W;'
   ' refine: pull towards the projection, with a dual variable',
   published='ResNet-18, ImageNet 67.0 (r)',
   status='plain steps; our ρ and rounds',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'admm',
   optimizer='momentum',
   weight_decay=1e-4,
   learning_rate=1e-2,

@@ -7,25 +7,18 @@
 Activations have the gradient of a parabola, and weights one scale per filter.
 Shortcuts carry real numbers around each block (in the paper: around each
 convolution). Their 1x1 convolutions have full precision but receive binary
-inputs. SGD starts at 0.01, divided by ten at epochs 10 and 15 of 20.
+inputs.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'bwn',
   'Bi-Real, 1/1',
   changes='as BWN, slope 1; activations ±1, backward 2 − 2|x|',
   published='ResNet-18, ImageNet 56.4',
   status='shortcuts per block instead of per convolution, with binary inputs;'
   ' no stages',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'bwn',
   per_channel=True,
   scaled_gradient=False,
   activation_quantizer='bi_real',

@@ -5,24 +5,16 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
 λ, the factor of the binary weights, grows by the factor 1.02 twice per epoch,
-up to 1.02 to the power of 320, and is infinite in the last fifth. The recipe is
-from memory; we did not check it against the paper.
+up to 1.02 to the power of 320, and is infinite in the last fifth.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'binary_relax',
   'BinaryRelax',
   changes='forward between W and α·sign(W), by a growing λ; backward g_hat',
   status='recipe from memory',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'binary_relax',
   optimizer='momentum',
   weight_decay=1e-4,
   learning_rate=0.1,

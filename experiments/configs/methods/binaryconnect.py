@@ -9,21 +9,14 @@ Unlike there, the weights are not frozen after 200 of 300 epochs. All layers are
 binary except the convolutions of shortcuts.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'binary',
   'BinaryConnect',
   changes='forward sign(W); backward g_hat; post_update: clip to [−1, 1]',
   published='ResNet20 90.46 (r)',
   status='no freezing',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'binary',
   float_layers='.*/shortcut/kernel',
   optimizer='adam',
   learning_rate=1e-2,

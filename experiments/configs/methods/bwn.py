@@ -8,21 +8,14 @@ These are the weights of XNOR-Net; MetaQuant's form has one scale per layer
 (--config.per_channel=False). Momentum and its learning rate are ours.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'bwn',
   'BWN',
   changes='forward α·sign(W), α per filter; backward α·g_hat within [−1, 1]',
   published='ResNet-18, ImageNet 60.8',
   status='our momentum and rate',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'bwn',
   per_channel=True,
   optimizer='momentum',
   learning_rate=1e-2,

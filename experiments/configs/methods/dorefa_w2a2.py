@@ -8,22 +8,15 @@ The first and the last layer keep full precision, as in the paper. The learning
 rate and the number of epochs are those of the comparison in PACT.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'dorefa',
   'DoReFa, 2/2',
   changes='forward tanh and a grid; backward g_hat;'
   ' activations on a grid on [0, 1]',
   published="ResNet20 88.2 (PACT's runs)",
   status='gradients are not quantized',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'dorefa',
   bits=2,
   activation_quantizer='dorefa',
   activation_bits=2,

@@ -9,21 +9,14 @@ bits, and the factors of both penalties are ours. Each weight takes the nearest
 of TWN's initial levels.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'elq',
   'ELQ, ternary',
   changes='forward W; refine: two penalties; post_update: portions as in INQ',
   published='ResNet-18, ImageNet, binary: drop 3.55',
   status='a reconstruction',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'elq',
   optimizer='momentum',
   weight_decay=5e-4,
   learning_rate=1e-2,

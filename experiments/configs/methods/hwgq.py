@@ -3,27 +3,17 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/hwgq.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
-
-Our batch norm has a scale and a shift, unlike the authors'. The learning rate
-is ours.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'bwn',
   'HWGQ, 1/2',
   changes='as BWN, slope 1;'
   ' activations on half-normal levels, clipped ReLU backward',
   published='VGG-Small 92.0 to 92.5',
   status='batch norm has a scale and a shift; our rate',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'bwn',
   per_channel=True,
   scaled_gradient=False,
   activation_quantizer='hwgq',

@@ -4,26 +4,18 @@
     --config=experiments/configs/methods/inq.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-All layers are quantized. The learning rate is not published. The authors
-restart its schedule with each portion; this recipe does not.
+All layers are quantized. The learning rate is not published.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'inq',
   'INQ, 5 bits',
   changes='forward W;'
   ' post_update: largest weights onto powers of two, by portions',
   published='ResNet-18, ImageNet 68.98',
   status='the rate does not restart with each portion',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'inq',
   bits=5,
   optimizer='momentum',
   weight_decay=5e-4,

@@ -5,26 +5,18 @@
 
 The network starts from random weights, and all its layers are binary. The loss
 is the squared hinge, images are neither cropped nor mirrored, and accuracy is
-that on 5,000 training images. The authors also whiten the images; this recipe
-does not.
+that on 5,000 training images.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'lab',
   'LAB',
   changes='forward α·sign(W), α weighted by the curvature; backward g_hat;'
   ' clip',
   published='LABNet 89.50',
   status='images are not whitened',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'lab',
   network='labnet',
   head_norm=True,
   pretrain_epochs=0,

@@ -8,18 +8,15 @@ The loss is that of 512 training images. The first and the last layer keep full
 precision, as in the paper.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'lapq',
   'LAPQ, 4 bits, after training',
   changes='clips by Lp norms, then jointly by the loss of 512 images',
   published='ResNet-18, ImageNet, 4/4: 60.3',
   status='weights only',
-)
-
-
-get_config = functools.partial(
-  recipe, 'lapq', bits=4, float_layers='(stem|head)/kernel', epochs=0
+  bits=4,
+  float_layers='(stem|head)/kernel',
+  epochs=0,
 )

@@ -8,21 +8,14 @@ The first and the last layer keep full precision. The recipe is that of the
 authors for VGG-Small.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'lq_nets',
   'LQ-Nets, 2 bits',
   changes='forward levels learned per filter (QEM); backward g_hat',
   published='ResNet20 91.8 (r)',
   status='recipe of VGG-Small',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'lq_nets',
   bits=2,
   float_layers='(stem|head)/kernel',
   optimizer='momentum',

@@ -7,21 +7,14 @@ The network starts from random weights. Activations of 2 bits are those of LSQ;
 the authors learn their levels like those of the weights.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'lq_nets',
   'LQ-Nets, 2/2',
   changes='as LQ-Nets',
   published='VGG-Small 93.5',
   status="activations are LSQ's",
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'lq_nets',
   network='vgg_small',
   pretrain_epochs=0,
   bits=2,

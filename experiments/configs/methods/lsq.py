@@ -7,20 +7,13 @@
 The recipe is that of lsq_w2a2.py, with activations in full precision.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'lsq',
   'LSQ, 2 bits',
   changes='forward a grid with a trained step; backward g_hat within it',
   status='the published recipe is for ImageNet',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'lsq',
   bits=2,
   optimizer='momentum',
   weight_decay=2.5e-5,

@@ -11,20 +11,13 @@ full precision, is theirs at 2 bits; the learning rate, divided by ten every 30
 epochs, is ours.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'lsq',
   'LSQ, 2/2',
   changes='as LSQ, activations too',
   status='as LSQ; the first step of activations is a constant',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'lsq',
   bits=2,
   activation_quantizer='lsq',
   activation_bits=2,

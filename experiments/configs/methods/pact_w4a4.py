@@ -3,26 +3,16 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/pact_w4a4.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
-
-Weights are those of DoReFa. Activations have a trained clip, with the weight
-decay of the weights.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'dorefa',
   'PACT, 4/4',
   changes='weights as in DoReFa; activations with a trained, decayed clip',
   published='ResNet20 91.3',
   status='usual order of layers in blocks',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'dorefa',
   bits=4,
   activation_quantizer='pact',
   activation_bits=4,

@@ -6,25 +6,18 @@
 
 Adam has a constant learning rate. The pull grows in proportion to time; after
 two thirds of the run all weights are set to ±1 and frozen. All layers are
-binary except the convolutions of shortcuts. `pull`, the sum of all strengths,
-is that of the authors' 300 epochs: 0.01 times 1e-4 times the epoch, until epoch
-200.
+binary except the convolutions of shortcuts. `pull` is the sum of the strengths
+of all steps. The strength of the authors is 0.01 times 1e-4 times the epoch,
+until epoch 200 of 300.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'proxquant',
   'ProxQuant, binary',
   changes='forward W; post_update: growing pull towards ±1, then freeze',
   published='ResNet20 90.65 (r)',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'proxquant',
   float_layers='.*/shortcut/kernel',
   optimizer='adam',
   learning_rate=1e-2,

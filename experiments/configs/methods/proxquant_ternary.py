@@ -9,21 +9,14 @@ layer keep full precision, weights are frozen at epoch 400 of 600, and the pull
 is by the squared distance.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'proxquant',
   'ProxQuant, ternary',
   changes='forward W;'
   ' post_update: growing pull towards ternary levels, then freeze',
   published='ResNet20 91.60 (r)',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'proxquant',
   method={'levels': 'ternary', 'prox': 'l2', 'pull': 31.3},
   float_layers='(stem|head|.*/shortcut)/kernel',
   optimizer='adam',

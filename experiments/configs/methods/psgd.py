@@ -10,21 +10,14 @@ times the distance to the grid. The grid spans the current largest weight (in
 the paper: a moving average). The final quantization needs no data.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'psgd',
   'PSGD, 4 bits',
   changes='forward W; refine: gradients scaled by the distance to the grid',
   published='ResNet-32, CIFAR-100 69.57',
   status='the grid follows max |W| without averaging',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'psgd',
   method={'start': 0.0},
   bits=4,
   optimizer='momentum',

@@ -8,26 +8,19 @@ precision. Learning rate, decay and window are those of the authors' repository
 for ResNet20. The inverse temperatures are those of their paper (in the
 repository: 500 epochs, one factor per epoch), and the epochs at which the rate
 falls are those of LQ-Nets. Batch statistics are recomputed with the levels of
-the largest share: these two sets of statistics are State Batch Norm's.
+the largest share: State Batch Norm has these two sets of statistics.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'slb',
   'SLB, 1 bit',
   changes='trained: one number per level;'
   ' forward their softmax, increasingly sharp',
   published='ResNet20 90.6',
   status='statistics recomputed per epoch instead of per step; 400 epochs'
   ' instead of 500',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'slb',
   pretrain_epochs=0,
   method={'window': '0.4 0.9'},
   recalibrate=20,

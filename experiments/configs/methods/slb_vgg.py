@@ -7,21 +7,14 @@ The recipe is that of slb.py, with the learning rate, decay and window of the
 repository for VGG-Small.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'slb',
   'SLB, 1/1',
   changes='as SLB',
   published='VGG-Small 92.0',
   status='as SLB',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'slb',
   network='vgg_small',
   pretrain_epochs=0,
   method={'window': '0.3 0.9'},

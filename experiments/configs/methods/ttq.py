@@ -5,24 +5,16 @@
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
 All layers except the first are ternary, as in the authors' code for CIFAR-10.
-The recipe has 200 epochs; the authors train for up to 400.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'ttq',
   'TTQ',
   changes='forward −W_n, 0, W_p, both trained; backward scaled by them',
   published='ResNet20 91.13',
   status='200 epochs instead of up to 400',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'ttq',
   float_layers='stem/kernel',
   optimizer='momentum',
   weight_decay=2e-4,

@@ -3,26 +3,16 @@
   python -m experiments.cifar \
     --config=experiments/configs/methods/twn.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
-
-SGD with momentum starts at 0.1, divided by ten at epochs 80 and 120 of 160. The
-recipe is from memory; we did not check it against the paper.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'twn',
   'TWN',
   changes='forward ternary, threshold and scale from mean |W|; backward g_hat',
   published='ResNet-18, ImageNet 61.8',
   status='recipe from memory',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'twn',
   optimizer='momentum',
   weight_decay=1e-4,
   learning_rate=0.1,

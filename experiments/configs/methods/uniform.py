@@ -8,14 +8,12 @@ The method needs neither training nor data. PSGD quantizes its networks this
 way.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'uniform',
   'Uniform, 4 bits, after training',
   changes='one grid per layer, up to max |W|',
+  bits=4,
+  epochs=0,
 )
-
-
-get_config = functools.partial(recipe, 'uniform', bits=4, epochs=0)

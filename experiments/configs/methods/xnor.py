@@ -9,21 +9,14 @@ authors' later code. Weights are neither centred nor clipped. Momentum and its
 learning rate are ours. The first and the last layer keep full precision.
 """
 
-import functools
+from experiments.configs.recipe import Recipe
 
-from experiments.configs.recipe import About, recipe
-
-ABOUT = About(
+get_config = Recipe(
+  'bwn',
   'XNOR-Net, 1/1',
   changes='as BWN; activations ±1, backward within [−1, 1]',
   published='ResNet-18, ImageNet 51.2 (r)',
   status='no scale per pixel, weights not centred; usual order of layers',
-)
-
-
-get_config = functools.partial(
-  recipe,
-  'bwn',
   per_channel=True,
   activation_quantizer='sign',
   float_layers='(stem|head)/kernel',

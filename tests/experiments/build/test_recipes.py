@@ -16,7 +16,6 @@ from experiments.build.methods import METHODS
 from experiments.build.parts import make_parts
 from experiments.common import errors
 from experiments.configs.methods import NAMES, load
-from experiments.configs.recipe import recipe
 from experiments.data import datasets
 from experiments.deploy import fold
 from experiments.records import model_file
@@ -117,11 +116,11 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
-  """A trained network of full precision."""
+  """Trains a network in full precision."""
   folder = tmp_path_factory.mktemp('base')
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(networks.NETWORKS, 'resnet20', small('stem'))
-    config = base_config(shrunk(recipe('twn', epochs=1)))
+    config = base_config(shrunk(load('twn')))
     return train.train_and_evaluate(config, folder)
 
 
@@ -426,7 +425,7 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
   ],
 )
 def test_check_impossible_recipe_raises(changes, message):
-  config = recipe('ttq')
+  config = load('ttq')
   config.method = ConfigDict()
   config.update(changes)
   with pytest.raises(errors.ConfigError, match=message):

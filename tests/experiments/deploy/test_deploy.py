@@ -93,7 +93,7 @@ def trained_logits(net, workdir):
 
 
 def artefact_logits(path):
-  """Logits of an artefact on the test images."""
+  """Returns the logits of an artefact on the test images."""
   network = artefact.load(path)
   images = datasets.load('digits').test_images
   return artefact.run_in_batches(network.logits, images)
@@ -101,7 +101,7 @@ def artefact_logits(path):
 
 @pytest.fixture(scope='module')
 def deployed(tmp_path_factory):
-  """The folder of the files of a run, their card, and the trained logits."""
+  """Returns the folder of deployed files, their card, and trained logits."""
   workdir = tmp_path_factory.mktemp('run')
   net = write_run(workdir)
   out = workdir / 'small'
@@ -111,7 +111,7 @@ def deployed(tmp_path_factory):
 
 @pytest.fixture
 def run_copy(deployed, tmp_path):
-  """A copy of the folder of the run."""
+  """Returns a copy of the folder of the run."""
   for name in ('metrics.jsonl', 'quantized.safetensors'):
     shutil.copy(deployed[0].parent / name, tmp_path)
   return tmp_path
@@ -210,7 +210,7 @@ def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
   for line, entry in zip(lines, described['artefacts'], strict=True):
     assert entry['file'] in line
     assert f'{entry["bytes"]:,}' in line
-    assert f'{entry["accuracy"]:.2f}%' in line
+    assert f'{entry["accuracy"]:.2f} %' in line
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_deploy_file_of_another_network_raises(run_copy, monkeypatch):
 
 
 def comparison(images, different, inaccurate):
-  """A list of one result of `check.compare`."""
+  """Returns a list of one result of `check.compare`."""
   return [
     {
       'file': 'model.onnx',
@@ -292,7 +292,7 @@ def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
   folder.mkdir()
   shutil.copy(out / 'model.stablehlo', folder)
   described = json.loads((out / 'card.json').read_text())
-  make._move_files(folder, new, ['stablehlo'], described)
+  make._move_files(folder, new, described)
   assert {path.name for path in new.iterdir()} == {
     'notes.txt',
     'model.stablehlo',
@@ -460,7 +460,7 @@ def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
   deep = tmp_path / 'deep.png'
   Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(deep)
   for path, message in (
-    (str(text), 'is no image'),
+    (str(text), 'is not an image'),
     (str(deep), 'more than 8 bits per channel'),
     (str(tmp_path / 'none.png'), 'There is no image'),
   ):

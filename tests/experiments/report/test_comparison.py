@@ -123,7 +123,7 @@ def test_interval_matches_resamples_and_normal_limit():
 def test_published_file_has_checked_sums(
   table, cells, paper, ranked, raw, raw_ranked, trials, remarks
 ):
-  """Sums, also weighted by rank, of a list that was checked once."""
+  """Compares sums, also weighted by rank, with those of a checked list."""
   keys = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
   keys += ('slim', 'hidden', 'estimator_activation')
   entries = sorted(

@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 
 from experiments.build.estimators import ESTIMATORS
 from experiments.records import ledger
-from experiments.report import comparison, figures, plot_style, plots
+from experiments.report import comparison, figures, plots
 from experiments.study import spec
 from tests.experiments import ledgers
 
 
 @pytest.fixture
 def measured(tmp_path):
-  """Two trials of STE, one of FCGrad, under SGD and Adam."""
+  """Returns two trials of STE and one of FCGrad, under SGD and Adam."""
   settings_ = {}
   for optimizer in ('sgd', 'adam'):
     for estimator in ('ste', 'fc_grad'):
@@ -146,7 +146,7 @@ def test_figures_many_settings_are_split_and_shaded(measured):
 
 
 def lightness(colour):
-  """L* of CIELAB, 0 to 100."""
+  """Returns L* of CIELAB, 0 to 100."""
   rgb = np.array(matplotlib.colors.to_rgb(colour))
   linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
   y = linear @ [0.2126, 0.7152, 0.0722]
@@ -156,7 +156,7 @@ def lightness(colour):
 def test_shade_stays_visible():
   for colour in (e.colour for e in ESTIMATORS.values()):
     for earlier in range(30):
-      assert lightness(plot_style.shade(colour, earlier)) < 90
+      assert lightness(plots.shade(colour, earlier)) < 90
 
 
 def test_curves_five_optimizers_fill_two_rows(measured):
@@ -192,7 +192,7 @@ def test_factors_have_two_axes_and_a_band(tmp_path):
   assert labels == ['hidden 1, 2 trials', 'hidden 100']
   colours = [lightness(line.get_color()) for line in left.get_lines()]
   assert colours[0] < colours[1]  # of one hue, that of the method
-  assert left.get_lines()[0].get_color() == plot_style.shade(
+  assert left.get_lines()[0].get_color() == plots.shade(
     ESTIMATORS['fc_grad'].colour, 0
   )
   assert 'loss' in left.get_ylabel()

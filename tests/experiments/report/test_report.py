@@ -1,5 +1,6 @@
 """The ledger, and the tables made from it."""
 
+import functools
 import json
 import pathlib
 
@@ -85,7 +86,7 @@ def test_first_epoch_row_has_run_and_numbers(tmp_path):
   ledger.add(other, tmp_path / 'results', 'long')
   page = 'a\n<!-- table: first-epoch -->\nold\n<!-- end -->\nz\n'
   runs = ledger.read(tmp_path / 'results')
-  texts = write.texts(runs, {}, ())
+  texts = write.texts(write.make_tables(runs, {}, ()))
   filled = markdown.fill(page, 'table', texts)
   rows = [line for line in filled.splitlines() if line.startswith('| dorefa')]
   assert rows == [
@@ -100,18 +101,24 @@ def test_first_epoch_row_has_run_and_numbers(tmp_path):
 
 def test_fill_unknown_table_raises():
   with pytest.raises(ValueError, match="'tabel1'"):
-    markdown.fill(
-      '<!-- table: tabel1 -->\n<!-- end -->\n',
-      'table',
-      write.texts([], {}, ()),
-    )
+    markdown.fill('<!-- table: tabel1 -->\n<!-- end -->\n', 'table', {})
+
+
+all_studies = functools.cache(spec.load_all)
+
+
+@functools.cache
+def committed_tables():
+  """Returns all tables of the ledger of this checkout."""
+  runs = ledger.read(ROOT / ledger.RESULTS)
+  deployed = cards.read_cards(ROOT / ledger.RESULTS)
+  assert runs
+  assert deployed
+  return write.make_tables(runs, all_studies(), deployed)
 
 
 def test_pages_match_ledger():
-  runs = ledger.read(ROOT / ledger.RESULTS)
-  assert runs
-  deployed = cards.read_cards(ROOT / ledger.RESULTS)
-  texts = write.texts(runs, spec.load_all(), deployed)
+  texts = write.texts(committed_tables())
   for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
     page = path.read_text(encoding='utf-8')
     assert markdown.fill(page, 'table', texts) == page, (
@@ -134,10 +141,10 @@ def test_ledger_entries_are_clean_and_name_no_folder():
 
 
 def test_files_of_report_match_ledger(tmp_path):
-  runs, studies = ledger.read(ROOT / ledger.RESULTS), spec.load_all()
-  shown = []
-  deployed = cards.read_cards(ROOT / ledger.RESULTS)
-  paths = write.write_all(runs, studies, tmp_path, shown.append, deployed)
+  runs, shown = ledger.read(ROOT / ledger.RESULTS), []
+  paths = write.write_all(
+    committed_tables(), runs, all_studies(), tmp_path, shown.append
+  )
   names = {path.name for path in paths}
   assert names == {path.name for path in (ROOT / write.OUT).iterdir()}, (
     f'{write.OUT} is stale: delete it, then python -m experiments.report'
@@ -153,9 +160,9 @@ def test_files_of_report_match_ledger(tmp_path):
       ), f'{committed} is stale: python -m experiments.report'
 
 
-def table_rows(tmp_path, study='table1'):
-  study_ = spec.load_all()[study]
-  table = study_table.study_table(study, study_, ledger.read(tmp_path))
+def table_rows(tmp_path):
+  study = all_studies()['table1']
+  table = study_table.study_table('table1', study, ledger.read(tmp_path))
   return {
     row[0].strip('`'): dict(zip(table.columns, row, strict=True))
     for row in table.rows
@@ -164,7 +171,7 @@ def table_rows(tmp_path, study='table1'):
 
 def test_study_row_with_published_number(tmp_path):
   name = 'resnet20-bwn-sgd-fc_grad'
-  config = spec.load_all()['table1'].settings[name].to_dict()
+  config = all_studies()['table1'].settings[name].to_dict()
   each = [[80.0, 84.0], [81.0, 85.0], [82.0, 86.0]]
   ledgers.write(tmp_path, 'a', config | {'seed': 3}, each)
   row = table_rows(tmp_path)[name]
@@ -235,11 +242,9 @@ def test_study_table_note_names_test_images(tmp_path, holdouts, start):
   assert table.note.startswith(start)
 
 
-def test_study_row_single_trial_has_no_interval(
-  tmp_path,
-):
+def test_study_row_single_trial_has_no_interval(tmp_path):
   name = 'resnet20-bwn-sgd-fc_grad'
-  config = spec.load_all()['table1'].settings[name].to_dict()
+  config = all_studies()['table1'].settings[name].to_dict()
   config['epochs'] = 1
   ledgers.write(tmp_path, 'a', config, [80.0])
   ledgers.write(tmp_path, 'b', config | {'seed': 1}, [], diverged='step 2')
@@ -251,7 +256,7 @@ def test_study_row_single_trial_has_no_interval(
 
 def test_study_row_all_trials_diverged(tmp_path):
   name = 'resnet20-bwn-sgd-fc_grad'
-  config = spec.load_all()['table1'].settings[name].to_dict()
+  config = all_studies()['table1'].settings[name].to_dict()
   ledgers.write(tmp_path, 'b', config, [], diverged='step 2')
   row = table_rows(tmp_path)[name]
   assert (row['accuracy %'], row['trials']) == ('diverged', '0')
@@ -281,7 +286,7 @@ def test_add_folder_without_run_raises(tmp_path):
 
 def test_study_row_unpublished_is_marked(tmp_path):
   name = 'resnet20-dorefa-adam-ste-fair'
-  config = spec.load_all()['table1'].settings[name].to_dict()
+  config = all_studies()['table1'].settings[name].to_dict()
   ledgers.write(tmp_path, 'a', config, [80.0, 82.0])
   row = table_rows(tmp_path)[name]
   assert (row['accuracy %'], row['paper %']) == ('82.00', '')
@@ -338,7 +343,7 @@ def test_study_table_shows_measured_and_published_drops(tmp_path):
 
 
 def test_method_table_shows_costs_and_accuracy(tmp_path):
-  study = spec.load_all()['methods']
+  study = all_studies()['methods']
   assert set(study.settings) == set(methods.NAMES)
   for name, more in (('psgd', {'relaxed_accuracy': 88.0}), ('slb', {})):
     config = study.settings[name].to_dict()

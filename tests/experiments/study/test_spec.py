@@ -78,7 +78,9 @@ def test_load_setting_name_with_slash_raises(tmp_path):
     'def get_study():\n'
     "  return Study('slash', {'a/b': in_protocol('fair')})\n"
   )
-  with pytest.raises(InvalidError, match=r"'a/b' in .*slash\.py names files"):
+  with pytest.raises(
+    InvalidError, match=r"'a/b' in .*slash\.py is part of file names"
+  ):
     spec.load(path)
 
 

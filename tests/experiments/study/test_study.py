@@ -269,7 +269,7 @@ def test_run_study_missing_entry_is_an_error(tmp_path, monkeypatch):
       ('--only=lstm',),
       "--only='lstm' matches no setting. The study has:\n  ste\n",
     ),
-    (('--only=(',), "--only='(' is no regular expression"),
+    (('--only=(',), "--only='(' is not a regular expression"),
     (('--budget=8',), "--budget='8' must be a duration such as 90s, 8m"),
     (('--pretrained=nowhere',), 'Name the file resnet8-digits.safetensors or'),
     (('--study=none.py',), 'There is no study none.py'),
@@ -324,7 +324,7 @@ def test_base_models_folder_is_searched_by_name(tmp_path):
     config.pretrained = ''
   changed = configs[0].copy_and_resolve_references()
   changed.batch_size = 64
-  with pytest.raises(errors.InvalidError, match='want different base models'):
+  with pytest.raises(errors.InvalidError, match='need different base models'):
     study_run.base_models([configs[0], changed], '', tmp_path)
 
 
