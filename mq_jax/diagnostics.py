@@ -26,7 +26,7 @@ class Diagnostics(NamedTuple):
     saturation: Path to the fraction of weights, 0 to 1, outside the active
       range of the quantizer.
     factor: The scalars that a stack without activation reduces to: `s`, and
-      `offset` if the stack has biases; else empty.
+      `offset` if the stack has biases. Empty for other estimators.
     histogram: Path to the number of weights in each of 64 equal bins from -4 to
       4 of W̃, standardized within the layer (mean 0, standard deviation 1). The
       outermost bins include all weights beyond them.
@@ -62,7 +62,7 @@ def diagnose(
     The `Diagnostics`.
 
   Raises:
-    ValueError: If `since` has other layers or other shapes.
+    ValueError: If the layers or shapes of `since` differ from those of `codes`.
   """
   if since is not None:
     shapes = {path: jnp.shape(leaf) for path, leaf in codes.items()}

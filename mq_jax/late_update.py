@@ -119,7 +119,7 @@ def late_update(
     refine: π, without a learning rate.
     learning_rate: α as a function of the number of updates taken.
     post_update: Transformation of −α·π(g), constant in the gradient of φ.
-    differentiate_refinement: Whether the gradient of φ flows through `refine`.
+    differentiate_refinement: True if the gradient of φ flows through `refine`.
       If False, the residual of π(g) = g + residual is a constant, so that
       ∂W'/∂g = −α.
     phi: φ, the differentiable argument.

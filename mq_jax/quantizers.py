@@ -1,4 +1,4 @@
-"""Quantizers: the forward half of quantized training, A and Q of the paper.
+"""Quantizers: the forward pass of quantized training, A and Q of the paper.
 
 | paper       | code      | what                                             |
 |-------------|-----------|--------------------------------------------------|
@@ -9,8 +9,8 @@
 | g_W̃         | `g_tilde` | ∂loss/∂W̃, from a gradient estimator              |
 | g_W         | `g`       | ∂loss/∂W = g_W̃ · ∂W̃/∂W, the calibrated gradient  |
 
-A quantizer also has the straight-through rule of its own paper, because these
-rules differ. The estimator `ste()` only passes the rule's gradient on.
+A quantizer also contains the straight-through rule of its paper, because these
+rules differ. The estimator `ste()` only returns the gradient of that rule.
 """
 
 from collections.abc import Callable
@@ -27,17 +27,18 @@ Variables = Any
 
 
 class Quantizer(NamedTuple):
-  """The forward half of quantized training, for one weight.
+  """The forward pass of quantized training, for one weight.
 
   Every function is pure and takes the weight `w` of one layer, of any shape.
-  `variables` is carried between steps; `init` returns its first value, `()` for
-  a method without variables.
+  The train step carries `variables` from step to step. `init` returns the first
+  value, `()` for a method without variables.
 
   Attributes:
     codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8 with the
-      shape of `w`. `levels` is the table of values: shape `(n,)` for one table
-      per tensor, or the rank of `w` plus one, with `n` last and 1 on every axis
-      that shares a table. Q is `dequantize(codes, levels)`.
+      shape of `w`. `levels` is the table of values. A table per tensor has
+      shape `(n,)`. Otherwise `levels` has one more axis than `w`: `n` is the
+      last axis, and every axis that shares a table has size 1. Q is
+      `dequantize(codes, levels)`.
     init: `(w) -> variables`.
     preprocess: A: `(w, variables) -> w_tilde`.
     straight_through: `(g_hat, w_tilde, variables) -> g_ste`, the hand-made
@@ -49,10 +50,12 @@ class Quantizer(NamedTuple):
       loss, which used these `variables`.
     saturated: `(w_tilde, variables) -> bool array`, true for weights outside
       the range in which a gradient can still flip their codes.
-    relaxed: `(w_tilde, variables) -> w_hat`, used by the loss in training
-      instead of Q(W̃) if a method quantizes gradually. None: the loss uses Q(W̃).
-    parametrized: `(w) -> theta`, trained instead of `w`; `preprocess` and
-      `calibrate` then get theta. None: `w` itself is trained.
+    relaxed: `(w_tilde, variables) -> w_hat`. If a method quantizes gradually,
+      the loss uses this value in training instead of Q(W̃). If None, the loss
+      uses Q(W̃).
+    parametrized: `(w) -> theta`. The optimizer trains theta instead of `w`, and
+      `preprocess` and `calibrate` receive theta. If None, `w` itself is
+      trained.
   """
 
   codes: Callable[[Array, Variables], tuple[Array, Array]]
@@ -117,7 +120,7 @@ def projected(
   """Returns Q(W), for methods that move W itself onto the levels.
 
   Raises:
-    ValueError: If W̃ is not W, or if the quantizer has variables and
+    ValueError: If W̃ differs from W, or if the quantizer has variables and
       `variables` is `()`.
   """
   check_plain(quantizer)
@@ -142,13 +145,13 @@ def check_plain(quantizer: Quantizer) -> None:
 
 
 def unquantized(projection: Quantizer) -> Quantizer:
-  """Returns a quantizer that the loss ignores, to quantize after training.
+  """Returns a quantizer that the loss ignores, for use after training.
 
   Args:
     projection: Quantizer of `TrainStep.codes` and `TrainStep.quantized`.
 
   Returns:
-    The same `Quantizer`, but the loss uses W and there is no gradient rule.
+    The same `Quantizer`, except that the loss uses W and g_ste is g_hat.
 
   Raises:
     ValueError: If `projection` pre-processes its weights.
@@ -175,8 +178,9 @@ def _gate(g: Array, w_tilde: Array, clip: float | None) -> Array:
 
 
 def _tanh_range(w: Array) -> Array:
-  # A layer of zeros has no range; 1 keeps W̃ and its derivative finite. The
-  # paper does not define the gradient of the maximum: a constant here.
+  # The maximum of a layer of zeros is 0; 1 keeps W̃ and its derivative finite.
+  # The paper does not define the gradient of the maximum. Here the maximum is
+  # a constant.
   largest = jnp.max(jnp.abs(jnp.tanh(w)))
   return lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
 
@@ -187,19 +191,19 @@ def dorefa(
   """Makes the quantizer of DoReFa's k-bit weights, eq. (1).
 
   W̃ = tanh(W) / (2 max|tanh(W)|) + ½, and Ŵ = 2 round((2ᵏ−1) W̃)/(2ᵏ−1) − 1.
-  Ties round upwards, so that W = 0 gives +1 at 1 bit. The maximum is taken over
-  the layer, is a constant in every derivative, and counts as 1 in a layer of
-  zeros.
+  Ties round upwards, so W = 0 gives +1 at 1 bit. The maximum is taken over the
+  layer and is a constant in every derivative. In a layer of zeros, 1 replaces
+  the maximum.
 
-  `calibrate` is eq. (4) as printed, (1 − tanh²(W)) / max|tanh(W)|. That is
-  twice the derivative of A and includes the slope 2 of Q; therefore
+  `calibrate` is eq. (4) as printed, (1 − tanh²(W)) / max|tanh(W)|. This is
+  twice the derivative of A, because it includes the slope 2 of Q. Therefore
   `straight_through` has slope 1.
 
   Args:
     bits: Bits per weight, 1 to 8.
     clip: The straight-through gradient is zero where |W̃| > clip. W̃ is in
-      [0, 1], so the default never clips. None: no clipping.
-    original: Whether to use the 1-bit form of DoReFa's own paper: W̃ = W,
+      [0, 1], so the default never clips. None disables clipping.
+    original: If True, use the 1-bit form of the DoReFa paper: W̃ = W,
       Ŵ = mean|W| · sign(W), with g_ste = g_hat.
 
   Returns:
@@ -257,12 +261,11 @@ def bwn(
   straight-through gradient is α · g_hat · 1[|W̃| ≤ clip], with constant α.
 
   Args:
-    per_channel: Whether each output channel has its own α instead of one α per
-      layer.
+    per_channel: True for one α per output channel instead of one α per layer.
     channel_axis: Axis of the output channels, the last one in JAX's layouts.
-    clip: The straight-through gradient is zero where |W̃| > clip. None: no
+    clip: The straight-through gradient is zero where |W̃| > clip. None disables
       clipping.
-    scaled_gradient: Whether the straight-through gradient has the factor α. The
+    scaled_gradient: True if the straight-through gradient has the factor α. The
       factor is about 0.05 in the 3x3 layers of a ResNet20, and the published
       STE results include it.
 

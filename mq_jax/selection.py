@@ -1,7 +1,7 @@
-"""Rules: which leaf of a parameter pytree gets which quantizer.
+"""Rules that assign quantizers to the leaves of a parameter pytree.
 
 The library handles pytrees, never modules. The name of a leaf is its path, such
-as `stage1/conv1/kernel`, and the leaves of one method are passed as a dict from
+as `stage1/conv1/kernel`. Functions pass the quantized leaves as a dict from
 path to array.
 """
 
@@ -28,7 +28,7 @@ def named_leaves(
 
   Args:
     params: Pytree of arrays.
-    is_leaf: Returns whether a node counts as a leaf.
+    is_leaf: Predicate that is true for nodes that count as leaves.
 
   Raises:
     ValueError: If two leaves have the same path.
@@ -52,9 +52,9 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
   Args:
     params: Pytree of arrays, or of anything with a dtype and a shape.
     rules: Sequence of `(regex, Quantizer or None)`. The regex must match the
-      full path, and the first match wins. None keeps full precision, and a leaf
-      that no rule matches keeps full precision too. A bare `Quantizer` applies
-      to every leaf of two or more dimensions.
+      full path, and the first match wins. None keeps full precision, and so
+      does a leaf that no rule matches. A bare `Quantizer` applies to every leaf
+      of two or more dimensions.
 
   Returns:
     Path to quantizer, in the order of the pytree.
@@ -185,7 +185,7 @@ def map_selected(
   selected: Mapping[str, Quantizer],
   *trees: Mapping[str, Any],
 ) -> dict[str, T]:
-  """Returns `{path: function(quantizer, tree[path], ...)}` by `selected`."""
+  """Returns `{path: function(quantizer, tree[path], ...)}` for `selected`."""
   return {
     path: function(quantizer, *(tree[path] for tree in trees))
     for path, quantizer in selected.items()

@@ -102,14 +102,14 @@ def make_train_step(
     estimator: Estimator of the gradient through the quantizer: `ste()`,
       `fc_grad()`, `multi_fc()`, `lstm_fc()`.
     refine: π, eq. (5), without a learning rate: `optax.identity()` is SGD,
-      `optax.scale_by_adam()` is Adam. It gets the parameters, so weight decay
-      works.
+      `optax.scale_by_adam()` is Adam. It receives the parameters, so weight
+      decay works.
     learning_rate: α, or a schedule of the number of updates taken.
     post_update: Last transformation of the move −α·π(g), with the parameters:
       proximal steps, clips, masks.
     meta_optimizer: Optimizer of φ, with its learning rate γ.
-    differentiate_refinement: Whether the gradient of φ flows through `refine`.
-    phi_cotangent: Rule that takes ∂loss/∂Ŵ back to W in the gradient of φ:
+    differentiate_refinement: True if the gradient of φ flows through `refine`.
+    phi_cotangent: Rule that converts ∂loss/∂Ŵ to ∂loss/∂W in the gradient of φ:
       'ste' is the straight-through rule of the quantizer, 'estimator' is M_φ
       itself, eq. (8).
 
@@ -176,7 +176,7 @@ def _init(
   model_state: Any,
   batch: Batch,
 ) -> State:
-  """Checks the arguments that the first state is made of, and makes it."""
+  """Checks its arguments and makes the first state."""
   if not select(params, parts.rules) and jax.tree.leaves(
     jax.eval_shape(lambda key: parts.estimator.init(key, {}), key)
   ):
@@ -257,8 +257,8 @@ def _loss(
     phi,
     state,
   )
-  # From here on all is constant in φ, except for the cotangent of W' that is
-  # attached to the loss below.
+  # Everything from here on is constant in φ, except for the cotangent of W'
+  # that `with_cotangent` attaches to the loss.
   loss, metrics, evaluated = _evaluate(
     parts, lax.stop_gradient(updated), batch, state.step + 1
   )
