@@ -37,12 +37,13 @@ def feature_fc(
   """Makes g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
 
   The estimator starts exactly at the straight-through rule. Features are of
-  order 1 at any scale of the layer, as learned optimizers need them:
+  order 1 at any scale of the layer, as learned optimizers require:
 
   - 'gradient': the straight-through gradient, divided by its root mean square
     in the layer;
-  - 'momentum': the running mean of that gradient, divided likewise;
-  - 'distance': W̃ − `threshold`, divided likewise;
+  - 'momentum': the running mean of that gradient, divided by the root mean
+    square of the mean in the layer;
+  - 'distance': W̃ − `threshold`, divided by its root mean square in the layer;
   - 'progress': the number of steps taken divided by `steps`, at most 1.
 
   Args:

@@ -26,7 +26,7 @@ def fc_grad(
     hidden: Width of the hidden layers; unused if `layers` is 1.
     layers: Number of linear layers.
     activation: Function between the layers: None, 'relu' or 'tanh'.
-    bias: Whether the layers have biases.
+    bias: True if the layers have biases.
     init: Start of φ. 'random' draws from U(±1/sqrt(fan_in)). 'identity' starts
       exactly at the straight-through rule: the stack reads g_ste instead of
       g_Ŵ, and the product of its layers starts at 1.
@@ -75,9 +75,9 @@ def multi_fc(
 
   Args:
     hidden: Width of the hidden layers; unused if `layers` is 1.
-    layers: Number of linear layers. The paper says 2; its logs have 3.
+    layers: Number of linear layers: 2 in the paper, 3 in its logs.
     activation: Function between the layers: None, 'relu' or 'tanh'.
-    bias: Whether the layers have biases.
+    bias: True if the layers have biases.
     init: Start of φ. 'random' draws from U(±1/sqrt(fan_in)). 'identity' starts
       exactly at the straight-through rule: the factor multiplies g_ste instead
       of g_Ŵ, and the last layer starts with weights 0 and a bias of 1.

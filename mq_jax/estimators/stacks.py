@@ -1,9 +1,10 @@
 """FCs(φ, σ, x): the fully-connected stack that acts on single coordinates.
 
-The stack maps each coordinate alone, so a stack without activation is one
+The stack maps each coordinate separately, so a stack without activation is a
 straight line, and a ReLU stack without hidden biases is two half-lines that
 meet at zero. Such stacks are evaluated at two or three points instead of at all
-coordinates: the values and the gradients of φ are the same, at no cost.
+coordinates. The values and the gradients of φ are the same, and the cost is
+negligible.
 """
 
 import itertools
@@ -35,8 +36,8 @@ class Stack(NamedTuple):
     hidden: Width of the hidden layers; unused if `layers` is 1.
     layers: Number of linear layers.
     activation: Function between the layers: None, 'relu' or 'tanh'.
-    bias: Whether the layers before the last have a bias.
-    last_bias: Whether the last layer has a bias.
+    bias: True if the layers before the last have a bias.
+    last_bias: True if the last layer has a bias.
   """
 
   hidden: int
@@ -56,7 +57,7 @@ def checked_stack(
     raise ValueError(
       f'activation={activation!r} is unknown: choose None, "relu" or "tanh".'
     )
-  # A single layer has nothing to activate.
+  # A single layer has no hidden units, so it needs no activation.
   return Stack(
     hidden, layers, activation if layers > 1 else None, bias, last_bias
   )
@@ -121,8 +122,8 @@ def constant_one(layer: dict[str, Array]) -> dict[str, Array]:
 def init_identity(key: Array, stack: Stack, dtype: Any) -> Phi:
   """Returns φ of a stack without activation whose layers multiply to 1.
 
-  Each hidden unit passes on 1/hidden of its input, with a random sign, so that
-  all units receive gradients of the same size. Biases start at 0.
+  Each hidden unit transmits 1/hidden of its input, with a random sign, so all
+  units receive gradients of the same size. Biases start at 0.
   """
   first, *rest = init(key, stack, dtype)
   if not rest:

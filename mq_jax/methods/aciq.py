@@ -1,4 +1,4 @@
-"""ACIQ: optimal clips under a prior, for quantizing after training."""
+"""ACIQ: optimal clips under a prior, for post-training quantization."""
 
 import math
 from collections.abc import Callable
@@ -70,15 +70,16 @@ def aciq(
 
   The clips are μ ± α of `best_clip`, or the smallest and largest weight
   ('range', the naive form), and one level is 0. The correction then scales and
-  shifts the levels to keep the mean and the deviation of the weights of each
-  channel or layer; 0 is no longer a level. ACIQ needs no training: apply it to
-  a trained network, `mq_jax.quantize(aciq(4), w, ())`.
+  shifts the levels to keep the mean and the standard deviation of the weights
+  of each channel or layer. After the correction 0 is no longer a level. ACIQ
+  needs no training: apply it to a trained network by
+  `mq_jax.quantize(aciq(4), w, ())`.
 
   Args:
     bits: k, 1 to 8.
-    per_channel: Whether each output channel, the last axis, has its own clips.
+    per_channel: True if each output channel, the last axis, has its own clips.
     prior: 'laplace', 'normal' or 'range'.
-    corrected: Whether to correct mean and deviation.
+    corrected: If True, correct mean and deviation.
 
   Returns:
     A `Quantizer`.

@@ -18,8 +18,8 @@ Array = jax.Array
 def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
   """Quantizes to Ŵ = α · q, with q of given values and one α per layer.
 
-  Alternates between q, the nearest of `values` to W/α, and α = ⟨W, q⟩ / ⟨q, q⟩,
-  which never raises ‖W − αq‖. α starts at mean|W|.
+  Each iteration sets q to the nearest of `values` to W/α, and then
+  α = ⟨W, q⟩ / ⟨q, q⟩. No iteration increases ‖W − αq‖. α starts at mean|W|.
 
   Args:
     values: Ascending and symmetric values, such as (−1, 1), (−1, 0, 1), or
@@ -30,8 +30,8 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
     A `Quantizer`.
 
   Raises:
-    ValueError: If `values` are fewer than two, do not ascend or are not
-      symmetric, or `iterations` is not positive.
+    ValueError: If `values` contains fewer than two values, is not ascending or
+      is not symmetric, or if `iterations` is not positive.
 
   References:
     Leng, Dou, Li, Zhu, Jin, `Extremely Low Bit Neural Network: Squeeze the Last
@@ -88,7 +88,7 @@ def admm(
 ) -> optax.GradientTransformation:
   """Adds the gradient of ρ/2 ‖W − G + L‖², as the first part of `refine`.
 
-  Periodically sets G = Q(W + L), and then L ← L + W − G.
+  After every `every` updates, G becomes Q(W + L), and then L becomes L + W − G.
 
   Args:
     rules: Rules as in `make_train_step`, whose quantizers have no variables and

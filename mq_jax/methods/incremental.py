@@ -1,7 +1,7 @@
 """Quantizing in portions: INQ, and the penalties that ELQ adds.
 
-The largest weights of a layer are quantized and frozen first. Training of the
-other weights makes up for the error, until all weights are frozen.
+The largest weights of a layer are quantized and frozen first. Training the
+other weights compensates for the error, until all weights are frozen.
 """
 
 from collections.abc import Sequence
@@ -74,8 +74,8 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
   """Quantizes to the nearest of the levels of the first weights.
 
   Args:
-    projection: Quantizer that gives these levels. It has no variables, and one
-      sorted table per layer.
+    projection: Quantizer that determines these levels. It has no variables and
+      one sorted table per layer.
 
   Returns:
     A `Quantizer` whose variables are the levels.
@@ -127,8 +127,8 @@ def freeze_portions(
   """Quantizes and freezes growing portions of a layer, for `post_update`.
 
   At updates `first`, `first` + `every` … the largest free weights of a layer
-  move onto their levels, until the next portion is frozen. Frozen weights never
-  move again.
+  move onto their levels, so that the next portion of the weights is frozen.
+  Frozen weights never move again.
 
   Args:
     rules: Rules as in `make_train_step`. Leaves without a quantizer are not

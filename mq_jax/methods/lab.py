@@ -31,8 +31,8 @@ def lab(decay: float = 0.999) -> Quantizer:
     Hou, Yao, Kwok, `Loss-aware Binarization of Deep Networks
     <https://arxiv.org/abs/1611.01600>`_, 2017, proposition 3.1 and algorithm 1,
     in which "m̂ ∘ d" must be a division. Scale and bias correction of d cancel
-    in α. The full-precision W is kept, as in the code of the authors, in place
-    of the exact step of their eq. (7).
+    in α. As in the code of the authors, updates move the full-precision W; the
+    exact step of their eq. (7) is not taken.
   """
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r} must be in [0, 1).')

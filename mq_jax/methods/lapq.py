@@ -20,7 +20,7 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
 
   Args:
     bits: b, 1 to 8.
-    corrected: Whether to shift the levels of each output channel, the last
+    corrected: If True, shift the levels of each output channel, the last
       axis, so that the channel keeps the mean of its weights.
 
   Returns:
@@ -78,7 +78,7 @@ class LapqResult(NamedTuple):
   """Result of `lapq`.
 
   Attributes:
-    variables: Path to α, as the quantizers and `mq_jax.quantize` take it.
+    variables: Path to α, the variable that `mq_jax.quantize` takes.
     power: p at which the joint search starts.
     losses: Losses of 'powers', and at 'start' and 'end' of the joint search.
   """

@@ -65,9 +65,9 @@ def proximal_step(
 ) -> optax.GradientTransformation:
   """Pulls updated weights towards their levels, for `post_update`.
 
-  This is ProxQuant's step W' = prox(W + move, Q(W + move), strength(t)), with
-  strength the learning rate times λ_t. The authors increase λ in proportion to
-  the epoch and clip to [−1, 1] (`clip_weights`).
+  This is ProxQuant's step W' = prox(W + move, Q(W + move), strength(t)), where
+  the strength is the learning rate times λ_t. The authors increase λ in
+  proportion to the epoch and clip to [−1, 1] (`clip_weights`).
 
   Args:
     rules: Rules as in `make_train_step`, whose quantizers have no variables.

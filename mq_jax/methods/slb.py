@@ -1,4 +1,4 @@
-"""SLB, searching for low-bit weights: each weight is a softmax over levels."""
+"""SLB (searching for low-bit weights): each weight is a softmax over levels."""
 
 import math
 from collections.abc import Callable
@@ -27,10 +27,11 @@ def slb(
   Args:
     bits: b, 1 to 4; θ has 2ᵇ numbers per weight.
     inverse_temperature: T as an increasing function of the number of updates so
-      far (`temperature_schedule`). Infinite T gives the levels and no gradient.
-    sharpness: c of the start θ_k = −c (w/max|w| − v_k)². No start from
-      pretrained weights is published; this one is closer to these weights for
-      larger c · T.
+      far (`temperature_schedule`). With infinite T the loss receives the levels
+      and there is no gradient.
+    sharpness: c of the initial θ_k = −c (w/max|w| − v_k)². The paper does not
+      publish how to start from pretrained weights. With this start, W_c is
+      closer to the pretrained weights for larger c · T.
 
   Returns:
     A `Quantizer` whose variables are the number of updates so far.
@@ -42,8 +43,8 @@ def slb(
   References:
     Yang, Wang, Han, Xu, Xu, Tao, Xu, `Searching for Low-Bit Weights in
     Quantized Neural Networks <https://arxiv.org/abs/2009.08695>`_, 2020, eqs.
-    (4) to (8). Transcriptions differ on T and 1/T; the authors' schedule, 0.01
-    to 10 and "sharpening", is that of the inverse.
+    (4) to (8). Transcriptions differ on T and 1/T. The authors' schedule, 0.01
+    to 10 and "sharpening", fits the inverse temperature only.
   """
   check_bits(bits, 1, 4)
   if not sharpness > 0:
@@ -108,10 +109,10 @@ def temperature_schedule(
 ) -> Schedule:
   """Returns a schedule of SLB for the inverse temperature T.
 
-  With u the elapsed share of `window`: 'exp' start (end/start)ᵘ, 'linear'
-  start + (end − start) u, 'cos' start + (end − start)(1 − cos πu)/2. The
+  u is the elapsed share of `window`. 'exp' is start · (end/start)ᵘ, 'linear' is
+  start + (end − start) u, and 'cos' is start + (end − start)(1 − cos πu)/2. The
   multiplicative schedule of the authors' repository, one factor per epoch, is
-  'exp' with `every` set to the updates per epoch.
+  'exp' with `every` set to the number of updates per epoch.
 
   Args:
     kind: 'exp', 'linear' or 'cos'.
@@ -122,7 +123,7 @@ def temperature_schedule(
     cycles: Number of cycles of equal length, each from `start` to `end`
       (SGD-R). The published lengths are not known.
     every: Number of updates between changes of T.
-    freeze: Whether T is infinite after the window, so that only the other
+    freeze: True if T is infinite after the window, so that only the other
       parameters train, as in a public reimplementation.
 
   Returns:

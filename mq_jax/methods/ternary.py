@@ -21,7 +21,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   Args:
     threshold: Δ in units of the mean. The paper's 0.7 is between the best
       values for uniform (2/3) and normal weights (0.77).
-    two_scales: Whether weights above Δ and below −Δ have separate α, as in
+    two_scales: True if weights above Δ and below −Δ have separate α, as in
       ProxQuant.
 
   Returns:
@@ -79,8 +79,8 @@ def ttq(
     ∂loss/∂W_p = Σ g_hat where W > Δ,   ∂loss/∂W_n = −Σ g_hat where W < −Δ,
     g_W = {W_p | 1 | W_n} · g_hat.
 
-  The minus follows from −W_n. A widespread implementation omits it and so
-  ascends.
+  The minus sign follows from −W_n. A widespread implementation omits it, so its
+  W_n ascends the gradient.
 
   Args:
     threshold: t, Δ in units of the largest |W| of the layer.

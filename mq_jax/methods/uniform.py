@@ -1,4 +1,4 @@
-"""Position-based scaled gradients (PSGD), and their uniform target grid."""
+"""Position-based scaled gradients (PSGD), and the uniform grid of targets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -64,8 +64,9 @@ def scale_by_position(
       Leaves without a quantizer keep their gradients.
     strength: λ_s. The authors' 150 belongs to `normalised=False, epsilon=0`;
       use about 1 with `normalised`.
-    epsilon: ε, the scale on a target. The published value was not found.
-    normalised: Whether to use the form in the author response.
+    epsilon: ε, the scale of a weight on its target. We did not find the
+      published value.
+    normalised: If True, use the form in the author response.
     target: Function `(w) -> w̄`, of the shape of `w`. The default is the level
       of the quantizer; use zeros to prune after training.
 
@@ -73,7 +74,7 @@ def scale_by_position(
     A transformation of gradients, which needs the parameters.
 
   Raises:
-    ValueError: If `strength` is not positive or `epsilon` negative.
+    ValueError: If `strength` is not positive or `epsilon` is negative.
 
   References:
     Kim, Yoo, Kwak, `Position-based Scaled Gradient for Model Quantization and

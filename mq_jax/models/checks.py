@@ -54,7 +54,7 @@ def check_counting(activation: Activation | None, train: bool) -> None:
 
   Args:
     activation: Activation that quantizes the inputs of layers, or None.
-    train: Whether the pass is one of training.
+    train: True in training.
   """
   if activation is None or not activation.binary:
     raise ValueError(
@@ -70,7 +70,7 @@ def check_counting(activation: Activation | None, train: bool) -> None:
 
 
 def check_images(images: Array) -> None:
-  """Raises `ValueError` if rank, dtype or order of axes are wrong.
+  """Raises `ValueError` if the rank, the dtype or the order of axes is wrong.
 
   Args:
     images: Images, expected as `(batch, height, width, channels)` in floating

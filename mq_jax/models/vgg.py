@@ -44,13 +44,13 @@ class _VGG(nn.Module):
       result are of `dtype`, or float32 if that is wider.
     activation: Activation of the input of each layer except the first. None
       keeps the output of the ReLU.
-    head_norm: Whether a batch norm follows the head.
+    head_norm: True if a batch norm follows the head.
     dense: Widths of the dense layers before the head.
     widths: Channels of each pair of convolutions.
     epsilon: Constant that the norms add to the variance.
     conv_init: Initializer of the convolutions.
     dense_init: Initializer of the dense layers and the head.
-    count_bits: Whether convolutions with a quantized input count bits on CPU,
+    count_bits: True if convolutions with a quantized input count bits on CPU,
       for inference: `net.clone(count_bits=True)`. `activation` must be binary
       and the kernels of these layers ±1 (`fold_scales`); the kernels are not
       checked.
@@ -74,7 +74,7 @@ class _VGG(nn.Module):
     Args:
       images: Normalised images, `(batch, height, width, channels)`, with sides
         of 32 in CIFAR and of at least 8.
-      train: Whether batch normalisation takes its statistics from the batch;
+      train: True if batch normalisation takes its statistics from the batch;
         `apply` then needs `mutable=['batch_stats']`.
 
     Returns:
@@ -157,7 +157,7 @@ def vgg_small(
       Parameters and statistics are float32, or float64 if `dtype` is float64.
     activation: Activation that quantizes the inputs of all layers except the
       first. None keeps the output of the ReLU.
-    head_norm: Whether a batch norm replaces the bias of the head. Levels
+    head_norm: True if a batch norm replaces the bias of the head. Levels
       without a scale need a norm after each layer.
 
   Returns:
@@ -189,7 +189,7 @@ def labnet(
     dtype: Dtype in which the layers compute; see `vgg_small`.
     activation: Activation that quantizes the inputs of all layers except the
       first. None keeps the output of the ReLU.
-    head_norm: Whether a batch norm replaces the bias of the head.
+    head_norm: True if a batch norm replaces the bias of the head.
 
   Returns:
     A Linen module.

@@ -1,6 +1,6 @@
 """Tables of levels: the values of a quantized weight, and their common scale.
 
-All functions look at the values themselves, in NumPy, and cannot run under jit.
+All functions read values, in NumPy, and cannot run under jit.
 """
 
 from typing import Any
@@ -89,8 +89,8 @@ def integers(ratio: np.ndarray) -> np.ndarray | None:
 
   None means that some ratio is not such an integer up to rounding errors.
   """
-  # jit may sum up a scale in another order, some ten units in the last place
-  # apart. The bound is for dtypes too narrow to recognize integers.
+  # jit may sum a scale in another order, which changes it by some ten units in
+  # the last place. The bound excludes dtypes too narrow to recognize integers.
   eps = 64 * float(jnp.finfo(ratio.dtype).eps)
   rounded = np.rint(ratio)
   is_close = np.abs(ratio - rounded) <= min(eps * np.max(np.abs(rounded)), 1e-3)

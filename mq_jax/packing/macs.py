@@ -24,8 +24,8 @@ def layer_macs(
 
   Returns:
     Path to number of multiplications, for leaves that are an operand of a
-    product. A loop counts once per iteration, a while loop of unknown length
-    once, and a condition by the branch with the most multiplications.
+    product. A loop counts once per iteration, and a while loop of unknown
+    length once. A condition counts as the branch with the most multiplications.
   """
   shapes = jax.eval_shape(unpack, params)
   jaxpr = jax.make_jaxpr(apply_fn)(shapes, *inputs).jaxpr
@@ -51,7 +51,7 @@ def count(
 
 
 def products(equation: Any) -> int:
-  """Returns the multiplications of one equation of a jaxpr, 0 if no product."""
+  """Returns the number of multiplications in one equation of a jaxpr."""
   params = equation.params
   if equation.primitive.name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
@@ -69,7 +69,7 @@ def products(equation: Any) -> int:
 
 
 def inner_jaxprs(equation: Any) -> list[Any]:
-  """Returns the jaxprs that an equation calls, all branches of a condition."""
+  """Returns the jaxprs that an equation calls, with all branches of a `cond`."""
   params = equation.params
   if equation.primitive.name == 'while':
     return [params['cond_jaxpr'].jaxpr, params['body_jaxpr'].jaxpr]
@@ -135,8 +135,7 @@ def _count(
     work = products(equation)
     for name in (None, *leaves):
       total[name] += runs * work
-    # A leaf in another dtype, shape or scale, or a part of it, counts as the
-    # leaf.
+    # A leaf that is cast, reshaped, scaled or sliced still counts as the leaf.
     others = [var for var in equation.invars if id(var) not in names]
     if len(leaves) == 1 and not work and not any(map(_shape, others)):
       results = [*leaves] * len(equation.outvars)

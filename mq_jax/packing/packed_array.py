@@ -1,4 +1,4 @@
-"""One quantized weight as bits and a table of levels, and back."""
+"""Packs one quantized weight into bits and a table of levels, and unpacks it."""
 
 import dataclasses
 import math
@@ -29,10 +29,11 @@ class PackedArray:
       bit of the first byte. At 1 bit, `data` is
       `numpy.packbits(codes, bitorder='little')`.
     levels: Table of values, Ŵ = `levels[code]`: shape `(n,)`, or one table per
-      channel as in `Quantizer.codes`. With a `grid`, the scale; then n = 1.
+      channel as in `Quantizer.codes`. With a `grid`, `levels` is the scale and
+      n = 1.
     shape: Shape of Ŵ.
-    bits: Bits per code, 1 to 8: as many as the values in use need or, with a
-      `grid`, as many as the positions from the first to the last in use need.
+    bits: Bits per code, 1 to 8: the minimum that distinguishes all values in
+      use or, with a `grid`, all positions from the first to the last in use.
     grid: `(first, step)`, integers with Ŵ = levels · (first + step · code), or
       None.
     quantizer: Name of the method, for information only.
@@ -127,7 +128,8 @@ def _table(array: PackedArray) -> Any:
   multiples = (first + step * np.arange(2**array.bits)).astype(dtype)
   multiples = multiples.reshape((1,) * (array.levels.ndim - 1) + (-1,))
   if isinstance(array.levels, jax.core.Tracer):
-    # Otherwise XLA could fuse the product with its reader and round only once.
+    # Without this line XLA could fuse the product with its reader and round
+    # only once.
     return materialize(
       lambda scale: lax.optimization_barrier(scale * multiples),
       array.levels,
@@ -142,8 +144,8 @@ def packed_bytes(size: int, bits: int) -> int:
 
 
 def codes_of(array: PackedArray) -> Array:
-  """Returns the codes alone, integers of the shape of Ŵ."""
-  # NumPy computes the constants, so that no program has to.
+  """Returns the codes without levels, integers of the shape of Ŵ."""
+  # NumPy computes the constants, so no program computes them.
   data, bits = jnp.asarray(array.data), array.bits
   size = math.prod(array.shape)
   if bits == MAX_BITS:

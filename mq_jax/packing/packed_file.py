@@ -32,7 +32,7 @@ from mq_jax.packing.packed_params import PackedParams
 from mq_jax.selection import named_leaves, nested
 
 FORMAT = 'mq_jax packed 1'
-# Keys of the file's metadata; the digest covers everything but itself.
+# Keys of the file's metadata. The digest covers all entries except itself.
 _TEXTS = ('format', 'layers', 'metadata')
 _DIGEST = 'sha256'
 _FOLDERS = ('codes', 'levels', 'params', 'model_state')
@@ -97,8 +97,8 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
   """Reads a file that `save_packed` wrote.
 
   Args:
-    path: Path of the file. No more is read than the file contains, even if its
-      header claims more.
+    path: Path of the file. The function never reads beyond the end of the file,
+      even if its header claims a larger size.
 
   Returns:
     The `PackedParams`, as nested dicts in host memory.
@@ -131,7 +131,7 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
 def write_atomic(path: pathlib.Path, content: bytes) -> None:
   """Writes a complete file or nothing, and replaces any older file."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  # The process id keeps two processes that write one file apart.
+  # The process id separates two processes that write the same file.
   partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
   try:
     with partial.open('wb') as file:
@@ -150,7 +150,7 @@ def _plain(name: str, leaf: Any) -> np.ndarray:
     array = np.asarray(leaf, order='C')
     dtype = array.dtype
     if dtype.kind in 'fiub' and dtype.itemsize <= 8:
-      # Files are little-endian, and the digest covers their bytes.
+      # Files are little-endian, and the digest is computed from their bytes.
       return array.astype(dtype.newbyteorder('<'), copy=False)
   raise ValueError(
     f'{name} is {dtype or type(leaf).__name__}, which the file format does not'

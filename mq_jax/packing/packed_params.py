@@ -2,8 +2,8 @@
 
 After training, a quantized weight consists of integers and a table of values.
 `pack` stores the integers as bits, and `unpack` restores Ŵ bit for bit, with or
-without jit. Packed parameters contain neither the estimator, φ and the state of
-the optimizer nor W itself.
+without jit. Packed parameters do not contain the estimator, φ, the state of the
+optimizer or W itself.
 """
 
 import functools
@@ -56,20 +56,21 @@ def pack(
   """Packs the quantized weights of a network. Does not work under jit.
 
   Args:
-    state_or_params: A `State`, of which `TrainStep.quantized` and the model
-      state are packed. Or parameters: latent parameters of a method without
-      variables, or quantized parameters (see `quantized`).
+    state_or_params: A `State` or parameters. A `State` is packed as its
+      `TrainStep.quantized` and its model state. Parameters are the latent
+      parameters of a method without variables, or quantized parameters (see
+      `quantized`).
     quantizer: The rules of the training (`selection.select`).
-    quantized: Whether parameters are already Ŵ, as `TrainStep.quantized` and
+    quantized: True if parameters are already Ŵ, as `TrainStep.quantized` and
       `unpack` return them. They are then packed unchanged.
     model_state: Pytree that replaces the model state of the `State`. Parameters
       without it get `{}`.
     metadata: Additional texts by name.
 
   Returns:
-    The `PackedParams`, in host memory. Codes of 1 to 8 bits number the values
-    that a weight uses, from the smallest up, or positions on a grid, whichever
-    takes fewer bytes.
+    The `PackedParams`, in host memory. A code of 1 to 8 bits is either the
+    index of a value among the sorted values in use, or a position on a grid,
+    whichever takes fewer bytes.
 
   Raises:
     ValueError: If a weight is empty, not finite, or has more than 256 values;
@@ -77,7 +78,7 @@ def pack(
       and no `State` is given, or if the `State` has the variables of other
       rules; if a rule applies to no leaf; or if `metadata` contains anything
       but text.
-    TypeError: If a leaf to be quantized is not floating point.
+    TypeError: If a leaf that a rule quantizes is not floating point.
   """
   texts = dict(metadata or {})
   for name, text in texts.items():
@@ -87,7 +88,8 @@ def pack(
     state = state_or_params
     _check_variables(state, quantizer)
     _check_finite(state.params, quantizer)
-    # Jitted like TrainStep.quantized: another program could round differently.
+    # TrainStep.quantized is jitted; without jit, results could be rounded
+    # differently.
     params = jax.jit(
       lambda params, variables: selection.quantized(
         params, quantizer, variables
@@ -223,7 +225,7 @@ def _check_finite(params: Any, quantizer: Rules) -> None:
     weight = np.asarray(leaves[path]).astype(np.float64)
     if not weight.size:
       raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
-    # Codes would hide such values.
+    # Codes cannot represent such values.
     if not np.all(np.isfinite(weight)):
       raise ValueError(
         f'{path} has values that are not finite: pack an earlier checkpoint.'

@@ -27,7 +27,7 @@ class LayerSummary(NamedTuple):
     used: Number of different values in the leaf or, with one table per channel,
       the maximum over channels. None if the leaf is not quantized.
     scale: α if the values are integers times α, averaged over the channels if
-      each channel has its own α; else None.
+      each channel has its own α. Otherwise None.
     bytes_before: Bytes in full precision.
     bytes: Bytes when packed, levels included.
     macs: Multiplications of a weight and an activation per example, or None if
@@ -85,8 +85,9 @@ def summary(
   Args:
     params: A state or parameters, as in `pack`, or `PackedParams`.
     quantizer: Rules, as in `pack`; None with `PackedParams`.
-    apply_fn: The network, `(params, *inputs) -> outputs`. Multiplications are
-      counted by tracing it; nothing is computed. None leaves them unknown.
+    apply_fn: The network, `(params, *inputs) -> outputs`. The function is
+      traced, not computed, to count multiplications. If None, their number is
+      unknown.
     inputs: A batch of one example, or the shapes of such a batch.
 
   Returns:

@@ -2,8 +2,9 @@
 
 XLA's CPU compiler computes the gradient of a 3x3 filter as a convolution with a
 filter as large as the image, between two transposed copies. One matrix product
-over all pixels takes half the time from 32 channels on (docs/performance.md).
-On other platforms the gradient too is that of `lax.conv_general_dilated`.
+over all pixels takes half the time for 32 or more channels
+(docs/performance.md). On other platforms the gradient is the gradient of
+`lax.conv_general_dilated`.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax import lax
 
 Array = jax.Array
 Padding = Sequence[tuple[int, int]]
-FEWEST_CHANNELS = 32  # with fewer, both gradients take equally long
+FEWEST_CHANNELS = 32  # with fewer channels, both gradients take the same time
 
 
 def conv_general_dilated(
@@ -54,11 +55,11 @@ def conv_general_dilated(
 
 
 def has_defaults(other: Mapping[str, Any]) -> bool:
-  """Returns False if an argument needs the convolution of lax.
+  """Returns False if an argument requires the convolution of lax.
 
   Args:
     other: Further arguments of `lax.conv_general_dilated`. Arguments that a
-      later flax may add need lax too, unless they have a default value.
+      later flax may add also require lax, unless they have a default value.
   """
   return all(
     value in (None, 1, (1, 1))
@@ -111,7 +112,7 @@ def filter_gradient(x: Array, g: Array) -> Array:
 
     dw[i, j, c, f] = Σ_{n,h,v} x[n, h + i − 1, v + j − 1, c] · g[n, h, v, f]
 
-  Three copies of x are shifted by j, three copies of g by −i: together they
+  Three copies of x are shifted by j and three copies of g by −i. Their pairs
   give all nine products.
 
   Args:
