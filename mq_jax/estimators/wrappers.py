@@ -29,9 +29,10 @@ def slim(estimator: GradientEstimator) -> GradientEstimator:
   """Makes an estimator whose φ one random layer per step trains.
 
   Layers are drawn uniformly, and the gradient of the drawn layer is not
-  rescaled by the number of layers. The forward pass is that of `estimator`. If `estimator` processes coordinates in
-  blocks, the backward pass skips the blocks of the other layers, except under
-  `jax.vmap`, which computes both branches of a condition.
+  rescaled by the number of layers. The forward pass is that of `estimator`. If
+  `estimator` processes coordinates in blocks, the backward pass skips the
+  blocks of the other layers, except under `jax.vmap`, which computes both
+  branches of a condition.
 
   Args:
     estimator: Any estimator with a φ.

@@ -69,7 +69,7 @@ def products(equation: Any) -> int:
 
 
 def inner_jaxprs(equation: Any) -> list[Any]:
-  """Returns the jaxprs that an equation calls, with all branches of a `cond`."""
+  """Returns the jaxprs that an equation calls, such as all its branches."""
   params = equation.params
   if equation.primitive.name == 'while':
     return [params['cond_jaxpr'].jaxpr, params['body_jaxpr'].jaxpr]

@@ -1,4 +1,4 @@
-"""Packs one quantized weight into bits and a table of levels, and unpacks it."""
+"""Packs and unpacks one quantized weight: bits and a table of levels."""
 
 import dataclasses
 import math
