@@ -1,14 +1,13 @@
 """Diagnostics of quantized training, layer by layer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mq_jax.estimators import GradientEstimator
-from mq_jax.quantizers import Quantizer
-from mq_jax.selection import map_selected
+from mq_jax.late_update import Setup, State, preprocessed
+from mq_jax.selection import map_selected, select
 
 Array = jax.Array
 
@@ -38,34 +37,36 @@ class Diagnostics(NamedTuple):
   histogram: dict[str, Array]
 
 
+def codes(setup: Setup, state: State) -> dict[str, Array]:
+  """Returns the current codes of each quantized leaf by path."""
+  selected = select(state.params, setup.quantizer)
+  w_tilde = preprocessed(selected, state.params, state.variables)
+  return map_selected(
+    lambda q, w, v: q.codes(w, v)[0], selected, w_tilde, state.variables
+  )
+
+
 def diagnose(
-  selected: Mapping[str, Quantizer],
-  estimator: GradientEstimator,
-  phi: Any,
-  w_tilde: Mapping[str, Array],
-  variables: Mapping[str, Any],
-  codes: Mapping[str, Array],
-  since: Mapping[str, Array] | None,
+  setup: Setup, state: State, since: Mapping[str, Array] | None = None
 ) -> Diagnostics:
   """Compares codes with an earlier snapshot and summarizes W̃ and φ.
 
   Args:
-    selected: Path to quantizer.
-    estimator: The estimator of φ.
-    phi: φ.
-    w_tilde: Path to pre-processed weight.
-    variables: Path to the quantizer's variables.
-    codes: Path to the current codes.
-    since: Path to the codes of an earlier step, or None.
+    setup: The arguments of `make_train_step`.
+    state: A state of the train step.
+    since: Path to the codes of an earlier state, or None.
 
   Returns:
     The `Diagnostics`.
 
   Raises:
-    ValueError: If the layers or shapes of `since` differ from those of `codes`.
+    ValueError: If the layers or shapes of `since` differ from those of `state`.
   """
+  selected = select(state.params, setup.quantizer)
+  w_tilde = preprocessed(selected, state.params, state.variables)
+  now = codes(setup, state)
   if since is not None:
-    shapes = {path: jnp.shape(leaf) for path, leaf in codes.items()}
+    shapes = {path: jnp.shape(leaf) for path, leaf in now.items()}
     others = {path: jnp.shape(leaf) for path, leaf in since.items()}
     if shapes != others:
       raise ValueError(
@@ -75,11 +76,14 @@ def diagnose(
   return Diagnostics(
     flipped={}
     if since is None
-    else {path: jnp.mean(codes[path] != since[path]) for path in codes},
+    else {path: jnp.mean(now[path] != since[path]) for path in now},
     saturation=map_selected(
-      lambda q, w, v: jnp.mean(q.saturated(w, v)), selected, w_tilde, variables
+      lambda q, w, v: jnp.mean(q.saturated(w, v)),
+      selected,
+      w_tilde,
+      state.variables,
     ),
-    factor=estimator.factor(phi),
+    factor=setup.estimator.factor(state.phi),
     histogram={path: _histogram(leaf) for path, leaf in w_tilde.items()},
   )
 

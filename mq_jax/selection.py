@@ -6,7 +6,7 @@ path to array.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -136,6 +136,12 @@ def _listing(paths: Any) -> str:
   return ', '.join(paths) or '(none)'
 
 
+def only(paths: Iterable[str], tree: Any) -> Leaves:
+  """Returns the leaves of `tree` at these paths."""
+  leaves = named_leaves(tree)
+  return {path: leaves[path] for path in paths}
+
+
 def replace(params: Params, leaves: Mapping[str, Array]) -> Params:
   """Returns `params` with the leaves at these paths replaced by `leaves`."""
   replaced = {**named_leaves(params), **leaves}
@@ -190,6 +196,13 @@ def map_selected(
     path: function(quantizer, *(tree[path] for tree in trees))
     for path, quantizer in selected.items()
   }
+
+
+def initial_variables(params: Params, rules: Rules) -> dict[str, Any]:
+  """Returns the first variables of the quantizer of each leaf by path."""
+  return map_selected(
+    lambda q, w: q.init(w), select(params, rules), named_leaves(params)
+  )
 
 
 def transform(
