@@ -12,6 +12,12 @@ def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
     )
 
 
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Raises `ValueError` unless `value` is one of `choices`."""
+  if value not in choices:
+    raise ValueError(f'{name}={value!r} must be one of {choices}.')
+
+
 def check_count(name: str, value: Any) -> None:
   """Raises `ValueError` unless `value` is a positive integer."""
   if isinstance(value, bool) or not isinstance(value, int) or value < 1:

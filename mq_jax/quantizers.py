@@ -231,8 +231,7 @@ def dorefa(
     return bwn(clip=None, scaled_gradient=False)
   steps = 2**bits - 1
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     # jnp.round would round ½ down to the even 0.
     rounded = jnp.floor(steps * w_tilde + 0.5)
     levels = 2 * jnp.arange(steps + 1, dtype=w_tilde.dtype) / steps - 1
@@ -297,18 +296,14 @@ def bwn(
     others = tuple(i for i in range(w_tilde.ndim) if i != axis)
     return jnp.mean(jnp.abs(w_tilde), axis=others, keepdims=True)
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     alpha = scale(w_tilde)
     levels = jnp.stack([-alpha, alpha], axis=-1)
     return (w_tilde >= 0).astype(jnp.uint8), (
       levels if per_channel else levels.reshape(2)
     )
 
-  def straight_through(
-    g_hat: Array, w_tilde: Array, variables: Variables
-  ) -> Array:
-    del variables
+  def straight_through(g_hat: Array, w_tilde: Array, _: Variables) -> Array:
     g_ste = _gate(g_hat, w_tilde, clip)
     return scale(w_tilde) * g_ste if scaled_gradient else g_ste
 

@@ -15,6 +15,7 @@ import jax
 import optax
 
 from mq_jax import algorithm, selection
+from mq_jax.checks import check_choice
 from mq_jax.diagnostics import Diagnostics, codes, diagnose
 from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import (
@@ -112,11 +113,7 @@ def make_train_step(
       'estimator must be a GradientEstimator such as mq_jax.ste(), not'
       f' {estimator!r}.'
     )
-  if phi_cotangent not in ('ste', 'estimator'):
-    raise ValueError(
-      f'phi_cotangent={phi_cotangent!r} is unknown: choose "ste" or'
-      ' "estimator".'
-    )
+  check_choice('phi_cotangent', phi_cotangent, ('ste', 'estimator'))
   selection.check_rules(quantizer)
   if differentiate_refinement:
     check_with_stand_in(refine)

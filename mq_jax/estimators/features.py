@@ -83,17 +83,15 @@ def feature_fc(
     last = stacks.init_layer(last_key, (hidden, 1), True, dtype)
     return first, stacks.constant_one(last)
 
-  def init_state(key: Array, leaves: Leaves) -> FeatureState:
-    del key  # the state has no random part
+  def init_state(_: Array, leaves: Leaves) -> FeatureState:
     return FeatureState(
       {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()},
       jnp.zeros((), jnp.int32),
     )
 
   def apply(
-    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: FeatureState
+    phi: Any, _: Leaves, w_tilde: Leaves, g_ste: Leaves, state: FeatureState
   ) -> tuple[Leaves, FeatureState]:
-    del g_hat
     momentum = {
       path: decay * state.momentum[path] + (1 - decay) * g
       for path, g in g_ste.items()
@@ -122,8 +120,7 @@ def feature_fc(
 
 def _factor(phi: Any, block: Array) -> Array:
   first, last = phi
-  signal = jnp.tanh(block @ first['kernel'] + first['bias'][None, :])
-  return (signal @ last['kernel'] + last['bias'][None, :])[:, 0]
+  return stacks.linear(last, jnp.tanh(stacks.linear(first, block)))[:, 0]
 
 
 def _over_rms(leaves: Leaves) -> dict[str, Array]:

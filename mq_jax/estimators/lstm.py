@@ -61,8 +61,7 @@ def lstm_fc(
       'head': stacks.constant_one(head) if identity else head,
     }
 
-  def init_state(key: Array, leaves: Leaves) -> Any:
-    del key  # every memory starts empty
+  def init_state(_: Array, leaves: Leaves) -> Any:
     if not carry:
       return ()
     return lstm_cell.no_history(leaves, hidden, phi_dtype(leaves), memory_dtype)
@@ -74,7 +73,7 @@ def lstm_fc(
         lambda part: lstm_cell.widen(part, x.dtype, memory_dtype), memory
       )
     h = lstm_cell.cell(phi['lstm'], x, memory).h
-    return (h @ phi['head']['kernel'] + phi['head']['bias'][None, :])[:, 0]
+    return stacks.linear(phi['head'], h)[:, 0]
 
   def apply(
     phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any

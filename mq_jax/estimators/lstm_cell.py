@@ -27,23 +27,19 @@ class Memory(NamedTuple):
 
 
 def init(key: Array, hidden: int, dtype: Any) -> Phi:
-  """Draws φ of the LSTM from U(±1/sqrt(hidden)), as PyTorch does.
-
-  Args:
-    key: PRNG key.
-    hidden: Number of hidden units H.
-    dtype: dtype of all parameters.
+  """Draws φ of an LSTM with H hidden units from U(±1/√H), as PyTorch does.
 
   Returns:
     `input_kernel` (1, 4H), `recurrent_kernel` (H, 4H), `input_bias` and
     `recurrent_bias` (4H,), the gates in the order i, f, g, o.
   """
   bound = 1 / math.sqrt(hidden)
+  gates = 4 * hidden
   shapes = {
-    'input_kernel': (1, 4 * hidden),
-    'recurrent_kernel': (hidden, 4 * hidden),
-    'input_bias': (4 * hidden,),
-    'recurrent_bias': (4 * hidden,),
+    'input_kernel': (1, gates),
+    'recurrent_kernel': (hidden, gates),
+    'input_bias': (gates,),
+    'recurrent_bias': (gates,),
   }
   keys = jax.random.split(key, len(shapes))
   return {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_bits, check_choice
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
@@ -45,10 +45,7 @@ def best_clip(prior: str, bits: int) -> float:
     return 2 * (density - c * math.erfc(c / math.sqrt(2)) / 2)
 
   tails = {'laplace': laplace, 'normal': normal}
-  if prior not in tails:
-    raise ValueError(
-      f'prior={prior!r} has no best clip. Use one of {PRIORS[:2]}.'
-    )
+  check_choice('prior', prior, tuple(tails))
   low, high = 0.0, 100.0
   for _ in range(100):
     middle = (low + high) / 2
@@ -93,8 +90,7 @@ def aciq(
     sections 2 to 5, without its allocation of bits to channels.
   """
   check_bits(bits, 1, 8)
-  if prior not in PRIORS:
-    raise ValueError(f'prior={prior!r} is unknown. Use one of {PRIORS}.')
+  check_choice('prior', prior, PRIORS)
   steps = 2**bits - 1
   clip = 0.0 if prior == 'range' else best_clip(prior, bits)
 
@@ -112,8 +108,7 @@ def aciq(
     alpha = clip * (size if prior == 'laplace' else reduce(jnp.std, w))
     return mean - alpha, mean + alpha
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     low, high = clips(w_tilde)
     width = high - low
     scale = jnp.where(width > 0, width, 1) / steps

@@ -44,11 +44,9 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
     raise ValueError(
       f'values={tuple(values)} must be two or more, ascend and be symmetric.'
     )
-  if iterations < 1:
-    raise ValueError(f'iterations={iterations!r} must be at least 1.')
+  check_count('iterations', iterations)
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     levels = jnp.asarray(points, w_tilde.dtype)
     middles = (levels[1:] + levels[:-1]) / 2
 
@@ -136,13 +134,14 @@ def admm(
       lambda: (state.projected, state.dual),
     )
 
-    def penalised(
-      q: Quantizer, w: Array, g: Array, near: Array, dual: Array
-    ) -> Array:
-      del q
-      return g + rho * (w - near + dual)
-
-    new = selection.transform(penalised, rules, params, grads, near, dual)
+    new = selection.transform(
+      lambda _, w, g, near, dual: g + rho * (w - near + dual),
+      rules,
+      params,
+      grads,
+      near,
+      dual,
+    )
     return new, AdmmState(state.updates + 1, near, dual)
 
   return optax.GradientTransformation(init, update)

@@ -47,8 +47,7 @@ def powers_of_two(bits: int) -> Quantizer:
   check_bits(bits, 2, 6)
   count = 2 ** (bits - 2)
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     largest = jnp.max(jnp.abs(w_tilde))
     # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
     _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
@@ -159,18 +158,14 @@ def freeze_portions(
   shares = jnp.asarray(portions)
 
   def init(params: Any) -> IncrementalState:
-    selected = selection.select(params, rules)
-    leaves = selection.named_leaves(params)
-    return IncrementalState(
-      jnp.zeros((), jnp.int32),
-      {path: jnp.zeros(leaves[path].shape, bool) for path in selected},
-      selection.map_selected(lambda q, w: q.init(w), selected, leaves),
-    )
+    variables = selection.initial_variables(params, rules)
+    weights = selection.only(variables, params)
+    frozen = {path: jnp.zeros(w.shape, bool) for path, w in weights.items()}
+    return IncrementalState(jnp.zeros((), jnp.int32), frozen, variables)
 
   def update(
     moves: Any, state: IncrementalState, params: Any = None
   ) -> tuple[Any, IncrementalState]:
-    selected = selection.select(params, rules)
     weights = selection.named_leaves(params)
     portion, remainder = jnp.divmod(state.updates - first, every)
     due = (remainder == 0) & (portion >= 0) & (portion < len(portions))
@@ -183,10 +178,8 @@ def freeze_portions(
       return frozen | (rank < count).reshape(w.shape)
 
     frozen = {
-      path: lax.cond(
-        due, freeze, lambda w, old: old, weights[path], state.frozen[path]
-      )
-      for path in selected
+      path: lax.cond(due, freeze, lambda w, old: old, weights[path], old_frozen)
+      for path, old_frozen in state.frozen.items()
     }
 
     def moved(
@@ -233,18 +226,10 @@ def add_elq_penalties(
     Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
     Deep Neural Networks`, CVPR 2018 (abstract, and descriptions by others)
   """
-
   if not (perturbation >= 0 and approximation >= 0):
     raise ValueError(
       f'perturbation={perturbation!r} and approximation={approximation!r} must'
       ' be at least 0.'
-    )
-
-  def init(params: Any) -> dict[str, Any]:
-    return selection.map_selected(
-      lambda q, w: q.init(w),
-      selection.select(params, rules),
-      selection.named_leaves(params),
     )
 
   def update(
@@ -258,4 +243,6 @@ def add_elq_penalties(
     new = selection.transform(penalised, rules, params, grads, variables)
     return new, variables
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformation(
+    lambda params: selection.initial_variables(params, rules), update
+  )

@@ -42,10 +42,10 @@ def lab(decay: float = 0.999) -> Quantizer:
     alpha = jnp.sum(d * jnp.abs(w_tilde)) / jnp.sum(d)
     return (w_tilde >= 0).astype(jnp.uint8), jnp.stack([-alpha, alpha])
 
-  def update(
-    variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
-  ) -> Array:
-    del w_tilde, w_hat
-    return decay * variables + (1 - decay) * g_hat**2
-
-  return Quantizer(codes, init=jnp.zeros_like, update=update)
+  return Quantizer(
+    codes,
+    init=jnp.zeros_like,
+    update=lambda variables, w_tilde, w_hat, g_hat: (
+      decay * variables + (1 - decay) * g_hat**2
+    ),
+  )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_bits, check_choice
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
@@ -74,8 +74,7 @@ def slb(
   def relaxed(w_tilde: Array, variables: Array) -> Array:
     return shares(w_tilde, variables)[0] @ levels(w_tilde.dtype)
 
-  def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Array) -> tuple[Array, Array]:
     code = jnp.argmax(w_tilde, axis=-1).astype(jnp.uint8)
     return code, levels(w_tilde.dtype)
 
@@ -137,8 +136,7 @@ def temperature_schedule(
     'linear': lambda u: start + (end - start) * u,
     'cos': lambda u: start + (end - start) * (1 - jnp.cos(jnp.pi * u)) / 2,
   }
-  if kind not in shapes:
-    raise ValueError(f'kind={kind!r} is unknown. Use one of {sorted(shapes)}.')
+  check_choice('kind', kind, tuple(shapes))
   first, last = window
   if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(

@@ -38,8 +38,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   if not threshold >= 0:
     raise ValueError(f'threshold={threshold!r} must be at least 0.')
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     size = jnp.abs(w_tilde)
     delta = threshold * jnp.mean(size)
 
@@ -116,23 +115,17 @@ def ttq(
     g_hat: Array, w_tilde: Array, variables: TrainedScales
   ) -> Array:
     plus, minus = variables.scales
-    return (
-      jnp.stack([minus, jnp.ones_like(plus), plus])[codes_of(w_tilde)] * g_hat
-    )
+    factors = jnp.stack([minus, jnp.ones_like(plus), plus])
+    return factors[codes_of(w_tilde)] * g_hat
 
   def update(
-    variables: TrainedScales, w_tilde: Array, w_hat: Array, g_hat: Array
+    variables: TrainedScales, w_tilde: Array, _: Array, g_hat: Array
   ) -> TrainedScales:
-    del w_hat
     code = codes_of(w_tilde)
-    gradient = jnp.stack(
-      [
-        jnp.sum(g_hat, where=code == _PLUS),
-        -jnp.sum(g_hat, where=code == _MINUS),
-      ]
-    )
+    d_plus = jnp.sum(g_hat, where=code == _PLUS)
+    d_minus = -jnp.sum(g_hat, where=code == _MINUS)
     moves, state = optimizer.update(
-      gradient, variables.optimizer, variables.scales
+      jnp.stack([d_plus, d_minus]), variables.optimizer, variables.scales
     )
     return TrainedScales(optax.apply_updates(variables.scales, moves), state)
 

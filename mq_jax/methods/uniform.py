@@ -1,7 +1,6 @@
 """Position-based scaled gradients (PSGD), and the uniform grid of targets."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +32,7 @@ def uniform(bits: int) -> Quantizer:
   check_bits(bits, 2, 8)
   q_max = 2 ** (bits - 1) - 1
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     largest = jnp.max(jnp.abs(w_tilde))
     step = jnp.where(largest > 0, largest, 1) / q_max
     code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -q_max, q_max) + q_max
@@ -94,7 +92,6 @@ def scale_by_position(
       s = s / jnp.where(largest > 0, largest, 1)
     return strength * s * g
 
-  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    return selection.transform(scaled, rules, params, grads), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return optax.stateless(
+    lambda grads, params: selection.transform(scaled, rules, params, grads)
+  )

@@ -54,17 +54,7 @@ class QuantizedInput(nn.Module):
 def quantized_input(
   x: Array, activation: Activation | None, dtype: Any, name: str
 ) -> Array:
-  """Returns the input of a layer, quantized if there is an activation.
-
-  Args:
-    x: Batch of any shape.
-    activation: Activation of the input. None leaves `x` unchanged.
-    dtype: Dtype of the result of an activation.
-    name: Name of the submodule that applies the activation.
-
-  Returns:
-    Array of the shape of `x`.
-  """
+  """Returns `x`, of any shape, after `activation` in a submodule `name`."""
   if activation is None:
     return x
   return QuantizedInput(activation, dtype, name=name)(x)

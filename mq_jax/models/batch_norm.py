@@ -169,16 +169,10 @@ def _affine(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _normalise(
-  relu: bool,
-  dtype: Any,
-  epsilon: float,
-  x: Array,
-  scale: Array,
-  bias: Array,
-  shortcut: Array | None,
+  relu: bool, dtype: Any, epsilon: float, *inputs: Any
 ) -> tuple[Array, Array, Array]:
   """Returns the result, and the mean and biased variance of the batch."""
-  return _normalise_fwd(relu, dtype, epsilon, x, scale, bias, shortcut)[0]
+  return _normalise_fwd(relu, dtype, epsilon, *inputs)[0]
 
 
 def _normalise_fwd(
@@ -212,13 +206,8 @@ def _normalise_fwd(
 
 
 def _normalise_bwd(
-  relu: bool,
-  dtype: Any,
-  epsilon: float,
-  residuals: tuple[Any, ...],
-  cotangents: tuple[Array, Array, Array],
+  relu: bool, _dtype: Any, _epsilon: float, residuals: Any, cotangents: Any
 ) -> tuple[Array, Array, Array, Array | None]:
-  del dtype, epsilon
   x, mean, inverse, scale, y, like = residuals
   g, g_mean, g_var = cotangents
   axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])

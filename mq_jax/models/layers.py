@@ -35,7 +35,7 @@ def conv(
     features: Number of output channels.
     size: Both sides of the kernel.
     stride: Stride in both directions.
-    dtype: Dtype in which the layer computes.
+    dtype: Dtype in which the layer computes; parameters are at least float32.
     name: Name of the submodule.
     kernel_init: Initializer of the kernel.
     count_bits: True if input and kernel are ±1, so that CPUs count bits.

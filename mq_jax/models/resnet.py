@@ -74,12 +74,7 @@ class _Block(nn.Module):
 
   def _conv(self, stride: int, name: str) -> nn.Conv:
     return layers.conv(
-      self.features,
-      3,
-      stride,
-      self.dtype,
-      name,
-      count_bits=self.count_bits,
+      self.features, 3, stride, self.dtype, name, count_bits=self.count_bits
     )
 
   def _quantized(self, x: Array, name: str) -> Array:

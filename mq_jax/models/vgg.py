@@ -40,20 +40,16 @@ class _VGG(nn.Module):
 
   Attributes:
     num_classes: Number of logits.
-    dtype: Dtype in which the layers compute. Parameters, statistics and the
-      result are of `dtype`, or float32 if that is wider.
-    activation: Activation of the input of each layer except the first. None
-      keeps the output of the ReLU.
+    dtype: Dtype in which the layers compute.
+    activation: Activation of the input of each layer except the first.
     head_norm: True if a batch norm follows the head.
     dense: Widths of the dense layers before the head.
     widths: Channels of each pair of convolutions.
     epsilon: Constant that the norms add to the variance.
     conv_init: Initializer of the convolutions.
     dense_init: Initializer of the dense layers and the head.
-    count_bits: True if convolutions with a quantized input count bits on CPU,
-      for inference: `net.clone(count_bits=True)`. `activation` must be binary
-      and the kernels of these layers ±1 (`fold_scales`); the kernels are not
-      checked.
+    count_bits: True if convolutions with a quantized input count bits, as in
+      `ResNet`.
   """
 
   num_classes: int
@@ -69,26 +65,15 @@ class _VGG(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
-    """Returns the logits of a batch of images.
-
-    Args:
-      images: Normalised images, `(batch, height, width, channels)`, with sides
-        of 32 in CIFAR and of at least 8.
-      train: True if batch normalisation takes its statistics from the batch;
-        `apply` then needs `mutable=['batch_stats']`.
-
-    Returns:
-      Logits, `(batch, num_classes)`.
+    """Returns the logits of a batch of images, as `ResNet` does.
 
     Raises:
-      ValueError: If `images` have another rank, dtype or order of axes, or are
-        too small to be pooled, or `count_bits` is set in training or without a
-        binary activation.
+      ValueError: If `ResNet` would raise it, or if a side of the images is
+        below 8.
     """
-    check_images(images)
+    check_images(images, 2 ** len(self.widths))
     if self.count_bits:
       check_counting(self.activation, train)
-    _check_sides(images, 2 ** len(self.widths))
     features = [width for width in self.widths for _ in range(2)]
     x = images
     for i, width in enumerate(features, start=1):
@@ -129,14 +114,6 @@ class _VGG(nn.Module):
   def _normalised(self, x: Array, train: bool, name: str) -> Array:
     norm = BatchNorm(self.dtype, epsilon=self.epsilon, name=name)
     return norm(x, train, relu=needs_relu(self.activation))
-
-
-def _check_sides(images: Array, minimum: int) -> None:
-  if min(images.shape[1:3]) < minimum:
-    raise ValueError(
-      f'images of shape {images.shape} are too small to be pooled. Use sides of'
-      f' at least {minimum}.'
-    )
 
 
 def vgg_small(
@@ -199,9 +176,10 @@ def labnet(
       has it disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
+  dtype = checked_dtype(num_classes, dtype, activation)
   return _VGG(
     num_classes,
-    checked_dtype(num_classes, dtype, activation),
+    dtype,
     activation,
     head_norm,
     dense=(1024, 1024),

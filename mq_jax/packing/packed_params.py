@@ -8,7 +8,7 @@ optimizer or W itself.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from mq_jax.packing.packed_array import (
   packed_array,
   values,
 )
-from mq_jax.quantizers import Quantizer, quantize
+from mq_jax.quantizers import Quantizer, dequantize
 from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array
@@ -170,21 +170,15 @@ def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
   return packed_array(w_hat, tables, path, name)
 
 
-def _at_start(
-  quantizer: Quantizer, w: Array, function: Callable[..., Any]
-) -> Any:
-  """Returns `function(theta, variables)` with the values before training."""
+def _codes_at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Array]:
+  """Returns codes and levels of a weight before training."""
   variables = quantizer.init(w)
-  parametrized = quantizer.parametrized or (lambda w: w)
-  return function(parametrized(w), variables)
+  theta = w if quantizer.parametrized is None else quantizer.parametrized(w)
+  return quantizer.codes(quantizer.preprocess(theta, variables), variables)
 
 
 def _levels_like(quantizer: Quantizer, w: Any) -> jax.ShapeDtypeStruct:
-  def table(theta: Array, variables: Any) -> Array:
-    w_tilde = quantizer.preprocess(theta, variables)
-    return quantizer.codes(w_tilde, variables)[1]
-
-  return jax.eval_shape(lambda w: _at_start(quantizer, w, table), w)
+  return jax.eval_shape(functools.partial(_codes_at_start, quantizer), w)[1]
 
 
 def _quantized(
@@ -213,9 +207,7 @@ def _quantized(
       f'{path} has {count} different values, so it seems to be quantized'
       ' already: pass quantized=True to pack the leaf unchanged.'
     )
-  return jax.jit(
-    lambda w: _at_start(quantizer, w, functools.partial(quantize, quantizer))
-  )(w)
+  return jax.jit(lambda w: dequantize(*_codes_at_start(quantizer, w)))(w)
 
 
 def _check_finite(params: Any, quantizer: Rules) -> None:

@@ -18,10 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mq_jax.models.cpu.convolution import has_defaults
+from mq_jax.models.cpu.convolution import (
+  Padding,
+  has_defaults,
+  plain_convolution,
+)
 
 Array = jax.Array
-Padding = Sequence[tuple[int, int]]
 # Maximum number of words per iteration. One sum of 144 words took four times as
 # long. With 12 or fewer words per iteration, XLA fuses the slice of the columns
 # into the sum, which took ten times as long. With this maximum, an iteration of
@@ -82,7 +85,7 @@ def _convolution(
     filters = pack_filters(w, x.shape[1], x.shape[2], strides, padding)
     return convolve_words(pack(x), filters, strides, padding).astype(x.dtype)
 
-  plain = functools.partial(_plain, strides=strides, padding=padding)
+  plain = functools.partial(plain_convolution, strides=strides, padding=padding)
   return lax.platform_dependent(x, w, cpu=counted, default=plain)
 
 
@@ -94,17 +97,9 @@ def _convolution_jvp(
   tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
   # The counts are integers, so their gradient would be 0.
-  plain = functools.partial(_plain, strides=strides, padding=padding)
+  plain = functools.partial(plain_convolution, strides=strides, padding=padding)
   _, tangent = jax.jvp(plain, primals, tangents)
   return _convolution(*primals, strides, padding), tangent
-
-
-def _plain(
-  x: Array, w: Array, strides: tuple[int, ...], padding: Padding
-) -> Array:
-  return lax.conv_general_dilated(
-    x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
 
 
 def pack(x: Array) -> Array:

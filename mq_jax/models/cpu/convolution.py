@@ -7,7 +7,6 @@ over all pixels takes half the time for 32 or more channels
 `lax.conv_general_dilated`.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,39 +67,38 @@ def has_defaults(other: Mapping[str, Any]) -> bool:
   )
 
 
-def _plain(x: Array, w: Array) -> Array:
+def plain_convolution(
+  x: Array,
+  w: Array,
+  strides: Sequence[int] = (1, 1),
+  padding: Padding = ((1, 1), (1, 1)),
+) -> Array:
+  """Returns the convolution of lax, with the axes that Flax uses."""
   return lax.conv_general_dilated(
-    x,
-    w,
-    window_strides=(1, 1),
-    padding=((1, 1), (1, 1)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 
 @jax.custom_vjp
 def _conv3x3(x: Array, w: Array) -> Array:
   """Convolves with stride 1 to a result of the size of `x`."""
-  return _plain(x, w)
+  return plain_convolution(x, w)
 
 
 def _conv3x3_fwd(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _plain(x, w), (x, w)
+  return plain_convolution(x, w), (x, w)
 
 
 def _conv3x3_bwd(
   residuals: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
   x, w = residuals
-  (dx,) = jax.linear_transpose(lambda x: _plain(x, w), x)(g)
-  dw = lax.platform_dependent(
-    x,
-    g,
-    cpu=filter_gradient,
-    default=lambda x, g: jax.linear_transpose(functools.partial(_plain, x), w)(
-      g
-    )[0],
-  )
+  (dx,) = jax.linear_transpose(lambda x: plain_convolution(x, w), x)(g)
+
+  def plain_gradient(x: Array, g: Array) -> Array:
+    return jax.linear_transpose(lambda w: plain_convolution(x, w), w)(g)[0]
+
+  dw = lax.platform_dependent(x, g, cpu=filter_gradient, default=plain_gradient)
   return dx, dw
 
 
