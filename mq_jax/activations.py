@@ -154,8 +154,7 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
     ValueError: If `bits` is not an integer from 1 to 8.
 
   References:
-    Choi et al., `PACT <https://arxiv.org/abs/1805.06085>`_, 2018, eqs. (1) to
-    (3)
+    Choi et al., `PACT <https://arxiv.org/abs/1805.06085>`_, 2018, eqs. (1)-(3)
   """
   check_bits(bits, 1, 8)
   steps = 2**bits - 1
@@ -181,8 +180,7 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
     bits: k, 1 to 8.
 
   Returns:
-    `(x, step) -> y`; `step` is a scalar, and the first axis of `x` is the
-    batch.
+    `(x, step) -> y`; `step` is a scalar, the first axis of `x` the batch.
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8.

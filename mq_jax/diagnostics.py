@@ -11,8 +11,7 @@ from mq_jax.selection import map_selected, select
 
 Array = jax.Array
 
-# The bins of `histogram` cover this many standard deviations on either side of
-# the mean.
+# `histogram` covers ±DEVIATIONS standard deviations around the mean.
 BINS, DEVIATIONS = 64, 4.0
 
 
@@ -65,6 +64,7 @@ def diagnose(
   selected = select(state.params, setup.quantizer)
   w_tilde = preprocessed(selected, state.params, state.variables)
   now = codes(setup, state)
+  flipped = {}
   if since is not None:
     shapes = {path: jnp.shape(leaf) for path, leaf in now.items()}
     others = {path: jnp.shape(leaf) for path, leaf in since.items()}
@@ -73,10 +73,9 @@ def diagnose(
         f'since has codes of the shapes {others}, but the state has {shapes}:'
         ' take the snapshot by codes(state) of the same train step.'
       )
+    flipped = {path: jnp.mean(now[path] != since[path]) for path in now}
   return Diagnostics(
-    flipped={}
-    if since is None
-    else {path: jnp.mean(now[path] != since[path]) for path in now},
+    flipped=flipped,
     saturation=map_selected(
       lambda q, w, v: jnp.mean(q.saturated(w, v)),
       selected,

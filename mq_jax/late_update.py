@@ -101,8 +101,7 @@ def weight_gradient(
     estimator: Estimator of g_tilde on the quantized leaves.
     selected: Path to quantizer.
     phi: Parameters of the estimator.
-    state: State; only its `params`, `grads`, `variables` and `estimator_state`
-      are read.
+    state: Only `params`, `grads`, `variables`, `estimator_state` are read.
 
   Returns:
     `(gradients, estimator state)`: M_φ(g_hat, w_tilde) · ∂W̃/∂W on quantized

@@ -26,10 +26,9 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
       metrics))`.
 
   Returns:
-    The same function with checks that run while JAX traces it. It raises
-    `TypeError` if the results have a different structure, and `ValueError` if
-    the loss is not a scalar or if the model state changes its structure, shapes
-    or dtypes.
+    The same function, which raises `TypeError` if the results have a different
+    structure, and `ValueError` if the loss is not a scalar or the model state
+    changes its structure, shapes or dtypes.
   """
 
   def checked(

@@ -1,8 +1,7 @@
 """Rules that assign quantizers to the leaves of a parameter pytree.
 
 The library handles pytrees, never modules. The name of a leaf is its path, such
-as `stage1/conv1/kernel`. Functions pass the quantized leaves as a dict from
-path to array.
+as `stage1/conv1/kernel`. Quantized leaves are passed as a dict by path.
 """
 
 import re
@@ -60,8 +59,7 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
     Path to quantizer, in the order of the pytree.
 
   Raises:
-    TypeError: If `rules` has another type, or if a selected leaf is not
-      floating point.
+    TypeError: If `rules` has another type, or a selected leaf is not floating.
     ValueError: If a rule applies to no leaf, or if `rules` is a bare quantizer
       and no leaf has two dimensions.
   """
@@ -98,9 +96,7 @@ def check_rules(rules: Any) -> None:
   if isinstance(rules, str) or not isinstance(rules, Sequence):
     raise TypeError(f'{hint}, not {type(rules).__name__}.')
   for rule in rules:
-    if isinstance(rule, Quantizer) or not (
-      isinstance(rule, tuple | list) and len(rule) == 2
-    ):
+    if not (isinstance(rule, tuple | list) and len(rule) == 2):
       raise TypeError(f'{hint} pairs, but one rule is {rule!r}.')
     if not (rule[1] is None or isinstance(rule[1], Quantizer)):
       raise TypeError(

@@ -84,16 +84,14 @@ def make_train_step(
     estimator: Estimator of the gradient through the quantizer: `ste()`,
       `fc_grad()`, `multi_fc()`, `lstm_fc()`.
     refine: π, eq. (5), without a learning rate: `optax.identity()` is SGD,
-      `optax.scale_by_adam()` is Adam. It receives the parameters, so weight
-      decay works.
+      `optax.scale_by_adam()` is Adam. It receives parameters for weight decay.
     learning_rate: α, or a schedule of the number of updates taken.
-    post_update: Last transformation of the move −α·π(g), with the parameters:
-      proximal steps, clips, masks.
+    post_update: Transformation of the move −α·π(g) that runs last and receives
+      the parameters: proximal steps, clips, masks.
     meta_optimizer: Optimizer of φ, with its learning rate γ.
     differentiate_refinement: True if the gradient of φ flows through `refine`.
     phi_cotangent: Rule that converts ∂loss/∂Ŵ to ∂loss/∂W in the gradient of φ:
-      'ste' is the straight-through rule of the quantizer, 'estimator' is M_φ
-      itself, eq. (8).
+      'ste', the rule of the quantizer, or 'estimator', M_φ itself, eq. (8).
 
   Returns:
     A `TrainStep`.

@@ -15,8 +15,7 @@ class GradientEstimator(NamedTuple):
   """The backward pass of quantized training, for all quantized leaves at once.
 
   `leaves`, `g_hat`, `w_tilde` and `g_ste` map the path of a leaf to its array.
-  All functions are pure, and their results must not depend on the order of the
-  coordinates.
+  All functions are pure. The order of coordinates must not affect the results.
 
   Attributes:
     init: `(key, leaves) -> phi`; `()` if nothing is learned.

@@ -23,14 +23,9 @@ Array = jax.Array
 BLOCK = 4096
 
 
-def count(leaves: Leaves) -> int:
-  """Returns the number of coordinates in all leaves."""
-  return sum(jnp.size(leaf) for leaf in leaves.values())
-
-
 def block_shape(leaves: Leaves) -> tuple[int, int]:
   """Returns `(number of blocks, block size)` for all coordinates."""
-  total = count(leaves)
+  total = sum(jnp.size(leaf) for leaf in leaves.values())
   size = min(BLOCK, total)
   return -(-total // size), size
 

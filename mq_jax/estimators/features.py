@@ -36,14 +36,13 @@ def feature_fc(
 ) -> GradientEstimator:
   """Makes g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
 
-  The estimator starts exactly at the straight-through rule. Features are of
-  order 1 at any scale of the layer, as learned optimizers require:
+  The estimator starts exactly at the straight-through rule. The first three
+  features are divided by their root mean square in the layer, because learned
+  optimizers require inputs of order 1 at any scale of the layer:
 
-  - 'gradient': the straight-through gradient, divided by its root mean square
-    in the layer;
-  - 'momentum': the running mean of that gradient, divided by the root mean
-    square of the mean in the layer;
-  - 'distance': W̃ − `threshold`, divided by its root mean square in the layer;
+  - 'gradient': the straight-through gradient;
+  - 'momentum': the running mean of that gradient;
+  - 'distance': W̃ − `threshold`;
   - 'progress': the number of steps taken divided by `steps`, at most 1.
 
   Args:
@@ -51,8 +50,7 @@ def feature_fc(
     hidden: Width of the hidden layer.
     decay: Decay of the running mean, at least 0 and below 1.
     steps: Number of steps after which 'progress' is 1.
-    threshold: W̃ at which the code of the quantizer flips: 0.5 in dorefa at
-      1 bit, 0 in bwn.
+    threshold: W̃ at which codes flip: 0.5 in dorefa at 1 bit, 0 in bwn.
 
   Returns:
     A `GradientEstimator`. Its state takes one number per coordinate.

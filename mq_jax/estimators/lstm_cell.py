@@ -57,8 +57,7 @@ class History(NamedTuple):
 
   Attributes:
     memory: Memory at the start of the last step, two arrays of (blocks, block
-      size, hidden). If the memory dtype is narrower, the arrays contain its
-      bits (`narrow`).
+      size, hidden). They contain bits if the dtype is narrower (`narrow`).
     phi: φ of the last step.
     inputs: Inputs of the last step, (blocks, block size).
   """

@@ -3,8 +3,7 @@
 The stack maps each coordinate separately, so a stack without activation is a
 straight line, and a ReLU stack without hidden biases is two half-lines that
 meet at zero. Such stacks are evaluated at two or three points instead of at all
-coordinates. The values and the gradients of φ are the same, and the cost is
-negligible.
+coordinates. Values and gradients of φ are the same; the cost is negligible.
 """
 
 import itertools
@@ -60,8 +59,7 @@ def init(
     dtype: dtype of φ.
 
   Returns:
-    One dict per layer: `kernel` (in, out) and, if the layer has a bias, `bias`
-    (out,).
+    One dict per layer: `kernel` (in, out) and, with a bias, `bias` (out,).
   """
   widths = (1, *(hidden,) * (layers - 1), 1)
   keys = jax.random.split(key, layers)
@@ -101,9 +99,8 @@ def constant_one(layer: dict[str, Array]) -> dict[str, Array]:
 def identity(phi: Phi) -> Phi:
   """Returns φ of a stack without activation whose layers multiply to 1.
 
-  Each hidden unit transmits 1/hidden of its input, with the random sign of its
-  weight in `phi`, so all units receive gradients of the same size. Biases
-  become 0.
+  Each hidden unit transmits 1/hidden of its input, with the sign of its weight
+  in `phi`, so all units receive gradients of the same size. Biases become 0.
   """
   first = phi[0]['kernel']
   if len(phi) == 1:

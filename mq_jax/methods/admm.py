@@ -35,8 +35,7 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
 
   References:
     Leng, Dou, Li, Zhu, Jin, `Extremely Low Bit Neural Network: Squeeze the Last
-    Bit Out with ADMM <https://arxiv.org/abs/1707.09870>`_, 2018, eqs. (10) to
-    (13)
+    Bit Out with ADMM <https://arxiv.org/abs/1707.09870>`_, 2018, eqs. (10)-(13)
   """
   points = [float(value) for value in values]
   ascend = len(points) > 1 and sorted(set(points)) == points

@@ -130,8 +130,7 @@ def freeze_portions(
   Frozen weights never move again.
 
   Args:
-    rules: Rules as in `make_train_step`. Leaves without a quantizer are not
-      affected.
+    rules: Rules as in `make_train_step`. Other leaves keep their updates.
     portions: Shares of the weights, ascending in (0, 1] and ending with 1.
     every: Updates between two portions.
     first: Updates before the first portion.

@@ -80,7 +80,8 @@ class LapqResult(NamedTuple):
   Attributes:
     variables: Path to α, the variable that `mq_jax.quantize` takes.
     power: p at which the joint search starts.
-    losses: Losses of 'powers', and at 'start' and 'end' of the joint search.
+    losses: 'powers' has the loss for each p, 'start' and 'end' those of the
+      joint search.
   """
 
   variables: dict[str, Array]
@@ -119,8 +120,7 @@ def lapq(
 
   References:
     Nahshan et al., `Loss Aware Post-training Quantization
-    <https://arxiv.org/abs/1911.07190>`_, 2021, section 4 and algorithm 1;
-    weights only.
+    <https://arxiv.org/abs/1911.07190>`_, 2021, section 4, for weights only
   """
   if len(powers) < 3 or sweeps < 0:
     raise ValueError(

@@ -23,7 +23,7 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
   channel, the scale of `bwn(per_channel=True)`. The gradient passes unchanged.
 
   Args:
-    bits: K, 1 to 4, since each weight computes 2ᴷ distances.
+    bits: K, 1 to 4. Each weight is compared with all 2ᴷ levels.
     decay: Decay of the moving average, in [0, 1].
 
   Returns:
@@ -31,8 +31,7 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     channels are the last axis of the weight.
 
   Raises:
-    ValueError: If `bits` is not an integer from 1 to 4, or `decay` is not in
-      [0, 1].
+    ValueError: If `bits` or `decay` is out of range.
 
   References:
     Zhang, Yang, Ye, Hua, `LQ-Nets <https://arxiv.org/abs/1807.10029>`_, 2018,

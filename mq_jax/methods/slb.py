@@ -37,8 +37,7 @@ def slb(
     A `Quantizer` whose variables are the number of updates so far.
 
   Raises:
-    ValueError: If `bits` is not an integer from 1 to 4, or `sharpness` is not
-      positive.
+    ValueError: If `bits` or `sharpness` is out of range.
 
   References:
     Yang, Wang, Han, Xu, Xu, Tao, Xu, `Searching for Low-Bit Weights in

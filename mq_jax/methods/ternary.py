@@ -21,8 +21,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   Args:
     threshold: Δ in units of the mean. The paper's 0.7 is between the best
       values for uniform (2/3) and normal weights (0.77).
-    two_scales: True if weights above Δ and below −Δ have separate α, as in
-      ProxQuant.
+    two_scales: True for separate α above Δ and below −Δ, as in ProxQuant.
 
   Returns:
     A `Quantizer`.

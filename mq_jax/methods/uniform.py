@@ -62,8 +62,7 @@ def scale_by_position(
       Leaves without a quantizer keep their gradients.
     strength: λ_s. The authors' 150 belongs to `normalised=False, epsilon=0`;
       use about 1 with `normalised`.
-    epsilon: ε, the scale of a weight on its target. We did not find the
-      published value.
+    epsilon: ε, the scale of a weight on its target. We found no published ε.
     normalised: If True, use the form in the author response.
     target: Function `(w) -> w̄`, of the shape of `w`. The default is the level
       of the quantizer; use zeros to prune after training.

@@ -16,9 +16,8 @@ class QuantizedInput(nn.Module):
   """Applies an `Activation` and holds its trained number.
 
   If the activation has a `start`, the collection `params` holds `number`, of
-  shape `()` and of `dtype`, or float32 if that is wider. A number below
-  `start` / 1000 counts as `start` / 1000. Intermediate results are at least
-  float32 too.
+  shape `()`. A number below `start` / 1000 counts as `start` / 1000. The number
+  and intermediate results are of `dtype`, or float32 if that is wider.
 
   Attributes:
     activation: Function that quantizes, and its properties.

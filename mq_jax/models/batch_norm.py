@@ -158,8 +158,7 @@ def _affine(
   """Returns relu((x − mean) · factor + bias + shortcut)."""
   x = x.astype(factor.dtype)
   if mean is not None:
-    # Subtracting mean · factor from the bias instead would cancel digits in
-    # float32.
+    # Subtracting mean · factor from the bias instead would cancel digits.
     x = x - _last(mean, x)
   y = x * _last(factor, x) + _last(bias, x)
   if shortcut is not None:

@@ -60,8 +60,7 @@ def check_images(images: Array, smallest_side: int = 1) -> None:
   """Raises `ValueError` if the shape, dtype or order of axes is wrong.
 
   Args:
-    images: Images, expected as `(batch, height, width, channels)` in floating
-      point.
+    images: Floating point, with axes `(batch, height, width, channels)`.
     smallest_side: Minimum of height and width that the network can pool.
   """
   if images.ndim != 4:

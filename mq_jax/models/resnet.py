@@ -114,13 +114,11 @@ class ResNet(nn.Module):
     num_classes: Number of logits.
     dtype: Dtype in which the layers compute. Parameters, statistics and the
       result are of `dtype`, or float32 if that is wider.
-    activation: Activation of the input of each convolution except the stem, or
-      None.
+    activation: Activation of the input of each convolution except the stem.
     head_norm: True if a batch norm follows the head.
     count_bits: True if 3x3 convolutions with a quantized input count bits on
       CPU, for inference: `net.clone(count_bits=True)`. `activation` must be
-      binary and the kernels of these layers ±1 (`fold_scales`); the kernels are
-      not checked.
+      binary. Kernels of these layers must be ±1 (`fold_scales`), unchecked.
   """
 
   blocks: int
@@ -135,8 +133,7 @@ class ResNet(nn.Module):
     """Returns the logits of a batch of images.
 
     Args:
-      images: Normalised images, `(batch, height, width, channels)`, with sides
-        of 32 in CIFAR.
+      images: Normalised images, `(batch, height, width, channels)`.
       train: True if batch normalisation takes its statistics from the batch;
         `apply` then needs `mutable=['batch_stats']`.
 
@@ -195,8 +192,7 @@ def resnet(
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 while jax
-      has it disabled.
+    ValueError: If an argument is out of range, or if jax has `dtype` disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   if depth < 8 or depth % 6 != 2:

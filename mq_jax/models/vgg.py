@@ -48,8 +48,7 @@ class _VGG(nn.Module):
     epsilon: Constant that the norms add to the variance.
     conv_init: Initializer of the convolutions.
     dense_init: Initializer of the dense layers and the head.
-    count_bits: True if convolutions with a quantized input count bits, as in
-      `ResNet`.
+    count_bits: True if convolutions count bits, as in `ResNet`.
   """
 
   num_classes: int
@@ -68,8 +67,7 @@ class _VGG(nn.Module):
     """Returns the logits of a batch of images, as `ResNet` does.
 
     Raises:
-      ValueError: If `ResNet` would raise it, or if a side of the images is
-        below 8.
+      ValueError: As in `ResNet`, or if a side of the images is below 8.
     """
     check_images(images, 2 ** len(self.widths))
     if self.count_bits:
@@ -141,8 +139,7 @@ def vgg_small(
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 while jax
-      has it disabled.
+    ValueError: If an argument is out of range, or if jax has `dtype` disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   dtype = checked_dtype(num_classes, dtype, activation)
@@ -172,8 +169,7 @@ def labnet(
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 while jax
-      has it disabled.
+    ValueError: If an argument is out of range, or if jax has `dtype` disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   dtype = checked_dtype(num_classes, dtype, activation)

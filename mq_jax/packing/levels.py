@@ -21,8 +21,7 @@ def by_value(
   Args:
     w_hat: Ŵ, of any shape.
     tables: The shape of the levels without their last axis: `()` for one table,
-      or one length per axis of `w_hat`, with 1 on every axis that shares a
-      table.
+      or one length per axis of `w_hat`: 1 if the axis shares a table.
 
   Returns:
     `(codes, levels)`: int64 of the shape of `w_hat`, and the values of each

@@ -18,8 +18,7 @@ def layer_macs(
 
   Args:
     params: Pytree of arrays, which may contain `PackedArray`s.
-    apply_fn: The network, `(params, *inputs) -> outputs`. It is traced, not
-      computed.
+    apply_fn: The network, `(params, *inputs) -> outputs`, which is only traced.
     *inputs: Arrays or shapes.
 
   Returns:
@@ -44,8 +43,7 @@ def count(
     leaves: Paths of the leaves that the first arguments hold.
 
   Returns:
-    Number of multiplications of each leaf, by path, and of all products, by
-    None.
+    Number of multiplications of each leaf by path, and in total by None.
   """
   return _count(jaxpr, leaves)[0]
 
@@ -99,8 +97,8 @@ def _count(
     runs: Number of times that `jaxpr` runs.
 
   Returns:
-    `(total, results)`: number of multiplications by path, and of all
-    multiplications by None; path of the leaf that each result holds, or None.
+    `(total, results)`: the result of `count`, and the path of the leaf that
+    each result holds, or None.
   """
   total = collections.Counter[str | None]()
   # Variables are keyed by identity because literals are not hashable.

@@ -34,8 +34,7 @@ class PackedArray:
     shape: Shape of Ŵ.
     bits: Bits per code, 1 to 8: the minimum that distinguishes all values in
       use or, with a `grid`, all positions from the first to the last in use.
-    grid: `(first, step)`, integers with Ŵ = levels · (first + step · code), or
-      None.
+    grid: None, or integers `(first, step)`: Ŵ = levels · (first + step · code).
     quantizer: Name of the method, for information only.
   """
 
@@ -128,8 +127,7 @@ def _table(array: PackedArray) -> Any:
   multiples = (first + step * np.arange(2**array.bits)).astype(dtype)
   multiples = multiples.reshape((1,) * (array.levels.ndim - 1) + (-1,))
   if isinstance(array.levels, jax.core.Tracer):
-    # Without this line XLA could fuse the product with its reader and round
-    # only once.
+    # Otherwise XLA could fuse the product with its reader and round only once.
     return materialize(
       lambda scale: lax.optimization_barrier(scale * multiples),
       array.levels,

@@ -34,8 +34,7 @@ class PackedParams(NamedTuple):
   """A trained network with packed weights.
 
   Attributes:
-    params: The pytree of parameters, with a `PackedArray` for each quantized
-      leaf.
+    params: Pytree of parameters with a `PackedArray` for each quantized leaf.
     model_state: Model state such as batch statistics, `State.model_state`.
     metadata: Texts by name, such as the version of mq_jax.
   """
@@ -58,8 +57,7 @@ def pack(
   Args:
     state_or_params: A `State` or parameters. A `State` is packed as its
       `TrainStep.quantized` and its model state. Parameters are the latent
-      parameters of a method without variables, or quantized parameters (see
-      `quantized`).
+      parameters of a method without variables, or already `quantized`.
     quantizer: The rules of the training (`selection.select`).
     quantized: True if parameters are already Ŵ, as `TrainStep.quantized` and
       `unpack` return them. They are then packed unchanged.
@@ -76,8 +74,7 @@ def pack(
     ValueError: If a weight is empty, not finite, or has more than 256 values;
       if `quantized` does not match the parameters; if the method has variables
       and no `State` is given, or if the `State` has the variables of other
-      rules; if a rule applies to no leaf; or if `metadata` contains anything
-      but text.
+      rules; if a rule applies to no leaf; or if `metadata` are not texts.
     TypeError: If a leaf that a rule quantizes is not floating point.
   """
   texts = dict(metadata or {})
@@ -88,8 +85,7 @@ def pack(
     state = state_or_params
     _check_variables(state, quantizer)
     _check_finite(state.params, quantizer)
-    # TrainStep.quantized is jitted; without jit, results could be rounded
-    # differently.
+    # TrainStep.quantized is jitted; without jit, rounding could differ.
     params = jax.jit(
       lambda params, variables: selection.quantized(
         params, quantizer, variables

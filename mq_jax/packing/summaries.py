@@ -30,8 +30,7 @@ class LayerSummary(NamedTuple):
       each channel has its own α. Otherwise None.
     bytes_before: Bytes in full precision.
     bytes: Bytes when packed, levels included.
-    macs: Multiplications of a weight and an activation per example, or None if
-      unknown.
+    macs: Multiplications of the leaf per example, or None if unknown.
   """
 
   path: str
@@ -85,9 +84,8 @@ def summary(
   Args:
     params: A state or parameters, as in `pack`, or `PackedParams`.
     quantizer: Rules, as in `pack`; None with `PackedParams`.
-    apply_fn: The network, `(params, *inputs) -> outputs`. The function is
-      traced, not computed, to count multiplications. If None, their number is
-      unknown.
+    apply_fn: The network, `(params, *inputs) -> outputs`, which is only traced.
+      None leaves the number of multiplications unknown.
     inputs: A batch of one example, or the shapes of such a batch.
 
   Returns:

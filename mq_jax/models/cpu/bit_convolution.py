@@ -56,13 +56,11 @@ def bit_conv_general_dilated(
 
   On CPU it counts bits, in exported programs too. On other platforms, and with
   dilation, groups or similar options, it is the convolution of lax. Values
-  other than ±1 give meaningless results. The gradient is that of the
-  convolution.
+  other than ±1 give meaningless results. The gradient is that of lax.
 
   Args:
     lhs: Images of ±1, `(batch, height, width, channels)`.
-    rhs: Filters of ±1, `(height, width, channels, features)`, of the dtype of
-      `lhs`.
+    rhs: Filters of ±1, `(height, width, channels, features)`, dtype of `lhs`.
     window_strides: Strides of the two spatial axes.
     padding: Zeros around the two spatial axes, 0 or more.
     **other: Further arguments of `lax.conv_general_dilated`.
@@ -138,8 +136,7 @@ def pack_filters(
   """Packs filters for images of one size.
 
   The bits of a padding pixel are 0, as if its channels were −1. The constant
-  adds the weights that are multiplied by the padding, so that the padding
-  contributes 0.
+  cancels their products, so that the padding contributes 0.
 
   Args:
     w: Filters of ±1, `(height, width, channels, features)`, floating point.
@@ -166,8 +163,7 @@ def pack_filters(
     _inside(*axis)
     for axis in zip((height, width), w.shape[:2], strides, padding, strict=True)
   )
-  # Summing rows first and columns second takes a third of the work of a
-  # convolution.
+  # Summing rows, then columns, takes a third of the work of a convolution.
   inside = jnp.einsum('vj,ijf->ivf', columns, sums)
   inside = jnp.einsum('hi,ivf->hvf', rows, inside)
   outside = jnp.sum(sums, axis=(0, 1), keepdims=True) - inside
