@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.checks import check_count
+from mq_jax.checks import check_at_least, check_count
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
@@ -41,7 +41,8 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
   ascend = len(points) > 1 and sorted(set(points)) == points
   if not ascend or points != [-point for point in points[::-1]]:
     raise ValueError(
-      f'values={tuple(values)} must be two or more, ascend and be symmetric.'
+      f'values={tuple(values)} must be two or more numbers, ascending and'
+      ' symmetric, such as (-1, 0, 1).'
     )
   check_count('iterations', iterations)
 
@@ -103,8 +104,7 @@ def admm(
     Leng et al., 2018, eqs. (6) to (8). Their extragradient step for W, which
     takes two gradients, is a plain step here.
   """
-  if not rho >= 0:
-    raise ValueError(f'rho={rho!r} must be at least 0.')
+  check_at_least(0, rho=rho)
   check_count('every', every)
 
   def init(params: Any) -> AdmmState:

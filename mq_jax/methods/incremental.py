@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.checks import check_bits, check_count
+from mq_jax.checks import check_at_least, check_bits, check_count
 from mq_jax.quantizers import (
   Quantizer,
   Variables,
@@ -149,11 +149,10 @@ def freeze_portions(
   bounds = [0.0, *portions]
   if not portions or portions[-1] != 1 or sorted(set(bounds)) != bounds:
     raise ValueError(
-      f'portions={tuple(portions)} must ascend from above 0 to 1.'
+      f'portions={tuple(portions)} must start above 0, ascend and end with 1.'
     )
   check_count('every', every)
-  if not first >= 0:
-    raise ValueError(f'first={first!r} must be at least 0.')
+  check_at_least(0, first=first)
   shares = jnp.asarray(portions)
 
   def init(params: Any) -> IncrementalState:
@@ -225,11 +224,7 @@ def add_elq_penalties(
     Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
     Deep Neural Networks`, CVPR 2018 (abstract, and descriptions by others)
   """
-  if not (perturbation >= 0 and approximation >= 0):
-    raise ValueError(
-      f'perturbation={perturbation!r} and approximation={approximation!r} must'
-      ' be at least 0.'
-    )
+  check_at_least(0, perturbation=perturbation, approximation=approximation)
 
   def update(
     grads: Any, variables: dict[str, Any], params: Any = None

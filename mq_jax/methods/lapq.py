@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax import selection
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_at_least, check_bits
 from mq_jax.quantizers import Quantizer, dequantize, quantize
 
 Array = jax.Array
@@ -122,11 +122,9 @@ def lapq(
     Nahshan et al., `Loss Aware Post-training Quantization
     <https://arxiv.org/abs/1911.07190>`_, 2021, section 4, for weights only
   """
-  if len(powers) < 3 or sweeps < 0:
-    raise ValueError(
-      f'powers={tuple(powers)} must be three or more numbers, and'
-      f' sweeps={sweeps!r} must be at least 0.'
-    )
+  check_at_least(0, sweeps=sweeps)
+  if len(powers) < 3:
+    raise ValueError(f'powers={tuple(powers)} must be three or more numbers.')
   selected = selection.select(params, rules)
   leaves = selection.named_leaves(params)
   paths = list(selected)

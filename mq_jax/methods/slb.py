@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_bits, check_choice
+from mq_jax.checks import check_at_least, check_bits, check_choice
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
@@ -139,14 +139,10 @@ def temperature_schedule(
   first, last = window
   if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(
-      f'start={start!r} and end={end!r} must be positive, finite and ascend,'
+      f'start={start!r} and end={end!r} must be positive, finite and ascending,'
       f' and window={window!r} must ascend within [0, 1].'
     )
-  if total < 1 or cycles < 1 or every < 1:
-    raise ValueError(
-      f'total={total!r}, cycles={cycles!r} and every={every!r} must be'
-      ' positive.'
-    )
+  check_at_least(1, total=total, cycles=cycles, every=every)
 
   def schedule(updates: Array) -> Array:
     share = updates // every * every / total

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mq_jax.checks import check_at_least
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
@@ -34,8 +35,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
     <https://arxiv.org/abs/1605.04711>`_, 2016, eqs. (3) to (6). The mean
     per layer, not per filter, follows ProxQuant's code, not the text.
   """
-  if not threshold >= 0:
-    raise ValueError(f'threshold={threshold!r} must be at least 0.')
+  check_at_least(0, threshold=threshold)
 
   def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     size = jnp.abs(w_tilde)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_at_least, check_bits
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
@@ -77,11 +77,9 @@ def scale_by_position(
     Kim, Yoo, Kwak, `Position-based Scaled Gradient for Model Quantization and
     Pruning <https://arxiv.org/abs/2005.11035>`_, 2020, eqs. (5) to (7)
   """
-  if not strength > 0 or not epsilon >= 0:
-    raise ValueError(
-      f'strength={strength!r} must be positive and epsilon={epsilon!r} must be'
-      ' at least 0.'
-    )
+  check_at_least(0, epsilon=epsilon)
+  if not strength > 0:
+    raise ValueError(f'strength={strength!r} must be positive.')
 
   def scaled(quantizer: Quantizer, w: Array, g: Array) -> Array:
     nearest = projected(quantizer, w) if target is None else target(w)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax.activations import Activation
+from mq_jax.checks import check_at_least
 
 Array = jax.Array
 
@@ -21,8 +22,7 @@ def checked_dtype(
       type or is float64 while jax has it disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
-  if num_classes < 1:
-    raise ValueError(f'num_classes={num_classes} must be at least 1.')
+  check_at_least(1, num_classes=num_classes)
   dtype = jnp.dtype(dtype)
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(

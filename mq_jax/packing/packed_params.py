@@ -148,7 +148,8 @@ def unpack(packed: PackedParams | Any, like: Any = None) -> Any:
     )
     if found_type != wanted_type:
       raise ValueError(
-        f'{path} is {found_type} in `packed` and {wanted_type} in `like`.'
+        f'{path} is {found_type} in `packed` and {wanted_type} in `like`: pass'
+        ' a `like` of the packed network.'
       )
   return selection.replace(like, found)
 

@@ -56,10 +56,7 @@ def dorefa(
   check_clip(clip)
   if original:
     if bits != 1:
-      raise ValueError(
-        f'original=True is a 1-bit form, but bits={bits}: leave out one of the'
-        ' two.'
-      )
+      raise ValueError(f'original=True requires bits=1, not bits={bits}.')
     return bwn(clip=None, scaled_gradient=False)
   steps = 2**bits - 1
 
