@@ -18,13 +18,7 @@ from mq_jax.derivatives import with_derivative_of
 from mq_jax.estimators import GradientEstimator
 from mq_jax.loss import LossFn
 from mq_jax.quantizers import Quantizer, forward_weight
-from mq_jax.selection import (
-  Rules,
-  map_selected,
-  named_leaves,
-  only,
-  replace,
-)
+from mq_jax.selection import Rules, map_selected, named_leaves, only, replace
 
 Array = jax.Array
 Params = Any

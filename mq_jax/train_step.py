@@ -116,15 +116,15 @@ def make_train_step(
   if differentiate_refinement:
     check_with_stand_in(refine)
   setup = Setup(
-    checked_loss(loss_fn),
-    quantizer,
-    estimator,
-    refine,
-    _schedule(learning_rate),
-    post_update,
-    meta_optimizer,
-    differentiate_refinement,
-    phi_cotangent,
+    loss_fn=checked_loss(loss_fn),
+    quantizer=quantizer,
+    estimator=estimator,
+    refine=refine,
+    learning_rate=_schedule(learning_rate),
+    post_update=post_update,
+    meta_optimizer=meta_optimizer,
+    differentiate_refinement=differentiate_refinement,
+    phi_cotangent=phi_cotangent,
   )
   first_state = jax.jit(functools.partial(algorithm.first_state, setup))
 

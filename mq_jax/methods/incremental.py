@@ -118,10 +118,7 @@ class IncrementalState(NamedTuple):
 
 
 def freeze_portions(
-  rules: selection.Rules,
-  portions: Sequence[float],
-  every: int,
-  first: int = 0,
+  rules: selection.Rules, portions: Sequence[float], every: int, first: int = 0
 ) -> optax.GradientTransformation:
   """Quantizes and freezes growing portions of a layer, for `post_update`.
 
