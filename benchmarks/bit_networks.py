@@ -2,9 +2,9 @@
 
   python -m benchmarks.bit_networks [--quick] [--json FILE] [--max_isa=AVX2]
 
-The networks predict on CPU, with Bi-Real's activation and kernels of ±1. The
-kernels are arguments of the program, which then packs them each time, or
-constants of the program, as floats or packed by `mq_jax.pack`.
+The networks predict on CPU, with Bi-Real's activation and kernels of ±1.
+Kernels are either arguments of the program, which packs them in every call, or
+constants of the program: floats, or weights packed by `mq_jax.pack`.
 """
 
 import os
@@ -34,7 +34,7 @@ RULES = (('(stem|conv1|head)/kernel', None), ('.*/kernel', mq_jax.bwn()))
 
 def main() -> None:
   """Prints the table."""
-  options = table.bare_parser(__doc__.splitlines()[0])
+  options = table.bare_parser(__doc__)
   options.add_argument(
     '--max_isa',
     default='',
@@ -43,7 +43,7 @@ def main() -> None:
   args = table.parse(options, QUICK)
   limit = ''
   if args.max_isa:
-    # XLA reads the flags at the first array.
+    # XLA reads the flags when the first array is created.
     flags_before = os.environ.get('XLA_FLAGS', '')
     os.environ['XLA_FLAGS'] = (
       f'{flags_before} --xla_cpu_max_isa={args.max_isa}'.strip()

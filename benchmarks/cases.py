@@ -1,11 +1,11 @@
 """The compared train steps: full precision, and each estimator."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import mq_jax
 from experiments.build import losses
@@ -15,27 +15,27 @@ from mq_jax import models
 FULL, STE = 'full precision', 'ste'
 ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
   STE: lambda hidden: mq_jax.ste(),
-  'fc_grad': lambda hidden: mq_jax.fc_grad(hidden),
-  'multi_fc': lambda hidden: mq_jax.multi_fc(hidden),
-  'multi_fc, 3 layers': lambda hidden: mq_jax.multi_fc(hidden, layers=3),
-  'multi_fc, relu': lambda hidden: mq_jax.multi_fc(hidden, activation='relu'),
-  'multi_fc, 3 layers, relu': lambda hidden: mq_jax.multi_fc(
-    hidden, layers=3, activation='relu'
+  'fc_grad': mq_jax.fc_grad,
+  'multi_fc': mq_jax.multi_fc,
+  'multi_fc, 3 layers': partial(mq_jax.multi_fc, layers=3),
+  'multi_fc, relu': partial(mq_jax.multi_fc, activation='relu'),
+  'multi_fc, 3 layers, relu': partial(
+    mq_jax.multi_fc, layers=3, activation='relu'
   ),
-  'multi_fc, tanh': lambda hidden: mq_jax.multi_fc(hidden, activation='tanh'),
-  'multi_fc, 3 layers, tanh': lambda hidden: mq_jax.multi_fc(
-    hidden, layers=3, activation='tanh'
+  'multi_fc, tanh': partial(mq_jax.multi_fc, activation='tanh'),
+  'multi_fc, 3 layers, tanh': partial(
+    mq_jax.multi_fc, layers=3, activation='tanh'
   ),
-  'lstm_fc': lambda hidden: mq_jax.lstm_fc(hidden),
-  'lstm_fc, bfloat16 memory': lambda hidden: mq_jax.lstm_fc(
-    hidden, memory_dtype=jnp.bfloat16
+  'lstm_fc': mq_jax.lstm_fc,
+  'lstm_fc, bfloat16 memory': partial(
+    mq_jax.lstm_fc, memory_dtype=jnp.bfloat16
   ),
   'multi_fc, tanh, slim': lambda hidden: mq_jax.slim(
     mq_jax.multi_fc(hidden, activation='tanh')
   ),
   'lstm_fc, slim': lambda hidden: mq_jax.slim(mq_jax.lstm_fc(hidden)),
 }
-# These amount to two or three numbers, however wide their layers are.
+# Their stacks reduce to two or three scalars at any width.
 COLLAPSED = (
   'fc_grad',
   'multi_fc',
@@ -106,7 +106,9 @@ def full_precision(at: Problem) -> Case:
     params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
     return (params, model_state), {**metrics, 'loss': loss}
 
-  return Case(FULL, step_fn, host((at.params, at.model_state)), at.batch)
+  return Case(
+    FULL, step_fn, jax.device_get((at.params, at.model_state)), at.batch
+  )
 
 
 def quantized(at: Problem, name: str, hidden: int) -> Case:
@@ -115,7 +117,7 @@ def quantized(at: Problem, name: str, hidden: int) -> Case:
     at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden)
   )
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
-  return Case(name, train.step_fn, host(state), at.batch)
+  return Case(name, train.step_fn, jax.device_get(state), at.batch)
 
 
 def all_cases(at: Problem, names: list[str] | None, hidden: int) -> list[Case]:
@@ -125,19 +127,6 @@ def all_cases(at: Problem, names: list[str] | None, hidden: int) -> list[Case]:
   return [full_precision(at), *(quantized(at, name, hidden) for name in chosen)]
 
 
-def weights(at: Problem) -> int:
-  """Returns the number of quantized weights."""
+def weights(at: Any) -> int:
+  """Returns the number of quantized weights of a problem or a state."""
   return sum(leaf.size for leaf in jax.tree.leaves(at.params) if leaf.ndim >= 2)
-
-
-def host(tree: Any) -> Any:
-  """Returns a state with its arrays on the host."""
-  # Keys have no NumPy form, and are small.
-  return jax.tree.map(
-    lambda leaf: (
-      leaf
-      if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-      else np.asarray(leaf)
-    ),
-    tree,
-  )

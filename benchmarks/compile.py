@@ -14,7 +14,7 @@ QUICK = {'network': 'resnet8', 'batch_size': 16}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__.splitlines()[0])
+  options = table.parser(__doc__)
   options.set_defaults(network='resnet110')
   options.add_argument('--only', nargs='+', choices=tuple(cases.ESTIMATORS))
   args = table.parse(options, QUICK)

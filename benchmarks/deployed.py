@@ -34,7 +34,7 @@ IMAGE = (32, 32, 3)
 
 def main() -> None:
   """Prints the table."""
-  args = table.parse(table.bare_parser(__doc__.splitlines()[0]), QUICK)
+  args = table.parse(table.bare_parser(__doc__), QUICK)
   packed = _network()
   full = packed._replace(params=mq_jax.unpack(packed))
   with tempfile.TemporaryDirectory() as folder:

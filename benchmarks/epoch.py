@@ -2,9 +2,9 @@
 
   python -m benchmarks.epoch [--quick] [--images 12800] [--json FILE]
 
-The part of a ratio beyond 1 is the data pipeline (order, crop, flip,
-normalisation), the loop over steps and the host's work between two chunks.
-Images are random.
+A ratio above 1 includes the data pipeline (order, crop, flip, normalisation),
+the loop over steps and the work of the host between two chunks. Images are
+random.
 """
 
 import time
@@ -27,7 +27,7 @@ QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3, 'images': 320}
 
 def main() -> None:
   """Prints the table."""
-  command = table.parser(__doc__.splitlines()[0])
+  command = table.parser(__doc__)
   command.add_argument('--images', type=int, default=12800)
   command.add_argument('--estimator', default='multi_fc')
   args = table.parse(command, QUICK)
@@ -57,7 +57,6 @@ def main() -> None:
     'bare steps', steps.train.step_fn, jax.device_get(pick(state, 0)), at.batch
   )
   bare_program = measure.compile_case(bare, steps=steps.steps_per_epoch)
-  seconds: list[list[float]] = []
   states, done = [state], [0]
 
   def epoch() -> float:
@@ -71,8 +70,7 @@ def main() -> None:
     return (time.perf_counter() - began) / spe
 
   epoch()
-  for _ in range(args.rounds):
-    seconds.append([bare_program.run(), epoch()])
+  seconds = [[bare_program.run(), epoch()] for _ in range(args.rounds)]
   rows = [
     {
       'what': name,

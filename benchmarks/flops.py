@@ -1,8 +1,8 @@
 """The floating-point operations of a program, counted from its jaxpr.
 
-XLA counts the body of a loop once, however often it runs. This count has the
-multiplications and additions of products and convolutions, those of a loop as
-often as it runs, and nothing else.
+XLA counts the body of a loop once, however often it runs. This count covers the
+multiplications and additions of products and convolutions only, in every
+iteration of a loop.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ def count(function: Any, *args: Any) -> int:
     *args: Arrays or shapes.
 
   Returns:
-    The number. A condition counts as its most expensive branch, a while loop of
-    unknown length as one run of its body.
+    Number of FLOPs. A condition counts as its most expensive branch, a while
+    loop of unknown length as one run of its body.
   """
   jaxpr = jax.make_jaxpr(function)(*args).jaxpr
   # XLA does not compute results that nothing reads.

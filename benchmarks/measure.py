@@ -1,4 +1,4 @@
-"""Interleaved times, and the cost of compiled programs by XLA."""
+"""Interleaved times of programs, and their costs as XLA reports them."""
 
 import statistics
 import time
@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 
 def compile_case(case: Case, steps: int) -> Program:
-  """Compiles a case, to be timed `steps` steps at a time, and runs it once."""
+  """Compiles a program of `steps` steps per turn, and runs one turn."""
   step = jax.jit(case.step_fn, donate_argnums=0)
   batch = jax.device_put(case.batch)
   compiled = step.lower(case.state, batch).compile()
@@ -89,27 +89,33 @@ def peak_bytes(compiled: Any) -> int:
 def interleaved(programs: Sequence[Program], rounds: int) -> list[list[float]]:
   """Returns the seconds per step of each program, one list per round.
 
-  In every round each program has its turn: a machine that is slow for a while
-  is then slow for all programs.
+  Every round runs each program once, so that all programs share the slow phases
+  of the machine.
   """
   return [[program.run() for program in programs] for _ in range(rounds)]
+
+
+def timed(
+  cases: Sequence[Case], steps: int, rounds: int
+) -> tuple[list[Program], list[list[float]]]:
+  """Returns the programs of cases and their `interleaved` seconds."""
+  programs = [compile_case(case, steps) for case in cases]
+  return programs, interleaved(programs, rounds)
 
 
 def rounds_of(
   cases: Sequence[Case], operations: float, rounds: int
 ) -> list[list[float]]:
-  """Returns `interleaved` seconds of turns of equally many steps.
+  """Returns `interleaved` seconds; all turns have the same number of steps.
 
   Args:
-    cases: Cases. The FLOPs of the first one decide the number of steps.
+    cases: Cases. The FLOPs of the first case determine the number of steps.
     operations: Approximate FLOPs of the first case per turn.
     rounds: Number of rounds.
   """
   first = cases[0]
   work = flops.count(first.step_fn, first.state, first.batch)
-  steps = max(1, round(operations / work))
-  programs = [compile_case(case, steps) for case in cases]
-  return interleaved(programs, rounds)
+  return timed(cases, max(1, round(operations / work)), rounds)[1]
 
 
 def differing(cases: Sequence[Case]) -> tuple[str, tuple[int, ...]] | None:
@@ -124,7 +130,7 @@ def differing(cases: Sequence[Case]) -> tuple[str, tuple[int, ...]] | None:
     for case in cases
   ]
   for case, result in zip(cases, results, strict=True):
-    # Compared as bytes, −0 differs from 0.
+    # A comparison of bytes distinguishes −0 from 0.
     if result.tobytes() != results[0].tobytes():
       return case.name, result.shape
   return None

@@ -11,14 +11,14 @@ import jax
 from benchmarks import cases, measure, table
 from mq_jax.estimators import coordinates
 
-# Also shown with all coordinates at once, like a plain network.
+# These estimators are measured with all coordinates in one block too.
 UNBLOCKED = ('multi_fc, tanh', 'lstm_fc')
 QUICK = {'network': 'resnet8', 'batch_size': 16}
 
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__.splitlines()[0])
+  options = table.parser(__doc__)
   options.add_argument('--hidden', type=int, default=100)
   args = table.parse(options, QUICK)
   at = cases.problem(args.network, args.batch_size, args.dtype)

@@ -3,7 +3,8 @@
   python -m benchmarks.methods [--quick] [--json FILE] [--only NAME …]
 
 The cases are the recipes of experiments/configs/methods that train, on one
-network, with every layer quantized and plain SGD. Quantized activations stay.
+network, with every layer quantized and plain SGD. Quantized activations are
+kept.
 """
 
 from typing import Any
@@ -15,7 +16,6 @@ from benchmarks import cases, measure, table
 from experiments.build.networks import make_network
 from experiments.build.parts import make_parts, make_train_step
 from experiments.configs import methods, resnet20
-from mq_jax.selection import named_leaves
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
 STEPS_PER_EPOCH = 390
@@ -48,21 +48,18 @@ def make_case(name: str, config: ConfigDict, args: Any) -> cases.Case:
     config, make_parts(config, STEPS_PER_EPOCH), at.loss_fn
   )
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
-  return cases.Case(name, train.step_fn, cases.host(state), at.batch)
+  return cases.Case(name, train.step_fn, jax.device_get(state), at.batch)
 
 
 def numbers(state: Any) -> int:
   """Returns the count of numbers in a state, without its keys."""
-  return sum(
-    leaf.size
-    for leaf in named_leaves(state._replace(key=())).values()
-    if hasattr(leaf, 'size')
-  )
+  leaves = jax.tree.leaves(state._replace(key=()))
+  return sum(leaf.size for leaf in leaves if hasattr(leaf, 'size'))
 
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__.splitlines()[0])
+  options = table.parser(__doc__)
   options.add_argument('--only', nargs='+', choices=tuple(recipes()))
   options.add_argument('--steps', type=int, default=2, help='steps per turn')
   args = table.parse(options, QUICK)
@@ -73,23 +70,16 @@ def main() -> None:
   }
   compared = [make_case(cases.STE, resnet20.get_config(estimator='ste'), args)]
   compared += [make_case(name, config, args) for name, config in chosen.items()]
-  weights = sum(
-    leaf.size
-    for leaf in named_leaves(compared[0].state.params).values()
-    if leaf.ndim >= 2
-  )
-  programs = [measure.compile_case(case, args.steps) for case in compared]
-  seconds = measure.interleaved(programs, args.rounds)
+  ste = compared[0].state
+  programs, seconds = measure.timed(compared, args.steps, args.rounds)
   rows = [
     {
       'method': program.name,
       'ms': measure.medians(seconds)[i],
       'time / STE': measure.ratios(seconds, i, over=0),
       'peak memory / STE': program.memory / programs[0].memory,
-      'numbers kept per weight': (
-        numbers(compared[i].state) - numbers(compared[0].state)
-      )
-      / weights,
+      'numbers kept per weight': (numbers(compared[i].state) - numbers(ste))
+      / cases.weights(ste),
     }
     for i, program in enumerate(programs)
   ]
@@ -99,7 +89,7 @@ def main() -> None:
     rows,
     args,
     'Every layer is quantized, under SGD. STE is dorefa at 1 bit. Numbers kept'
-    ' are those beyond STE: beyond weights, gradients, norms and statistics.',
+    ' are those that STE does not keep.',
   )
 
 

@@ -70,29 +70,28 @@ def estimator_bytes(name: str, weights: float, hidden: float) -> float:
 
 def main() -> None:
   """Prints the predictions."""
-  options = table.parser(__doc__.splitlines()[0])
+  options = table.parser(__doc__)
   options.add_argument('--hidden', type=int, default=100)
   args = table.parse(options, {})
   rows = [
-    {
-      'model': model.name,
-      'estimator': name,
-      'network TFLOP': model.network / 1e12,
-      'estimator TFLOP': estimator_flops(name, model.weights, args.hidden)
-      / 1e12,
-      'work / STE': 1
-      + estimator_flops(name, model.weights, args.hidden) / model.network,
-      'weights and pending gradients GB': 8 * model.weights / GB,
-      'estimator state GB': estimator_bytes(name, model.weights, args.hidden)
-      / GB,
-      'in bfloat16 GB': estimator_bytes(name, model.weights, args.hidden)
-      / 2
-      / GB,
-    }
-    for model in MODELS
-    for name in ESTIMATORS
+    _row(model, name, args.hidden) for model in MODELS for name in ESTIMATORS
   ]
   table.show(f'Predicted cost of one step, H = {args.hidden}', rows, args)
+
+
+def _row(model: Model, name: str, hidden: int) -> table.Row:
+  work = estimator_flops(name, model.weights, hidden)
+  state_gb = estimator_bytes(name, model.weights, hidden) / GB
+  return {
+    'model': model.name,
+    'estimator': name,
+    'network TFLOP': model.network / 1e12,
+    'estimator TFLOP': work / 1e12,
+    'work / STE': 1 + work / model.network,
+    'weights and pending gradients GB': 8 * model.weights / GB,
+    'estimator state GB': state_gb,
+    'in bfloat16 GB': state_gb / 2,
+  }
 
 
 if __name__ == '__main__':

@@ -2,8 +2,8 @@
 
   python -m benchmarks.step_time [--quick] [--json FILE] [--only NAME …]
 
-The command fails if it finds a stack of layers that amounts to two or three
-numbers evaluated at every weight.
+The command fails if a stack of layers that reduces to two or three scalars was
+evaluated at every weight.
 """
 
 import sys
@@ -15,7 +15,7 @@ QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__.splitlines()[0])
+  options = table.parser(__doc__)
   options.add_argument('--hidden', type=int, default=100)
   options.add_argument('--only', nargs='+', choices=tuple(cases.ESTIMATORS))
   options.add_argument('--steps', type=int, default=2, help='steps per turn')
@@ -26,8 +26,7 @@ def main() -> None:
   operations = [
     flops.count(case.step_fn, case.state, case.batch) for case in compared
   ]
-  programs = [measure.compile_case(case, args.steps) for case in compared]
-  seconds = measure.interleaved(programs, args.rounds)
+  programs, seconds = measure.timed(compared, args.steps, args.rounds)
   rows = [
     {
       'backward': program.name,
@@ -46,7 +45,7 @@ def main() -> None:
     f' {args.rounds} interleaved rounds of {args.steps} steps',
     rows,
     args,
-    'GFLOP counts products and convolutions, loops as often as they run. XLA'
+    'GFLOP counts products and convolutions in every iteration of a loop. XLA'
     ' counts the body of a loop once.',
   )
   limit = cases.weights(at) * args.hidden

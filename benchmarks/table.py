@@ -14,23 +14,23 @@ from experiments.records import run_log
 Row = dict[str, Any]
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(doc: str) -> argparse.ArgumentParser:
   """Returns the options of a benchmark of one network."""
-  options = bare_parser(description)
+  options = bare_parser(doc)
   options.add_argument('--network', choices=NETWORKS, default='resnet20')
   options.add_argument('--batch_size', type=_positive, default=128)
   options.add_argument('--dtype', choices=tuple(DTYPES), default='float32')
   return options
 
 
-def bare_parser(description: str) -> argparse.ArgumentParser:
-  """Returns the options of every benchmark."""
-  options = argparse.ArgumentParser(description=description)
+def bare_parser(doc: str) -> argparse.ArgumentParser:
+  """Returns the options of every benchmark; `doc` starts with its title."""
+  options = argparse.ArgumentParser(description=doc.splitlines()[0])
   options.add_argument('--rounds', type=_positive, default=7)
   options.add_argument(
     '--quick', action='store_true', help='small sizes; takes less than a minute'
   )
-  options.add_argument('--json', metavar='FILE', help='also write the rows')
+  options.add_argument('--json', metavar='FILE', help='also write FILE')
   return options
 
 
@@ -42,7 +42,7 @@ def _positive(text: str) -> int:
 
 
 def parse(options: argparse.ArgumentParser, quick: Row) -> argparse.Namespace:
-  """Reads the command line; `quick` has the defaults under --quick."""
+  """Reads the command line; --quick changes the defaults to `quick`."""
   runtime.keep_memory()
   if options.parse_known_args()[0].quick:
     options.set_defaults(**quick)
@@ -82,8 +82,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     )
   table = table_lines(names, cells, aligned=True)
   lines = [f'{result["title"]}.', f'{conditions}.', '', *table]
-  note = result.get('note')
-  return '\n'.join([*lines, '', note] if note else lines) + '\n'
+  if note := result.get('note'):
+    lines += ['', note]
+  return '\n'.join(lines) + '\n'
 
 
 def _cell(value: Any) -> str:

@@ -13,7 +13,7 @@ QUICK = {'network': 'resnet8', 'batch_size': 8, 'rounds': 3, 'trials': 3}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__.splitlines()[0])
+  options = table.parser(__doc__)
   options.add_argument('--trials', type=int, default=5)
   options.add_argument('--steps', type=int, default=2)
   options.add_argument(
@@ -23,8 +23,7 @@ def main() -> None:
   at = cases.problem(args.network, args.batch_size, args.dtype)
   single = cases.quantized(at, args.estimator, hidden=100)
   compared = [single, _several(single, args.trials)]
-  programs = [measure.compile_case(case, args.steps) for case in compared]
-  seconds = measure.interleaved(programs, args.rounds)
+  programs, seconds = measure.timed(compared, args.steps, args.rounds)
   rows = [
     {
       'trials': program.name,
@@ -39,7 +38,7 @@ def main() -> None:
     f' (minimum-maximum) of {args.rounds} rounds',
     rows,
     args,
-    'On CPU the experiments run trials in turns; each costs as much as one.',
+    'On CPU the experiments run trials one after another.',
   )
 
 

@@ -67,7 +67,7 @@ def convolve_floats(x: Array, w: Array) -> Array:
 
 def main() -> None:
   """Prints the table."""
-  args = table.parse(table.bare_parser(__doc__.splitlines()[0]), QUICK)
+  args = table.parse(table.bare_parser(__doc__), QUICK)
   rows = [_row(*shape, args.rounds) for shape in SHAPES]
   table.show(
     '3x3 convolutions of ±1, by counting bits and in float32: median'

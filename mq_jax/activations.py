@@ -30,10 +30,11 @@ class Activation(NamedTuple):
   Attributes:
     function: `(x) -> y`, or `(x, number) -> y` with a trained number; x has any
       shape, its first axis is the batch, and y has the shape of x.
-    start: Start of the trained number, a scalar, or None without a number.
-    signed: Whether the outputs have both signs, so that no ReLU may come
-      before. If False, `function` receives rectified x.
-    binary: Whether all outputs are −1 or +1, as for `sign` and `bi_real_sign`,
+    start: Initial value of the trained number, a scalar. None if `function` has
+      no trained number.
+    signed: True if the outputs have both signs, so that no ReLU may precede
+      `function`. If False, `function` receives rectified x.
+    binary: True if all outputs are −1 or +1, as for `sign` and `bi_real_sign`,
       so that layers can count bits.
   """
 
@@ -107,9 +108,10 @@ def dorefa_activation(bits: int) -> Callable[[Array], Array]:
 def hwgq(bits: int) -> Callable[[Array], Array]:
   """Returns half-wave Gaussian quantization.
 
-  x ≤ 0 becomes 0, and x > 0 the nearest of 2ᵏ − 1 positive levels. These are
-  evenly spaced and best for a normal x, so a batch norm without scale and shift
-  must come before. The gradient is that of a ReLU clipped at the largest level.
+  x ≤ 0 becomes 0, and x > 0 the nearest of 2ᵏ − 1 positive levels. The levels
+  are evenly spaced and optimal for a normal x, so x must be the output of a
+  batch norm without scale and shift. The gradient is that of a ReLU clipped at
+  the largest level.
 
   Args:
     bits: k, 1 to 4.
@@ -152,8 +154,7 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
     ValueError: If `bits` is not an integer from 1 to 8.
 
   References:
-    Choi et al., `PACT <https://arxiv.org/abs/1805.06085>`_, 2018, eqs. (1) to
-    (3)
+    Choi et al., `PACT <https://arxiv.org/abs/1805.06085>`_, 2018, eqs. (1)-(3)
   """
   check_bits(bits, 1, 8)
   steps = 2**bits - 1
@@ -172,14 +173,14 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
   """Returns LSQ's activation, s · round(clip(x/s, 0, Q_p)), Q_p = 2ᵏ − 1.
 
   The step s is trained. The gradient of x is 1[0 < x/s < Q_p]. The gradient of
-  s is round(x/s) − x/s inside, 0 below and Q_p above, times 1/√(n · Q_p), with
-  n activations per example.
+  s is round(x/s) − x/s inside this range, 0 below and Q_p above, times
+  1/√(n · Q_p), with n activations per example.
 
   Args:
     bits: k, 1 to 8.
 
   Returns:
-    `(x, step) -> y`; `step` is a scalar, and the first axis of `x` the batch.
+    `(x, step) -> y`; `step` is a scalar, the first axis of `x` the batch.
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8.

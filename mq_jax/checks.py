@@ -12,6 +12,19 @@ def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
     )
 
 
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Raises `ValueError` unless `value` is one of `choices`."""
+  if value not in choices:
+    raise ValueError(f'{name}={value!r} must be one of {choices}.')
+
+
+def check_at_least(minimum: float, **arguments: Any) -> None:
+  """Raises `ValueError` if one of the named arguments is below `minimum`."""
+  for name, value in arguments.items():
+    if not value >= minimum:
+      raise ValueError(f'{name}={value!r} must be at least {minimum}.')
+
+
 def check_count(name: str, value: Any) -> None:
   """Raises `ValueError` unless `value` is a positive integer."""
   if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,19 +1,17 @@
 """Diagnostics of quantized training, layer by layer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mq_jax.estimators import GradientEstimator
-from mq_jax.quantizers import Quantizer
-from mq_jax.selection import map_selected
+from mq_jax.late_update import Setup, State, preprocessed
+from mq_jax.selection import map_selected, select
 
 Array = jax.Array
 
-# The bins of `histogram` cover this many standard deviations on either side of
-# the mean.
+# `histogram` covers ±DEVIATIONS standard deviations around the mean.
 BINS, DEVIATIONS = 64, 4.0
 
 
@@ -26,7 +24,7 @@ class Diagnostics(NamedTuple):
     saturation: Path to the fraction of weights, 0 to 1, outside the active
       range of the quantizer.
     factor: The scalars that a stack without activation reduces to: `s`, and
-      `offset` if the stack has biases; else empty.
+      `offset` if the stack has biases. Empty for other estimators.
     histogram: Path to the number of weights in each of 64 equal bins from -4 to
       4 of W̃, standardized within the layer (mean 0, standard deviation 1). The
       outermost bins include all weights beyond them.
@@ -38,48 +36,53 @@ class Diagnostics(NamedTuple):
   histogram: dict[str, Array]
 
 
+def codes(setup: Setup, state: State) -> dict[str, Array]:
+  """Returns the current codes of each quantized leaf by path."""
+  selected = select(state.params, setup.quantizer)
+  w_tilde = preprocessed(selected, state.params, state.variables)
+  return map_selected(
+    lambda q, w, v: q.codes(w, v)[0], selected, w_tilde, state.variables
+  )
+
+
 def diagnose(
-  selected: Mapping[str, Quantizer],
-  estimator: GradientEstimator,
-  phi: Any,
-  w_tilde: Mapping[str, Array],
-  variables: Mapping[str, Any],
-  codes: Mapping[str, Array],
-  since: Mapping[str, Array] | None,
+  setup: Setup, state: State, since: Mapping[str, Array] | None = None
 ) -> Diagnostics:
   """Compares codes with an earlier snapshot and summarizes W̃ and φ.
 
   Args:
-    selected: Path to quantizer.
-    estimator: The estimator of φ.
-    phi: φ.
-    w_tilde: Path to pre-processed weight.
-    variables: Path to the quantizer's variables.
-    codes: Path to the current codes.
-    since: Path to the codes of an earlier step, or None.
+    setup: The arguments of `make_train_step`.
+    state: A state of the train step.
+    since: Path to the codes of an earlier state, or None.
 
   Returns:
     The `Diagnostics`.
 
   Raises:
-    ValueError: If `since` has other layers or other shapes.
+    ValueError: If the layers or shapes of `since` differ from those of `state`.
   """
+  selected = select(state.params, setup.quantizer)
+  w_tilde = preprocessed(selected, state.params, state.variables)
+  now = codes(setup, state)
+  flipped = {}
   if since is not None:
-    shapes = {path: jnp.shape(leaf) for path, leaf in codes.items()}
+    shapes = {path: jnp.shape(leaf) for path, leaf in now.items()}
     others = {path: jnp.shape(leaf) for path, leaf in since.items()}
     if shapes != others:
       raise ValueError(
         f'since has codes of the shapes {others}, but the state has {shapes}:'
         ' take the snapshot by codes(state) of the same train step.'
       )
+    flipped = {path: jnp.mean(now[path] != since[path]) for path in now}
   return Diagnostics(
-    flipped={}
-    if since is None
-    else {path: jnp.mean(codes[path] != since[path]) for path in codes},
+    flipped=flipped,
     saturation=map_selected(
-      lambda q, w, v: jnp.mean(q.saturated(w, v)), selected, w_tilde, variables
+      lambda q, w, v: jnp.mean(q.saturated(w, v)),
+      selected,
+      w_tilde,
+      state.variables,
     ),
-    factor=estimator.factor(phi),
+    factor=setup.estimator.factor(state.phi),
     histogram={path: _histogram(leaf) for path, leaf in w_tilde.items()},
   )
 

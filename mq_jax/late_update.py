@@ -1,4 +1,4 @@
-"""The late weight update, eqs. (5) and (6), differentiable in φ.
+"""The late weight update, eqs. (3) to (6), differentiable in φ.
 
   W' = W − α · π(M_φ(g_Ŵ, W̃) · ∂W̃/∂W)
 
@@ -16,12 +16,27 @@ from jax import lax
 
 from mq_jax.derivatives import with_derivative_of
 from mq_jax.estimators import GradientEstimator
+from mq_jax.loss import LossFn
 from mq_jax.quantizers import Quantizer, forward_weight
-from mq_jax.selection import map_selected, named_leaves, replace
+from mq_jax.selection import Rules, map_selected, named_leaves, only, replace
 
 Array = jax.Array
 Params = Any
 Schedule = Callable[[Any], Any]
+
+
+class Setup(NamedTuple):
+  """The checked arguments of `make_train_step`."""
+
+  loss_fn: LossFn
+  quantizer: Rules
+  estimator: GradientEstimator
+  refine: optax.GradientTransformation
+  learning_rate: Schedule
+  post_update: optax.GradientTransformation
+  meta_optimizer: optax.GradientTransformation
+  differentiate_refinement: bool
+  phi_cotangent: str
 
 
 class State(NamedTuple):
@@ -56,6 +71,18 @@ class State(NamedTuple):
   step: Array
 
 
+def preprocessed(
+  selected: Mapping[str, Quantizer], params: Params, variables: dict[str, Any]
+) -> dict[str, Array]:
+  """Returns W̃ = A(W) of each quantized leaf by path."""
+  return map_selected(
+    lambda q, w, v: q.preprocess(w, v),
+    selected,
+    named_leaves(params),
+    variables,
+  )
+
+
 def weight_gradient(
   estimator: GradientEstimator,
   selected: Mapping[str, Quantizer],
@@ -68,8 +95,7 @@ def weight_gradient(
     estimator: Estimator of g_tilde on the quantized leaves.
     selected: Path to quantizer.
     phi: Parameters of the estimator.
-    state: State; only its `params`, `grads`, `variables` and `estimator_state`
-      are read.
+    state: Only `params`, `grads`, `variables`, `estimator_state` are read.
 
   Returns:
     `(gradients, estimator state)`: M_φ(g_hat, w_tilde) · ∂W̃/∂W on quantized
@@ -78,50 +104,41 @@ def weight_gradient(
   Raises:
     AssertionError: If the estimator changes a path or a shape.
   """
-  weights, grads = named_leaves(state.params), named_leaves(state.grads)
-  variables = state.variables
-  g_hat = {path: grads[path] for path in selected}
-  w_tilde = {
-    path: q.preprocess(weights[path], variables[path])
-    for path, q in selected.items()
-  }
-  g_ste = {
-    path: q.straight_through(g_hat[path], w_tilde[path], variables[path])
-    for path, q in selected.items()
-  }
+  g_hat, variables = only(selected, state.grads), state.variables
+  w_tilde = preprocessed(selected, state.params, variables)
+  g_ste = map_selected(
+    lambda q, g, w, v: q.straight_through(g, w, v),
+    selected,
+    g_hat,
+    w_tilde,
+    variables,
+  )
   g_tilde, estimator_state = estimator.apply(
     phi, g_hat, w_tilde, g_ste, state.estimator_state
   )
   chex.assert_trees_all_equal_shapes(dict(g_tilde), w_tilde)
-  g = {
-    path: q.calibrate(weights[path], g_tilde[path], variables[path])
-    for path, q in selected.items()
-  }
-  g = {path: leaf.astype(weights[path].dtype) for path, leaf in g.items()}
+  g = map_selected(
+    lambda q, w, g, v: q.calibrate(w, g, v).astype(w.dtype),
+    selected,
+    named_leaves(state.params),
+    g_tilde,
+    variables,
+  )
   return replace(state.grads, g), estimator_state
 
 
 def late_update(
-  estimator: GradientEstimator,
-  selected: Mapping[str, Quantizer],
-  refine: optax.GradientTransformation,
-  learning_rate: Schedule,
-  post_update: optax.GradientTransformation,
-  differentiate_refinement: bool,
-  phi: Any,
-  state: State,
+  setup: Setup, selected: Mapping[str, Quantizer], phi: Any, state: State
 ) -> State:
-  """Applies the pending gradients, eq. (6).
+  """Applies the pending gradients, eqs. (5) and (6).
+
+  If `setup.differentiate_refinement` is False, the residual of
+  π(g) = g + residual is a constant, so that ∂W'/∂g = −α. `setup.post_update` is
+  constant in the gradient of φ in either case.
 
   Args:
-    estimator: M_φ.
+    setup: The arguments of `make_train_step`.
     selected: Path to quantizer.
-    refine: π, without a learning rate.
-    learning_rate: α as a function of the number of updates taken.
-    post_update: Transformation of −α·π(g), constant in the gradient of φ.
-    differentiate_refinement: Whether the gradient of φ flows through `refine`.
-      If False, the residual of π(g) = g + residual is a constant, so that
-      ∂W'/∂g = −α.
     phi: φ, the differentiable argument.
     state: The state whose pending gradients are applied.
 
@@ -129,17 +146,17 @@ def late_update(
     The state with new `params`, `refine_state`, `post_update_state`,
     `estimator_state` and `variables`.
   """
-  g, estimator_state = weight_gradient(estimator, selected, phi, state)
-  refined, refine_state = refine.update(
-    g if differentiate_refinement else lax.stop_gradient(g),
+  g, estimator_state = weight_gradient(setup.estimator, selected, phi, state)
+  refined, refine_state = setup.refine.update(
+    g if setup.differentiate_refinement else lax.stop_gradient(g),
     state.refine_state,
     state.params,
   )
-  if not differentiate_refinement:
+  if not setup.differentiate_refinement:
     refined = with_derivative_of(g, refined)
-  alpha = learning_rate(state.step)
+  alpha = setup.learning_rate(state.step)
   moves = jax.tree.map(lambda r: -jnp.asarray(alpha, r.dtype) * r, refined)
-  final_moves, post_update_state = post_update.update(
+  final_moves, post_update_state = setup.post_update.update(
     lax.stop_gradient(moves), state.post_update_state, state.params
   )
   moves = with_derivative_of(moves, final_moves)
@@ -155,13 +172,12 @@ def late_update(
 def _updated_variables(
   selected: Mapping[str, Quantizer], state: State
 ) -> dict[str, Any]:
-  weights, grads = named_leaves(state.params), named_leaves(state.grads)
-
   def updated(q: Quantizer, w: Array, g_hat: Array, variables: Any) -> Any:
     w_tilde = q.preprocess(w, variables)
     w_hat = forward_weight(q, w_tilde, variables)
     return q.update(variables, w_tilde, w_hat, g_hat)
 
+  weights, grads = named_leaves(state.params), named_leaves(state.grads)
   return lax.stop_gradient(
     map_selected(updated, selected, weights, grads, state.variables)
   )

@@ -1,6 +1,6 @@
-"""The contract of the user's loss function, and its checks.
+"""Checks of the user's loss function.
 
-All checks run while JAX traces, so that they cost nothing in a step.
+All checks run while JAX traces the function, so they cost nothing in a step.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +26,9 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
       metrics))`.
 
   Returns:
-    The same function with checks that run while it is traced. It raises
-    `TypeError` if the results have another structure, and `ValueError` if the
-    loss is not a scalar or if the model state changes its structure, shapes or
-    dtypes.
+    The same function, which raises `TypeError` if the results have a different
+    structure, and `ValueError` if the loss is not a scalar or the model state
+    changes its structure, shapes or dtypes.
   """
 
   def checked(

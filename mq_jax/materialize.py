@@ -1,10 +1,11 @@
 """A workaround that makes XLA's CPU compiler compute a value only once.
 
 The compiler fuses a chain of cheap operations into every reader of the result,
-and each reader recomputes the chain: after a few residual blocks, that costs
-more than their convolutions. A loop that writes to the array it reads is not
-vectorized if the read and the write are fused. `optimization_barrier` does not
-help because XLA removes it before fusion.
+and each reader recomputes the chain. After a few residual blocks, recomputation
+costs more than the convolutions of the blocks. In addition, the compiler does
+not vectorize a loop that reads and writes the same array if it fuses the read
+and the write. `optimization_barrier` does not help because XLA removes it
+before fusion.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,8 @@ def materialize(
   Args:
     function: Maps the operands to a pytree of floating point arrays.
     *operands: Pytrees of arrays, or None.
-    never: A boolean that is always false, in a way that the compiler cannot
-      prove. It is the predicate of a condition, and the compiler does not fuse
+    never: A boolean that is always false, although the compiler cannot prove
+      it. It is the predicate of a condition, because the compiler does not fuse
       into the branches of a condition. If `never` is true, the result is NaN.
 
   Returns:

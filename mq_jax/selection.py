@@ -1,12 +1,11 @@
-"""Rules: which leaf of a parameter pytree gets which quantizer.
+"""Rules that assign quantizers to the leaves of a parameter pytree.
 
 The library handles pytrees, never modules. The name of a leaf is its path, such
-as `stage1/conv1/kernel`, and the leaves of one method are passed as a dict from
-path to array.
+as `stage1/conv1/kernel`. Quantized leaves are passed as a dict by path.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -28,7 +27,7 @@ def named_leaves(
 
   Args:
     params: Pytree of arrays.
-    is_leaf: Returns whether a node counts as a leaf.
+    is_leaf: Predicate that is true for nodes that count as leaves.
 
   Raises:
     ValueError: If two leaves have the same path.
@@ -52,16 +51,15 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
   Args:
     params: Pytree of arrays, or of anything with a dtype and a shape.
     rules: Sequence of `(regex, Quantizer or None)`. The regex must match the
-      full path, and the first match wins. None keeps full precision, and a leaf
-      that no rule matches keeps full precision too. A bare `Quantizer` applies
-      to every leaf of two or more dimensions.
+      full path, and the first match wins. None keeps full precision, and so
+      does a leaf that no rule matches. A bare `Quantizer` applies to every leaf
+      of two or more dimensions.
 
   Returns:
     Path to quantizer, in the order of the pytree.
 
   Raises:
-    TypeError: If `rules` has another type, or if a selected leaf is not
-      floating point.
+    TypeError: If `rules` has another type, or a selected leaf is not floating.
     ValueError: If a rule applies to no leaf, or if `rules` is a bare quantizer
       and no leaf has two dimensions.
   """
@@ -98,9 +96,7 @@ def check_rules(rules: Any) -> None:
   if isinstance(rules, str) or not isinstance(rules, Sequence):
     raise TypeError(f'{hint}, not {type(rules).__name__}.')
   for rule in rules:
-    if isinstance(rule, Quantizer) or not (
-      isinstance(rule, tuple | list) and len(rule) == 2
-    ):
+    if not (isinstance(rule, tuple | list) and len(rule) == 2):
       raise TypeError(f'{hint} pairs, but one rule is {rule!r}.')
     if not (rule[1] is None or isinstance(rule[1], Quantizer)):
       raise TypeError(
@@ -134,6 +130,12 @@ def _first_match(
 
 def _listing(paths: Any) -> str:
   return ', '.join(paths) or '(none)'
+
+
+def only(paths: Iterable[str], tree: Any) -> Leaves:
+  """Returns the leaves of `tree` at these paths."""
+  leaves = named_leaves(tree)
+  return {path: leaves[path] for path in paths}
 
 
 def replace(params: Params, leaves: Mapping[str, Array]) -> Params:
@@ -185,11 +187,18 @@ def map_selected(
   selected: Mapping[str, Quantizer],
   *trees: Mapping[str, Any],
 ) -> dict[str, T]:
-  """Returns `{path: function(quantizer, tree[path], ...)}` by `selected`."""
+  """Returns `{path: function(quantizer, tree[path], ...)}` for `selected`."""
   return {
     path: function(quantizer, *(tree[path] for tree in trees))
     for path, quantizer in selected.items()
   }
+
+
+def initial_variables(params: Params, rules: Rules) -> dict[str, Any]:
+  """Returns the first variables of the quantizer of each leaf by path."""
+  return map_selected(
+    lambda q, w: q.init(w), select(params, rules), named_leaves(params)
+  )
 
 
 def transform(

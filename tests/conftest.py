@@ -1,7 +1,7 @@
-"""How every test runs: on the CPU, as two devices, with strict shapes.
+"""Settings of all tests: two CPU devices, and no implicit rank promotion.
 
-The environment is set before jax is imported; processes that tests start
-inherit it.
+The environment is set before jax is imported. Processes that tests start
+inherit the environment.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-# Tests of sharding need two devices. A count given from outside stands.
+# Tests of sharding need two devices. A count that the user set is kept.
 _DEVICES = '--xla_force_host_platform_device_count'
 _FLAGS = os.environ.get('XLA_FLAGS', '')
 if _DEVICES not in _FLAGS:
@@ -29,8 +29,8 @@ import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# No deadline: the first example of a test compiles. All else stays as it is:
-# where CI is set, hypothesis repeats the same examples in every run.
+# No deadline, because the first example of a test compiles. The other settings
+# are the defaults: if CI is set, every run repeats the same examples.
 hypothesis.settings.register_profile('compiles', deadline=None)
 hypothesis.settings.load_profile('compiles')
 
@@ -51,15 +51,15 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
-  """The folder of real data that MQ_DATA_DIR names; skips where it is unset.
+  """Returns the folder of real data that MQ_DATA_DIR names, or skips the test.
 
-  It holds cifar-10-batches-bin/ and pretrained/.
+  The folder contains cifar-10-batches-bin/ and pretrained/.
   """
   name = os.environ.get('MQ_DATA_DIR')
   if not name:
     pytest.skip(
-      'MQ_DATA_DIR is not set: real data is tested where it names a folder'
-      f' with {" and ".join(_DATA_FOLDERS)}'
+      'MQ_DATA_DIR is not set: to test with real data, set it to a folder with'
+      f' {" and ".join(_DATA_FOLDERS)}'
     )
   path = pathlib.Path(name).expanduser().resolve()
   if absent := [f for f in _DATA_FOLDERS if not (path / f).is_dir()]:

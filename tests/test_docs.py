@@ -1,4 +1,4 @@
-"""What the pages say: the example runs, links lead somewhere."""
+"""Tests of the pages: their code blocks run, and their links lead to files."""
 
 import pathlib
 import re
@@ -18,21 +18,28 @@ def python_blocks(page):
   return re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.slow
-def test_readme_example_runs_and_learns(tmp_path):
-  code = python_blocks(ROOT / 'README.md')[0]
-  assert len([line for line in code.splitlines() if line.strip()]) <= 25
+def output_of(code, folder):
+  """Runs code in a new process and returns what the code prints."""
   result = subprocess.run(
     [sys.executable, '-c', code],
     capture_output=True,
     text=True,
-    check=True,
-    cwd=tmp_path,
+    check=False,
+    cwd=folder,
   )
-  accuracy = float(re.search(r"'accuracy': ([0-9.]+)", result.stdout)[1])
-  # Of two classes about as frequent.
+  assert result.returncode == 0, result.stderr[-2000:]
+  return result.stdout
+
+
+@pytest.mark.slow
+def test_readme_example_runs_and_learns(tmp_path):
+  code = python_blocks(ROOT / 'README.md')[0]
+  assert len([line for line in code.splitlines() if line.strip()]) <= 25
+  output = output_of(code, tmp_path)
+  accuracy = float(re.search(r"'accuracy': ([0-9.]+)", output)[1])
+  # The two classes are about equally frequent.
   assert accuracy > 0.8
-  levels = re.search(r'\[(-?[0-9.]+)\s+([0-9.]+)\]', result.stdout)
+  levels = re.search(r'\[(-?[0-9.]+)\s+([0-9.]+)\]', output)
   assert float(levels[1]) == -float(levels[2]) != 0
 
 
@@ -47,34 +54,19 @@ def test_page_links_lead_to_files(page):
 @pytest.mark.slow
 def test_your_project_blocks_run(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
-  result = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=tmp_path,
-  )
-  assert result.returncode == 0, result.stderr[-2000:]
-  assert 'Dense_1/kernel' in result.stdout
+  assert 'Dense_1/kernel' in output_of(code, tmp_path)
 
 
 @pytest.mark.slow
 def test_deploy_blocks_run_and_serve_trained_network(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'deploy.md'))
-  result = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=tmp_path,
-  )
-  assert result.returncode == 0, result.stderr[-2000:]
+  output = output_of(code, tmp_path)
   size = (tmp_path / 'small.safetensors').stat().st_size
   before, after = re.search(
-    r'^([\d,]+) bytes before, ([\d,]+) packed', result.stdout, re.MULTILINE
+    r'^([\d,]+) bytes before, ([\d,]+) packed', output, re.MULTILINE
   ).groups()
   assert int(after.replace(',', '')) < size < int(before.replace(',', ''))
-  differences = re.findall(r'^largest difference (.*)$', result.stdout, re.M)
+  differences = re.findall(r'^largest difference (.*)$', output, re.M)
   assert len(differences) == 3
   assert max(map(float, differences)) < 1e-6
   program = jax.export.deserialize(
@@ -93,33 +85,26 @@ def test_extending_methods_are_short_and_train(tmp_path):
   for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):
     (block,) = [block for block in blocks if name in block]
     assert len(lines(block)) < 30, name
-  result = subprocess.run(
-    [sys.executable, '-c', '\n'.join(blocks)],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=tmp_path,
-  )
-  assert result.returncode == 0, result.stderr[-2000:]
+  output = output_of('\n'.join(blocks), tmp_path)
   number = r'([-+.e0-9]+)'
   start, end = re.search(
-    rf'^loss {number} to {number}$', result.stdout, re.MULTILINE
+    rf'^loss {number} to {number}$', output, re.MULTILINE
   ).groups()
   assert float(end) < 0.3 * float(start)
   layers = re.findall(
     rf'^(.*): levels \[(.*)\], mean\|W\| {number},'
     rf' delta {number} to {number}, gain {number}$',
-    result.stdout,
+    output,
     re.MULTILINE,
   )
   assert [layer[0] for layer in layers] == ['in/kernel', 'out/kernel']
   for _, levels, size, first, delta, gain in layers:
-    # Doubling is exact: the levels are those promised, to the last bit.
+    # Doubling is exact, so the levels are ±2Δ to the last bit.
     assert [float(level) for level in levels.split(',')] == [
       *(-2 * float(delta), 0, 2 * float(delta)),
     ]
-    # The threshold has come from far, and is behind the weights by little.
+    # The threshold has changed a lot, and now follows the weights closely.
     assert abs(float(delta) / float(first) - 1) > 0.2
     assert abs(float(delta) / (0.7 * float(size)) - 1) < 0.1
     assert abs(float(gain) - 1) > 0.1
-  assert result.stdout.endswith('own tests passed\n')
+  assert output.endswith('own tests passed\n')

@@ -64,7 +64,7 @@ def make_learning_rate(
   Args:
     config: A checked configuration.
     steps_per_epoch: Number of updates per epoch.
-    cosine: Whether α follows a cosine to 0 instead of the steps that the
+    cosine: True if α follows a cosine to 0 instead of the steps that the
       configuration gives.
   """
   initial = config.learning_rate

@@ -74,7 +74,7 @@ def jobs(
     trials: Number of seeds wanted of each setting: 0 … trials - 1.
     runs: Runs in the ledger.
     workdir: Folder of the study.
-    together: Whether the seeds of a setting run as one program, and not one by
+    together: True if the seeds of a setting run as one program, and not one by
       one. A run that has begun keeps its seeds, unless one of them diverged
       (`run_seeds_alone`).
 

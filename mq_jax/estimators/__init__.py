@@ -1,8 +1,8 @@
-"""Gradient estimators: the backward half of quantized training.
+"""Gradient estimators: the backward pass of quantized training.
 
 A meta quantizer M_φ is a small network that all layers share. It acts on every
-coordinate alone and estimates the gradient that passes through the quantizer,
-g_W̃ = M_φ(g_Ŵ, W̃), eq. (3). φ is trained together with the weights.
+coordinate separately and estimates the gradient that passes through the
+quantizer, g_W̃ = M_φ(g_Ŵ, W̃), eq. (3). φ is trained together with the weights.
 
 References for all estimators:
   Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate

@@ -12,16 +12,15 @@ Phi = Any
 
 
 class GradientEstimator(NamedTuple):
-  """The backward half, for all quantized leaves at once.
+  """The backward pass of quantized training, for all quantized leaves at once.
 
   `leaves`, `g_hat`, `w_tilde` and `g_ste` map the path of a leaf to its array.
-  All functions are pure, and their results must not depend on the order of the
-  coordinates.
+  All functions are pure. The order of coordinates must not affect the results.
 
   Attributes:
     init: `(key, leaves) -> phi`; `()` if nothing is learned.
-    init_state: `(key, leaves) -> state`, which is kept between steps; `()` for
-      an estimator without state.
+    init_state: `(key, leaves) -> state`. The train step keeps the state between
+      steps; it is `()` for an estimator without state.
     apply: `(phi, g_hat, w_tilde, g_ste, state) -> (g_tilde, state)`. `g_tilde`
       has the paths and shapes of `w_tilde`. `g_ste` is the straight-through
       gradient of the quantizer.
@@ -36,7 +35,7 @@ class GradientEstimator(NamedTuple):
 
 
 def phi_dtype(leaves: Leaves) -> Any:
-  """Returns the dtype of φ: that of the leaves, at least float32."""
+  """Returns the dtype of φ: the dtype of the leaves, at least float32."""
   return jnp.result_type(jnp.float32, *leaves.values())
 
 

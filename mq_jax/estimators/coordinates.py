@@ -1,10 +1,10 @@
 """All leaves as one vector of coordinates, processed in blocks.
 
-A coordinate-wise network with a hidden layer would need an array of shape
-(coordinates, hidden) to process all coordinates at once: 108 MB for a ResNet20
-and 100 hidden units, several times over. Processing blocks under `lax.map`, and
-recomputing each block in the backward pass, keeps the memory at that of one
-block, independent of the size of the network.
+To process all coordinates at once, a coordinate-wise network with a hidden
+layer would need several arrays of shape (coordinates, hidden), each of 108 MB
+for a ResNet20 and 100 hidden units. `lax.map` processes blocks instead, and the
+backward pass recomputes each block. Both need the memory of one block only,
+independent of the size of the network.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,9 @@ Array = jax.Array
 BLOCK = 4096
 
 
-def count(leaves: Leaves) -> int:
-  """Returns the number of coordinates in all leaves."""
-  return sum(jnp.size(leaf) for leaf in leaves.values())
-
-
 def block_shape(leaves: Leaves) -> tuple[int, int]:
   """Returns `(number of blocks, block size)` for all coordinates."""
-  total = count(leaves)
+  total = sum(jnp.size(leaf) for leaf in leaves.values())
   size = min(BLOCK, total)
   return -(-total // size), size
 

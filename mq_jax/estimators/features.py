@@ -36,13 +36,13 @@ def feature_fc(
 ) -> GradientEstimator:
   """Makes g_W̃ = g_ste · FCs(φ, tanh, features), coordinate by coordinate.
 
-  The estimator starts exactly at the straight-through rule. Features are of
-  order 1 at any scale of the layer, as learned optimizers need them:
+  The estimator starts exactly at the straight-through rule. The first three
+  features are divided by their root mean square in the layer, because learned
+  optimizers require inputs of order 1 at any scale of the layer:
 
-  - 'gradient': the straight-through gradient, divided by its root mean square
-    in the layer;
-  - 'momentum': the running mean of that gradient, divided likewise;
-  - 'distance': W̃ − `threshold`, divided likewise;
+  - 'gradient': the straight-through gradient;
+  - 'momentum': the running mean of that gradient;
+  - 'distance': W̃ − `threshold`;
   - 'progress': the number of steps taken divided by `steps`, at most 1.
 
   Args:
@@ -50,8 +50,7 @@ def feature_fc(
     hidden: Width of the hidden layer.
     decay: Decay of the running mean, at least 0 and below 1.
     steps: Number of steps after which 'progress' is 1.
-    threshold: W̃ at which the code of the quantizer flips: 0.5 in dorefa at
-      1 bit, 0 in bwn.
+    threshold: W̃ at which codes flip: 0.5 in dorefa at 1 bit, 0 in bwn.
 
   Returns:
     A `GradientEstimator`. Its state takes one number per coordinate.
@@ -82,17 +81,15 @@ def feature_fc(
     last = stacks.init_layer(last_key, (hidden, 1), True, dtype)
     return first, stacks.constant_one(last)
 
-  def init_state(key: Array, leaves: Leaves) -> FeatureState:
-    del key  # the state has no random part
+  def init_state(_: Array, leaves: Leaves) -> FeatureState:
     return FeatureState(
       {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()},
       jnp.zeros((), jnp.int32),
     )
 
   def apply(
-    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: FeatureState
+    phi: Any, _: Leaves, w_tilde: Leaves, g_ste: Leaves, state: FeatureState
   ) -> tuple[Leaves, FeatureState]:
-    del g_hat
     momentum = {
       path: decay * state.momentum[path] + (1 - decay) * g
       for path, g in g_ste.items()
@@ -121,8 +118,7 @@ def feature_fc(
 
 def _factor(phi: Any, block: Array) -> Array:
   first, last = phi
-  signal = jnp.tanh(block @ first['kernel'] + first['bias'][None, :])
-  return (signal @ last['kernel'] + last['bias'][None, :])[:, 0]
+  return stacks.linear(last, jnp.tanh(stacks.linear(first, block)))[:, 0]
 
 
 def _over_rms(leaves: Leaves) -> dict[str, Array]:

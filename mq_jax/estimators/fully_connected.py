@@ -1,6 +1,5 @@
 """FCGrad and MultiFC: fully-connected meta quantizers, eqs. (9) and (10)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ def fc_grad(
     hidden: Width of the hidden layers; unused if `layers` is 1.
     layers: Number of linear layers.
     activation: Function between the layers: None, 'relu' or 'tanh'.
-    bias: Whether the layers have biases.
+    bias: True if the layers have biases.
     init: Start of φ. 'random' draws from U(±1/sqrt(fan_in)). 'identity' starts
       exactly at the straight-through rule: the stack reads g_ste instead of
       g_Ŵ, and the product of its layers starts at 1.
@@ -38,29 +37,28 @@ def fc_grad(
     ValueError: If an argument is out of range, or if `init` is 'identity' and
       the stack has an activation: no φ makes such a stack the identity.
   """
-  stack = stacks.checked_stack(hidden, layers, activation, bias, bias)
+  activation = stacks.checked_activation(hidden, layers, activation)
   identity = stacks.is_identity(init)
-  if identity and stack.activation is not None:
+  if identity and activation is not None:
     raise ValueError(
       f"init='identity' needs activation=None in fc_grad, not {activation!r}:"
       ' no φ makes a stack with an activation the identity.'
     )
 
   def init_phi(key: Array, leaves: Leaves) -> stacks.Phi:
-    start = stacks.init_identity if identity else stacks.init
-    return start(key, stack, phi_dtype(leaves))
+    phi = stacks.init(key, hidden, layers, bias, bias, phi_dtype(leaves))
+    return stacks.identity(phi) if identity else phi
 
   def apply(
-    phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
+    phi: stacks.Phi, g_hat: Leaves, _: Leaves, g_ste: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    del w_tilde
-    return stacks.apply(phi, stack, g_ste if identity else g_hat), state
+    return stacks.apply(phi, activation, g_ste if identity else g_hat), state
 
   return GradientEstimator(
     init=init_phi,
     init_state=lambda key, leaves: (),
     apply=apply,
-    factor=_factor(stack),
+    factor=stacks.line if activation is None else lambda phi: {},
   )
 
 
@@ -75,9 +73,9 @@ def multi_fc(
 
   Args:
     hidden: Width of the hidden layers; unused if `layers` is 1.
-    layers: Number of linear layers. The paper says 2; its logs have 3.
+    layers: Number of linear layers: 2 in the paper, 3 in its logs.
     activation: Function between the layers: None, 'relu' or 'tanh'.
-    bias: Whether the layers have biases.
+    bias: True if the layers have biases.
     init: Start of φ. 'random' draws from U(±1/sqrt(fan_in)). 'identity' starts
       exactly at the straight-through rule: the factor multiplies g_ste instead
       of g_Ŵ, and the last layer starts with weights 0 and a bias of 1.
@@ -89,34 +87,24 @@ def multi_fc(
     ValueError: If an argument is out of range.
   """
   identity = stacks.is_identity(init)
-  stack = stacks.checked_stack(
-    hidden, layers, activation, bias, bias or identity
-  )
+  activation = stacks.checked_activation(hidden, layers, activation)
+  last_bias = bias or identity
 
   def init_phi(key: Array, leaves: Leaves) -> stacks.Phi:
-    *first, last = stacks.init(key, stack, phi_dtype(leaves))
+    *first, last = stacks.init(
+      key, hidden, layers, bias, last_bias, phi_dtype(leaves)
+    )
     return (*first, stacks.constant_one(last) if identity else last)
 
   def apply(
     phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    factor = stacks.apply(phi, stack, w_tilde)
+    factor = stacks.apply(phi, activation, w_tilde)
     return times(g_ste if identity else g_hat, factor), state
 
   return GradientEstimator(
     init=init_phi,
     init_state=lambda key, leaves: (),
     apply=apply,
-    factor=_factor(stack),
+    factor=stacks.line if activation is None else lambda phi: {},
   )
-
-
-def _factor(stack: stacks.Stack) -> Callable[[Any], dict[str, Array]]:
-  def factor(phi: stacks.Phi) -> dict[str, Array]:
-    if stack.activation is not None:
-      return {}
-    slope, offset = stacks.line(phi, stack)
-    has_offset = stack.bias or stack.last_bias
-    return {'s': slope, 'offset': offset} if has_offset else {'s': slope}
-
-  return factor

@@ -20,9 +20,9 @@ def kernel_wise(
   Two linear layers map the k² weights of a kernel (one input and one output
   channel) to k² factors, one for the gradient of each weight. The layers
   reduce to one k² x k² matrix and are evaluated as that matrix. The authors
-  tried such a meta quantizer, found it 10 to 20 % worse than their own, and
-  dropped it because it fits kernels of a single size only. They do not say how
-  they built it; this is our reading, the kernel-wise counterpart of `multi_fc`.
+  tried such a meta quantizer, found it 10 to 20 % worse than the published
+  ones, and dropped it because it supports a single size of kernels only. They
+  do not describe its layers; our reading is a kernel-wise `multi_fc`.
 
   Args:
     size: k. Every quantized leaf must have the shape (k, k, in, out).
@@ -32,8 +32,7 @@ def kernel_wise(
       of g_Ŵ, and the last layer starts with weights 0 and biases of 1.
 
   Returns:
-    A `GradientEstimator`. Its `init` raises a `ValueError` if a leaf has
-    another shape.
+    A `GradientEstimator`; `init` raises `ValueError` for another leaf shape.
 
   Raises:
     ValueError: If an argument is out of range.

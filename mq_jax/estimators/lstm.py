@@ -27,7 +27,7 @@ def lstm_fc(
 
   Args:
     hidden: Number of hidden units.
-    carry: Whether each coordinate keeps its (h, c) from step to step. If False,
+    carry: True if each coordinate keeps its (h, c) from step to step. If False,
       each step starts from zeros, as in the logs of the paper.
     init: Start of φ, 'random' or 'identity'. 'identity' starts exactly at the
       straight-through rule: the factor multiplies g_ste instead of g_Ŵ, and the
@@ -61,8 +61,7 @@ def lstm_fc(
       'head': stacks.constant_one(head) if identity else head,
     }
 
-  def init_state(key: Array, leaves: Leaves) -> Any:
-    del key  # every memory starts empty
+  def init_state(_: Array, leaves: Leaves) -> Any:
     if not carry:
       return ()
     return lstm_cell.no_history(leaves, hidden, phi_dtype(leaves), memory_dtype)
@@ -74,7 +73,7 @@ def lstm_fc(
         lambda part: lstm_cell.widen(part, x.dtype, memory_dtype), memory
       )
     h = lstm_cell.cell(phi['lstm'], x, memory).h
-    return (h @ phi['head']['kernel'] + phi['head']['bias'][None, :])[:, 0]
+    return stacks.linear(phi['head'], h)[:, 0]
 
   def apply(
     phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
@@ -85,8 +84,8 @@ def lstm_fc(
       coordinates.map_blocks(factor_of_block, phi, (blocks, memory)), w_tilde
     )
     if memory is not None:
-      # The state is a constant to later steps: nothing ever asks for its
-      # derivative with respect to the φ of this step.
+      # Later steps treat the state as a constant, so its derivative with
+      # respect to the φ of this step is never used.
       state = lax.stop_gradient(lstm_cell.History(memory, phi['lstm'], blocks))
     return times(g_ste if identity else g_hat, factor), state
 

@@ -27,23 +27,19 @@ class Memory(NamedTuple):
 
 
 def init(key: Array, hidden: int, dtype: Any) -> Phi:
-  """Draws φ of the LSTM from U(±1/sqrt(hidden)), as PyTorch does.
-
-  Args:
-    key: PRNG key.
-    hidden: Number of hidden units H.
-    dtype: dtype of all parameters.
+  """Draws φ of an LSTM with H hidden units from U(±1/√H), as PyTorch does.
 
   Returns:
     `input_kernel` (1, 4H), `recurrent_kernel` (H, 4H), `input_bias` and
     `recurrent_bias` (4H,), the gates in the order i, f, g, o.
   """
   bound = 1 / math.sqrt(hidden)
+  gates = 4 * hidden
   shapes = {
-    'input_kernel': (1, 4 * hidden),
-    'recurrent_kernel': (hidden, 4 * hidden),
-    'input_bias': (4 * hidden,),
-    'recurrent_bias': (4 * hidden,),
+    'input_kernel': (1, gates),
+    'recurrent_kernel': (hidden, gates),
+    'input_bias': (gates,),
+    'recurrent_bias': (gates,),
   }
   keys = jax.random.split(key, len(shapes))
   return {
@@ -53,15 +49,15 @@ def init(key: Array, hidden: int, dtype: Any) -> Phi:
 
 
 class History(NamedTuple):
-  """The memory before the last step, and what the last step added to it.
+  """The memory before the last step, and the φ and inputs of the last step.
 
-  The backward pass reads the memory at the start of the last step. Keeping the
-  memory at its end as well would double the size; recomputing it in the next
-  step costs one more evaluation.
+  The backward pass reads the memory at the start of the last step. Storing the
+  memory at the end of that step as well would double the size. Recomputing it
+  in the next step costs one more evaluation.
 
   Attributes:
     memory: Memory at the start of the last step, two arrays of (blocks, block
-      size, hidden); the bits of a narrow dtype (`narrow`).
+      size, hidden). They contain bits if the dtype is narrower (`narrow`).
     phi: φ of the last step.
     inputs: Inputs of the last step, (blocks, block size).
   """
@@ -97,7 +93,7 @@ def recall(history: History, memory_dtype: Any) -> Memory:
     block = jax.tree.map(
       lambda part: widen(part[index], x.dtype, memory_dtype), memory
     )
-    # A NaN in the weights has made the run useless long before.
+    # If the weights contain NaN, the run is useless anyway.
     after = materialize(cell, phi, x, block, never=jnp.isnan(x[0]))
     return jax.tree.map(
       lambda part, new: lax.dynamic_update_index_in_dim(
@@ -112,7 +108,7 @@ def recall(history: History, memory_dtype: Any) -> Memory:
 
 
 def narrow(x: Array, memory_dtype: Any) -> Array:
-  """Returns the bits of `x` in a narrower dtype, or `x` itself.
+  """Returns the bits of `x` in `memory_dtype`, or `x` if that is None.
 
   The bits are integers because XLA's CPU compiler widens an entire array of
   bfloat16 before it takes a block out of the array.

@@ -1,20 +1,20 @@
 """FCs(φ, σ, x): the fully-connected stack that acts on single coordinates.
 
-The stack maps each coordinate alone, so a stack without activation is one
+The stack maps each coordinate separately, so a stack without activation is a
 straight line, and a ReLU stack without hidden biases is two half-lines that
 meet at zero. Such stacks are evaluated at two or three points instead of at all
-coordinates: the values and the gradients of φ are the same, at no cost.
+coordinates. Values and gradients of φ are the same; the cost is negligible.
 """
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count
+from mq_jax.checks import check_choice, check_count
 from mq_jax.estimators import coordinates
 from mq_jax.estimators.base import Leaves
 
@@ -28,67 +28,45 @@ _ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
 }
 
 
-class Stack(NamedTuple):
-  """Shape of a stack of linear layers with one input and one output.
-
-  Attributes:
-    hidden: Width of the hidden layers; unused if `layers` is 1.
-    layers: Number of linear layers.
-    activation: Function between the layers: None, 'relu' or 'tanh'.
-    bias: Whether the layers before the last have a bias.
-    last_bias: Whether the last layer has a bias.
-  """
-
-  hidden: int
-  layers: int
-  activation: str | None
-  bias: bool
-  last_bias: bool
-
-
-def checked_stack(
-  hidden: int, layers: int, activation: str | None, bias: bool, last_bias: bool
-) -> Stack:
-  """Returns a `Stack`, or raises `ValueError` if an argument is invalid."""
+def checked_activation(
+  hidden: int, layers: int, activation: str | None
+) -> str | None:
+  """Returns the activation, or raises `ValueError` for an invalid argument."""
   check_count('hidden', hidden)
   check_count('layers', layers)
-  if activation not in _ACTIVATIONS:
-    raise ValueError(
-      f'activation={activation!r} is unknown: choose None, "relu" or "tanh".'
-    )
-  # A single layer has nothing to activate.
-  return Stack(
-    hidden, layers, activation if layers > 1 else None, bias, last_bias
-  )
+  check_choice('activation', activation, tuple(_ACTIVATIONS))
+  # A single layer has no hidden units, so it needs no activation.
+  return activation if layers > 1 else None
 
 
 def is_identity(init: str) -> bool:
   """Returns whether `init` is 'identity'; it must be that or 'random'."""
-  if init not in ('random', 'identity'):
-    raise ValueError(
-      f'init={init!r} is unknown: choose "random" or "identity".'
-    )
+  check_choice('init', init, ('random', 'identity'))
   return init == 'identity'
 
 
-def init(key: Array, stack: Stack, dtype: Any) -> Phi:
-  """Draws φ of the stack from U(±1/sqrt(fan_in)).
+def init(
+  key: Array, hidden: int, layers: int, bias: bool, last_bias: bool, dtype: Any
+) -> Phi:
+  """Draws φ of a stack from U(±1/sqrt(fan_in)).
 
   Args:
     key: PRNG key.
-    stack: Shape of the stack.
-    dtype: dtype of all parameters.
+    hidden: Width of the hidden layers; unused if `layers` is 1.
+    layers: Number of linear layers.
+    bias: True if the layers before the last have a bias.
+    last_bias: True if the last layer has a bias.
+    dtype: dtype of φ.
 
   Returns:
-    One dict per layer: `kernel` (in, out) and, if the layer has a bias, `bias`
-    (out,).
+    One dict per layer: `kernel` (in, out) and, with a bias, `bias` (out,).
   """
-  widths = (1, *(stack.hidden,) * (stack.layers - 1), 1)
-  keys = jax.random.split(key, stack.layers)
-  biases = [stack.bias] * (stack.layers - 1) + [stack.last_bias]
+  widths = (1, *(hidden,) * (layers - 1), 1)
+  keys = jax.random.split(key, layers)
+  biases = [bias] * (layers - 1) + [last_bias]
   return tuple(
-    init_layer(k, shape, bias, dtype)
-    for k, shape, bias in zip(
+    init_layer(k, shape, has_bias, dtype)
+    for k, shape, has_bias in zip(
       keys, itertools.pairwise(widths), biases, strict=True
     )
   )
@@ -118,67 +96,72 @@ def constant_one(layer: dict[str, Array]) -> dict[str, Array]:
   }
 
 
-def init_identity(key: Array, stack: Stack, dtype: Any) -> Phi:
+def identity(phi: Phi) -> Phi:
   """Returns φ of a stack without activation whose layers multiply to 1.
 
-  Each hidden unit passes on 1/hidden of its input, with a random sign, so that
-  all units receive gradients of the same size. Biases start at 0.
+  Each hidden unit transmits 1/hidden of its input, with the sign of its weight
+  in `phi`, so all units receive gradients of the same size. Biases become 0.
   """
-  first, *rest = init(key, stack, dtype)
-  if not rest:
-    kernels = [jnp.ones_like(first['kernel'])]
+  first = phi[0]['kernel']
+  if len(phi) == 1:
+    kernels = [jnp.ones_like(first)]
   else:
-    sign = jnp.where(first['kernel'] < 0, -1.0, 1.0).astype(dtype)
-    unit = sign / math.sqrt(stack.hidden)
-    middle = [jnp.eye(stack.hidden, dtype=dtype)] * (stack.layers - 2)
+    hidden = first.shape[1]
+    sign = jnp.where(first < 0, -1.0, 1.0).astype(first.dtype)
+    unit = sign / math.sqrt(hidden)
+    middle = [jnp.eye(hidden, dtype=first.dtype)] * (len(phi) - 2)
     kernels = [unit, *middle, unit.T]
   return tuple(
     {name: jnp.zeros_like(leaf) for name, leaf in layer.items()}
     | {'kernel': kernel}
-    for layer, kernel in zip((first, *rest), kernels, strict=True)
+    for layer, kernel in zip(phi, kernels, strict=True)
   )
 
 
-def evaluate(phi: Phi, stack: Stack, x: Array) -> Array:
+def linear(layer: dict[str, Array], x: Array) -> Array:
+  """Applies a linear layer to `x`, (n, in)."""
+  y = x @ layer['kernel']
+  return y + layer['bias'][None, :] if 'bias' in layer else y
+
+
+def evaluate(phi: Phi, activation: str | None, x: Array) -> Array:
   """Returns FCs(φ, σ, x) of the plain network; x and result are (n,)."""
-  activation = _ACTIVATIONS[stack.activation]
-  signal = x[:, None]
-  for index, layer in enumerate(phi):
-    signal = activation(signal) if index else signal
-    signal = signal @ layer['kernel']
-    if 'bias' in layer:
-      signal = signal + layer['bias'][None, :]
+  signal = linear(phi[0], x[:, None])
+  for layer in phi[1:]:
+    signal = linear(layer, _ACTIVATIONS[activation](signal))
   return signal[:, 0]
 
 
-def line(phi: Phi, stack: Stack) -> tuple[Array, Array]:
-  """Returns `(slope, offset)` of a stack without activation, two scalars."""
-  offset, at_one = evaluate(phi, stack, jnp.arange(2, dtype=_dtype(phi)))
-  return at_one - offset, offset
+def line(phi: Phi) -> dict[str, Array]:
+  """Returns the slope `s` of a linear stack, and its `offset` with biases."""
+  probes = jnp.arange(2, dtype=phi[0]['kernel'].dtype)
+  offset, at_one = evaluate(phi, None, probes)
+  slope = at_one - offset
+  has_offset = any('bias' in layer for layer in phi)
+  return {'s': slope, 'offset': offset} if has_offset else {'s': slope}
 
 
-def apply(phi: Phi, stack: Stack, leaves: Leaves) -> dict[str, Array]:
+def apply(phi: Phi, activation: str | None, leaves: Leaves) -> dict[str, Array]:
   """Returns FCs(φ, σ, ·) of every coordinate, evaluated the cheapest way."""
-  if stack.activation is None:
-    slope, offset = line(phi, stack)
-    has_offset = any('bias' in layer for layer in phi)
+  if activation is None:
+    scalars = line(phi)
     return {
-      path: slope * x + offset if has_offset else slope * x
+      path: scalars['s'] * x + scalars['offset']
+      if 'offset' in scalars
+      else scalars['s'] * x
       for path, x in leaves.items()
     }
-  if stack.activation == 'relu' and not stack.bias:
-    probes = jnp.arange(-1, 2, dtype=_dtype(phi))
-    at_minus_one, offset, at_one = evaluate(phi, stack, probes)
+  if activation == 'relu' and not any('bias' in layer for layer in phi[:-1]):
+    probes = jnp.arange(-1, 2, dtype=phi[0]['kernel'].dtype)
+    at_minus_one, offset, at_one = evaluate(phi, activation, probes)
     rising, falling = at_one - offset, at_minus_one - offset
     return {
       path: offset + jnp.where(x >= 0, rising, -falling) * x
       for path, x in leaves.items()
     }
   blocks = coordinates.map_blocks(
-    lambda phi, x: evaluate(phi, stack, x), phi, coordinates.to_blocks(leaves)
+    lambda phi, x: evaluate(phi, activation, x),
+    phi,
+    coordinates.to_blocks(leaves),
   )
   return coordinates.from_blocks(blocks, leaves)
-
-
-def _dtype(phi: Phi) -> Any:
-  return phi[0]['kernel'].dtype

@@ -26,12 +26,13 @@ class SlimState(NamedTuple):
 
 
 def slim(estimator: GradientEstimator) -> GradientEstimator:
-  """Trains φ with one layer per step, drawn uniformly; the rest is inference.
+  """Makes an estimator whose φ one random layer per step trains.
 
-  The gradient of the drawn layer is not rescaled by the number of layers. The
-  forward pass is that of `estimator`. If `estimator` processes coordinates in
-  blocks, the backward pass skips the blocks of the other layers, except under
-  `jax.vmap`, which computes both branches of a condition.
+  Layers are drawn uniformly, and the gradient of the drawn layer is not
+  rescaled by the number of layers. The forward pass is that of `estimator`. If
+  `estimator` processes coordinates in blocks, the backward pass skips the
+  blocks of the other layers, except under `jax.vmap`, which computes both
+  branches of a condition.
 
   Args:
     estimator: Any estimator with a φ.
@@ -65,11 +66,11 @@ def slim(estimator: GradientEstimator) -> GradientEstimator:
 
 
 def per_layer(estimator: GradientEstimator) -> GradientEstimator:
-  """Gives every layer its own meta quantizer.
+  """Makes an estimator that has a separate meta quantizer for every layer.
 
-  Around `fc_grad(layers=1, init='identity')` this learns one step size per
-  layer. Around `multi_fc(layers=1, init='identity')` the factor is a line in W̃,
-  with one slope and one offset per layer.
+  `per_layer(fc_grad(layers=1, init='identity'))` learns one step size per
+  layer. In `per_layer(multi_fc(layers=1, init='identity'))` the factor is a
+  line in W̃, with one slope and one offset per layer.
 
   Args:
     estimator: Estimator of each layer, with separate φ and state per layer.

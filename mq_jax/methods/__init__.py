@@ -1,8 +1,9 @@
 """Methods of other papers as quantizers and optax transformations.
 
-The train step has no special case for a method. A quantizer gives the weights
-in the loss and in `TrainStep.quantized`. A transformation for `refine` scales
-gradients or adds to them, one for `post_update` moves, masks or clips weights.
+The train step has no special case for a method. A quantizer determines the
+weights in the loss and in `TrainStep.quantized`. A transformation for `refine`
+scales gradients or adds to them. A transformation for `post_update` moves,
+masks or clips weights.
 """
 
 from mq_jax.methods.aciq import aciq as aciq

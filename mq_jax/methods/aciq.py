@@ -1,4 +1,4 @@
-"""ACIQ: optimal clips under a prior, for quantizing after training."""
+"""ACIQ: optimal clips under a prior, for post-training quantization."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_bits, check_choice
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
@@ -45,10 +45,7 @@ def best_clip(prior: str, bits: int) -> float:
     return 2 * (density - c * math.erfc(c / math.sqrt(2)) / 2)
 
   tails = {'laplace': laplace, 'normal': normal}
-  if prior not in tails:
-    raise ValueError(
-      f'prior={prior!r} has no best clip. Use one of {PRIORS[:2]}.'
-    )
+  check_choice('prior', prior, tuple(tails))
   low, high = 0.0, 100.0
   for _ in range(100):
     middle = (low + high) / 2
@@ -70,15 +67,16 @@ def aciq(
 
   The clips are μ ± α of `best_clip`, or the smallest and largest weight
   ('range', the naive form), and one level is 0. The correction then scales and
-  shifts the levels to keep the mean and the deviation of the weights of each
-  channel or layer; 0 is no longer a level. ACIQ needs no training: apply it to
-  a trained network, `mq_jax.quantize(aciq(4), w, ())`.
+  shifts the levels to keep the mean and the standard deviation of the weights
+  of each channel or layer. After the correction 0 is no longer a level. ACIQ
+  needs no training: apply it to a trained network by
+  `mq_jax.quantize(aciq(4), w, ())`.
 
   Args:
     bits: k, 1 to 8.
-    per_channel: Whether each output channel, the last axis, has its own clips.
+    per_channel: True if each output channel, the last axis, has its own clips.
     prior: 'laplace', 'normal' or 'range'.
-    corrected: Whether to correct mean and deviation.
+    corrected: If True, correct mean and deviation.
 
   Returns:
     A `Quantizer`.
@@ -92,8 +90,7 @@ def aciq(
     sections 2 to 5, without its allocation of bits to channels.
   """
   check_bits(bits, 1, 8)
-  if prior not in PRIORS:
-    raise ValueError(f'prior={prior!r} is unknown. Use one of {PRIORS}.')
+  check_choice('prior', prior, PRIORS)
   steps = 2**bits - 1
   clip = 0.0 if prior == 'range' else best_clip(prior, bits)
 
@@ -111,8 +108,7 @@ def aciq(
     alpha = clip * (size if prior == 'laplace' else reduce(jnp.std, w))
     return mean - alpha, mean + alpha
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     low, high = clips(w_tilde)
     width = high - low
     scale = jnp.where(width > 0, width, 1) / steps

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.checks import check_count
+from mq_jax.checks import check_at_least, check_count
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
@@ -18,8 +18,8 @@ Array = jax.Array
 def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
   """Quantizes to Ŵ = α · q, with q of given values and one α per layer.
 
-  Alternates between q, the nearest of `values` to W/α, and α = ⟨W, q⟩ / ⟨q, q⟩,
-  which never raises ‖W − αq‖. α starts at mean|W|.
+  Each iteration sets q to the nearest of `values` to W/α, and then
+  α = ⟨W, q⟩ / ⟨q, q⟩. No iteration increases ‖W − αq‖. α starts at mean|W|.
 
   Args:
     values: Ascending and symmetric values, such as (−1, 1), (−1, 0, 1), or
@@ -30,25 +30,23 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
     A `Quantizer`.
 
   Raises:
-    ValueError: If `values` are fewer than two, do not ascend or are not
-      symmetric, or `iterations` is not positive.
+    ValueError: If `values` contains fewer than two values, is not ascending or
+      is not symmetric, or if `iterations` is not positive.
 
   References:
     Leng, Dou, Li, Zhu, Jin, `Extremely Low Bit Neural Network: Squeeze the Last
-    Bit Out with ADMM <https://arxiv.org/abs/1707.09870>`_, 2018, eqs. (10) to
-    (13)
+    Bit Out with ADMM <https://arxiv.org/abs/1707.09870>`_, 2018, eqs. (10)-(13)
   """
   points = [float(value) for value in values]
   ascend = len(points) > 1 and sorted(set(points)) == points
   if not ascend or points != [-point for point in points[::-1]]:
     raise ValueError(
-      f'values={tuple(values)} must be two or more, ascend and be symmetric.'
+      f'values={tuple(values)} must be two or more numbers, ascending and'
+      ' symmetric, such as (-1, 0, 1).'
     )
-  if iterations < 1:
-    raise ValueError(f'iterations={iterations!r} must be at least 1.')
+  check_count('iterations', iterations)
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     levels = jnp.asarray(points, w_tilde.dtype)
     middles = (levels[1:] + levels[:-1]) / 2
 
@@ -88,7 +86,7 @@ def admm(
 ) -> optax.GradientTransformation:
   """Adds the gradient of ρ/2 ‖W − G + L‖², as the first part of `refine`.
 
-  Periodically sets G = Q(W + L), and then L ← L + W − G.
+  After every `every` updates, G becomes Q(W + L), and then L becomes L + W − G.
 
   Args:
     rules: Rules as in `make_train_step`, whose quantizers have no variables and
@@ -106,8 +104,7 @@ def admm(
     Leng et al., 2018, eqs. (6) to (8). Their extragradient step for W, which
     takes two gradients, is a plain step here.
   """
-  if not rho >= 0:
-    raise ValueError(f'rho={rho!r} must be at least 0.')
+  check_at_least(0, rho=rho)
   check_count('every', every)
 
   def init(params: Any) -> AdmmState:
@@ -136,13 +133,14 @@ def admm(
       lambda: (state.projected, state.dual),
     )
 
-    def penalised(
-      q: Quantizer, w: Array, g: Array, near: Array, dual: Array
-    ) -> Array:
-      del q
-      return g + rho * (w - near + dual)
-
-    new = selection.transform(penalised, rules, params, grads, near, dual)
+    new = selection.transform(
+      lambda _, w, g, near, dual: g + rho * (w - near + dual),
+      rules,
+      params,
+      grads,
+      near,
+      dual,
+    )
     return new, AdmmState(state.updates + 1, near, dual)
 
   return optax.GradientTransformation(init, update)

@@ -1,7 +1,7 @@
 """Quantizing in portions: INQ, and the penalties that ELQ adds.
 
-The largest weights of a layer are quantized and frozen first. Training of the
-other weights makes up for the error, until all weights are frozen.
+The largest weights of a layer are quantized and frozen first. Training the
+other weights compensates for the error, until all weights are frozen.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from mq_jax import selection
-from mq_jax.checks import check_bits, check_count
+from mq_jax.checks import check_at_least, check_bits, check_count
 from mq_jax.quantizers import (
   Quantizer,
   Variables,
@@ -47,8 +47,7 @@ def powers_of_two(bits: int) -> Quantizer:
   check_bits(bits, 2, 6)
   count = 2 ** (bits - 2)
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     largest = jnp.max(jnp.abs(w_tilde))
     # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
     _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
@@ -74,8 +73,8 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
   """Quantizes to the nearest of the levels of the first weights.
 
   Args:
-    projection: Quantizer that gives these levels. It has no variables, and one
-      sorted table per layer.
+    projection: Quantizer that determines these levels. It has no variables and
+      one sorted table per layer.
 
   Returns:
     A `Quantizer` whose variables are the levels.
@@ -119,20 +118,16 @@ class IncrementalState(NamedTuple):
 
 
 def freeze_portions(
-  rules: selection.Rules,
-  portions: Sequence[float],
-  every: int,
-  first: int = 0,
+  rules: selection.Rules, portions: Sequence[float], every: int, first: int = 0
 ) -> optax.GradientTransformation:
   """Quantizes and freezes growing portions of a layer, for `post_update`.
 
   At updates `first`, `first` + `every` … the largest free weights of a layer
-  move onto their levels, until the next portion is frozen. Frozen weights never
-  move again.
+  move onto their levels, so that the next portion of the weights is frozen.
+  Frozen weights never move again.
 
   Args:
-    rules: Rules as in `make_train_step`. Leaves without a quantizer are not
-      affected.
+    rules: Rules as in `make_train_step`. Other leaves keep their updates.
     portions: Shares of the weights, ascending in (0, 1] and ending with 1.
     every: Updates between two portions.
     first: Updates before the first portion.
@@ -151,26 +146,21 @@ def freeze_portions(
   bounds = [0.0, *portions]
   if not portions or portions[-1] != 1 or sorted(set(bounds)) != bounds:
     raise ValueError(
-      f'portions={tuple(portions)} must ascend from above 0 to 1.'
+      f'portions={tuple(portions)} must start above 0, ascend and end with 1.'
     )
   check_count('every', every)
-  if not first >= 0:
-    raise ValueError(f'first={first!r} must be at least 0.')
+  check_at_least(0, first=first)
   shares = jnp.asarray(portions)
 
   def init(params: Any) -> IncrementalState:
-    selected = selection.select(params, rules)
-    leaves = selection.named_leaves(params)
-    return IncrementalState(
-      jnp.zeros((), jnp.int32),
-      {path: jnp.zeros(leaves[path].shape, bool) for path in selected},
-      selection.map_selected(lambda q, w: q.init(w), selected, leaves),
-    )
+    variables = selection.initial_variables(params, rules)
+    weights = selection.only(variables, params)
+    frozen = {path: jnp.zeros(w.shape, bool) for path, w in weights.items()}
+    return IncrementalState(jnp.zeros((), jnp.int32), frozen, variables)
 
   def update(
     moves: Any, state: IncrementalState, params: Any = None
   ) -> tuple[Any, IncrementalState]:
-    selected = selection.select(params, rules)
     weights = selection.named_leaves(params)
     portion, remainder = jnp.divmod(state.updates - first, every)
     due = (remainder == 0) & (portion >= 0) & (portion < len(portions))
@@ -183,10 +173,8 @@ def freeze_portions(
       return frozen | (rank < count).reshape(w.shape)
 
     frozen = {
-      path: lax.cond(
-        due, freeze, lambda w, old: old, weights[path], state.frozen[path]
-      )
-      for path in selected
+      path: lax.cond(due, freeze, lambda w, old: old, weights[path], old_frozen)
+      for path, old_frozen in state.frozen.items()
     }
 
     def moved(
@@ -233,19 +221,7 @@ def add_elq_penalties(
     Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
     Deep Neural Networks`, CVPR 2018 (abstract, and descriptions by others)
   """
-
-  if not (perturbation >= 0 and approximation >= 0):
-    raise ValueError(
-      f'perturbation={perturbation!r} and approximation={approximation!r} must'
-      ' be at least 0.'
-    )
-
-  def init(params: Any) -> dict[str, Any]:
-    return selection.map_selected(
-      lambda q, w: q.init(w),
-      selection.select(params, rules),
-      selection.named_leaves(params),
-    )
+  check_at_least(0, perturbation=perturbation, approximation=approximation)
 
   def update(
     grads: Any, variables: dict[str, Any], params: Any = None
@@ -258,4 +234,6 @@ def add_elq_penalties(
     new = selection.transform(penalised, rules, params, grads, variables)
     return new, variables
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformation(
+    lambda params: selection.initial_variables(params, rules), update
+  )

@@ -31,8 +31,8 @@ def lab(decay: float = 0.999) -> Quantizer:
     Hou, Yao, Kwok, `Loss-aware Binarization of Deep Networks
     <https://arxiv.org/abs/1611.01600>`_, 2017, proposition 3.1 and algorithm 1,
     in which "m̂ ∘ d" must be a division. Scale and bias correction of d cancel
-    in α. The full-precision W is kept, as in the code of the authors, in place
-    of the exact step of their eq. (7).
+    in α. As in the code of the authors, updates move the full-precision W; the
+    exact step of their eq. (7) is not taken.
   """
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r} must be in [0, 1).')
@@ -42,10 +42,10 @@ def lab(decay: float = 0.999) -> Quantizer:
     alpha = jnp.sum(d * jnp.abs(w_tilde)) / jnp.sum(d)
     return (w_tilde >= 0).astype(jnp.uint8), jnp.stack([-alpha, alpha])
 
-  def update(
-    variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
-  ) -> Array:
-    del w_tilde, w_hat
-    return decay * variables + (1 - decay) * g_hat**2
-
-  return Quantizer(codes, init=jnp.zeros_like, update=update)
+  return Quantizer(
+    codes,
+    init=jnp.zeros_like,
+    update=lambda variables, w_tilde, w_hat, g_hat: (
+      decay * variables + (1 - decay) * g_hat**2
+    ),
+  )

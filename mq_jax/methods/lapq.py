@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax import selection
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_at_least, check_bits
 from mq_jax.quantizers import Quantizer, dequantize, quantize
 
 Array = jax.Array
@@ -20,7 +20,7 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
 
   Args:
     bits: b, 1 to 8.
-    corrected: Whether to shift the levels of each output channel, the last
+    corrected: If True, shift the levels of each output channel, the last
       axis, so that the channel keeps the mean of its weights.
 
   Returns:
@@ -78,9 +78,10 @@ class LapqResult(NamedTuple):
   """Result of `lapq`.
 
   Attributes:
-    variables: Path to α, as the quantizers and `mq_jax.quantize` take it.
+    variables: Path to α, the variable that `mq_jax.quantize` takes.
     power: p at which the joint search starts.
-    losses: Losses of 'powers', and at 'start' and 'end' of the joint search.
+    losses: 'powers' has the loss for each p, 'start' and 'end' those of the
+      joint search.
   """
 
   variables: dict[str, Array]
@@ -119,14 +120,11 @@ def lapq(
 
   References:
     Nahshan et al., `Loss Aware Post-training Quantization
-    <https://arxiv.org/abs/1911.07190>`_, 2021, section 4 and algorithm 1;
-    weights only.
+    <https://arxiv.org/abs/1911.07190>`_, 2021, section 4, for weights only
   """
-  if len(powers) < 3 or sweeps < 0:
-    raise ValueError(
-      f'powers={tuple(powers)} must be three or more numbers, and'
-      f' sweeps={sweeps!r} must be at least 0.'
-    )
+  check_at_least(0, sweeps=sweeps)
+  if len(powers) < 3:
+    raise ValueError(f'powers={tuple(powers)} must be three or more numbers.')
   selected = selection.select(params, rules)
   leaves = selection.named_leaves(params)
   paths = list(selected)

@@ -23,7 +23,7 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
   channel, the scale of `bwn(per_channel=True)`. The gradient passes unchanged.
 
   Args:
-    bits: K, 1 to 4, since each weight computes 2ᴷ distances.
+    bits: K, 1 to 4. Each weight is compared with all 2ᴷ levels.
     decay: Decay of the moving average, in [0, 1].
 
   Returns:
@@ -31,8 +31,7 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     channels are the last axis of the weight.
 
   Raises:
-    ValueError: If `bits` is not an integer from 1 to 4, or `decay` is not in
-      [0, 1].
+    ValueError: If `bits` or `decay` is out of range.
 
   References:
     Zhang, Yang, Ye, Hua, `LQ-Nets <https://arxiv.org/abs/1807.10029>`_, 2018,
@@ -58,11 +57,8 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     distances = jnp.abs(w_tilde[..., None] - levels)
     return jnp.argmin(distances, axis=-1).astype(jnp.uint8), levels
 
-  def update(
-    variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
-  ) -> Array:
-    del w_hat, g_hat
-    code, _ = codes(w_tilde, variables)
+  def update(variables: Array, w_tilde: Array, *_: Array) -> Array:
+    code = codes(w_tilde, variables)[0]
     b = jnp.asarray(table, w_tilde.dtype)[code]
     b = b.reshape(-1, w_tilde.shape[-1], bits)
     w = w_tilde.reshape(-1, w_tilde.shape[-1])

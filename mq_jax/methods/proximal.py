@@ -31,8 +31,7 @@ def binary() -> Quantizer:
     <https://arxiv.org/abs/1511.00363>`_, 2015, section 2.3
   """
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     levels = jnp.array([-1, 1], w_tilde.dtype)
     return (w_tilde >= 0).astype(jnp.uint8), levels
 
@@ -65,9 +64,9 @@ def proximal_step(
 ) -> optax.GradientTransformation:
   """Pulls updated weights towards their levels, for `post_update`.
 
-  This is ProxQuant's step W' = prox(W + move, Q(W + move), strength(t)), with
-  strength the learning rate times λ_t. The authors increase λ in proportion to
-  the epoch and clip to [−1, 1] (`clip_weights`).
+  This is ProxQuant's step W' = prox(W + move, Q(W + move), strength(t)), where
+  the strength is the learning rate times λ_t. The authors increase λ in
+  proportion to the epoch and clip to [−1, 1] (`clip_weights`).
 
   Args:
     rules: Rules as in `make_train_step`, whose quantizers have no variables.
@@ -119,14 +118,12 @@ def clip_weights(
   if not bound > 0:
     raise ValueError(f'bound={bound!r} must be positive.')
 
-  def within(quantizer: Quantizer, w: Array, move: Array) -> Array:
-    del quantizer
+  def clipped(_: Quantizer, w: Array, move: Array) -> Array:
     return jnp.clip(w + move, -bound, bound) - w
 
-  def update(moves: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    return selection.transform(within, rules, params, moves), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return optax.stateless(
+    lambda moves, params: selection.transform(clipped, rules, params, moves)
+  )
 
 
 class Relaxation(NamedTuple):

@@ -1,4 +1,4 @@
-"""SLB, searching for low-bit weights: each weight is a softmax over levels."""
+"""SLB (searching for low-bit weights): each weight is a softmax over levels."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_at_least, check_bits, check_choice
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
@@ -27,23 +27,23 @@ def slb(
   Args:
     bits: b, 1 to 4; θ has 2ᵇ numbers per weight.
     inverse_temperature: T as an increasing function of the number of updates so
-      far (`temperature_schedule`). Infinite T gives the levels and no gradient.
-    sharpness: c of the start θ_k = −c (w/max|w| − v_k)². No start from
-      pretrained weights is published; this one is closer to these weights for
-      larger c · T.
+      far (`temperature_schedule`). With infinite T the loss receives the levels
+      and there is no gradient.
+    sharpness: c of the initial θ_k = −c (w/max|w| − v_k)². The paper does not
+      publish how to start from pretrained weights. With this start, W_c is
+      closer to the pretrained weights for larger c · T.
 
   Returns:
     A `Quantizer` whose variables are the number of updates so far.
 
   Raises:
-    ValueError: If `bits` is not an integer from 1 to 4, or `sharpness` is not
-      positive.
+    ValueError: If `bits` or `sharpness` is out of range.
 
   References:
     Yang, Wang, Han, Xu, Xu, Tao, Xu, `Searching for Low-Bit Weights in
     Quantized Neural Networks <https://arxiv.org/abs/2009.08695>`_, 2020, eqs.
-    (4) to (8). Transcriptions differ on T and 1/T; the authors' schedule, 0.01
-    to 10 and "sharpening", is that of the inverse.
+    (4) to (8). Transcriptions differ on T and 1/T. The authors' schedule, 0.01
+    to 10 and "sharpening", fits the inverse temperature only.
   """
   check_bits(bits, 1, 4)
   if not sharpness > 0:
@@ -73,8 +73,7 @@ def slb(
   def relaxed(w_tilde: Array, variables: Array) -> Array:
     return shares(w_tilde, variables)[0] @ levels(w_tilde.dtype)
 
-  def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Array) -> tuple[Array, Array]:
     code = jnp.argmax(w_tilde, axis=-1).astype(jnp.uint8)
     return code, levels(w_tilde.dtype)
 
@@ -108,10 +107,10 @@ def temperature_schedule(
 ) -> Schedule:
   """Returns a schedule of SLB for the inverse temperature T.
 
-  With u the elapsed share of `window`: 'exp' start (end/start)ᵘ, 'linear'
-  start + (end − start) u, 'cos' start + (end − start)(1 − cos πu)/2. The
+  u is the elapsed share of `window`. 'exp' is start · (end/start)ᵘ, 'linear' is
+  start + (end − start) u, and 'cos' is start + (end − start)(1 − cos πu)/2. The
   multiplicative schedule of the authors' repository, one factor per epoch, is
-  'exp' with `every` set to the updates per epoch.
+  'exp' with `every` set to the number of updates per epoch.
 
   Args:
     kind: 'exp', 'linear' or 'cos'.
@@ -122,7 +121,7 @@ def temperature_schedule(
     cycles: Number of cycles of equal length, each from `start` to `end`
       (SGD-R). The published lengths are not known.
     every: Number of updates between changes of T.
-    freeze: Whether T is infinite after the window, so that only the other
+    freeze: True if T is infinite after the window, so that only the other
       parameters train, as in a public reimplementation.
 
   Returns:
@@ -136,19 +135,14 @@ def temperature_schedule(
     'linear': lambda u: start + (end - start) * u,
     'cos': lambda u: start + (end - start) * (1 - jnp.cos(jnp.pi * u)) / 2,
   }
-  if kind not in shapes:
-    raise ValueError(f'kind={kind!r} is unknown. Use one of {sorted(shapes)}.')
+  check_choice('kind', kind, tuple(shapes))
   first, last = window
   if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(
-      f'start={start!r} and end={end!r} must be positive, finite and ascend,'
+      f'start={start!r} and end={end!r} must be positive, finite and ascending,'
       f' and window={window!r} must ascend within [0, 1].'
     )
-  if total < 1 or cycles < 1 or every < 1:
-    raise ValueError(
-      f'total={total!r}, cycles={cycles!r} and every={every!r} must be'
-      ' positive.'
-    )
+  check_at_least(1, total=total, cycles=cycles, every=every)
 
   def schedule(updates: Array) -> Array:
     share = updates // every * every / total

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mq_jax.checks import check_at_least
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
@@ -21,8 +22,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   Args:
     threshold: Δ in units of the mean. The paper's 0.7 is between the best
       values for uniform (2/3) and normal weights (0.77).
-    two_scales: Whether weights above Δ and below −Δ have separate α, as in
-      ProxQuant.
+    two_scales: True for separate α above Δ and below −Δ, as in ProxQuant.
 
   Returns:
     A `Quantizer`.
@@ -35,11 +35,9 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
     <https://arxiv.org/abs/1605.04711>`_, 2016, eqs. (3) to (6). The mean
     per layer, not per filter, follows ProxQuant's code, not the text.
   """
-  if not threshold >= 0:
-    raise ValueError(f'threshold={threshold!r} must be at least 0.')
+  check_at_least(0, threshold=threshold)
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     size = jnp.abs(w_tilde)
     delta = threshold * jnp.mean(size)
 
@@ -79,8 +77,8 @@ def ttq(
     ∂loss/∂W_p = Σ g_hat where W > Δ,   ∂loss/∂W_n = −Σ g_hat where W < −Δ,
     g_W = {W_p | 1 | W_n} · g_hat.
 
-  The minus follows from −W_n. A widespread implementation omits it and so
-  ascends.
+  The minus sign follows from −W_n. A widespread implementation omits it, so its
+  W_n ascends the gradient.
 
   Args:
     threshold: t, Δ in units of the largest |W| of the layer.
@@ -116,23 +114,17 @@ def ttq(
     g_hat: Array, w_tilde: Array, variables: TrainedScales
   ) -> Array:
     plus, minus = variables.scales
-    return (
-      jnp.stack([minus, jnp.ones_like(plus), plus])[codes_of(w_tilde)] * g_hat
-    )
+    factors = jnp.stack([minus, jnp.ones_like(plus), plus])
+    return factors[codes_of(w_tilde)] * g_hat
 
   def update(
-    variables: TrainedScales, w_tilde: Array, w_hat: Array, g_hat: Array
+    variables: TrainedScales, w_tilde: Array, _: Array, g_hat: Array
   ) -> TrainedScales:
-    del w_hat
     code = codes_of(w_tilde)
-    gradient = jnp.stack(
-      [
-        jnp.sum(g_hat, where=code == _PLUS),
-        -jnp.sum(g_hat, where=code == _MINUS),
-      ]
-    )
+    d_plus = jnp.sum(g_hat, where=code == _PLUS)
+    d_minus = -jnp.sum(g_hat, where=code == _MINUS)
     moves, state = optimizer.update(
-      gradient, variables.optimizer, variables.scales
+      jnp.stack([d_plus, d_minus]), variables.optimizer, variables.scales
     )
     return TrainedScales(optax.apply_updates(variables.scales, moves), state)
 

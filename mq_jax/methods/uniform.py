@@ -1,14 +1,13 @@
-"""Position-based scaled gradients (PSGD), and their uniform target grid."""
+"""Position-based scaled gradients (PSGD), and the uniform grid of targets."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_at_least, check_bits
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
@@ -33,8 +32,7 @@ def uniform(bits: int) -> Quantizer:
   check_bits(bits, 2, 8)
   q_max = 2 ** (bits - 1) - 1
 
-  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
     largest = jnp.max(jnp.abs(w_tilde))
     step = jnp.where(largest > 0, largest, 1) / q_max
     code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -q_max, q_max) + q_max
@@ -64,8 +62,8 @@ def scale_by_position(
       Leaves without a quantizer keep their gradients.
     strength: λ_s. The authors' 150 belongs to `normalised=False, epsilon=0`;
       use about 1 with `normalised`.
-    epsilon: ε, the scale on a target. The published value was not found.
-    normalised: Whether to use the form in the author response.
+    epsilon: ε, the scale of a weight on its target. We found no published ε.
+    normalised: If True, use the form in the author response.
     target: Function `(w) -> w̄`, of the shape of `w`. The default is the level
       of the quantizer; use zeros to prune after training.
 
@@ -73,17 +71,15 @@ def scale_by_position(
     A transformation of gradients, which needs the parameters.
 
   Raises:
-    ValueError: If `strength` is not positive or `epsilon` negative.
+    ValueError: If `strength` is not positive or `epsilon` is negative.
 
   References:
     Kim, Yoo, Kwak, `Position-based Scaled Gradient for Model Quantization and
     Pruning <https://arxiv.org/abs/2005.11035>`_, 2020, eqs. (5) to (7)
   """
-  if not strength > 0 or not epsilon >= 0:
-    raise ValueError(
-      f'strength={strength!r} must be positive and epsilon={epsilon!r} must be'
-      ' at least 0.'
-    )
+  check_at_least(0, epsilon=epsilon)
+  if not strength > 0:
+    raise ValueError(f'strength={strength!r} must be positive.')
 
   def scaled(quantizer: Quantizer, w: Array, g: Array) -> Array:
     nearest = projected(quantizer, w) if target is None else target(w)
@@ -93,7 +89,6 @@ def scale_by_position(
       s = s / jnp.where(largest > 0, largest, 1)
     return strength * s * g
 
-  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    return selection.transform(scaled, rules, params, grads), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return optax.stateless(
+    lambda grads, params: selection.transform(scaled, rules, params, grads)
+  )

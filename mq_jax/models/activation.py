@@ -16,9 +16,8 @@ class QuantizedInput(nn.Module):
   """Applies an `Activation` and holds its trained number.
 
   If the activation has a `start`, the collection `params` holds `number`, of
-  shape `()` and of `dtype`, or float32 if that is wider. A number below
-  `start` / 1000 counts as `start` / 1000. Intermediate results are at least
-  float32 too.
+  shape `()`. A number below `start` / 1000 counts as `start` / 1000. The number
+  and intermediate results are of `dtype`, or float32 if that is wider.
 
   Attributes:
     activation: Function that quantizes, and its properties.
@@ -54,17 +53,7 @@ class QuantizedInput(nn.Module):
 def quantized_input(
   x: Array, activation: Activation | None, dtype: Any, name: str
 ) -> Array:
-  """Returns the input of a layer, quantized if there is an activation.
-
-  Args:
-    x: Batch of any shape.
-    activation: Activation of the input. None leaves `x` unchanged.
-    dtype: Dtype of the result of an activation.
-    name: Name of the submodule that applies the activation.
-
-  Returns:
-    Array of the shape of `x`.
-  """
+  """Returns `x`, of any shape, after `activation` in a submodule `name`."""
   if activation is None:
     return x
   return QuantizedInput(activation, dtype, name=name)(x)

@@ -62,10 +62,10 @@ class BatchNorm(nn.Module):
 
     Args:
       x: Batch, `(..., channels)`.
-      train: Whether to take the statistics from `x` and to update the running
+      train: If True, take the statistics from `x` and update the running
         statistics; `apply` then needs `mutable=['batch_stats']`.
       shortcut: Array of the shape of `x`, added to the normalised batch.
-      relu: Whether to apply a ReLU last.
+      relu: If True, apply a ReLU last.
 
     Returns:
       Array of the shape of `x`, in `dtype`.
@@ -104,7 +104,7 @@ class BatchNorm(nn.Module):
     y, mean, var = _normalise(
       relu, self.dtype, self.epsilon, x, scale, bias, shortcut
     )
-    # The batch of `init` shows the shapes and is no batch of training.
+    # The batch of `init` only determines shapes; it is not a training batch.
     if not self.is_initializing():
       unbiased = var * (count / (count - 1))
       running_mean.value = self._move(running_mean.value, mean)
@@ -120,9 +120,9 @@ def batch_statistics(
 ) -> Any:
   """Returns the statistics of one batch, without the running statistics.
 
-  Their average over batches replaces the running statistics if the weights
-  have changed since, for example by a projection at the end of training.
-  Gradients do not pass.
+  If the weights have changed, for example by a projection at the end of
+  training, the average of these statistics over batches replaces the running
+  statistics. No gradients flow through the statistics.
 
   Args:
     net: Network whose `BatchNorm`s have the default momentum.
@@ -158,7 +158,7 @@ def _affine(
   """Returns relu((x − mean) · factor + bias + shortcut)."""
   x = x.astype(factor.dtype)
   if mean is not None:
-    # Inside the bias, the mean would cancel digits in float32.
+    # Subtracting mean · factor from the bias instead would cancel digits.
     x = x - _last(mean, x)
   y = x * _last(factor, x) + _last(bias, x)
   if shortcut is not None:
@@ -168,16 +168,10 @@ def _affine(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _normalise(
-  relu: bool,
-  dtype: Any,
-  epsilon: float,
-  x: Array,
-  scale: Array,
-  bias: Array,
-  shortcut: Array | None,
+  relu: bool, dtype: Any, epsilon: float, *inputs: Any
 ) -> tuple[Array, Array, Array]:
   """Returns the result, and the mean and biased variance of the batch."""
-  return _normalise_fwd(relu, dtype, epsilon, x, scale, bias, shortcut)[0]
+  return _normalise_fwd(relu, dtype, epsilon, *inputs)[0]
 
 
 def _normalise_fwd(
@@ -191,7 +185,8 @@ def _normalise_fwd(
 ) -> tuple[tuple[Array, Array, Array], tuple[Any, ...]]:
   wide, axes = x.astype(scale.dtype), tuple(range(x.ndim - 1))
   mean = jnp.mean(wide, axis=axes)
-  # In two passes: E[x²] − E[x]² loses all digits if |mean| ≫ deviation.
+  # The variance takes a second pass, because E[x²] − E[x]² loses all digits if
+  # |mean| ≫ deviation.
   var = jnp.mean(jnp.square(wide - _last(mean, x)), axis=axes)
   inverse = lax.rsqrt(var + epsilon)
   y = materialize(
@@ -203,20 +198,15 @@ def _normalise_fwd(
     shortcut,
     never=var[0] < 0,
   )
-  # Keeps the dtype of the shortcut without keeping the shortcut.
+  # The backward pass needs the dtype of the shortcut, not the shortcut.
   like = None if shortcut is None else jnp.zeros((), shortcut.dtype)
   residuals = x, mean, inverse, scale, y if relu else None, like
   return (y, mean, var), residuals
 
 
 def _normalise_bwd(
-  relu: bool,
-  dtype: Any,
-  epsilon: float,
-  residuals: tuple[Any, ...],
-  cotangents: tuple[Array, Array, Array],
+  relu: bool, _dtype: Any, _epsilon: float, residuals: Any, cotangents: Any
 ) -> tuple[Array, Array, Array, Array | None]:
-  del dtype, epsilon
   x, mean, inverse, scale, y, like = residuals
   g, g_mean, g_var = cotangents
   axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])

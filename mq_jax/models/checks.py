@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax.activations import Activation
+from mq_jax.checks import check_at_least
 
 Array = jax.Array
 
@@ -14,23 +15,14 @@ Array = jax.Array
 def checked_dtype(
   num_classes: int, dtype: Any, activation: Activation | None
 ) -> np.dtype:
-  """Returns the dtype of a network after checking its arguments.
-
-  Args:
-    num_classes: Number of logits.
-    dtype: Dtype in which the layers compute.
-    activation: Activation that quantizes the inputs of layers, or None.
-
-  Returns:
-    `dtype` as a NumPy dtype.
+  """Returns `dtype` as a NumPy dtype after checking a network's arguments.
 
   Raises:
     ValueError: If `num_classes` is below 1, or `dtype` is not a floating point
       type or is float64 while jax has it disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
-  if num_classes < 1:
-    raise ValueError(f'num_classes={num_classes} must be at least 1.')
+  check_at_least(1, num_classes=num_classes)
   dtype = jnp.dtype(dtype)
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
@@ -50,12 +42,7 @@ def checked_dtype(
 
 
 def check_counting(activation: Activation | None, train: bool) -> None:
-  """Raises `ValueError` if a network cannot count bits.
-
-  Args:
-    activation: Activation that quantizes the inputs of layers, or None.
-    train: Whether the pass is one of training.
-  """
+  """Raises `ValueError` unless a network with `activation` can count bits."""
   if activation is None or not activation.binary:
     raise ValueError(
       f'count_bits=True, but activation={activation!r} is not declared to give'
@@ -69,12 +56,12 @@ def check_counting(activation: Activation | None, train: bool) -> None:
     )
 
 
-def check_images(images: Array) -> None:
-  """Raises `ValueError` if rank, dtype or order of axes are wrong.
+def check_images(images: Array, smallest_side: int = 1) -> None:
+  """Raises `ValueError` if the shape, dtype or order of axes is wrong.
 
   Args:
-    images: Images, expected as `(batch, height, width, channels)` in floating
-      point.
+    images: Floating point, with axes `(batch, height, width, channels)`.
+    smallest_side: Minimum of height and width that the network can pool.
   """
   if images.ndim != 4:
     raise ValueError(
@@ -90,4 +77,9 @@ def check_images(images: Array) -> None:
     raise ValueError(
       f'images of shape {images.shape} have their channels first. Move them'
       ' to the end with jnp.moveaxis(images, 1, -1).'
+    )
+  if any(side < smallest_side for side in images.shape[1:3]):
+    raise ValueError(
+      f'images of shape {images.shape} are too small to be pooled. Use sides of'
+      f' at least {smallest_side}.'
     )

@@ -5,8 +5,9 @@ returns y. The norm after the layer,
 
   (αy − mean) / √(var + ε) · scale = (y − mean/α) / √(var + ε) · (α · scale),
 
-returns the same with another mean and scale, exactly and for every α > 0. The
-variance stays that of αy: folding is for inference, not for further training.
+returns the same result with another mean and scale, exactly and for every
+α > 0. The variance is still the variance of αy, so a folded network is for
+inference, not for further training.
 """
 
 import re
@@ -30,9 +31,10 @@ def fold_scales(
   """Moves the scales of quantized kernels into the norms after them.
 
   The norm of `conv1/kernel` is `norm1`; the norm of any other layer has the
-  layer's name and `_norm`, such as `stem_norm`. ReLU and pooling may come
-  between: they commute with positive scales. A kernel without such a norm stays
-  unchanged, and so does a kernel that is not α times integers from −255 to 255.
+  layer's name and `_norm`, such as `stem_norm`. ReLU and pooling between them
+  are allowed, because they commute with positive scales. A kernel without such
+  a norm does not change, nor does a kernel that is not α times integers from
+  −255 to 255.
   The function reads values, so it does not run under jit.
 
   Args:
@@ -82,8 +84,8 @@ def fold_norms(
     epsilon: ε of the norms.
 
   Returns:
-    Nested dicts of parameters, where each norm has `scale` and `shift` in place
-    of `scale` and `bias`. `BatchNorm` takes them without `batch_stats`.
+    Nested dicts of parameters, where each norm has `scale` and `shift` instead
+    of `scale` and `bias`. `BatchNorm` needs no `batch_stats` for them.
 
   Raises:
     ValueError: If `params` lacks the `scale` or `bias` of a norm.

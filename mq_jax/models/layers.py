@@ -35,13 +35,13 @@ def conv(
     features: Number of output channels.
     size: Both sides of the kernel.
     stride: Stride in both directions.
-    dtype: Dtype in which the layer computes.
+    dtype: Dtype in which the layer computes; parameters are at least float32.
     name: Name of the submodule.
     kernel_init: Initializer of the kernel.
-    count_bits: Whether input and kernel are ±1, so that CPUs count bits.
+    count_bits: True if input and kernel are ±1, so that CPUs count bits.
   """
-  # 'SAME' with stride 2 pads only below and to the right: each weight would
-  # meet another pixel than the one it was trained on.
+  # 'SAME' with stride 2 pads only below and to the right, so the weights of a
+  # pretrained network would read other pixels than in training.
   pad = size // 2
   return nn.Conv(
     features,
@@ -90,10 +90,10 @@ def logits(
 
   Args:
     x: Batch, `(batch, features)`.
-    train: Whether the norm takes its statistics from the batch.
+    train: True if the norm takes its statistics from the batch.
     num_classes: Number of logits.
     dtype: Dtype in which the dense layer computes.
-    head_norm: Whether a batch norm follows. The norm has a bias, so that the
+    head_norm: True if a batch norm follows. The norm has a bias, so that the
       dense layer then has no bias.
     kernel_init: Initializer of the dense layer.
     epsilon: Constant added to the variance of the norm.

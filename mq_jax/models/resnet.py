@@ -7,10 +7,10 @@ normalisation (the paper's option B).
 
 An activation quantizes the input of each convolution except the stem. The 1x1
 convolution has the same input as the first convolution of its block. The sums
-that identity shortcuts carry to the head are not quantized. They are rectified
-unless the activation is signed: then the network has no ReLU and the order of
-Bi-Real Net (activation, convolution, norm, sum), but with one shortcut around
-two convolutions.
+that identity shortcuts carry to the head are not quantized, but rectified. If
+the activation is signed, the network has no ReLU. Its layers then have the
+order of Bi-Real Net (activation, convolution, norm, sum), but one shortcut
+spans two convolutions.
 
 Paths of the parameters: `stem/kernel`, `stem_norm/scale`,
 `stage1/block0/conv1/kernel`, `stage1/block0/norm1/scale`,
@@ -62,7 +62,8 @@ class _Block(nn.Module):
     y = self._quantized(y, 'act2')
     y = self._conv(1, 'conv2')(y)
     if self.stride != 1 or x.shape[-1] != self.features:
-      # Recipes of binary networks keep it in full precision: no bits to count.
+      # Recipes of binary networks keep this kernel in full precision, so there
+      # are no bits to count.
       shortcut = layers.conv(
         self.features, 1, self.stride, self.dtype, 'shortcut'
       )
@@ -73,12 +74,7 @@ class _Block(nn.Module):
 
   def _conv(self, stride: int, name: str) -> nn.Conv:
     return layers.conv(
-      self.features,
-      3,
-      stride,
-      self.dtype,
-      name,
-      count_bits=self.count_bits,
+      self.features, 3, stride, self.dtype, name, count_bits=self.count_bits
     )
 
   def _quantized(self, x: Array, name: str) -> Array:
@@ -118,13 +114,11 @@ class ResNet(nn.Module):
     num_classes: Number of logits.
     dtype: Dtype in which the layers compute. Parameters, statistics and the
       result are of `dtype`, or float32 if that is wider.
-    activation: Activation of the input of each convolution except the stem, or
-      None.
-    head_norm: Whether a batch norm follows the head.
-    count_bits: Whether 3x3 convolutions with a quantized input count bits on
+    activation: Activation of the input of each convolution except the stem.
+    head_norm: True if a batch norm follows the head.
+    count_bits: True if 3x3 convolutions with a quantized input count bits on
       CPU, for inference: `net.clone(count_bits=True)`. `activation` must be
-      binary and the kernels of these layers ±1 (`fold_scales`); the kernels are
-      not checked.
+      binary. Kernels of these layers must be ±1 (`fold_scales`), unchecked.
   """
 
   blocks: int
@@ -139,9 +133,8 @@ class ResNet(nn.Module):
     """Returns the logits of a batch of images.
 
     Args:
-      images: Normalised images, `(batch, height, width, channels)`, with sides
-        of 32 in CIFAR.
-      train: Whether batch normalisation takes its statistics from the batch;
+      images: Normalised images, `(batch, height, width, channels)`.
+      train: True if batch normalisation takes its statistics from the batch;
         `apply` then needs `mutable=['batch_stats']`.
 
     Returns:
@@ -192,15 +185,14 @@ def resnet(
       Parameters and statistics are float32, or float64 if `dtype` is float64.
     activation: Activation that quantizes the input of each convolution except
       the stem. None keeps the output of the ReLU.
-    head_norm: Whether a batch norm replaces the bias of the head. Levels
+    head_norm: True if a batch norm replaces the bias of the head. Levels
       without a scale need a norm after each layer.
 
   Returns:
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 while jax
-      has it disabled.
+    ValueError: If an argument is out of range, or if jax has `dtype` disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   if depth < 8 or depth % 6 != 2:

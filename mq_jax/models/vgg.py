@@ -40,20 +40,15 @@ class _VGG(nn.Module):
 
   Attributes:
     num_classes: Number of logits.
-    dtype: Dtype in which the layers compute. Parameters, statistics and the
-      result are of `dtype`, or float32 if that is wider.
-    activation: Activation of the input of each layer except the first. None
-      keeps the output of the ReLU.
-    head_norm: Whether a batch norm follows the head.
+    dtype: Dtype in which the layers compute.
+    activation: Activation of the input of each layer except the first.
+    head_norm: True if a batch norm follows the head.
     dense: Widths of the dense layers before the head.
     widths: Channels of each pair of convolutions.
     epsilon: Constant that the norms add to the variance.
     conv_init: Initializer of the convolutions.
     dense_init: Initializer of the dense layers and the head.
-    count_bits: Whether convolutions with a quantized input count bits on CPU,
-      for inference: `net.clone(count_bits=True)`. `activation` must be binary
-      and the kernels of these layers ±1 (`fold_scales`); the kernels are not
-      checked.
+    count_bits: True if convolutions count bits, as in `ResNet`.
   """
 
   num_classes: int
@@ -69,26 +64,14 @@ class _VGG(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
-    """Returns the logits of a batch of images.
-
-    Args:
-      images: Normalised images, `(batch, height, width, channels)`, with sides
-        of 32 in CIFAR and of at least 8.
-      train: Whether batch normalisation takes its statistics from the batch;
-        `apply` then needs `mutable=['batch_stats']`.
-
-    Returns:
-      Logits, `(batch, num_classes)`.
+    """Returns the logits of a batch of images, as `ResNet` does.
 
     Raises:
-      ValueError: If `images` have another rank, dtype or order of axes, or are
-        too small to be pooled, or `count_bits` is set in training or without a
-        binary activation.
+      ValueError: As in `ResNet`, or if a side of the images is below 8.
     """
-    check_images(images)
+    check_images(images, 2 ** len(self.widths))
     if self.count_bits:
       check_counting(self.activation, train)
-    _check_sides(images, 2 ** len(self.widths))
     features = [width for width in self.widths for _ in range(2)]
     x = images
     for i, width in enumerate(features, start=1):
@@ -131,14 +114,6 @@ class _VGG(nn.Module):
     return norm(x, train, relu=needs_relu(self.activation))
 
 
-def _check_sides(images: Array, minimum: int) -> None:
-  if min(images.shape[1:3]) < minimum:
-    raise ValueError(
-      f'images of shape {images.shape} are too small to be pooled. Use sides of'
-      f' at least {minimum}.'
-    )
-
-
 def vgg_small(
   num_classes: int = 10,
   dtype: Any = jnp.float32,
@@ -157,15 +132,14 @@ def vgg_small(
       Parameters and statistics are float32, or float64 if `dtype` is float64.
     activation: Activation that quantizes the inputs of all layers except the
       first. None keeps the output of the ReLU.
-    head_norm: Whether a batch norm replaces the bias of the head. Levels
+    head_norm: True if a batch norm replaces the bias of the head. Levels
       without a scale need a norm after each layer.
 
   Returns:
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 while jax
-      has it disabled.
+    ValueError: If an argument is out of range, or if jax has `dtype` disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
   dtype = checked_dtype(num_classes, dtype, activation)
@@ -189,19 +163,19 @@ def labnet(
     dtype: Dtype in which the layers compute; see `vgg_small`.
     activation: Activation that quantizes the inputs of all layers except the
       first. None keeps the output of the ReLU.
-    head_norm: Whether a batch norm replaces the bias of the head.
+    head_norm: True if a batch norm replaces the bias of the head.
 
   Returns:
     A Linen module.
 
   Raises:
-    ValueError: If an argument is out of range, or `dtype` is float64 while jax
-      has it disabled.
+    ValueError: If an argument is out of range, or if jax has `dtype` disabled.
     TypeError: If `activation` is neither an `Activation` nor None.
   """
+  dtype = checked_dtype(num_classes, dtype, activation)
   return _VGG(
     num_classes,
-    checked_dtype(num_classes, dtype, activation),
+    dtype,
     activation,
     head_norm,
     dense=(1024, 1024),

@@ -1,6 +1,6 @@
 """Tables of levels: the values of a quantized weight, and their common scale.
 
-All functions look at the values themselves, in NumPy, and cannot run under jit.
+All functions read values, in NumPy, and cannot run under jit.
 """
 
 from typing import Any
@@ -21,8 +21,7 @@ def by_value(
   Args:
     w_hat: Ŵ, of any shape.
     tables: The shape of the levels without their last axis: `()` for one table,
-      or one length per axis of `w_hat`, with 1 on every axis that shares a
-      table.
+      or one length per axis of `w_hat`: 1 if the axis shares a table.
 
   Returns:
     `(codes, levels)`: int64 of the shape of `w_hat`, and the values of each
@@ -89,8 +88,8 @@ def integers(ratio: np.ndarray) -> np.ndarray | None:
 
   None means that some ratio is not such an integer up to rounding errors.
   """
-  # jit may sum up a scale in another order, some ten units in the last place
-  # apart. The bound is for dtypes too narrow to recognize integers.
+  # jit may sum a scale in another order, which changes it by some ten units in
+  # the last place. The bound excludes dtypes too narrow to recognize integers.
   eps = 64 * float(jnp.finfo(ratio.dtype).eps)
   rounded = np.rint(ratio)
   is_close = np.abs(ratio - rounded) <= min(eps * np.max(np.abs(rounded)), 1e-3)

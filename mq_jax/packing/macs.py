@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,14 +18,13 @@ def layer_macs(
 
   Args:
     params: Pytree of arrays, which may contain `PackedArray`s.
-    apply_fn: The network, `(params, *inputs) -> outputs`. It is traced, not
-      computed.
+    apply_fn: The network, `(params, *inputs) -> outputs`, which is only traced.
     *inputs: Arrays or shapes.
 
   Returns:
     Path to number of multiplications, for leaves that are an operand of a
-    product. A loop counts once per iteration, a while loop of unknown length
-    once, and a condition by the branch with the most multiplications.
+    product. A loop counts once per iteration, and a while loop of unknown
+    length once. A condition counts as the branch with the most multiplications.
   """
   shapes = jax.eval_shape(unpack, params)
   jaxpr = jax.make_jaxpr(apply_fn)(shapes, *inputs).jaxpr
@@ -44,14 +43,13 @@ def count(
     leaves: Paths of the leaves that the first arguments hold.
 
   Returns:
-    Number of multiplications of each leaf, by path, and of all products, by
-    None.
+    Number of multiplications of each leaf by path, and in total by None.
   """
-  return _counted(jaxpr, leaves, runs=1)[0]
+  return _count(jaxpr, leaves)[0]
 
 
 def products(equation: Any) -> int:
-  """Returns the multiplications of one equation of a jaxpr, 0 if no product."""
+  """Returns the number of multiplications in one equation of a jaxpr."""
   params = equation.params
   if equation.primitive.name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
@@ -68,60 +66,41 @@ def products(equation: Any) -> int:
   return 0
 
 
-def inner_jaxprs(equation: Any) -> list[Any]:
-  """Returns the jaxprs that an equation calls, all branches of a condition."""
+def inner_calls(
+  equation: Any, inputs: Sequence[Any]
+) -> list[tuple[Any, Sequence[Any]]]:
+  """Returns each jaxpr that an equation calls, with its share of `inputs`."""
   params = equation.params
   if equation.primitive.name == 'while':
-    return [params['cond_jaxpr'].jaxpr, params['body_jaxpr'].jaxpr]
+    condition_end = params['cond_nconsts']
+    body_end = condition_end + params['body_nconsts']
+    condition_inputs = [*inputs[:condition_end], *inputs[body_end:]]
+    return [
+      (params['cond_jaxpr'].jaxpr, condition_inputs),
+      (params['body_jaxpr'].jaxpr, inputs[condition_end:]),
+    ]
   candidates = [*params.values(), *params.get('branches', ())]
   opened = [getattr(value, 'jaxpr', value) for value in candidates]
-  return [value for value in opened if hasattr(value, 'eqns')]
-
-
-def _shape(var: Any) -> tuple[int, ...]:
-  shape: tuple[int, ...] = var.aval.shape
-  return shape
-
-
-def _arguments(
-  equation: Any, inputs: list[str | None]
-) -> Iterator[list[str | None]]:
-  """Yields the arguments of each inner jaxpr."""
-  if equation.primitive.name == 'while':
-    condition_end = equation.params['cond_nconsts']
-    body_end = condition_end + equation.params['body_nconsts']
-    for constants in (inputs[:condition_end], inputs[condition_end:body_end]):
-      yield [*constants, *inputs[body_end:]]
-    return
-  for inner in inner_jaxprs(equation):
-    # The index of a condition precedes the arguments of its branches.
-    yield inputs[len(inputs) - len(inner.invars) :]
-
-
-def _counted(
-  jaxpr: Any, arguments: Sequence[str | None], runs: int
-) -> tuple[collections.Counter[str | None], list[str | None]]:
-  total = collections.Counter[str | None]()
-  return total, _count(jaxpr, arguments, total, runs)
+  inner = [value for value in opened if hasattr(value, 'eqns')]
+  # The index of a condition precedes the arguments of its branches.
+  return [(value, inputs[len(inputs) - len(value.invars) :]) for value in inner]
 
 
 def _count(
-  jaxpr: Any,
-  arguments: Sequence[str | None],
-  total: collections.Counter[str | None],
-  runs: int,
-) -> list[str | None]:
-  """Adds the products of `jaxpr` to `total`.
+  jaxpr: Any, arguments: Sequence[str | None], runs: int = 1
+) -> tuple[collections.Counter[str | None], list[str | None]]:
+  """Counts the multiplications in a jaxpr and follows the leaves through it.
 
   Args:
     jaxpr: A jaxpr.
     arguments: Path of the leaf that each argument holds, or None.
-    total: Number of products so far by path, and of all products by None.
     runs: Number of times that `jaxpr` runs.
 
   Returns:
-    Path of the leaf that each result holds, or None.
+    `(total, results)`: the result of `count`, and the path of the leaf that
+    each result holds, or None.
   """
+  total = collections.Counter[str | None]()
   # Variables are keyed by identity because literals are not hashable.
   names = {
     id(var): name
@@ -135,23 +114,21 @@ def _count(
     work = products(equation)
     for name in (None, *leaves):
       total[name] += runs * work
-    # A leaf in another dtype, shape or scale, or a part of it, counts as the
-    # leaf.
+    # A leaf that is cast, reshaped, scaled or sliced still counts as the leaf.
     others = [var for var in equation.invars if id(var) not in names]
-    if len(leaves) == 1 and not work and not any(map(_shape, others)):
+    if (
+      len(leaves) == 1 and not work and all(v.aval.shape == () for v in others)
+    ):
       results = [*leaves] * len(equation.outvars)
     inner_runs = runs * equation.params.get('length', 1)
     branches = [
-      _counted(inner, inner_arguments, inner_runs)
-      for inner, inner_arguments in zip(
-        inner_jaxprs(equation), _arguments(equation, inputs), strict=True
-      )
+      _count(inner, inner_arguments, inner_runs)
+      for inner, inner_arguments in inner_calls(equation, inputs)
     ]
     if equation.primitive.name == 'cond':
       branches = [max(branches, key=lambda branch: branch[0][None])]
     for found, _ in branches:
-      for name, number in found.items():
-        total[name] += number
+      total.update(found)
     if branches:
       results = branches[-1][1]
     names |= {
@@ -159,4 +136,4 @@ def _count(
       for var, name in zip(equation.outvars, results, strict=False)
       if name
     }
-  return [names.get(id(var)) for var in jaxpr.outvars]
+  return total, [names.get(id(var)) for var in jaxpr.outvars]

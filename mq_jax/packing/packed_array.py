@@ -1,4 +1,4 @@
-"""One quantized weight as bits and a table of levels, and back."""
+"""Packs and unpacks one quantized weight: bits and a table of levels."""
 
 import dataclasses
 import math
@@ -29,12 +29,12 @@ class PackedArray:
       bit of the first byte. At 1 bit, `data` is
       `numpy.packbits(codes, bitorder='little')`.
     levels: Table of values, Ŵ = `levels[code]`: shape `(n,)`, or one table per
-      channel as in `Quantizer.codes`. With a `grid`, the scale; then n = 1.
+      channel as in `Quantizer.codes`. With a `grid`, `levels` is the scale and
+      n = 1.
     shape: Shape of Ŵ.
-    bits: Bits per code, 1 to 8: as many as the values in use need or, with a
-      `grid`, as many as the positions from the first to the last in use need.
-    grid: `(first, step)`, integers with Ŵ = levels · (first + step · code), or
-      None.
+    bits: Bits per code, 1 to 8: the minimum that distinguishes all values in
+      use or, with a `grid`, all positions from the first to the last in use.
+    grid: None, or integers `(first, step)`: Ŵ = levels · (first + step · code).
     quantizer: Name of the method, for information only.
   """
 
@@ -142,8 +142,8 @@ def packed_bytes(size: int, bits: int) -> int:
 
 
 def codes_of(array: PackedArray) -> Array:
-  """Returns the codes alone, integers of the shape of Ŵ."""
-  # NumPy computes the constants, so that no program has to.
+  """Returns the codes without levels, integers of the shape of Ŵ."""
+  # NumPy computes the constants, so no program computes them.
   data, bits = jnp.asarray(array.data), array.bits
   size = math.prod(array.shape)
   if bits == MAX_BITS:
@@ -179,3 +179,70 @@ def _bytes(codes: np.ndarray, bits: int) -> np.ndarray:
   shifts = np.arange(bits)
   bitwise = (codes.reshape(-1, 1) >> shifts) & 1
   return np.packbits(bitwise.astype(np.uint8), bitorder='little')
+
+
+def checked_array(
+  path: str,
+  data: np.ndarray,
+  table: np.ndarray,
+  bits: int,
+  shape: list[int],
+  grid: list[int] | None,
+  quantizer: str,
+) -> PackedArray:
+  """Returns a `PackedArray` of parts that may be damaged or forged.
+
+  Raises:
+    ValueError: If the parts do not fit together.
+  """
+  if not (
+    _integers([bits], 1, MAX_BITS)
+    and _integers(shape, 1, math.inf)
+    and (grid is None or _is_grid(grid))
+    and isinstance(quantizer, str)
+  ):
+    raise ValueError(
+      f'{path} has bits {bits!r}, shape {shape!r}, grid {grid!r}, quantizer'
+      f' {quantizer!r}'
+    )
+  size, tables = math.prod(shape), table.shape[:-1]
+  fits = (
+    data.dtype == np.uint8
+    and data.shape == (packed_bytes(size, bits),)
+    and table.dtype.kind == 'f'
+    and table.ndim >= 1
+    and (not tables or len(tables) == len(shape))
+    and all(n in (1, length) for n, length in zip(tables, shape, strict=False))
+    and 1 <= table.shape[-1] <= (1 if grid else 2**bits)
+  )
+  if not fits:
+    raise ValueError(
+      f'{path} has shape {shape} and {bits} bits, but {data.dtype} codes of'
+      f' shape {data.shape} and {table.dtype} levels of shape {table.shape}'
+    )
+  first_and_step = (grid[0], grid[1]) if grid else None
+  packed = PackedArray(
+    data, table, tuple(shape), bits, first_and_step, quantizer
+  )
+  if not np.all(np.isfinite(table)):
+    raise ValueError(f'{path} has levels that are not finite')
+  all_codes_valid = grid or table.shape[-1] == 2**bits
+  if not all_codes_valid and np.max(codes_of(packed)) >= table.shape[-1]:
+    raise ValueError(f'{path} has codes beyond its {table.shape[-1]} levels')
+  return packed
+
+
+def _integers(values: list[int], minimum: float, maximum: float) -> bool:
+  # JSON also has true and 2.0, which compare equal to integers.
+  return isinstance(values, list) and all(
+    type(value) is int and minimum <= value <= maximum for value in values
+  )
+
+
+def _is_grid(grid: list[int]) -> bool:
+  return (
+    _integers(grid, -levels.LARGEST, 2 * levels.LARGEST)
+    and len(grid) == 2
+    and grid[0] <= levels.LARGEST
+    and grid[1] >= 1
+  )

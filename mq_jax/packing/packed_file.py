@@ -9,7 +9,6 @@ Reading a file executes no code.
 
 import hashlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -20,19 +19,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mq_jax.packing.levels import LARGEST
-from mq_jax.packing.packed_array import (
-  MAX_BITS,
-  PackedArray,
-  codes_of,
-  is_packed,
-  packed_bytes,
-)
+from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
 from mq_jax.selection import named_leaves, nested
 
 FORMAT = 'mq_jax packed 1'
-# Keys of the file's metadata; the digest covers everything but itself.
+# Keys of the file's metadata. The digest covers all entries except itself.
 _TEXTS = ('format', 'layers', 'metadata')
 _DIGEST = 'sha256'
 _FOLDERS = ('codes', 'levels', 'params', 'model_state')
@@ -97,8 +89,8 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
   """Reads a file that `save_packed` wrote.
 
   Args:
-    path: Path of the file. No more is read than the file contains, even if its
-      header claims more.
+    path: Path of the file. The function never reads beyond the end of the file,
+      even if its header claims a larger size.
 
   Returns:
     The `PackedParams`, as nested dicts in host memory.
@@ -131,7 +123,7 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
 def write_atomic(path: pathlib.Path, content: bytes) -> None:
   """Writes a complete file or nothing, and replaces any older file."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  # The process id keeps two processes that write one file apart.
+  # The process id separates two processes that write the same file.
   partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
   try:
     with partial.open('wb') as file:
@@ -150,7 +142,7 @@ def _plain(name: str, leaf: Any) -> np.ndarray:
     array = np.asarray(leaf, order='C')
     dtype = array.dtype
     if dtype.kind in 'fiub' and dtype.itemsize <= 8:
-      # Files are little-endian, and the digest covers their bytes.
+      # Files are little-endian, and the digest is computed from their bytes.
       return array.astype(dtype.newbyteorder('<'), copy=False)
   raise ValueError(
     f'{name} is {dtype or type(leaf).__name__}, which the file format does not'
@@ -207,72 +199,10 @@ def _packed(
   if not layers.keys() == codes.keys() == levels.keys():
     raise ValueError('codes, levels and shapes belong to different layers')
   params = {
-    name: _checked(name, codes[name], levels[name], *layers[name])
+    name: checked_array(name, codes[name], levels[name], *layers[name])
     for name in layers
   } | folders['params']
   metadata = json.loads(texts['metadata'])
   if not all(isinstance(text, str) for text in metadata.values()):
     raise ValueError('the metadata contain values that are not text')
   return PackedParams(nested(params), nested(folders['model_state']), metadata)
-
-
-def _checked(
-  name: str,
-  data: np.ndarray,
-  levels: np.ndarray,
-  bits: int,
-  shape: list[int],
-  grid: list[int] | None,
-  quantizer: str,
-) -> PackedArray:
-  if not (
-    _integers([bits], 1, MAX_BITS)
-    and _integers(shape, 1, math.inf)
-    and (grid is None or _is_grid(grid))
-    and isinstance(quantizer, str)
-  ):
-    raise ValueError(
-      f'{name} has bits {bits!r}, shape {shape!r}, grid {grid!r}, quantizer'
-      f' {quantizer!r}'
-    )
-  size, tables = math.prod(shape), levels.shape[:-1]
-  fits = (
-    data.dtype == np.uint8
-    and data.shape == (packed_bytes(size, bits),)
-    and levels.dtype.kind == 'f'
-    and levels.ndim >= 1
-    and (not tables or len(tables) == len(shape))
-    and all(n in (1, length) for n, length in zip(tables, shape, strict=False))
-    and 1 <= levels.shape[-1] <= (1 if grid else 2**bits)
-  )
-  if not fits:
-    raise ValueError(
-      f'{name} has shape {shape} and {bits} bits, but {data.dtype} codes of'
-      f' shape {data.shape} and {levels.dtype} levels of shape {levels.shape}'
-    )
-  first_and_step = (grid[0], grid[1]) if grid else None
-  packed = PackedArray(
-    data, levels, tuple(shape), bits, first_and_step, quantizer
-  )
-  if not np.all(np.isfinite(levels)):
-    raise ValueError(f'{name} has levels that are not finite')
-  all_codes_valid = grid or levels.shape[-1] == 2**bits
-  if not all_codes_valid and np.max(codes_of(packed)) >= levels.shape[-1]:
-    raise ValueError(f'{name} has codes beyond its {levels.shape[-1]} levels')
-  return packed
-
-
-def _integers(values: list[int], minimum: float, maximum: float) -> bool:
-  # JSON also has true and 2.0, which compare equal to integers.
-  return isinstance(values, list) and all(
-    type(value) is int and minimum <= value <= maximum for value in values
-  )
-
-
-def _is_grid(grid: list[int]) -> bool:
-  return (
-    _integers(grid, -LARGEST, 2 * LARGEST)
-    and len(grid) == 2
-    and grid[0] <= LARGEST
-    and grid[1] >= 1
-  )

@@ -2,13 +2,13 @@
 
 After training, a quantized weight consists of integers and a table of values.
 `pack` stores the integers as bits, and `unpack` restores Ŵ bit for bit, with or
-without jit. Packed parameters contain neither the estimator, φ and the state of
-the optimizer nor W itself.
+without jit. Packed parameters do not contain the estimator, φ, the state of the
+optimizer or W itself.
 """
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from mq_jax.packing.packed_array import (
   packed_array,
   values,
 )
-from mq_jax.quantizers import Quantizer, quantize
+from mq_jax.quantizers import Quantizer, dequantize
 from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array
@@ -34,8 +34,7 @@ class PackedParams(NamedTuple):
   """A trained network with packed weights.
 
   Attributes:
-    params: The pytree of parameters, with a `PackedArray` for each quantized
-      leaf.
+    params: Pytree of parameters with a `PackedArray` for each quantized leaf.
     model_state: Model state such as batch statistics, `State.model_state`.
     metadata: Texts by name, such as the version of mq_jax.
   """
@@ -56,28 +55,27 @@ def pack(
   """Packs the quantized weights of a network. Does not work under jit.
 
   Args:
-    state_or_params: A `State`, of which `TrainStep.quantized` and the model
-      state are packed. Or parameters: latent parameters of a method without
-      variables, or quantized parameters (see `quantized`).
+    state_or_params: A `State` or parameters. A `State` is packed as its
+      `TrainStep.quantized` and its model state. Parameters are the latent
+      parameters of a method without variables, or already `quantized`.
     quantizer: The rules of the training (`selection.select`).
-    quantized: Whether parameters are already Ŵ, as `TrainStep.quantized` and
+    quantized: True if parameters are already Ŵ, as `TrainStep.quantized` and
       `unpack` return them. They are then packed unchanged.
     model_state: Pytree that replaces the model state of the `State`. Parameters
       without it get `{}`.
     metadata: Additional texts by name.
 
   Returns:
-    The `PackedParams`, in host memory. Codes of 1 to 8 bits number the values
-    that a weight uses, from the smallest up, or positions on a grid, whichever
-    takes fewer bytes.
+    The `PackedParams`, in host memory. A code of 1 to 8 bits is either the
+    index of a value among the sorted values in use, or a position on a grid,
+    whichever takes fewer bytes.
 
   Raises:
     ValueError: If a weight is empty, not finite, or has more than 256 values;
       if `quantized` does not match the parameters; if the method has variables
       and no `State` is given, or if the `State` has the variables of other
-      rules; if a rule applies to no leaf; or if `metadata` contains anything
-      but text.
-    TypeError: If a leaf to be quantized is not floating point.
+      rules; if a rule applies to no leaf; or if `metadata` are not texts.
+    TypeError: If a leaf that a rule quantizes is not floating point.
   """
   texts = dict(metadata or {})
   for name, text in texts.items():
@@ -87,7 +85,7 @@ def pack(
     state = state_or_params
     _check_variables(state, quantizer)
     _check_finite(state.params, quantizer)
-    # Jitted like TrainStep.quantized: another program could round differently.
+    # TrainStep.quantized is jitted; without jit, rounding could differ.
     params = jax.jit(
       lambda params, variables: selection.quantized(
         params, quantizer, variables
@@ -150,7 +148,8 @@ def unpack(packed: PackedParams | Any, like: Any = None) -> Any:
     )
     if found_type != wanted_type:
       raise ValueError(
-        f'{path} is {found_type} in `packed` and {wanted_type} in `like`.'
+        f'{path} is {found_type} in `packed` and {wanted_type} in `like`: pass'
+        ' a `like` of the packed network.'
       )
   return selection.replace(like, found)
 
@@ -168,21 +167,15 @@ def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
   return packed_array(w_hat, tables, path, name)
 
 
-def _at_start(
-  quantizer: Quantizer, w: Array, function: Callable[..., Any]
-) -> Any:
-  """Returns `function(theta, variables)` with the values before training."""
+def _codes_at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Array]:
+  """Returns codes and levels of a weight before training."""
   variables = quantizer.init(w)
-  parametrized = quantizer.parametrized or (lambda w: w)
-  return function(parametrized(w), variables)
+  theta = w if quantizer.parametrized is None else quantizer.parametrized(w)
+  return quantizer.codes(quantizer.preprocess(theta, variables), variables)
 
 
 def _levels_like(quantizer: Quantizer, w: Any) -> jax.ShapeDtypeStruct:
-  def table(theta: Array, variables: Any) -> Array:
-    w_tilde = quantizer.preprocess(theta, variables)
-    return quantizer.codes(w_tilde, variables)[1]
-
-  return jax.eval_shape(lambda w: _at_start(quantizer, w, table), w)
+  return jax.eval_shape(functools.partial(_codes_at_start, quantizer), w)[1]
 
 
 def _quantized(
@@ -211,9 +204,7 @@ def _quantized(
       f'{path} has {count} different values, so it seems to be quantized'
       ' already: pass quantized=True to pack the leaf unchanged.'
     )
-  return jax.jit(
-    lambda w: _at_start(quantizer, w, functools.partial(quantize, quantizer))
-  )(w)
+  return jax.jit(lambda w: dequantize(*_codes_at_start(quantizer, w)))(w)
 
 
 def _check_finite(params: Any, quantizer: Rules) -> None:
@@ -223,7 +214,7 @@ def _check_finite(params: Any, quantizer: Rules) -> None:
     weight = np.asarray(leaves[path]).astype(np.float64)
     if not weight.size:
       raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
-    # Codes would hide such values.
+    # Codes cannot represent such values.
     if not np.all(np.isfinite(weight)):
       raise ValueError(
         f'{path} has values that are not finite: pack an earlier checkpoint.'

@@ -27,11 +27,10 @@ class LayerSummary(NamedTuple):
     used: Number of different values in the leaf or, with one table per channel,
       the maximum over channels. None if the leaf is not quantized.
     scale: α if the values are integers times α, averaged over the channels if
-      each channel has its own α; else None.
+      each channel has its own α. Otherwise None.
     bytes_before: Bytes in full precision.
     bytes: Bytes when packed, levels included.
-    macs: Multiplications of a weight and an activation per example, or None if
-      unknown.
+    macs: Multiplications of the leaf per example, or None if unknown.
   """
 
   path: str
@@ -85,8 +84,8 @@ def summary(
   Args:
     params: A state or parameters, as in `pack`, or `PackedParams`.
     quantizer: Rules, as in `pack`; None with `PackedParams`.
-    apply_fn: The network, `(params, *inputs) -> outputs`. Multiplications are
-      counted by tracing it; nothing is computed. None leaves them unknown.
+    apply_fn: The network, `(params, *inputs) -> outputs`, which is only traced.
+      None leaves the number of multiplications unknown.
     inputs: A batch of one example, or the shapes of such a batch.
 
   Returns:
@@ -143,19 +142,30 @@ def _table(network: Summary) -> str:
   quantized = [layer for layer in network.layers if layer.used is not None]
   others = [layer for layer in network.layers if layer.used is None]
   total = network.total_bytes
+
+  def row(
+    cells: Sequence[str], size: int, layers: Sequence[LayerSummary]
+  ) -> list[str]:
+    macs = [layer.macs for layer in layers if layer.macs is not None]
+    return [
+      *cells,
+      *[''] * (5 - len(cells)),
+      f'{size:,}',
+      f'{100 * size / total:.1f}%',
+      f'{sum(macs):,}' if macs else '',
+    ]
+
   head = ['layer', 'shape', 'bits', 'values', 'scale', 'bytes', 'share', 'MACs']
-  rows = [_layer_row(layer, total) for layer in quantized]
+  rows = [row(_cells(layer), layer.bytes, [layer]) for layer in quantized]
   leaves = '1 leaf' if len(others) == 1 else f'{len(others)} leaves'
   other_bytes = sum(layer.bytes for layer in others)
-  rows.append(
-    _sum_row('full precision', leaves, other_bytes, total, _macs(others))
-  )
+  rows.append(row(['full precision', leaves], other_bytes, others))
   if network.state_bytes:
-    rows.append(_sum_row('model state', '', network.state_bytes, total, ''))
-  rows.append(_sum_row('in all', '', total, total, _macs(network.layers)))
+    rows.append(row(['model state'], network.state_bytes, []))
+  rows.append(row(['in all'], total, network.layers))
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
   ruler = ['-' * width for width in widths]
-  lines = [_line(row, widths) for row in (head, ruler, *rows)]
+  lines = [_line(cells, widths) for cells in (head, ruler, *rows)]
   before = network.total_bytes_before
   lines.append(
     f'{before:,} bytes before, {total:,} packed: {before / total:.1f} times'
@@ -164,31 +174,14 @@ def _table(network: Summary) -> str:
   return '\n'.join(lines)
 
 
-def _layer_row(layer: LayerSummary, total: int) -> list[str]:
+def _cells(layer: LayerSummary) -> list[str]:
   return [
     layer.path,
     'x'.join(map(str, layer.shape)),
     str(layer.bits),
     f'{layer.used} of {2**layer.bits}',
     '' if layer.scale is None else f'{layer.scale:.4g}',
-    *_bytes_and_share(layer.bytes, total),
-    _macs([layer]),
   ]
-
-
-def _sum_row(
-  name: str, leaves: str, size: int, total: int, macs: str
-) -> list[str]:
-  return [name, leaves, '', '', '', *_bytes_and_share(size, total), macs]
-
-
-def _bytes_and_share(size: int, total: int) -> tuple[str, str]:
-  return f'{size:,}', f'{100 * size / total:.1f}%'
-
-
-def _macs(layers: Sequence[LayerSummary]) -> str:
-  known = [layer.macs for layer in layers if layer.macs is not None]
-  return f'{sum(known):,}' if known else ''
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ def test_from_blocks_inverts_to_blocks(blocks, more):
   like = {'a': jnp.arange(size, dtype=jnp.float32), 'b': jnp.ones((2, 3))}
   blocks = coordinates.to_blocks(like)
   assert blocks.shape == coordinates.block_shape(like)
-  assert blocks.size - coordinates.count(like) < blocks.shape[1]
+  assert blocks.size - (size + 6) < blocks.shape[1]
   back = coordinates.from_blocks(blocks, like)
   assert list(back) == list(like)
   jax.tree.map(np.testing.assert_array_equal, back, like)

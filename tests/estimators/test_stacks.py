@@ -28,18 +28,18 @@ STACKS = [
 def test_stacks_apply_equals_plain_network_in_value_and_gradient(
   x64, layers, activation, bias, last_bias
 ):
-  stack = stacks.checked_stack(7, layers, activation, bias, last_bias)
-  phi = stacks.init(jax.random.key(3), stack, jnp.float64)
+  activation = stacks.checked_activation(7, layers, activation)
+  phi = stacks.init(jax.random.key(3), 7, layers, bias, last_bias, jnp.float64)
   x, cotangent = signals.leaves(0), signals.leaves(1)
   x['b/kernel'] = x['b/kernel'].at[0, 0].set(0.0)
 
   def plain(phi):
     return {
-      path: stacks.evaluate(phi, stack, leaf.ravel()).reshape(leaf.shape)
+      path: stacks.evaluate(phi, activation, leaf.ravel()).reshape(leaf.shape)
       for path, leaf in x.items()
     }
 
-  ours, back = jax.vjp(lambda phi: stacks.apply(phi, stack, x), phi)
+  ours, back = jax.vjp(lambda phi: stacks.apply(phi, activation, x), phi)
   theirs, plain_back = jax.vjp(plain, phi)
   signals.assert_close(ours, theirs, 1e-12)
   signals.assert_close(back(cotangent)[0], plain_back(cotangent)[0], 1e-12)
@@ -55,9 +55,8 @@ def test_stacks_apply_linear_or_relu_costs_nothing_per_hidden_unit(activation):
   x = {'kernel': jnp.ones((100, 100))}
 
   def cost(hidden, activation):
-    stack = stacks.checked_stack(hidden, 2, activation, False, False)
-    phi = stacks.init(jax.random.key(0), stack, jnp.float32)
-    return flops(lambda phi: stacks.apply(phi, stack, x), phi)
+    phi = stacks.init(jax.random.key(0), hidden, 2, False, False, jnp.float32)
+    return flops(lambda phi: stacks.apply(phi, activation, x), phi)
 
   # A few operations per coordinate at any width; tanh needs the network.
   assert cost(300, activation) < 8 * 10_000
@@ -65,8 +64,7 @@ def test_stacks_apply_linear_or_relu_costs_nothing_per_hidden_unit(activation):
 
 
 def test_stacks_init_is_uniform_within_fan_in_bound():
-  stack = stacks.checked_stack(400, 3, 'tanh', True, True)
-  phi = stacks.init(jax.random.key(0), stack, jnp.float32)
+  phi = stacks.init(jax.random.key(0), 400, 3, True, True, jnp.float32)
   assert [layer['kernel'].shape for layer in phi] == [
     (1, 400),
     (400, 400),

@@ -89,5 +89,5 @@ def test_aciq_invalid_arguments_raise():
     methods.aciq(0)
   with pytest.raises(ValueError, match="prior='cauchy'"):
     methods.aciq(2, prior='cauchy')
-  with pytest.raises(ValueError, match="prior='range' has no best clip"):
+  with pytest.raises(ValueError, match="prior='range' must be one of"):
     methods.best_clip('range', 2)

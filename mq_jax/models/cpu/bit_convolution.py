@@ -18,13 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mq_jax.models.cpu.convolution import has_defaults
+from mq_jax.models.cpu.convolution import (
+  Padding,
+  has_defaults,
+  plain_convolution,
+)
 
 Array = jax.Array
-Padding = Sequence[tuple[int, int]]
-# One sum of 144 words took four times as long. With 12 or fewer words per
-# iteration, XLA fuses the slice of the columns into the sum, which took ten
-# times as long. With this number, an iteration of a loop has at least 13.
+# Maximum number of words per iteration. One sum of 144 words took four times as
+# long. With 12 or fewer words per iteration, XLA fuses the slice of the columns
+# into the sum, which took ten times as long. With this maximum, an iteration of
+# a loop has at least 13 words.
 WORDS_AT_ONCE = 24
 
 
@@ -33,8 +37,8 @@ class Filters(NamedTuple):
 
   Attributes:
     words: Bits, `(height, width, words per pixel, features)`, uint32.
-    constant: Results where no bits differ, `(1, height, width, features)` with
-      the height and width of the result, float32.
+    constant: Results if no bits differ, `(1, height, width, features)` with the
+      height and width of the result, float32.
   """
 
   words: Array
@@ -52,13 +56,11 @@ def bit_conv_general_dilated(
 
   On CPU it counts bits, in exported programs too. On other platforms, and with
   dilation, groups or similar options, it is the convolution of lax. Values
-  other than ±1 give meaningless results. The gradient is that of the
-  convolution.
+  other than ±1 give meaningless results. The gradient is that of lax.
 
   Args:
     lhs: Images of ±1, `(batch, height, width, channels)`.
-    rhs: Filters of ±1, `(height, width, channels, features)`, of the dtype of
-      `lhs`.
+    rhs: Filters of ±1, `(height, width, channels, features)`, dtype of `lhs`.
     window_strides: Strides of the two spatial axes.
     padding: Zeros around the two spatial axes, 0 or more.
     **other: Further arguments of `lax.conv_general_dilated`.
@@ -81,7 +83,7 @@ def _convolution(
     filters = pack_filters(w, x.shape[1], x.shape[2], strides, padding)
     return convolve_words(pack(x), filters, strides, padding).astype(x.dtype)
 
-  plain = functools.partial(_plain, strides=strides, padding=padding)
+  plain = functools.partial(plain_convolution, strides=strides, padding=padding)
   return lax.platform_dependent(x, w, cpu=counted, default=plain)
 
 
@@ -92,18 +94,10 @@ def _convolution_jvp(
   primals: tuple[Array, Array],
   tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
-  # The counts are integers, whose gradient would be 0.
-  plain = functools.partial(_plain, strides=strides, padding=padding)
+  # The counts are integers, so their gradient would be 0.
+  plain = functools.partial(plain_convolution, strides=strides, padding=padding)
   _, tangent = jax.jvp(plain, primals, tangents)
   return _convolution(*primals, strides, padding), tangent
-
-
-def _plain(
-  x: Array, w: Array, strides: tuple[int, ...], padding: Padding
-) -> Array:
-  return lax.conv_general_dilated(
-    x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
 
 
 def pack(x: Array) -> Array:
@@ -141,8 +135,8 @@ def pack_filters(
 ) -> Filters:
   """Packs filters for images of one size.
 
-  The bits of a pixel of the padding are 0, as if its channels were −1. The
-  constant adds the weights that meet the padding, so that it contributes 0.
+  The bits of a padding pixel are 0, as if its channels were −1. The constant
+  cancels their products, so that the padding contributes 0.
 
   Args:
     w: Filters of ±1, `(height, width, channels, features)`, floating point.
@@ -152,10 +146,10 @@ def pack_filters(
     padding: Zeros around the two spatial axes.
   """
   channels = w.shape[2]
-  # The product of `pack` took eight times as long if the channels are not the
-  # last axis. One sum of 32 bits is as fast as this, but XLA takes seconds to
-  # fold it if filters are constants of a program. Without any sum, XLA packs
-  # the filters again in every iteration of `convolve_words`.
+  # The product of `pack` takes eight times as long if the channels are not the
+  # last axis. A single sum of 32 bits is as fast as this code, but XLA takes
+  # seconds to fold it if filters are constants of a program. Without any sum,
+  # XLA packs the filters again in every iteration of `convolve_words`.
   parts = jnp.pad(w > 0, ((0, 0), (0, 0), (0, -channels % 32), (0, 0)))
   parts = parts.astype(jnp.uint32)
   for bits in (1, 2, 4):
@@ -169,7 +163,7 @@ def pack_filters(
     _inside(*axis)
     for axis in zip((height, width), w.shape[:2], strides, padding, strict=True)
   )
-  # Rows and columns in turn take a third of the work of a convolution.
+  # Summing rows, then columns, takes a third of the work of a convolution.
   inside = jnp.einsum('vj,ijf->ivf', columns, sums)
   inside = jnp.einsum('hi,ivf->hvf', rows, inside)
   outside = jnp.sum(sums, axis=(0, 1), keepdims=True) - inside
@@ -179,7 +173,7 @@ def pack_filters(
 def _inside(
   length: int, size: int, stride: int, pads: tuple[int, int]
 ) -> np.ndarray:
-  """Returns 1 for each tap within the image and 0 outside, `(result, size)`."""
+  """Returns 1 for taps inside the image and 0 for others, `(result, size)`."""
   number = (length + sum(pads) - size) // stride + 1
   place = stride * np.arange(number)[:, None] + np.arange(size) - pads[0]
   return ((place >= 0) & (place < length)).astype(np.float32)

@@ -2,11 +2,11 @@
 
 XLA's CPU compiler computes the gradient of a 3x3 filter as a convolution with a
 filter as large as the image, between two transposed copies. One matrix product
-over all pixels takes half the time from 32 channels on (docs/performance.md).
-On other platforms the gradient too is that of `lax.conv_general_dilated`.
+over all pixels takes half the time for 32 or more channels
+(docs/performance.md). On other platforms the gradient is the gradient of
+`lax.conv_general_dilated`.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax import lax
 
 Array = jax.Array
 Padding = Sequence[tuple[int, int]]
-FEWEST_CHANNELS = 32  # with fewer, both gradients take equally long
+FEWEST_CHANNELS = 32  # with fewer channels, both gradients take the same time
 
 
 def conv_general_dilated(
@@ -54,11 +54,11 @@ def conv_general_dilated(
 
 
 def has_defaults(other: Mapping[str, Any]) -> bool:
-  """Returns False if an argument needs the convolution of lax.
+  """Returns False if an argument requires the convolution of lax.
 
   Args:
     other: Further arguments of `lax.conv_general_dilated`. Arguments that a
-      later flax may add need lax too, unless they have a default value.
+      later flax may add also require lax, unless they have a default value.
   """
   return all(
     value in (None, 1, (1, 1))
@@ -67,39 +67,38 @@ def has_defaults(other: Mapping[str, Any]) -> bool:
   )
 
 
-def _plain(x: Array, w: Array) -> Array:
+def plain_convolution(
+  x: Array,
+  w: Array,
+  strides: Sequence[int] = (1, 1),
+  padding: Padding = ((1, 1), (1, 1)),
+) -> Array:
+  """Returns the convolution of lax, with the axes that Flax uses."""
   return lax.conv_general_dilated(
-    x,
-    w,
-    window_strides=(1, 1),
-    padding=((1, 1), (1, 1)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 
 @jax.custom_vjp
 def _conv3x3(x: Array, w: Array) -> Array:
   """Convolves with stride 1 to a result of the size of `x`."""
-  return _plain(x, w)
+  return plain_convolution(x, w)
 
 
 def _conv3x3_fwd(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _plain(x, w), (x, w)
+  return plain_convolution(x, w), (x, w)
 
 
 def _conv3x3_bwd(
   residuals: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
   x, w = residuals
-  (dx,) = jax.linear_transpose(lambda x: _plain(x, w), x)(g)
-  dw = lax.platform_dependent(
-    x,
-    g,
-    cpu=filter_gradient,
-    default=lambda x, g: jax.linear_transpose(functools.partial(_plain, x), w)(
-      g
-    )[0],
-  )
+  (dx,) = jax.linear_transpose(lambda x: plain_convolution(x, w), x)(g)
+
+  def plain_gradient(x: Array, g: Array) -> Array:
+    return jax.linear_transpose(lambda w: plain_convolution(x, w), w)(g)[0]
+
+  dw = lax.platform_dependent(x, g, cpu=filter_gradient, default=plain_gradient)
   return dx, dw
 
 
@@ -111,7 +110,7 @@ def filter_gradient(x: Array, g: Array) -> Array:
 
     dw[i, j, c, f] = Σ_{n,h,v} x[n, h + i − 1, v + j − 1, c] · g[n, h, v, f]
 
-  Three copies of x are shifted by j, three copies of g by −i: together they
+  Three copies of x are shifted by j and three copies of g by −i. Their pairs
   give all nine products.
 
   Args:

@@ -1,0 +1,143 @@
+"""Algorithm 1 of the paper: its iterations as pure functions of a state."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from mq_jax.derivatives import with_cotangent
+from mq_jax.estimators import ste
+from mq_jax.late_update import (
+  Params,
+  Setup,
+  State,
+  late_update,
+  preprocessed,
+  weight_gradient,
+)
+from mq_jax.loss import Batch, Metrics, merged_metrics
+from mq_jax.quantizers import forward_weight
+from mq_jax.selection import (
+  initial_variables,
+  map_selected,
+  named_leaves,
+  only,
+  replace,
+  select,
+)
+
+Array = jax.Array
+
+
+def first_state(
+  setup: Setup, key: Array, params: Params, model_state: Any, batch: Batch
+) -> State:
+  """Runs iteration 0, which updates no weight."""
+  selected = select(params, setup.quantizer)
+  weights = named_leaves(params)
+  variables = initial_variables(params, setup.quantizer)
+  parametrized = {
+    path: q.parametrized(weights[path])
+    for path, q in selected.items()
+    if q.parametrized is not None
+  }
+  params = replace(params, parametrized)
+  w_tilde = preprocessed(selected, params, variables)
+  key, phi_key = jax.random.split(key)
+  phi = setup.estimator.init(phi_key, w_tilde)
+  state_key = jax.random.fold_in(phi_key, 1)
+  state = State(
+    params=params,
+    model_state=model_state,
+    grads=None,
+    variables=variables,
+    refine_state=setup.refine.init(params),
+    post_update_state=setup.post_update.init(params),
+    phi=phi,
+    meta_opt_state=setup.meta_optimizer.init(phi),
+    estimator_state=setup.estimator.init_state(state_key, w_tilde),
+    key=key,
+    step=jnp.zeros((), jnp.int32),
+  )
+  state = evaluate(setup, state, batch, state.step)[2]
+  # Without copies jit would return the caller's own arrays, and the donation of
+  # the first step would delete them.
+  return jax.tree.map(jnp.copy, state)
+
+
+def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
+  """Runs one iteration: late update, loss, and update of φ."""
+  (loss, (new, loss_metrics)), phi_grad = jax.value_and_grad(
+    functools.partial(loss_after_update, setup), has_aux=True
+  )(state.phi, state, batch)
+  moves, meta_opt_state = setup.meta_optimizer.update(
+    phi_grad, state.meta_opt_state, state.phi
+  )
+  new = new._replace(
+    phi=optax.apply_updates(state.phi, moves),
+    meta_opt_state=meta_opt_state,
+    step=state.step + 1,
+  )
+  step_metrics = {
+    'loss': loss,
+    'phi_grad_norm': jnp.asarray(optax.tree.norm(phi_grad), loss.dtype),
+    'finite': _all_finite((loss, new.grads, phi_grad)),
+  }
+  return new, merged_metrics(loss_metrics, step_metrics)
+
+
+def loss_after_update(
+  setup: Setup, phi: Any, state: State, batch: Batch
+) -> tuple[Array, tuple[State, Metrics]]:
+  """Returns the loss after the late update, differentiable in φ, eq. (8)."""
+  selected = select(state.params, setup.quantizer)
+  updated = late_update(setup, selected, phi, state)
+  # Everything from here on is constant in φ, except for the cotangent of W'
+  # that `with_cotangent` attaches to the loss.
+  loss, metrics, evaluated = evaluate(
+    setup, lax.stop_gradient(updated), batch, state.step + 1
+  )
+  if setup.phi_cotangent == 'ste':
+    rule, rule_phi = ste(), ()
+  else:
+    rule, rule_phi = setup.estimator, lax.stop_gradient(phi)
+  cotangent, _ = weight_gradient(rule, selected, rule_phi, evaluated)
+  loss = with_cotangent(
+    loss, only(selected, updated.params), only(selected, cotangent)
+  )
+  return loss, (evaluated, metrics)
+
+
+def evaluate(
+  setup: Setup, state: State, batch: Batch, count: Array
+) -> tuple[Array, Metrics, State]:
+  """Computes the loss, its gradients at Ŵ, eq. (7), and the model state."""
+  (loss, (model_state, metrics)), grads = jax.value_and_grad(
+    setup.loss_fn, has_aux=True
+  )(
+    forward_params(setup, state),
+    state.model_state,
+    batch,
+    jax.random.fold_in(state.key, count),
+  )
+  return loss, metrics, state._replace(model_state=model_state, grads=grads)
+
+
+def forward_params(setup: Setup, state: State) -> Params:
+  """Returns the parameters that the loss receives, eqs. (1) and (2)."""
+  selected = select(state.params, setup.quantizer)
+  w_tilde = preprocessed(selected, state.params, state.variables)
+  w_hat = map_selected(forward_weight, selected, w_tilde, state.variables)
+  return replace(state.params, w_hat)
+
+
+def _all_finite(tree: Any) -> Array:
+  finite = [
+    jnp.all(jnp.isfinite(leaf))
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.stack(finite))

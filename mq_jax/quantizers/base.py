@@ -1,0 +1,160 @@
+"""The interface of all quantizers, and functions of any quantizer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Variables = Any
+
+
+class Quantizer(NamedTuple):
+  """The forward pass of quantized training, for one weight.
+
+  Every function is pure and takes the weight `w` of one layer, of any shape.
+  The train step carries `variables` from step to step. `init` returns the first
+  value, `()` for a method without variables.
+
+  Attributes:
+    codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8 with the
+      shape of `w`. `levels` is the table of values. A table per tensor has
+      shape `(n,)`. Otherwise `levels` has one more axis than `w`: `n` is the
+      last axis, and every axis that shares a table has size 1. Q is
+      `dequantize(codes, levels)`.
+    init: `(w) -> variables`.
+    preprocess: A: `(w, variables) -> w_tilde`.
+    straight_through: `(g_hat, w_tilde, variables) -> g_ste`, the estimate of
+      ∂loss/∂W̃ in the method's own paper. The default returns g_hat.
+    calibrate: `(w, g_tilde, variables) -> g`, eq. (4): g_tilde · ∂W̃/∂W.
+    update: `(variables, w_tilde, w_hat, g_hat) -> variables`, called in the
+      late weight update. `w_tilde`, `w_hat` and `g_hat` belong to the last
+      loss, which used these `variables`.
+    saturated: `(w_tilde, variables) -> bool array`, true for weights outside
+      the range in which a gradient can still flip their codes.
+    relaxed: `(w_tilde, variables) -> w_hat`. A method that quantizes gradually
+      trains with this value in the loss. If None, the loss uses Q(W̃).
+    parametrized: `(w) -> theta`. The optimizer trains theta instead of `w`, and
+      `preprocess` and `calibrate` receive theta. If None, `w` is trained.
+  """
+
+  codes: Callable[[Array, Variables], tuple[Array, Array]]
+  init: Callable[[Array], Variables] = lambda w: ()
+  preprocess: Callable[[Array, Variables], Array] = lambda w, variables: w
+  straight_through: Callable[[Array, Array, Variables], Array] = (
+    lambda g_hat, w_tilde, variables: g_hat
+  )
+  calibrate: Callable[[Array, Array, Variables], Array] = (
+    lambda w, g_tilde, variables: g_tilde
+  )
+  update: Callable[[Variables, Array, Array, Array], Variables] = (
+    lambda variables, w_tilde, w_hat, g_hat: variables
+  )
+  saturated: Callable[[Array, Variables], Array] = lambda w_tilde, variables: (
+    jnp.zeros(w_tilde.shape, bool)
+  )
+  relaxed: Callable[[Array, Variables], Array] | None = None
+  parametrized: Callable[[Array], Array] | None = None
+
+
+def dequantize(codes: Array, levels: Array) -> Array:
+  """Returns the values of integer codes.
+
+  Args:
+    codes: Unsigned integers of any shape.
+    levels: Table of values: `(n,)`, or one table per channel as in
+      `Quantizer.codes`.
+
+  Returns:
+    `levels[codes]`, with the shape of `codes` and the dtype of `levels`.
+  """
+  if levels.ndim == 1:
+    return levels[codes]
+  values = jnp.take_along_axis(
+    jnp.broadcast_to(levels, (*codes.shape, levels.shape[-1])),
+    codes[..., None].astype(jnp.int32),
+    axis=-1,
+  )
+  return values[..., 0]
+
+
+def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
+  """Returns Ŵ = Q(A(W)) of one weight, with the shape of W̃."""
+  return dequantize(
+    *quantizer.codes(quantizer.preprocess(w, variables), variables)
+  )
+
+
+def forward_weight(
+  quantizer: Quantizer, w_tilde: Array, variables: Variables
+) -> Array:
+  """Returns the weight that the loss uses: Q(W̃) or its relaxation."""
+  if quantizer.relaxed is not None:
+    return quantizer.relaxed(w_tilde, variables)
+  return dequantize(*quantizer.codes(w_tilde, variables))
+
+
+def projected(
+  quantizer: Quantizer, w: Array, variables: Variables = ()
+) -> Array:
+  """Returns Q(W), for methods that move W itself onto the levels.
+
+  Raises:
+    ValueError: If W̃ differs from W, or if the quantizer has variables and
+      `variables` is `()`.
+  """
+  check_plain(quantizer)
+  has_variables = quantizer.init is not Quantizer._field_defaults['init']
+  if has_variables and isinstance(variables, tuple) and not variables:
+    raise ValueError(
+      'The quantizer has variables, but this method keeps none: use a quantizer'
+      ' without variables, such as mq_jax.methods.twn(), or wrap the quantizer'
+      ' in mq_jax.methods.fixed_levels.'
+    )
+  return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
+
+
+def check_plain(quantizer: Quantizer) -> None:
+  """Raises `ValueError` unless W̃ = W."""
+  if quantizer.preprocess is not Quantizer._field_defaults['preprocess']:
+    raise ValueError(
+      'The quantizer pre-processes its weights, but this method moves the'
+      ' weights themselves onto levels: use a quantizer with W̃ = W, such as'
+      ' mq_jax.bwn() or mq_jax.methods.twn().'
+    )
+
+
+def unquantized(projection: Quantizer) -> Quantizer:
+  """Returns a quantizer that the loss ignores, for use after training.
+
+  Args:
+    projection: Quantizer of `TrainStep.codes` and `TrainStep.quantized`.
+
+  Returns:
+    The same `Quantizer`, except that the loss uses W and g_ste is g_hat.
+
+  Raises:
+    ValueError: If `projection` pre-processes its weights.
+  """
+  check_plain(projection)
+  return Quantizer(
+    projection.codes,
+    init=projection.init,
+    update=projection.update,
+    saturated=projection.saturated,
+    relaxed=lambda w_tilde, variables: w_tilde,
+  )
+
+
+def check_clip(clip: float | None) -> None:
+  """Raises `ValueError` unless `clip` is positive or None."""
+  if clip is not None and not clip > 0:
+    raise ValueError(f'clip={clip!r} must be a positive number or None.')
+
+
+def clipped(g: Array, w_tilde: Array, clip: float | None) -> Array:
+  """Returns the gradient `g`, with zeros where |W̃| > clip."""
+  if clip is None:
+    return g
+  return jnp.where(jnp.abs(w_tilde) <= clip, g, jnp.zeros_like(g))

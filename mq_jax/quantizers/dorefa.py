@@ -1,0 +1,77 @@
+"""DoReFa: k-bit weights between −1 and 1, eqs. (1) and (4)."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mq_jax.checks import check_bits
+from mq_jax.quantizers.base import Quantizer, Variables, check_clip, clipped
+from mq_jax.quantizers.bwn import bwn
+
+Array = jax.Array
+
+
+def _tanh_range(w: Array) -> Array:
+  # The maximum of a layer of zeros is 0; 1 keeps W̃ and its derivative finite.
+  # The paper does not define a gradient of the maximum: it is constant here.
+  largest = jnp.max(jnp.abs(jnp.tanh(w)))
+  return lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
+
+
+def dorefa(
+  bits: int = 1, clip: float | None = 1.0, original: bool = False
+) -> Quantizer:
+  """Makes the quantizer of DoReFa's k-bit weights, eq. (1).
+
+  W̃ = tanh(W) / (2 max|tanh(W)|) + ½, and Ŵ = 2 round((2ᵏ−1) W̃)/(2ᵏ−1) − 1.
+  Ties round upwards, so W = 0 gives +1 at 1 bit. The maximum is taken over the
+  layer, is constant in every derivative, and is 1 in a layer of zeros.
+
+  `calibrate` is eq. (4) as printed, (1 − tanh²(W)) / max|tanh(W)|. This is
+  twice the derivative of A, because it includes the slope 2 of Q. Therefore
+  `straight_through` has slope 1.
+
+  Args:
+    bits: Bits per weight, 1 to 8.
+    clip: The straight-through gradient is zero where |W̃| > clip. W̃ is in
+      [0, 1], so the default never clips. None disables clipping.
+    original: If True, use the 1-bit form of the DoReFa paper: W̃ = W,
+      Ŵ = mean|W| · sign(W), with g_ste = g_hat.
+
+  Returns:
+    A `Quantizer`.
+
+  Raises:
+    ValueError: If `bits` is not an integer from 1 to 8, if `clip` is not
+      positive, or if `original` is True and `bits` is not 1.
+
+  References:
+    Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate
+    Non-differentiable Quantization
+    <https://papers.nips.cc/paper/8647>`_, 2019, eqs. (1) and (4)
+
+    Zhou et al., `DoReFa-Net <https://arxiv.org/abs/1606.06160>`_, 2016
+  """
+  check_bits(bits, 1, 8)
+  check_clip(clip)
+  if original:
+    if bits != 1:
+      raise ValueError(f'original=True requires bits=1, not bits={bits}.')
+    return bwn(clip=None, scaled_gradient=False)
+  steps = 2**bits - 1
+
+  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+    # jnp.round would round ½ down to the even 0.
+    rounded = jnp.floor(steps * w_tilde + 0.5)
+    levels = 2 * jnp.arange(steps + 1, dtype=w_tilde.dtype) / steps - 1
+    return jnp.clip(rounded, 0, steps).astype(jnp.uint8), levels
+
+  return Quantizer(
+    codes,
+    preprocess=lambda w, variables: jnp.tanh(w) / (2 * _tanh_range(w)) + 0.5,
+    straight_through=lambda g, w_tilde, variables: clipped(g, w_tilde, clip),
+    calibrate=lambda w, g, variables: (
+      g * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)
+    ),
+    saturated=lambda w_tilde, variables: jnp.abs(2 * w_tilde - 1) > 0.99,
+  )
