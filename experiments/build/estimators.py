@@ -10,8 +10,8 @@ from experiments.build.key import subset
 from experiments.build.networks import DTYPES
 
 
-class Facts(NamedTuple):
-  """Facts about the rest of a run that estimators need.
+class EstimatorContext(NamedTuple):
+  """The properties of a run that its estimator depends on.
 
   Attributes:
     steps_per_epoch: Number of updates per epoch.
@@ -26,7 +26,7 @@ class Estimator(NamedTuple):
   """The declaration of an estimator.
 
   Attributes:
-    make: `(keys, facts) -> mq_jax.GradientEstimator`. `keys` has the keys in
+    make: `(keys, context) -> mq_jax.GradientEstimator`. `keys` has the keys in
       `reads`.
     reads: Configuration keys that a run with this estimator depends on.
     colour: Colour in all figures, from the palette of Okabe and Ito, which
@@ -36,7 +36,7 @@ class Estimator(NamedTuple):
     needs_shapes: The estimator fits only kernels of certain shapes.
   """
 
-  make: Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]
+  make: Callable[[ConfigDict, EstimatorContext], mq_jax.GradientEstimator]
   reads: tuple[str, ...]
   colour: str
   marker: str
@@ -61,9 +61,9 @@ _STACK = (*LEARNED, 'hidden', 'layers', 'estimator_activation', 'init')
 
 def _stack(
   make: Callable[..., mq_jax.GradientEstimator],
-) -> Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]:
+) -> Callable[[ConfigDict, EstimatorContext], mq_jax.GradientEstimator]:
   """Makes a stack of dense layers from the keys in `_STACK`."""
-  return lambda keys, facts: make(
+  return lambda keys, context: make(
     hidden=keys.hidden,
     layers=keys.layers,
     activation=keys.estimator_activation,
@@ -71,8 +71,10 @@ def _stack(
   )
 
 
-def _lstm_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
-  del facts
+def _lstm_fc(
+  keys: ConfigDict, context: EstimatorContext
+) -> mq_jax.GradientEstimator:
+  del context
   narrow = keys.memory_dtype != 'float32'
   return mq_jax.lstm_fc(
     keys.hidden,
@@ -82,9 +84,11 @@ def _lstm_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
   )
 
 
-def _feature_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
+def _feature_fc(
+  keys: ConfigDict, context: EstimatorContext
+) -> mq_jax.GradientEstimator:
   features = tuple(keys.features.split())
-  if 'distance' in features and facts.threshold is None:
+  if 'distance' in features and context.threshold is None:
     raise ValueError(
       f"config.features={keys.features!r} contains 'distance', the distance to"
       ' the threshold between two levels, but the quantizer has several'
@@ -93,15 +97,15 @@ def _feature_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
   return mq_jax.feature_fc(
     features,
     keys.hidden,
-    steps=keys.progress_epochs * facts.steps_per_epoch,
+    steps=keys.progress_epochs * context.steps_per_epoch,
     # Only the feature 'distance' reads it.
-    threshold=0.0 if facts.threshold is None else facts.threshold,
+    threshold=0.0 if context.threshold is None else context.threshold,
   )
 
 
 ESTIMATORS = {
   'ste': Estimator(
-    lambda keys, facts: mq_jax.ste(), (), '#000000', 'o', learned=False
+    lambda keys, context: mq_jax.ste(), (), '#000000', 'o', learned=False
   ),
   'fc_grad': Estimator(_stack(mq_jax.fc_grad), _STACK, '#009E73', 'D'),
   'multi_fc': Estimator(_stack(mq_jax.multi_fc), _STACK, '#0072B2', 's'),
@@ -112,7 +116,9 @@ ESTIMATORS = {
     '^',
   ),
   'kernel_wise': Estimator(
-    lambda keys, facts: mq_jax.kernel_wise(hidden=keys.hidden, init=keys.init),
+    lambda keys, context: mq_jax.kernel_wise(
+      hidden=keys.hidden, init=keys.init
+    ),
     (*LEARNED, 'hidden', 'init'),
     '#CC79A7',
     'v',
@@ -128,7 +134,7 @@ ESTIMATORS = {
 
 
 def make_estimator(
-  config: ConfigDict, facts: Facts
+  config: ConfigDict, context: EstimatorContext
 ) -> mq_jax.GradientEstimator:
   """Makes the estimator that `config.estimator` names.
 
@@ -138,7 +144,7 @@ def make_estimator(
   """
   declared = ESTIMATORS[config.estimator]
   keys = subset(config, declared.reads)
-  estimator = declared.make(keys, facts)
+  estimator = declared.make(keys, context)
   if not declared.learned:
     return estimator
   estimator = mq_jax.per_layer(estimator) if keys.per_layer else estimator

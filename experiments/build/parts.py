@@ -10,7 +10,11 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import methods, optimizers
-from experiments.build.estimators import ESTIMATORS, Facts, make_estimator
+from experiments.build.estimators import (
+  ESTIMATORS,
+  EstimatorContext,
+  make_estimator,
+)
 from mq_jax import selection
 
 
@@ -61,7 +65,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
 
   steps = max(1, config.epochs * steps_per_epoch)
   method = methods.make_method(
-    config, methods.Run(steps, steps_per_epoch, weight_optimizer)
+    config, methods.MethodContext(steps, steps_per_epoch, weight_optimizer)
   )
   relaxed = (
     method.quantizer is not None and method.quantizer.relaxed is not None
@@ -78,7 +82,9 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     refine = optax.chain(method.refine(rules), refine)
   return RunParts(
     rules=rules,
-    estimator=make_estimator(config, Facts(steps_per_epoch, method.threshold)),
+    estimator=make_estimator(
+      config, EstimatorContext(steps_per_epoch, method.threshold)
+    ),
     refine=refine,
     learning_rate=learning_rate,
     post_update=_post_update(config, method, rules),
@@ -88,7 +94,9 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
   )
 
 
-def rules_of(config: ConfigDict, method: methods.Parts) -> selection.Rules:
+def rules_of(
+  config: ConfigDict, method: methods.MethodParts
+) -> selection.Rules:
   """Returns the quantizer of each leaf, with `config.float_layers` left out."""
   if method.quantizer is None:
     return [('.*', None)]
@@ -98,7 +106,7 @@ def rules_of(config: ConfigDict, method: methods.Parts) -> selection.Rules:
 
 
 def _post_update(
-  config: ConfigDict, method: methods.Parts, rules: selection.Rules
+  config: ConfigDict, method: methods.MethodParts, rules: selection.Rules
 ) -> optax.GradientTransformation:
   """Makes the transformation of the weights' move.
 

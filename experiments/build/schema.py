@@ -100,7 +100,9 @@ KEYS: dict[str, Key] = {
     True, 'Scale the straight-through gradient of bwn by α.'
   ),
   'float_layers': Key(
-    '', 'Regular expression of the leaves that stay in full precision.'
+    '',
+    'Regular expression of the leaves that stay in full precision.',
+    quantized=True,
   ),
   'estimator': Key(
     'multi_fc', 'Rule that passes gradients backwards.', choices=ESTIMATORS
@@ -155,6 +157,7 @@ KEYS: dict[str, Key] = {
     'Use each weight update twice in the forward pass, as the released code'
     ' does.',
     training=True,
+    quantized=True,
   ),
   'learning_rate': Key(
     1e-3, 'α, step size of the network.', least=0, training=True
@@ -186,10 +189,7 @@ KEYS: dict[str, Key] = {
   'batch_size': Key(128, 'Images per step.', least=1, base=True, training=True),
   'epochs': Key(100, 'Epochs; 0: only quantize.', least=0),
   'epoch_steps': Key(
-    0,
-    'Most steps per epoch; 0: all batches.',
-    least=0,
-    training=True,
+    0, 'Most steps per epoch; 0: all batches.', least=0, training=True
   ),
   'chunk': Key(
     10,
@@ -247,8 +247,9 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
   """Returns the keys that a run does not depend on.
 
   A key that entries of a table declare is read if the chosen entry declares it.
-  A key that no table mentions is read by every run, except those that another
-  key replaces and, where nothing is trained, those of training.
+  A key that no table mentions is read by every run, except if another key
+  replaces it, if it is about training and nothing is trained, or if it is about
+  quantization and nothing is quantized.
 
   Args:
     config: All keys of a configuration.
@@ -260,8 +261,10 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
     if config[name] in table:
       unread |= declared - set(table[config[name]].reads)
   for name, declaration in KEYS.items():
-    if declaration.replaced_by and config[declaration.replaced_by]:
-      unread.add(name)
-    if declaration.training and not config['epochs']:
+    if (
+      (declaration.replaced_by and config[declaration.replaced_by])
+      or (declaration.training and not config['epochs'])
+      or (declaration.quantized and config['quantizer'] == 'none')
+    ):
       unread.add(name)
   return unread

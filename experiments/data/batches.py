@@ -1,7 +1,6 @@
-"""Batches made on the device from uint8 images that are all there.
+"""Batches made on the device, from uint8 images in its memory.
 
-The order of an epoch, crop, flip and normalisation are functions of (seed,
-epoch, index), to be called inside jit.
+The functions depend only on (seed, epoch, index) and can be called inside jit.
 """
 
 from typing import NamedTuple
@@ -68,20 +67,6 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
       f'batch_size={batch_size} must be from 1 to {size}, the number of images.'
     )
   return size // batch_size
-
-
-def eval_batches(size: int, batch_size: int) -> int:
-  """Returns the number of batches for `size` images, the last one padded.
-
-  Raises:
-    ValueError: If either number is below 1.
-  """
-  if batch_size < 1 or size < 1:
-    raise ValueError(
-      f'batch_size={batch_size} and the number of images, {size}, must be'
-      ' positive.'
-    )
-  return -(-size // batch_size)
 
 
 def _key(seed: int | Array, use: int) -> Array:
@@ -213,7 +198,7 @@ def eval_batch(
 
   Args:
     split: Usually the test split.
-    index: Number of the batch, 0 to `eval_batches` - 1; may be traced.
+    index: Number of the batch, from 0; may be traced.
     batch_size: Number of images, B.
     mean: Mean of each channel, with pixels in [0, 1].
     std: Standard deviation of each channel, with pixels in [0, 1].
@@ -221,13 +206,9 @@ def eval_batch(
 
   Returns:
     'image' of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask',
-    float32 of shape (B,): 1 for an image, 0 for what fills up the last batch.
+    float32 of shape (B,): 1 for an image, 0 for the padding of the last batch.
     Over all batches every image has the mask 1 exactly once.
-
-  Raises:
-    ValueError: If `batch_size` is below 1 or the split is empty.
   """
-  eval_batches(len(split.labels), batch_size)
   places = index * batch_size + jnp.arange(batch_size)
   chosen = jnp.minimum(places, len(split.labels) - 1)
   return {

@@ -156,9 +156,8 @@ def _open(source: Path) -> Iterator[Files]:
     raise SourceError(
       f'The source {source} does not exist. Give the path of an archive.'
     )
-  with contextlib.ExitStack() as stack:
-    with _archive_errors(source):
-      tar = stack.enter_context(tarfile.open(source))
+  try:
+    with tarfile.open(source) as tar:
       # Links and devices are left out, and paths of members are not used.
       members = {
         member.name.rsplit('/', 1)[-1]: member
@@ -169,20 +168,12 @@ def _open(source: Path) -> Iterator[Files]:
       while tar.fileobj and tar.fileobj.read(2**20):
         pass
 
-    def read(name: str) -> bytes:
-      with _archive_errors(source):
+      def read(name: str) -> bytes:
         file = tar.extractfile(members[name])
         assert file is not None  # It is None for links and devices only.
-        with file:
-          return file.read()
+        return file.read()
 
-    yield Files({name: m.size for name, m in members.items()}, read)
-
-
-@contextlib.contextmanager
-def _archive_errors(source: Path) -> Iterator[None]:
-  try:
-    yield
+      yield Files({name: m.size for name, m in members.items()}, read)
   except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
     if isinstance(error, OSError) and error.errno:
       raise  # The disk failed; the archive may be intact.

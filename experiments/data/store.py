@@ -27,7 +27,7 @@ CACHE = 'mq_jax_pixels.npz'
 
 
 class Pixels(NamedTuple):
-  """The arrays of a prepared set, as in `Dataset`.
+  """The arrays of a prepared set.
 
   Attributes:
     train_images: uint8 of shape (N, 32, 32, 3).

@@ -17,6 +17,7 @@ from jax.experimental.compilation_cache import (
 from experiments.build.networks import NETWORKS, Network, make_network
 from experiments.build.parts import make_parts, make_train_step
 from experiments.configs import digits
+from experiments.data.datasets import DATASETS
 from experiments.records import checkpoints, model_file, workdir
 from experiments.training.loop import Saved
 from experiments.training.steps import make_steps
@@ -122,7 +123,7 @@ def last_checkpoint(config, folder):
   """What the newest checkpoint in a folder holds; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
-  random = variables(net, image_shape=pipeline.image_shape)
+  random = variables(net, image_shape=DATASETS[config.dataset].image_shape)
   steps = make_steps(
     config,
     pipeline,

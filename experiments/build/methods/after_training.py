@@ -4,23 +4,22 @@ from ml_collections import ConfigDict
 
 from experiments.build.key import Key
 from experiments.build.methods.declaration import (
-  QUANTIZED,
   AfterTraining,
   Method,
-  Parts,
-  Run,
+  MethodContext,
+  MethodParts,
 )
 from mq_jax import methods
 
 
-def _lapq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  del run
-  return Parts(
-    methods.clipped_uniform(keys.bits, corrected=options.corrected),
+def _lapq(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  del context
+  return MethodParts(
+    methods.clipped_uniform(keys.bits, corrected=keys.method.corrected),
     after_training=AfterTraining(
-      options.images,
+      keys.method.images,
       lambda loss, params, rules: (
-        methods.lapq(loss, params, rules, sweeps=options.sweeps).variables
+        methods.lapq(loss, params, rules, sweeps=keys.method.sweeps).variables
       ),
     ),
   )
@@ -30,19 +29,19 @@ _CORRECTED = Key(True, 'Correct the mean of the quantized weights.')
 METHODS = {
   # PSGD trains for this quantizer, so that a run may train with it too.
   'uniform': Method(
-    lambda keys, options, run: Parts(methods.uniform(keys.bits)),
-    (*QUANTIZED, 'bits'),
+    lambda keys, context: MethodParts(methods.uniform(keys.bits)),
+    ('bits',),
   ),
   'aciq': Method(
-    lambda keys, options, run: Parts(
+    lambda keys, context: MethodParts(
       methods.aciq(
         keys.bits,
         per_channel=keys.per_channel,
-        prior=options.prior,
-        corrected=options.corrected,
+        prior=keys.method.prior,
+        corrected=keys.method.corrected,
       )
     ),
-    (*QUANTIZED, 'bits', 'per_channel'),
+    ('bits', 'per_channel'),
     {
       'prior': Key(
         'laplace',
@@ -55,7 +54,7 @@ METHODS = {
   ),
   'lapq': Method(
     _lapq,
-    (*QUANTIZED, 'bits'),
+    ('bits',),
     {
       'corrected': _CORRECTED,
       'sweeps': Key(1, 'Rounds of the joint search of clips.', least=0),

@@ -13,12 +13,10 @@ from mq_jax import selection
 
 Rules = selection.Rules
 Transformation = Callable[[Rules], optax.GradientTransformation]
-# Every method that quantizes weights reads these keys.
-QUANTIZED = ('float_layers', 'reapply')
 
 
-class Run(NamedTuple):
-  """The facts of a run that methods depend on.
+class MethodContext(NamedTuple):
+  """The properties of a run that its method depends on.
 
   Attributes:
     steps: Number of updates of the whole run, at least 1.
@@ -46,7 +44,7 @@ class AfterTraining(NamedTuple):
   choose: Callable[[Callable[[Any], Any], Any, Rules], dict[str, Any]]
 
 
-class Parts(NamedTuple):
+class MethodParts(NamedTuple):
   """The parts of one method in one run.
 
   Attributes:
@@ -68,32 +66,31 @@ class Method(NamedTuple):
   """The declaration of a method.
 
   Attributes:
-    make: `(keys, options, run) -> Parts`. `keys` has the keys in `reads`, and
-      `options` all options of `config.method`.
-    reads: Configuration keys that a run of this method depends on.
+    make: `(keys, context) -> parts`. `keys` has the keys in `reads`, and all
+      options of the method in `keys.method`.
+    reads: Configuration keys that the method depends on.
     options: Keys of `config.method`.
     for_trained: The method quantizes trained networks and trains nothing.
     cosine: The learning rate follows a cosine to 0 instead of the steps that
       the configuration gives.
   """
 
-  make: Callable[[ConfigDict, ConfigDict, Run], Parts]
-  reads: tuple[str, ...] = QUANTIZED
+  make: Callable[[ConfigDict, MethodContext], MethodParts]
+  reads: tuple[str, ...] = ()
   options: Mapping[str, Key] = {}
   for_trained: bool = False
   cosine: bool = False
 
 
-def numbers(options: ConfigDict, name: str) -> list[float]:
-  """Returns the numbers in an option, which are separated by blanks.
+def numbers(option: str, text: str) -> list[float]:
+  """Returns the numbers in the text of an option, which blanks separate.
 
   Raises:
     ConfigError: If a part of the text is not a number.
   """
   try:
-    return [float(number) for number in options[name].split()]
+    return [float(number) for number in text.split()]
   except ValueError as error:
     raise ConfigError(
-      f'config.method.{name}={options[name]!r} must be numbers separated by'
-      ' blanks.'
+      f'config.method.{option}={text!r} must be numbers separated by blanks.'
     ) from error

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from experiments.common import parallel
 from experiments.common.errors import ConfigError
 from experiments.data import batches, datasets
 from experiments.data.on_device import ImageSet, device_pipeline, hold_out
-from experiments.data.pipeline import Options
 
 SIZE = 14
 
@@ -36,22 +36,20 @@ def image_set(train=SIZE, test=5):
 
 
 def pipeline(devices=1, **changes):
-  options = Options(
-    data_dir='',
-    batch_size=4,
-    epoch_steps=0,
-    holdout=0,
-    augment=True,
-    dtype=jnp.float32,
-    mesh=parallel.data_mesh(devices),
-  )
-  return device_pipeline(image_set(), options._replace(**changes))
+  keys = {
+    'batch_size': 4,
+    'epoch_steps': 0,
+    'holdout': 0,
+    'augment': True,
+    'dtype': 'float32',
+  }
+  mesh = parallel.data_mesh(devices)
+  return device_pipeline(image_set(), ConfigDict(keys | changes), mesh)
 
 
 def test_device_pipeline_describes_its_data():
   data = pipeline()
   assert data.steps_per_epoch == SIZE // 4
-  assert data.image_shape == (8, 8, 3)
   assert data.classes == tuple('0123456789')
   assert (data.evaluate.size, data.calibrate.size) == (5, SIZE)
   assert pipeline(epoch_steps=2).steps_per_epoch == 2

@@ -14,7 +14,6 @@ from experiments.build.parts import make_parts, make_train_step
 from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
-from experiments.data.pipeline import Options
 from experiments.training import evaluation
 from experiments.training.steps import make_steps
 from tests.experiments import tiny
@@ -53,18 +52,9 @@ def make_images(seed=0, train=14, test=11):
 
 def compile_steps(config, images, net, weights):
   """Returns the compiled steps of a run on these images."""
-  options = Options(
-    data_dir='',
-    batch_size=config.batch_size,
-    epoch_steps=0,
-    holdout=0,
-    augment=True,
-    dtype=networks.DTYPES[config.dtype],
-    mesh=parallel.data_mesh(config.mesh_data),
-  )
   return make_steps(
     config,
-    device_pipeline(images, options),
+    device_pipeline(images, config, parallel.data_mesh(config.mesh_data)),
     net,
     weights['params'],
     weights['batch_stats'],
