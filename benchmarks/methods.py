@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+import mq_jax
 from benchmarks import cases, measure, table
 from experiments.build.networks import make_network
-from experiments.build.parts import make_parts, make_train_step
+from experiments.build.parts import make_parts
 from experiments.configs import methods
 from experiments.configs.recipe import recipe
 from mq_jax.selection import named_leaves
@@ -45,9 +46,8 @@ def make_case(name: str, config: ConfigDict, args: Any) -> cases.Case:
     loss='cross_entropy',
   )
   at = cases.problem(make_network(config, 10), args.batch_size, args.dtype)
-  train = make_train_step(
-    config, make_parts(config, STEPS_PER_EPOCH), at.loss_fn
-  )
+  parts = make_parts(config, STEPS_PER_EPOCH)
+  train = mq_jax.make_train_step(at.loss_fn, **parts.step)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return cases.Case(name, train.step_fn, cases.host(state), at.batch)
 

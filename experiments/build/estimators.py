@@ -28,7 +28,7 @@ class Estimator(NamedTuple):
   Attributes:
     make: `(keys, context) -> mq_jax.GradientEstimator`. `keys` has the keys in
       `reads`.
-    reads: Configuration keys that a run with this estimator depends on.
+    reads: Configuration keys that the estimator depends on.
     colour: Colour in all figures, from the palette of Okabe and Ito, which
       colour-blind readers can tell apart.
     marker: Marker in all figures, as matplotlib names it.
@@ -44,19 +44,7 @@ class Estimator(NamedTuple):
   needs_shapes: bool = False
 
 
-# Training of φ reads these keys, whatever the estimator is.
-LEARNED = (
-  'per_layer',
-  'slim',
-  'phi_cotangent',
-  'differentiate_refinement',
-  'meta_learning_rate',
-  'meta_optimizer',
-  'meta_decay_every',
-  'meta_every',
-  'meta_stop',
-)
-_STACK = (*LEARNED, 'hidden', 'layers', 'estimator_activation', 'init')
+_STACK = ('hidden', 'layers', 'estimator_activation', 'init')
 
 
 def _stack(
@@ -111,7 +99,7 @@ ESTIMATORS = {
   'multi_fc': Estimator(_stack(mq_jax.multi_fc), _STACK, '#0072B2', 's'),
   'lstm_fc': Estimator(
     _lstm_fc,
-    (*LEARNED, 'hidden', 'init', 'carry', 'memory_dtype'),
+    ('hidden', 'init', 'carry', 'memory_dtype'),
     '#D55E00',
     '^',
   ),
@@ -119,14 +107,14 @@ ESTIMATORS = {
     lambda keys, context: mq_jax.kernel_wise(
       hidden=keys.hidden, init=keys.init
     ),
-    (*LEARNED, 'hidden', 'init'),
+    ('hidden', 'init'),
     '#CC79A7',
     'v',
     needs_shapes=True,
   ),
   'feature_fc': Estimator(
     _feature_fc,
-    (*LEARNED, 'hidden', 'features', 'progress_epochs'),
+    ('hidden', 'features', 'progress_epochs'),
     '#E69F00',
     'P',
   ),
@@ -143,9 +131,8 @@ def make_estimator(
       quantizer.
   """
   declared = ESTIMATORS[config.estimator]
-  keys = subset(config, declared.reads)
-  estimator = declared.make(keys, context)
+  estimator = declared.make(subset(config, declared.reads), context)
   if not declared.learned:
     return estimator
-  estimator = mq_jax.per_layer(estimator) if keys.per_layer else estimator
-  return mq_jax.slim(estimator) if keys.slim else estimator
+  estimator = mq_jax.per_layer(estimator) if config.per_layer else estimator
+  return mq_jax.slim(estimator) if config.slim else estimator

@@ -24,6 +24,7 @@ class Key(NamedTuple):
     base: The run of the base model takes the value over.
     training: Only a run of at least one epoch reads the key.
     quantized: Only a run that quantizes weights reads the key.
+    learned: Only a run with a learned estimator reads the key.
     file: The value is the path of a file, which counts by its name alone.
     folder: The value is the path of a folder, which does not count.
     replaced_by: Name of the key that replaces this one where it is set.
@@ -40,6 +41,7 @@ class Key(NamedTuple):
   base: bool = False
   training: bool = False
   quantized: bool = False
+  learned: bool = False
   file: bool = False
   folder: bool = False
   replaced_by: str = ''

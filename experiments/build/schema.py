@@ -127,15 +127,16 @@ KEYS: dict[str, Key] = {
   'progress_epochs': Key(
     100, 'Epochs after which the feature progress is 1 (feature_fc).', least=1
   ),
-  'per_layer': Key(False, 'One φ per layer.'),
-  'slim': Key(False, 'Train φ on one random layer per step.'),
+  'per_layer': Key(False, 'One φ per layer.', learned=True),
+  'slim': Key(False, 'Train φ on one random layer per step.', learned=True),
   'phi_cotangent': Key(
     'ste',
     "Rule that takes the loss's gradient to W on φ's path.",
     choices=('ste', 'estimator'),
+    learned=True,
   ),
   'differentiate_refinement': Key(
-    False, "Let φ's gradient flow through the optimizer."
+    False, "Let φ's gradient flow through the optimizer.", learned=True
   ),
   'optimizer': Key(
     'sgd',
@@ -162,7 +163,7 @@ KEYS: dict[str, Key] = {
   'learning_rate': Key(
     1e-3, 'α, step size of the network.', least=0, training=True
   ),
-  'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0),
+  'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0, learned=True),
   'decay_every': Key(
     30,
     'Epochs after which α falls; 0: never.',
@@ -175,13 +176,20 @@ KEYS: dict[str, Key] = {
   ),
   'decay_factor': Key(0.1, 'Factor of α at each fall.', above=0, training=True),
   'meta_optimizer': Key(
-    'adam', 'Optimizer of φ.', choices=optimizers.META_OPTIMIZERS
+    'adam', 'Optimizer of φ.', choices=optimizers.META_OPTIMIZERS, learned=True
   ),
   'meta_decay_every': Key(
-    30, 'Epochs after which γ is divided by 10; 0: never.', least=0
+    30,
+    'Epochs after which γ is divided by 10; 0: never.',
+    least=0,
+    learned=True,
   ),
-  'meta_every': Key(1, 'Steps from one update of φ to the next.', least=1),
-  'meta_stop': Key(0, 'Epochs after which φ is constant; 0: never.', least=0),
+  'meta_every': Key(
+    1, 'Steps from one update of φ to the next.', least=1, learned=True
+  ),
+  'meta_stop': Key(
+    0, 'Epochs after which φ is constant; 0: never.', least=0, learned=True
+  ),
   'loss': Key('cross_entropy', 'Loss.', choices=losses.LOSSES, base=True),
   'augment': Key(
     True, 'Crop and mirror training images.', base=True, training=True
@@ -248,8 +256,8 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
 
   A key that entries of a table declare is read if the chosen entry declares it.
   A key that no table mentions is read by every run, except if another key
-  replaces it, if it is about training and nothing is trained, or if it is about
-  quantization and nothing is quantized.
+  replaces it, or if it is for training, quantization or learned estimators and
+  the run has none.
 
   Args:
     config: All keys of a configuration.
@@ -260,11 +268,13 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
     # A name that is no longer declared may have read any key.
     if config[name] in table:
       unread |= declared - set(table[config[name]].reads)
+  unlearned = [name for name, e in ESTIMATORS.items() if not e.learned]
   for name, declaration in KEYS.items():
     if (
       (declaration.replaced_by and config[declaration.replaced_by])
       or (declaration.training and not config['epochs'])
       or (declaration.quantized and config['quantizer'] == 'none')
+      or (declaration.learned and config['estimator'] in unlearned)
     ):
       unread.add(name)
   return unread

@@ -45,20 +45,6 @@ class ImageSet(NamedTuple):
   padding: int = 4
 
 
-class _Context(NamedTuple):
-  """The data of one seed and epoch from which batches are made.
-
-  Attributes:
-    seed: Seed of the run.
-    epoch: Epoch, from 0.
-    orders: Order of the images in this epoch and in the next one, (2, N).
-  """
-
-  seed: Array
-  epoch: Array
-  orders: Array
-
-
 def hold_out(images: ImageSet, count: int) -> ImageSet:
   """Replaces the test set by training images, which are then not trained on.
 
@@ -114,18 +100,20 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
       len(split.labels), lambda index, size: batch(split, index, size)
     )
 
-  def context(seed: Array, epoch: Array) -> _Context:
+  def context(seed: Array, epoch: Array) -> tuple[Array, Array, Array]:
+    """Returns seed, epoch, and the orders of this epoch and the next one."""
     orders = [batches.epoch_order(seed, epoch + i, size) for i in (0, 1)]
-    return _Context(seed, epoch, jnp.stack(orders))
+    return seed, epoch, jnp.stack(orders)
 
-  def train_batch(shared: Split, context: _Context, number: Array) -> Batch:
+  def train_batch(shared: Split, context: Any, number: Array) -> Batch:
+    seed, first_epoch, orders = context
     epoch = number // steps_per_epoch
     batch = batches.train_batch(
       shared,
-      context.orders[epoch - context.epoch],
+      orders[epoch - first_epoch],
       number % steps_per_epoch,
       keys.batch_size,
-      seed=context.seed,
+      seed=seed,
       epoch=epoch,
       flip=images.flip and keys.augment,
       padding=images.padding if keys.augment else 0,
@@ -163,15 +151,9 @@ def _from_traced(
 
   def train(seed: int, number: int) -> Batch:
     epoch = number // steps_per_epoch
-    known = contexts.get(seed)
-    # The context of an epoch also serves the first batch of the next one.
-    serves = known is not None and (
-      known[0] == epoch or number == (known[0] + 1) * steps_per_epoch
-    )
-    if known is None or not serves:
-      known = epoch, make_context(*scalars(seed, epoch))
-      contexts[seed] = known
-    return make_batch(traced.shared, known[1], *scalars(number))
+    if seed not in contexts or contexts[seed][0] != epoch:
+      contexts[seed] = epoch, make_context(*scalars(seed, epoch))
+    return make_batch(traced.shared, contexts[seed][1], *scalars(number))
 
   return train
 

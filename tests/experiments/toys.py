@@ -56,7 +56,7 @@ def factor(start):
 
 ESTIMATOR = estimators.Estimator(
   lambda keys, context: factor(keys.hidden),
-  (*estimators.LEARNED, 'hidden'),
+  ('hidden',),
   colour='#56B4E9',
   marker='*',
 )

@@ -1,29 +1,12 @@
 """Methods that quantize a trained network and train nothing."""
 
-from ml_collections import ConfigDict
-
 from experiments.build.key import Key
 from experiments.build.methods.declaration import (
   AfterTraining,
   Method,
-  MethodContext,
   MethodParts,
 )
 from mq_jax import methods
-
-
-def _lapq(keys: ConfigDict, context: MethodContext) -> MethodParts:
-  del context
-  return MethodParts(
-    methods.clipped_uniform(keys.bits, corrected=keys.method.corrected),
-    after_training=AfterTraining(
-      keys.method.images,
-      lambda loss, params, rules: (
-        methods.lapq(loss, params, rules, sweeps=keys.method.sweeps).variables
-      ),
-    ),
-  )
-
 
 _CORRECTED = Key(True, 'Correct the mean of the quantized weights.')
 METHODS = {
@@ -53,7 +36,15 @@ METHODS = {
     for_trained=True,
   ),
   'lapq': Method(
-    _lapq,
+    lambda keys, context: MethodParts(
+      methods.clipped_uniform(keys.bits, corrected=keys.method.corrected),
+      after_training=AfterTraining(
+        keys.method.images,
+        lambda loss, params, rules: (
+          methods.lapq(loss, params, rules, sweeps=keys.method.sweeps).variables
+        ),
+      ),
+    ),
     ('bits',),
     {
       'corrected': _CORRECTED,

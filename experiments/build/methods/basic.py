@@ -5,12 +5,6 @@ from experiments.build.key import Key
 from experiments.build.methods.declaration import Method, MethodParts
 from mq_jax import methods
 
-
-def _middle(bits: int) -> float | None:
-  """Returns the border between two levels that are symmetric around 0."""
-  return 0.0 if bits == 1 else None
-
-
 METHODS = {
   'none': Method(lambda keys, context: MethodParts(None), cosine=True),
   'dorefa': Method(
@@ -44,7 +38,7 @@ METHODS = {
   ),
   'ttq': Method(
     lambda keys, context: MethodParts(
-      methods.ttq(keys.method.threshold, context.weight_optimizer())
+      methods.ttq(keys.method.threshold, context.weight_optimizer)
     ),
     options={
       'threshold': Key(
@@ -54,8 +48,8 @@ METHODS = {
   ),
   'lsq': Method(
     lambda keys, context: MethodParts(
-      methods.lsq(keys.bits, context.weight_optimizer()),
-      threshold=_middle(keys.bits),
+      methods.lsq(keys.bits, context.weight_optimizer),
+      threshold=0.0 if keys.bits == 1 else None,
     ),
     ('bits',),
   ),
@@ -70,7 +64,7 @@ METHODS = {
   'lq_nets': Method(
     lambda keys, context: MethodParts(
       methods.lq_nets(keys.bits, keys.method.decay),
-      threshold=_middle(keys.bits),
+      threshold=0.0 if keys.bits == 1 else None,
     ),
     ('bits',),
     {'decay': Key(0.9, 'Decay of the moving average of the basis.')},

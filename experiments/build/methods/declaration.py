@@ -21,13 +21,13 @@ class MethodContext(NamedTuple):
   Attributes:
     steps: Number of updates of the whole run, at least 1.
     steps_per_epoch: Number of updates per epoch.
-    weight_optimizer: Makes the optimizer of the weights, learning rate
-      included, for trained scales.
+    weight_optimizer: Optimizer of the weights, learning rate included, for
+      trained scales.
   """
 
   steps: int
   steps_per_epoch: int
-  weight_optimizer: Callable[[], optax.GradientTransformation]
+  weight_optimizer: optax.GradientTransformation
 
 
 class AfterTraining(NamedTuple):

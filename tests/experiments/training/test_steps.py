@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mq_jax
 from experiments.build import check, losses, networks, optimizers
-from experiments.build.parts import make_parts, make_train_step
+from experiments.build.parts import make_parts
 from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
@@ -78,9 +79,8 @@ def run_plain_steps(config, steps):
   """
   dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
-  train = make_train_step(
-    config, make_parts(config, STEPS_PER_EPOCH), losses.make_loss(net)
-  )
+  parts = make_parts(config, STEPS_PER_EPOCH)
+  train = mq_jax.make_train_step(losses.make_loss(net), **parts.step)
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
