@@ -44,6 +44,8 @@ class Estimator(NamedTuple):
   needs_shapes: bool = False
 
 
+# None is the type of the weights, which may also be wider.
+_MEMORY_DTYPES = DTYPES | {'float32': None}
 _STACK = ('hidden', 'layers', 'estimator_activation', 'init')
 
 
@@ -56,19 +58,6 @@ def _stack(
     layers=keys.layers,
     activation=keys.estimator_activation,
     init=keys.init,
-  )
-
-
-def _lstm_fc(
-  keys: ConfigDict, context: EstimatorContext
-) -> mq_jax.GradientEstimator:
-  del context
-  narrow = keys.memory_dtype != 'float32'
-  return mq_jax.lstm_fc(
-    keys.hidden,
-    carry=keys.carry,
-    init=keys.init,
-    memory_dtype=DTYPES[keys.memory_dtype] if narrow else None,
   )
 
 
@@ -98,7 +87,12 @@ ESTIMATORS = {
   'fc_grad': Estimator(_stack(mq_jax.fc_grad), _STACK, '#009E73', 'D'),
   'multi_fc': Estimator(_stack(mq_jax.multi_fc), _STACK, '#0072B2', 's'),
   'lstm_fc': Estimator(
-    _lstm_fc,
+    lambda keys, context: mq_jax.lstm_fc(
+      keys.hidden,
+      carry=keys.carry,
+      init=keys.init,
+      memory_dtype=_MEMORY_DTYPES[keys.memory_dtype],
+    ),
     ('hidden', 'init', 'carry', 'memory_dtype'),
     '#D55E00',
     '^',
@@ -113,10 +107,7 @@ ESTIMATORS = {
     needs_shapes=True,
   ),
   'feature_fc': Estimator(
-    _feature_fc,
-    ('hidden', 'features', 'progress_epochs'),
-    '#E69F00',
-    'P',
+    _feature_fc, ('hidden', 'features', 'progress_epochs'), '#E69F00', 'P'
   ),
 }
 

@@ -56,10 +56,7 @@ KEYS: dict[str, Key] = {
     replaced_by='pretrained',
   ),
   'holdout': Key(
-    0,
-    'Training images to test on instead of the test set.',
-    least=0,
-    base=True,
+    0, 'Training images to test on instead of the test set.', least=0, base=True
   ),
   'dtype': Key(
     'float32',

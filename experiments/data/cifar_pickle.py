@@ -11,7 +11,7 @@ the file.
 import io
 import pickle
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -116,9 +116,10 @@ def read_batch(
 def _load(content: bytes, limit: int) -> dict[str, Any]:
   """Checks every instruction of a pickle of a dict, and then loads it."""
   allowed = frozenset(_ALLOWED.split())
+  instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(content)
   file = io.BytesIO(content)
   with file.getbuffer() as buffer:
-    for i, (code, argument, place) in enumerate(pickletools.genops(content)):
+    for i, (code, argument, place) in enumerate(instructions):
       if i == limit:
         raise ValueError(f'it has more than {limit} instructions')
       if code.name not in allowed:

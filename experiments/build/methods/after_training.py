@@ -12,8 +12,7 @@ _CORRECTED = Key(True, 'Correct the mean of the quantized weights.')
 METHODS = {
   # PSGD trains for this quantizer, so that a run may train with it too.
   'uniform': Method(
-    lambda keys, context: MethodParts(methods.uniform(keys.bits)),
-    ('bits',),
+    lambda keys, context: MethodParts(methods.uniform(keys.bits)), ('bits',)
   ),
   'aciq': Method(
     lambda keys, context: MethodParts(

@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from experiments.build.parts import make_parts
-from mq_jax import features, models, selection, wrappers
+from mq_jax import models, selection
+from mq_jax.estimators import features, wrappers
 from tests.experiments import tiny
 
 
