@@ -30,20 +30,10 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
   excluded |= unread_keys(complete) | set(without)
   kept = {
     name: value
-    for name, value in _names_only(complete, folders=False).items()
+    for name, value in without_places(complete).items()
     if name not in excluded
   }
   return json.dumps(kept, sort_keys=True)
-
-
-def _names_only(config: Mapping[str, Any], *, folders: bool) -> dict[str, Any]:
-  """Returns the configuration with the last part of each path alone."""
-  return {
-    name: pathlib.PurePath(value).name
-    if name in KEYS and (KEYS[name].file or (folders and KEYS[name].folder))
-    else value
-    for name, value in config.items()
-  }
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,10 +45,9 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     config: Keys and values; keys may be missing.
   """
-  names = _names_only(config, folders=False)
   return {
     name: value
-    for name, value in names.items()
+    for name, value in without_folders(config).items()
     if not (name in KEYS and KEYS[name].folder)
   }
 
@@ -72,4 +61,8 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
   Returns:
     The last part of each path in the place of the path.
   """
-  return _names_only(config, folders=True)
+  paths = {name for name, key in KEYS.items() if key.file or key.folder}
+  return {
+    name: pathlib.PurePath(value).name if name in paths else value
+    for name, value in config.items()
+  }

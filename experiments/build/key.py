@@ -14,12 +14,12 @@ class Key(NamedTuple):
 
   Attributes:
     default: Value where the user gives none; its type is the type of the key.
+      The values of a key with the default None are strings or None.
     help: One line for `--help`.
     least: Smallest value. A bounded value must be finite.
     most: Largest value; needs `least`.
     above: The value must be larger than this number.
     choices: Allowed values, as a table by name or a tuple.
-    optional: The value may be None; `default` is then a string or None.
     identity: Two runs that differ in this key are different settings.
     base: The run of the base model takes the value over.
     training: Only a run of at least one epoch reads the key.
@@ -36,7 +36,6 @@ class Key(NamedTuple):
   most: float | None = None
   above: float | None = None
   choices: Collection[Any] | None = None
-  optional: bool = False
   identity: bool = True
   base: bool = False
   training: bool = False
@@ -49,9 +48,9 @@ class Key(NamedTuple):
   @property
   def kind(self) -> type:
     """Type of the values that are not None."""
-    if isinstance(self.default, dict):
-      return ConfigDict
-    return str if self.optional else type(self.default)
+    if self.default is None:
+      return str
+    return ConfigDict if isinstance(self.default, dict) else type(self.default)
 
   @property
   def bounds(self) -> str:
@@ -76,7 +75,7 @@ def defaults(keys: Mapping[str, Key]) -> ConfigDict:
   """Returns a configuration that has the default of every key."""
   return ConfigDict(
     {
-      name: config_dict.placeholder(str) if key.optional else key.default
+      name: config_dict.placeholder(str) if key.default is None else key.default
       for name, key in keys.items()
     }
   )
@@ -110,7 +109,7 @@ def check_value(name: str, key: Key, value: Any) -> None:
   """
   # A bool is an int to Python, and an int is valid where a float is wanted.
   kinds = (int, float) if key.kind is float else (key.kind,)
-  if not (type(value) in kinds or (value is None and key.optional)):
+  if not (type(value) in kinds or (value is None and key.default is None)):
     raise ConfigError(f'{name}={value!r} must be of type {key.kind.__name__}.')
   if key.choices is not None and value not in key.choices:
     raise ConfigError(f'{name}={value!r} must be one of {tuple(key.choices)}.')

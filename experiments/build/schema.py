@@ -39,7 +39,6 @@ KEYS: dict[str, Key] = {
     '',
     'Folder of prepared data sets; empty: $TFDS_DATA_DIR, then'
     ' ~/tensorflow_datasets.',
-    identity=False,
     base=True,
     folder=True,
   ),
@@ -110,7 +109,6 @@ KEYS: dict[str, Key] = {
     None,
     'Activation of the stack (fc_grad, multi_fc).',
     choices=(None, 'relu', 'tanh'),
-    optional=True,
   ),
   'init': Key('random', 'Start of φ.', choices=('random', 'identity')),
   'carry': Key(True, 'Keep the memory from step to step (lstm_fc).'),

@@ -61,37 +61,33 @@ class Layout(NamedTuple):
 
   Attributes:
     name: Name of the set, 'cifar10' or 'cifar100'.
-    splits: Files of each split. The files of a split have equally many images.
+    train: Files of the training split, which have equally many images.
+    test: File of the test split.
     labels: Number of label bytes in front of each image, of which the last one
       is the class; 0 for python files.
     key: Key of the labels in python files.
   """
 
   name: str
-  splits: Mapping[str, tuple[str, ...]]
+  train: tuple[str, ...]
+  test: str
   labels: int = 0
   key: str = ''
 
   @property
   def files(self) -> tuple[str, ...]:
     """The names of all files."""
-    return self.splits['train'] + self.splits['test']
+    return (*self.train, self.test)
 
 
 _BATCHES = tuple(f'data_batch_{i}' for i in range(1, 6))
 LAYOUTS = (
   Layout(
-    'cifar10',
-    {'train': tuple(f'{b}.bin' for b in _BATCHES), 'test': ('test_batch.bin',)},
-    labels=1,
+    'cifar10', tuple(f'{b}.bin' for b in _BATCHES), 'test_batch.bin', labels=1
   ),
-  Layout(
-    'cifar100', {'train': ('train.bin',), 'test': ('test.bin',)}, labels=2
-  ),
-  Layout('cifar10', {'train': _BATCHES, 'test': ('test_batch',)}, key='labels'),
-  Layout(
-    'cifar100', {'train': ('train',), 'test': ('test',)}, key='fine_labels'
-  ),
+  Layout('cifar100', ('train.bin',), 'test.bin', labels=2),
+  Layout('cifar10', _BATCHES, 'test_batch', key='labels'),
+  Layout('cifar100', ('train',), 'test', key='fine_labels'),
 )
 
 
@@ -209,7 +205,7 @@ def _read_layout(
 ) -> Splits:
   """Reads the files of an official archive."""
   splits = {}
-  for split, names in layout.splits.items():
+  for split, names in (('train', layout.train), ('test', (layout.test,))):
     count = getattr(sizes, split) // len(names)
     images, labels = [], []
     for name in names:
