@@ -29,7 +29,8 @@ def check(config: ConfigDict) -> None:
     config: Any configuration.
 
   Raises:
-    ConfigError: With the key, its value and what is allowed.
+    ConfigError: If the configuration is refused. The message names the key, its
+      value and what is allowed.
   """
   if unknown := sorted(set(config) - set(KEYS)):
     raise ConfigError(
@@ -97,7 +98,7 @@ def _check_quantizer(config: ConfigDict) -> None:
 
 
 def _check_estimator(config: ConfigDict) -> None:
-  """Refuses a learned estimator where nothing can be learned."""
+  """Refuses a learned estimator if nothing can be learned."""
   if not ESTIMATORS[config.estimator].learned:
     if config.slim or config.per_layer:
       raise ConfigError(
@@ -124,7 +125,7 @@ def _check_decay(config: ConfigDict) -> None:
   if len(numbers) < len(epochs) or sorted(set(numbers)) != numbers:
     raise ConfigError(
       f'config.decay_at={config.decay_at!r} must be ascending epochs separated'
-      ' by blanks.'
+      ' by spaces.'
     )
 
 

@@ -1,4 +1,4 @@
-"""Gradient estimators: what `config.estimator` names."""
+"""The gradient estimators that `config.estimator` names."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class EstimatorContext(NamedTuple):
 
   Attributes:
     steps_per_epoch: Number of updates per epoch.
-    threshold: W̃ at the border of the two levels; None with more levels.
+    threshold: W̃ at the border of the two levels; None if there are more.
   """
 
   steps_per_epoch: int

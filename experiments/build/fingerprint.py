@@ -39,8 +39,8 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the keys that a resumed run must share with the earlier run.
 
-  Files may move, because their place changes no number: folders are left out,
-  and files count by their names.
+  Files may move, because their locations change no result: folders are left
+  out, and files count by their names.
 
   Args:
     config: Keys and values; keys may be missing.
@@ -59,7 +59,7 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     config: Keys and values; keys may be missing.
 
   Returns:
-    The last part of each path in the place of the path.
+    The configuration, with each path replaced by its last part.
   """
   paths = {name for name, key in KEYS.items() if key.file or key.folder}
   return {

@@ -14,7 +14,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 class ActivationQuantizer(NamedTuple):
-  """The declaration of what quantizes the inputs of layers.
+  """The declaration of a quantizer of the inputs of layers.
 
   Attributes:
     make: `(keys) -> mq_jax.Activation`, or None for no quantization.
@@ -46,12 +46,12 @@ ACTIVATION_QUANTIZERS = {
     lambda bits: mq_jax.Activation(activations.dorefa_activation(bits))
   ),
   'hwgq': _with_bits(lambda bits: mq_jax.Activation(activations.hwgq(bits))),
-  # 10 is PACT's own start of the clip.
+  # PACT starts with a clip of 10.
   'pact': _with_bits(
     lambda bits: mq_jax.Activation(activations.pact(bits), start=10.0)
   ),
-  # LSQ's start, 2 E|x| / √(levels), for half a normal distribution, whose mean
-  # is 0.4.
+  # LSQ starts with 2 E|x| / √(levels). E|x| is 0.4 for a rectified normal
+  # distribution.
   'lsq': _with_bits(
     lambda bits: mq_jax.Activation(
       activations.lsq_activation(bits), start=0.8 / (2**bits - 1) ** 0.5
@@ -90,7 +90,7 @@ NETWORKS = {name: _small_images(name) for name in _NAMES}
 
 
 def make_activation(config: ConfigDict) -> mq_jax.Activation | None:
-  """Makes what `config.activation_quantizer` names; None: not quantized.
+  """Makes the quantizer that `config.activation_quantizer` names, if any.
 
   Raises:
     ValueError: If the number of bits is out of range.

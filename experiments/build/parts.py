@@ -87,16 +87,16 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
 def _post_update(
   config: ConfigDict, method: methods.MethodParts, rules: selection.Rules
 ) -> optax.GradientTransformation:
-  """Makes the transformation of the weights' move.
+  """Makes the transformation of the updates of the weights.
 
   Raises:
-    ValueError: If both the method and `config.reapply` change the move.
+    ValueError: If both the method and `config.reapply` change the updates.
   """
   if method.post_update is not None:
     if config.reapply:
       raise ValueError(
         f'config.reapply=True and config.quantizer={config.quantizer!r} both'
-        ' change the move of the weights: leave one of them out.'
+        ' change the updates of the weights: leave one of them out.'
       )
     return method.post_update(rules)
   if not config.reapply or method.quantizer is None:
@@ -113,7 +113,7 @@ def _post_update(
 
 
 def _one_move_ahead() -> optax.GradientTransformation:
-  """Keeps V = W + move in the place of the weights.
+  """Stores V = W + move instead of the weights W.
 
   The released code takes the loss there, because its forward pass applies the
   last move a second time: V' − V = 2 · move' − move.

@@ -68,7 +68,7 @@ KEYS: dict[str, Key] = {
   ),
   'trials': Key(
     1,
-    'Runs as one program, with the seeds seed, seed + 1, ….',
+    'Seeds to train as one program: seed, seed + 1, ….',
     least=1,
     identity=False,
   ),
@@ -100,9 +100,7 @@ KEYS: dict[str, Key] = {
     'Regular expression of the leaves that stay in full precision.',
     quantized=True,
   ),
-  'estimator': Key(
-    'multi_fc', 'Rule that passes gradients backwards.', choices=ESTIMATORS
-  ),
+  'estimator': Key('multi_fc', 'Estimator of gradients.', choices=ESTIMATORS),
   'hidden': Key(100, 'Hidden size of the estimator.'),
   'layers': Key(2, 'Layers of the stack (fc_grad, multi_fc).'),
   'estimator_activation': Key(
@@ -110,14 +108,14 @@ KEYS: dict[str, Key] = {
     'Activation of the stack (fc_grad, multi_fc).',
     choices=(None, 'relu', 'tanh'),
   ),
-  'init': Key('random', 'Start of φ.', choices=('random', 'identity')),
+  'init': Key('random', 'Initial values of φ.', choices=('random', 'identity')),
   'carry': Key(True, 'Keep the memory from step to step (lstm_fc).'),
   'memory_dtype': Key(
     'float32', 'Type of the memory (lstm_fc).', choices=DTYPES
   ),
   'features': Key(
     'gradient momentum distance progress',
-    'Inputs of feature_fc, separated by blanks.',
+    'Inputs of feature_fc, separated by spaces.',
   ),
   'progress_epochs': Key(
     100, 'Epochs after which the feature progress is 1 (feature_fc).', least=1
@@ -167,7 +165,7 @@ KEYS: dict[str, Key] = {
     replaced_by='decay_at',
   ),
   'decay_at': Key(
-    '', "Epochs at which α falls instead, such as '82 123'.", training=True
+    '', "Epochs at which α falls ('82 123'); empty: decay_every.", training=True
   ),
   'decay_factor': Key(0.1, 'Factor of α at each fall.', above=0, training=True),
   'meta_optimizer': Key(
@@ -179,9 +177,7 @@ KEYS: dict[str, Key] = {
     least=0,
     learned=True,
   ),
-  'meta_every': Key(
-    1, 'Steps from one update of φ to the next.', least=1, learned=True
-  ),
+  'meta_every': Key(1, 'Steps per update of φ.', least=1, learned=True),
   'meta_stop': Key(
     0, 'Epochs after which φ is constant; 0: never.', least=0, learned=True
   ),
@@ -192,11 +188,11 @@ KEYS: dict[str, Key] = {
   'batch_size': Key(128, 'Images per step.', least=1, base=True, training=True),
   'epochs': Key(100, 'Epochs; 0: only quantize.', least=0),
   'epoch_steps': Key(
-    0, 'Most steps per epoch; 0: all batches.', least=0, training=True
+    0, 'Maximum steps per epoch; 0: all batches.', least=0, training=True
   ),
   'chunk': Key(
     10,
-    'Steps between two looks of the host.',
+    'Steps per compiled call; a run can stop between two calls.',
     least=1,
     identity=False,
     base=True,

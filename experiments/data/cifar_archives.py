@@ -180,7 +180,7 @@ def _open(source: Path) -> Iterator[Files]:
 
 
 def _recognise(source: Path, files: Files) -> Layout:
-  """Returns the layout of which the source has the files."""
+  """Returns the layout whose files the source has."""
 
   def lacking(layout: Layout) -> list[str]:
     return [file for file in layout.files if file not in files.sizes]

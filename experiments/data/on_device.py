@@ -46,12 +46,12 @@ class ImageSet(NamedTuple):
 
 
 def hold_out(images: ImageSet, count: int) -> ImageSet:
-  """Replaces the test set by training images, which are then not trained on.
+  """Replaces the test set with training images, which training then leaves out.
 
   Args:
     images: Any data set.
     count: Number of training images to move, the same ones at every call; 0
-      leaves the data set as it is.
+      returns the data set itself.
   """
   if not count:
     return images
@@ -66,7 +66,7 @@ def hold_out(images: ImageSet, count: int) -> ImageSet:
 
 
 def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
-  """Makes the pipeline of a data set with a copy on every device.
+  """Makes the pipeline of a data set that is copied to every device.
 
   Args:
     images: Data set before images are held out.

@@ -1,8 +1,8 @@
 """Finds prepared CIFAR sets and reads them without TensorFlow.
 
 The sets are stored as tensorflow-datasets prepares them and are read through
-its data source. A file of decoded pixels in the same folder saves later starts
-the decoding.
+its data source. A file in the same folder keeps the decoded pixels, so that
+later starts decode nothing.
 """
 
 import importlib.util
@@ -96,7 +96,7 @@ def _problems(name: str, root: Path) -> dict[Path, str]:
   versions = {}
   for info in root.glob(f'{name}/*/dataset_info.json'):
     numbers = info.parent.name.split('.')
-    # A stopped tensorflow-datasets leaves others, as incomplete.XYZ_3.0.2.
+    # An interrupted preparation leaves others, such as incomplete.XYZ_3.0.2.
     if all(number.isdecimal() for number in numbers):
       versions[tuple(map(int, numbers))] = info.parent
   newest_first = [
@@ -123,7 +123,7 @@ def _problem(name: str, folder: Path) -> str:
 
 
 def _download(name: str, root: Path) -> None:
-  """Downloads a set with tensorflow-datasets, where that can succeed."""
+  """Downloads a set with tensorflow-datasets, if that can succeed."""
   # Without TensorFlow the preparation fails at its end, and without a network
   # the download retries for minutes.
   if importlib.util.find_spec('tensorflow') is None or not _answers(name):

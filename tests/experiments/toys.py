@@ -1,6 +1,6 @@
 """Additions of a user: a method, an estimator, a network and a data set.
 
-Each is code and one declaration; nothing else in the project knows of it.
+Each is code and one declaration; nothing else in the project mentions it.
 """
 
 import jax
@@ -20,7 +20,7 @@ SHAPE = (6, 10, 2)
 CLASSES = ('dark', 'bright', 'striped')
 SIZE, TEST_SIZE = 37, 11
 
-# Method: the sign of a weight, times a number of the user's.
+# Method: the sign of a weight, times a constant.
 
 
 def constant_scale(scale):

@@ -10,7 +10,7 @@ from mq_jax import methods
 
 _CORRECTED = Key(True, 'Correct the mean of the quantized weights.')
 METHODS = {
-  # PSGD trains for this quantizer, so that a run may train with it too.
+  # A run may also train with this quantizer, for which PSGD prepares weights.
   'uniform': Method(
     lambda keys, context: MethodParts(methods.uniform(keys.bits)), ('bits',)
   ),
@@ -27,7 +27,7 @@ METHODS = {
     {
       'prior': Key(
         'laplace',
-        'Distribution that the clip is best for; range: no clip.',
+        'Distribution that the clip assumes; range: no clip.',
         choices=('laplace', 'normal', 'range'),
       ),
       'corrected': _CORRECTED,
@@ -47,7 +47,7 @@ METHODS = {
     ('bits',),
     {
       'corrected': _CORRECTED,
-      'sweeps': Key(1, 'Rounds of the joint search of clips.', least=0),
+      'sweeps': Key(1, 'Rounds of the joint search for clips.', least=0),
       'images': Key(512, 'Training images for the loss.', least=1),
     },
     for_trained=True,

@@ -34,7 +34,7 @@ class AfterTraining(NamedTuple):
   """The choice of a quantizer's variables on training images.
 
   Attributes:
-    images: Number of training images that the loss is taken on.
+    images: Number of training images over which the loss is averaged.
     choose: `(loss, params, rules) -> variables`, where `loss` maps parameters
       to the mean loss of these images and `variables` maps each path to the
       variables of its quantizer.
@@ -48,11 +48,11 @@ class MethodParts(NamedTuple):
   """The parts of one method in one run.
 
   Attributes:
-    quantizer: Quantizer of the quantized leaves; None where no leaf is.
+    quantizer: Quantizer of the quantized leaves; None if no leaf is quantized.
     refine: Maps rules to the transformation that comes first in π.
-    post_update: Maps rules to the transformation of the weights' move.
-    threshold: W̃ at the border of the two levels; None with more levels.
-    after_training: Choice of variables at the end, if the method has one.
+    post_update: Maps rules to the transformation of the weight updates.
+    threshold: W̃ at the border of the two levels; None if there are more.
+    after_training: Choice of variables at the end; None if there is no choice.
   """
 
   quantizer: mq_jax.Quantizer | None
@@ -83,7 +83,7 @@ class Method(NamedTuple):
 
 
 def numbers(option: str, text: str) -> list[float]:
-  """Returns the numbers in the text of an option, which blanks separate.
+  """Returns the numbers in the text of an option, separated by spaces.
 
   Raises:
     ConfigError: If a part of the text is not a number.
@@ -92,5 +92,5 @@ def numbers(option: str, text: str) -> list[float]:
     return [float(number) for number in text.split()]
   except ValueError as error:
     raise ConfigError(
-      f'config.method.{option}={text!r} must be numbers separated by blanks.'
+      f'config.method.{option}={text!r} must be numbers separated by spaces.'
     ) from error

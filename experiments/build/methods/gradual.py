@@ -1,6 +1,6 @@
-"""Methods that move the weights to their levels in the course of a run.
+"""Methods that move the weights to their levels gradually.
 
-Times are shares of the run, so that a run of any length covers all of them.
+Times are fractions of the run, so that a run of any length reaches them all.
 """
 
 from collections.abc import Callable
@@ -144,8 +144,8 @@ def _slb(keys: ConfigDict, context: MethodContext) -> MethodParts:
   window = numbers('window', keys.method.window)
   if len(window) != 2:
     raise ConfigError(
-      f'config.method.window={keys.method.window!r} must be two shares of the'
-      " run, such as '0.4 0.9'."
+      f'config.method.window={keys.method.window!r} must be two fractions'
+      " of the run, such as '0.4 0.9'."
     )
   by_epoch = keys.method.kind == 'multiplicative'
   inverse_temperature = methods.temperature_schedule(
@@ -174,7 +174,7 @@ METHODS = {
         7.8, 'Sum of all strengths, which rise in proportion to time.', least=0
       ),
       'freeze': Key(
-        2 / 3, 'Share of the run after which weights freeze.', least=0, most=1
+        2 / 3, 'Fraction of the run before weights freeze.', least=0, most=1
       ),
     },
   ),
@@ -185,7 +185,7 @@ METHODS = {
       'first': Key(1.0, 'λ at the start, which rises by a constant factor.'),
       'last': Key(565.0, 'λ at the end of the rise.'),
       'hard': Key(
-        0.8, 'Share of the run after which λ is infinite.', least=0, most=1
+        0.8, 'Fraction of the run before λ is infinite.', least=0, most=1
       ),
     },
   ),
@@ -194,7 +194,7 @@ METHODS = {
     ('bits',),
     {
       'portions': Key(
-        '', 'Cumulative shares of frozen weights; empty: the published ones.'
+        '', 'Cumulative fractions of frozen weights; empty: the published ones.'
       )
     },
   ),
@@ -202,7 +202,7 @@ METHODS = {
     _elq,
     options={
       'levels': Key('ternary', 'Levels of the weights.', choices=_LEVELS),
-      'portions': Key(PORTIONS[2], 'Cumulative shares of frozen weights.'),
+      'portions': Key(PORTIONS[2], 'Cumulative fractions of frozen weights.'),
       'perturbation': Key(0.1, 'Strength of the loss-aware term.'),
       'approximation': Key(1e-3, 'Strength of the approximation error.'),
     },
@@ -221,9 +221,9 @@ METHODS = {
     {
       'strength': Key(150.0, 'Factor of the distance to the target.'),
       'epsilon': Key(0.0, 'Number that is added to every distance.'),
-      'normalised': Key(False, 'Divide distances by the largest of a layer.'),
+      'normalised': Key(False, 'Divide distances by the largest in a layer.'),
       'start': Key(
-        0.55, 'Share of the run after which it scales.', least=0, most=1
+        0.55, 'Fraction of the run before the scaling.', least=0, most=1
       ),
       'target': Key('grid', 'Target of the weights.', choices=('grid', 'zero')),
     },
@@ -234,16 +234,16 @@ METHODS = {
     {
       'kind': Key(
         'exp',
-        'Schedule of the inverse temperature; multiplicative is exp, epoch by'
-        ' epoch.',
+        'Schedule of the inverse temperature; multiplicative: exp, in steps of'
+        ' one epoch.',
         choices=('exp', 'linear', 'cos', 'multiplicative'),
       ),
       'first': Key(0.01, 'Inverse temperature at the start.'),
       'last': Key(10.0, 'Inverse temperature at the end.'),
-      'window': Key('0 1', 'Shares of the run between which it rises.'),
+      'window': Key('0 1', 'Fractions of the run between which it rises.'),
       'cycles': Key(1, 'Number of rises.'),
       'sharpness': Key(1.0, 'Sharpness of the start from pretrained weights.'),
-      'freeze': Key(False, 'Use the levels alone after the window.'),
+      'freeze': Key(False, 'Use only the levels after the window.'),
     },
   ),
 }

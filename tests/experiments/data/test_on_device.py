@@ -1,4 +1,4 @@
-"""The pipeline of data sets that lie on the devices whole."""
+"""The pipeline of data sets in the memory of the devices."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_device_pipeline_describes_its_data():
 
 @pytest.mark.parametrize('number', [0, 2, 3, 7])
 def test_train_batch_is_function_of_seed_and_number(number):
-  """Whatever was asked for before, and beside other seeds."""
+  """Earlier calls and other seeds do not change the batch."""
   images, data = image_set(), pipeline()
   for seed, other in ((5, 0), (6, number), (5, number + 3)):
     data.train(seed, other)
