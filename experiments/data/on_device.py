@@ -82,16 +82,17 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
   size = len(images.train_labels)
   steps_per_epoch = batches.steps_per_epoch(size, keys.batch_size)
   steps_per_epoch = min(steps_per_epoch, keys.epoch_steps or steps_per_epoch)
-  pixels: dict[str, Any] = {
-    'mean': images.mean,
-    'std': images.std,
-    'dtype': keys.dtype,
-  }
+
+  def normalised(batch: Batch) -> Batch:
+    pixels = batches.normalised(
+      batch['image'], images.mean, images.std, keys.dtype
+    )
+    return batch | {'image': pixels}
 
   def examples(split: Split) -> Examples:
     @functools.partial(jax.jit, static_argnames='batch_size')
     def batch(split: Split, index: Array, batch_size: int) -> Batch:
-      batch = batches.eval_batch(split, index, batch_size, **pixels)
+      batch = normalised(batches.eval_batch(split, index, batch_size))
       if batch_size % mesh.size:
         return batch
       return parallel.split_batch(batch, mesh)
@@ -117,9 +118,8 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
       epoch=epoch,
       flip=images.flip and keys.augment,
       padding=images.padding if keys.augment else 0,
-      **pixels,
     )
-    return parallel.split_batch(batch, mesh)
+    return parallel.split_batch(normalised(batch), mesh)
 
   def on_devices(images: np.ndarray, labels: np.ndarray) -> Split:
     return parallel.replicated(batches.to_device(images, labels), mesh)

@@ -468,9 +468,18 @@ CRAFTED = {
   'binbytes8': b'\x80\x04\x8e' + struct.pack('<Q', 2**60) + b'.',
   'bytearray8': b'\x80\x05\x96' + struct.pack('<Q', 2**60) + b'.',
   'frame': b'\x80\x04\x95' + struct.pack('<Q', 2**60) + b'.',
+  # Python's unpickler drops the start of a length across the end of a frame. It
+  # would then find an instruction in the text.
+  'frame_end': b'\x80\x04N\x95'
+  + struct.pack('<Q', 3)
+  + b'T\x08\x00\x00\x00\x00\x00r\xff\xff\xff\x7f..',
   'nested_lists': b'\x80\x02' + b'](' * 40_000 + b'e' * 40_000 + b'.',
   'nested_tuples': b'\x80\x02N' + b'\x85' * 90_000 + b'.',
   'nested_key': b'\x80\x02}(N' + b'\x85' * 90_000 + b'Nu.',
+  # Pairs of references to one pair as a key: hash() visits 2^100 numbers.
+  'doubled_key': b'\x80\x02}(K\x01'
+  + b''.join(b'q%bh%b\x86' % ((bytes([i]),) * 2) for i in range(100))
+  + b'Nu.',
   'long_number': b'\x80\x02I' + b'9' * 90_000 + b'\n.',
   'duplicates': b'\x80\x02]' + b'2' * 90_000 + b'.',
   # Pairs of references to one pair: 2^30 labels.

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import mq_jax
 from experiments.build import check, losses, networks, optimizers
-from experiments.build.parts import make_parts
 from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
@@ -79,15 +77,14 @@ def run_plain_steps(config, steps):
   """
   dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
-  parts = make_parts(config, STEPS_PER_EPOCH)
-  train = mq_jax.make_train_step(losses.make_loss(net), **parts.step)
+  train = tiny.step_of(config, losses.make_loss(net), STEPS_PER_EPOCH)
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
   def batch(count):
     epoch = count // STEPS_PER_EPOCH
     order = batches.epoch_order(config.seed, epoch, len(dataset.train_labels))
-    return batches.train_batch(
+    batch = batches.train_batch(
       split,
       order,
       count % STEPS_PER_EPOCH,
@@ -95,9 +92,10 @@ def run_plain_steps(config, steps):
       seed=config.seed,
       epoch=epoch,
       flip=True,
-      mean=dataset.mean,
-      std=dataset.std,
     )
+    mean, std = dataset.mean, dataset.std
+    image = batches.normalised(batch['image'], mean, std, jnp.float32)
+    return batch | {'image': image}
 
   state = train.init(
     jax.random.key(config.seed),
