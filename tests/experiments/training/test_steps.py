@@ -51,9 +51,11 @@ def make_images(seed=0, train=14, test=11):
 
 def compile_steps(config, images, net, weights):
   """Returns the compiled steps of a run on these images."""
+  keys = config.copy_and_resolve_references()
+  keys.dtype = jnp.dtype(networks.DTYPES[config.dtype]).name
   return make_steps(
     config,
-    device_pipeline(images, config, parallel.data_mesh(config.mesh_data)),
+    device_pipeline(images, keys, parallel.data_mesh(config.mesh_data)),
     net,
     weights['params'],
     weights['batch_stats'],
