@@ -5,6 +5,7 @@ names of the files tell CIFAR-10 from CIFAR-100.
 """
 
 import contextlib
+import functools
 import os
 import tarfile
 import zlib
@@ -19,6 +20,8 @@ from experiments.data import cifar_pickle
 
 Advance = Callable[[int], object]
 Report = Callable[[str, int], Advance]
+# The size in bytes and the reader of each file, by its name without folders.
+Files = Mapping[str, tuple[int, Callable[[], bytes]]]
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 PIXELS = 3 * 32 * 32
@@ -128,25 +131,12 @@ def read_source(
   return layout.name, splits
 
 
-class Files(NamedTuple):
-  """Files by name, without their folders.
-
-  Attributes:
-    sizes: Size of each file, bytes.
-    read: Function that returns the content of a file.
-  """
-
-  sizes: Mapping[str, int]
-  read: Callable[[str], bytes]
-
-
 @contextlib.contextmanager
 def _open(source: Path) -> Iterator[Files]:
   """Opens the files of a folder, or of an archive without extracting it."""
   if source.is_dir():
-    paths = {path.name: path for path in source.iterdir() if path.is_file()}
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    yield Files(sizes, lambda name: paths[name].read_bytes())
+    paths = [path for path in source.iterdir() if path.is_file()]
+    yield {path.name: (path.stat().st_size, path.read_bytes) for path in paths}
     return
   if not source.exists():
     raise SourceError(
@@ -155,21 +145,20 @@ def _open(source: Path) -> Iterator[Files]:
   try:
     with tarfile.open(source) as tar:
       # Links and devices are left out, and paths of members are not used.
-      members = {
-        member.name.rsplit('/', 1)[-1]: member
-        for member in tar
-        if member.isreg()
-      }
+      members = [member for member in tar if member.isreg()]
       # tarfile stops before the checksum at the end of the compressed data.
       while tar.fileobj and tar.fileobj.read(2**20):
         pass
 
-      def read(name: str) -> bytes:
-        file = tar.extractfile(members[name])
+      def read(member: tarfile.TarInfo) -> bytes:
+        file = tar.extractfile(member)
         assert file is not None  # It is None for links and devices only.
         return file.read()
 
-      yield Files({name: m.size for name, m in members.items()}, read)
+      yield {
+        m.name.rsplit('/', 1)[-1]: (m.size, functools.partial(read, m))
+        for m in members
+      }
   except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
     if isinstance(error, OSError) and error.errno:
       raise  # The disk failed; the archive may be intact.
@@ -183,7 +172,7 @@ def _recognise(source: Path, files: Files) -> Layout:
   """Returns the layout whose files the source has."""
 
   def lacking(layout: Layout) -> list[str]:
-    return [file for file in layout.files if file not in files.sizes]
+    return [file for file in layout.files if file not in files]
 
   # The layout with the fewest missing files, which the message then names.
   layout = min(LAYOUTS, key=lambda x: len(lacking(x)) / len(x.files))
@@ -224,7 +213,7 @@ def _read_file(
   files: Files, name: str, layout: Layout, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns pixels of shape (count, PIXELS) and labels of shape (count,)."""
-  size, found = count * (PIXELS + layout.labels), files.sizes[name]
+  size, (found, read) = count * (PIXELS + layout.labels), files[name]
   if layout.key:
     # The limit leaves room for names and labels and protects the memory.
     if not size < found < 2 * size + 100_000:
@@ -233,9 +222,7 @@ def _read_file(
         f' {_AGAIN}'
       )
     try:
-      return cifar_pickle.read_batch(
-        files.read(name), layout.key, count, PIXELS
-      )
+      return cifar_pickle.read_batch(read(), layout.key, count, PIXELS)
     except ValueError as error:
       raise SourceError(f'{name} is not a CIFAR file: {error}. {_AGAIN}') from (
         error
@@ -244,7 +231,7 @@ def _read_file(
     raise SourceError(
       f'{name} has {found} bytes, but {count} images take {size}. {_AGAIN}'
     )
-  table = np.frombuffer(files.read(name), np.uint8).reshape(count, -1)
+  table = np.frombuffer(read(), np.uint8).reshape(count, -1)
   return table[:, layout.labels :], table[:, layout.labels - 1]
 
 
