@@ -18,7 +18,6 @@ from experiments.build.networks import DTYPES
 from experiments.common.parallel import data_mesh, pick
 from experiments.configs import resnet20
 from experiments.data.on_device import ImageSet, device_pipeline
-from experiments.data.pipeline import Options
 from experiments.training.steps import make_steps
 from mq_jax import models
 
@@ -40,16 +39,8 @@ def main() -> None:
   )
   check(config)
   at = cases.problem(args.network, args.batch_size, args.dtype)
-  options = Options(
-    data_dir='',
-    batch_size=args.batch_size,
-    epoch_steps=0,
-    holdout=0,
-    augment=True,
-    dtype=DTYPES[args.dtype],
-    mesh=data_mesh(1),
-  )
-  pipeline = device_pipeline(_random_images(args.images), options)
+  images = _random_images(args.images)
+  pipeline = device_pipeline(images, config, data_mesh(1))
   net = getattr(models, args.network)(dtype=DTYPES[args.dtype])
   steps = make_steps(config, pipeline, net, at.params, at.model_state)
   state = steps.start()

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+import mq_jax
 from benchmarks import cases, measure, table
 from experiments.build.networks import make_network
-from experiments.build.parts import make_parts, make_train_step
+from experiments.build.parts import make_parts
 from experiments.configs import methods, resnet20
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
@@ -44,9 +45,8 @@ def make_case(name: str, config: ConfigDict, args: Any) -> cases.Case:
     loss='cross_entropy',
   )
   at = cases.problem(make_network(config, 10), args.batch_size, args.dtype)
-  train = make_train_step(
-    config, make_parts(config, STEPS_PER_EPOCH), at.loss_fn
-  )
+  parts = make_parts(config, STEPS_PER_EPOCH)
+  train = mq_jax.make_train_step(at.loss_fn, **parts.step)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return cases.Case(name, train.step_fn, jax.device_get(state), at.batch)
 

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+import mq_jax
 from experiments.build.base_model import is_from_scratch
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.key import check_value
 from experiments.build.methods import METHODS
-from experiments.build.networks import make_network, network_keys
-from experiments.build.parts import RunParts, make_parts, make_train_step
-from experiments.build.schema import KEYS, default_config
+from experiments.build.networks import make_network
+from experiments.build.parts import RunParts, make_parts
+from experiments.build.schema import KEYS
 from experiments.common.errors import ConfigError
 from experiments.data.datasets import DATASETS
 from mq_jax import selection
@@ -28,7 +29,8 @@ def check(config: ConfigDict) -> None:
     config: Any configuration.
 
   Raises:
-    ConfigError: With the key, its value and what is allowed.
+    ConfigError: If the configuration is refused. The message names the key, its
+      value and what is allowed.
   """
   if unknown := sorted(set(config) - set(KEYS)):
     raise ConfigError(
@@ -46,10 +48,12 @@ def check(config: ConfigDict) -> None:
   _check_estimator(config)
   _check_decay(config)
   try:
-    make_network(config, 10)
+    net = make_network(config, 10)
     parts = make_parts(config, 1)
-    make_train_step(config, parts, _no_loss)
-    _check_leaves(config, parts)
+    # This checks the other arguments and does not call the loss.
+    no_loss: Any = None
+    mq_jax.make_train_step(no_loss, **parts.step)
+    _check_leaves(config, parts, net)
   except ValueError as error:
     raise ConfigError(str(error)) from error
 
@@ -94,7 +98,7 @@ def _check_quantizer(config: ConfigDict) -> None:
 
 
 def _check_estimator(config: ConfigDict) -> None:
-  """Refuses a learned estimator where nothing can be learned."""
+  """Refuses a learned estimator if nothing can be learned."""
   if not ESTIMATORS[config.estimator].learned:
     if config.slim or config.per_layer:
       raise ConfigError(
@@ -121,38 +125,28 @@ def _check_decay(config: ConfigDict) -> None:
   if len(numbers) < len(epochs) or sorted(set(numbers)) != numbers:
     raise ConfigError(
       f'config.decay_at={config.decay_at!r} must be ascending epochs separated'
-      ' by blanks.'
+      ' by spaces.'
     )
 
 
-def _check_leaves(config: ConfigDict, parts: RunParts) -> None:
+def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   """Refuses rules and estimators that do not fit the leaves of the network."""
   if not config.float_layers and not ESTIMATORS[config.estimator].needs_shapes:
     return
-  keys = tuple((name, config[name]) for name in network_keys(config))
-  params = _param_shapes(keys, DATASETS[config.dataset].image_shape)
+  params = _param_shapes(net, DATASETS[config.dataset].image_shape)
   selected = selection.select(params, parts.rules)
   leaves = selection.named_leaves(params)
   jax.eval_shape(
-    lambda leaves: parts.estimator.init(jax.random.key(0), leaves),
+    lambda leaves: parts.step['estimator'].init(jax.random.key(0), leaves),
     {path: leaves[path] for path in selected},
   )
 
 
-@functools.cache
-def _param_shapes(
-  keys: tuple[tuple[str, Any], ...], image_shape: tuple[int, int, int]
-) -> Any:
+@functools.lru_cache
+def _param_shapes(net: Any, image_shape: tuple[int, int, int]) -> Any:
   """Returns the shapes of a network's parameters, without computing any."""
-  config = default_config()
-  config.update(dict(keys))
-  net = make_network(config, 10)
   images = jnp.zeros((1, *image_shape))
   variables = jax.eval_shape(
     lambda: net.init(jax.random.key(0), images, train=False)
   )
   return variables['params']
-
-
-def _no_loss(*_: Any) -> Any:
-  raise NotImplementedError('Only the arguments of the step are checked.')

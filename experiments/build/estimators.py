@@ -1,4 +1,4 @@
-"""Gradient estimators: what `config.estimator` names."""
+"""The gradient estimators that `config.estimator` names."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from experiments.build.key import subset
 from experiments.build.networks import DTYPES
 
 
-class Facts(NamedTuple):
-  """Facts about the rest of a run that estimators need.
+class EstimatorContext(NamedTuple):
+  """The properties of a run that its estimator depends on.
 
   Attributes:
     steps_per_epoch: Number of updates per epoch.
-    threshold: W̃ at the border of the two levels; None with more levels.
+    threshold: W̃ at the border of the two levels; None if there are more.
   """
 
   steps_per_epoch: int
@@ -26,9 +26,9 @@ class Estimator(NamedTuple):
   """The declaration of an estimator.
 
   Attributes:
-    make: `(keys, facts) -> mq_jax.GradientEstimator`. `keys` has the keys in
+    make: `(keys, context) -> mq_jax.GradientEstimator`. `keys` has the keys in
       `reads`.
-    reads: Configuration keys that a run with this estimator depends on.
+    reads: Configuration keys that the estimator depends on.
     colour: Colour in all figures, from the palette of Okabe and Ito, which
       colour-blind readers can tell apart.
     marker: Marker in all figures, as matplotlib names it.
@@ -36,7 +36,7 @@ class Estimator(NamedTuple):
     needs_shapes: The estimator fits only kernels of certain shapes.
   """
 
-  make: Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]
+  make: Callable[[ConfigDict, EstimatorContext], mq_jax.GradientEstimator]
   reads: tuple[str, ...]
   colour: str
   marker: str
@@ -44,26 +44,16 @@ class Estimator(NamedTuple):
   needs_shapes: bool = False
 
 
-# Training of φ reads these keys, whatever the estimator is.
-LEARNED = (
-  'per_layer',
-  'slim',
-  'phi_cotangent',
-  'differentiate_refinement',
-  'meta_learning_rate',
-  'meta_optimizer',
-  'meta_decay_every',
-  'meta_every',
-  'meta_stop',
-)
-_STACK = (*LEARNED, 'hidden', 'layers', 'estimator_activation', 'init')
+# None is the type of the weights, which may also be wider.
+_MEMORY_DTYPES = DTYPES | {'float32': None}
+_STACK = ('hidden', 'layers', 'estimator_activation', 'init')
 
 
 def _stack(
   make: Callable[..., mq_jax.GradientEstimator],
-) -> Callable[[ConfigDict, Facts], mq_jax.GradientEstimator]:
+) -> Callable[[ConfigDict, EstimatorContext], mq_jax.GradientEstimator]:
   """Makes a stack of dense layers from the keys in `_STACK`."""
-  return lambda keys, facts: make(
+  return lambda keys, context: make(
     hidden=keys.hidden,
     layers=keys.layers,
     activation=keys.estimator_activation,
@@ -71,20 +61,11 @@ def _stack(
   )
 
 
-def _lstm_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
-  del facts
-  narrow = keys.memory_dtype != 'float32'
-  return mq_jax.lstm_fc(
-    keys.hidden,
-    carry=keys.carry,
-    init=keys.init,
-    memory_dtype=DTYPES[keys.memory_dtype] if narrow else None,
-  )
-
-
-def _feature_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
+def _feature_fc(
+  keys: ConfigDict, context: EstimatorContext
+) -> mq_jax.GradientEstimator:
   features = tuple(keys.features.split())
-  if 'distance' in features and facts.threshold is None:
+  if 'distance' in features and context.threshold is None:
     raise ValueError(
       f"config.features={keys.features!r} contains 'distance', the distance to"
       ' the threshold between two levels, but the quantizer has several'
@@ -93,42 +74,46 @@ def _feature_fc(keys: ConfigDict, facts: Facts) -> mq_jax.GradientEstimator:
   return mq_jax.feature_fc(
     features,
     keys.hidden,
-    steps=keys.progress_epochs * facts.steps_per_epoch,
+    steps=keys.progress_epochs * context.steps_per_epoch,
     # Only the feature 'distance' reads it.
-    threshold=0.0 if facts.threshold is None else facts.threshold,
+    threshold=0.0 if context.threshold is None else context.threshold,
   )
 
 
 ESTIMATORS = {
   'ste': Estimator(
-    lambda keys, facts: mq_jax.ste(), (), '#000000', 'o', learned=False
+    lambda keys, context: mq_jax.ste(), (), '#000000', 'o', learned=False
   ),
   'fc_grad': Estimator(_stack(mq_jax.fc_grad), _STACK, '#009E73', 'D'),
   'multi_fc': Estimator(_stack(mq_jax.multi_fc), _STACK, '#0072B2', 's'),
   'lstm_fc': Estimator(
-    _lstm_fc,
-    (*LEARNED, 'hidden', 'init', 'carry', 'memory_dtype'),
+    lambda keys, context: mq_jax.lstm_fc(
+      keys.hidden,
+      carry=keys.carry,
+      init=keys.init,
+      memory_dtype=_MEMORY_DTYPES[keys.memory_dtype],
+    ),
+    ('hidden', 'init', 'carry', 'memory_dtype'),
     '#D55E00',
     '^',
   ),
   'kernel_wise': Estimator(
-    lambda keys, facts: mq_jax.kernel_wise(hidden=keys.hidden, init=keys.init),
-    (*LEARNED, 'hidden', 'init'),
+    lambda keys, context: mq_jax.kernel_wise(
+      hidden=keys.hidden, init=keys.init
+    ),
+    ('hidden', 'init'),
     '#CC79A7',
     'v',
     needs_shapes=True,
   ),
   'feature_fc': Estimator(
-    _feature_fc,
-    (*LEARNED, 'hidden', 'features', 'progress_epochs'),
-    '#E69F00',
-    'P',
+    _feature_fc, ('hidden', 'features', 'progress_epochs'), '#E69F00', 'P'
   ),
 }
 
 
 def make_estimator(
-  config: ConfigDict, facts: Facts
+  config: ConfigDict, context: EstimatorContext
 ) -> mq_jax.GradientEstimator:
   """Makes the estimator that `config.estimator` names.
 
@@ -137,9 +122,8 @@ def make_estimator(
       quantizer.
   """
   declared = ESTIMATORS[config.estimator]
-  keys = subset(config, declared.reads)
-  estimator = declared.make(keys, facts)
+  estimator = declared.make(subset(config, declared.reads), context)
   if not declared.learned:
     return estimator
-  estimator = mq_jax.per_layer(estimator) if keys.per_layer else estimator
-  return mq_jax.slim(estimator) if keys.slim else estimator
+  estimator = mq_jax.per_layer(estimator) if config.per_layer else estimator
+  return mq_jax.slim(estimator) if config.slim else estimator

@@ -30,35 +30,24 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
   excluded |= unread_keys(complete) | set(without)
   kept = {
     name: value
-    for name, value in _names_only(complete, folders=False).items()
+    for name, value in without_places(complete).items()
     if name not in excluded
   }
   return json.dumps(kept, sort_keys=True)
 
 
-def _names_only(config: Mapping[str, Any], *, folders: bool) -> dict[str, Any]:
-  """Returns the configuration with the last part of each path alone."""
-  return {
-    name: pathlib.PurePath(value).name
-    if name in KEYS and (KEYS[name].file or (folders and KEYS[name].folder))
-    else value
-    for name, value in config.items()
-  }
-
-
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the keys that a resumed run must share with the earlier run.
 
-  Files may move, because their place changes no number: folders are left out,
-  and files count by their names.
+  Files may move, because their locations change no result: folders are left
+  out, and files count by their names.
 
   Args:
     config: Keys and values; keys may be missing.
   """
-  names = _names_only(config, folders=False)
   return {
     name: value
-    for name, value in names.items()
+    for name, value in without_folders(config).items()
     if not (name in KEYS and KEYS[name].folder)
   }
 
@@ -70,6 +59,10 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     config: Keys and values; keys may be missing.
 
   Returns:
-    The last part of each path in the place of the path.
+    The configuration, with each path replaced by its last part.
   """
-  return _names_only(config, folders=True)
+  paths = {name for name, key in KEYS.items() if key.file or key.folder}
+  return {
+    name: pathlib.PurePath(value).name if name in paths else value
+    for name, value in config.items()
+  }

@@ -1,5 +1,6 @@
 """Declarations of configuration keys, and the check of a value against one."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,15 +14,17 @@ class Key(NamedTuple):
 
   Attributes:
     default: Value where the user gives none; its type is the type of the key.
+      The values of a key with the default None are strings or None.
     help: One line for `--help`.
     least: Smallest value. A bounded value must be finite.
-    most: Largest value.
+    most: Largest value; needs `least`.
     above: The value must be larger than this number.
     choices: Allowed values, as a table by name or a tuple.
-    optional: The value may be None; `default` is then a string or None.
     identity: Two runs that differ in this key are different settings.
     base: The run of the base model takes the value over.
     training: Only a run of at least one epoch reads the key.
+    quantized: Only a run that quantizes weights reads the key.
+    learned: Only a run with a learned estimator reads the key.
     file: The value is the path of a file, which counts by its name alone.
     folder: The value is the path of a folder, which does not count.
     replaced_by: Name of the key that replaces this one where it is set.
@@ -33,10 +36,11 @@ class Key(NamedTuple):
   most: float | None = None
   above: float | None = None
   choices: Collection[Any] | None = None
-  optional: bool = False
   identity: bool = True
   base: bool = False
   training: bool = False
+  quantized: bool = False
+  learned: bool = False
   file: bool = False
   folder: bool = False
   replaced_by: str = ''
@@ -44,17 +48,37 @@ class Key(NamedTuple):
   @property
   def kind(self) -> type:
     """Type of the values that are not None."""
-    if isinstance(self.default, dict):
-      return ConfigDict
-    return str if self.optional else type(self.default)
+    if self.default is None:
+      return str
+    return ConfigDict if isinstance(self.default, dict) else type(self.default)
+
+  @property
+  def bounds(self) -> str:
+    """Description of the allowed numbers; '' if all are allowed."""
+    if self.most is not None:
+      return f'from {self.least} to {self.most}'
+    if self.above is not None:
+      return f'above {self.above} and finite'
+    return '' if self.least is None else f'at least {self.least} and finite'
+
+  def is_in_bounds(self, value: float) -> bool:
+    """Returns True if a number is finite and in the bounds of the key."""
+    return (
+      math.isfinite(value)
+      and (self.least is None or value >= self.least)
+      and (self.most is None or value <= self.most)
+      and (self.above is None or value > self.above)
+    )
 
 
 def defaults(keys: Mapping[str, Key]) -> ConfigDict:
   """Returns a configuration that has the default of every key."""
-  config = ConfigDict()
-  for name, key in keys.items():
-    config[name] = config_dict.placeholder(str) if key.optional else key.default
-  return config
+  return ConfigDict(
+    {
+      name: config_dict.placeholder(str) if key.default is None else key.default
+      for name, key in keys.items()
+    }
+  )
 
 
 def subset(config: Mapping[str, Any], names: Iterable[str]) -> ConfigDict:
@@ -66,13 +90,9 @@ def as_declared(
   keys: Mapping[str, Key], values: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns all declared keys: defaults, and `values` in the declared types."""
-  given = {
-    name: float(value)
-    if name in keys and isinstance(keys[name].default, float)
-    else value
-    for name, value in values.items()
-  }
-  return {name: key.default for name, key in keys.items()} | given
+  complete = {name: key.default for name, key in keys.items()} | dict(values)
+  floats = [name for name, key in keys.items() if key.kind is float]
+  return complete | {name: float(complete[name]) for name in floats}
 
 
 def check_value(name: str, key: Key, value: Any) -> None:
@@ -89,41 +109,21 @@ def check_value(name: str, key: Key, value: Any) -> None:
   """
   # A bool is an int to Python, and an int is valid where a float is wanted.
   kinds = (int, float) if key.kind is float else (key.kind,)
-  if not (type(value) in kinds or (value is None and key.optional)):
+  if not (type(value) in kinds or (value is None and key.default is None)):
     raise ConfigError(f'{name}={value!r} must be of type {key.kind.__name__}.')
   if key.choices is not None and value not in key.choices:
     raise ConfigError(f'{name}={value!r} must be one of {tuple(key.choices)}.')
-  infinite = float('inf')
-  least = -infinite if key.least is None else key.least
-  most = infinite if key.most is None else key.most
-  above = -infinite if key.above is None else key.above
-  bounded = (key.least, key.most, key.above) != (None, None, None)
-  if bounded and not (
-    least <= value <= most and above < value and abs(value) < infinite
-  ):
-    raise ConfigError(f'{name}={value!r} must be {_range(key)}.')
-
-
-def _range(key: Key) -> str:
-  """Describes the bounds of a key."""
-  if key.least is not None and key.most is not None:
-    return f'from {key.least} to {key.most}'
-  if key.above is not None:
-    return f'above {key.above} and finite'
-  if key.least is not None:
-    return f'at least {key.least} and finite'
-  return f'at most {key.most} and finite'
+  if key.bounds and not key.is_in_bounds(value):
+    raise ConfigError(f'{name}={value!r} must be {key.bounds}.')
 
 
 def help_lines(keys: Mapping[str, Key], prefix: str = 'config') -> list[str]:
   """Returns one line per key: name, default, help and allowed values."""
   lines = []
   for name, key in keys.items():
-    allowed = ''
+    allowed = f' {key.bounds.capitalize()}.' if key.bounds else ''
     if key.choices is not None:
       allowed = f' One of {", ".join(map(str, key.choices))}.'
-    elif key.least is not None or key.most is not None or key.above is not None:
-      allowed = f' {_range(key).capitalize()}.'
     value = '' if isinstance(key.default, dict) else f'={key.default}'
     lines.append(f'--{prefix}.{name}{value}: {key.help}{allowed}')
   return lines

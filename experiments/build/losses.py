@@ -18,8 +18,8 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 def squared_hinge(logits: Array, labels: Array) -> Array:
   """Returns the squared hinge loss of each example, mean over classes.
 
-  It is the loss of an L2 support vector machine that tells each class from the
-  others.
+  It is the loss of an L2 support vector machine that separates each class from
+  the others.
   """
   signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
   return jnp.mean(jnp.maximum(0, 1 - signs * logits) ** 2, axis=-1)

@@ -14,7 +14,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 class ActivationQuantizer(NamedTuple):
-  """The declaration of what quantizes the inputs of layers.
+  """The declaration of a quantizer of the inputs of layers.
 
   Attributes:
     make: `(keys) -> mq_jax.Activation`, or None for no quantization.
@@ -25,7 +25,13 @@ class ActivationQuantizer(NamedTuple):
   reads: tuple[str, ...] = ()
 
 
-_BITS = ('activation_bits',)
+def _with_bits(make: Callable[[int], mq_jax.Activation]) -> ActivationQuantizer:
+  """Declares a quantizer with `config.activation_bits` bits."""
+  return ActivationQuantizer(
+    lambda keys: make(keys.activation_bits), ('activation_bits',)
+  )
+
+
 ACTIVATION_QUANTIZERS = {
   'relu': ActivationQuantizer(lambda keys: None),
   'sign': ActivationQuantizer(
@@ -36,31 +42,20 @@ ACTIVATION_QUANTIZERS = {
       activations.bi_real_sign, signed=True, binary=True
     )
   ),
-  'dorefa': ActivationQuantizer(
-    lambda keys: mq_jax.Activation(
-      activations.dorefa_activation(keys.activation_bits)
-    ),
-    _BITS,
+  'dorefa': _with_bits(
+    lambda bits: mq_jax.Activation(activations.dorefa_activation(bits))
   ),
-  'hwgq': ActivationQuantizer(
-    lambda keys: mq_jax.Activation(activations.hwgq(keys.activation_bits)),
-    _BITS,
+  'hwgq': _with_bits(lambda bits: mq_jax.Activation(activations.hwgq(bits))),
+  # PACT starts with a clip of 10.
+  'pact': _with_bits(
+    lambda bits: mq_jax.Activation(activations.pact(bits), start=10.0)
   ),
-  # 10 is PACT's own start of the clip.
-  'pact': ActivationQuantizer(
-    lambda keys: mq_jax.Activation(
-      activations.pact(keys.activation_bits), start=10.0
-    ),
-    _BITS,
-  ),
-  # LSQ's start, 2 E|x| / √(levels), for half a normal distribution, whose mean
-  # is 0.4.
-  'lsq': ActivationQuantizer(
-    lambda keys: mq_jax.Activation(
-      activations.lsq_activation(keys.activation_bits),
-      start=0.8 / (2**keys.activation_bits - 1) ** 0.5,
-    ),
-    _BITS,
+  # LSQ starts with 2 E|x| / √(levels). E|x| is 0.4 for a rectified normal
+  # distribution.
+  'lsq': _with_bits(
+    lambda bits: mq_jax.Activation(
+      activations.lsq_activation(bits), start=0.8 / (2**bits - 1) ** 0.5
+    )
   ),
 }
 
@@ -77,10 +72,10 @@ class Network(NamedTuple):
   reads: tuple[str, ...] = ('head_norm', 'dtype')
 
 
-def _small_images(make: Callable[..., Any]) -> Network:
+def _small_images(name: str) -> Network:
   """Declares a network of `mq_jax.models` for images of 32 by 32 pixels."""
   return Network(
-    lambda keys, num_classes, activation: make(
+    lambda keys, num_classes, activation: getattr(models, name)(
       num_classes=num_classes,
       dtype=DTYPES[keys.dtype],
       activation=activation,
@@ -89,20 +84,13 @@ def _small_images(make: Callable[..., Any]) -> Network:
   )
 
 
-NETWORKS = {
-  'resnet8': _small_images(models.resnet8),
-  'resnet20': _small_images(models.resnet20),
-  'resnet32': _small_images(models.resnet32),
-  'resnet44': _small_images(models.resnet44),
-  'resnet56': _small_images(models.resnet56),
-  'resnet110': _small_images(models.resnet110),
-  'vgg_small': _small_images(models.vgg_small),
-  'labnet': _small_images(models.labnet),
-}
+_DEPTHS = (8, 20, 32, 44, 56, 110)
+_NAMES = (*(f'resnet{depth}' for depth in _DEPTHS), 'vgg_small', 'labnet')
+NETWORKS = {name: _small_images(name) for name in _NAMES}
 
 
 def make_activation(config: ConfigDict) -> mq_jax.Activation | None:
-  """Makes what `config.activation_quantizer` names; None: not quantized.
+  """Makes the quantizer that `config.activation_quantizer` names, if any.
 
   Raises:
     ValueError: If the number of bits is out of range.

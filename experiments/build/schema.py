@@ -39,7 +39,6 @@ KEYS: dict[str, Key] = {
     '',
     'Folder of prepared data sets; empty: $TFDS_DATA_DIR, then'
     ' ~/tensorflow_datasets.',
-    identity=False,
     base=True,
     folder=True,
   ),
@@ -56,10 +55,7 @@ KEYS: dict[str, Key] = {
     replaced_by='pretrained',
   ),
   'holdout': Key(
-    0,
-    'Training images to test on instead of the test set.',
-    least=0,
-    base=True,
+    0, 'Training images to test on instead of the test set.', least=0, base=True
   ),
   'dtype': Key(
     'float32',
@@ -72,7 +68,7 @@ KEYS: dict[str, Key] = {
   ),
   'trials': Key(
     1,
-    'Runs as one program, with the seeds seed, seed + 1, ….',
+    'Seeds to train as one program: seed, seed + 1, ….',
     least=1,
     identity=False,
   ),
@@ -100,40 +96,40 @@ KEYS: dict[str, Key] = {
     True, 'Scale the straight-through gradient of bwn by α.'
   ),
   'float_layers': Key(
-    '', 'Regular expression of the leaves that stay in full precision.'
+    '',
+    'Regular expression of the leaves that stay in full precision.',
+    quantized=True,
   ),
-  'estimator': Key(
-    'multi_fc', 'Rule that passes gradients backwards.', choices=ESTIMATORS
-  ),
+  'estimator': Key('multi_fc', 'Estimator of gradients.', choices=ESTIMATORS),
   'hidden': Key(100, 'Hidden size of the estimator.'),
   'layers': Key(2, 'Layers of the stack (fc_grad, multi_fc).'),
   'estimator_activation': Key(
     None,
     'Activation of the stack (fc_grad, multi_fc).',
     choices=(None, 'relu', 'tanh'),
-    optional=True,
   ),
-  'init': Key('random', 'Start of φ.', choices=('random', 'identity')),
+  'init': Key('random', 'Initial values of φ.', choices=('random', 'identity')),
   'carry': Key(True, 'Keep the memory from step to step (lstm_fc).'),
   'memory_dtype': Key(
     'float32', 'Type of the memory (lstm_fc).', choices=DTYPES
   ),
   'features': Key(
     'gradient momentum distance progress',
-    'Inputs of feature_fc, separated by blanks.',
+    'Inputs of feature_fc, separated by spaces.',
   ),
   'progress_epochs': Key(
     100, 'Epochs after which the feature progress is 1 (feature_fc).', least=1
   ),
-  'per_layer': Key(False, 'One φ per layer.'),
-  'slim': Key(False, 'Train φ on one random layer per step.'),
+  'per_layer': Key(False, 'One φ per layer.', learned=True),
+  'slim': Key(False, 'Train φ on one random layer per step.', learned=True),
   'phi_cotangent': Key(
     'ste',
     "Rule that takes the loss's gradient to W on φ's path.",
     choices=('ste', 'estimator'),
+    learned=True,
   ),
   'differentiate_refinement': Key(
-    False, "Let φ's gradient flow through the optimizer."
+    False, "Let φ's gradient flow through the optimizer.", learned=True
   ),
   'optimizer': Key(
     'sgd',
@@ -155,11 +151,12 @@ KEYS: dict[str, Key] = {
     'Use each weight update twice in the forward pass, as the released code'
     ' does.',
     training=True,
+    quantized=True,
   ),
   'learning_rate': Key(
     1e-3, 'α, step size of the network.', least=0, training=True
   ),
-  'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0),
+  'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0, learned=True),
   'decay_every': Key(
     30,
     'Epochs after which α falls; 0: never.',
@@ -168,17 +165,22 @@ KEYS: dict[str, Key] = {
     replaced_by='decay_at',
   ),
   'decay_at': Key(
-    '', "Epochs at which α falls instead, such as '82 123'.", training=True
+    '', "Epochs at which α falls ('82 123'); empty: decay_every.", training=True
   ),
   'decay_factor': Key(0.1, 'Factor of α at each fall.', above=0, training=True),
   'meta_optimizer': Key(
-    'adam', 'Optimizer of φ.', choices=optimizers.META_OPTIMIZERS
+    'adam', 'Optimizer of φ.', choices=optimizers.META_OPTIMIZERS, learned=True
   ),
   'meta_decay_every': Key(
-    30, 'Epochs after which γ is divided by 10; 0: never.', least=0
+    30,
+    'Epochs after which γ is divided by 10; 0: never.',
+    least=0,
+    learned=True,
   ),
-  'meta_every': Key(1, 'Steps from one update of φ to the next.', least=1),
-  'meta_stop': Key(0, 'Epochs after which φ is constant; 0: never.', least=0),
+  'meta_every': Key(1, 'Steps per update of φ.', least=1, learned=True),
+  'meta_stop': Key(
+    0, 'Epochs after which φ is constant; 0: never.', least=0, learned=True
+  ),
   'loss': Key('cross_entropy', 'Loss.', choices=losses.LOSSES, base=True),
   'augment': Key(
     True, 'Crop and mirror training images.', base=True, training=True
@@ -186,14 +188,11 @@ KEYS: dict[str, Key] = {
   'batch_size': Key(128, 'Images per step.', least=1, base=True, training=True),
   'epochs': Key(100, 'Epochs; 0: only quantize.', least=0),
   'epoch_steps': Key(
-    0,
-    'Most steps per epoch; 0: all batches.',
-    least=0,
-    training=True,
+    0, 'Maximum steps per epoch; 0: all batches.', least=0, training=True
   ),
   'chunk': Key(
     10,
-    'Steps between two looks of the host.',
+    'Steps per compiled call; a run can stop between two calls.',
     least=1,
     identity=False,
     base=True,
@@ -247,8 +246,9 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
   """Returns the keys that a run does not depend on.
 
   A key that entries of a table declare is read if the chosen entry declares it.
-  A key that no table mentions is read by every run, except those that another
-  key replaces and, where nothing is trained, those of training.
+  A key that no table mentions is read by every run, except if another key
+  replaces it, or if it is for training, quantization or learned estimators and
+  the run has none.
 
   Args:
     config: All keys of a configuration.
@@ -259,9 +259,13 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
     # A name that is no longer declared may have read any key.
     if config[name] in table:
       unread |= declared - set(table[config[name]].reads)
+  unlearned = [name for name, e in ESTIMATORS.items() if not e.learned]
   for name, declaration in KEYS.items():
-    if declaration.replaced_by and config[declaration.replaced_by]:
-      unread.add(name)
-    if declaration.training and not config['epochs']:
+    if (
+      (declaration.replaced_by and config[declaration.replaced_by])
+      or (declaration.training and not config['epochs'])
+      or (declaration.quantized and config['quantizer'] == 'none')
+      or (declaration.learned and config['estimator'] in unlearned)
+    ):
       unread.add(name)
   return unread

@@ -1,7 +1,6 @@
-"""Batches made on the device from uint8 images that are all there.
+"""Batches made on the device, from uint8 images in its memory.
 
-The order of an epoch, crop, flip and normalisation are functions of (seed,
-epoch, index), to be called inside jit.
+The functions depend only on (seed, epoch, index) and can be called inside jit.
 """
 
 from typing import NamedTuple
@@ -70,20 +69,6 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
   return size // batch_size
 
 
-def eval_batches(size: int, batch_size: int) -> int:
-  """Returns the number of batches for `size` images, the last one padded.
-
-  Raises:
-    ValueError: If either number is below 1.
-  """
-  if batch_size < 1 or size < 1:
-    raise ValueError(
-      f'batch_size={batch_size} and the number of images, {size}, must be'
-      ' positive.'
-    )
-  return -(-size // batch_size)
-
-
 def _key(seed: int | Array, use: int) -> Array:
   # The generator is fixed, because jax.config may choose one that gives other
   # numbers on several devices.
@@ -114,13 +99,10 @@ def train_batch(
   *,
   seed: int | Array,
   epoch: int | Array,
-  mean: Floats3,
-  std: Floats3,
   flip: bool,
   padding: int = 4,
-  dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> dict[str, Array]:
-  """Returns one batch of training images: cropped, flipped and normalised.
+  """Returns one batch of training images, cropped and flipped.
 
   Each image is padded with `padding` black pixels, cropped to its own size at a
   random place, and mirrored with probability 1/2.
@@ -133,14 +115,11 @@ def train_batch(
     batch_size: Number of images, B.
     seed: Seed of the run; may be traced.
     epoch: Epoch, from 0; may be traced.
-    mean: Mean of each channel, with pixels in [0, 1].
-    std: Standard deviation of each channel, with pixels in [0, 1].
     flip: Mirror images at random.
     padding: Number of pixels around an image; 0 leaves out the crop.
-    dtype: Type of the images; they are normalised in float32 or wider.
 
   Returns:
-    'image' of shape (B, H, W, C), 'label' int32 of shape (B,).
+    'image' uint8 of shape (B, H, W, C), 'label' int32 of shape (B,).
 
   Raises:
     ValueError: If the padding is negative or there is no such batch.
@@ -154,8 +133,7 @@ def train_batch(
   key = jax.random.fold_in(_key(seed, _AUGMENT), epoch)
   key = jax.random.fold_in(key, index)
   images = _augmented(split.images, chosen, key, flip, padding)
-  image = normalised(images, mean, std, dtype)
-  return {'image': image, 'label': split.labels[chosen]}
+  return {'image': images, 'label': split.labels[chosen]}
 
 
 def _augmented(
@@ -201,37 +179,24 @@ def normalised(
 
 
 def eval_batch(
-  split: Split,
-  index: int | Array,
-  batch_size: int,
-  *,
-  mean: Floats3,
-  std: Floats3,
-  dtype: jax.typing.DTypeLike = jnp.float32,
+  split: Split, index: int | Array, batch_size: int
 ) -> dict[str, Array]:
-  """Returns one batch of images in their order, normalised only.
+  """Returns one batch of images in their order, unchanged.
 
   Args:
     split: Usually the test split.
-    index: Number of the batch, 0 to `eval_batches` - 1; may be traced.
+    index: Number of the batch, from 0; may be traced.
     batch_size: Number of images, B.
-    mean: Mean of each channel, with pixels in [0, 1].
-    std: Standard deviation of each channel, with pixels in [0, 1].
-    dtype: Type of the images; they are normalised in float32 or wider.
 
   Returns:
-    'image' of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask',
-    float32 of shape (B,): 1 for an image, 0 for what fills up the last batch.
+    'image' uint8 of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask'
+    float32 of shape (B,): 1 for an image, 0 for the padding of the last batch.
     Over all batches every image has the mask 1 exactly once.
-
-  Raises:
-    ValueError: If `batch_size` is below 1 or the split is empty.
   """
-  eval_batches(len(split.labels), batch_size)
   places = index * batch_size + jnp.arange(batch_size)
   chosen = jnp.minimum(places, len(split.labels) - 1)
   return {
-    'image': normalised(split.images[chosen], mean, std, dtype),
+    'image': split.images[chosen],
     'label': split.labels[chosen],
     'mask': (places < len(split.labels)).astype(jnp.float32),
   }

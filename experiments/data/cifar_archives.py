@@ -5,6 +5,7 @@ names of the files tell CIFAR-10 from CIFAR-100.
 """
 
 import contextlib
+import functools
 import os
 import tarfile
 import zlib
@@ -19,6 +20,8 @@ from experiments.data import cifar_pickle
 
 Advance = Callable[[int], object]
 Report = Callable[[str, int], Advance]
+# The size in bytes and the reader of each file, by its name without folders.
+Files = Mapping[str, tuple[int, Callable[[], bytes]]]
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 PIXELS = 3 * 32 * 32
@@ -61,37 +64,33 @@ class Layout(NamedTuple):
 
   Attributes:
     name: Name of the set, 'cifar10' or 'cifar100'.
-    splits: Files of each split. The files of a split have equally many images.
+    train: Files of the training split, which have equally many images.
+    test: File of the test split.
     labels: Number of label bytes in front of each image, of which the last one
       is the class; 0 for python files.
     key: Key of the labels in python files.
   """
 
   name: str
-  splits: Mapping[str, tuple[str, ...]]
+  train: tuple[str, ...]
+  test: str
   labels: int = 0
   key: str = ''
 
   @property
   def files(self) -> tuple[str, ...]:
     """The names of all files."""
-    return self.splits['train'] + self.splits['test']
+    return (*self.train, self.test)
 
 
 _BATCHES = tuple(f'data_batch_{i}' for i in range(1, 6))
 LAYOUTS = (
   Layout(
-    'cifar10',
-    {'train': tuple(f'{b}.bin' for b in _BATCHES), 'test': ('test_batch.bin',)},
-    labels=1,
+    'cifar10', tuple(f'{b}.bin' for b in _BATCHES), 'test_batch.bin', labels=1
   ),
-  Layout(
-    'cifar100', {'train': ('train.bin',), 'test': ('test.bin',)}, labels=2
-  ),
-  Layout('cifar10', {'train': _BATCHES, 'test': ('test_batch',)}, key='labels'),
-  Layout(
-    'cifar100', {'train': ('train',), 'test': ('test',)}, key='fine_labels'
-  ),
+  Layout('cifar100', ('train.bin',), 'test.bin', labels=2),
+  Layout('cifar10', _BATCHES, 'test_batch', key='labels'),
+  Layout('cifar100', ('train',), 'test', key='fine_labels'),
 )
 
 
@@ -132,57 +131,34 @@ def read_source(
   return layout.name, splits
 
 
-class Files(NamedTuple):
-  """Files by name, without their folders.
-
-  Attributes:
-    sizes: Size of each file, bytes.
-    read: Function that returns the content of a file.
-  """
-
-  sizes: Mapping[str, int]
-  read: Callable[[str], bytes]
-
-
 @contextlib.contextmanager
 def _open(source: Path) -> Iterator[Files]:
   """Opens the files of a folder, or of an archive without extracting it."""
   if source.is_dir():
-    paths = {path.name: path for path in source.iterdir() if path.is_file()}
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    yield Files(sizes, lambda name: paths[name].read_bytes())
+    paths = [path for path in source.iterdir() if path.is_file()]
+    yield {path.name: (path.stat().st_size, path.read_bytes) for path in paths}
     return
   if not source.exists():
     raise SourceError(
       f'The source {source} does not exist. Give the path of an archive.'
     )
-  with contextlib.ExitStack() as stack:
-    with _archive_errors(source):
-      tar = stack.enter_context(tarfile.open(source))
+  try:
+    with tarfile.open(source) as tar:
       # Links and devices are left out, and paths of members are not used.
-      members = {
-        member.name.rsplit('/', 1)[-1]: member
-        for member in tar
-        if member.isreg()
-      }
+      members = [member for member in tar if member.isreg()]
       # tarfile stops before the checksum at the end of the compressed data.
       while tar.fileobj and tar.fileobj.read(2**20):
         pass
 
-    def read(name: str) -> bytes:
-      with _archive_errors(source):
-        file = tar.extractfile(members[name])
+      def read(member: tarfile.TarInfo) -> bytes:
+        file = tar.extractfile(member)
         assert file is not None  # It is None for links and devices only.
-        with file:
-          return file.read()
+        return file.read()
 
-    yield Files({name: m.size for name, m in members.items()}, read)
-
-
-@contextlib.contextmanager
-def _archive_errors(source: Path) -> Iterator[None]:
-  try:
-    yield
+      yield {
+        m.name.rsplit('/', 1)[-1]: (m.size, functools.partial(read, m))
+        for m in members
+      }
   except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
     if isinstance(error, OSError) and error.errno:
       raise  # The disk failed; the archive may be intact.
@@ -193,10 +169,10 @@ def _archive_errors(source: Path) -> Iterator[None]:
 
 
 def _recognise(source: Path, files: Files) -> Layout:
-  """Returns the layout of which the source has the files."""
+  """Returns the layout whose files the source has."""
 
   def lacking(layout: Layout) -> list[str]:
-    return [file for file in layout.files if file not in files.sizes]
+    return [file for file in layout.files if file not in files]
 
   # The layout with the fewest missing files, which the message then names.
   layout = min(LAYOUTS, key=lambda x: len(lacking(x)) / len(x.files))
@@ -218,7 +194,7 @@ def _read_layout(
 ) -> Splits:
   """Reads the files of an official archive."""
   splits = {}
-  for split, names in layout.splits.items():
+  for split, names in (('train', layout.train), ('test', (layout.test,))):
     count = getattr(sizes, split) // len(names)
     images, labels = [], []
     for name in names:
@@ -237,7 +213,7 @@ def _read_file(
   files: Files, name: str, layout: Layout, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns pixels of shape (count, PIXELS) and labels of shape (count,)."""
-  size, found = count * (PIXELS + layout.labels), files.sizes[name]
+  size, (found, read) = count * (PIXELS + layout.labels), files[name]
   if layout.key:
     # The limit leaves room for names and labels and protects the memory.
     if not size < found < 2 * size + 100_000:
@@ -246,9 +222,7 @@ def _read_file(
         f' {_AGAIN}'
       )
     try:
-      return cifar_pickle.read_batch(
-        files.read(name), layout.key, count, PIXELS
-      )
+      return cifar_pickle.read_batch(read(), layout.key, count, PIXELS)
     except ValueError as error:
       raise SourceError(f'{name} is not a CIFAR file: {error}. {_AGAIN}') from (
         error
@@ -257,7 +231,7 @@ def _read_file(
     raise SourceError(
       f'{name} has {found} bytes, but {count} images take {size}. {_AGAIN}'
     )
-  table = np.frombuffer(files.read(name), np.uint8).reshape(count, -1)
+  table = np.frombuffer(read(), np.uint8).reshape(count, -1)
   return table[:, layout.labels :], table[:, layout.labels - 1]
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from experiments.data.batches import Floats3
 from experiments.data.on_device import ImageSet, device_pipeline
-from experiments.data.pipeline import Options, Pipeline
+from experiments.data.pipeline import Pipeline
 from experiments.data.store import find_prepared, read_prepared
 
-Floats3 = tuple[float, float, float]
 DataDir = str | os.PathLike[str] | None
 
 
@@ -19,13 +21,14 @@ class Dataset(NamedTuple):
 
   Attributes:
     image_shape: Height, width and channels of the images.
-    pipeline: Makes the pipeline of a run.
+    pipeline: `(keys, mesh) -> Pipeline` of a run. `keys` has the keys in
+      `pipeline.READS`, and each batch is split over the devices of the mesh.
     load: `(data_dir) -> ImageSet`, for code that needs the raw pixels; None if
       the set does not fit into memory.
   """
 
   image_shape: tuple[int, int, int]
-  pipeline: Callable[[Options], Pipeline]
+  pipeline: Callable[[ConfigDict, Mesh], Pipeline]
   load: Callable[[DataDir], ImageSet] | None = None
 
 
@@ -33,7 +36,7 @@ def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
   """Declares a data set of 32x32 images that fits into a device's memory."""
   return Dataset(
     (32, 32, 3),
-    lambda options: device_pipeline(load(options.data_dir), options),
+    lambda keys, mesh: device_pipeline(load(keys.data_dir), keys, mesh),
     load,
   )
 
@@ -44,21 +47,14 @@ def _cifar(name: str, mean: Floats3, std: Floats3) -> Dataset:
   def load(data_dir: DataDir) -> ImageSet:
     pixels = read_prepared(find_prepared(name, data_dir or None))
     return ImageSet(
-      pixels.train_images,
-      pixels.train_labels,
-      pixels.test_images,
-      pixels.test_labels,
-      mean,
-      std,
-      tuple(map(str, pixels.names)),
-      flip=True,
+      *pixels[:4], mean, std, tuple(map(str, pixels.names)), flip=True
     )
 
   return _in_memory(load)
 
 
 def _digits(data_dir: DataDir) -> ImageSet:
-  """Makes 1437 + 360 images of digits: 8x8 pixels, each repeated 4x4."""
+  """Returns 1437 + 360 images of digits: 8x8 pixels, each repeated 4x4."""
   del data_dir
   # The import is slow, and the other sets do not need it.
   from sklearn import datasets

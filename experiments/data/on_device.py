@@ -8,21 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from experiments.common import parallel
 from experiments.common.errors import ConfigError
 from experiments.data import batches
-from experiments.data.batches import Split
-from experiments.data.pipeline import (
-  Batch,
-  Examples,
-  Options,
-  Pipeline,
-  TracedBatches,
-)
+from experiments.data.batches import Floats3, Split
+from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
 
 Array = jax.Array
-Floats3 = tuple[float, float, float]
 
 
 class ImageSet(NamedTuple):
@@ -51,27 +45,13 @@ class ImageSet(NamedTuple):
   padding: int = 4
 
 
-class _Context(NamedTuple):
-  """The data of one seed and epoch from which batches are made.
-
-  Attributes:
-    seed: Seed of the run.
-    epoch: Epoch, from 0.
-    orders: Order of the images in this epoch and in the next one, (2, N).
-  """
-
-  seed: Array
-  epoch: Array
-  orders: Array
-
-
 def hold_out(images: ImageSet, count: int) -> ImageSet:
-  """Replaces the test set by training images, which are then not trained on.
+  """Replaces the test set with training images, which training then leaves out.
 
   Args:
     images: Any data set.
     count: Number of training images to move, the same ones at every call; 0
-      leaves the data set as it is.
+      returns the data set itself.
   """
   if not count:
     return images
@@ -85,68 +65,72 @@ def hold_out(images: ImageSet, count: int) -> ImageSet:
   )
 
 
-def device_pipeline(images: ImageSet, options: Options) -> Pipeline:
-  """Makes the pipeline of a data set with a copy on every device.
+def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
+  """Makes the pipeline of a data set that is copied to every device.
 
   Args:
     images: Data set before images are held out.
-    options: Options of the run.
+    keys: Configuration of the run, with at least the keys `pipeline.READS`.
+    mesh: Devices that each batch is split over.
 
   Raises:
     ConfigError: If the data set has fewer images than a batch, or the devices
       cannot split a batch evenly.
   """
-  _check_sizes(images, options)
-  images = hold_out(images, options.holdout)
+  _check_sizes(images, keys, mesh)
+  images = hold_out(images, keys.holdout)
   size = len(images.train_labels)
-  steps_per_epoch = batches.steps_per_epoch(size, options.batch_size)
-  steps_per_epoch = min(steps_per_epoch, options.epoch_steps or steps_per_epoch)
-  pixels: dict[str, Any] = {
-    'mean': images.mean,
-    'std': images.std,
-    'dtype': options.dtype,
-  }
+  steps_per_epoch = batches.steps_per_epoch(size, keys.batch_size)
+  steps_per_epoch = min(steps_per_epoch, keys.epoch_steps or steps_per_epoch)
+
+  def normalised(batch: Batch) -> Batch:
+    pixels = batches.normalised(
+      batch['image'], images.mean, images.std, keys.dtype
+    )
+    return batch | {'image': pixels}
 
   def examples(split: Split) -> Examples:
     @functools.partial(jax.jit, static_argnames='batch_size')
     def batch(split: Split, index: Array, batch_size: int) -> Batch:
-      batch = batches.eval_batch(split, index, batch_size, **pixels)
-      if batch_size % options.mesh.size:
+      batch = normalised(batches.eval_batch(split, index, batch_size))
+      if batch_size % mesh.size:
         return batch
-      return parallel.split_batch(batch, options.mesh)
+      return parallel.split_batch(batch, mesh)
 
     return Examples(
       len(split.labels), lambda index, size: batch(split, index, size)
     )
 
-  def context(seed: Array, epoch: Array) -> _Context:
+  def context(seed: Array, epoch: Array) -> tuple[Array, Array, Array]:
+    """Returns seed, epoch, and the orders of this epoch and the next one."""
     orders = [batches.epoch_order(seed, epoch + i, size) for i in (0, 1)]
-    return _Context(seed, epoch, jnp.stack(orders))
+    return seed, epoch, jnp.stack(orders)
 
-  def train_batch(shared: Split, context: _Context, number: Array) -> Batch:
+  def train_batch(shared: Split, context: Any, number: Array) -> Batch:
+    seed, first_epoch, orders = context
     epoch = number // steps_per_epoch
     batch = batches.train_batch(
       shared,
-      context.orders[epoch - context.epoch],
+      orders[epoch - first_epoch],
       number % steps_per_epoch,
-      options.batch_size,
-      seed=context.seed,
+      keys.batch_size,
+      seed=seed,
       epoch=epoch,
-      flip=images.flip and options.augment,
-      padding=images.padding if options.augment else 0,
-      **pixels,
+      flip=images.flip and keys.augment,
+      padding=images.padding if keys.augment else 0,
     )
-    return parallel.split_batch(batch, options.mesh)
+    return parallel.split_batch(normalised(batch), mesh)
 
-  train_split = _on_devices(images.train_images, images.train_labels, options)
-  test_split = _on_devices(images.test_images, images.test_labels, options)
+  def on_devices(images: np.ndarray, labels: np.ndarray) -> Split:
+    return parallel.replicated(batches.to_device(images, labels), mesh)
+
+  train_split = on_devices(images.train_images, images.train_labels)
+  test_split = on_devices(images.test_images, images.test_labels)
   traced = TracedBatches(train_split, context, train_batch)
-  height, width, channels = images.train_images.shape[1:]
   return Pipeline(
     steps_per_epoch=steps_per_epoch,
-    image_shape=(height, width, channels),
     classes=images.class_names,
-    train=_from_traced(traced, steps_per_epoch, options.mesh),
+    train=_from_traced(traced, steps_per_epoch, mesh),
     evaluate=examples(test_split),
     calibrate=examples(train_split),
     traced=traced,
@@ -167,37 +151,24 @@ def _from_traced(
 
   def train(seed: int, number: int) -> Batch:
     epoch = number // steps_per_epoch
-    known = contexts.get(seed)
-    # The context of an epoch also serves the first batch of the next one.
-    serves = known is not None and (
-      known[0] == epoch or number == (known[0] + 1) * steps_per_epoch
-    )
-    if known is None or not serves:
-      known = epoch, make_context(*scalars(seed, epoch))
-      contexts[seed] = known
-    return make_batch(traced.shared, known[1], *scalars(number))
+    if seed not in contexts or contexts[seed][0] != epoch:
+      contexts[seed] = epoch, make_context(*scalars(seed, epoch))
+    return make_batch(traced.shared, contexts[seed][1], *scalars(number))
 
   return train
 
 
-def _on_devices(
-  images: np.ndarray, labels: np.ndarray, options: Options
-) -> Split:
-  """Copies a complete split to every device."""
-  return parallel.replicated(batches.to_device(images, labels), options.mesh)
-
-
-def _check_sizes(images: ImageSet, options: Options) -> None:
+def _check_sizes(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> None:
   """Refuses a batch that the data cannot fill or the devices cannot split."""
-  devices, available = options.mesh.size, len(images.train_labels)
-  if options.batch_size % devices:
+  devices, available = mesh.size, len(images.train_labels)
+  if keys.batch_size % devices:
     raise ConfigError(
-      f'config.batch_size={options.batch_size} must be a multiple of {devices},'
+      f'config.batch_size={keys.batch_size} must be a multiple of {devices},'
       ' the number of devices that config.mesh_data splits a batch over.'
     )
-  if options.batch_size > available - options.holdout:
+  if keys.batch_size > available - keys.holdout:
     raise ConfigError(
-      f'config.batch_size={options.batch_size} must be at most'
-      f' {available - options.holdout}, the number of training images without'
-      f' the config.holdout={options.holdout} images for the test.'
+      f'config.batch_size={keys.batch_size} must be at most'
+      f' {available - keys.holdout}, the number of training images without'
+      f' the config.holdout={keys.holdout} images for the test.'
     )

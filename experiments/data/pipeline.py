@@ -8,33 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
 Array = jax.Array
 Batch = dict[str, Array]
 
 
-class Options(NamedTuple):
-  """The part of a run's configuration that its pipeline depends on.
-
-  Attributes:
-    data_dir: Folder of the data; '' is the default of the data set.
-    batch_size: Number of images per training batch.
-    epoch_steps: Maximum number of batches per epoch; 0 sets no maximum.
-    holdout: Number of training images that replace the test set; 0 keeps the
-      test set.
-    augment: Augment the training images.
-    dtype: Type of the images in a batch.
-    mesh: Devices that each batch is split over.
-  """
-
-  data_dir: str
-  batch_size: int
-  epoch_steps: int
-  holdout: int
-  augment: bool
-  dtype: jax.typing.DTypeLike
-  mesh: Mesh
+# The configuration keys that the pipelines of all data sets depend on.
+READS = ('data_dir', 'batch_size', 'epoch_steps', 'holdout', 'augment', 'dtype')
 
 
 class Examples(NamedTuple):
@@ -73,7 +53,6 @@ class Pipeline(NamedTuple):
 
   Attributes:
     steps_per_epoch: Number of training batches per epoch.
-    image_shape: Height, width and channels.
     classes: Name of each class, in the order of the labels.
     train: `(seed, number) -> batch` with 'image' and 'label', on the devices.
       `number` counts batches from 0 over all epochs. A batch depends only on
@@ -85,7 +64,6 @@ class Pipeline(NamedTuple):
   """
 
   steps_per_epoch: int
-  image_shape: tuple[int, int, int]
   classes: tuple[str, ...]
   train: Callable[[int, int], Batch]
   evaluate: Examples

@@ -1,8 +1,8 @@
 """Finds prepared CIFAR sets and reads them without TensorFlow.
 
 The sets are stored as tensorflow-datasets prepares them and are read through
-its data source. A file of decoded pixels in the same folder saves later starts
-the decoding.
+its data source. A file in the same folder keeps the decoded pixels, so that
+later starts decode nothing.
 """
 
 import importlib.util
@@ -22,12 +22,11 @@ import numpy as np
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 
-ARCHIVE = 'https://www.cs.toronto.edu/~kriz/cifar-{}-binary.tar.gz'
 CACHE = 'mq_jax_pixels.npz'
 
 
 class Pixels(NamedTuple):
-  """The arrays of a prepared set, as in `Dataset`.
+  """The arrays of a prepared set.
 
   Attributes:
     train_images: uint8 of shape (N, 32, 32, 3).
@@ -67,40 +66,43 @@ def find_prepared(
       prepare the set.
   """
   root = resolve_data_dir(data_dir)
-  folder, problem = _look_up(name, root)
-  if folder is None and not problem:
+  if not (problems := _problems(name, root)):
     _download(name, root)
-    folder, problem = _look_up(name, root)
-  if folder is None:
-    number = name.removeprefix('cifar')
-    archive = ARCHIVE.format(number)
-    raise MissingError(
-      f'{name} is not in {root}. '
-      + (f'{problem}. Remove that folder. ' if problem else '')
-      + f'To prepare the set there, run\n  curl -LO {archive}\n'
-      f'  python -m experiments.prepare_data --source {archive.split("/")[-1]}'
-      f' --data_dir {shlex.quote(str(root))}\n'
-      'If the set is already prepared in another folder, give that folder as'
-      ' data_dir or in $TFDS_DATA_DIR.'
-    )
-  return folder
+    problems = _problems(name, root)
+  for folder, problem in problems.items():
+    if not problem:
+      return folder
+  problem = next(iter(problems.values()), '')
+  archive = _archive(name)
+  raise MissingError(
+    f'{name} is not in {root}. '
+    + (f'{problem}. Remove that folder. ' if problem else '')
+    + f'To prepare the set there, run\n  curl -LO {archive}\n'
+    f'  python -m experiments.prepare_data --source {archive.split("/")[-1]}'
+    f' --data_dir {shlex.quote(str(root))}\n'
+    'If the set is already prepared in another folder, give that folder as'
+    ' data_dir or in $TFDS_DATA_DIR.'
+  )
 
 
-def _look_up(name: str, root: Path) -> tuple[Path | None, str]:
-  """Returns the newest complete version, or None and what the newest lacks."""
+def _archive(name: str) -> str:
+  """Returns the address of the official archive of a set."""
+  number = name.removeprefix('cifar')
+  return f'https://www.cs.toronto.edu/~kriz/cifar-{number}-binary.tar.gz'
+
+
+def _problems(name: str, root: Path) -> dict[Path, str]:
+  """Returns what each version lacks, '' if it is complete; the newest first."""
   versions = {}
   for info in root.glob(f'{name}/*/dataset_info.json'):
     numbers = info.parent.name.split('.')
-    # A stopped tensorflow-datasets leaves others, as incomplete.XYZ_3.0.2.
+    # An interrupted preparation leaves others, such as incomplete.XYZ_3.0.2.
     if all(number.isdecimal() for number in numbers):
       versions[tuple(map(int, numbers))] = info.parent
-  problems = []
-  for _, folder in sorted(versions.items(), reverse=True):
-    problem = _problem(name, folder)
-    if not problem:
-      return folder, ''
-    problems.append(problem)
-  return None, problems[0] if problems else ''
+  newest_first = [
+    folder for _, folder in sorted(versions.items(), reverse=True)
+  ]
+  return {folder: _problem(name, folder) for folder in newest_first}
 
 
 def _problem(name: str, folder: Path) -> str:
@@ -121,7 +123,7 @@ def _problem(name: str, folder: Path) -> str:
 
 
 def _download(name: str, root: Path) -> None:
-  """Downloads a set with tensorflow-datasets, where that can succeed."""
+  """Downloads a set with tensorflow-datasets, if that can succeed."""
   # Without TensorFlow the preparation fails at its end, and without a network
   # the download retries for minutes.
   if importlib.util.find_spec('tensorflow') is None or not _answers(name):
@@ -138,11 +140,10 @@ def _download(name: str, root: Path) -> None:
 
 def _answers(name: str, seconds: float = 5.0) -> bool:
   """Checks that the site of a set answers within some seconds."""
-  url = ARCHIVE.format(name.removeprefix('cifar'))
   answers: list[bool] = []
 
   def ask() -> None:
-    request = urllib.request.Request(url, method='HEAD')
+    request = urllib.request.Request(_archive(name), method='HEAD')
     try:
       with urllib.request.urlopen(request, timeout=seconds) as response:
         answers.append(response.status == 200)

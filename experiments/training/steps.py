@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build import losses
 from experiments.build.estimators import ESTIMATORS
-from experiments.build.parts import RunParts, make_parts, make_train_step
+from experiments.build.parts import RunParts, make_parts
 from experiments.common import parallel
 from experiments.data.pipeline import Batch, Pipeline, TracedBatches
 from experiments.training import evaluation
@@ -99,7 +99,7 @@ def make_steps(
   mesh = parallel.data_mesh(config.mesh_data)
   losses_of = losses.LOSSES[config.loss]
   parts = make_parts(config, pipeline.steps_per_epoch)
-  train = make_train_step(config, parts, losses.make_loss(net, losses_of))
+  train = mq_jax.make_train_step(losses.make_loss(net, losses_of), **parts.step)
 
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:
     states = [

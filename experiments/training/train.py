@@ -14,11 +14,12 @@ import mq_jax
 from experiments.build import losses
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
-from experiments.build.networks import DTYPES, make_network
+from experiments.build.key import subset
+from experiments.build.networks import make_network
 from experiments.common import parallel
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
-from experiments.data.pipeline import Options, Pipeline
+from experiments.data.pipeline import READS, Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import (
@@ -134,7 +135,7 @@ def train_and_evaluate(
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
-    config, net, pipeline.image_shape, base
+    config, net, DATASETS[config.dataset].image_shape, base
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
 
@@ -161,16 +162,8 @@ def make_pipeline(config: ConfigDict) -> Pipeline:
     ConfigError: If the batch size does not fit the data or the devices.
     InvalidError: If there are fewer devices than the configuration asks for.
   """
-  options = Options(
-    data_dir=config.data_dir,
-    batch_size=config.batch_size,
-    epoch_steps=config.epoch_steps,
-    holdout=config.holdout,
-    augment=config.augment,
-    dtype=DTYPES[config.dtype],
-    mesh=parallel.data_mesh(config.mesh_data),
-  )
-  return DATASETS[config.dataset].pipeline(options)
+  mesh = parallel.data_mesh(config.mesh_data)
+  return DATASETS[config.dataset].pipeline(subset(config, READS), mesh)
 
 
 def _check_same_base(log_path: pathlib.Path, config: ConfigDict) -> None:

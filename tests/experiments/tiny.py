@@ -14,9 +14,11 @@ from jax.experimental.compilation_cache import (
   compilation_cache as compilation_cache_module,
 )
 
+import mq_jax
 from experiments.build.networks import NETWORKS, Network, make_network
-from experiments.build.parts import make_parts, make_train_step
+from experiments.build.parts import make_parts
 from experiments.configs import digits
+from experiments.data.datasets import DATASETS
 from experiments.records import checkpoints, model_file, workdir
 from experiments.training.loop import Saved
 from experiments.training.steps import make_steps
@@ -108,7 +110,7 @@ def variables(net, seed=7, image_shape=(32, 32, 3)):
 def step_of(config, loss_fn, steps_per_epoch):
   """The train step of a configuration, with another loss."""
   parts = make_parts(config, steps_per_epoch)
-  return make_train_step(config, parts, loss_fn)
+  return mq_jax.make_train_step(loss_fn, **parts.step)
 
 
 def write_model(path, net, seed=7):
@@ -122,7 +124,7 @@ def last_checkpoint(config, folder):
   """What the newest checkpoint in a folder holds; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
-  random = variables(net, image_shape=pipeline.image_shape)
+  random = variables(net, image_shape=DATASETS[config.dataset].image_shape)
   steps = make_steps(
     config,
     pipeline,

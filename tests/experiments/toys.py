@@ -1,6 +1,6 @@
 """Additions of a user: a method, an estimator, a network and a data set.
 
-Each is code and one declaration; nothing else in the project knows of it.
+Each is code and one declaration; nothing else in the project mentions it.
 """
 
 import jax
@@ -20,7 +20,7 @@ SHAPE = (6, 10, 2)
 CLASSES = ('dark', 'bright', 'striped')
 SIZE, TEST_SIZE = 37, 11
 
-# Method: the sign of a weight, times a number of the user's.
+# Method: the sign of a weight, times a constant.
 
 
 def constant_scale(scale):
@@ -33,8 +33,8 @@ def constant_scale(scale):
 
 
 METHOD = methods.Method(
-  lambda keys, options, run: methods.Parts(
-    constant_scale(options.scale), threshold=0.0
+  lambda keys, context: methods.MethodParts(
+    constant_scale(keys.method.scale), threshold=0.0
   ),
   options={'scale': Key(0.5, 'Size of both levels.', above=0)},
 )
@@ -55,8 +55,8 @@ def factor(start):
 
 
 ESTIMATOR = estimators.Estimator(
-  lambda keys, facts: factor(keys.hidden),
-  (*estimators.LEARNED, 'hidden'),
+  lambda keys, context: factor(keys.hidden),
+  ('hidden',),
   colour='#56B4E9',
   marker='*',
 )
@@ -92,14 +92,14 @@ def write(folder):
   np.save(folder / 'labels.npy', labels.astype(np.int32))
 
 
-def stream(options):
-  """Makes the pipeline of the data set in `options.data_dir`."""
-  images = np.load(f'{options.data_dir}/images.npy', mmap_mode='r')
-  labels = np.load(f'{options.data_dir}/labels.npy', mmap_mode='r')
-  steps_per_epoch = SIZE // options.batch_size
+def stream(keys, mesh):
+  """Makes the pipeline of the data set in `keys.data_dir`."""
+  images = np.load(f'{keys.data_dir}/images.npy', mmap_mode='r')
+  labels = np.load(f'{keys.data_dir}/labels.npy', mmap_mode='r')
+  steps_per_epoch = SIZE // keys.batch_size
 
   def on_devices(batch):
-    split = NamedSharding(options.mesh, PartitionSpec('data'))
+    split = NamedSharding(mesh, PartitionSpec('data'))
     return jax.device_put(batch, split)
 
   def batch_of(places):
@@ -111,8 +111,8 @@ def stream(options):
   def train(seed, number):
     epoch, index = divmod(number, steps_per_epoch)
     order = np.random.default_rng([seed, epoch]).permutation(SIZE)
-    first = index * options.batch_size
-    return on_devices(batch_of(order[first : first + options.batch_size]))
+    first = index * keys.batch_size
+    return on_devices(batch_of(order[first : first + keys.batch_size]))
 
   def examples(first, size):
     def batch(index, batch_size):
@@ -125,7 +125,6 @@ def stream(options):
 
   return Pipeline(
     steps_per_epoch=steps_per_epoch,
-    image_shape=SHAPE,
     classes=CLASSES,
     train=train,
     evaluate=examples(SIZE, TEST_SIZE),

@@ -2,28 +2,20 @@
 
 import mq_jax
 from experiments.build.key import Key
-from experiments.build.methods.declaration import QUANTIZED, Method, Parts
+from experiments.build.methods.declaration import Method, MethodParts
 from mq_jax import methods
 
-
-def _middle(bits: int) -> float | None:
-  """Returns the border between two levels that are symmetric around 0."""
-  return 0.0 if bits == 1 else None
-
-
 METHODS = {
-  'none': Method(
-    lambda keys, options, run: Parts(quantizer=None), (), cosine=True
-  ),
+  'none': Method(lambda keys, context: MethodParts(None), cosine=True),
   'dorefa': Method(
-    lambda keys, options, run: Parts(
+    lambda keys, context: MethodParts(
       mq_jax.dorefa(bits=keys.bits, clip=keys.clip or None),
       threshold=0.5 if keys.bits == 1 else None,
     ),
-    (*QUANTIZED, 'bits', 'clip'),
+    ('bits', 'clip'),
   ),
   'bwn': Method(
-    lambda keys, options, run: Parts(
+    lambda keys, context: MethodParts(
       mq_jax.bwn(
         per_channel=keys.per_channel,
         clip=keys.clip or None,
@@ -31,22 +23,22 @@ METHODS = {
       ),
       threshold=0.0,
     ),
-    (*QUANTIZED, 'per_channel', 'clip', 'scaled_gradient'),
+    ('per_channel', 'clip', 'scaled_gradient'),
   ),
   'binary': Method(
-    lambda keys, options, run: Parts(
+    lambda keys, context: MethodParts(
       methods.binary(), post_update=methods.clip_weights, threshold=0.0
     )
   ),
   'twn': Method(
-    lambda keys, options, run: Parts(methods.twn(options.threshold)),
+    lambda keys, context: MethodParts(methods.twn(keys.method.threshold)),
     options={
       'threshold': Key(0.7, 'Threshold as a multiple of mean |W|.', least=0)
     },
   ),
   'ttq': Method(
-    lambda keys, options, run: Parts(
-      methods.ttq(options.threshold, run.weight_optimizer())
+    lambda keys, context: MethodParts(
+      methods.ttq(keys.method.threshold, context.weight_optimizer)
     ),
     options={
       'threshold': Key(
@@ -55,26 +47,26 @@ METHODS = {
     },
   ),
   'lsq': Method(
-    lambda keys, options, run: Parts(
-      methods.lsq(keys.bits, run.weight_optimizer()),
-      threshold=_middle(keys.bits),
+    lambda keys, context: MethodParts(
+      methods.lsq(keys.bits, context.weight_optimizer),
+      threshold=0.0 if keys.bits == 1 else None,
     ),
-    (*QUANTIZED, 'bits'),
+    ('bits',),
   ),
   'lab': Method(
-    lambda keys, options, run: Parts(
-      methods.lab(options.decay),
+    lambda keys, context: MethodParts(
+      methods.lab(keys.method.decay),
       post_update=methods.clip_weights,
       threshold=0.0,
     ),
     options={'decay': Key(0.999, 'Decay of the mean of squared gradients.')},
   ),
   'lq_nets': Method(
-    lambda keys, options, run: Parts(
-      methods.lq_nets(keys.bits, options.decay),
-      threshold=_middle(keys.bits),
+    lambda keys, context: MethodParts(
+      methods.lq_nets(keys.bits, keys.method.decay),
+      threshold=0.0 if keys.bits == 1 else None,
     ),
-    (*QUANTIZED, 'bits'),
+    ('bits',),
     {'decay': Key(0.9, 'Decay of the moving average of the basis.')},
   ),
 }

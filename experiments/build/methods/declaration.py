@@ -13,30 +13,28 @@ from mq_jax import selection
 
 Rules = selection.Rules
 Transformation = Callable[[Rules], optax.GradientTransformation]
-# Every method that quantizes weights reads these keys.
-QUANTIZED = ('float_layers', 'reapply')
 
 
-class Run(NamedTuple):
-  """The facts of a run that methods depend on.
+class MethodContext(NamedTuple):
+  """The properties of a run that its method depends on.
 
   Attributes:
     steps: Number of updates of the whole run, at least 1.
     steps_per_epoch: Number of updates per epoch.
-    weight_optimizer: Makes the optimizer of the weights, learning rate
-      included, for trained scales.
+    weight_optimizer: Optimizer of the weights, learning rate included, for
+      trained scales.
   """
 
   steps: int
   steps_per_epoch: int
-  weight_optimizer: Callable[[], optax.GradientTransformation]
+  weight_optimizer: optax.GradientTransformation
 
 
 class AfterTraining(NamedTuple):
   """The choice of a quantizer's variables on training images.
 
   Attributes:
-    images: Number of training images that the loss is taken on.
+    images: Number of training images over which the loss is averaged.
     choose: `(loss, params, rules) -> variables`, where `loss` maps parameters
       to the mean loss of these images and `variables` maps each path to the
       variables of its quantizer.
@@ -46,15 +44,15 @@ class AfterTraining(NamedTuple):
   choose: Callable[[Callable[[Any], Any], Any, Rules], dict[str, Any]]
 
 
-class Parts(NamedTuple):
+class MethodParts(NamedTuple):
   """The parts of one method in one run.
 
   Attributes:
-    quantizer: Quantizer of the quantized leaves; None where no leaf is.
+    quantizer: Quantizer of the quantized leaves; None if no leaf is quantized.
     refine: Maps rules to the transformation that comes first in π.
-    post_update: Maps rules to the transformation of the weights' move.
-    threshold: W̃ at the border of the two levels; None with more levels.
-    after_training: Choice of variables at the end, if the method has one.
+    post_update: Maps rules to the transformation of the weight updates.
+    threshold: W̃ at the border of the two levels; None if there are more.
+    after_training: Choice of variables at the end; None if there is no choice.
   """
 
   quantizer: mq_jax.Quantizer | None
@@ -68,32 +66,31 @@ class Method(NamedTuple):
   """The declaration of a method.
 
   Attributes:
-    make: `(keys, options, run) -> Parts`. `keys` has the keys in `reads`, and
-      `options` all options of `config.method`.
-    reads: Configuration keys that a run of this method depends on.
+    make: `(keys, context) -> parts`. `keys` has the keys in `reads`, and all
+      options of the method in `keys.method`.
+    reads: Configuration keys that the method depends on.
     options: Keys of `config.method`.
     for_trained: The method quantizes trained networks and trains nothing.
     cosine: The learning rate follows a cosine to 0 instead of the steps that
       the configuration gives.
   """
 
-  make: Callable[[ConfigDict, ConfigDict, Run], Parts]
-  reads: tuple[str, ...] = QUANTIZED
+  make: Callable[[ConfigDict, MethodContext], MethodParts]
+  reads: tuple[str, ...] = ()
   options: Mapping[str, Key] = {}
   for_trained: bool = False
   cosine: bool = False
 
 
-def numbers(options: ConfigDict, name: str) -> list[float]:
-  """Returns the numbers in an option, which are separated by blanks.
+def numbers(option: str, text: str) -> list[float]:
+  """Returns the numbers in the text of an option, separated by spaces.
 
   Raises:
     ConfigError: If a part of the text is not a number.
   """
   try:
-    return [float(number) for number in options[name].split()]
+    return [float(number) for number in text.split()]
   except ValueError as error:
     raise ConfigError(
-      f'config.method.{name}={options[name]!r} must be numbers separated by'
-      ' blanks.'
+      f'config.method.{option}={text!r} must be numbers separated by spaces.'
     ) from error

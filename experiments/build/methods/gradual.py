@@ -1,6 +1,6 @@
-"""Methods that move the weights to their levels in the course of a run.
+"""Methods that move the weights to their levels gradually.
 
-Times are shares of the run, so that a run of any length covers all of them.
+Times are fractions of the run, so that a run of any length reaches them all.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,10 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build.key import Key
 from experiments.build.methods.declaration import (
-  QUANTIZED,
   Method,
-  Parts,
+  MethodContext,
+  MethodParts,
   Rules,
-  Run,
   Transformation,
   numbers,
 )
@@ -31,15 +30,14 @@ PORTIONS = {
 }
 
 
-def _proxquant(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  del keys
+def _proxquant(keys: ConfigDict, context: MethodContext) -> MethodParts:
   quantizers = {
     'binary': methods.binary,
     'ternary': lambda: methods.twn(two_scales=True),
   }
-  prox = {'l1': methods.prox_l1, 'l2': methods.prox_l2}[options.prox]
-  freeze = max(1, round(options.freeze * run.steps))
-  rise = 2 * options.pull / freeze**2
+  prox = {'l1': methods.prox_l1, 'l2': methods.prox_l2}[keys.method.prox]
+  freeze = max(1, round(keys.method.freeze * context.steps))
+  rise = 2 * keys.method.pull / freeze**2
 
   def post_update(rules: Rules) -> optax.GradientTransformation:
     return optax.chain(
@@ -48,22 +46,21 @@ def _proxquant(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
       methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
     )
 
-  quantizer = mq_jax.unquantized(quantizers[options.levels]())
-  return Parts(quantizer, post_update=post_update)
+  quantizer = mq_jax.unquantized(quantizers[keys.method.levels]())
+  return MethodParts(quantizer, post_update=post_update)
 
 
-def _binary_relax(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  del keys
-  if not 0 < options.first <= options.last:
+def _binary_relax(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  if not 0 < keys.method.first <= keys.method.last:
     raise ConfigError(
-      f'config.method.first={options.first!r} must be positive and at most'
-      f' config.method.last={options.last!r}.'
+      f'config.method.first={keys.method.first!r} must be positive and at most'
+      f' config.method.last={keys.method.last!r}.'
     )
-  hard = max(1, round(options.hard * run.steps))
+  hard = max(1, round(keys.method.hard * context.steps))
   strength = optax.join_schedules(
     [
       optax.exponential_decay(
-        options.first, hard, options.last / options.first
+        keys.method.first, hard, keys.method.last / keys.method.first
       ),
       optax.constant_schedule(float('inf')),
     ],
@@ -73,95 +70,97 @@ def _binary_relax(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
     'binary': lambda: mq_jax.bwn(clip=None),
     'ternary': methods.twn,
   }
-  levels = quantizers[options.levels]()
-  return Parts(methods.binary_relax(levels, strength))
+  levels = quantizers[keys.method.levels]()
+  return MethodParts(methods.binary_relax(levels, strength))
 
 
-def _by_portions(options: ConfigDict, run: Run, bits: int) -> Transformation:
+def _by_portions(
+  keys: ConfigDict, context: MethodContext, bits: int
+) -> Transformation:
   """Freezes the last portion at the last update and the others before it."""
-  text = options.portions or PORTIONS.get(bits, '')
+  text = keys.method.portions or PORTIONS.get(bits, '')
   if not text:
     raise ConfigError(
       f'config.bits={bits!r} has no published portions (published: '
       f'{sorted(PORTIONS)}): set config.method.portions.'
     )
-  portions = numbers(ConfigDict({'portions': text}), 'portions')
+  portions = numbers('portions', text)
   later = max(1, len(portions) - 1)
-  every = max(1, (run.steps - 1) // later)
-  first = max(0, run.steps - 1 - every * later)
+  every = max(1, (context.steps - 1) // later)
+  first = max(0, context.steps - 1 - every * later)
   return lambda rules: methods.freeze_portions(rules, portions, every, first)
 
 
-def _inq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  return Parts(
-    methods.inq(keys.bits), post_update=_by_portions(options, run, keys.bits)
+def _inq(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  return MethodParts(
+    methods.inq(keys.bits), post_update=_by_portions(keys, context, keys.bits)
   )
 
 
-def _elq(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  del keys
+def _elq(keys: ConfigDict, context: MethodContext) -> MethodParts:
   quantizers: dict[str, Callable[..., mq_jax.Quantizer]] = {
     'binary': mq_jax.bwn,
     'ternary': methods.twn,
   }
-  levels = methods.fixed_levels(quantizers[options.levels]())
-  return Parts(
+  levels = methods.fixed_levels(quantizers[keys.method.levels]())
+  return MethodParts(
     mq_jax.unquantized(levels),
     lambda rules: methods.add_elq_penalties(
-      rules, options.perturbation, options.approximation
+      rules, keys.method.perturbation, keys.method.approximation
     ),
-    _by_portions(options, run, bits=2),
+    _by_portions(keys, context, bits=2),
   )
 
 
-def _admm(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  del keys
-  every = max(1, run.steps // options.rounds)
-  levels = methods.scaled_levels(numbers(options, 'levels'))
-  return Parts(
+def _admm(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  every = max(1, context.steps // keys.method.rounds)
+  levels = methods.scaled_levels(numbers('levels', keys.method.levels))
+  return MethodParts(
     mq_jax.unquantized(levels),
-    lambda rules: methods.admm(rules, options.rho, every),
+    lambda rules: methods.admm(rules, keys.method.rho, every),
   )
 
 
-def _psgd(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  target = {'grid': None, 'zero': lambda w: 0 * w}[options.target]
-  start = round(options.start * run.steps)
+def _psgd(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  target = {'grid': None, 'zero': lambda w: 0 * w}[keys.method.target]
+  start = round(keys.method.start * context.steps)
 
   def refine(rules: Rules) -> optax.GradientTransformation:
     return optax.conditionally_transform(
       methods.scale_by_position(
         rules,
-        strength=options.strength,
-        epsilon=options.epsilon,
-        normalised=options.normalised,
+        strength=keys.method.strength,
+        epsilon=keys.method.epsilon,
+        normalised=keys.method.normalised,
         target=target,
       ),
       lambda updates: updates >= start,
     )
 
-  return Parts(mq_jax.unquantized(methods.uniform(keys.bits)), refine)
+  return MethodParts(mq_jax.unquantized(methods.uniform(keys.bits)), refine)
 
 
-def _slb(keys: ConfigDict, options: ConfigDict, run: Run) -> Parts:
-  window = numbers(options, 'window')
+def _slb(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  window = numbers('window', keys.method.window)
   if len(window) != 2:
     raise ConfigError(
-      f'config.method.window={options.window!r} must be two shares of the'
-      " run, such as '0.4 0.9'."
+      f'config.method.window={keys.method.window!r} must be two fractions'
+      " of the run, such as '0.4 0.9'."
     )
-  by_epoch = options.kind == 'multiplicative'
+  by_epoch = keys.method.kind == 'multiplicative'
   inverse_temperature = methods.temperature_schedule(
-    'exp' if by_epoch else options.kind,
-    options.first,
-    options.last,
-    run.steps,
+    'exp' if by_epoch else keys.method.kind,
+    keys.method.first,
+    keys.method.last,
+    context.steps,
     (window[0], window[1]),
-    options.cycles,
-    run.steps_per_epoch if by_epoch else 1,
-    options.freeze,
+    keys.method.cycles,
+    context.steps_per_epoch if by_epoch else 1,
+    keys.method.freeze,
   )
-  return Parts(methods.slb(keys.bits, inverse_temperature, options.sharpness))
+  return MethodParts(
+    methods.slb(keys.bits, inverse_temperature, keys.method.sharpness)
+  )
 
 
 _LEVELS = ('binary', 'ternary')
@@ -175,7 +174,7 @@ METHODS = {
         7.8, 'Sum of all strengths, which rise in proportion to time.', least=0
       ),
       'freeze': Key(
-        2 / 3, 'Share of the run after which weights freeze.', least=0, most=1
+        2 / 3, 'Fraction of the run before weights freeze.', least=0, most=1
       ),
     },
   ),
@@ -186,16 +185,16 @@ METHODS = {
       'first': Key(1.0, 'λ at the start, which rises by a constant factor.'),
       'last': Key(565.0, 'λ at the end of the rise.'),
       'hard': Key(
-        0.8, 'Share of the run after which λ is infinite.', least=0, most=1
+        0.8, 'Fraction of the run before λ is infinite.', least=0, most=1
       ),
     },
   ),
   'inq': Method(
     _inq,
-    (*QUANTIZED, 'bits'),
+    ('bits',),
     {
       'portions': Key(
-        '', 'Cumulative shares of frozen weights; empty: the published ones.'
+        '', 'Cumulative fractions of frozen weights; empty: the published ones.'
       )
     },
   ),
@@ -203,7 +202,7 @@ METHODS = {
     _elq,
     options={
       'levels': Key('ternary', 'Levels of the weights.', choices=_LEVELS),
-      'portions': Key(PORTIONS[2], 'Cumulative shares of frozen weights.'),
+      'portions': Key(PORTIONS[2], 'Cumulative fractions of frozen weights.'),
       'perturbation': Key(0.1, 'Strength of the loss-aware term.'),
       'approximation': Key(1e-3, 'Strength of the approximation error.'),
     },
@@ -218,33 +217,33 @@ METHODS = {
   ),
   'psgd': Method(
     _psgd,
-    (*QUANTIZED, 'bits'),
+    ('bits',),
     {
       'strength': Key(150.0, 'Factor of the distance to the target.'),
       'epsilon': Key(0.0, 'Number that is added to every distance.'),
-      'normalised': Key(False, 'Divide distances by the largest of a layer.'),
+      'normalised': Key(False, 'Divide distances by the largest in a layer.'),
       'start': Key(
-        0.55, 'Share of the run after which it scales.', least=0, most=1
+        0.55, 'Fraction of the run before the scaling.', least=0, most=1
       ),
       'target': Key('grid', 'Target of the weights.', choices=('grid', 'zero')),
     },
   ),
   'slb': Method(
     _slb,
-    (*QUANTIZED, 'bits'),
+    ('bits',),
     {
       'kind': Key(
         'exp',
-        'Schedule of the inverse temperature; multiplicative is exp, epoch by'
-        ' epoch.',
+        'Schedule of the inverse temperature; multiplicative: exp, in steps of'
+        ' one epoch.',
         choices=('exp', 'linear', 'cos', 'multiplicative'),
       ),
       'first': Key(0.01, 'Inverse temperature at the start.'),
       'last': Key(10.0, 'Inverse temperature at the end.'),
-      'window': Key('0 1', 'Shares of the run between which it rises.'),
+      'window': Key('0 1', 'Fractions of the run between which it rises.'),
       'cycles': Key(1, 'Number of rises.'),
       'sharpness': Key(1.0, 'Sharpness of the start from pretrained weights.'),
-      'freeze': Key(False, 'Use the levels alone after the window.'),
+      'freeze': Key(False, 'Use only the levels after the window.'),
     },
   ),
 }

@@ -139,7 +139,7 @@ def test_check_unknown_or_missing_key_is_named():
     ({'float_layers': '('}, r"rule '\(' is not a valid regular"),
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
-    ({'estimator': 'feature_fc', 'bits': 2}, "or leave 'distance' out"),
+    ({'estimator': 'feature_fc', 'bits': 2}, "leave 'distance' out, or use"),
     ({'estimator': 'ste', 'slim': True}, 'must be False'),
     ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],

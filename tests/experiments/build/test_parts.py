@@ -6,12 +6,13 @@ import optax
 import pytest
 
 from experiments.build.parts import make_parts
-from mq_jax import features, models, selection, wrappers
+from mq_jax import models, selection
+from mq_jax.estimators import features, wrappers
 from tests.experiments import tiny
 
 
 def test_post_update_reapply_puts_loss_one_move_ahead():
-  post_update = make_parts(tiny.config(reapply=True), 1).post_update
+  post_update = make_parts(tiny.config(reapply=True), 1).step['post_update']
   params = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
   weight, state = 0.0, post_update.init(params)
   for move in (0.5, -0.25, 1.0):
@@ -52,6 +53,7 @@ def test_rules_float_layers_are_left_out():
   ],
 )
 def test_estimator_by_name_has_its_state(values, state):
-  estimator = make_parts(tiny.config(**values), steps_per_epoch=5).estimator
+  parts = make_parts(tiny.config(**values), steps_per_epoch=5)
+  estimator = parts.step['estimator']
   w = {'a': jnp.ones((3, 3, 1, 2))}
   assert isinstance(estimator.init_state(jax.random.key(0), w), state)

@@ -29,7 +29,7 @@ SIZES = cifar_archives.Sizes(50, 20)
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Fails whatever would reach for the network."""
+  """Makes every use of the network an error."""
 
   def refuse(*args: Any, **kwargs: Any) -> None:
     raise AssertionError('the network was used')
@@ -86,7 +86,7 @@ def assert_is_raw(got: ImageSet, seed: int = 0) -> None:
       )
 
 
-# What is on disk.
+# Data on disk.
 
 
 def test_load_prepared_returns_source_bytes(folder: pathlib.Path) -> None:
@@ -206,7 +206,7 @@ def test_load_damaged_records_raises_with_folder(folder: pathlib.Path) -> None:
   assert not (folder / store.CACHE).exists()
 
 
-# Data that is missing.
+# Missing data.
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])

@@ -86,7 +86,7 @@ def binary(name: str) -> Files:
 
 
 def python2_pickle(rows: np.ndarray, labels: np.ndarray, key: str) -> bytes:
-  """Opcode by opcode, what Python 2 wrote for the official archives."""
+  """Returns the pickle that Python 2 wrote for the official archives."""
 
   def text(value: bytes) -> bytes:
     if len(value) < 256:
@@ -239,7 +239,7 @@ def test_prepare_archive_writes_its_rows_once(
   root = tmp_path / 'sets'
   folder = prepare.prepare(source, root, sizes=SIZES[name], report=report)
   assert folder == root / name / '3.0.2'
-  # Nothing but the set is left, and its pixels are decoded already.
+  # Only the set is left, and its pixels are already decoded.
   assert [p.name for p in root.iterdir()] == [name]
   assert (folder / store.CACHE).exists()
   got = datasets.load(name, root)
@@ -251,7 +251,7 @@ def test_prepare_archive_writes_its_rows_once(
   assert got.class_names == cifar_archives.CLASSES[name]
   total = sum(SIZES[name])
   assert list(calls.values()) == [[total, total]] * 3
-  # A second time finds it there and leaves it alone.
+  # A second call finds the set and changes nothing.
   before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
   again = prepare.prepare(source, root, sizes=SIZES[name])
   assert again == folder
@@ -374,8 +374,8 @@ def test_prepare_flipped_bit_raises(tmp_path: pathlib.Path) -> None:
   content = bytearray(source.read_bytes())
   content[len(content) // 2] ^= 16
   source.write_bytes(content)
-  # Noise does not compress and is stored as it is: the bit is one of a pixel,
-  # and only the checksum at the end tells.
+  # Noise is stored uncompressed, so the bit belongs to a pixel, and only the
+  # checksum at the end reveals the change.
   refused(source, 'is not a complete tar archive', tmp_path)
 
 
@@ -408,7 +408,7 @@ def test_read_source_links_and_paths_are_not_followed(
 
 
 class Attack:
-  """Creates a file when a pickle of it is read."""
+  """Object whose pickle creates a file when it is read."""
 
   def __init__(self, path: pathlib.Path, function: Any = os.system) -> None:
     self.path = path
@@ -468,9 +468,18 @@ CRAFTED = {
   'binbytes8': b'\x80\x04\x8e' + struct.pack('<Q', 2**60) + b'.',
   'bytearray8': b'\x80\x05\x96' + struct.pack('<Q', 2**60) + b'.',
   'frame': b'\x80\x04\x95' + struct.pack('<Q', 2**60) + b'.',
+  # Python's unpickler drops the start of a length across the end of a frame. It
+  # would then find an instruction in the text.
+  'frame_end': b'\x80\x04N\x95'
+  + struct.pack('<Q', 3)
+  + b'T\x08\x00\x00\x00\x00\x00r\xff\xff\xff\x7f..',
   'nested_lists': b'\x80\x02' + b'](' * 40_000 + b'e' * 40_000 + b'.',
   'nested_tuples': b'\x80\x02N' + b'\x85' * 90_000 + b'.',
   'nested_key': b'\x80\x02}(N' + b'\x85' * 90_000 + b'Nu.',
+  # Pairs of references to one pair as a key: hash() visits 2^100 numbers.
+  'doubled_key': b'\x80\x02}(K\x01'
+  + b''.join(b'q%bh%b\x86' % ((bytes([i]),) * 2) for i in range(100))
+  + b'Nu.',
   'long_number': b'\x80\x02I' + b'9' * 90_000 + b'\n.',
   'duplicates': b'\x80\x02]' + b'2' * 90_000 + b'.',
   # Pairs of references to one pair: 2^30 labels.

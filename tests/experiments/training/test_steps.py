@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from experiments.build import check, losses, networks, optimizers
-from experiments.build.parts import make_parts, make_train_step
 from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
-from experiments.data.pipeline import Options
 from experiments.training import evaluation
 from experiments.training.steps import make_steps
 from tests.experiments import tiny
@@ -53,18 +51,11 @@ def make_images(seed=0, train=14, test=11):
 
 def compile_steps(config, images, net, weights):
   """Returns the compiled steps of a run on these images."""
-  options = Options(
-    data_dir='',
-    batch_size=config.batch_size,
-    epoch_steps=0,
-    holdout=0,
-    augment=True,
-    dtype=networks.DTYPES[config.dtype],
-    mesh=parallel.data_mesh(config.mesh_data),
-  )
+  keys = config.copy_and_resolve_references()
+  keys.dtype = jnp.dtype(networks.DTYPES[config.dtype]).name
   return make_steps(
     config,
-    device_pipeline(images, options),
+    device_pipeline(images, keys, parallel.data_mesh(config.mesh_data)),
     net,
     weights['params'],
     weights['batch_stats'],
@@ -88,16 +79,14 @@ def run_plain_steps(config, steps):
   """
   dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
-  train = make_train_step(
-    config, make_parts(config, STEPS_PER_EPOCH), losses.make_loss(net)
-  )
+  train = tiny.step_of(config, losses.make_loss(net), STEPS_PER_EPOCH)
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
   def batch(count):
     epoch = count // STEPS_PER_EPOCH
     order = batches.epoch_order(config.seed, epoch, len(dataset.train_labels))
-    return batches.train_batch(
+    batch = batches.train_batch(
       split,
       order,
       count % STEPS_PER_EPOCH,
@@ -105,9 +94,10 @@ def run_plain_steps(config, steps):
       seed=config.seed,
       epoch=epoch,
       flip=True,
-      mean=dataset.mean,
-      std=dataset.std,
     )
+    mean, std = dataset.mean, dataset.std
+    image = batches.normalised(batch['image'], mean, std, jnp.float32)
+    return batch | {'image': image}
 
   state = train.init(
     jax.random.key(config.seed),
