@@ -16,8 +16,8 @@ _FLAGS = os.environ.get('XLA_FLAGS', '')
 if _DEVICES not in _FLAGS:
   os.environ['XLA_FLAGS'] = f'{_FLAGS} {_DEVICES}=2'.strip()
 
-# Compiling takes most of the time of the tests. LLVM therefore optimizes little,
-# and all workers, and the processes that tests start, compile a program once.
+# Compiling takes most of the time of the tests. XLA therefore optimizes little,
+# and all workers, and the processes that tests start, share compiled programs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
 _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
