@@ -38,7 +38,7 @@ def table_lines(
   Args:
     columns: Column names.
     rows: One text per column in each row.
-    aligned: Whether to pad the cells, so that columns line up in a terminal.
+    aligned: Pad the cells, so that the columns line up in a terminal.
   """
   cells = [
     [text.replace('|', r'\|') for text in row] for row in (columns, *rows)

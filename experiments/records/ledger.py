@@ -17,7 +17,7 @@ from experiments.build import fingerprint
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from experiments.records import run_log
-from experiments.records.workdir import log_path
+from experiments.records.workdir import LOG
 
 RESULTS = 'results'
 
@@ -76,7 +76,7 @@ def add(
     InvalidError: If the run did not reach its last epoch and did not diverge.
     TakenError: If an entry of this name belongs to another run.
   """
-  log = log_path(workdir)
+  log = pathlib.Path(workdir) / LOG
   if not log.exists():
     raise MissingError(f'{log} is missing. Give the folder of a run.')
   header, records = run_log.read_log(log)
@@ -114,12 +114,10 @@ def seeds(run: Run) -> list[int]:
 
 def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
   """Returns the records of each trial of a run, one per epoch, by seed."""
-  if len(seeds(run)) == 1:
-    return {seeds(run)[0]: run.records}
   return {
     seed: [
       {k: v for k, v in record.items() if k != 'trials'}
-      | record['trials'][index]
+      | record.get('trials', [{}])[index]
       for record in run.records
     ]
     for index, seed in enumerate(seeds(run))

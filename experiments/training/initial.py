@@ -19,7 +19,7 @@ from mq_jax.selection import named_leaves
 
 
 def activation_label(config: ConfigDict) -> str:
-  """Returns what a model file says of the activations it was trained with.
+  """Returns the name under which a model file records its activations.
 
   Numbers that activations train, such as clips, fit only activations with the
   same label.
@@ -45,7 +45,7 @@ def initial_variables(
     `(params, batch_stats)`.
 
   Raises:
-    MissingError: If the base model that the configuration names is missing.
+    MissingError: If the base model is missing.
     InvalidError: If the base model does not fit the network.
   """
 
@@ -60,11 +60,11 @@ def initial_variables(
   expected = jax.eval_shape(random_variables)
   params = model.params
   if model.metadata.get('activations') != activation_label(config):
-    needs_numbers = bool(_numbers(expected['params']))
-    random_params = (
-      jax.jit(random_variables)()['params'] if needs_numbers else {}
-    )
-    params = _with_numbers_of(params, random_params)
+    old, new = _numbers(params), _numbers(expected['params'])
+    if new:
+      new = _numbers(jax.jit(random_variables)()['params'])
+    kept = {p: leaf for p, leaf in named_leaves(params).items() if p not in old}
+    params = selection.nested(kept | new)
   for name, loaded in (('params', params), ('batch_stats', model.batch_stats)):
     differences = set(_shapes(expected[name])) ^ set(_shapes(loaded))
     if differences:
@@ -76,23 +76,10 @@ def initial_variables(
   return params, model.batch_stats
 
 
-def _with_numbers_of(params: Any, source: Any) -> Any:
-  """Returns `params` with the trained numbers of activations in `source`."""
-  kept = {
-    path: leaf
-    for path, leaf in named_leaves(params).items()
-    if path not in _numbers(params)
-  }
-  return selection.nested(kept | _numbers(source))
-
-
 def _numbers(params: Any) -> dict[str, Any]:
   """Returns the numbers that quantized activations train, by path."""
-  return {
-    path: leaf
-    for path, leaf in named_leaves(params).items()
-    if path.endswith('/number')
-  }
+  leaves = named_leaves(params)
+  return {path: leaves[path] for path in leaves if path.endswith('/number')}
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -116,8 +103,8 @@ def initial_state(
     batch_stats: Batch statistics that the run starts from.
 
   Returns:
-    The state before the first step; without training, the state whose
-    quantizers have the variables that the method chooses on training images.
+    The state before the first step. If the run has no epochs, its quantizers
+    have the variables that the method chooses on training images.
   """
   state = steps.start()
   if config.epochs:
@@ -139,9 +126,4 @@ def initial_state(
   # All trials have the same weights.
   params = parallel.pick(state.params, 0)
   variables = after_training.choose(loss, params, steps.parts.rules)
-  return state._replace(
-    variables=jax.tree.map(
-      lambda leaf: jnp.broadcast_to(leaf, (config.trials, *jnp.shape(leaf))),
-      variables,
-    )
-  )
+  return state._replace(variables=parallel.stack([variables] * config.trials))

@@ -1,8 +1,8 @@
 """Shows the progress of a run while it trains.
 
-On a terminal, rich draws a bar. Into a file, a pipe or a notebook go plain
-lines instead. No other code reads this output: metrics.jsonl holds the numbers
-of record.
+On a terminal, rich draws a bar. A file, a pipe or a notebook gets plain lines
+instead. No other code reads this output: the numbers of record are in
+metrics.jsonl.
 """
 
 import contextlib
@@ -121,13 +121,13 @@ def progress_bar(
       print_line(live.console, description)
     if not is_shared:
       stack.enter_context(live)
-    fields: dict[str, Any] = {
-      'loss': 'loss -',
-      'accuracy': 'acc -',
-      'unit': 'steps/s',
-    }
     task_id = live.add_task(
-      'epoch -', total=total_steps, completed=start_step, **fields
+      'epoch -',
+      total=total_steps,
+      completed=start_step,
+      loss='loss -',
+      accuracy='acc -',
+      unit='steps/s',
     )
     task = live.tasks[-1]
     pending, printed_at = '', live.get_time()
@@ -150,14 +150,15 @@ def progress_bar(
       if label != task.description:
         flush()
       last_accuracy = task.fields['accuracy']
+      changes: dict[str, Any] = {}
       if loss is not None:
-        fields['loss'] = f'loss {loss:#.4g}'
+        changes['loss'] = f'loss {loss:#.4g}'
       if accuracy is not None:
-        fields['accuracy'] = f'acc {accuracy:.2f}%'
-      live.update(task_id, completed=step, description=label, **fields)
+        changes['accuracy'] = f'acc {accuracy:.2f}%'
+      live.update(task_id, completed=step, description=label, **changes)
       if live.disable:
         pending = _plain_line(task)
-        is_new = fields['accuracy'] != last_accuracy
+        is_new = task.fields['accuracy'] != last_accuracy
         if is_new or live.get_time() - printed_at >= LINE_PERIOD:
           flush()
 
@@ -168,7 +169,7 @@ def progress_bar(
       if is_shared:
         live.remove_task(task_id)
         if not live.disable:
-          shown = task.description, fields['loss'], fields['accuracy']
+          shown = task.description, task.fields['loss'], task.fields['accuracy']
           print_line(live.console, '  '.join(shown))
 
 

@@ -1,4 +1,4 @@
-"""The compiled steps of a run: its first state, a chunk of steps, the test.
+"""The compiled steps of a run: the first state, a chunk of steps, the test.
 
 Step k (from 0) applies the gradients of batch k and computes those of batch
 k + 1, counted over all epochs; batch 0 belongs to the first state.
@@ -35,7 +35,7 @@ class Totals(NamedTuple):
     loss: Sum of their losses.
     accuracy: Sum of their training accuracies, each from 0 to 1.
     phi_grad_norm: Sum of the norms of φ's gradients.
-    finite: All losses and gradients were finite.
+    finite: True if all losses and gradients were finite.
   """
 
   steps: Array
@@ -56,7 +56,7 @@ class Steps(NamedTuple):
     steps_per_epoch: Number of steps per epoch.
     seeds: Seed of each trial.
     parts: Parts of the train step.
-    learned: The estimator has parameters φ.
+    learned: True if the estimator has parameters φ.
     train: Train step of one trial.
     start: `() -> state` before the first step.
     state_shape: `() -> state` of shapes and types, without computing one.
@@ -108,9 +108,6 @@ def make_steps(
     ]
     return parallel.replicated(parallel.stack(states), mesh)
 
-  def first_batches() -> list[Batch]:
-    return [pipeline.train(seed, 0) for seed in seeds]
-
   def state_shape() -> mq_jax.State:
     # Only the shapes of batches count here; a pipeline cannot be traced.
     return jax.eval_shape(
@@ -123,7 +120,7 @@ def make_steps(
     parts=parts,
     learned=ESTIMATORS[config.estimator].learned,
     train=train,
-    start=lambda: first_states(first_batches()),
+    start=lambda: first_states([pipeline.train(seed, 0) for seed in seeds]),
     state_shape=state_shape,
     run=_make_run(train.step_fn, pipeline, seeds, mesh),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),
@@ -149,8 +146,8 @@ def _make_run(
       totals.finite & metrics['finite'],
     )
 
-  # A loop of XLA runs a convolution on CPU some forty times slower than a loop
-  # of Python, and would compute the batch again in everything that reads it.
+  # On CPU, a convolution in a loop of XLA is about forty times slower than in a
+  # loop of Python. XLA would also compute the batch again for each reader.
   if pipeline.traced is None or jax.default_backend() == 'cpu':
     run_chunk = _host_loop(advance, pipeline, seeds)
   else:

@@ -112,6 +112,6 @@ def test_phi_gradient_norm_is_logged_for_learned_rules_only(folder):
   for config, is_logged in ((learned, True), (plain, False)):
     run = folder / config.estimator
     training.train_and_evaluate(config, run)
-    _, (record,) = run_log.read_log(workdir.log_path(run))
+    _, (record,) = run_log.read_log(run / workdir.LOG)
     assert ('phi_grad_norm' in record) == is_logged
     assert not is_logged or record['phi_grad_norm'] > 0

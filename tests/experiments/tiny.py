@@ -1,6 +1,6 @@
-"""Runs that cost next to nothing: a network of one layer, and how to compare.
+"""Short runs of a network of one layer, and functions that compare runs.
 
-The network takes the place of a ResNet in tests of what stands around it.
+The network replaces a ResNet in tests of the code around networks.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from experiments.build.networks import NETWORKS, Network, make_network
 from experiments.build.parts import make_parts, make_train_step
 from experiments.configs import digits
 from experiments.records import checkpoints, model_file, workdir
-from experiments.training.loop import Saved
+from experiments.training.loop import with_codes
 from experiments.training.steps import make_steps
 from experiments.training.train import make_pipeline
 from mq_jax.models import BatchNorm
@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 def put_in(monkeypatch):
-  """Makes every configuration's network the tiny one."""
+  """Replaces every network by the tiny one."""
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
@@ -52,7 +52,7 @@ def put_in(monkeypatch):
 
 @contextlib.contextmanager
 def compilation_cache(folder):
-  """Compiles what many runs of one module share only once."""
+  """Shares compiled programs between the runs of a test module."""
   values = {
     'jax_compilation_cache_dir': str(folder),
     'jax_persistent_cache_min_compile_time_secs': 0.0,
@@ -60,7 +60,7 @@ def compilation_cache(folder):
   before = {name: getattr(jax.config, name) for name in values}
   for name, value in values.items():
     jax.config.update(name, value)
-  # The first compilation of a process settles whether there is a cache.
+  # The first compilation of a process decides if there is a cache.
   compilation_cache_module.reset_cache()
   try:
     yield
@@ -71,7 +71,7 @@ def compilation_cache(folder):
 
 
 def config(**overrides):
-  """A run of two epochs on the digits, without dated defaults."""
+  """Returns the configuration of a run of two epochs on the digits."""
   result = digits.get_config()
   result.update(
     network='resnet8',
@@ -89,7 +89,7 @@ def config(**overrides):
 
 
 def variables(net, seed=7, image_shape=(32, 32, 3)):
-  """Random weights of a network, compiled by nobody."""
+  """Returns random weights of a network; compiles nothing."""
   images = jnp.zeros((1, *image_shape))
   shapes = jax.eval_shape(
     lambda: net.init(jax.random.key(0), images, train=False)
@@ -106,61 +106,51 @@ def variables(net, seed=7, image_shape=(32, 32, 3)):
 
 
 def step_of(config, loss_fn, steps_per_epoch):
-  """The train step of a configuration, with another loss."""
+  """Returns the train step of a configuration with another loss."""
   parts = make_parts(config, steps_per_epoch)
   return make_train_step(config, parts, loss_fn)
 
 
 def write_model(path, net, seed=7):
-  """A model file with random weights, as `config.pretrained` takes it."""
+  """Writes a model file of random weights; returns its path."""
   random = variables(net, seed)
   model_file.save_model(path, random['params'], random['batch_stats'], {})
   return str(path)
 
 
 def last_checkpoint(config, folder):
-  """What the newest checkpoint in a folder holds; compiles nothing."""
+  """Returns the newest checkpoint of a run; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   random = variables(net, image_shape=pipeline.image_shape)
   steps = make_steps(
-    config,
-    pipeline,
-    net,
-    random['params'],
-    random['batch_stats'],
+    config, pipeline, net, random['params'], random['batch_stats']
   )
-
-  def with_codes(state):
-    return Saved(state, jax.vmap(steps.train.codes)(state))
-
-  manager = checkpoints.open_manager(workdir.checkpoints_path(folder))
-  try:
-    return checkpoints.restore_latest(
-      manager, jax.eval_shape(with_codes, steps.state_shape())
-    )
-  finally:
-    checkpoints.close(manager)
+  template = jax.eval_shape(
+    lambda state: with_codes(steps, state), steps.state_shape()
+  )
+  with checkpoints.open_manager(folder / workdir.CHECKPOINTS) as manager:
+    return checkpoints.restore_latest(manager, template)
 
 
 def as_arrays(tree):
-  """Every leaf of a tree by its path, in NumPy."""
+  """Returns every leaf of a tree by its path, as a NumPy array."""
 
-  def one(leaf):
+  def as_array(leaf):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 
-  return {path: one(leaf) for path, leaf in named_leaves(tree).items()}
+  return {path: as_array(leaf) for path, leaf in named_leaves(tree).items()}
 
 
 def as_bytes(tree):
-  """Every leaf of a tree by its path, bit for bit."""
+  """Returns the bytes of every leaf of a tree by its path."""
   return {path: leaf.tobytes() for path, leaf in as_arrays(tree).items()}
 
 
 def timeless(records):
-  """Records without what a clock measured, which no two runs share."""
+  """Returns records without their durations, which differ between runs."""
   clock = ('seconds', 'test_seconds')
   return [
     {k: v for k, v in record.items() if k not in clock} for record in records

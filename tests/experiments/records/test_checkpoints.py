@@ -62,9 +62,8 @@ def assert_same(got: Any, want: Any) -> None:
 
 @pytest.fixture
 def manager(tmp_path: pathlib.Path) -> Any:
-  manager = checkpoints.open_manager(tmp_path / 'made' / 'on the way')
-  yield manager
-  checkpoints.close(manager)
+  with checkpoints.open_manager(tmp_path / 'made' / 'on the way') as manager:
+    yield manager
 
 
 def test_restore_latest_empty_folder_returns_none(manager: Any) -> None:
@@ -98,18 +97,16 @@ def test_restore_latest_saved_is_bit_exact(
 def test_open_manager_keeps_and_reads_newest(
   tmp_path: pathlib.Path,
 ) -> None:
-  manager = checkpoints.open_manager(tmp_path, keep=2)
-  for step in (1, 5, 9):
-    checkpoints.save(manager, step, {'a': jnp.full(3, step)}, {'at': step})
-  checkpoints.close(manager)
+  with checkpoints.open_manager(tmp_path) as manager:
+    for step in (1, 5, 9):
+      checkpoints.save(manager, step, {'a': jnp.full(3, step)}, {'at': step})
   assert sorted(os.listdir(tmp_path)) == ['5', '9']
-  manager = checkpoints.open_manager(tmp_path)
-  step, state, progress = checkpoints.restore_latest(
-    manager, {'a': jnp.zeros(3, jnp.int32)}
-  )
+  with checkpoints.open_manager(tmp_path) as manager:
+    step, state, progress = checkpoints.restore_latest(
+      manager, {'a': jnp.zeros(3, jnp.int32)}
+    )
   assert (step, progress) == (9, {'at': 9})
   np.testing.assert_array_equal(state['a'], [9, 9, 9])
-  checkpoints.close(manager)
 
 
 def test_save_donated_state_is_unchanged(manager: Any) -> None:
@@ -167,14 +164,9 @@ def test_restore_latest_other_state_raises_with_leaves(
   assert str(manager.directory) in str(error.value)
 
 
-def test_save_bad_input_raises_and_writes_nothing(
-  manager: Any, tmp_path: pathlib.Path
-) -> None:
-  with pytest.raises(ValueError, match='keep is 0'):
-    checkpoints.open_manager(tmp_path / 'other', keep=0)
-  assert not (tmp_path / 'other').exists()
+def test_save_bad_input_raises_and_writes_nothing(manager: Any) -> None:
   state = {'a': jnp.ones(2)}
-  with pytest.raises(TypeError, match=r"progress\['loss'\].*float32"):
+  with pytest.raises(TypeError, match='float32'):
     checkpoints.save(manager, 1, state, {'loss': np.float32(1)})
   assert os.listdir(manager.directory) == []
   checkpoints.save(manager, 5, state, {})
@@ -206,11 +198,10 @@ def main(_):
   state = {'a': jnp.ones(3)}
   logging.set_verbosity(logging.INFO)
   with tempfile.TemporaryDirectory() as folder:
-    manager = checkpoints.open_manager(folder)
-    checkpoints.save(manager, 1, state, {})
-    logging.info('ours')
-    checkpoints.restore_latest(manager, state)
-    checkpoints.close(manager)
+    with checkpoints.open_manager(folder) as manager:
+      checkpoints.save(manager, 1, state, {})
+      logging.info('ours')
+      checkpoints.restore_latest(manager, state)
 app.run(main)
 """
   done = subprocess.run(
@@ -232,16 +223,15 @@ def test_open_manager_removes_incomplete_checkpoint(
   left = tmp_path / '50.orbax-checkpoint-tmp'  # Orbax's name for it.
   left.mkdir()
   (left / 'half').write_bytes(b'\0' * 1000)
-  manager = checkpoints.open_manager(tmp_path)
   template = {'a': jnp.ones(2)}
-  assert checkpoints.restore_latest(manager, template) is None
-  checkpoints.save(manager, 1, template, {})
+  with checkpoints.open_manager(tmp_path) as manager:
+    assert checkpoints.restore_latest(manager, template) is None
+    checkpoints.save(manager, 1, template, {})
   assert os.listdir(tmp_path) == ['1']
-  checkpoints.close(manager)
 
 
-# A run that saves in a loop, killed again and again. Every leaf is a function
-# of the step, so that a mixture of two states shows.
+# A run that saves in a loop is killed several times. Every leaf is a function
+# of the step, so that a mixture of two states fails the comparison.
 
 SIZE = 500_000
 
@@ -258,23 +248,23 @@ def state_at(step: int) -> dict[str, Any]:
 def run_until_killed(
   folder: str, pipe: multiprocessing.connection.Connection
 ) -> None:
-  """Restores, says so, then announces and acknowledges each save."""
+  """Restores and reports it, then reports the start and end of each save."""
   # Where there is a GPU, pytest's own process holds its memory.
   jax.config.update('jax_platforms', 'cpu')
-  manager = checkpoints.open_manager(folder)
-  step = 0
-  restored = checkpoints.restore_latest(manager, jax.eval_shape(state_at, 0))
-  if restored is not None:
-    step, state, progress = restored
-    assert_same(state, state_at(step))
-    assert progress == {'step': step, 'third': step / 3}
-  pipe.send(('restored', step))
-  while True:
-    step += 1
-    state = state_at(step)
-    pipe.send(('saving', step))
-    checkpoints.save(manager, step, state, {'step': step, 'third': step / 3})
-    pipe.send(('saved', step))
+  with checkpoints.open_manager(folder) as manager:
+    step = 0
+    restored = checkpoints.restore_latest(manager, jax.eval_shape(state_at, 0))
+    if restored is not None:
+      step, state, progress = restored
+      assert_same(state, state_at(step))
+      assert progress == {'step': step, 'third': step / 3}
+    pipe.send(('restored', step))
+    while True:
+      step += 1
+      state = state_at(step)
+      pipe.send(('saving', step))
+      checkpoints.save(manager, step, state, {'step': step, 'third': step / 3})
+      pipe.send(('saved', step))
 
 
 def drain(pipe: multiprocessing.connection.Connection) -> list[Any]:
@@ -305,7 +295,7 @@ def test_save_killed_loses_only_that_save(
     assert ours.poll(30), 'the child does not start'
     kind, step = ours.recv()  # EOFError: what it restored was inconsistent
     assert kind == 'restored'
-    # A save that was not acknowledged may have been complete all the same.
+    # A save that was not acknowledged may still be complete.
     assert step in (saved, saved + 1)
     saved = step
     # Two whole saves, timed, and then a kill at this round's part of a third.
@@ -326,12 +316,10 @@ def test_save_killed_loses_only_that_save(
     cut_short += any('tmp' in name for name in os.listdir(tmp_path))
   # Otherwise the kills did not fall into the saves.
   assert cut_short >= 1
-  manager = checkpoints.open_manager(tmp_path)
-  step, state, _ = checkpoints.restore_latest(
-    manager, jax.eval_shape(state_at, 0)
-  )
-  assert step in (saved, saved + 1)
-  assert_same(state, state_at(step))
-  checkpoints.save(manager, step + 1, {'a': jnp.ones(2)}, {})
+  template = jax.eval_shape(state_at, 0)
+  with checkpoints.open_manager(tmp_path) as manager:
+    step, state, _ = checkpoints.restore_latest(manager, template)
+    assert step in (saved, saved + 1)
+    assert_same(state, state_at(step))
+    checkpoints.save(manager, step + 1, {'a': jnp.ones(2)}, {})
   assert sorted(os.listdir(tmp_path)) == sorted([str(step), str(step + 1)])
-  checkpoints.close(manager)

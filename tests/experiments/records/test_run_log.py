@@ -39,11 +39,10 @@ def record(epoch: int, **more: Any) -> dict[str, Any]:
   }
 
 
-def make_log(path: pathlib.Path, epochs: int) -> run_log.Log:
-  log = run_log.open_log(path, header(), epochs_done=0)
+def make_log(path: pathlib.Path, epochs: int) -> None:
+  run_log.open_log(path, header(), epochs_done=0)
   for epoch in range(1, epochs + 1):
-    run_log.append(log, record(epoch))
-  return log
+    run_log.append(path, record(epoch))
 
 
 def test_describe_run_has_config_device_and_versions() -> None:
@@ -108,8 +107,7 @@ def test_source_is_commit_of_the_checkout(
 
 def test_read_log_new_log_returns_its_records(tmp_path: pathlib.Path) -> None:
   path = tmp_path / 'made' / 'metrics.jsonl'
-  log = make_log(path, epochs=2)
-  assert log.header == header()
+  make_log(path, epochs=2)
   assert run_log.read_log(path) == (header(), [record(1), record(2)])
   lines = path.read_text().splitlines()
   assert [json.loads(line).get('epoch') for line in lines] == [None, 1, 2]
@@ -119,9 +117,10 @@ def test_read_log_new_log_returns_its_records(tmp_path: pathlib.Path) -> None:
 def test_append_writes_finite_numbers_and_null(
   tmp_path: pathlib.Path,
 ) -> None:
-  log = run_log.open_log(tmp_path / 'log', header(), epochs_done=0)
+  path = tmp_path / 'log'
+  run_log.open_log(path, header(), epochs_done=0)
   run_log.append(
-    log,
+    path,
     record(
       1,
       train_loss=float('nan'),
@@ -135,7 +134,7 @@ def test_append_writes_finite_numbers_and_null(
   def no_constant(name: str) -> None:
     raise AssertionError(f'{name} is not JSON')
 
-  line = log.path.read_text().splitlines()[1]
+  line = path.read_text().splitlines()[1]
   read = json.loads(line, parse_constant=no_constant)
   assert read['train_loss'] is None
   assert read['test_loss'] is None
@@ -160,11 +159,8 @@ def test_open_log_resumed_keeps_header_and_epochs_done(
 ) -> None:
   path = tmp_path / 'log'
   make_log(path, epochs=4)
-  log = run_log.open_log(
-    path, {'config': CONFIG, 'date': 'second'}, epochs_done=2
-  )
-  assert log.header['date'] == 'first'
-  run_log.append(log, record(3, seconds=9.0))
+  run_log.open_log(path, {'config': CONFIG, 'date': 'second'}, epochs_done=2)
+  run_log.append(path, record(3, seconds=9.0))
   assert run_log.read_log(path) == (
     header(),
     [record(1), record(2), record(3, seconds=9.0)],
@@ -185,8 +181,8 @@ def test_open_log_cut_last_line_is_repaired(
     # Without its newline alone, the record is still whole.
     records = 2 if cut >= len(whole) - 1 else 1
     assert len(run_log.read_log(path)[1]) == records
-    log = run_log.open_log(path, header(), epochs_done=1)
-    run_log.append(log, record(2))
+    run_log.open_log(path, header(), epochs_done=1)
+    run_log.append(path, record(2))
     assert path.read_bytes() == whole
 
 
@@ -256,15 +252,12 @@ def test_open_log_without_records_raises(
 def test_append_bad_record_raises_and_writes_nothing(
   tmp_path: pathlib.Path,
 ) -> None:
-  log = make_log(tmp_path / 'log', epochs=1)
-  before = log.path.read_bytes()
-  with pytest.raises(ValueError, match='lacks train_loss, seconds'):
-    run_log.append(
-      log, {'epoch': 2, 'step': 1, 'test_loss': 0, 'test_accuracy': 1}
-    )
+  path = tmp_path / 'log'
+  make_log(path, epochs=1)
+  before = path.read_bytes()
   with pytest.raises(TypeError, match=r'record\.phi\.key\[0\] is .*object'):
-    run_log.append(log, record(2, phi={'key': [object()]}))
-  assert log.path.read_bytes() == before
+    run_log.append(path, record(2, phi={'key': [object()]}))
+  assert path.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -274,9 +267,10 @@ def test_append_killed_keeps_acknowledged_records(
   path = tmp_path / 'log'
   program = f"""
 from experiments.records import run_log
-log = run_log.open_log({str(path)!r}, {header()!r}, epochs_done=0)
+path = {str(path)!r}
+run_log.open_log(path, {header()!r}, epochs_done=0)
 for epoch in range(1, 1_000_000):
-  run_log.append(log, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
+  run_log.append(path, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
   print(epoch, flush=True)
 """
   child = subprocess.Popen(
@@ -297,11 +291,11 @@ for epoch in range(1, 1_000_000):
 
 
 def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
-  """The scalars by tag and step, as TensorBoard's own reader shows them.
+  """Returns the scalars by tag and step, as the reader of TensorBoard does.
 
-  It reads the files of a folder in the order of their names. A file that
-  starts with a session log at step s hides all that came before it of steps
-  s and above.
+  The reader takes the files of a folder in the order of their names. A file
+  that starts with a session log at step s hides the scalars of earlier files
+  from step s on.
   """
   from tensorboardX.proto import event_pb2
 

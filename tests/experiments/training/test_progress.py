@@ -99,8 +99,8 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 def test_bar_and_table_ascii_terminal_get_ascii() -> None:
   program = f"""{WIDEST}
-from experiments.common import console
-console.print_summary(1., 2., 3., 4., 'a/path')
+from experiments.training import Result, print_summary
+print_summary(Result(1., 2., 3., 4., 'a/path', [{{}}], []))
 """
   written = in_terminal(program, 80, PYTHONIOENCODING='ascii')
   assert written.isascii()
