@@ -130,7 +130,7 @@ def _convert(
     lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
   )
   names = {
-    torch_name(path): leaf
+    _torch_name(path): leaf
     for path, leaf in selection.named_leaves(expected).items()
   }
   # PyTorch needs the count of batches only for averages over all of them.
@@ -151,15 +151,11 @@ def _convert(
   )
 
 
-def torch_name(path: str) -> str:
+def _torch_name(path: str) -> str:
   """Returns the PyTorch name of a variable.
 
-  Args:
-    path: Path of the variable, such as
-      `params/stage2/block0/shortcut/kernel`.
-
-  Returns:
-    The name, such as `layer2.0.downsample.0.weight`.
+  It is `layer2.0.downsample.0.weight` for
+  `params/stage2/block0/shortcut/kernel`.
   """
   name = path.split('/', 1)[1]
   for pattern, replacement in (

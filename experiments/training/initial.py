@@ -1,4 +1,4 @@
-"""The start of a run: weights, batch statistics and the first state."""
+"""The weights and batch statistics that a run starts from."""
 
 import pathlib
 from typing import Any
@@ -7,13 +7,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-import mq_jax
-from experiments.build import losses
-from experiments.common import parallel
 from experiments.common.errors import InvalidError
-from experiments.data.pipeline import Pipeline
 from experiments.records import torch_weights
-from experiments.training.steps import Steps
 from mq_jax import selection
 from mq_jax.selection import named_leaves
 
@@ -84,46 +79,3 @@ def _numbers(params: Any) -> dict[str, Any]:
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
   return [(path, jnp.shape(leaf)) for path, leaf in named_leaves(tree).items()]
-
-
-def initial_state(
-  config: ConfigDict,
-  pipeline: Pipeline,
-  net: Any,
-  steps: Steps,
-  batch_stats: Any,
-) -> mq_jax.State:
-  """Returns the first state of a run, with a leading axis of trials.
-
-  Args:
-    config: A checked configuration.
-    pipeline: Data of the run.
-    net: Linen module.
-    steps: Compiled steps of the run.
-    batch_stats: Batch statistics that the run starts from.
-
-  Returns:
-    The state before the first step. If the run has no epochs, its quantizers
-    have the variables that the method chooses on training images.
-  """
-  state = steps.start()
-  if config.epochs:
-    return state
-  # The first loss changed the statistics, but nothing is trained here.
-  state = state._replace(
-    model_state=parallel.stack([batch_stats] * config.trials)
-  )
-  after_training = steps.parts.after_training
-  if after_training is None:
-    return state
-  count = min(after_training.images, pipeline.calibrate.size)
-  batch = pipeline.calibrate.batch(0, count)
-  evaluate = losses.make_evaluation(net, losses.LOSSES[config.loss])
-
-  def loss(params: Any) -> Any:
-    return evaluate(params, batch_stats, batch)[0] / count
-
-  # All trials have the same weights.
-  params = parallel.pick(state.params, 0)
-  variables = after_training.choose(loss, params, steps.parts.rules)
-  return state._replace(variables=parallel.stack([variables] * config.trials))

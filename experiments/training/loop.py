@@ -152,10 +152,10 @@ def run_epochs(
         bar.log(
           f'Checkpoint saved at step {step}. Rerun the command to resume.'
         )
-      if number is not None:
-        signals.exit_by_signal(number)
       if must_stop:
         raise Stopped
+      if number is not None:
+        break  # The end of `defer_signals` raises the error of the signal.
   return state
 
 

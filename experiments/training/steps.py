@@ -58,7 +58,8 @@ class Steps(NamedTuple):
     parts: Parts of the train step.
     learned: True if the estimator has parameters φ.
     train: Train step of one trial.
-    start: `() -> state` before the first step.
+    start: `() -> state` before the first step. If the run has no epochs, its
+      quantizers have the variables that the method chooses on training images.
     state_shape: `() -> state` of shapes and types, without computing one.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
     evaluate: `(params, batch_stats) -> (loss, accuracy in percent)` of one
@@ -108,6 +109,25 @@ def make_steps(
     ]
     return parallel.replicated(parallel.stack(states), mesh)
 
+  def start() -> mq_jax.State:
+    state = first_states([pipeline.train(seed, 0) for seed in seeds])
+    if config.epochs:
+      return state
+    # The first loss changed the statistics, but nothing is trained here.
+    statistics = parallel.stack([batch_stats] * len(seeds))
+    state = state._replace(model_state=statistics)
+    if parts.after_training is None:
+      return state
+    count = min(parts.after_training.images, pipeline.calibrate.size)
+    batch = pipeline.calibrate.batch(0, count)
+    sums = losses.make_evaluation(net, losses_of)
+    variables = parts.after_training.choose(
+      lambda params: sums(params, batch_stats, batch)[0] / count,
+      parallel.pick(state.params, 0),  # All trials have the same weights.
+      parts.rules,
+    )
+    return state._replace(variables=parallel.stack([variables] * len(seeds)))
+
   def state_shape() -> mq_jax.State:
     # Only the shapes of batches count here; a pipeline cannot be traced.
     return jax.eval_shape(
@@ -120,7 +140,7 @@ def make_steps(
     parts=parts,
     learned=ESTIMATORS[config.estimator].learned,
     train=train,
-    start=lambda: first_states([pipeline.train(seed, 0) for seed in seeds]),
+    start=start,
     state_shape=state_shape,
     run=_make_run(train.step_fn, pipeline, seeds, mesh),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),

@@ -19,11 +19,7 @@ from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Options, Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.evaluation import make_evaluate
-from experiments.training.initial import (
-  activation_label,
-  initial_state,
-  initial_variables,
-)
+from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
   Position,
   epoch_start,
@@ -114,7 +110,7 @@ def train_and_evaluate(
   steps = make_steps(config, pipeline, net, params, batch_stats)
 
   def start() -> tuple[mq_jax.State, dict[str, Any]]:
-    state = initial_state(config, pipeline, net, steps, batch_stats)
+    state = steps.start()
     measured = _measure_factors(steps, state)
     if not is_from_scratch(config):
       base_net = make_network(base_config(config), len(pipeline.classes))
