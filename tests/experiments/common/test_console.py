@@ -9,7 +9,7 @@ from experiments.common.console import final_table
 
 
 @pytest.mark.parametrize('spare', [0, 1])
-def test_final_table_value_fits_up_to_last_column(spare: int) -> None:
+def test_final_table_value_fits_up_to_last_column(spare):
   out = io.StringIO()
   console = Console(file=out, width=40)
   value = 'x' * (40 - len('name') - 7 + spare)

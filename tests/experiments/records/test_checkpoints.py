@@ -28,7 +28,7 @@ class State(NamedTuple):
   step: Any
 
 
-def make_state(seed: int = 0) -> State:
+def make_state(seed=0):
   key = jax.random.key(seed)
   params = {
     'conv': {'kernel': jax.random.normal(key, (3, 3, 2, 4))},
@@ -47,13 +47,13 @@ def make_state(seed: int = 0) -> State:
   )
 
 
-def bits(leaf: Any) -> bytes:
+def bits(leaf):
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)
   return np.asarray(leaf).tobytes()
 
 
-def assert_same(got: Any, want: Any) -> None:
+def assert_same(got, want):
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert (a.dtype, a.shape) == (b.dtype, b.shape)
@@ -61,19 +61,17 @@ def assert_same(got: Any, want: Any) -> None:
 
 
 @pytest.fixture
-def manager(tmp_path: pathlib.Path) -> Any:
+def manager(tmp_path):
   with checkpoints.open_manager(tmp_path / 'made' / 'on the way') as manager:
     yield manager
 
 
-def test_restore_latest_empty_folder_returns_none(manager: Any) -> None:
+def test_restore_latest_empty_folder_returns_none(manager):
   assert checkpoints.restore_latest(manager, make_state()) is None
 
 
 @pytest.mark.parametrize('abstract', [False, True])
-def test_restore_latest_saved_is_bit_exact(
-  manager: Any, abstract: bool
-) -> None:
+def test_restore_latest_saved_is_bit_exact(manager, abstract):
   state = make_state()
   progress = {
     'epoch': 3,
@@ -85,7 +83,7 @@ def test_restore_latest_saved_is_bit_exact(
     'nested': {'list': [1 / 3, None, True, 'text']},
   }
   checkpoints.save(manager, 7, state, progress)
-  template: Any = make_state(seed=1)
+  template = make_state(seed=1)
   if abstract:
     template = jax.eval_shape(make_state)
   step, restored, read = checkpoints.restore_latest(manager, template)
@@ -94,9 +92,7 @@ def test_restore_latest_saved_is_bit_exact(
   assert_same(restored, state)
 
 
-def test_open_manager_keeps_and_reads_newest(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_open_manager_keeps_and_reads_newest(tmp_path):
   with checkpoints.open_manager(tmp_path) as manager:
     for step in (1, 5, 9):
       checkpoints.save(manager, step, {'a': jnp.full(3, step)}, {'at': step})
@@ -109,7 +105,7 @@ def test_open_manager_keeps_and_reads_newest(
   np.testing.assert_array_equal(state['a'], [9, 9, 9])
 
 
-def test_save_donated_state_is_unchanged(manager: Any) -> None:
+def test_save_donated_state_is_unchanged(manager):
   # Large enough (32 MB) that writing outlasts the steps that follow.
   wipe = jax.jit(
     lambda t: jax.tree.map(lambda x: 0 * x - 7, t), donate_argnums=0
@@ -153,9 +149,7 @@ def test_save_donated_state_is_unchanged(manager: Any) -> None:
     ),
   ],
 )
-def test_restore_latest_other_state_raises_with_leaves(
-  manager: Any, change: Any, message: str
-) -> None:
+def test_restore_latest_other_state_names_leaves(manager, change, message):
   state = make_state()
   checkpoints.save(manager, 7, state, {})
   with pytest.raises(ValueError, match=message) as error:
@@ -164,7 +158,7 @@ def test_restore_latest_other_state_raises_with_leaves(
   assert str(manager.directory) in str(error.value)
 
 
-def test_save_bad_input_raises_and_writes_nothing(manager: Any) -> None:
+def test_save_bad_input_raises_and_writes_nothing(manager):
   state = {'a': jnp.ones(2)}
   with pytest.raises(TypeError, match='float32'):
     checkpoints.save(manager, 1, state, {'loss': np.float32(1)})
@@ -175,7 +169,7 @@ def test_save_bad_input_raises_and_writes_nothing(manager: Any) -> None:
       checkpoints.save(manager, step, state, {})
 
 
-def test_restore_latest_damaged_raises_with_folder(manager: Any) -> None:
+def test_restore_latest_damaged_raises_with_folder(manager):
   state = {'a': jax.random.normal(jax.random.key(0), (1000,))}
   for step in (1, 2):
     checkpoints.save(manager, step, state, {})
@@ -188,7 +182,7 @@ def test_restore_latest_damaged_raises_with_folder(manager: Any) -> None:
 
 
 @pytest.mark.slow
-def test_save_under_absl_hides_messages_of_orbax() -> None:
+def test_save_under_absl_hides_messages_of_orbax():
   program = """
 import tempfile
 from absl import app, logging
@@ -217,9 +211,7 @@ app.run(main)
   assert logging.getLogger('absl').filters == []
 
 
-def test_open_manager_removes_incomplete_checkpoint(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_open_manager_removes_incomplete_checkpoint(tmp_path):
   left = tmp_path / '50.orbax-checkpoint-tmp'  # Orbax's name for it.
   left.mkdir()
   (left / 'half').write_bytes(b'\0' * 1000)
@@ -236,7 +228,7 @@ def test_open_manager_removes_incomplete_checkpoint(
 SIZE = 500_000
 
 
-def state_at(step: int) -> dict[str, Any]:
+def state_at(step):
   key = jax.random.fold_in(jax.random.key(0), step)
   return {
     'key': key,
@@ -245,9 +237,7 @@ def state_at(step: int) -> dict[str, Any]:
   }
 
 
-def run_until_killed(
-  folder: str, pipe: multiprocessing.connection.Connection
-) -> None:
+def run_until_killed(folder, pipe):
   """Restores and reports it, then reports the start and end of each save."""
   # Where there is a GPU, pytest's own process holds its memory.
   jax.config.update('jax_platforms', 'cpu')
@@ -267,7 +257,7 @@ def run_until_killed(
       pipe.send(('saved', step))
 
 
-def drain(pipe: multiprocessing.connection.Connection) -> list[Any]:
+def drain(pipe):
   messages = []
   try:
     while pipe.poll():
@@ -278,9 +268,7 @@ def drain(pipe: multiprocessing.connection.Connection) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_save_killed_loses_only_that_save(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_save_killed_loses_only_that_save(tmp_path):
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(['experiments.records.checkpoints', __name__])
   saved, cut_short, seconds = 0, 0, 0.2

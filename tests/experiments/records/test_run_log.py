@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +22,16 @@ from experiments.records import run_log
 CONFIG = {'network': 'resnet20', 'optimizer': {'name': 'sgd', 'rate': 0.1}}
 
 
-def header(config: Any = None) -> dict[str, Any]:
-  return {'config': CONFIG if config is None else config, 'date': 'first'}
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / 'made' / 'metrics.jsonl'
 
 
-def record(epoch: int, **more: Any) -> dict[str, Any]:
+def header(config=CONFIG, date='first'):
+  return {'config': config, 'date': date}
+
+
+def record(epoch, **more):
   return {
     'epoch': epoch,
     'step': 390 * epoch,
@@ -39,13 +43,13 @@ def record(epoch: int, **more: Any) -> dict[str, Any]:
   }
 
 
-def make_log(path: pathlib.Path, epochs: int) -> None:
+def make_log(path, epochs):
   run_log.open_log(path, header(), epochs_done=0)
   for epoch in range(1, epochs + 1):
     run_log.append(path, record(epoch))
 
 
-def test_describe_run_has_config_device_and_versions() -> None:
+def test_describe_run_has_config_device_and_versions():
   described = run_log.describe_run({'shape': (1, 2), 'rate': np.float32(0.5)})
   assert json.loads(json.dumps(described, allow_nan=False)) == described
   assert described['config'] == {'shape': [1, 2], 'rate': 0.5}
@@ -67,10 +71,8 @@ def test_describe_run_has_config_device_and_versions() -> None:
 
 
 @pytest.mark.slow
-def test_source_is_commit_of_the_checkout(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  def git(*args: str) -> str:
+def test_source_is_commit_of_the_checkout(tmp_path, monkeypatch):
+  def git(*args):
     identity = ('-c', 'user.name=n', '-c', 'user.email=e@x')
     return subprocess.run(
       ['git', '-C', str(tmp_path), *identity, *args],
@@ -105,8 +107,7 @@ def test_source_is_commit_of_the_checkout(
   assert run_log._source(tmp_path) == none
 
 
-def test_read_log_new_log_returns_its_records(tmp_path: pathlib.Path) -> None:
-  path = tmp_path / 'made' / 'metrics.jsonl'
+def test_read_log_new_log_returns_its_records(path):
   make_log(path, epochs=2)
   assert run_log.read_log(path) == (header(), [record(1), record(2)])
   lines = path.read_text().splitlines()
@@ -114,10 +115,7 @@ def test_read_log_new_log_returns_its_records(tmp_path: pathlib.Path) -> None:
   assert os.listdir(path.parent) == ['metrics.jsonl']
 
 
-def test_append_writes_finite_numbers_and_null(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_append_writes_finite_numbers_and_null(path):
   run_log.open_log(path, header(), epochs_done=0)
   run_log.append(
     path,
@@ -131,7 +129,7 @@ def test_append_writes_finite_numbers_and_null(
     ),
   )
 
-  def no_constant(name: str) -> None:
+  def no_constant(name):
     raise AssertionError(f'{name} is not JSON')
 
   line = path.read_text().splitlines()[1]
@@ -144,7 +142,7 @@ def test_append_writes_finite_numbers_and_null(
 
 
 @given(st.floats())
-def test_to_lines_any_float_is_itself_or_null(value: float) -> None:
+def test_to_lines_any_float_is_itself_or_null(value):
   read = json.loads(run_log.to_lines([run_log._plain({'x': value}, 'record')]))[
     'x'
   ]
@@ -154,12 +152,9 @@ def test_to_lines_any_float_is_itself_or_null(value: float) -> None:
     assert read is None
 
 
-def test_open_log_resumed_keeps_header_and_epochs_done(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_resumed_keeps_header_and_epochs_done(path):
   make_log(path, epochs=4)
-  run_log.open_log(path, {'config': CONFIG, 'date': 'second'}, epochs_done=2)
+  run_log.open_log(path, header(date='second'), epochs_done=2)
   run_log.append(path, record(3, seconds=9.0))
   assert run_log.read_log(path) == (
     header(),
@@ -169,10 +164,7 @@ def test_open_log_resumed_keeps_header_and_epochs_done(
   assert run_log.read_log(path) == (header(), [])
 
 
-def test_open_log_cut_last_line_is_repaired(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_cut_last_line_is_repaired(path):
   make_log(path, epochs=2)
   whole = path.read_bytes()
   start = whole[:-1].rindex(b'\n') + 1
@@ -186,10 +178,7 @@ def test_open_log_cut_last_line_is_repaired(
     assert path.read_bytes() == whole
 
 
-def test_open_log_other_configuration_raises_with_keys(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_other_configuration_raises_with_keys(path):
   make_log(path, epochs=1)
   before = path.read_bytes()
   other = {'network': 'resnet20', 'optimizer': {'name': 'adam'}, 'seed': None}
@@ -204,10 +193,7 @@ def test_open_log_other_configuration_raises_with_keys(
   assert path.read_bytes() == before
 
 
-def test_open_log_equal_configuration_of_other_types_opens(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_equal_configuration_of_other_types_opens(path):
   config = {'steps': (1, 2), 'limit': float('inf'), 'folder': path, 'empty': {}}
   run_log.open_log(path, header(config), epochs_done=0)
   config |= {'steps': [np.int32(1), 2]}
@@ -228,20 +214,15 @@ def test_open_log_equal_configuration_of_other_types_opens(
     ('{"config": {}}\n{"step": 2}\n', "Line 2 of .* has no 'epoch'"),
   ],
 )
-def test_open_log_other_file_raises_and_keeps_it(
-  tmp_path: pathlib.Path, text: str, message: str
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_other_file_raises_and_keeps_it(path, text, message):
+  path.parent.mkdir()
   path.write_text(text)
   with pytest.raises(ValueError, match=message):
     run_log.open_log(path, header({}), epochs_done=0)
   assert path.read_text() == text
 
 
-def test_open_log_without_records_raises(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_without_records_raises(path):
   with pytest.raises(ValueError, match='no record of epoch 1'):
     run_log.open_log(path, header(), epochs_done=1)
   make_log(path, epochs=2)
@@ -249,10 +230,7 @@ def test_open_log_without_records_raises(
     run_log.open_log(path, header(), epochs_done=3)
 
 
-def test_append_bad_record_raises_and_writes_nothing(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_append_bad_record_raises_and_writes_nothing(path):
   make_log(path, epochs=1)
   before = path.read_bytes()
   with pytest.raises(TypeError, match=r'record\.phi\.key\[0\] is .*object'):
@@ -261,10 +239,7 @@ def test_append_bad_record_raises_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_append_killed_keeps_acknowledged_records(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_append_killed_keeps_acknowledged_records(path):
   program = f"""
 from experiments.records import run_log
 path = {str(path)!r}
@@ -290,7 +265,7 @@ for epoch in range(1, 1_000_000):
   assert len(run_log.read_log(path)[1]) == acknowledged
 
 
-def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
+def shown_by_tensorboard(folder):
   """Returns the scalars by tag and step, as the reader of TensorBoard does.
 
   The reader takes the files of a folder in the order of their names. A file
@@ -299,7 +274,7 @@ def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
   """
   from tensorboardX.proto import event_pb2
 
-  shown: dict[str, list[Any]] = {}
+  shown = {}
   for path in sorted(folder.glob('events.*')):
     data, at = path.read_bytes(), 0
     while at < len(data):
@@ -315,9 +290,7 @@ def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
   return shown
 
 
-def test_open_scalars_resumed_shows_each_epoch_once(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_open_scalars_resumed_shows_each_epoch_once(tmp_path):
   for name, epochs_done, epochs in (('1', 0, (1, 2, 3)), ('2', 1, (2,))):
     writer = run_log.open_scalars(tmp_path, epochs_done)
     for epoch in epochs:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import rich.console
@@ -16,16 +15,11 @@ from experiments.training import progress
 from tests.experiments.terminal import frames, in_terminal
 
 
-def without_terminal(
-  use: Callable[[progress.Bar, Callable[[float], None]], None],
-  total: int = 1000,
-  start: int = 0,
-  **more: object,
-) -> list[str]:
+def without_terminal(use, total=1000, start=0, **more):
   """Returns the lines in a file; `use` gets the bar and a clock to wait."""
   out, now = io.StringIO(), [1000.0]
 
-  def wait(seconds: float) -> None:
+  def wait(seconds):
     now[0] += seconds
 
   console = rich.console.Console(file=out)
@@ -53,7 +47,7 @@ with progress.progress_bar(
 
 @pytest.mark.slow
 @pytest.mark.parametrize('width', [80, 100, 120])
-def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
+def test_bar_widest_texts_fit_on_one_line(width):
   written = in_terminal(WIDEST, width)
   shown = frames(written)
   last = shown[-1]
@@ -73,14 +67,14 @@ def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
 
 
 @pytest.mark.slow
-def test_bar_narrow_terminal_gets_one_line() -> None:
+def test_bar_narrow_terminal_gets_one_line():
   written = in_terminal(WIDEST, 60)
   assert not re.search(r'\x1b\[\d*A', written)
   assert len(frames(written)[-1]) == 60
 
 
 @pytest.mark.slow
-def test_bar_after_error_shows_cursor() -> None:
+def test_bar_after_error_shows_cursor():
   program = """
 from experiments.training import progress
 try:
@@ -97,7 +91,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-def test_bar_and_table_ascii_terminal_get_ascii() -> None:
+def test_bar_and_table_ascii_terminal_get_ascii():
   program = f"""{WIDEST}
 from experiments.training import Result, print_summary
 print_summary(Result(1., 2., 3., 4., 'a/path', [{{}}], []))
@@ -108,7 +102,7 @@ print_summary(Result(1., 2., 3., 4., 'a/path', [{{}}], []))
 
 
 @pytest.mark.slow
-def test_bar_resumed_run_starts_at_its_step() -> None:
+def test_bar_resumed_run_starts_at_its_step():
   program = """
 from experiments.training import progress
 with progress.progress_bar(100, 50) as bar:
@@ -123,7 +117,7 @@ with progress.progress_bar(100, 50) as bar:
 
 
 @pytest.mark.slow
-def test_bar_force_color_in_file_prints_lines() -> None:
+def test_bar_force_color_in_file_prints_lines():
   done = subprocess.run(
     [sys.executable, '-c', WIDEST],
     capture_output=True,
@@ -142,8 +136,8 @@ def test_bar_force_color_in_file_prints_lines() -> None:
   ]
 
 
-def test_lines_epoch_end_prints_one() -> None:
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+def test_lines_epoch_end_prints_one():
+  def use(bar, wait):
     for epoch in (1, 2):
       for chunk in range(5):
         wait(0.5)
@@ -159,8 +153,8 @@ def test_lines_epoch_end_prints_one() -> None:
   ]
 
 
-def test_lines_same_accuracy_still_prints_one_per_epoch() -> None:
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+def test_lines_same_accuracy_still_prints_one_per_epoch():
+  def use(bar, wait):
     for step in range(1, 7):
       wait(1)
       bar.update(step, epoch=(step + 1) // 2, loss=1.0, accuracy=10.0)
@@ -175,8 +169,8 @@ def test_lines_same_accuracy_still_prints_one_per_epoch() -> None:
   ]
 
 
-def test_lines_long_epoch_prints_one_per_period() -> None:
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+def test_lines_long_epoch_prints_one_per_period():
+  def use(bar, wait):
     for step in range(1, 101):
       wait(1)
       bar.update(step, epoch=1, loss=1.0)
@@ -191,12 +185,10 @@ def test_lines_long_epoch_prints_one_per_period() -> None:
     st.tuples(st.floats(0.01, 20), st.integers(0, 1)), min_size=1, max_size=200
   )
 )
-def test_lines_any_updates_are_neither_many_nor_missing(
-  chunks: list[tuple[float, int]],
-) -> None:
+def test_lines_any_updates_are_neither_many_nor_missing(chunks):
   epochs = [1 + sum(new for _, new in chunks[:i]) for i in range(len(chunks))]
 
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+  def use(bar, wait):
     for step, (epoch, (seconds, _)) in enumerate(
       zip(epochs, chunks, strict=True), start=1
     ):
@@ -210,8 +202,8 @@ def test_lines_any_updates_are_neither_many_nor_missing(
   assert len(set(lines)) == len(lines)
 
 
-def test_speed_resumed_run_counts_recent_steps_only() -> None:
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+def test_speed_resumed_run_counts_recent_steps_only():
+  def use(bar, wait):
     wait(500)  # Compilation.
     bar.update(9_010, epoch=1, accuracy=1.0)
     for chunk in range(1, 121):  # Slow at first: 1 step/s for 20 minutes, ...
@@ -235,8 +227,8 @@ def test_speed_resumed_run_counts_recent_steps_only() -> None:
   ]
 
 
-def test_speed_updates_minutes_apart_is_shown() -> None:
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+def test_speed_updates_minutes_apart_is_shown():
+  def use(bar, wait):
     for step in (100, 200, 400):
       wait(100)
       bar.update(step, epoch=step)
@@ -249,8 +241,8 @@ def test_speed_updates_minutes_apart_is_shown() -> None:
   ]
 
 
-def test_speed_long_evaluation_keeps_speed() -> None:
-  def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
+def test_speed_long_evaluation_keeps_speed():
+  def use(bar, wait):
     for epoch in (1, 2):
       wait(100)
       bar.update(100 * epoch, epoch=epoch)

@@ -9,7 +9,7 @@ from rich.console import Console
 from experiments.training import Result, print_summary
 
 
-def printed(width: int, path: str, trials: list[float]) -> list[str]:
+def printed(width, path, trials):
   """Returns the lines of the summary of a run of 100 epochs."""
   console = Console(
     record=True, width=width, file=io.StringIO(), legacy_windows=False
@@ -22,7 +22,7 @@ def printed(width: int, path: str, trials: list[float]) -> list[str]:
 
 
 @pytest.mark.parametrize('width', [80, 120])
-def test_print_summary_keeps_numbers_in_one_piece(width: int) -> None:
+def test_print_summary_keeps_numbers_in_one_piece(width):
   assert printed(width, 'runs/a/model.npz', [91.7349]) == [
     '┌───────────────────────────────────────────┬──────────────────┐',
     '│ full-precision test accuracy              │           92.13% │',
@@ -35,7 +35,7 @@ def test_print_summary_keeps_numbers_in_one_piece(width: int) -> None:
 
 
 @pytest.mark.parametrize('width', [80, 120])
-def test_print_summary_long_path_goes_below_in_one_piece(width: int) -> None:
+def test_print_summary_long_path_goes_below_in_one_piece(width):
   path = '/home/someone/runs/' + 'resnet20_dorefa_1bit_multifc_sgd/' * 3
   path = path.removesuffix('/')
   lines = printed(width, path, [])
@@ -44,7 +44,7 @@ def test_print_summary_long_path_goes_below_in_one_piece(width: int) -> None:
   assert len(lines[0]) <= width
 
 
-def test_print_summary_several_trials_shows_each_and_deviation() -> None:
+def test_print_summary_several_trials_shows_each_and_deviation():
   cells = [line.strip('│ ').split('│') for line in printed(80, 'a', [90, 92])]
   rows = {row[0].strip(): row[-1].strip() for row in cells}
   assert rows['standard deviation over 2 trials'] == '1.41%'

@@ -52,19 +52,10 @@ def forbid_training(monkeypatch):
 
 def numpy_test(path):
   """Returns loss and accuracy in percent of a model file on the digits."""
-  model, digits = model_file.load_model(path), datasets.load('digits')
-  images = digits.test_images.astype(np.float64) / 255
-  images = (images - digits.mean) / digits.std
-  x = images.reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4))
-  x = x.reshape(len(images), -1)
-  norm, stats = model.params['norm'], model.batch_stats['norm']
-  x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
-  x = x * norm['scale'] + norm['bias']
-  logits = x @ model.params['head']['kernel'] + model.params['head']['bias']
-  label_logits = logits[np.arange(len(x)), digits.test_labels]
-  losses = np.log(np.exp(logits).sum(axis=1)) - label_logits
-  hits = logits.argmax(axis=1) == digits.test_labels
-  return losses.mean(), 100 * hits.mean()
+  model = model_file.load_model(path)
+  return tiny.numpy_test(
+    model.params, model.batch_stats, datasets.load('digits')
+  )
 
 
 def test_run_writes_what_it_measured(tmp_path, config):
