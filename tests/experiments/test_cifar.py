@@ -22,6 +22,7 @@ from experiments.training import flags as training_flags
 from mq_jax import models
 from tests.experiments import tiny
 
+pytestmark = pytest.mark.usefixtures('compilation_cache')
 ROOT = pathlib.Path(__file__).parents[2]
 # The number of full batches of 143 in the 1437 training images. It is even, so
 # that runs which save at other steps sum losses over the same pairs of steps.
@@ -36,12 +37,6 @@ OVERRIDES = {
   'chunk': 2,
 }
 SECONDS = 300  # A process that takes longer hangs.
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _compilation_cache(tmp_path_factory):
-  with tiny.compilation_cache(tmp_path_factory.mktemp('compiled')):
-    yield
 
 
 @pytest.fixture

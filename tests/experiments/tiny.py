@@ -3,16 +3,12 @@
 The network replaces a ResNet in tests of the code around networks.
 """
 
-import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.experimental.compilation_cache import (
-  compilation_cache as compilation_cache_module,
-)
 
 from experiments.build.networks import NETWORKS, Network, make_network
 from experiments.build.parts import make_parts, make_train_step
@@ -48,26 +44,6 @@ def put_in(monkeypatch):
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
-
-
-@contextlib.contextmanager
-def compilation_cache(folder):
-  """Shares compiled programs between the runs of a test module."""
-  values = {
-    'jax_compilation_cache_dir': str(folder),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in values}
-  for name, value in values.items():
-    jax.config.update(name, value)
-  # The first compilation of a process decides if there is a cache.
-  compilation_cache_module.reset_cache()
-  try:
-    yield
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache_module.reset_cache()
 
 
 def config(**overrides):
@@ -161,6 +137,15 @@ def as_arrays(tree):
 def as_bytes(tree):
   """Returns the bytes of every leaf of a tree by its path."""
   return {path: leaf.tobytes() for path, leaf in as_arrays(tree).items()}
+
+
+def assert_same(got, expected):
+  """Asserts that two trees have equal structures, types, shapes and bits."""
+  assert jax.tree.structure(got) == jax.tree.structure(expected)
+  pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+  for leaf, other in pairs:
+    assert (leaf.dtype, leaf.shape) == (other.dtype, other.shape)
+  assert as_bytes(got) == as_bytes(expected)
 
 
 def timeless(records):

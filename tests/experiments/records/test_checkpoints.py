@@ -17,6 +17,7 @@ import optax
 import pytest
 
 from experiments.records import checkpoints
+from tests.experiments.tiny import assert_same
 
 
 class State(NamedTuple):
@@ -45,19 +46,6 @@ def make_state(seed=0):
     {'one': key, 'many': jax.random.split(key, 3)},
     jnp.int32(7),
   )
-
-
-def bits(leaf):
-  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return np.asarray(leaf).tobytes()
-
-
-def assert_same(got, want):
-  assert jax.tree.structure(got) == jax.tree.structure(want)
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    assert (a.dtype, a.shape) == (b.dtype, b.shape)
-    assert bits(a) == bits(b)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import zipfile
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import safetensors.numpy
 
 from experiments.common.errors import InvalidError
 from experiments.records import model_file, torch_weights
+from tests.experiments.tiny import assert_same
 
 METADATA = {'network': 'resnet20', 'accuracy': '91.50', 'comment': 'é "q" \n'}
 
@@ -26,16 +26,6 @@ def trees():
     'head': {'kernel': np.arange(6.0).reshape(2, 3).T, 'bias': np.float16(2.5)},
   }
   return params, {'stem_norm': {'var': np.array([3, 4], np.int32)}}
-
-
-def assert_same(found, expected):
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
-  for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-  ):
-    assert a.dtype == b.dtype
-    assert a.shape == b.shape
-    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_load_model_saved_returns_same_bits(tmp_path):

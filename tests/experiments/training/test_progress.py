@@ -1,5 +1,6 @@
 """Tests the bar in a real pseudo-terminal, and the lines without one."""
 
+import contextlib
 import io
 import os
 import re
@@ -15,9 +16,13 @@ from experiments.training import progress
 from tests.experiments.terminal import frames, in_terminal
 
 
-def without_terminal(use, total=1000, start=0, **more):
-  """Returns the lines in a file; `use` gets the bar and a clock to wait."""
-  out, now = io.StringIO(), [1000.0]
+@contextlib.contextmanager
+def bar_in_file(total=1000, start=0, **more):
+  """Yields a bar that writes to a file, a clock to wait, and the list of lines.
+
+  The lines are in the list after the end of the context.
+  """
+  out, now, lines = io.StringIO(), [1000.0], []
 
   def wait(seconds):
     now[0] += seconds
@@ -26,12 +31,12 @@ def without_terminal(use, total=1000, start=0, **more):
   with progress.progress_bar(
     total, start, console=console, clock=lambda: now[0], **more
   ) as bar:
-    use(bar, wait)
-  return out.getvalue().splitlines()
+    yield bar, wait, lines
+  lines += out.getvalue().splitlines()
 
 
-# The widest texts there are: a long run's epochs and steps, a loss that
-# diverges, a full accuracy, the speed of a toy network, over four days left.
+# The widest texts: the epochs and steps of a long run, a loss that diverges, a
+# full accuracy, the speed of a toy network, and more than four days left.
 WIDEST = """
 from experiments.training import progress
 now = [0.]
@@ -57,11 +62,11 @@ def test_bar_widest_texts_fit_on_one_line(width):
   assert last.endswith('99:59:59 left')
   assert '━━━' in last
   assert len(last) == width
-  # The cursor goes up where more than one line has to be drawn anew.
+  # The cursor moves up only to redraw more than one line.
   assert not re.search(r'\x1b\[\d*A', written)
   assert '…' not in written
   assert shown[0] == 'a run'
-  assert 'x' * 150 in shown  # Left to the terminal to wrap.
+  assert 'x' * 150 in shown  # The terminal wraps it.
   assert written.count('a run') == 1
   assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')
 
@@ -137,15 +142,14 @@ def test_bar_force_color_in_file_prints_lines():
 
 
 def test_lines_epoch_end_prints_one():
-  def use(bar, wait):
+  with bar_in_file(200, description='run 7', epochs=4) as (bar, wait, lines):
     for epoch in (1, 2):
       for chunk in range(5):
         wait(0.5)
         bar.update(50 * epoch - 40 + 10 * chunk, epoch=epoch, loss=2 / epoch)
       bar.update(50 * epoch, epoch=epoch, loss=2 / epoch, accuracy=50 + epoch)
     bar.log('[done] in 5.0 s')
-
-  assert without_terminal(use, total=200, description='run 7', epochs=4) == [
+  assert lines == [
     'run 7',
     'epoch 1/4  step 50/200  loss 2.000  acc 51.00%  20 steps/s  0:00:08 left',
     'epoch 2/4  step 100/200  loss 1.000  acc 52.00%  20 steps/s  0:00:05 left',
@@ -154,14 +158,12 @@ def test_lines_epoch_end_prints_one():
 
 
 def test_lines_same_accuracy_still_prints_one_per_epoch():
-  def use(bar, wait):
+  with bar_in_file() as (bar, wait, lines):
     for step in range(1, 7):
       wait(1)
       bar.update(step, epoch=(step + 1) // 2, loss=1.0, accuracy=10.0)
-
-  lines = without_terminal(use)
   assert [line[:16] for line in lines] == [
-    # The first accuracy is news; from then on the next epoch gives the sign.
+    # The first accuracy is new. After it, only the next epoch prints a line.
     'epoch 1  step 1/',
     'epoch 1  step 2/',
     'epoch 2  step 4/',
@@ -170,12 +172,11 @@ def test_lines_same_accuracy_still_prints_one_per_epoch():
 
 
 def test_lines_long_epoch_prints_one_per_period():
-  def use(bar, wait):
+  with bar_in_file() as (bar, wait, lines):
     for step in range(1, 101):
       wait(1)
       bar.update(step, epoch=1, loss=1.0)
-
-  steps = [line.split()[3] for line in without_terminal(use)]
+  steps = [line.split()[3] for line in lines]
   assert steps == ['30/1000', '60/1000', '90/1000', '100/1000']
 
 
@@ -187,15 +188,12 @@ def test_lines_long_epoch_prints_one_per_period():
 )
 def test_lines_any_updates_are_neither_many_nor_missing(chunks):
   epochs = [1 + sum(new for _, new in chunks[:i]) for i in range(len(chunks))]
-
-  def use(bar, wait):
+  with bar_in_file() as (bar, wait, lines):
     for step, (epoch, (seconds, _)) in enumerate(
       zip(epochs, chunks, strict=True), start=1
     ):
       wait(seconds)
       bar.update(step, epoch=epoch, loss=1.0)
-
-  lines = without_terminal(use)
   assert {int(line.split()[1]) for line in lines} == set(epochs)
   seconds = sum(seconds for seconds, _ in chunks)
   assert len(lines) <= len(set(epochs)) + seconds / progress.LINE_PERIOD
@@ -203,7 +201,7 @@ def test_lines_any_updates_are_neither_many_nor_missing(chunks):
 
 
 def test_speed_resumed_run_counts_recent_steps_only():
-  def use(bar, wait):
+  with bar_in_file(total=20_000, start=9_000) as (bar, wait, lines):
     wait(500)  # Compilation.
     bar.update(9_010, epoch=1, accuracy=1.0)
     for chunk in range(1, 121):  # Slow at first: 1 step/s for 20 minutes, ...
@@ -214,8 +212,6 @@ def test_speed_resumed_run_counts_recent_steps_only():
       wait(10)
       bar.update(10_210 + 40 * chunk, epoch=1)
     bar.update(12_610, epoch=1, accuracy=3.0)
-
-  lines = without_terminal(use, total=20_000, start=9_000)
   speeds = [
     next(line for line in lines if f'acc {accuracy}.00%' in line)
     for accuracy in (1, 2, 3)
@@ -228,12 +224,10 @@ def test_speed_resumed_run_counts_recent_steps_only():
 
 
 def test_speed_updates_minutes_apart_is_shown():
-  def use(bar, wait):
+  with bar_in_file() as (bar, wait, lines):
     for step in (100, 200, 400):
       wait(100)
       bar.update(step, epoch=step)
-
-  lines = without_terminal(use)
   assert [line.split('acc -  ')[1] for line in lines] == [
     '- steps/s  -:--:-- left',
     '1 steps/s  0:13:20 left',
@@ -242,13 +236,11 @@ def test_speed_updates_minutes_apart_is_shown():
 
 
 def test_speed_long_evaluation_keeps_speed():
-  def use(bar, wait):
+  with bar_in_file() as (bar, wait, lines):
     for epoch in (1, 2):
       wait(100)
       bar.update(100 * epoch, epoch=epoch)
       wait(100)
       bar.update(100 * epoch, epoch=epoch, accuracy=epoch)
-
   # An epoch takes 200 s, half of it the test.
-  last = without_terminal(use)[-1]
-  assert last.endswith('acc 2.00%  0.5 steps/s  0:26:40 left')
+  assert lines[-1].endswith('acc 2.00%  0.5 steps/s  0:26:40 left')

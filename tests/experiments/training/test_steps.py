@@ -19,13 +19,8 @@ from experiments.training import evaluation
 from experiments.training.steps import make_steps
 from tests.experiments import tiny
 
+pytestmark = pytest.mark.usefixtures('compilation_cache')
 STEPS_PER_EPOCH = 3
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _compilation_cache(tmp_path_factory):
-  with tiny.compilation_cache(tmp_path_factory.mktemp('compiled')):
-    yield
 
 
 def make_images(seed=0, train=14, test=11):
