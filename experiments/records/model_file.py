@@ -50,7 +50,7 @@ class ModelFile(NamedTuple):
 
 def digest(path: str | os.PathLike[str]) -> str:
   """Returns the 16 digits by which run logs identify a model file."""
-  return files.sha256(path)[:16]
+  return files.sha256(pathlib.Path(path).expanduser())[:16]
 
 
 def save_model(

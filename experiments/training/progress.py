@@ -92,7 +92,6 @@ def progress_bar(
   description: str = '',
   *,
   epochs: int | None = None,
-  console: Console | None = None,
   live: Progress | None = None,
   clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Bar]:
@@ -106,17 +105,16 @@ def progress_bar(
     start_step: Step at which it starts, above 0 in a resumed run.
     description: Text that is printed once, as a line above the bar.
     epochs: Number of epochs, shown beside the epoch.
-    console: Where to print; standard output by default.
-    live: Display from `open_live`, in place of `console` and `clock`, which
-      draws the bar beside others. At the end a line replaces the bar.
-    clock: Returns the time in seconds.
+    live: Display from `open_live`, which draws the bar beside others. At the
+      end a line replaces the bar. By default, a display of this bar alone.
+    clock: Returns the time in seconds, for a display of this bar alone.
 
   Yields:
     The `Bar`.
   """
   with contextlib.ExitStack() as stack:
     is_shared = live is not None
-    live = live or open_live(console or Console(), clock)
+    live = live or open_live(Console(), clock)
     if description:
       print_line(live.console, description)
     if not is_shared:

@@ -118,7 +118,7 @@ def train_and_evaluate(
       evaluate = make_evaluate(pipeline.evaluate, base_net, losses_of)
       _, measured['base_accuracy'] = evaluate(params, batch_stats)
     if config.pretrained:
-      measured['base'] = model_file.digest(_pretrained_path(config))
+      measured['base'] = model_file.digest(config.pretrained)
     return state, measured
 
   state = _train(config, folder, steps, start, stop, show)
@@ -146,15 +146,11 @@ def make_pipeline(config: ConfigDict) -> Pipeline:
   return DATASETS[config.dataset].pipeline(options)
 
 
-def _pretrained_path(config: ConfigDict) -> pathlib.Path:
-  return pathlib.Path(config.pretrained).expanduser()
-
-
 def _check_same_base(
   folder: pathlib.Path, header: dict[str, Any], config: ConfigDict
 ) -> None:
   """Refuses another base model than the run started with."""
-  path = _pretrained_path(config)
+  path = pathlib.Path(config.pretrained).expanduser()
   digest = header.get('start', {}).get('base')
   if digest and path.is_file() and model_file.digest(path) != digest:
     raise InvalidError(

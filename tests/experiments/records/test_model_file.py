@@ -110,14 +110,17 @@ def test_load_any_missing_file_raises(tmp_path, name):
     torch_weights.load_any(tmp_path / name)
 
 
-def test_load_model_cut_file_raises(tmp_path):
+@pytest.mark.parametrize(
+  'load', [model_file.load_model, torch_weights.load_any]
+)
+def test_load_cut_file_raises(tmp_path, load):
   path = tmp_path / 'net.safetensors'
   model_file.save_model(path, *trees(), METADATA)
   content = path.read_bytes()
   for length in [*range(0, 40), *range(40, len(content), 37), len(content) - 1]:
     path.write_bytes(content[:length])
-    with pytest.raises(ValueError, match=f'{length} bytes.*cut short'):
-      model_file.load_model(path)
+    with pytest.raises(InvalidError, match=f'{length} bytes.*cut short'):
+      load(path)
 
 
 def test_load_model_foreign_file_raises(tmp_path):

@@ -27,10 +27,8 @@ def bar_in_file(total=1000, start=0, **more):
   def wait(seconds):
     now[0] += seconds
 
-  console = rich.console.Console(file=out)
-  with progress.progress_bar(
-    total, start, console=console, clock=lambda: now[0], **more
-  ) as bar:
+  live = progress.open_live(rich.console.Console(file=out), lambda: now[0])
+  with progress.progress_bar(total, start, live=live, **more) as bar:
     yield bar, wait, lines
   lines += out.getvalue().splitlines()
 

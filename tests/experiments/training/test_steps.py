@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from experiments.build import check, losses, networks, optimizers
-from experiments.build.parts import make_parts, make_train_step
 from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
@@ -83,9 +82,7 @@ def run_plain_steps(config, steps):
   """
   dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
-  train = make_train_step(
-    config, make_parts(config, STEPS_PER_EPOCH), losses.make_loss(net)
-  )
+  train = tiny.step_of(config, losses.make_loss(net), STEPS_PER_EPOCH)
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
