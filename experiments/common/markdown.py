@@ -1,4 +1,4 @@
-"""Markdown tables, and the markers between which pages show them."""
+"""Makes Markdown tables, and fills the text between markers in pages."""
 
 import pathlib
 import re

@@ -29,7 +29,7 @@ KEPT = 2  # Number of newest checkpoints that stay in the folder.
 
 
 class Restored(NamedTuple):
-  """A restored checkpoint.
+  """The content of a checkpoint.
 
   Attributes:
     step: Number of updates.
@@ -190,16 +190,14 @@ def _check_fit(
     for name in dict.fromkeys([*expected, *saved])
     if expected.get(name) != saved.get(name)
   ]
-  if not differ:
-    return
-  shown = 8
-  if len(differ) > shown:
-    differ = [*differ[:shown], f'  and {len(differ) - shown} more']
-  raise InvalidError(
-    f'The checkpoint {folder} belongs to another configuration:\n'
-    + '\n'.join(differ)
-    + '\nUse another --workdir, or the configuration of that checkpoint.'
-  )
+  if len(differ) > 8:
+    differ[8:] = [f'  and {len(differ) - 8} more']
+  if differ:
+    raise InvalidError(
+      f'The checkpoint {folder} belongs to another configuration:\n'
+      + '\n'.join(differ)
+      + '\nUse another --workdir, or the configuration of that checkpoint.'
+    )
 
 
 def _no_orbax_chatter(record: logging.LogRecord) -> bool:

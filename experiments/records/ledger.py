@@ -2,8 +2,8 @@
 
   python -m experiments.records.ledger --workdir=runs/mine --name=resnet20-mine
 
-copies the metrics.jsonl of a run into the ledger. Only the last part of a path
-in the configuration is kept, because folders of a machine are not results.
+copies the metrics.jsonl of a run into the ledger. The ledger keeps only the
+last part of a path in the configuration, because folders are not results.
 """
 
 import hashlib
@@ -80,21 +80,20 @@ def add(
   if not log.exists():
     raise MissingError(f'{log} is missing. Give the folder of a run.')
   header, records = run_log.read_log(log)
-  config = header['config']
+  header = without_folders(header)
+  epochs = header['config']['epochs']
   done = records[-1]['epoch'] if records else 0
-  if not diverged and (not records or done < config['epochs']):
-    raise InvalidError(
-      f'{workdir} has {done} of {config["epochs"]} epochs. Finish the run'
-      ' before adding it to the ledger.'
-    )
   if diverged:
     header['diverged'] = diverged
-  header = without_folders(header)
-  config = header['config']
+  elif not records or done < epochs:
+    raise InvalidError(
+      f'{workdir} has {done} of {epochs} epochs. Finish the run before adding'
+      ' it to the ledger.'
+    )
   path = pathlib.Path(results) / f'{name}.jsonl'
   if path.exists():
-    old = run_log.read_log(path)[0]
-    if (old['config'], old['date']) != (config, header['date']):
+    old, _ = run_log.read_log(path)
+    if any(old[key] != header[key] for key in ('config', 'date')):
       raise TakenError(path, header)
   files.write_whole(path, run_log.to_lines((header, *records)))
   return path

@@ -39,8 +39,8 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
   Returns:
     A JSON object: date (UTC, ISO 8601), config, device (kind, platform,
     count), host_cpus, versions, commit and dirty. `dirty` is true if `mq_jax`
-    or `experiments` differ from the commit of the checkout. Both are None if
-    the code does not run from a git checkout.
+    or `experiments` differ from the commit. Both are None if the code does not
+    run from a git checkout.
   """
   devices = jax.devices()
   versions = {name: _version(name) for name in PACKAGES}
@@ -258,7 +258,7 @@ def _version(package: str) -> str | None:
 
 
 def _source(root: Path) -> dict[str, Any]:
-  """Returns the commit of a checkout and tells if its code is changed."""
+  """Returns the commit of a checkout, and True if its code was changed."""
   unknown = {'commit': None, 'dirty': None}
   # A git hook sets these variables, which name another repository.
   misleading = ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE')
@@ -266,10 +266,9 @@ def _source(root: Path) -> dict[str, Any]:
 
   def git(*args: str) -> str:
     command = ['git', '-C', str(root), *args]
-    done = subprocess.run(
-      command, capture_output=True, text=True, check=True, env=env
-    )
-    return done.stdout.strip()
+    return subprocess.check_output(
+      command, stderr=subprocess.DEVNULL, text=True, env=env
+    ).strip()
 
   try:
     # An installed copy may be inside another repository.

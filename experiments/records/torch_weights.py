@@ -36,8 +36,8 @@ def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
 
   Raises:
     MissingError: If the file does not exist, or PyTorch is needed and missing.
-    InvalidError: If the file is damaged, is not a state dict of tensors, or is
-      one of another network.
+    InvalidError: If the file is damaged, is not a state dict of tensors, or
+      belongs to another network.
   """
   path = pathlib.Path(path)
   arrays, _ = _read(path)

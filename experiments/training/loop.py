@@ -86,11 +86,11 @@ def run_epochs(
   stop: Callable[[], bool],
   show: Callable[..., Any],
 ) -> mq_jax.State:
-  """Runs all remaining steps; saves at intervals and when a signal comes.
+  """Runs all remaining steps; saves at intervals and when a signal arrives.
 
   Args:
     config: A checked configuration.
-    folder: Folder of the run. Its log is open.
+    folder: Folder of the run, where `run_log.open_log` has opened the log.
     steps: Compiled steps of the run.
     saved: State to start from; it is donated.
     position: Position that was saved with `saved`.
@@ -186,7 +186,7 @@ def _epoch_record(
   """Returns the record of an epoch for the log."""
   began = time.perf_counter()
   quantized, relaxed = jax.vmap(steps.train.quantized)(state), None
-  if steps.parts.relaxed:
+  if steps.relaxed:
     relaxed = jax.vmap(steps.train.forward_params)(state)
   diagnostics = jax.vmap(steps.train.diagnostics)(state, codes)
   trials = parallel.split(

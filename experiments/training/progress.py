@@ -45,7 +45,7 @@ class Bar(NamedTuple):
 
 
 class SpeedColumn(ProgressColumn):
-  """The speed of a task in `task.fields['unit']`; blank if that is ''."""
+  """Shows the speed of a task in `task.fields['unit']`; blank if that is ''."""
 
   def render(self, task: Task) -> Text:
     """Returns the speed and its unit."""
@@ -95,14 +95,14 @@ def progress_bar(
   live: Progress | None = None,
   clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Bar]:
-  """Shows how far training is while the context lasts.
+  """Shows the progress of training while the context lasts.
 
-  Without a terminal it prints a line where an epoch ends (the accuracy changes,
+  Without a terminal it prints a line when an epoch ends (the accuracy changes,
   or the next epoch begins), and one per `LINE_PERIOD` within an epoch.
 
   Args:
     total_steps: Step at which training ends.
-    start_step: Step at which it starts, above 0 in a resumed run.
+    start_step: Step at which training starts, above 0 in a resumed run.
     description: Text that is printed once, as a line above the bar.
     epochs: Number of epochs, shown beside the epoch.
     live: Display from `open_live`, which draws the bar beside others. At the
@@ -112,13 +112,11 @@ def progress_bar(
   Yields:
     The `Bar`.
   """
-  with contextlib.ExitStack() as stack:
-    is_shared = live is not None
-    live = live or open_live(Console(), clock)
-    if description:
-      print_line(live.console, description)
-    if not is_shared:
-      stack.enter_context(live)
+  is_shared = live is not None
+  live = live or open_live(Console(), clock)
+  if description:
+    print_line(live.console, description)
+  with contextlib.nullcontext() if is_shared else live:
     task_id = live.add_task(
       'epoch -',
       total=total_steps,

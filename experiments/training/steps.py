@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build import losses
 from experiments.build.estimators import ESTIMATORS
-from experiments.build.parts import RunParts, make_parts, make_train_step
+from experiments.build.parts import make_parts, make_train_step
 from experiments.common import parallel
 from experiments.data.pipeline import Batch, Pipeline, TracedBatches
 from experiments.training import evaluation
@@ -55,7 +55,7 @@ class Steps(NamedTuple):
   Attributes:
     steps_per_epoch: Number of steps per epoch.
     seeds: Seed of each trial.
-    parts: Parts of the train step.
+    relaxed: True if the loss sees other weights than the quantized ones.
     learned: True if the estimator has parameters φ.
     train: Train step of one trial.
     start: `() -> state` before the first step. If the run has no epochs, its
@@ -70,7 +70,7 @@ class Steps(NamedTuple):
 
   steps_per_epoch: int
   seeds: tuple[int, ...]
-  parts: RunParts
+  relaxed: bool
   learned: bool
   train: mq_jax.TrainStep
   start: Callable[[], mq_jax.State]
@@ -137,7 +137,7 @@ def make_steps(
   return Steps(
     steps_per_epoch=pipeline.steps_per_epoch,
     seeds=seeds,
-    parts=parts,
+    relaxed=parts.relaxed,
     learned=ESTIMATORS[config.estimator].learned,
     train=train,
     start=start,

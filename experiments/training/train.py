@@ -35,15 +35,15 @@ class Result(NamedTuple):
   """The outcome of a run.
 
   Attributes:
-    base_accuracy: Test accuracy of the base model in percent; of the run itself
-      where it makes one; None where quantized weights started at random.
+    base_accuracy: Test accuracy of the base model in percent. A run in full
+      precision counts as one. None if quantized weights started at random.
     last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
     model_path: File with the quantized parameters and batch statistics of the
-      first trial; the files of the others are beside it.
-    records: One dict per epoch, as in metrics.jsonl; with several trials, means
-      over them, and under 'trials' the records of each.
+      first trial. The files of the other trials are in the same folder.
+    records: One dict per epoch, as in metrics.jsonl. If there are several
+      trials, the numbers are means, and 'trials' has the records of each.
     trial_accuracies: `last_accuracy` of each trial.
   """
 
@@ -69,9 +69,10 @@ def train_and_evaluate(
   TensorBoard events, checkpoints, and the quantized parameters at the end.
 
   Args:
-    config: As `experiments.configs.resnet20.get_config` returns it.
-    folder: Folder of the run, made if missing. A run of the same configuration
-      resumes from its last checkpoint there, and a complete one is only read.
+    config: Configuration, as from `experiments.configs.resnet20.get_config`.
+    folder: Folder of the run, created if missing. A run of the same
+      configuration resumes from its last checkpoint there. The result of a
+      complete run is only read.
     stop: Called between chunks of steps; True saves and ends the run.
     show: Replacement for `progress.progress_bar`.
 
@@ -79,9 +80,9 @@ def train_and_evaluate(
     The `Result`.
 
   Raises:
-    ConfigError: If the configuration is not one that a run can have.
+    ConfigError: If the configuration is invalid.
     MissingError: If the data or the base model is missing.
-    InvalidError: If the folder holds another run, or the base model does not
+    InvalidError: If the folder contains another run, or the base model does not
       fit.
     UnreadableError: If the last checkpoint is damaged.
     TrainingDiverged: If a loss or a gradient is not finite.
@@ -219,7 +220,7 @@ def _train(
 
 
 def _measure_factors(steps: Steps, state: mq_jax.State) -> dict[str, Any]:
-  """Returns the factors that the estimator of each trial multiplies with."""
+  """Returns the factors by which the estimators multiply gradients."""
   factors = jax.device_get(jax.vmap(steps.train.diagnostics)(state).factor)
   by_trial = parallel.split(factors, len(steps.seeds))
   measured = dict(means(by_trial))
@@ -251,7 +252,7 @@ def _save_models(
   # The first trial comes last: its file marks a run as complete.
   for trial, seed in reversed(list(enumerate(steps.seeds))):
     trial_state, measured = parallel.pick(state, trial), by_trial[trial]
-    if steps.parts.relaxed:
+    if steps.relaxed:
       model_file.save_model(
         workdir.model_path(folder, config, seed, 'trained'),
         steps.train.forward_params(trial_state),

@@ -1,4 +1,4 @@
-"""Programs in a real pseudo-terminal."""
+"""Runs programs in a pseudo-terminal."""
 
 import fcntl
 import os
@@ -38,6 +38,6 @@ def in_terminal(program, width, **env):
 
 
 def frames(written):
-  """Returns each text that was on a line of the terminal at some time."""
+  """Returns every text that a line of the terminal showed, in order."""
   plain = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', written)
   return [text for text in re.split(r'[\r\n]+', plain) if text.strip()]

@@ -85,16 +85,10 @@ def test_stream_from_the_host_trains_and_resumes_bit_for_bit(folder, trials):
       config, folder / 'parts', stop=lambda: next(asked)
     )
   parts = training.train_and_evaluate(config, folder / 'parts')
-  assert tiny.timeless(parts.records) == tiny.timeless(whole.records)
-  got, expected = map(
-    model_file.load_model, (parts.model_path, whole.model_path)
-  )
-  assert tiny.as_bytes(got[:2]) == tiny.as_bytes(expected[:2])
+  ends = [tiny.end_of_run(config, folder / name) for name in ('parts', 'whole')]
+  assert ends[0] == ends[1]
+  got = model_file.load_model(parts.model_path)
   assert set(np.unique(got.params['head']['kernel'])) == {-0.5, 0.5}
-  ends = [
-    tiny.last_checkpoint(config, folder / name) for name in ('whole', 'parts')
-  ]
-  assert tiny.as_bytes(ends[0].state) == tiny.as_bytes(ends[1].state)
 
 
 def test_stream_from_the_host_runs_step_by_step_on_accelerators(

@@ -13,7 +13,7 @@ from flax import linen as nn
 from experiments.build.networks import NETWORKS, Network, make_network
 from experiments.build.parts import make_parts, make_train_step
 from experiments.configs import digits
-from experiments.records import checkpoints, model_file, workdir
+from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.loop import with_codes
 from experiments.training.steps import make_steps
 from experiments.training.train import make_pipeline
@@ -146,6 +146,21 @@ def assert_same(got, expected):
   for leaf, other in pairs:
     assert (leaf.dtype, leaf.shape) == (other.dtype, other.shape)
   assert as_bytes(got) == as_bytes(expected)
+
+
+def end_of_run(config, folder):
+  """Returns the last checkpoint, the records and the model of a complete run.
+
+  Two runs of one configuration have equal ends, bit for bit.
+  """
+  last = last_checkpoint(config, folder)
+  model = model_file.load_model(workdir.model_path(folder, config))
+  return {
+    **last._asdict(),
+    'state': as_bytes(last.state),
+    'records': timeless(run_log.read_log(folder / workdir.LOG)[1]),
+    'model': as_bytes(model[:2]),
+  }
 
 
 def timeless(records):

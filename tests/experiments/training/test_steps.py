@@ -32,15 +32,11 @@ def make_images(seed=0, train=14, test=11):
   def labels(size):
     return rng.integers(0, 10, size).astype(np.int32)
 
-  mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
   return ImageSet(
-    images(train),
-    labels(train),
-    images(test),
-    labels(test),
-    mean,
-    std,
-    tuple('0123456789'),
+    *(make(size) for size in (train, test) for make in (images, labels)),
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+    class_names=tuple('0123456789'),
     flip=True,
   )
 

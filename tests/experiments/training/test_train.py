@@ -182,15 +182,14 @@ def kill_run(config, folder, module, name, call, before):
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
-  """Config, result and last checkpoint of a complete run: LSTM under Adam."""
+  """Config, result and end of a complete run: LSTM under Adam."""
   folder = tmp_path_factory.mktemp('uninterrupted')
   with pytest.MonkeyPatch.context() as patch:
     tiny.put_in(patch)
     path = tiny.write_model(folder / 'base.safetensors', tiny.Net(10))
     config = tiny.config(pretrained=path)
     result = train.train_and_evaluate(config, folder / 'run')
-    last = tiny.last_checkpoint(config, folder / 'run')
-  return config, result, last
+    return config, result, tiny.end_of_run(config, folder / 'run')
 
 
 # A run has ten steps and saves at 3, 5 (the end of the epoch), 6, 9 and 10.
@@ -209,20 +208,15 @@ def uninterrupted(tmp_path_factory):
 def test_run_killed_anywhere_resumes_bit_for_bit(
   tmp_path, uninterrupted, module, name, call, before
 ):
-  config, expected, last = uninterrupted
+  config, expected, expected_end = uninterrupted
   kill_run(config, tmp_path, module, name, call, before)
   result = train.train_and_evaluate(config, tmp_path)
-  assert tiny.timeless(result.records) == tiny.timeless(expected.records)
   assert result.base_accuracy == expected.base_accuracy
-  resumed = tiny.last_checkpoint(config, tmp_path)
-  assert resumed.step == last.step == 2 * tiny.STEPS
-  assert resumed.progress == last.progress
-  leaves = tiny.as_bytes(resumed.state)
-  assert leaves == tiny.as_bytes(last.state)
+  end = tiny.end_of_run(config, tmp_path)
+  assert end == expected_end
+  assert end['step'] == 2 * tiny.STEPS
   for part in ('params', 'phi', 'refine_state', 'estimator_state', 'grads'):
-    assert any(path.startswith(f'state/{part}') for path in leaves), part
-  models = [model_file.load_model(r.model_path) for r in (result, expected)]
-  assert tiny.as_bytes(models[0].params) == tiny.as_bytes(models[1].params)
+    assert any(path.startswith(f'state/{part}') for path in end['state']), part
 
 
 def test_run_complete_is_only_read(tmp_path, config, monkeypatch):
