@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
@@ -24,13 +24,6 @@ _FIRST_BYTES = {
   b'\x80\x02': 'a pickle, such as old versions of torch.save write',
   b'\x1f\x8b': 'a gzip archive',
 }
-# Errors of safetensors for damage and for types that NumPy lacks.
-_UNREADABLE = (
-  safetensors.SafetensorError,
-  AttributeError,
-  LookupError,
-  TypeError,
-)
 _IMPORT = 'python -m experiments.import_torch SOURCE.pth DEST.safetensors'
 
 
@@ -149,11 +142,12 @@ def read_arrays(
       f' PyTorch file with {_IMPORT}'
     )
   try:
-    with safetensors.safe_open(path, framework='numpy') as content:
+    with safe_open(path, framework='numpy') as content:
       names = content.keys()
       arrays = {name: content.get_tensor(name) for name in names}
       return arrays, content.metadata() or {}
-  except _UNREADABLE as error:
+  except (SafetensorError, AttributeError, LookupError, TypeError) as error:
+    # safetensors raises these for damage and for types that NumPy lacks.
     raise InvalidError(
       f'{path} ({path.stat().st_size} bytes) is cut short, damaged or not a'
       f' safetensors file of NumPy types ({error}). Copy it again, or save its'

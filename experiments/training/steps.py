@@ -128,12 +128,6 @@ def make_steps(
     )
     return state._replace(variables=parallel.stack([variables] * len(seeds)))
 
-  def state_shape() -> mq_jax.State:
-    # Only the shapes of batches count here; a pipeline cannot be traced.
-    return jax.eval_shape(
-      first_states, [pipeline.train(seeds[0], 0)] * len(seeds)
-    )
-
   return Steps(
     steps_per_epoch=pipeline.steps_per_epoch,
     seeds=seeds,
@@ -141,7 +135,10 @@ def make_steps(
     learned=ESTIMATORS[config.estimator].learned,
     train=train,
     start=start,
-    state_shape=state_shape,
+    # Only the shapes of batches count here; a pipeline cannot be traced.
+    state_shape=lambda: jax.eval_shape(
+      first_states, [pipeline.train(seeds[0], 0)] * len(seeds)
+    ),
     run=_make_run(train.step_fn, pipeline, seeds, mesh),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),
     recalibrate=evaluation.make_recalibrate(

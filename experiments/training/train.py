@@ -35,8 +35,8 @@ class Result(NamedTuple):
   """The outcome of a run.
 
   Attributes:
-    base_accuracy: Test accuracy of the base model in percent. A run in full
-      precision counts as one. None if quantized weights started at random.
+    base_accuracy: Test accuracy in percent of the base model, or of the run
+      itself in full precision; None if quantized weights started at random.
     last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.

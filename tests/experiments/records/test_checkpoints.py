@@ -1,14 +1,14 @@
 """Checkpoints: exact, checked against the template, safe from kill -9."""
 
+import collections
+import contextlib
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,9 @@ import pytest
 from experiments.records import checkpoints
 from tests.experiments.tiny import assert_same
 
-
-class State(NamedTuple):
-  params: Any
-  opt_state: Any
-  memory: Any
-  nothing: Any
-  keys: Any
-  step: Any
+State = collections.namedtuple(
+  'State', 'params opt_state memory nothing keys step'
+)
 
 
 def make_state(seed=0):
@@ -247,11 +242,9 @@ def run_until_killed(folder, pipe):
 
 def drain(pipe):
   messages = []
-  try:
+  with contextlib.suppress(EOFError):
     while pipe.poll():
       messages.append(pipe.recv())
-  except EOFError:
-    pass
   return messages
 
 
