@@ -134,7 +134,7 @@ def restore_latest(
   step = manager.latest_step()
   if step is None:
     return None
-  folder = Path(manager.directory) / str(step)
+  folder, expected = Path(manager.directory) / str(step), _describe(template)
   default = jnp.zeros(()).sharding
   placed = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
@@ -149,7 +149,7 @@ def restore_latest(
         progress=ocp.args.JsonRestore(), leaves=ocp.args.JsonRestore()
       ),
     )
-    _check_fit(folder, expected=_describe(template), saved=saved.leaves)
+    _check_fit(folder, expected, saved.leaves)
     state = manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))
     ).state
