@@ -6,11 +6,10 @@ python -m experiments.cifar --config=experiments/configs/resnet20.py
 from absl import app, flags
 
 from experiments.build.check import check
-from experiments.common import console, runtime
+from experiments.common import runtime
 from experiments.common.errors import exit_on_user_error
-from experiments.records import run_log
 from experiments.training import flags as training_flags
-from experiments.training import train_and_evaluate
+from experiments.training import print_summary, train_and_evaluate
 
 flags.adopt_module_key_flags(training_flags)
 
@@ -24,11 +23,7 @@ def main(argv: list[str]) -> None:
     check(config)
     workdir = training_flags.workdir_for(config)
     result = train_and_evaluate(config, workdir)
-  console.print_summary(
-    *result[:5],
-    last_epochs=len(run_log.last_epochs(result.records)),
-    trial_accuracies=result.trial_accuracies,
-  )
+  print_summary(result)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-  """The base class of these errors."""
+  """The base class of errors that a user can correct."""
 
 
 class InvalidError(UserError, ValueError):
@@ -18,7 +18,7 @@ class InvalidError(UserError, ValueError):
 
 
 class ConfigError(InvalidError):
-  """A configuration that no run can have; the message names the remedy."""
+  """A configuration is invalid."""
 
 
 class MissingError(UserError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Writes files completely or not at all, and tells files apart by content."""
+"""Writes files completely or not at all, and computes their hashes."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Markdown tables, and the markers between which pages show them."""
+"""Makes Markdown tables, and fills the text between markers in pages."""
 
 import pathlib
 import re
@@ -38,7 +38,7 @@ def table_lines(
   Args:
     columns: Column names.
     rows: One text per column in each row.
-    aligned: If True, pad the cells, so that columns line up in a terminal.
+    aligned: Pad the cells, so that the columns line up in a terminal.
   """
   cells = [
     [text.replace('|', r'\|') for text in row] for row in (columns, *rows)

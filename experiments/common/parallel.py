@@ -1,7 +1,7 @@
 """Trials as a batch axis, and batches split over devices.
 
-Trials of one configuration differ in their seeds. The arrays of a trial have a
-leading axis of trials, also where there is only one trial.
+Trials of one configuration differ in their seeds. All arrays have a leading
+axis of trials, even if there is only one trial.
 
 Devices form one axis, 'data', over which each batch is split. All other arrays
 are replicated. XLA inserts the sums between the devices: gradients and batch
@@ -23,8 +23,8 @@ def over_trials(
 ) -> Callable[..., Any]:
   """Extends a function of one trial to all trials, as a batch axis.
 
-  That fills an accelerator. On CPU a convolution with separate filters for
-  every trial is many times slower, so trials should run in turn there.
+  A batch of trials fills an accelerator. On CPU, a convolution with separate
+  filters for every trial is many times slower, so trials run in turn there.
 
   Args:
     function: `(tree, *shared) -> tree`; `tree` holds the pytrees of one trial.
@@ -48,20 +48,20 @@ def stack(trees: Sequence[Any]) -> Any:
 
 
 def pick(tree: Any, trial: int) -> Any:
-  """Returns one trial's part of a pytree with a leading axis."""
+  """Returns the part of one trial from a pytree with a leading axis."""
   return jax.tree.map(lambda leaf: leaf[trial], tree)
 
 
 def split(tree: Any, trials: int) -> list[Any]:
-  """Returns the parts of all trials of a pytree with a leading axis."""
+  """Returns the part of each trial from a pytree with a leading axis."""
   return [pick(tree, trial) for trial in range(trials)]
 
 
 def data_mesh(devices: int) -> Mesh:
-  """Returns a mesh of this many devices; -1 stands for all of them.
+  """Returns a mesh of this many devices, or of all devices if it is -1.
 
   Raises:
-    InvalidError: If there are fewer.
+    InvalidError: If there are fewer devices.
   """
   available = jax.devices()
   if devices > len(available):

@@ -22,13 +22,9 @@ def configure() -> None:
   """
   keep_memory()
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    jax.config.update('jax_compilation_cache_dir', str(cache_directory()))
-
-
-def cache_directory() -> pathlib.Path:
-  """Returns the default folder of compiled programs."""
-  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(home) / 'mq_jax'
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    folder = pathlib.Path(home) / 'mq_jax'
+    jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def keep_memory() -> None:

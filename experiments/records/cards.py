@@ -18,7 +18,7 @@ def read_cards(results: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def enter(results: str | pathlib.Path, card: dict[str, Any]) -> pathlib.Path:
-  """Writes a card into the ledger, and replaces an older one of its name.
+  """Writes a card into the ledger, and replaces an older card of its name.
 
   Returns:
     The path of the card.

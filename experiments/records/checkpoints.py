@@ -2,12 +2,12 @@
 
 A checkpoint is a folder, named by its step, of three items: `state`, any pytree
 of arrays; `progress`, a JSON object with the position in the data; and
-`leaves`, the type and shape of every leaf of the state. With the last one, a
-state of another configuration raises an error that names the leaves. Orbax
-itself casts silently to the type of the template.
+`leaves`, the type and shape of every leaf of the state. Because of `leaves`, an
+error about the state of another configuration names the leaves. Orbax itself
+casts silently to the type of the template.
 
-Orbax writes into a temporary folder and renames it. A process that is killed at
-any moment leaves all checkpoints but the one that it was writing.
+Orbax writes into a temporary folder and renames it. If a process is killed,
+only the checkpoint that it was writing is lost.
 """
 
 import contextlib
@@ -23,10 +23,13 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from experiments.common.errors import InvalidError, UnreadableError
+from mq_jax.selection import named_leaves
+
+KEPT = 2  # Number of newest checkpoints that stay in the folder.
 
 
 class Restored(NamedTuple):
-  """A restored checkpoint.
+  """The content of a checkpoint.
 
   Attributes:
     step: Number of updates.
@@ -39,39 +42,39 @@ class Restored(NamedTuple):
   progress: dict[str, Any]
 
 
+@contextlib.contextmanager
 def open_manager(
-  directory: str | os.PathLike[str], keep: int = 2
-) -> ocp.CheckpointManager:
+  directory: str | os.PathLike[str],
+) -> Iterator[ocp.CheckpointManager]:
   """Opens or creates a folder of checkpoints.
 
   Incomplete checkpoints of a killed process are removed, so only one process
-  may have the folder open. Orbax's messages below a warning are hidden until
-  `close`.
+  may have the folder open. The context hides the messages of orbax below a
+  warning.
 
   Args:
     directory: Path of the folder. Missing parents are created.
-    keep: Number of newest checkpoints to keep, at least 1.
 
-  Returns:
-    The manager, an argument of the other functions. The caller closes it with
-    `close`.
-
-  Raises:
-    ValueError: If `keep` is less than 1.
+  Yields:
+    The manager, an argument of the other functions.
   """
-  if keep < 1:
-    raise ValueError(f'keep is {keep}. It must be at least 1.')
   # Synchronous, because the training loop donates the buffers of the state to
   # its next chunk of steps, and orbax must have read them by then.
   options = ocp.CheckpointManagerOptions(
-    preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+    preservation_policy=ocp.checkpoint_managers.LatestN(KEPT),
     enable_async_checkpointing=False,
     cleanup_tmp_directories=True,
   )
   # Under `absl.app.run` every save would print dozens of lines. Some come from
-  # threads of orbax, so the filter stays until `close`.
-  logging.getLogger('absl').addFilter(_no_orbax_chatter)
-  return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+  # threads of orbax, so the filter stays until these end.
+  logger = logging.getLogger('absl')
+  logger.addFilter(_no_orbax_chatter)
+  try:
+    path = Path(directory).absolute()
+    with ocp.CheckpointManager(path, options=options) as manager:
+      yield manager
+  finally:
+    logger.removeFilter(_no_orbax_chatter)
 
 
 def save(
@@ -93,14 +96,7 @@ def save(
     TypeError: If JSON cannot represent a value of `progress`.
     ValueError: If `step` is not above that of the newest checkpoint.
   """
-  for name, value in progress.items():
-    try:
-      json.dumps(value)
-    except TypeError as error:
-      raise TypeError(
-        f'progress[{name!r}] is {value!r}, a {type(value).__name__}, which JSON'
-        ' cannot represent. Use an int, a float, a str, a list or a dict.'
-      ) from error
+  json.dumps(dict(progress))  # An error must come before orbax writes.
   newest = manager.latest_step()
   if newest is not None and step <= newest:
     raise ValueError(
@@ -138,29 +134,33 @@ def restore_latest(
   step = manager.latest_step()
   if step is None:
     return None
-  folder = Path(manager.directory) / str(step)
-  with _unreadable(folder):
+  folder, expected = Path(manager.directory) / str(step), _describe(template)
+  default = jnp.zeros(()).sharding
+  placed = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=leaf.sharding or default
+    ),
+    template,
+  )
+  try:
     saved = manager.restore(
       step,
       args=ocp.args.Composite(
         progress=ocp.args.JsonRestore(), leaves=ocp.args.JsonRestore()
       ),
     )
-  _check_fit(folder, expected=_describe(template), saved=saved.leaves)
-  with _unreadable(folder):
+    _check_fit(folder, expected, saved.leaves)
     state = manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_placed(template))
-      ),
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))
     ).state
+  except InvalidError:
+    raise
+  except Exception as error:
+    raise UnreadableError(
+      f'The checkpoint {folder} cannot be read ({error}). Delete that folder'
+      ' and rerun the command to resume from the previous checkpoint.'
+    ) from error
   return Restored(step, state, saved.progress)
-
-
-def close(manager: ocp.CheckpointManager) -> None:
-  """Ends the threads of a manager, which cannot be used afterwards."""
-  manager.close()
-  logging.getLogger('absl').removeFilter(_no_orbax_chatter)
 
 
 def _describe(tree: Any) -> dict[str, str]:
@@ -169,71 +169,38 @@ def _describe(tree: Any) -> dict[str, str]:
   An empty container counts as a leaf, because orbax saves it.
   """
 
-  def childless(node: Any) -> bool:
+  def has_no_children(node: Any) -> bool:
     return not jax.tree_util.treedef_children(jax.tree.structure(node))
 
-  def describe_leaf(leaf: Any) -> str:
-    if not hasattr(leaf, 'dtype'):
-      return type(leaf).__name__
-    return f'{leaf.dtype}{list(leaf.shape)}'
-
-  leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=childless)[0]
   return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): describe_leaf(leaf)
-    for path, leaf in leaves
+    path: f'{leaf.dtype}{list(leaf.shape)}'
+    if hasattr(leaf, 'dtype')
+    else type(leaf).__name__
+    for path, leaf in named_leaves(tree, has_no_children).items()
   }
-
-
-def _placed(template: Any) -> Any:
-  """Returns the shapes, types and shardings of a template."""
-  default = jnp.zeros(()).sharding
-
-  def place_leaf(leaf: Any) -> Any:
-    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-      return leaf
-    return jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=leaf.sharding or default
-    )
-
-  return jax.tree.map(place_leaf, template)
 
 
 def _check_fit(
   folder: Path, expected: Mapping[str, str], saved: Mapping[str, str]
 ) -> None:
   """Raises an InvalidError that names the leaves in which two states differ."""
-  absent = 'absent'
   differ = [
-    f'  {name}: {saved.get(name, absent)} in the checkpoint, '
-    f'{expected.get(name, absent)} in this run'
+    f'  {name}: {saved.get(name, "absent")} in the checkpoint,'
+    f' {expected.get(name, "absent")} in this run'
     for name in dict.fromkeys([*expected, *saved])
     if expected.get(name) != saved.get(name)
   ]
-  if not differ:
-    return
-  shown = 8
-  if len(differ) > shown:
-    differ = [*differ[:shown], f'  and {len(differ) - shown} more']
-  raise InvalidError(
-    f'The checkpoint {folder} belongs to another configuration:\n'
-    + '\n'.join(differ)
-    + '\nUse another --workdir, or the configuration of that checkpoint.'
-  )
-
-
-@contextlib.contextmanager
-def _unreadable(folder: Path) -> Iterator[None]:
-  """Turns any error into one that names the folder and the remedy."""
-  try:
-    yield
-  except Exception as error:
-    raise UnreadableError(
-      f'The checkpoint {folder} cannot be read ({error}). Delete that folder'
-      ' and rerun the command to resume from the previous checkpoint.'
-    ) from error
+  if len(differ) > 8:
+    differ[8:] = [f'  and {len(differ) - 8} more']
+  if differ:
+    raise InvalidError(
+      f'The checkpoint {folder} belongs to another configuration:\n'
+      + '\n'.join(differ)
+      + '\nUse another --workdir, or the configuration of that checkpoint.'
+    )
 
 
 def _no_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Hides only messages of orbax below a warning; a filter for a logger."""
+  """Returns False for messages of orbax below a warning, to filter a log."""
   orbax = 'orbax' in Path(record.pathname).parts
   return not orbax or record.levelno >= logging.WARNING

@@ -2,8 +2,8 @@
 
   python -m experiments.records.ledger --workdir=runs/mine --name=resnet20-mine
 
-copies the metrics.jsonl of a run into the ledger. Only the last part of a path
-in the configuration is kept, because folders of a machine are not results.
+copies the metrics.jsonl of a run into the ledger. The ledger keeps only the
+last part of a path in the configuration, because folders are not results.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from experiments.build import fingerprint
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from experiments.records import run_log
-from experiments.records.workdir import log_path
+from experiments.records.workdir import LOG
 
 RESULTS = 'results'
 
@@ -76,25 +76,24 @@ def add(
     InvalidError: If the run did not reach its last epoch and did not diverge.
     TakenError: If an entry of this name belongs to another run.
   """
-  log = log_path(workdir)
+  log = pathlib.Path(workdir) / LOG
   if not log.exists():
     raise MissingError(f'{log} is missing. Give the folder of a run.')
   header, records = run_log.read_log(log)
-  config = header['config']
+  header = without_folders(header)
+  epochs = header['config']['epochs']
   done = records[-1]['epoch'] if records else 0
-  if not diverged and (not records or done < config['epochs']):
-    raise InvalidError(
-      f'{workdir} has {done} of {config["epochs"]} epochs. Finish the run'
-      ' before adding it to the ledger.'
-    )
   if diverged:
     header['diverged'] = diverged
-  header = without_folders(header)
-  config = header['config']
+  elif not records or done < epochs:
+    raise InvalidError(
+      f'{workdir} has {done} of {epochs} epochs. Finish the run before adding'
+      ' it to the ledger.'
+    )
   path = pathlib.Path(results) / f'{name}.jsonl'
   if path.exists():
-    old = run_log.read_log(path)[0]
-    if (old['config'], old['date']) != (config, header['date']):
+    old, _ = run_log.read_log(path)
+    if any(old[key] != header[key] for key in ('config', 'date')):
       raise TakenError(path, header)
   files.write_whole(path, run_log.to_lines((header, *records)))
   return path
@@ -114,12 +113,10 @@ def seeds(run: Run) -> list[int]:
 
 def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
   """Returns the records of each trial of a run, one per epoch, by seed."""
-  if len(seeds(run)) == 1:
-    return {seeds(run)[0]: run.records}
   return {
     seed: [
       {k: v for k, v in record.items() if k != 'trials'}
-      | record['trials'][index]
+      | record.get('trials', [{}])[index]
       for record in run.records
     ]
     for index, seed in enumerate(seeds(run))

@@ -12,26 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
 
-_COLLECTIONS = ('params', 'batch_stats')
 _FIRST_BYTES = {
   b'PK': 'a zip archive, such as torch.save and numpy.savez write',
   b'\x80\x02': 'a pickle, such as old versions of torch.save write',
   b'\x1f\x8b': 'a gzip archive',
 }
-# What safetensors raises for damage and for types that NumPy lacks.
-_UNREADABLE = (
-  safetensors.SafetensorError,
-  AttributeError,
-  LookupError,
-  TypeError,
-)
 _IMPORT = 'python -m experiments.import_torch SOURCE.pth DEST.safetensors'
 
 
@@ -51,7 +43,7 @@ class ModelFile(NamedTuple):
 
 def digest(path: str | os.PathLike[str]) -> str:
   """Returns the 16 digits by which run logs identify a model file."""
-  return files.sha256(path)[:16]
+  return files.sha256(pathlib.Path(path).expanduser())[:16]
 
 
 def save_model(
@@ -81,9 +73,8 @@ def save_model(
   for key, value in metadata.items():
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
-  trees = dict(zip(_COLLECTIONS, (params, batch_stats), strict=True))
-  content = safetensors.numpy.save(_flatten(trees), dict(metadata))
-  files.write_whole(path, content)
+  arrays = _flatten({'params': params, 'batch_stats': batch_stats})
+  files.write_whole(path, safetensors.numpy.save(arrays, dict(metadata)))
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -93,7 +84,19 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
     MissingError: If the file does not exist.
     InvalidError: If the file is damaged or of another kind.
   """
-  arrays, metadata = read_arrays(path)
+  return from_arrays(path, *read_arrays(path))
+
+
+def from_arrays(
+  path: str | os.PathLike[str],
+  arrays: Mapping[str, np.ndarray],
+  metadata: dict[str, str],
+) -> ModelFile:
+  """Returns the content of a model file from its arrays and its metadata.
+
+  Raises:
+    InvalidError: If the file at `path` is of another kind.
+  """
   for name in arrays:
     if not is_own_name(name):
       raise InvalidError(
@@ -102,7 +105,7 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
         f' convert the file with {_IMPORT}'
       )
   try:
-    trees = {name: {} for name in _COLLECTIONS} | selection.nested(arrays)
+    trees = {'params': {}, 'batch_stats': {}} | selection.nested(arrays)
   except ValueError as error:
     raise InvalidError(f'{path}: {error} Save the network again.') from error
   if not trees['params']:
@@ -114,8 +117,8 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
 
 
 def is_own_name(name: str) -> bool:
-  """Tells names of arrays in model files from names of other programs."""
-  return name.startswith(tuple(f'{folder}/' for folder in _COLLECTIONS))
+  """Returns True if an array of this name belongs to a model file."""
+  return name.startswith(('params/', 'batch_stats/'))
 
 
 def read_arrays(
@@ -139,11 +142,12 @@ def read_arrays(
       f' PyTorch file with {_IMPORT}'
     )
   try:
-    with safetensors.safe_open(path, framework='numpy') as content:
+    with safe_open(path, framework='numpy') as content:
       names = content.keys()
       arrays = {name: content.get_tensor(name) for name in names}
       return arrays, content.metadata() or {}
-  except _UNREADABLE as error:
+  except (SafetensorError, AttributeError, LookupError, TypeError) as error:
+    # safetensors raises these for damage and for types that NumPy lacks.
     raise InvalidError(
       f'{path} ({path.stat().st_size} bytes) is cut short, damaged or not a'
       f' safetensors file of NumPy types ({error}). Copy it again, or save its'

@@ -1,4 +1,4 @@
-"""Writes and reads the log of a run, metrics.jsonl, and TensorBoard's files.
+"""Writes and reads the log of a run, metrics.jsonl, and TensorBoard events.
 
 The first line of metrics.jsonl is the header: the whole configuration, the
 device, the versions and the commit. Each further line is the record of an
@@ -18,7 +18,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax
 
@@ -26,27 +26,8 @@ from experiments.build.fingerprint import without_places
 from experiments.common import files
 from experiments.common.errors import InvalidError
 
-REQUIRED = (
-  'epoch',
-  'step',
-  'train_loss',
-  'test_loss',
-  'test_accuracy',
-  'seconds',
-)
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
-
-
-class Log(NamedTuple):
-  """An open log.
-
-  Attributes:
-    path: Path of the file.
-    header: First line of the file.
-  """
-
-  path: Path
-  header: dict[str, Any]
+T = TypeVar('T')
 
 
 def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,8 +39,8 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
   Returns:
     A JSON object: date (UTC, ISO 8601), config, device (kind, platform,
     count), host_cpus, versions, commit and dirty. `dirty` is true if `mq_jax`
-    or `experiments` differ from the commit of the checkout. Both are None if
-    the code does not run from a git checkout.
+    or `experiments` differ from the commit. Both are None if the code does not
+    run from a git checkout.
   """
   devices = jax.devices()
   versions = {name: _version(name) for name in PACKAGES}
@@ -80,21 +61,18 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def open_log(
   path: str | os.PathLike[str], header: Mapping[str, Any], epochs_done: int
-) -> Log:
+) -> None:
   """Starts a log, or truncates an existing one to the restored checkpoint.
 
   A resumed run keeps the first header and the records of the first
-  `epochs_done` epochs. Later records, and a last line that a kill cut short,
-  are removed. The file is replaced atomically: a kill leaves the old or the
-  new one.
+  `epochs_done` epochs. Later records, and a last line that is cut short, are
+  removed. The file is replaced atomically: a killed process leaves either the
+  old file or the new one.
 
   Args:
     path: Path of the file. Its folder is created if missing.
     header: Header from `describe_run`.
     epochs_done: Number of complete epochs in the checkpoint; 0 without one.
-
-  Returns:
-    The open log.
 
   Raises:
     InvalidError: If the file belongs to another configuration, or has no record
@@ -104,8 +82,9 @@ def open_log(
   first = _plain(header, 'header')
   kept: list[dict[str, Any]] = []
   if path.exists():
-    check_same_config(path, first['config'])
+    config = first['config']
     first, records = read_log(path)
+    check_same_config(path, first, config)
     kept = [r for r in records if 0 < r['epoch'] <= epochs_done]
   if epochs_done > 0 and (not kept or kept[-1]['epoch'] != epochs_done):
     raise InvalidError(
@@ -113,29 +92,21 @@ def open_log(
       ' checkpoint. Restore the file of that run, or use another --workdir.'
     )
   files.write_whole(path, to_lines([first, *kept]))
-  return Log(path, first)
 
 
-def append(log: Log, record: Mapping[str, Any]) -> None:
+def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
   """Appends the record of an epoch; it is on disk when the function returns.
 
   Args:
-    log: Log from `open_log`.
+    path: Path of a log that `open_log` opened.
     record: At least epoch (from 1; 0 if nothing is trained), step, train_loss,
       test_loss, test_accuracy (percent) and seconds. Values may be NumPy and
       JAX scalars.
 
   Raises:
-    ValueError: If one of these is missing.
     TypeError: If JSON cannot represent a value.
   """
-  missing = [name for name in REQUIRED if name not in record]
-  if missing:
-    raise ValueError(
-      f'The record {dict(record)} lacks {", ".join(missing)}. Every record'
-      f' needs {", ".join(REQUIRED)}.'
-    )
-  files.append(log.path, to_lines([_plain(record, 'record')]))
+  files.append(path, to_lines([_plain(record, 'record')]))
 
 
 def read_log(
@@ -176,25 +147,27 @@ def read_log(
   return objects[0], objects[1:]
 
 
-def last_epochs(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Returns the last tenth of the records, and at least one."""
-  return list(records[-max(1, len(records) // 10) :])
+def last_epochs(of_epochs: Sequence[T]) -> Sequence[T]:
+  """Returns the last tenth of a sequence over epochs, and at least one item."""
+  return of_epochs[-max(1, len(of_epochs) // 10) :]
 
 
 def check_same_config(
-  path: str | os.PathLike[str], config: Mapping[str, Any]
+  path: str | os.PathLike[str],
+  header: Mapping[str, Any],
+  config: Mapping[str, Any],
 ) -> None:
   """Raises an error if a log belongs to another configuration.
 
   Args:
     path: Path of the log.
+    header: Header of the log.
     config: The whole configuration, as for `describe_run`.
 
   Raises:
     InvalidError: If the two differ; the message lists the keys. Files and
       folders may have moved (`fingerprint.without_places`).
   """
-  header, _ = read_log(path)
   old, new = (
     _flat(without_places(entry))
     for entry in (header['config'], _plain(config, 'config'))
@@ -285,7 +258,7 @@ def _version(package: str) -> str | None:
 
 
 def _source(root: Path) -> dict[str, Any]:
-  """Returns the commit of a checkout and tells if its code is changed."""
+  """Returns the commit of a checkout, and True if its code was changed."""
   unknown = {'commit': None, 'dirty': None}
   # A git hook sets these variables, which name another repository.
   misleading = ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE')
@@ -293,10 +266,9 @@ def _source(root: Path) -> dict[str, Any]:
 
   def git(*args: str) -> str:
     command = ['git', '-C', str(root), *args]
-    done = subprocess.run(
-      command, capture_output=True, text=True, check=True, env=env
-    )
-    return done.stdout.strip()
+    return subprocess.check_output(
+      command, stderr=subprocess.DEVNULL, text=True, env=env
+    ).strip()
 
   try:
     # An installed copy may be inside another repository.

@@ -13,9 +13,8 @@ import numpy as np
 from experiments.common import files
 from experiments.common.errors import InvalidError
 from experiments.records import model_file, torch_file
-from mq_jax import models
+from mq_jax import models, selection
 
-_SUFFIXES = ('.pt', '.pth', '.safetensors')
 _FIRST_BLOCK = 'layer1.0.conv1.weight'
 
 
@@ -37,30 +36,12 @@ def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
 
   Raises:
     MissingError: If the file does not exist, or PyTorch is needed and missing.
-    InvalidError: If the file is damaged, is not a state dict of tensors, or is
-      one of another network.
+    InvalidError: If the file is damaged, is not a state dict of tensors, or
+      belongs to another network.
   """
   path = pathlib.Path(path)
-  _check_suffix(path)
-  if path.suffix == '.safetensors':
-    arrays, _ = model_file.read_arrays(path)
-  else:
-    arrays = torch_file.read_state_dict(path)
-  try:
-    arrays = _without_prefix(arrays)
-    network, num_classes = _identify(arrays)
-    variables = _convert(arrays, network, num_classes)
-  except ValueError as error:
-    raise InvalidError(f'{path}: {error}') from error
-  metadata = {
-    'network': network,
-    'num_classes': str(num_classes),
-    'source': path.name,
-    'source_sha256': files.sha256(path),
-  }
-  return model_file.ModelFile(
-    variables['params'], variables['batch_stats'], metadata
-  )
+  arrays, _ = _read(path)
+  return _from_arrays(path, arrays)
 
 
 def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
@@ -74,20 +55,41 @@ def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
       damaged or of another kind.
   """
   path = pathlib.Path(path)
-  _check_suffix(path)
+  arrays, metadata = _read(path)
+  if any(map(model_file.is_own_name, arrays)):
+    return model_file.from_arrays(path, arrays, metadata)
+  return _from_arrays(path, arrays)
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Reads the arrays, by name, and the metadata of a file of weights."""
   if path.suffix == '.safetensors':
-    arrays, _ = model_file.read_arrays(path)
-    if any(map(model_file.is_own_name, arrays)):
-      return model_file.load_model(path)
-  return load_torch(path)
+    return model_file.read_arrays(path)
+  if path.suffix in ('.pt', '.pth'):
+    return torch_file.read_state_dict(path), {}
+  raise InvalidError(
+    f'{path}: the name of a file of weights must end in .pt, .pth or'
+    ' .safetensors.'
+  )
 
 
-def _check_suffix(path: pathlib.Path) -> None:
-  if path.suffix not in _SUFFIXES:
-    raise InvalidError(
-      f'{path}: the name of a file of weights must end in .pt, .pth or'
-      ' .safetensors.'
-    )
+def _from_arrays(
+  path: pathlib.Path, arrays: Mapping[str, np.ndarray]
+) -> model_file.ModelFile:
+  """Converts the state dict that a file contains."""
+  try:
+    arrays = _without_prefix(arrays)
+    depth, num_classes = _identify(arrays)
+    variables = _convert(arrays, depth, num_classes)
+  except ValueError as error:
+    raise InvalidError(f'{path}: {error}') from error
+  metadata = {
+    'network': f'resnet{depth}',
+    'num_classes': str(num_classes),
+    'source': path.name,
+    'source_sha256': files.sha256(path),
+  }
+  return model_file.ModelFile(**variables, metadata=metadata)
 
 
 def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +101,8 @@ def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
   return {name.removeprefix(prefix): array for name, array in arrays.items()}
 
 
-def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
-  """Returns the name of the network and its number of classes."""
+def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[int, int]:
+  """Returns the depth of the network and its number of classes."""
   if any(map(model_file.is_own_name, arrays)):
     raise ValueError('it is a model file of this project. Use it as it is.')
   blocks = {
@@ -116,51 +118,44 @@ def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
       'it is not a ResNet for CIFAR, which has layer1 to layer3 and fc. Its'
       f' tensors: {_few(arrays)}. Save the state dict of such a network.'
     )
-  return f'resnet{6 * len(blocks) + 2}', head.shape[0]
+  return 6 * len(blocks) + 2, head.shape[0]
 
 
 def _convert(
-  arrays: Mapping[str, np.ndarray], network: str, num_classes: int
+  arrays: Mapping[str, np.ndarray], depth: int, num_classes: int
 ) -> Any:
   """Returns variables of our network; compares every name and shape."""
-  net = models.resnet(int(network.removeprefix('resnet')), num_classes)
+  net = models.resnet(depth, num_classes)
   expected = jax.eval_shape(
-    lambda key, images: net.init(key, images, train=False),
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
+    lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
   )
-  paths, treedef = jax.tree_util.tree_flatten_with_path(expected)
   names = {
-    torch_name(jax.tree_util.keystr(path, simple=True, separator='/')): leaf
-    for path, leaf in paths
+    _torch_name(path): leaf
+    for path, leaf in selection.named_leaves(expected).items()
   }
   # PyTorch needs the count of batches only for averages over all of them.
   given = {n for n in arrays if not n.endswith('num_batches_tracked')}
   if missing := names.keys() - given:
     raise ValueError(
-      f'it looks like {network} but lacks {_few(missing)}. Save the complete'
-      ' state dict.'
+      f'it looks like resnet{depth} but lacks {_few(missing)}. Save the'
+      ' complete state dict.'
     )
   if unknown := given - names.keys():
     raise ValueError(
-      f'{network} does not have its tensors {_few(unknown)}. Remove them from'
-      ' the state dict.'
+      f'resnet{depth} does not have its tensors {_few(unknown)}. Remove them'
+      ' from the state dict.'
     )
-  return jax.tree_util.tree_unflatten(
-    treedef,
+  return jax.tree.unflatten(
+    jax.tree.structure(expected),
     [_leaf(name, arrays[name], like.shape) for name, like in names.items()],
   )
 
 
-def torch_name(path: str) -> str:
+def _torch_name(path: str) -> str:
   """Returns the PyTorch name of a variable.
 
-  Args:
-    path: Path of the variable, such as
-      `params/stage2/block0/shortcut/kernel`.
-
-  Returns:
-    The name, such as `layer2.0.downsample.0.weight`.
+  It is `layer2.0.downsample.0.weight` for
+  `params/stage2/block0/shortcut/kernel`.
   """
   name = path.split('/', 1)[1]
   for pattern, replacement in (

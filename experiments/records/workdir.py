@@ -1,4 +1,4 @@
-"""The files in the folder of a run, each path in one place."""
+"""Names of the files and folders in the folder of a run."""
 
 import pathlib
 from typing import Any
@@ -9,27 +9,12 @@ from experiments.build.schema import recorded_config
 from experiments.common.errors import MissingError
 from experiments.records import run_log
 
+LOG = 'metrics.jsonl'  # The source of truth.
+CHECKPOINTS = 'checkpoints'
+SCALARS = 'tensorboard'
+BASE_RUN = 'pretrain'  # The run that makes the base model.
+
 PathLike = str | pathlib.Path
-
-
-def log_path(workdir: PathLike) -> pathlib.Path:
-  """Returns the path of the log of a run, which is the source of truth."""
-  return pathlib.Path(workdir) / 'metrics.jsonl'
-
-
-def checkpoints_path(workdir: PathLike) -> pathlib.Path:
-  """Returns the folder of the checkpoints of a run."""
-  return pathlib.Path(workdir) / 'checkpoints'
-
-
-def scalars_path(workdir: PathLike) -> pathlib.Path:
-  """Returns the folder of the TensorBoard events of a run."""
-  return pathlib.Path(workdir) / 'tensorboard'
-
-
-def base_path(workdir: PathLike) -> pathlib.Path:
-  """Returns the folder of the run that makes the base model of a run."""
-  return pathlib.Path(workdir) / 'pretrain'
 
 
 def model_path(
@@ -43,9 +28,9 @@ def model_path(
   Args:
     workdir: Folder of the run.
     config: Configuration of the run.
-    seed: Seed of the trial; None: the first trial.
-    kind: Form of the weights, such as 'trained' or 'folded'; empty: the form
-      that the run ends with, 'quantized', or 'model' in full precision.
+    seed: Seed of the trial; the first trial by default.
+    kind: Form of the weights, such as 'trained' or 'folded'. By default the
+      form that the run ends with: 'quantized', or 'model' in full precision.
   """
   kind = kind or ('model' if config.quantizer == 'none' else 'quantized')
   if config.trials > 1:
@@ -57,14 +42,14 @@ def is_complete(workdir: PathLike, config: ConfigDict) -> bool:
   """Returns True if the run in a folder has reached its last epoch."""
   if not model_path(workdir, config).exists():
     return False
-  _, records = run_log.read_log(log_path(workdir))
+  _, records = run_log.read_log(pathlib.Path(workdir) / LOG)
   return bool(records) and records[-1]['epoch'] == config.epochs
 
 
 def read_quantized_run(
   workdir: PathLike,
 ) -> tuple[ConfigDict, dict[str, Any], pathlib.Path]:
-  """Reads what a complete run of quantized weights was.
+  """Looks up a complete run of quantized weights.
 
   Args:
     workdir: Folder of the run.
@@ -76,7 +61,7 @@ def read_quantized_run(
   Raises:
     MissingError: If there is no complete run of quantized weights.
   """
-  log = log_path(workdir)
+  log = pathlib.Path(workdir) / LOG
   if not log.exists():
     raise MissingError(f'{log} is missing: {workdir} contains no run.')
   header = run_log.read_log(log)[0]

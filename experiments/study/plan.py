@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
 from experiments.records import ledger, model_file, run_log
-from experiments.records.workdir import log_path
+from experiments.records.workdir import LOG
 
 RUNNING, BEGUN, MISSING = 'running', 'begun', 'missing'
 _RUNS = 'runs'
@@ -113,7 +113,7 @@ def jobs(
 
 def status(job: Job) -> tuple[str, int]:
   """Returns `(status, epochs done)` of a run that is not in the ledger."""
-  log = log_path(job.workdir)
+  log = job.workdir / LOG
   epochs = len(run_log.read_log(log)[1]) if log.exists() else 0
   if _lock(job.workdir).exists():
     with claim_run(job.workdir) as is_claimed:
@@ -168,7 +168,7 @@ def _begun_groups(
   pattern = re.escape(stem) + r'-seeds?(\d+)(?:to(\d+))?'
   for path in (workdir / _RUNS).glob(f'{stem}-seed*'):
     match = re.fullmatch(pattern, path.name)
-    if match and log_path(path).exists():
+    if match and (path / LOG).exists():
       first, last = match[1], match[2] or match[1]
       seeds = list(range(int(first), int(last) + 1))
       if (path / _ALONE_MARK).exists():

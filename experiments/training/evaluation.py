@@ -1,4 +1,4 @@
-"""The test of a network, and the measurement of its batch statistics."""
+"""Tests a network and measures its batch statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,8 +57,8 @@ def make_recalibrate(
   Args:
     examples: Training images, not augmented.
     net: Linen module.
-    batch_count: Number of batches of `EVAL_BATCH` images to use, or as many as
-      there are; 0 keeps the batch statistics of training.
+    batch_count: Maximum number of batches of `EVAL_BATCH` images to use; 0
+      keeps the batch statistics of training.
 
   Returns:
     `(params, batch_stats) -> batch_stats`.

@@ -1,4 +1,4 @@
-"""Flags that commands which train have in common, and how they are parsed."""
+"""Defines and parses the flags of the commands that train."""
 
 import sys
 import time
@@ -27,7 +27,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
   try:
     rest = app.parse_flags_with_usage(argv)
-    # Reading a value is what reveals that a file cannot be read.
+    # The file is read only when the value is used.
     CONFIG.value.keys()
   except OSError as error:
     sys.exit(f'{error}')

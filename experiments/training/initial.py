@@ -1,4 +1,4 @@
-"""The start of a run: weights, batch statistics and the first state."""
+"""The weights and batch statistics that a run starts from."""
 
 import pathlib
 from typing import Any
@@ -7,19 +7,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-import mq_jax
-from experiments.build import losses
-from experiments.common import parallel
 from experiments.common.errors import InvalidError
-from experiments.data.pipeline import Pipeline
 from experiments.records import torch_weights
-from experiments.training.steps import Steps
 from mq_jax import selection
 from mq_jax.selection import named_leaves
 
 
 def activation_label(config: ConfigDict) -> str:
-  """Returns what a model file says of the activations it was trained with.
+  """Returns the name under which a model file records its activations.
 
   Numbers that activations train, such as clips, fit only activations with the
   same label.
@@ -45,7 +40,7 @@ def initial_variables(
     `(params, batch_stats)`.
 
   Raises:
-    MissingError: If the base model that the configuration names is missing.
+    MissingError: If the base model is missing.
     InvalidError: If the base model does not fit the network.
   """
 
@@ -60,11 +55,11 @@ def initial_variables(
   expected = jax.eval_shape(random_variables)
   params = model.params
   if model.metadata.get('activations') != activation_label(config):
-    needs_numbers = bool(_numbers(expected['params']))
-    random_params = (
-      jax.jit(random_variables)()['params'] if needs_numbers else {}
-    )
-    params = _with_numbers_of(params, random_params)
+    old, new = _numbers(params), _numbers(expected['params'])
+    if new:
+      new = _numbers(jax.jit(random_variables)()['params'])
+    kept = {p: leaf for p, leaf in named_leaves(params).items() if p not in old}
+    params = selection.nested(kept | new)
   for name, loaded in (('params', params), ('batch_stats', model.batch_stats)):
     differences = set(_shapes(expected[name])) ^ set(_shapes(loaded))
     if differences:
@@ -76,72 +71,11 @@ def initial_variables(
   return params, model.batch_stats
 
 
-def _with_numbers_of(params: Any, source: Any) -> Any:
-  """Returns `params` with the trained numbers of activations in `source`."""
-  kept = {
-    path: leaf
-    for path, leaf in named_leaves(params).items()
-    if path not in _numbers(params)
-  }
-  return selection.nested(kept | _numbers(source))
-
-
 def _numbers(params: Any) -> dict[str, Any]:
   """Returns the numbers that quantized activations train, by path."""
-  return {
-    path: leaf
-    for path, leaf in named_leaves(params).items()
-    if path.endswith('/number')
-  }
+  leaves = named_leaves(params)
+  return {path: leaves[path] for path in leaves if path.endswith('/number')}
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
   return [(path, jnp.shape(leaf)) for path, leaf in named_leaves(tree).items()]
-
-
-def initial_state(
-  config: ConfigDict,
-  pipeline: Pipeline,
-  net: Any,
-  steps: Steps,
-  batch_stats: Any,
-) -> mq_jax.State:
-  """Returns the first state of a run, with a leading axis of trials.
-
-  Args:
-    config: A checked configuration.
-    pipeline: Data of the run.
-    net: Linen module.
-    steps: Compiled steps of the run.
-    batch_stats: Batch statistics that the run starts from.
-
-  Returns:
-    The state before the first step; without training, the state whose
-    quantizers have the variables that the method chooses on training images.
-  """
-  state = steps.start()
-  if config.epochs:
-    return state
-  # The first loss changed the statistics, but nothing is trained here.
-  state = state._replace(
-    model_state=parallel.stack([batch_stats] * config.trials)
-  )
-  after_training = steps.parts.after_training
-  if after_training is None:
-    return state
-  count = min(after_training.images, pipeline.calibrate.size)
-  batch = pipeline.calibrate.batch(0, count)
-  evaluate = losses.make_evaluation(net, losses.LOSSES[config.loss])
-
-  def loss(params: Any) -> Any:
-    return evaluate(params, batch_stats, batch)[0] / count
-
-  # All trials have the same weights.
-  params = parallel.pick(state.params, 0)
-  variables = after_training.choose(loss, params, steps.parts.rules)
-  return state._replace(
-    variables=jax.tree.map(
-      lambda leaf: jnp.broadcast_to(leaf, (config.trials, *jnp.shape(leaf))),
-      variables,
-    )
-  )

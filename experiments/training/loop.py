@@ -1,10 +1,12 @@
-"""The loop of a run: chunks of steps, and what happens between them.
+"""The training loop: chunks of steps, and the work between two chunks.
 
-Between two chunks come sums, an epoch's record, a checkpoint, a signal, or a
-loss that is not finite.
+That work is to add up losses, write the record of an epoch, save a checkpoint,
+react to a signal, and stop at a loss that is not finite.
 """
 
+import contextlib
 import math
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +17,11 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
+from experiments.common import parallel
 from experiments.common.errors import UserError
-from experiments.common.parallel import pick
-from experiments.records import checkpoints, run_log
+from experiments.records import checkpoints, run_log, workdir
 from experiments.training import signals
-from experiments.training.steps import Steps, Totals
+from experiments.training.steps import Steps
 
 
 class TrainingDiverged(UserError, RuntimeError):
@@ -43,15 +45,22 @@ class Saved(NamedTuple):
   codes: dict[str, jax.Array]
 
 
-class Progress(NamedTuple):
+def with_codes(steps: Steps, state: mq_jax.State) -> Saved:
+  """Returns the state at the end of an epoch with its codes."""
+  return Saved(state, jax.vmap(steps.train.codes)(state))
+
+
+class Position(NamedTuple):
   """The position of a run, and the sums over its epoch so far.
+
+  Checkpoints contain these fields by name.
 
   Attributes:
     step: Number of updates so far.
     loss_sum: Sum of the losses of this epoch, per trial.
     accuracy_sum: Sum of the training accuracies, 0 to 1 each, per trial.
     phi_grad_norm_sum: Sum of the norms of φ's gradients, per trial.
-    seconds: Time that these steps took.
+    seconds: Duration of these steps.
   """
 
   step: int
@@ -61,50 +70,33 @@ class Progress(NamedTuple):
   seconds: float = 0.0
 
 
-def new_epoch(steps: Steps, step: int) -> Progress:
-  """Returns the progress at the start of an epoch."""
+def epoch_start(steps: Steps, step: int) -> Position:
+  """Returns the position at the start of an epoch."""
   zeros = [0.0] * len(steps.seeds)
-  return Progress(step, zeros, zeros, zeros)
-
-
-class Outputs(NamedTuple):
-  """The outputs of a run.
-
-  Attributes:
-    manager: Manager of the checkpoints.
-    log: The log, metrics.jsonl.
-    scalars: Writer of TensorBoard events.
-    show: `progress.progress_bar`, or a replacement for it.
-  """
-
-  manager: ocp.CheckpointManager
-  log: run_log.Log
-  scalars: Any
-  show: Callable[..., Any]
-
-
-def never() -> bool:
-  """Returns False: the run is not asked to stop."""
-  return False
+  return Position(step, zeros, zeros, zeros)
 
 
 def run_epochs(
   config: ConfigDict,
+  folder: pathlib.Path,
   steps: Steps,
   saved: Saved,
-  progress: Progress,
-  outputs: Outputs,
-  stop: Callable[[], bool] = never,
+  position: Position,
+  manager: ocp.CheckpointManager,
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
 ) -> mq_jax.State:
-  """Runs all remaining steps; saves at intervals and when a signal comes.
+  """Runs all remaining steps; saves at intervals and when a signal arrives.
 
   Args:
     config: A checked configuration.
+    folder: Folder of the run, where `run_log.open_log` has opened the log.
     steps: Compiled steps of the run.
     saved: State to start from; it is donated.
-    progress: Progress that was saved with `saved`.
-    outputs: Where to write.
+    position: Position that was saved with `saved`.
+    manager: Manager of the checkpoints.
     stop: Called after each chunk of steps; True saves and stops the run.
+    show: `progress.progress_bar`, or a replacement for it.
 
   Returns:
     The last state.
@@ -117,100 +109,97 @@ def run_epochs(
       saved.
   """
   per_epoch, every = steps.steps_per_epoch, config.checkpoint_every
-  total = config.epochs * per_epoch
+  total, epochs_done = config.epochs * per_epoch, position.step // per_epoch
   title = f'{config.network} {config.quantizer} {config.estimator}'
+  log_path, scalars_path = folder / workdir.LOG, folder / workdir.SCALARS
   state, codes = saved
   with (
+    contextlib.closing(
+      run_log.open_scalars(scalars_path, epochs_done)
+    ) as scalars,
     signals.defer_signals() as signal_number,
-    outputs.show(total, progress.step, title, epochs=config.epochs) as bar,
+    show(total, position.step, title, epochs=config.epochs) as bar,
   ):
     if not total:
-      record, _ = _epoch_record(steps, state, progress, codes)
-      run_log.append(outputs.log, record)
-    while progress.step < total:
-      step = progress.step
-      count = min(config.chunk, per_epoch - step % per_epoch)
-      count = min(count, every - step % every)
-      state, progress, finite = _advance(steps, state, progress, count)
-      step = progress.step
+      run_log.append(log_path, _epoch_record(steps, state, position, codes))
+    while position.step < total:
+      step = position.step
+      count = min(
+        config.chunk, per_epoch - step % per_epoch, every - step % every
+      )
+      state, position, finite = _run_chunk(steps, state, position, count)
+      step = position.step
       if not finite:
-        raise TrainingDiverged(_divergence(step, outputs.manager))
+        raise TrainingDiverged(_divergence(step, manager))
       epoch, steps_in_epoch = -(-step // per_epoch), step % per_epoch
-      mean_loss = statistics.fmean(progress.loss_sum)
+      mean_loss = statistics.fmean(position.loss_sum)
       mean_loss /= steps_in_epoch or per_epoch
       bar.update(step, epoch=epoch, loss=mean_loss)
       if not steps_in_epoch:
-        record, codes = _epoch_record(steps, state, progress, codes)
-        run_log.append(outputs.log, record)
-        run_log.write_scalars(outputs.scalars, record)
+        record = _epoch_record(steps, state, position, codes)
+        run_log.append(log_path, record)
+        run_log.write_scalars(scalars, record)
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
-        progress = new_epoch(steps, step)
+        state, codes = with_codes(steps, state)
+        position = epoch_start(steps, step)
       number = signal_number()
-      stopped = step < total and number is None and stop()
-      leaves = stopped or number is not None
-      if not steps_in_epoch or step % every == 0 or leaves:
+      must_stop = step < total and number is None and stop()
+      is_last = must_stop or number is not None
+      if not steps_in_epoch or step % every == 0 or is_last:
         saved = Saved(state, codes)
-        checkpoints.save(outputs.manager, step, saved, progress._asdict())
-      if leaves:
+        checkpoints.save(manager, step, saved, position._asdict())
+      if is_last:
         bar.log(
           f'Checkpoint saved at step {step}. Rerun the command to resume.'
         )
-      if number is not None:
-        signals.exit_by_signal(number)
-      if stopped:
+      if must_stop:
         raise Stopped
+      if number is not None:
+        break  # The end of `defer_signals` raises the error of the signal.
   return state
 
 
-def _advance(
-  steps: Steps, state: mq_jax.State, progress: Progress, count: int
-) -> tuple[mq_jax.State, Progress, bool]:
-  """Runs one chunk of steps; also returns whether it was finite."""
+def _run_chunk(
+  steps: Steps, state: mq_jax.State, position: Position, count: int
+) -> tuple[mq_jax.State, Position, bool]:
+  """Runs one chunk of steps; also returns True if it was finite."""
   began = time.perf_counter()
-  state, totals = steps.run(state, progress.step, count)
+  state, totals = steps.run(state, position.step, count)
   totals = jax.device_get(totals)
-  progress = _added(progress, totals, time.perf_counter() - began)
-  return state, progress, bool(totals.finite.all())
-
-
-def _added(progress: Progress, totals: Totals, seconds: float) -> Progress:
-  """Returns the progress after a chunk of steps."""
 
   def add(sums: list[float], more: Any) -> list[float]:
     return [a + float(b) for a, b in zip(sums, more, strict=True)]
 
-  return Progress(
-    step=progress.step + int(totals.steps[0]),
-    loss_sum=add(progress.loss_sum, totals.loss),
-    accuracy_sum=add(progress.accuracy_sum, totals.accuracy),
-    phi_grad_norm_sum=add(progress.phi_grad_norm_sum, totals.phi_grad_norm),
-    seconds=progress.seconds + seconds,
+  position = Position(
+    step=position.step + int(totals.steps[0]),
+    loss_sum=add(position.loss_sum, totals.loss),
+    accuracy_sum=add(position.accuracy_sum, totals.accuracy),
+    phi_grad_norm_sum=add(position.phi_grad_norm_sum, totals.phi_grad_norm),
+    seconds=position.seconds + (time.perf_counter() - began),
   )
+  return state, position, bool(totals.finite.all())
 
 
 def _epoch_record(
-  steps: Steps,
-  state: mq_jax.State,
-  progress: Progress,
-  codes: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the epoch's record of the log, and the codes at its end."""
+  steps: Steps, state: mq_jax.State, position: Position, codes: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns the record of an epoch for the log."""
   began = time.perf_counter()
-  forms = {'quantized': jax.vmap(steps.train.quantized)(state)}
-  if steps.parts.relaxed:
-    forms['relaxed'] = jax.vmap(steps.train.forward_params)(state)
+  quantized, relaxed = jax.vmap(steps.train.quantized)(state), None
+  if steps.relaxed:
+    relaxed = jax.vmap(steps.train.forward_params)(state)
   diagnostics = jax.vmap(steps.train.diagnostics)(state, codes)
+  trials = parallel.split(
+    (quantized, relaxed, state.model_state, diagnostics), len(steps.seeds)
+  )
   by_trial = [
-    _trial_record(
-      steps, progress, i, *pick((forms, state.model_state, diagnostics), i)
-    )
-    for i in range(len(steps.seeds))
+    _trial_record(steps, position, i, *trial) for i, trial in enumerate(trials)
   ]
   record = {
-    'epoch': progress.step // steps.steps_per_epoch,
-    'step': progress.step,
+    'epoch': position.step // steps.steps_per_epoch,
+    'step': position.step,
     **means(by_trial),
-    'seconds': progress.seconds,
+    'seconds': position.seconds,
     'test_seconds': time.perf_counter() - began,
   }
   if len(by_trial) > 1:
@@ -218,45 +207,42 @@ def _epoch_record(
       {'seed': seed, **trial}
       for seed, trial in zip(steps.seeds, by_trial, strict=True)
     ]
-  return record, jax.vmap(steps.train.codes)(state)
+  return record
 
 
 def _trial_record(
   steps: Steps,
-  progress: Progress,
+  position: Position,
   trial: int,
-  forms: dict[str, Any],
+  quantized: Any,
+  relaxed: Any,
   batch_stats: Any,
   diagnostics: mq_jax.Diagnostics,
 ) -> dict[str, Any]:
-  """Returns what one trial contributes to an epoch's record."""
+  """Returns the part of an epoch's record that belongs to one trial."""
   diagnostics = jax.device_get(diagnostics)
-  count = steps.steps_per_epoch if progress.step else math.nan
+  count = steps.steps_per_epoch if position.step else math.nan
   test_loss, test_accuracy = steps.evaluate(
-    forms['quantized'], steps.recalibrate(forms['quantized'], batch_stats)
+    quantized, steps.recalibrate(quantized, batch_stats)
   )
   record = {
-    'train_loss': progress.loss_sum[trial] / count,
-    'train_accuracy': 100 * progress.accuracy_sum[trial] / count,
+    'train_loss': position.loss_sum[trial] / count,
+    'train_accuracy': 100 * position.accuracy_sum[trial] / count,
     'test_loss': test_loss,
     'test_accuracy': test_accuracy,
-    **factors(diagnostics),
-    'flipped': {path: float(x) for path, x in diagnostics.flipped.items()},
-    'saturation': {
-      path: float(x) for path, x in diagnostics.saturation.items()
-    },
+    **diagnostics.factor,
+    'flipped': diagnostics.flipped,
+    'saturation': diagnostics.saturation,
     'histogram': [
       int(sum(counts))
       for counts in zip(*diagnostics.histogram.values(), strict=True)
     ],
   }
   if steps.learned:
-    record['phi_grad_norm'] = progress.phi_grad_norm_sum[trial] / count
-  if 'relaxed' in forms:
+    record['phi_grad_norm'] = position.phi_grad_norm_sum[trial] / count
+  if relaxed is not None:
     # These are the weights that the loss saw.
-    record['relaxed_accuracy'] = steps.evaluate(forms['relaxed'], batch_stats)[
-      1
-    ]
+    _, record['relaxed_accuracy'] = steps.evaluate(relaxed, batch_stats)
   return record
 
 
@@ -267,20 +253,12 @@ def means(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return jax.tree.map(lambda *values: statistics.fmean(values), *records)
 
 
-def factors(diagnostics: mq_jax.Diagnostics) -> dict[str, float]:
-  """Returns the factors that a learned estimator multiplies with."""
-  return {name: float(value) for name, value in diagnostics.factor.items()}
-
-
 def _divergence(step: int, manager: ocp.CheckpointManager) -> str:
   """Returns the message about a loss or a gradient that is not finite."""
-  last = manager.latest_step()
-  kept = (
-    'There is no checkpoint yet'
-    if last is None
-    else f'The last good checkpoint is that of step {last} in'
-    f' {manager.directory}'
-  )
+  last, kept = manager.latest_step(), 'There is no checkpoint yet'
+  if last is not None:
+    kept = f'The last good checkpoint is that of step {last} in'
+    kept += f' {manager.directory}'
   return (
     f'The loss or a gradient was not finite at step {step}. {kept}. Try a'
     ' smaller config.learning_rate or config.meta_learning_rate, or'

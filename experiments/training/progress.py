@@ -1,8 +1,8 @@
 """Shows the progress of a run while it trains.
 
-On a terminal, rich draws a bar. Into a file, a pipe or a notebook go plain
-lines instead. No other code reads this output: metrics.jsonl holds the numbers
-of record.
+On a terminal, rich draws a bar. A file, a pipe or a notebook gets plain lines
+instead. No other code reads this output: the numbers of record are in
+metrics.jsonl.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Bar(NamedTuple):
 
 
 class SpeedColumn(ProgressColumn):
-  """The speed of a task in `task.fields['unit']`; blank if that is ''."""
+  """Shows the speed of a task in `task.fields['unit']`; blank if that is ''."""
 
   def render(self, task: Task) -> Text:
     """Returns the speed and its unit."""
@@ -92,42 +92,38 @@ def progress_bar(
   description: str = '',
   *,
   epochs: int | None = None,
-  console: Console | None = None,
   live: Progress | None = None,
   clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Bar]:
-  """Shows how far training is while the context lasts.
+  """Shows the progress of training while the context lasts.
 
-  Without a terminal it prints a line where an epoch ends (the accuracy changes,
+  Without a terminal it prints a line when an epoch ends (the accuracy changes,
   or the next epoch begins), and one per `LINE_PERIOD` within an epoch.
 
   Args:
     total_steps: Step at which training ends.
-    start_step: Step at which it starts, above 0 in a resumed run.
+    start_step: Step at which training starts, above 0 in a resumed run.
     description: Text that is printed once, as a line above the bar.
     epochs: Number of epochs, shown beside the epoch.
-    console: Where to print; standard output by default.
-    live: Display from `open_live`, in place of `console` and `clock`, which
-      draws the bar beside others. At the end a line replaces the bar.
-    clock: Returns the time in seconds.
+    live: Display from `open_live`, which draws the bar beside others. At the
+      end a line replaces the bar. By default, a display of this bar alone.
+    clock: Returns the time in seconds, for a display of this bar alone.
 
   Yields:
     The `Bar`.
   """
-  with contextlib.ExitStack() as stack:
-    is_shared = live is not None
-    live = live or open_live(console or Console(), clock)
-    if description:
-      print_line(live.console, description)
-    if not is_shared:
-      stack.enter_context(live)
-    fields: dict[str, Any] = {
-      'loss': 'loss -',
-      'accuracy': 'acc -',
-      'unit': 'steps/s',
-    }
+  is_shared = live is not None
+  live = live or open_live(Console(), clock)
+  if description:
+    print_line(live.console, description)
+  with contextlib.nullcontext() if is_shared else live:
     task_id = live.add_task(
-      'epoch -', total=total_steps, completed=start_step, **fields
+      'epoch -',
+      total=total_steps,
+      completed=start_step,
+      loss='loss -',
+      accuracy='acc -',
+      unit='steps/s',
     )
     task = live.tasks[-1]
     pending, printed_at = '', live.get_time()
@@ -150,14 +146,15 @@ def progress_bar(
       if label != task.description:
         flush()
       last_accuracy = task.fields['accuracy']
+      changes: dict[str, Any] = {}
       if loss is not None:
-        fields['loss'] = f'loss {loss:#.4g}'
+        changes['loss'] = f'loss {loss:#.4g}'
       if accuracy is not None:
-        fields['accuracy'] = f'acc {accuracy:.2f}%'
-      live.update(task_id, completed=step, description=label, **fields)
+        changes['accuracy'] = f'acc {accuracy:.2f}%'
+      live.update(task_id, completed=step, description=label, **changes)
       if live.disable:
         pending = _plain_line(task)
-        is_new = fields['accuracy'] != last_accuracy
+        is_new = task.fields['accuracy'] != last_accuracy
         if is_new or live.get_time() - printed_at >= LINE_PERIOD:
           flush()
 
@@ -168,7 +165,7 @@ def progress_bar(
       if is_shared:
         live.remove_task(task_id)
         if not live.disable:
-          shown = task.description, fields['loss'], fields['accuracy']
+          shown = task.description, task.fields['loss'], task.fields['accuracy']
           print_line(live.console, '  '.join(shown))
 
 

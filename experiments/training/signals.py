@@ -13,17 +13,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def defer_signals() -> Iterator[Callable[[], int | None]]:
   """Defers both signals, so that a run can save before it exits.
 
-  A second signal of the same kind acts at once, with its usual effect. A signal
-  that arrives after the last call of the yielded function takes effect at the
-  end of the context. Python delivers signals to the main thread alone, so in
-  any other thread the context changes nothing.
+  A second signal of the same kind acts at once, with its usual effect. Python
+  delivers signals to the main thread alone, so in any other thread the context
+  changes nothing.
 
   Yields:
     A function that returns the number of the signal that arrived, or None.
 
   Raises:
-    KeyboardInterrupt: At the end, if Ctrl-C arrived.
-    SystemExit: At the end, if SIGTERM arrived.
+    KeyboardInterrupt: At the end of the context, if Ctrl-C arrived.
+    SystemExit: At the end of the context, if SIGTERM arrived; its code is 143.
   """
   received: list[int] = []
   if threading.current_thread() is not threading.main_thread():
@@ -49,15 +48,6 @@ def defer_signals() -> Iterator[Callable[[], int | None]]:
     for number in SIGNALS:
       signal.signal(number, handlers[number])
   if received:
-    exit_by_signal(received[0])
-
-
-def exit_by_signal(number: int) -> None:
-  """Raises what the signal would have: KeyboardInterrupt, or exit status 143.
-
-  Args:
-    number: SIGINT or SIGTERM.
-  """
-  if number == signal.SIGINT:
-    raise KeyboardInterrupt
-  raise SystemExit(128 + number)
+    if received[0] == signal.SIGINT:
+      raise KeyboardInterrupt
+    raise SystemExit(128 + received[0])  # The exit status that a shell reports.

@@ -1,4 +1,4 @@
-"""The compiled steps of a run: its first state, a chunk of steps, the test.
+"""The compiled steps of a run: the first state, a chunk of steps, the test.
 
 Step k (from 0) applies the gradients of batch k and computes those of batch
 k + 1, counted over all epochs; batch 0 belongs to the first state.
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build import losses
 from experiments.build.estimators import ESTIMATORS
-from experiments.build.parts import RunParts, make_parts
+from experiments.build.parts import make_parts
 from experiments.common import parallel
 from experiments.data.pipeline import Batch, Pipeline, TracedBatches
 from experiments.training import evaluation
@@ -35,7 +35,7 @@ class Totals(NamedTuple):
     loss: Sum of their losses.
     accuracy: Sum of their training accuracies, each from 0 to 1.
     phi_grad_norm: Sum of the norms of φ's gradients.
-    finite: All losses and gradients were finite.
+    finite: True if all losses and gradients were finite.
   """
 
   steps: Array
@@ -55,10 +55,11 @@ class Steps(NamedTuple):
   Attributes:
     steps_per_epoch: Number of steps per epoch.
     seeds: Seed of each trial.
-    parts: Parts of the train step.
-    learned: The estimator has parameters φ.
+    relaxed: True if the loss sees other weights than the quantized ones.
+    learned: True if the estimator has parameters φ.
     train: Train step of one trial.
-    start: `() -> state` before the first step.
+    start: `() -> state` before the first step. If the run has no epochs, its
+      quantizers have the variables that the method chooses on training images.
     state_shape: `() -> state` of shapes and types, without computing one.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
     evaluate: `(params, batch_stats) -> (loss, accuracy in percent)` of one
@@ -69,7 +70,7 @@ class Steps(NamedTuple):
 
   steps_per_epoch: int
   seeds: tuple[int, ...]
-  parts: RunParts
+  relaxed: bool
   learned: bool
   train: mq_jax.TrainStep
   start: Callable[[], mq_jax.State]
@@ -108,23 +109,36 @@ def make_steps(
     ]
     return parallel.replicated(parallel.stack(states), mesh)
 
-  def first_batches() -> list[Batch]:
-    return [pipeline.train(seed, 0) for seed in seeds]
-
-  def state_shape() -> mq_jax.State:
-    # Only the shapes of batches count here; a pipeline cannot be traced.
-    return jax.eval_shape(
-      first_states, [pipeline.train(seeds[0], 0)] * len(seeds)
+  def start() -> mq_jax.State:
+    state = first_states([pipeline.train(seed, 0) for seed in seeds])
+    if config.epochs:
+      return state
+    # The first loss changed the statistics, but nothing is trained here.
+    statistics = parallel.stack([batch_stats] * len(seeds))
+    state = state._replace(model_state=statistics)
+    if parts.after_training is None:
+      return state
+    count = min(parts.after_training.images, pipeline.calibrate.size)
+    batch = pipeline.calibrate.batch(0, count)
+    sums = losses.make_evaluation(net, losses_of)
+    variables = parts.after_training.choose(
+      lambda params: sums(params, batch_stats, batch)[0] / count,
+      parallel.pick(state.params, 0),  # All trials have the same weights.
+      parts.rules,
     )
+    return state._replace(variables=parallel.stack([variables] * len(seeds)))
 
   return Steps(
     steps_per_epoch=pipeline.steps_per_epoch,
     seeds=seeds,
-    parts=parts,
+    relaxed=parts.relaxed,
     learned=ESTIMATORS[config.estimator].learned,
     train=train,
-    start=lambda: first_states(first_batches()),
-    state_shape=state_shape,
+    start=start,
+    # Only the shapes of batches count here; a pipeline cannot be traced.
+    state_shape=lambda: jax.eval_shape(
+      first_states, [pipeline.train(seeds[0], 0)] * len(seeds)
+    ),
     run=_make_run(train.step_fn, pipeline, seeds, mesh),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),
     recalibrate=evaluation.make_recalibrate(
@@ -149,8 +163,8 @@ def _make_run(
       totals.finite & metrics['finite'],
     )
 
-  # A loop of XLA runs a convolution on CPU some forty times slower than a loop
-  # of Python, and would compute the batch again in everything that reads it.
+  # On CPU, a convolution in a loop of XLA is about forty times slower than in a
+  # loop of Python. XLA would also compute the batch again for each reader.
   if pipeline.traced is None or jax.default_backend() == 'cpu':
     run_chunk = _host_loop(advance, pipeline, seeds)
   else:

@@ -1,13 +1,11 @@
 """Trains and tests one configuration; resumes it where it was stopped."""
 
-import contextlib
 import pathlib
 import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
@@ -22,20 +20,13 @@ from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import READS, Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.evaluation import make_evaluate
-from experiments.training.initial import (
-  activation_label,
-  initial_state,
-  initial_variables,
-)
+from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
-  Outputs,
-  Progress,
-  Saved,
-  factors,
+  Position,
+  epoch_start,
   means,
-  never,
-  new_epoch,
   run_epochs,
+  with_codes,
 )
 from experiments.training.progress import progress_bar
 from experiments.training.steps import Steps, make_steps
@@ -45,15 +36,15 @@ class Result(NamedTuple):
   """The outcome of a run.
 
   Attributes:
-    base_accuracy: Test accuracy of the base model in percent; of the run itself
-      where it makes one; None where quantized weights started at random.
+    base_accuracy: Test accuracy in percent of the base model, or of the run
+      itself in full precision; None if quantized weights started at random.
     last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
     model_path: File with the quantized parameters and batch statistics of the
-      first trial; the files of the others are beside it.
-    records: One dict per epoch, as in metrics.jsonl; with several trials, means
-      over them, and under 'trials' the records of each.
+      first trial. The files of the other trials are in the same folder.
+    records: One dict per epoch, as in metrics.jsonl. If there are several
+      trials, the numbers are means, and 'trials' has the records of each.
     trial_accuracies: `last_accuracy` of each trial.
   """
 
@@ -66,31 +57,11 @@ class Result(NamedTuple):
   trial_accuracies: list[float]
 
 
-class _Control(NamedTuple):
-  """The arguments `stop` and `show` of `train_and_evaluate`."""
-
-  stop: Callable[[], bool]
-  show: Callable[..., Any]
-
-
-class _Start(NamedTuple):
-  """The start of a run that has no checkpoint.
-
-  Attributes:
-    state: `() -> state`.
-    base_accuracy: `() -> test accuracy` of the base model in percent; None
-      where the weights are random.
-  """
-
-  state: Callable[[], mq_jax.State]
-  base_accuracy: Callable[[], float] | None
-
-
 def train_and_evaluate(
   config: ConfigDict,
   folder: str | pathlib.Path,
   *,
-  stop: Callable[[], bool] = never,
+  stop: Callable[[], bool] = lambda: False,
   show: Callable[..., Any] = progress_bar,
 ) -> Result:
   """Runs `config` to its end, from the last checkpoint in the folder.
@@ -99,9 +70,10 @@ def train_and_evaluate(
   TensorBoard events, checkpoints, and the quantized parameters at the end.
 
   Args:
-    config: As `experiments.configs.resnet20.get_config` returns it.
-    folder: Folder of the run, made if missing. A run of the same configuration
-      resumes from its last checkpoint there, and a complete one is only read.
+    config: Configuration, as from `experiments.configs.resnet20.get_config`.
+    folder: Folder of the run, created if missing. A run of the same
+      configuration resumes from its last checkpoint there. The result of a
+      complete run is only read.
     stop: Called between chunks of steps; True saves and ends the run.
     show: Replacement for `progress.progress_bar`.
 
@@ -109,9 +81,9 @@ def train_and_evaluate(
     The `Result`.
 
   Raises:
-    ConfigError: If the configuration is not one that a run can have.
+    ConfigError: If the configuration is invalid.
     MissingError: If the data or the base model is missing.
-    InvalidError: If the folder holds another run, or the base model does not
+    InvalidError: If the folder contains another run, or the base model does not
       fit.
     UnreadableError: If the last checkpoint is damaged.
     TrainingDiverged: If a loss or a gradient is not finite.
@@ -120,18 +92,18 @@ def train_and_evaluate(
     Stopped: If `stop` returned True, once the state is saved.
   """
   check(config)
-  folder, control = pathlib.Path(folder), _Control(stop, show)
-  log_path = workdir.log_path(folder)
+  folder = pathlib.Path(folder)
+  log_path = folder / workdir.LOG
   if log_path.exists():
-    run_log.check_same_config(log_path, config.to_dict())
-    _check_same_base(log_path, config)
+    header, _ = run_log.read_log(log_path)
+    run_log.check_same_config(log_path, header, config.to_dict())
+    _check_same_base(folder, header, config)
     if workdir.is_complete(folder, config):
       return _result(config, folder)
-  needs_base = not is_from_scratch(config) and not config.pretrained
   base = config.pretrained
-  if needs_base:
-    # Before the data: the run of the base model loads its own.
-    base = str(_base_model(config, folder, control))
+  if not base and not is_from_scratch(config):
+    # The run of the base model loads its own data, so it comes first.
+    base = str(_base_model(config, folder, stop, show))
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
@@ -139,17 +111,19 @@ def train_and_evaluate(
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
 
-  def base_accuracy() -> float:
-    base_net = make_network(base_config(config), len(pipeline.classes))
-    losses_of = losses.LOSSES[config.loss]
-    evaluate = make_evaluate(pipeline.evaluate, base_net, losses_of)
-    return evaluate(params, batch_stats)[1]
+  def start() -> tuple[mq_jax.State, dict[str, Any]]:
+    state = steps.start()
+    measured = _measure_factors(steps, state)
+    if not is_from_scratch(config):
+      base_net = make_network(base_config(config), len(pipeline.classes))
+      losses_of = losses.LOSSES[config.loss]
+      evaluate = make_evaluate(pipeline.evaluate, base_net, losses_of)
+      _, measured['base_accuracy'] = evaluate(params, batch_stats)
+    if config.pretrained:
+      measured['base'] = model_file.digest(config.pretrained)
+    return state, measured
 
-  start = _Start(
-    lambda: initial_state(config, pipeline, net, steps, batch_stats),
-    None if is_from_scratch(config) else base_accuracy,
-  )
-  state = _train(config, folder, steps, start, control)
+  state = _train(config, folder, steps, start, stop, show)
   _save_models(config, folder, steps, state, len(pipeline.classes))
   return _result(config, folder)
 
@@ -166,23 +140,27 @@ def make_pipeline(config: ConfigDict) -> Pipeline:
   return DATASETS[config.dataset].pipeline(subset(config, READS), mesh)
 
 
-def _check_same_base(log_path: pathlib.Path, config: ConfigDict) -> None:
+def _check_same_base(
+  folder: pathlib.Path, header: dict[str, Any], config: ConfigDict
+) -> None:
   """Refuses another base model than the run started with."""
   path = pathlib.Path(config.pretrained).expanduser()
-  header, _ = run_log.read_log(log_path)
   digest = header.get('start', {}).get('base')
   if digest and path.is_file() and model_file.digest(path) != digest:
     raise InvalidError(
       f'config.pretrained={config.pretrained!r} is another file than the run in'
-      f' {log_path.parent} started with: use that file, or another --workdir.'
+      f' {folder} started with: use that file, or another --workdir.'
     )
 
 
 def _base_model(
-  config: ConfigDict, folder: pathlib.Path, control: _Control
+  config: ConfigDict,
+  folder: pathlib.Path,
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
 ) -> pathlib.Path:
-  """Returns the base model of a run, trained in the folder if it is not yet."""
-  base, base_folder = base_config(config), workdir.base_path(folder)
+  """Returns the base model of a run; trains it if the folder has none."""
+  base, base_folder = base_config(config), folder / workdir.BASE_RUN
   if not workdir.is_complete(base_folder, base):
     make_pipeline(base)  # Missing data is an error before any message.
     print(
@@ -190,78 +168,57 @@ def _base_model(
       f' on {config.dataset} first, {base.epochs} epochs, in {base_folder}.',
       flush=True,
     )
-  path = train_and_evaluate(base, base_folder, **control._asdict()).model_path
-  print(f'The base model is {path}.', flush=True)
-  return path
+  result = train_and_evaluate(base, base_folder, stop=stop, show=show)
+  print(f'The base model is {result.model_path}.', flush=True)
+  return result.model_path
 
 
 def _train(
   config: ConfigDict,
   folder: pathlib.Path,
   steps: Steps,
-  start: _Start,
-  control: _Control,
+  start: Callable[[], tuple[mq_jax.State, dict[str, Any]]],
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
 ) -> mq_jax.State:
-  """Opens the outputs of a run, restores it, and runs the remaining epochs."""
-  log_path = workdir.log_path(folder)
-
-  def with_codes(state: mq_jax.State) -> Saved:
-    return Saved(state, jax.vmap(steps.train.codes)(state))
-
-  with contextlib.ExitStack() as stack:
-    manager = checkpoints.open_manager(workdir.checkpoints_path(folder))
-    stack.callback(checkpoints.close, manager)
-    measured: dict[str, Any] = {}
+  """Starts or restores a run, and runs the remaining epochs."""
+  log_path = folder / workdir.LOG
+  with checkpoints.open_manager(folder / workdir.CHECKPOINTS) as manager:
     restored = None
+    measured: dict[str, Any] = {}
     if manager.latest_step() is not None:
-      restored = checkpoints.restore_latest(
-        manager, jax.eval_shape(with_codes, steps.state_shape())
+      template = jax.eval_shape(
+        lambda state: with_codes(steps, state), steps.state_shape()
       )
+      restored = checkpoints.restore_latest(manager, template)
     if restored is None:
-      saved, progress = with_codes(start.state()), new_epoch(steps, 0)
-      measured = _measure_start(config, steps, saved.state, start)
+      state, measured = start()
+      saved, position = with_codes(steps, state), epoch_start(steps, 0)
+    elif log_path.exists():
+      saved, position = restored.state, Position(**restored.progress)
     else:
-      _check_log_exists(log_path, manager)
-      saved, progress = restored.state, Progress(**restored.progress)
-    epochs_done = progress.step // steps.steps_per_epoch
-    log = run_log.open_log(
+      # Only the log has the configuration that the checkpoints belong to.
+      raise InvalidError(
+        f'{manager.directory} has checkpoints, but {log_path} is missing: put'
+        ' the log of that run back, or use another --workdir.'
+      )
+    run_log.open_log(
       log_path,
       run_log.describe_run(config.to_dict()) | {'start': measured},
-      epochs_done,
+      epochs_done=position.step // steps.steps_per_epoch,
     )
-    scalars = run_log.open_scalars(workdir.scalars_path(folder), epochs_done)
-    stack.callback(scalars.close)
-    outputs = Outputs(manager, log, scalars, control.show)
-    return run_epochs(config, steps, saved, progress, outputs, control.stop)
-
-
-def _check_log_exists(
-  log_path: pathlib.Path, manager: ocp.CheckpointManager
-) -> None:
-  """Refuses checkpoints without the log, which says what run they are of."""
-  if not log_path.exists():
-    raise InvalidError(
-      f'{manager.directory} has checkpoints, but {log_path} is missing: put the'
-      ' log of that run back, or use another --workdir.'
+    return run_epochs(
+      config, folder, steps, saved, position, manager, stop, show
     )
 
 
-def _measure_start(
-  config: ConfigDict, steps: Steps, state: mq_jax.State, start: _Start
-) -> dict[str, Any]:
-  """Returns what the header of the log says of the state before training."""
-  diagnostics = jax.vmap(steps.train.diagnostics)(state)
-  by_trial = [
-    factors(parallel.pick(diagnostics, i)) for i in range(len(steps.seeds))
-  ]
-  measured: dict[str, Any] = dict(means(by_trial))
+def _measure_factors(steps: Steps, state: mq_jax.State) -> dict[str, Any]:
+  """Returns the factors by which the estimators multiply gradients."""
+  factors = jax.device_get(jax.vmap(steps.train.diagnostics)(state).factor)
+  by_trial = parallel.split(factors, len(steps.seeds))
+  measured = dict(means(by_trial))
   if len(by_trial) > 1:
     measured['trials'] = by_trial
-  if start.base_accuracy is not None:
-    measured['base_accuracy'] = start.base_accuracy()
-  if config.pretrained:
-    path = pathlib.Path(config.pretrained).expanduser()
-    measured['base'] = model_file.digest(path)
   return measured
 
 
@@ -274,10 +231,11 @@ def _save_models(
 ) -> None:
   """Writes the model file of each trial.
 
-  Where the loss saw other weights than the quantized ones, it writes these too,
-  as `trained.safetensors`: other methods can quantize them.
+  If the loss saw other weights than the quantized ones, the function also
+  writes these, as `trained.safetensors`: other methods can quantize them.
   """
-  record = run_log.read_log(workdir.log_path(folder))[1][-1]
+  _, records = run_log.read_log(folder / workdir.LOG)
+  by_trial = records[-1].get('trials', [records[-1]])
   metadata = {
     'network': config.network,
     'dataset': config.dataset,
@@ -286,9 +244,8 @@ def _save_models(
   }
   # The first trial comes last: its file marks a run as complete.
   for trial, seed in reversed(list(enumerate(steps.seeds))):
-    trial_state = parallel.pick(state, trial)
-    measured = record['trials'][trial] if 'trials' in record else record
-    if steps.parts.relaxed:
+    trial_state, measured = parallel.pick(state, trial), by_trial[trial]
+    if steps.relaxed:
       model_file.save_model(
         workdir.model_path(folder, config, seed, 'trained'),
         steps.train.forward_params(trial_state),
@@ -306,21 +263,16 @@ def _save_models(
 
 def _result(config: ConfigDict, folder: pathlib.Path) -> Result:
   """Reads the result of a complete run."""
-  header, records = run_log.read_log(workdir.log_path(folder))
+  header, records = run_log.read_log(folder / workdir.LOG)
   accuracies = [record['test_accuracy'] for record in records]
-  last_records = run_log.last_epochs(records)
   by_epoch = [
     [trial['test_accuracy'] for trial in record.get('trials', [record])]
-    for record in last_records
+    for record in run_log.last_epochs(records)
   ]
-  makes_base = config.quantizer == 'none'
+  own_accuracy = accuracies[-1] if config.quantizer == 'none' else None
   return Result(
-    base_accuracy=header['start'].get(
-      'base_accuracy', accuracies[-1] if makes_base else None
-    ),
-    last_accuracy=statistics.fmean(
-      record['test_accuracy'] for record in last_records
-    ),
+    base_accuracy=header['start'].get('base_accuracy', own_accuracy),
+    last_accuracy=statistics.fmean(run_log.last_epochs(accuracies)),
     best_accuracy=max(accuracies),
     seconds_per_epoch=statistics.fmean(r['seconds'] for r in records),
     model_path=workdir.model_path(folder, config),

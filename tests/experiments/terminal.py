@@ -1,4 +1,4 @@
-"""Programs in a real pseudo-terminal."""
+"""Runs programs in a pseudo-terminal."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ import sys
 import termios
 
 
-def in_terminal(program: str, width: int, **env: str) -> str:
+def in_terminal(program, width, **env):
   """Returns what a Python program writes into a terminal of this width."""
   outer, inner = pty.openpty()
   fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack('HHHH', 24, width, 0, 0))
@@ -37,7 +37,7 @@ def in_terminal(program: str, width: int, **env: str) -> str:
   return written.decode()
 
 
-def frames(written: str) -> list[str]:
-  """Returns each text that was on a line of the terminal at some time."""
+def frames(written):
+  """Returns every text that a line of the terminal showed, in order."""
   plain = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', written)
   return [text for text in re.split(r'[\r\n]+', plain) if text.strip()]

@@ -85,16 +85,10 @@ def test_stream_from_the_host_trains_and_resumes_bit_for_bit(folder, trials):
       config, folder / 'parts', stop=lambda: next(asked)
     )
   parts = training.train_and_evaluate(config, folder / 'parts')
-  assert tiny.timeless(parts.records) == tiny.timeless(whole.records)
-  got, expected = map(
-    model_file.load_model, (parts.model_path, whole.model_path)
-  )
-  assert tiny.as_bytes(got[:2]) == tiny.as_bytes(expected[:2])
+  ends = [tiny.end_of_run(config, folder / name) for name in ('parts', 'whole')]
+  assert ends[0] == ends[1]
+  got = model_file.load_model(parts.model_path)
   assert set(np.unique(got.params['head']['kernel'])) == {-0.5, 0.5}
-  ends = [
-    tiny.last_checkpoint(config, folder / name) for name in ('whole', 'parts')
-  ]
-  assert tiny.as_bytes(ends[0].state) == tiny.as_bytes(ends[1].state)
 
 
 def test_stream_from_the_host_runs_step_by_step_on_accelerators(
@@ -112,6 +106,6 @@ def test_phi_gradient_norm_is_logged_for_learned_rules_only(folder):
   for config, is_logged in ((learned, True), (plain, False)):
     run = folder / config.estimator
     training.train_and_evaluate(config, run)
-    _, (record,) = run_log.read_log(workdir.log_path(run))
+    _, (record,) = run_log.read_log(run / workdir.LOG)
     assert ('phi_grad_norm' in record) == is_logged
     assert not is_logged or record['phi_grad_norm'] > 0

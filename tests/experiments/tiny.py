@@ -1,26 +1,22 @@
-"""Runs that cost next to nothing: a network of one layer, and how to compare.
+"""Short runs of a network of one layer, and functions that compare runs.
 
-The network takes the place of a ResNet in tests of what stands around it.
+The network replaces a ResNet in tests of the code around networks.
 """
 
-import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.experimental.compilation_cache import (
-  compilation_cache as compilation_cache_module,
-)
 
 import mq_jax
 from experiments.build.networks import NETWORKS, Network, make_network
 from experiments.build.parts import make_parts
 from experiments.configs import digits
 from experiments.data.datasets import DATASETS
-from experiments.records import checkpoints, model_file, workdir
-from experiments.training.loop import Saved
+from experiments.records import checkpoints, model_file, run_log, workdir
+from experiments.training.loop import with_codes
 from experiments.training.steps import make_steps
 from experiments.training.train import make_pipeline
 from mq_jax.models import BatchNorm
@@ -46,34 +42,14 @@ class Net(nn.Module):
 
 
 def put_in(monkeypatch):
-  """Makes every configuration's network the tiny one."""
+  """Replaces every network by the tiny one."""
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
 
 
-@contextlib.contextmanager
-def compilation_cache(folder):
-  """Compiles what many runs of one module share only once."""
-  values = {
-    'jax_compilation_cache_dir': str(folder),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in values}
-  for name, value in values.items():
-    jax.config.update(name, value)
-  # The first compilation of a process settles whether there is a cache.
-  compilation_cache_module.reset_cache()
-  try:
-    yield
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache_module.reset_cache()
-
-
 def config(**overrides):
-  """A run of two epochs on the digits, without dated defaults."""
+  """Returns the configuration of a run of two epochs on the digits."""
   result = digits.get_config()
   result.update(
     network='resnet8',
@@ -91,7 +67,7 @@ def config(**overrides):
 
 
 def variables(net, seed=7, image_shape=(32, 32, 3)):
-  """Random weights of a network, compiled by nobody."""
+  """Returns random weights of a network; compiles nothing."""
   images = jnp.zeros((1, *image_shape))
   shapes = jax.eval_shape(
     lambda: net.init(jax.random.key(0), images, train=False)
@@ -107,62 +83,90 @@ def variables(net, seed=7, image_shape=(32, 32, 3)):
   return jax.tree.map(leaf, shapes)
 
 
+def numpy_test(params, batch_stats, data):
+  """Returns loss and accuracy in percent of the tiny network on test images."""
+  images = (data.test_images.astype(np.float64) / 255 - data.mean) / data.std
+  x = images.reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4))
+  norm, stats = params['norm'], batch_stats['norm']
+  x = x.reshape(len(x), -1) - stats['mean']
+  x = x / np.sqrt(stats['var'] + 1e-5) * norm['scale'] + norm['bias']
+  logits = x @ params['head']['kernel'] + params['head']['bias']
+  label_logits = logits[np.arange(len(x)), data.test_labels]
+  losses = np.log(np.exp(logits).sum(axis=1)) - label_logits
+  hits = logits.argmax(axis=1) == data.test_labels
+  return losses.mean(), 100 * hits.mean()
+
+
 def step_of(config, loss_fn, steps_per_epoch):
-  """The train step of a configuration, with another loss."""
+  """Returns the train step of a configuration with another loss."""
   parts = make_parts(config, steps_per_epoch)
   return mq_jax.make_train_step(loss_fn, **parts.step)
 
 
 def write_model(path, net, seed=7):
-  """A model file with random weights, as `config.pretrained` takes it."""
+  """Writes a model file of random weights; returns its path."""
   random = variables(net, seed)
   model_file.save_model(path, random['params'], random['batch_stats'], {})
   return str(path)
 
 
 def last_checkpoint(config, folder):
-  """What the newest checkpoint in a folder holds; compiles nothing."""
+  """Returns the newest checkpoint of a run; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   random = variables(net, image_shape=DATASETS[config.dataset].image_shape)
   steps = make_steps(
-    config,
-    pipeline,
-    net,
-    random['params'],
-    random['batch_stats'],
+    config, pipeline, net, random['params'], random['batch_stats']
   )
-
-  def with_codes(state):
-    return Saved(state, jax.vmap(steps.train.codes)(state))
-
-  manager = checkpoints.open_manager(workdir.checkpoints_path(folder))
-  try:
-    return checkpoints.restore_latest(
-      manager, jax.eval_shape(with_codes, steps.state_shape())
-    )
-  finally:
-    checkpoints.close(manager)
+  template = jax.eval_shape(
+    lambda state: with_codes(steps, state), steps.state_shape()
+  )
+  with checkpoints.open_manager(folder / workdir.CHECKPOINTS) as manager:
+    return checkpoints.restore_latest(manager, template)
 
 
 def as_arrays(tree):
-  """Every leaf of a tree by its path, in NumPy."""
+  """Returns every leaf of a tree by its path, as a NumPy array."""
 
-  def one(leaf):
+  def as_array(leaf):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 
-  return {path: one(leaf) for path, leaf in named_leaves(tree).items()}
+  return {path: as_array(leaf) for path, leaf in named_leaves(tree).items()}
 
 
 def as_bytes(tree):
-  """Every leaf of a tree by its path, bit for bit."""
+  """Returns the bytes of every leaf of a tree by its path."""
   return {path: leaf.tobytes() for path, leaf in as_arrays(tree).items()}
 
 
+def assert_same(got, expected):
+  """Asserts that two trees have equal structures, types, shapes and bits."""
+  assert jax.tree.structure(got) == jax.tree.structure(expected)
+  pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+  for leaf, other in pairs:
+    assert (leaf.dtype, leaf.shape) == (other.dtype, other.shape)
+  assert as_bytes(got) == as_bytes(expected)
+
+
+def end_of_run(config, folder):
+  """Returns the last checkpoint, the records and the model of a complete run.
+
+  Two runs of one configuration have equal ends, bit for bit.
+  """
+  last = last_checkpoint(config, folder)
+  model = model_file.load_model(workdir.model_path(folder, config))
+  return {
+    **last._asdict(),
+    'state': as_bytes(last.state),
+    'records': timeless(run_log.read_log(folder / workdir.LOG)[1]),
+    'model': as_bytes(model[:2]),
+  }
+
+
 def timeless(records):
-  """Records without what a clock measured, which no two runs share."""
+  """Returns records without their durations, which differ between runs."""
   clock = ('seconds', 'test_seconds')
   return [
     {k: v for k, v in record.items() if k not in clock} for record in records

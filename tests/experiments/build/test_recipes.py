@@ -26,6 +26,7 @@ from mq_jax.models.activation import quantized_input
 from mq_jax.selection import named_leaves
 from tests.experiments import tiny
 
+pytestmark = pytest.mark.usefixtures('compilation_cache')
 # Number of levels of a kernel, and True if each channel has other levels.
 LEVELS = {
   'binaryconnect': (2, False),
@@ -106,12 +107,6 @@ def network(monkeypatch):
   for name in networks.NETWORKS:
     first = 'conv1' if name in ('vgg_small', 'labnet') else 'stem'
     monkeypatch.setitem(networks.NETWORKS, name, small(first))
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with tiny.compilation_cache(tmp_path_factory.mktemp('cache')):
-    yield
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 import os
 import zipfile
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import safetensors.numpy
 
 from experiments.common.errors import InvalidError
 from experiments.records import model_file, torch_weights
+from tests.experiments.tiny import assert_same
 
 METADATA = {'network': 'resnet20', 'accuracy': '91.50', 'comment': 'é "q" \n'}
 
@@ -26,16 +26,6 @@ def trees():
     'head': {'kernel': np.arange(6.0).reshape(2, 3).T, 'bias': np.float16(2.5)},
   }
   return params, {'stem_norm': {'var': np.array([3, 4], np.int32)}}
-
-
-def assert_same(found, expected):
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
-  for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-  ):
-    assert a.dtype == b.dtype
-    assert a.shape == b.shape
-    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_load_model_saved_returns_same_bits(tmp_path):
@@ -120,14 +110,17 @@ def test_load_any_missing_file_raises(tmp_path, name):
     torch_weights.load_any(tmp_path / name)
 
 
-def test_load_model_cut_file_raises(tmp_path):
+@pytest.mark.parametrize(
+  'load', [model_file.load_model, torch_weights.load_any]
+)
+def test_load_cut_file_raises(tmp_path, load):
   path = tmp_path / 'net.safetensors'
   model_file.save_model(path, *trees(), METADATA)
   content = path.read_bytes()
   for length in [*range(0, 40), *range(40, len(content), 37), len(content) - 1]:
     path.write_bytes(content[:length])
-    with pytest.raises(ValueError, match=f'{length} bytes.*cut short'):
-      model_file.load_model(path)
+    with pytest.raises(InvalidError, match=f'{length} bytes.*cut short'):
+      load(path)
 
 
 def test_load_model_foreign_file_raises(tmp_path):

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +22,16 @@ from experiments.records import run_log
 CONFIG = {'network': 'resnet20', 'optimizer': {'name': 'sgd', 'rate': 0.1}}
 
 
-def header(config: Any = None) -> dict[str, Any]:
-  return {'config': CONFIG if config is None else config, 'date': 'first'}
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / 'made' / 'metrics.jsonl'
 
 
-def record(epoch: int, **more: Any) -> dict[str, Any]:
+def header(config=CONFIG, date='first'):
+  return {'config': config, 'date': date}
+
+
+def record(epoch, **more):
   return {
     'epoch': epoch,
     'step': 390 * epoch,
@@ -39,14 +43,13 @@ def record(epoch: int, **more: Any) -> dict[str, Any]:
   }
 
 
-def make_log(path: pathlib.Path, epochs: int) -> run_log.Log:
-  log = run_log.open_log(path, header(), epochs_done=0)
+def make_log(path, epochs):
+  run_log.open_log(path, header(), epochs_done=0)
   for epoch in range(1, epochs + 1):
-    run_log.append(log, record(epoch))
-  return log
+    run_log.append(path, record(epoch))
 
 
-def test_describe_run_has_config_device_and_versions() -> None:
+def test_describe_run_has_config_device_and_versions():
   described = run_log.describe_run({'shape': (1, 2), 'rate': np.float32(0.5)})
   assert json.loads(json.dumps(described, allow_nan=False)) == described
   assert described['config'] == {'shape': [1, 2], 'rate': 0.5}
@@ -68,10 +71,8 @@ def test_describe_run_has_config_device_and_versions() -> None:
 
 
 @pytest.mark.slow
-def test_source_is_commit_of_the_checkout(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  def git(*args: str) -> str:
+def test_source_is_commit_of_the_checkout(tmp_path, monkeypatch):
+  def git(*args):
     identity = ('-c', 'user.name=n', '-c', 'user.email=e@x')
     return subprocess.run(
       ['git', '-C', str(tmp_path), *identity, *args],
@@ -106,22 +107,18 @@ def test_source_is_commit_of_the_checkout(
   assert run_log._source(tmp_path) == none
 
 
-def test_read_log_new_log_returns_its_records(tmp_path: pathlib.Path) -> None:
-  path = tmp_path / 'made' / 'metrics.jsonl'
-  log = make_log(path, epochs=2)
-  assert log.header == header()
+def test_read_log_new_log_returns_its_records(path):
+  make_log(path, epochs=2)
   assert run_log.read_log(path) == (header(), [record(1), record(2)])
   lines = path.read_text().splitlines()
   assert [json.loads(line).get('epoch') for line in lines] == [None, 1, 2]
   assert os.listdir(path.parent) == ['metrics.jsonl']
 
 
-def test_append_writes_finite_numbers_and_null(
-  tmp_path: pathlib.Path,
-) -> None:
-  log = run_log.open_log(tmp_path / 'log', header(), epochs_done=0)
+def test_append_writes_finite_numbers_and_null(path):
+  run_log.open_log(path, header(), epochs_done=0)
   run_log.append(
-    log,
+    path,
     record(
       1,
       train_loss=float('nan'),
@@ -132,10 +129,10 @@ def test_append_writes_finite_numbers_and_null(
     ),
   )
 
-  def no_constant(name: str) -> None:
+  def no_constant(name):
     raise AssertionError(f'{name} is not JSON')
 
-  line = log.path.read_text().splitlines()[1]
+  line = path.read_text().splitlines()[1]
   read = json.loads(line, parse_constant=no_constant)
   assert read['train_loss'] is None
   assert read['test_loss'] is None
@@ -145,7 +142,7 @@ def test_append_writes_finite_numbers_and_null(
 
 
 @given(st.floats())
-def test_to_lines_any_float_is_itself_or_null(value: float) -> None:
+def test_to_lines_any_float_is_itself_or_null(value):
   read = json.loads(run_log.to_lines([run_log._plain({'x': value}, 'record')]))[
     'x'
   ]
@@ -155,16 +152,10 @@ def test_to_lines_any_float_is_itself_or_null(value: float) -> None:
     assert read is None
 
 
-def test_open_log_resumed_keeps_header_and_epochs_done(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_resumed_keeps_header_and_epochs_done(path):
   make_log(path, epochs=4)
-  log = run_log.open_log(
-    path, {'config': CONFIG, 'date': 'second'}, epochs_done=2
-  )
-  assert log.header['date'] == 'first'
-  run_log.append(log, record(3, seconds=9.0))
+  run_log.open_log(path, header(date='second'), epochs_done=2)
+  run_log.append(path, record(3, seconds=9.0))
   assert run_log.read_log(path) == (
     header(),
     [record(1), record(2), record(3, seconds=9.0)],
@@ -173,10 +164,7 @@ def test_open_log_resumed_keeps_header_and_epochs_done(
   assert run_log.read_log(path) == (header(), [])
 
 
-def test_open_log_cut_last_line_is_repaired(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_cut_last_line_is_repaired(path):
   make_log(path, epochs=2)
   whole = path.read_bytes()
   start = whole[:-1].rindex(b'\n') + 1
@@ -185,15 +173,12 @@ def test_open_log_cut_last_line_is_repaired(
     # Without its newline alone, the record is still whole.
     records = 2 if cut >= len(whole) - 1 else 1
     assert len(run_log.read_log(path)[1]) == records
-    log = run_log.open_log(path, header(), epochs_done=1)
-    run_log.append(log, record(2))
+    run_log.open_log(path, header(), epochs_done=1)
+    run_log.append(path, record(2))
     assert path.read_bytes() == whole
 
 
-def test_open_log_other_configuration_raises_with_keys(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_other_configuration_raises_with_keys(path):
   make_log(path, epochs=1)
   before = path.read_bytes()
   other = {'network': 'resnet20', 'optimizer': {'name': 'adam'}, 'seed': None}
@@ -208,10 +193,7 @@ def test_open_log_other_configuration_raises_with_keys(
   assert path.read_bytes() == before
 
 
-def test_open_log_equal_configuration_of_other_types_opens(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_equal_configuration_of_other_types_opens(path):
   config = {'steps': (1, 2), 'limit': float('inf'), 'folder': path, 'empty': {}}
   run_log.open_log(path, header(config), epochs_done=0)
   config |= {'steps': [np.int32(1), 2]}
@@ -232,20 +214,15 @@ def test_open_log_equal_configuration_of_other_types_opens(
     ('{"config": {}}\n{"step": 2}\n', "Line 2 of .* has no 'epoch'"),
   ],
 )
-def test_open_log_other_file_raises_and_keeps_it(
-  tmp_path: pathlib.Path, text: str, message: str
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_other_file_raises_and_keeps_it(path, text, message):
+  path.parent.mkdir()
   path.write_text(text)
   with pytest.raises(ValueError, match=message):
     run_log.open_log(path, header({}), epochs_done=0)
   assert path.read_text() == text
 
 
-def test_open_log_without_records_raises(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_open_log_without_records_raises(path):
   with pytest.raises(ValueError, match='no record of epoch 1'):
     run_log.open_log(path, header(), epochs_done=1)
   make_log(path, epochs=2)
@@ -253,30 +230,22 @@ def test_open_log_without_records_raises(
     run_log.open_log(path, header(), epochs_done=3)
 
 
-def test_append_bad_record_raises_and_writes_nothing(
-  tmp_path: pathlib.Path,
-) -> None:
-  log = make_log(tmp_path / 'log', epochs=1)
-  before = log.path.read_bytes()
-  with pytest.raises(ValueError, match='lacks train_loss, seconds'):
-    run_log.append(
-      log, {'epoch': 2, 'step': 1, 'test_loss': 0, 'test_accuracy': 1}
-    )
+def test_append_bad_record_raises_and_writes_nothing(path):
+  make_log(path, epochs=1)
+  before = path.read_bytes()
   with pytest.raises(TypeError, match=r'record\.phi\.key\[0\] is .*object'):
-    run_log.append(log, record(2, phi={'key': [object()]}))
-  assert log.path.read_bytes() == before
+    run_log.append(path, record(2, phi={'key': [object()]}))
+  assert path.read_bytes() == before
 
 
 @pytest.mark.slow
-def test_append_killed_keeps_acknowledged_records(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / 'log'
+def test_append_killed_keeps_acknowledged_records(path):
   program = f"""
 from experiments.records import run_log
-log = run_log.open_log({str(path)!r}, {header()!r}, epochs_done=0)
+path = {str(path)!r}
+run_log.open_log(path, {header()!r}, epochs_done=0)
 for epoch in range(1, 1_000_000):
-  run_log.append(log, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
+  run_log.append(path, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
   print(epoch, flush=True)
 """
   child = subprocess.Popen(
@@ -296,16 +265,16 @@ for epoch in range(1, 1_000_000):
   assert len(run_log.read_log(path)[1]) == acknowledged
 
 
-def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
-  """The scalars by tag and step, as TensorBoard's own reader shows them.
+def shown_by_tensorboard(folder):
+  """Returns the scalars by tag and step, as the reader of TensorBoard does.
 
-  It reads the files of a folder in the order of their names. A file that
-  starts with a session log at step s hides all that came before it of steps
-  s and above.
+  The reader takes the files of a folder in the order of their names. A file
+  that starts with a session log at step s hides the scalars of earlier files
+  from step s on.
   """
   from tensorboardX.proto import event_pb2
 
-  shown: dict[str, list[Any]] = {}
+  shown = {}
   for path in sorted(folder.glob('events.*')):
     data, at = path.read_bytes(), 0
     while at < len(data):
@@ -321,9 +290,7 @@ def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
   return shown
 
 
-def test_open_scalars_resumed_shows_each_epoch_once(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_open_scalars_resumed_shows_each_epoch_once(tmp_path):
   for name, epochs_done, epochs in (('1', 0, (1, 2, 3)), ('2', 1, (2,))):
     writer = run_log.open_scalars(tmp_path, epochs_done)
     for epoch in epochs:

@@ -27,21 +27,19 @@ def test_defer_signals_no_signal_changes_nothing():
     assert received() is None
 
 
+@pytest.mark.parametrize('is_read', [False, True])
 @pytest.mark.parametrize(
-  ('number', 'error'),
-  [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+  ('number', 'error', 'code'),
+  [
+    (signal.SIGINT, KeyboardInterrupt, ()),
+    (signal.SIGTERM, SystemExit, (143,)),
+  ],
 )
-def test_defer_signals_unread_signal_acts_at_end(number, error):
-  with pytest.raises(error), signals.defer_signals():
+def test_defer_signals_signal_acts_at_end(number, error, code, is_read):
+  with pytest.raises(error) as raised, signals.defer_signals() as received:  # noqa: PT012
     signal.raise_signal(number)
-
-
-def test_exit_by_signal_has_exit_status_of_shell():
-  with pytest.raises(SystemExit) as error:
-    signals.exit_by_signal(signal.SIGTERM)
-  assert error.value.code == 143
-  with pytest.raises(KeyboardInterrupt):
-    signals.exit_by_signal(signal.SIGINT)
+    assert not is_read or received() == number
+  assert raised.value.args == code
 
 
 @pytest.fixture

@@ -17,13 +17,8 @@ from experiments.training import evaluation
 from experiments.training.steps import make_steps
 from tests.experiments import tiny
 
+pytestmark = pytest.mark.usefixtures('compilation_cache')
 STEPS_PER_EPOCH = 3
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _compilation_cache(tmp_path_factory):
-  with tiny.compilation_cache(tmp_path_factory.mktemp('compiled')):
-    yield
 
 
 def make_images(seed=0, train=14, test=11):
@@ -36,15 +31,11 @@ def make_images(seed=0, train=14, test=11):
   def labels(size):
     return rng.integers(0, 10, size).astype(np.int32)
 
-  mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
   return ImageSet(
-    images(train),
-    labels(train),
-    images(test),
-    labels(test),
-    mean,
-    std,
-    tuple('0123456789'),
+    *(make(size) for size in (train, test) for make in (images, labels)),
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+    class_names=tuple('0123456789'),
     flip=True,
   )
 
@@ -199,19 +190,9 @@ def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
   loss, accuracy = tiny_steps(images=dataset).evaluate(
     weights['params'], weights['batch_stats']
   )
-  pixels = dataset.test_images.astype(np.float64) / 255
-  images = (pixels - dataset.mean) / dataset.std
-  means = images.reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(11, -1)
-  norm, stats = weights['params']['norm'], weights['batch_stats']['norm']
-  x = (means - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
-  x = x * norm['scale'] + norm['bias']
-  logits = x @ weights['params']['head']['kernel']
-  logits += weights['params']['head']['bias']
-  label_logits = logits[np.arange(11), dataset.test_labels]
-  losses = np.log(np.exp(logits).sum(axis=1)) - label_logits
-  hits = logits.argmax(axis=1) == dataset.test_labels
-  assert loss == pytest.approx(losses.mean(), rel=1e-5)
-  assert accuracy == pytest.approx(100 * hits.mean(), rel=1e-6)
+  expected = tiny.numpy_test(weights['params'], weights['batch_stats'], dataset)
+  assert loss == pytest.approx(expected[0], rel=1e-5)
+  assert accuracy == pytest.approx(expected[1], rel=1e-6)
 
 
 def use_float64(monkeypatch):
