@@ -1,7 +1,7 @@
-"""How every test runs: on the CPU, as two devices, with strict shapes.
+"""Configures all tests: CPU only, two devices, strict shapes.
 
-The environment is set before jax is imported; processes that tests start
-inherit it.
+The module sets the environment before it imports jax. Processes that tests
+start inherit the environment.
 """
 
 import os
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-# Tests of sharding need two devices. A count given from outside stands.
+# Tests of sharding need two devices. A device count already set is kept.
 _DEVICES = '--xla_force_host_platform_device_count'
 _FLAGS = os.environ.get('XLA_FLAGS', '')
 if _DEVICES not in _FLAGS:
   os.environ['XLA_FLAGS'] = f'{_FLAGS} {_DEVICES}=2'.strip()
 
-# All workers, and the processes that tests start, compile a program only once.
+# All workers and the processes that tests start share compiled programs.
 _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
@@ -27,8 +27,8 @@ import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# No deadline: the first example of a test compiles. All else stays as it is:
-# where CI is set, hypothesis repeats the same examples in every run.
+# No deadline, because the first example of a test compiles. The other settings
+# keep their defaults: if CI is set, hypothesis repeats the same examples.
 hypothesis.settings.register_profile('compiles', deadline=None)
 hypothesis.settings.load_profile('compiles')
 
@@ -42,16 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-  """Lets one test compute in float64, for exact comparisons."""
+  """Enables float64 for one test, for exact comparisons."""
   with jax.enable_x64(True):
     yield
 
 
 @pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
-  """The folder of real data that MQ_DATA_DIR names; skips where it is unset.
+  """Returns the folder of real data, or skips the test if MQ_DATA_DIR is unset.
 
-  It holds cifar-10-batches-bin/ and pretrained/.
+  The folder contains cifar-10-batches-bin/ and pretrained/.
   """
   name = os.environ.get('MQ_DATA_DIR')
   if not name:

@@ -1,4 +1,4 @@
-"""What the pages say: the example runs, links lead somewhere."""
+"""Tests that the code on the pages runs and that their links are valid."""
 
 import pathlib
 import re
@@ -30,14 +30,14 @@ def test_readme_example_runs_and_learns(tmp_path):
     cwd=tmp_path,
   )
   accuracy = float(re.search(r"'accuracy': ([0-9.]+)", result.stdout)[1])
-  # Of two classes about as frequent.
+  # The two classes are about equally frequent.
   assert accuracy > 0.8
   levels = re.search(r'\[(-?[0-9.]+)\s+([0-9.]+)\]', result.stdout)
   assert float(levels[1]) == -float(levels[2]) != 0
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_page_links_lead_to_files(page):
+def test_page_links_name_existing_files(page):
   links = re.findall(r'\]\(([^)#]+)', page.read_text(encoding='utf-8'))
   for link in links:
     if '://' not in link:
@@ -45,7 +45,7 @@ def test_page_links_lead_to_files(page):
 
 
 @pytest.mark.slow
-def test_your_project_blocks_run(tmp_path):
+def test_your_project_blocks_run_in_order(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
   result = subprocess.run(
     [sys.executable, '-c', code],
@@ -83,7 +83,7 @@ def test_deploy_blocks_run_and_serve_trained_network(tmp_path):
   assert program.call(np.ones((3, 8), np.float32)).shape == (3, 2)
 
 
-def lines(block):
+def nonblank_lines(block):
   return [line for line in block.splitlines() if line.strip()]
 
 
@@ -92,7 +92,7 @@ def test_extending_methods_are_short_and_train(tmp_path):
   blocks = python_blocks(ROOT / 'docs' / 'extending.md')
   for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):
     (block,) = [block for block in blocks if name in block]
-    assert len(lines(block)) < 30, name
+    assert len(nonblank_lines(block)) < 30, name
   result = subprocess.run(
     [sys.executable, '-c', '\n'.join(blocks)],
     capture_output=True,
@@ -114,11 +114,11 @@ def test_extending_methods_are_short_and_train(tmp_path):
   )
   assert [layer[0] for layer in layers] == ['in/kernel', 'out/kernel']
   for _, levels, size, first, delta, gain in layers:
-    # Doubling is exact: the levels are those promised, to the last bit.
+    # Doubling is exact, so the levels equal 2Δ to the last bit.
     assert [float(level) for level in levels.split(',')] == [
       *(-2 * float(delta), 0, 2 * float(delta)),
     ]
-    # The threshold has come from far, and is behind the weights by little.
+    # The threshold moved far from its start and is close to its target.
     assert abs(float(delta) / float(first) - 1) > 0.2
     assert abs(float(delta) / (0.7 * float(size)) - 1) < 0.1
     assert abs(float(gain) - 1) > 0.1
