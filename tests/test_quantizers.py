@@ -152,8 +152,8 @@ def test_bwn_per_channel_equals_bwn_of_each_channel(axis):
 
 @hypothesis.given(WEIGHTS)
 @hypothesis.settings(deadline=None, max_examples=25)
-def test_bwn_scale_minimizes_squared_error(w):
-  # mean|w| minimizes |w - a sign(w)|^2: the residual is orthogonal to sign(w).
+def test_bwn_scale_minimises_squared_error(w):
+  # mean|w| minimises |w - a sign(w)|^2: the residual is orthogonal to sign(w).
   w_hat = np.asarray(quantize(mq_jax.bwn(), jnp.asarray(w), ()))
   sign = np.where(w >= 0, 1.0, -1.0)
   residual = np.sum((w - w_hat).astype(np.float64) * sign)

@@ -149,7 +149,9 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
     monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *small
   )['rows']
   assert [row['trials'] for row in rows] == ['fc_grad', '2, a batch axis']
-  rows = run_quick(monkeypatch, tmp_path, epoch, '--images', '8', *small)['rows']
+  rows = run_quick(monkeypatch, tmp_path, epoch, '--images', '8', *small)[
+    'rows'
+  ]
   assert [row['what'] for row in rows] == ['bare steps', 'epoch']
   rows = run_quick(
     monkeypatch, tmp_path, compile, '--only', 'multi_fc', '--batch_size', '4'
@@ -159,7 +161,9 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
 
 def test_methods_writes_expected_rows(monkeypatch, tmp_path):
   small = ('--rounds', '1', '--batch_size', '2', '--steps', '1')
-  rows = run_quick(monkeypatch, tmp_path, methods, *small, '--only', 'slb')['rows']
+  rows = run_quick(monkeypatch, tmp_path, methods, *small, '--only', 'slb')[
+    'rows'
+  ]
   assert [row['method'] for row in rows] == ['ste', 'slb']
   assert rows[0]['time / STE'] == [1.0, 1.0, 1.0]
   assert rows[1]['ms'] > 0

@@ -1,4 +1,4 @@
-"""Ledgers of runs that nobody ran."""
+"""Writes ledgers of runs that never took place, for tests."""
 
 import json
 
@@ -6,7 +6,7 @@ from experiments.configs import resnet20
 
 
 def record(epoch, accuracy, loss=1.0, **more):
-  """One epoch of one trial."""
+  """Returns the record of one epoch of one trial."""
   return {
     'epoch': epoch,
     'step': 390 * epoch,
@@ -21,14 +21,14 @@ def record(epoch, accuracy, loss=1.0, **more):
 
 
 def write(folder, name, config, accuracies, **header):
-  """An entry of the ledger: `accuracies` are those of one trial, or of several.
+  """Writes an entry of the ledger, with one or several trials.
 
   Args:
-    folder: Of the ledger.
-    name: Of the entry.
-    config: Changes of the configuration.
-    accuracies: One an epoch, or a list of such lists, one a trial.
-    **header: More of the first line.
+    folder: Folder of the ledger.
+    name: Name of the entry.
+    config: Changes to the configuration.
+    accuracies: One number per epoch, or one such list per trial.
+    **header: Additional values of the first line.
   """
   several = bool(accuracies) and isinstance(accuracies[0], list)
   each = accuracies if several else [accuracies]

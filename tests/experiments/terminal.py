@@ -1,4 +1,4 @@
-"""Programs in a real pseudo-terminal."""
+"""Runs programs in a real pseudo-terminal."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ import termios
 
 
 def in_terminal(program: str, width: int, **env: str) -> str:
-  """Returns what a Python program writes into a terminal of this width."""
+  """Returns the output of a Python program in a terminal of this width."""
   outer, inner = pty.openpty()
   fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack('HHHH', 24, width, 0, 0))
   inherited = {k: v for k, v in os.environ.items() if k != 'COLUMNS'}
@@ -27,7 +27,7 @@ def in_terminal(program: str, width: int, **env: str) -> str:
   while True:
     try:
       chunk = os.read(outer, 65536)
-    except OSError:  # Linux: the child closed its end.
+    except OSError:  # On Linux: the child closed its side.
       break
     if not chunk:
       break
@@ -38,6 +38,6 @@ def in_terminal(program: str, width: int, **env: str) -> str:
 
 
 def frames(written: str) -> list[str]:
-  """Returns each text that was on a line of the terminal at some time."""
+  """Returns every text that a line of the terminal showed."""
   plain = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', written)
   return [text for text in re.split(r'[\r\n]+', plain) if text.strip()]

@@ -1,6 +1,6 @@
-"""Runs that cost next to nothing: a network of one layer, and how to compare.
+"""Makes runs of a network of one layer, which take little time, and compares them.
 
-The network takes the place of a ResNet in tests of what stands around it.
+The network replaces a ResNet in tests that do not depend on the network.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 def put_in(monkeypatch):
-  """Makes every configuration's network the tiny one."""
+  """Replaces every network that a configuration can name by the tiny network."""
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
@@ -52,7 +52,7 @@ def put_in(monkeypatch):
 
 @contextlib.contextmanager
 def compilation_cache(folder):
-  """Compiles what many runs of one module share only once."""
+  """Caches compiled programs, which many runs of one module share."""
   values = {
     'jax_compilation_cache_dir': str(folder),
     'jax_persistent_cache_min_compile_time_secs': 0.0,
@@ -60,7 +60,7 @@ def compilation_cache(folder):
   before = {name: getattr(jax.config, name) for name in values}
   for name, value in values.items():
     jax.config.update(name, value)
-  # The first compilation of a process settles whether there is a cache.
+  # The first compilation of a process fixes whether there is a cache.
   compilation_cache_module.reset_cache()
   try:
     yield
@@ -71,7 +71,7 @@ def compilation_cache(folder):
 
 
 def config(**overrides):
-  """A run of two epochs on the digits, without dated defaults."""
+  """Returns the configuration of a run of two epochs on the digits."""
   result = digits.get_config()
   result.update(
     network='resnet8',
@@ -89,7 +89,7 @@ def config(**overrides):
 
 
 def variables(net, seed=7, image_shape=(32, 32, 3)):
-  """Random weights of a network, compiled by nobody."""
+  """Returns random weights of a network; compiles nothing."""
   images = jnp.zeros((1, *image_shape))
   shapes = jax.eval_shape(
     lambda: net.init(jax.random.key(0), images, train=False)
@@ -106,20 +106,20 @@ def variables(net, seed=7, image_shape=(32, 32, 3)):
 
 
 def step_of(config, loss_fn, steps_per_epoch):
-  """The train step of a configuration, with another loss."""
+  """Makes the train step of a configuration, with another loss."""
   parts = make_parts(config, steps_per_epoch)
   return make_train_step(config, parts, loss_fn)
 
 
 def write_model(path, net, seed=7):
-  """A model file with random weights, as `config.pretrained` takes it."""
+  """Writes a model file with random weights; returns it for `config.pretrained`."""
   random = variables(net, seed)
   model_file.save_model(path, random['params'], random['batch_stats'], {})
   return str(path)
 
 
 def last_checkpoint(config, folder):
-  """What the newest checkpoint in a folder holds; compiles nothing."""
+  """Returns the contents of the newest checkpoint; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   random = variables(net, image_shape=pipeline.image_shape)
@@ -144,7 +144,7 @@ def last_checkpoint(config, folder):
 
 
 def as_arrays(tree):
-  """Every leaf of a tree by its path, in NumPy."""
+  """Returns every leaf of a tree by path, as NumPy arrays."""
 
   def one(leaf):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -155,12 +155,12 @@ def as_arrays(tree):
 
 
 def as_bytes(tree):
-  """Every leaf of a tree by its path, bit for bit."""
+  """Returns the bytes of every leaf of a tree, by path."""
   return {path: leaf.tobytes() for path, leaf in as_arrays(tree).items()}
 
 
 def timeless(records):
-  """Records without what a clock measured, which no two runs share."""
+  """Returns the records without measured times, which differ between runs."""
   clock = ('seconds', 'test_seconds')
   return [
     {k: v for k, v in record.items() if k not in clock} for record in records

@@ -20,8 +20,8 @@ def test_best_clip_matches_published_clips(prior, published):
 
 
 @pytest.mark.parametrize('prior', ['laplace', 'normal'])
-def test_best_clip_minimizes_integrated_error(prior):
-  """Integrates the rounding error inside the clip and the clipping error outside."""
+def test_best_clip_minimises_integrated_error(prior):
+  """Integrates rounding errors within the clip, clipping errors beyond."""
   x = np.linspace(0, 60, 2_000_001)
   if prior == 'laplace':
     density = np.exp(-x)

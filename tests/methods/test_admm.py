@@ -41,7 +41,7 @@ def test_scaled_levels_binary_equals_bwn_and_ternary_beats_grid():
     np.sum((w - a * np.clip(np.round(w / a), -1, 1)) ** 2)
     for a in np.linspace(0.05, 3, 2000)
   )
-  assert np.sum((w - w_hat) ** 2) <= best * 1.02  # alternating minimization finds a local minimum
+  assert np.sum((w - w_hat) ** 2) <= best * 1.02  # a local minimum
   assert not np.any(
     common.values(methods.scaled_levels((-1, 0, 1)), jnp.zeros((2, 2)), ())
   )
@@ -79,7 +79,7 @@ def test_admm_without_penalty_equals_plain_training():
 
 
 def test_admm_quadratic_loss_converges_to_levels_and_dual_to_gradient():
-  """Minimizes ½ ‖W − c‖² on the levels: W − G → 0, and ρL = −∂f = c − W."""
+  """Minimises ½ ‖W − c‖² on the levels: W − G → 0, and ρL = −∂f = c − W."""
   c = common.weight(7)
   quantizer = mq_jax.unquantized(methods.scaled_levels((-1, 1)))
   transformation = methods.admm(quantizer, rho=2.0, every=20)

@@ -31,7 +31,7 @@ def test_powers_of_two_rounds_to_nearest_level(bits):
 
 
 def test_powers_of_two_ties_follow_paper():
-  """Tests that |w| in [(a + c)/2, 3c/2) maps to c, for neighbors a < c."""
+  """Tests that |w| in [(a + c)/2, 3c/2) maps to c, for neighbours a < c."""
   w = jnp.array([1.0, 0.75, -0.75, 0.74999, 0.25, -0.25, 0.2499])
   w_hat = common.values(methods.powers_of_two(3), w, ())
   np.testing.assert_array_equal(w_hat, [1, 1, -1, 0.5, 0.5, -0.5, 0])
@@ -56,7 +56,7 @@ def test_freeze_portions_freezes_largest_weights(bits):
       now = np.zeros(w.shape, bool)
       now.ravel()[np.argsort(-size, axis=None)[:count]] = True
       assert np.all(now[frozen])
-      # Weights move to the nearest level. Frozen weights do not change by a bit.
+      # Weights move to the nearest level. Frozen weights keep all their bits.
       nearest = levels[np.argmin(np.abs(old[..., None] - levels), axis=-1)]
       np.testing.assert_array_equal(new[now & ~frozen], nearest[now & ~frozen])
     np.testing.assert_array_equal(new[frozen], old[frozen])
@@ -75,7 +75,7 @@ def test_freeze_portions_freezes_largest_weights(bits):
 
 
 def test_freeze_portions_first_delays_freezing():
-  """Tests that weights move freely before `first` and freeze on levels after."""
+  """Tests that weights move freely before `first` and then freeze on levels."""
   w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
   post_update = methods.freeze_portions(
     methods.inq(3), (1.0,), every=1, first=3

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 def test_lab_has_lowest_error_of_all_signs():
-  """Minimizes Σ d (α b − w)² over α and all 2ⁿ sign vectors b."""
+  """Minimises Σ d (α b − w)² over α and all 2ⁿ sign vectors b."""
   w = np.array([0.3, -1.2, 0.7, -0.1])
   v = np.array([4.0, 0.25, 1.0, 9.0])
   d = np.sqrt(v) + 1e-8

@@ -51,7 +51,7 @@ def test_vertex_matches_parabola():
   powers = [2.0, 2.5, 3.0, 4.0]
   losses = [(p - 2.8) ** 2 + 1 for p in powers]
   assert _vertex(powers, losses) == pytest.approx(2.8)
-  # A parabola that opens downwards or has its vertex outside gives no clip.
+  # The fit is not used if it opens downwards or if its vertex is outside.
   assert _vertex(powers, [-x for x in losses]) == 4.0
   assert _vertex(powers, [(p - 9) ** 2 for p in powers]) == 4.0
 

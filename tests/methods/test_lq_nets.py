@@ -53,7 +53,9 @@ def test_lq_nets_one_bit_levels_move_to_channel_means():
   quantizer = methods.lq_nets(1, decay=0.0)
   v = quantizer.update(quantizer.init(w), w, None, None)
   mean = np.mean(np.abs(w), axis=(0, 1, 2))
-  np.testing.assert_allclose(v[:, 0], mean, rtol=1e-6)  # because of δ
+  np.testing.assert_allclose(
+    v[:, 0], mean, rtol=1e-6
+  )  # δ causes the difference
   half = methods.lq_nets(1, decay=0.9)
   start = half.init(w)
   moved = half.update(start, w, None, None)

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('strength', [0.0, 0.3, 2.0])
-def test_prox_minimizes_objective(strength):
-  """Minimizes ½ (z − w)² + strength · R(z) over a grid of z."""
+def test_prox_minimises_objective(strength):
+  """Minimises ½ (z − w)² + strength · R(z) over a grid of z."""
   z = np.linspace(-3, 3, 600_001)
   to_nearest = np.minimum(np.abs(z - 1), np.abs(z + 1))
   for w in (-2.1, -0.95, -0.4, 0.2, 0.8, 1.0, 2.5):

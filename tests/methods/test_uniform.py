@@ -56,7 +56,7 @@ def test_scale_by_position_weights_on_targets_do_not_move():
   on_grid = jnp.asarray(common.values(methods.uniform(3), w, ()))
   still = scale(on_grid, epsilon=0.0, normalised=False)
   np.testing.assert_allclose(still, 0, atol=1e-15)
-  # Without ε, a normalized layer on its targets gives 0, not 0/0.
+  # Without ε, a normalised layer on its targets gives 0, not 0/0.
   assert np.all(np.isfinite(scale(jnp.zeros((2, 2)), epsilon=0.0)))
 
 

@@ -1,4 +1,4 @@
-"""Tests the tables that a command prints."""
+"""Tests the tables that commands print."""
 
 import io
 
@@ -11,7 +11,7 @@ LONG_PATH = '/home/someone/runs/' + 'resnet20_dorefa_1bit_multifc_sgd/' * 3
 
 
 @pytest.mark.parametrize('width', [80, 120])
-def test_print_summary_keeps_numbers_in_one_piece(width: int) -> None:
+def test_print_summary_does_not_wrap_numbers(width: int) -> None:
   console = Console(
     record=True, width=width, file=io.StringIO(), legacy_windows=False
   )
@@ -30,7 +30,7 @@ def test_print_summary_keeps_numbers_in_one_piece(width: int) -> None:
 
 
 @pytest.mark.parametrize('width', [80, 120])
-def test_print_summary_long_path_goes_below_in_one_piece(width: int) -> None:
+def test_print_summary_long_path_is_on_a_line_of_its_own(width: int) -> None:
   console = Console(record=True, width=width, file=io.StringIO())
   print_summary(1.0, 2.0, 3.0, 4.0, LONG_PATH, console=console)
   lines = console.export_text().splitlines()

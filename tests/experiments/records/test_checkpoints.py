@@ -1,4 +1,4 @@
-"""Checkpoints: exact, checked against the template, safe from kill -9."""
+"""Tests checkpoints: exact, checked against the template, safe from kill -9."""
 
 import logging
 import multiprocessing
@@ -34,7 +34,7 @@ def make_state(seed: int = 0) -> State:
     'conv': {'kernel': jax.random.normal(key, (3, 3, 2, 4))},
     'bias': jax.random.normal(key, (4,), jnp.bfloat16),
   }
-  # A comparison by value would not see these: two NaNs of different
+  # A comparison by value would miss these: two NaNs of different
   # payload, a negative zero, and the smallest subnormal number.
   bits = np.array([0x7FC00001, 0xFFC12345, 0x80000000, 1], np.uint32)
   return State(
@@ -113,7 +113,8 @@ def test_open_manager_keeps_and_reads_newest(
 
 
 def test_save_donated_state_is_unchanged(manager: Any) -> None:
-  # Large enough (32 MB) that writing outlasts the steps that follow.
+  # The state is large (32 MB), so that the write takes longer than the next
+  # steps.
   wipe = jax.jit(
     lambda t: jax.tree.map(lambda x: 0 * x - 7, t), donate_argnums=0
   )
@@ -167,7 +168,7 @@ def test_restore_latest_other_state_raises_with_leaves(
   assert str(manager.directory) in str(error.value)
 
 
-def test_save_bad_input_raises_and_writes_nothing(
+def test_save_invalid_input_raises_and_writes_nothing(
   manager: Any, tmp_path: pathlib.Path
 ) -> None:
   with pytest.raises(ValueError, match='keep is 0'):
@@ -196,7 +197,7 @@ def test_restore_latest_damaged_raises_with_folder(manager: Any) -> None:
 
 
 @pytest.mark.slow
-def test_save_under_absl_hides_messages_of_orbax() -> None:
+def test_save_with_absl_hides_messages_of_orbax() -> None:
   program = """
 import tempfile
 from absl import app, logging
@@ -229,7 +230,9 @@ app.run(main)
 def test_open_manager_removes_incomplete_checkpoint(
   tmp_path: pathlib.Path,
 ) -> None:
-  left = tmp_path / '50.orbax-checkpoint-tmp'  # Orbax's name for it.
+  left = (
+    tmp_path / '50.orbax-checkpoint-tmp'
+  )  # The name that Orbax gives to an incomplete checkpoint.
   left.mkdir()
   (left / 'half').write_bytes(b'\0' * 1000)
   manager = checkpoints.open_manager(tmp_path)
@@ -240,8 +243,8 @@ def test_open_manager_removes_incomplete_checkpoint(
   checkpoints.close(manager)
 
 
-# A run that saves in a loop, killed again and again. Every leaf is a function
-# of the step, so that a mixture of two states shows.
+# A run that saves in a loop is killed repeatedly. Every leaf is a function of
+# the step, so the test detects a mixture of two states.
 
 SIZE = 500_000
 
@@ -258,8 +261,8 @@ def state_at(step: int) -> dict[str, Any]:
 def run_until_killed(
   folder: str, pipe: multiprocessing.connection.Connection
 ) -> None:
-  """Restores, says so, then announces and acknowledges each save."""
-  # Where there is a GPU, pytest's own process holds its memory.
+  """Restores and reports the step; reports each save before and after it."""
+  # If there is a GPU, the process of pytest holds its memory.
   jax.config.update('jax_platforms', 'cpu')
   manager = checkpoints.open_manager(folder)
   step = 0
@@ -288,7 +291,7 @@ def drain(pipe: multiprocessing.connection.Connection) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_save_killed_loses_only_that_save(
+def test_save_killed_process_loses_only_that_save(
   tmp_path: pathlib.Path,
 ) -> None:
   context = multiprocessing.get_context('forkserver')
@@ -303,12 +306,12 @@ def test_save_killed_loses_only_that_save(
     child.start()
     theirs.close()
     assert ours.poll(30), 'the child does not start'
-    kind, step = ours.recv()  # EOFError: what it restored was inconsistent
+    kind, step = ours.recv()  # EOFError: the restored state was inconsistent
     assert kind == 'restored'
-    # A save that was not acknowledged may have been complete all the same.
+    # A save that was not acknowledged may still be complete.
     assert step in (saved, saved + 1)
     saved = step
-    # Two whole saves, timed, and then a kill at this round's part of a third.
+    # Times two complete saves, then kills during a third one.
     for _ in range(2):
       assert ours.recv() == ('saving', saved + 1)
       start = time.monotonic()
@@ -324,7 +327,7 @@ def test_save_killed_loses_only_that_save(
         saved = step
     ours.close()
     cut_short += any('tmp' in name for name in os.listdir(tmp_path))
-  # Otherwise the kills did not fall into the saves.
+  # Otherwise no kill happened during a save.
   assert cut_short >= 1
   manager = checkpoints.open_manager(tmp_path)
   step, state, _ = checkpoints.restore_latest(

@@ -1,4 +1,4 @@
-"""The log of a run: its content, and its changes when a run resumes."""
+"""Tests the log of a run: its content, and how it changes on resumption."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_describe_run_has_config_device_and_versions() -> None:
 
 
 @pytest.mark.slow
-def test_source_is_commit_of_the_checkout(
+def test_source_is_commit_of_checkout(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   def git(*args: str) -> str:
@@ -94,13 +94,15 @@ def test_source_is_commit_of_the_checkout(
   git('commit', '-m', 'first')
   commit = git('rev-parse', 'HEAD')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
-  (tmp_path / 'results.jsonl').touch()  # A run's own output is no change.
+  (
+    tmp_path / 'results.jsonl'
+  ).touch()  # The output of a run does not count as a change.
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
   source.write_text('a = 2\n')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
-  # A repository around an installed copy is not the source.
+  # A repository that contains an installed copy is not its source.
   assert run_log._source(installed) == none
-  monkeypatch.setenv('GIT_DIR', '/nowhere')  # As within a git hook.
+  monkeypatch.setenv('GIT_DIR', '/nowhere')  # As in a git hook.
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
   monkeypatch.setenv('PATH', '/nowhere')
   assert run_log._source(tmp_path) == none
@@ -132,11 +134,11 @@ def test_append_writes_finite_numbers_and_null(
     ),
   )
 
-  def no_constant(name: str) -> None:
+  def reject_constant(name: str) -> None:
     raise AssertionError(f'{name} is not JSON')
 
   line = log.path.read_text().splitlines()[1]
-  read = json.loads(line, parse_constant=no_constant)
+  read = json.loads(line, parse_constant=reject_constant)
   assert read['train_loss'] is None
   assert read['test_loss'] is None
   assert read['tenth'] == 0.100000001490116119384765625
@@ -145,7 +147,7 @@ def test_append_writes_finite_numbers_and_null(
 
 
 @given(st.floats())
-def test_to_lines_any_float_is_itself_or_null(value: float) -> None:
+def test_to_lines_float_is_unchanged_or_null(value: float) -> None:
   read = json.loads(run_log.to_lines([run_log._plain({'x': value}, 'record')]))[
     'x'
   ]
@@ -173,7 +175,7 @@ def test_open_log_resumed_keeps_header_and_epochs_done(
   assert run_log.read_log(path) == (header(), [])
 
 
-def test_open_log_cut_last_line_is_repaired(
+def test_open_log_truncated_last_line_is_repaired(
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'log'
@@ -182,7 +184,7 @@ def test_open_log_cut_last_line_is_repaired(
   start = whole[:-1].rindex(b'\n') + 1
   for cut in range(start, len(whole) + 1):
     path.write_bytes(whole[:cut])
-    # Without its newline alone, the record is still whole.
+    # If only the newline is missing, the record is complete.
     records = 2 if cut >= len(whole) - 1 else 1
     assert len(run_log.read_log(path)[1]) == records
     log = run_log.open_log(path, header(), epochs_done=1)
@@ -253,7 +255,7 @@ def test_open_log_without_records_raises(
     run_log.open_log(path, header(), epochs_done=3)
 
 
-def test_append_bad_record_raises_and_writes_nothing(
+def test_append_invalid_record_raises_and_writes_nothing(
   tmp_path: pathlib.Path,
 ) -> None:
   log = make_log(tmp_path / 'log', epochs=1)
@@ -297,11 +299,11 @@ for epoch in range(1, 1_000_000):
 
 
 def shown_by_tensorboard(folder: pathlib.Path) -> dict[str, list[Any]]:
-  """The scalars by tag and step, as TensorBoard's own reader shows them.
+  """Returns the scalars by tag and step, read by TensorBoard itself.
 
-  It reads the files of a folder in the order of their names. A file that
-  starts with a session log at step s hides all that came before it of steps
-  s and above.
+  TensorBoard reads the files of a folder in the order of their names. A file
+  that starts with a session log at step s hides earlier values of steps s and
+  above.
   """
   from tensorboardX.proto import event_pb2
 
@@ -331,7 +333,7 @@ def test_open_scalars_resumed_shows_each_epoch_once(
         writer, record(epoch, note='text', phi=[1], nan=math.nan)
       )
     writer.close()
-    # Their names have a resolution of one second.
+    # The names of the files have a resolution of one second.
     for path in tmp_path.glob('events.out*'):
       path.rename(tmp_path / f'events.{name}')
   shown = shown_by_tensorboard(tmp_path)

@@ -1,4 +1,4 @@
-"""Tests the bar in a real pseudo-terminal, and the lines without one."""
+"""Tests the progress bar in a pseudo-terminal, and the lines in a file."""
 
 import io
 import os
@@ -22,7 +22,7 @@ def without_terminal(
   start: int = 0,
   **more: object,
 ) -> list[str]:
-  """Returns the lines in a file; `use` gets the bar and a clock to wait."""
+  """Returns the lines in a file; `use` receives the bar and a function to wait."""
   out, now = io.StringIO(), [1000.0]
 
   def wait(seconds: float) -> None:
@@ -36,8 +36,8 @@ def without_terminal(
   return out.getvalue().splitlines()
 
 
-# The widest texts there are: a long run's epochs and steps, a loss that
-# diverges, a full accuracy, the speed of a toy network, over four days left.
+# The widest texts: epochs and steps of a long run, a diverging loss, an accuracy
+# of 100 %, the speed of a toy network, and more than four days left.
 WIDEST = """
 from experiments.training import progress
 now = [0.]
@@ -53,7 +53,7 @@ with progress.progress_bar(
 
 @pytest.mark.slow
 @pytest.mark.parametrize('width', [80, 100, 120])
-def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
+def test_bar_widest_text_fits_on_one_line(width: int) -> None:
   written = in_terminal(WIDEST, width)
   shown = frames(written)
   last = shown[-1]
@@ -63,11 +63,11 @@ def test_bar_widest_texts_fit_on_one_line(width: int) -> None:
   assert last.endswith('99:59:59 left')
   assert '━━━' in last
   assert len(last) == width
-  # The cursor goes up where more than one line has to be drawn anew.
+  # The cursor would move up to redraw more than one line.
   assert not re.search(r'\x1b\[\d*A', written)
   assert '…' not in written
   assert shown[0] == 'a run'
-  assert 'x' * 150 in shown  # Left to the terminal to wrap.
+  assert 'x' * 150 in shown  # The terminal would wrap a longer line.
   assert written.count('a run') == 1
   assert written.rindex('\x1b[?25h') > written.rindex('\x1b[?25l')
 
@@ -80,7 +80,7 @@ def test_bar_narrow_terminal_gets_one_line() -> None:
 
 
 @pytest.mark.slow
-def test_bar_after_error_shows_cursor() -> None:
+def test_bar_after_error_restores_cursor() -> None:
   program = """
 from experiments.training import progress
 try:
@@ -116,14 +116,14 @@ with progress.progress_bar(100, 50) as bar:
 """
   texts = frames(in_terminal(program, 100, NO_COLOR='1'))
   assert texts
-  # Half of the bar is drawn (in bold), the rest is blank without colours.
+  # Half of the bar is drawn in bold. Without colours, the other half is blank.
   for text in texts:
     bar = text.split(' loss')[0].removeprefix('epoch 6').removeprefix('epoch -')
     assert 0.4 < bar.count('━') / (len(bar) - 1) < 0.6
 
 
 @pytest.mark.slow
-def test_bar_force_color_in_file_prints_lines() -> None:
+def test_bar_file_with_force_color_prints_lines() -> None:
   done = subprocess.run(
     [sys.executable, '-c', WIDEST],
     capture_output=True,
@@ -167,7 +167,7 @@ def test_lines_same_accuracy_still_prints_one_per_epoch() -> None:
 
   lines = without_terminal(use)
   assert [line[:16] for line in lines] == [
-    # The first accuracy is news; from then on the next epoch gives the sign.
+    # The first accuracy prints a line. After that, the start of an epoch does.
     'epoch 1  step 1/',
     'epoch 1  step 2/',
     'epoch 2  step 4/',
@@ -191,7 +191,7 @@ def test_lines_long_epoch_prints_one_per_period() -> None:
     st.tuples(st.floats(0.01, 20), st.integers(0, 1)), min_size=1, max_size=200
   )
 )
-def test_lines_any_updates_are_neither_many_nor_missing(
+def test_lines_any_updates_print_few_lines_and_skip_none(
   chunks: list[tuple[float, int]],
 ) -> None:
   epochs = [1 + sum(new for _, new in chunks[:i]) for i in range(len(chunks))]
@@ -235,7 +235,7 @@ def test_speed_resumed_run_counts_recent_steps_only() -> None:
   ]
 
 
-def test_speed_updates_minutes_apart_is_shown() -> None:
+def test_speed_with_minutes_between_updates_is_shown() -> None:
   def use(bar: progress.Bar, wait: Callable[[float], None]) -> None:
     for step in (100, 200, 400):
       wait(100)
@@ -257,6 +257,6 @@ def test_speed_long_evaluation_keeps_speed() -> None:
       wait(100)
       bar.update(100 * epoch, epoch=epoch, accuracy=epoch)
 
-  # An epoch takes 200 s, half of it the test.
+  # An epoch takes 200 s; the test takes half of it.
   last = without_terminal(use)[-1]
   assert last.endswith('acc 2.00%  0.5 steps/s  0:26:40 left')

@@ -1,4 +1,4 @@
-"""Complete runs of a tiny network: their files, errors, and resumption."""
+"""Tests complete runs of a tiny network: files, errors and resumption."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def _tiny_network(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-  """The configuration of a run from a file of random weights."""
+  """Returns the configuration of a run that starts from random weights."""
   path = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   return tiny.config(pretrained=path, estimator='fc_grad')
 
@@ -51,7 +51,7 @@ def forbid_training(monkeypatch):
 
 
 def numpy_test(path):
-  """Returns loss and accuracy in percent of a model file on the digits."""
+  """Returns the loss, and the accuracy in percent, of a model file on digits."""
   model, digits = model_file.load_model(path), datasets.load('digits')
   images = digits.test_images.astype(np.float64) / 255
   images = (images - digits.mean) / digits.std
@@ -67,7 +67,7 @@ def numpy_test(path):
   return losses.mean(), 100 * hits.mean()
 
 
-def test_run_writes_what_it_measured(tmp_path, config):
+def test_run_writes_measured_values(tmp_path, config):
   work = tmp_path / 'run'
   result = train.train_and_evaluate(config, work)
 
@@ -87,7 +87,7 @@ def test_run_writes_what_it_measured(tmp_path, config):
     )
     assert 0 <= record['flipped']['head/kernel'] <= 1
 
-  # The file is the model of the last test, and its weights have one bit.
+  # The file contains the model of the last test. Its weights have one bit.
   assert result.model_path == work / 'quantized.safetensors'
   loss, accuracy = numpy_test(result.model_path)
   assert records[-1]['test_loss'] == pytest.approx(loss, rel=1e-4)
@@ -133,7 +133,7 @@ def test_run_trials_share_log_and_have_a_model_each(
     assert trial['test_accuracy'] == pytest.approx(accuracy, rel=1e-6)
   assert result.model_path == work / 'quantized-seed5.safetensors'
   assert result.last_accuracy == pytest.approx(sum(result.trial_accuracies) / 2)
-  # A trial equals a run of its seed alone, up to the rounding of compilations.
+  # A trial equals a run of its seed alone, except for rounding errors.
   alone = train.train_and_evaluate(
     tiny.config(**{**config.to_dict(), 'trials': 1, 'seed': 6}),
     tmp_path / 'alone',
@@ -180,7 +180,7 @@ def test_run_train_loss_is_mean_over_epoch(tmp_path, config, monkeypatch):
 
 
 class Killed(BaseException):
-  """Ends a run like kill -9: nothing more is written to disk."""
+  """Ends a run like kill -9: the run writes nothing more to disk."""
 
 
 def kill_at(monkeypatch, module, name, call, before):
@@ -201,7 +201,7 @@ def kill_at(monkeypatch, module, name, call, before):
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
-  """Config, result and last checkpoint of a complete run: LSTM under Adam."""
+  """Completes a run (LSTM, Adam); returns config, result and last checkpoint."""
   folder = tmp_path_factory.mktemp('uninterrupted')
   with pytest.MonkeyPatch.context() as patch:
     tiny.put_in(patch)
@@ -247,12 +247,12 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
   assert tiny.as_bytes(models[0].params) == tiny.as_bytes(models[1].params)
 
 
-def test_run_complete_is_only_read(tmp_path, config, monkeypatch):
+def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
   first = train.train_and_evaluate(config, tmp_path / 'run')
   files = {p: p.read_bytes() for p in files_in(tmp_path / 'run')}
   forbid_training(monkeypatch)
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
-  # The folder of the data does not identify a run.
+  # The data folder is not part of the identity of a run.
   config.data_dir = '/moved'
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
   assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
@@ -298,14 +298,16 @@ def test_run_without_base_model_trains_one_once(
   assert f'The base model is {base / "model.safetensors"}' in output
   assert {p: p.stat().st_mtime_ns for p in files_in(base)} == stamps
 
-  # A longer training makes another base model.
+  # Longer training gives another base model.
   config.pretrain_epochs = 2
   (tmp_path / 'metrics.jsonl').unlink()
   with pytest.raises(errors.InvalidError, match='epochs: 1 in the log, 2 now'):
     train.train_and_evaluate(config, tmp_path)
 
 
-def test_run_in_full_precision_reports_its_own_accuracy(tmp_path, config):
+def test_run_in_full_precision_reports_own_accuracy_as_base_accuracy(
+  tmp_path, config
+):
   base = base_config(config)
   result = train.train_and_evaluate(base, tmp_path)
   _, accuracy = numpy_test(tmp_path / 'model.safetensors')
@@ -322,7 +324,9 @@ def test_run_invalid_config_writes_nothing(
 ):
   forbid_training(monkeypatch)
   config.update(values)
-  config.pretrained = ''  # The check must precede the training of a base model.
+  config.pretrained = (
+    ''  # The check must come before the training of a base model.
+  )
   with pytest.raises(errors.ConfigError, match=next(iter(values))):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
@@ -335,14 +339,14 @@ def test_run_batch_too_large_writes_nothing(tmp_path, config):
   assert not (tmp_path / 'run').exists()
 
 
-def test_run_missing_data_names_the_command(tmp_path, config):
+def test_run_missing_data_names_command(tmp_path, config):
   config.update(dataset='cifar10', data_dir=str(tmp_path / 'no'), pretrained='')
   with pytest.raises(errors.MissingError, match=r'experiments\.prepare_data'):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
-def test_run_unusable_base_model_raises(tmp_path, config, monkeypatch):
+def test_run_invalid_base_model_raises(tmp_path, config, monkeypatch):
   config.pretrained = str(tmp_path / 'nowhere.safetensors')
   with pytest.raises(errors.MissingError, match='nowhere'):
     train.train_and_evaluate(config, tmp_path / 'run')
@@ -362,9 +366,7 @@ def test_run_base_model_in_home_folder_is_found(tmp_path, config, monkeypatch):
   assert train.train_and_evaluate(config, tmp_path / 'run').records
 
 
-def test_run_resumes_with_the_same_base_model_only(
-  tmp_path, config, monkeypatch
-):
+def test_run_resumes_only_with_same_base_model(tmp_path, config, monkeypatch):
   config.update(epochs=1)
   train.train_and_evaluate(config, tmp_path / 'run')
   header, _ = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
@@ -381,7 +383,7 @@ def test_run_resumes_with_the_same_base_model_only(
     train.train_and_evaluate(config, tmp_path / 'run')
 
 
-def test_run_folder_of_other_config_names_the_keys(
+def test_run_folder_of_other_config_raises_with_keys(
   tmp_path, config, monkeypatch
 ):
   work = tmp_path / 'run'
@@ -410,7 +412,7 @@ def test_run_checkpoints_without_log_raise(tmp_path, config, monkeypatch):
 
 
 class Writer:
-  """Replaces TensorBoard's writer, and records that it was closed."""
+  """Replaces the writer of TensorBoard, and records whether it was closed."""
 
   def __init__(self):
     self.closed = False
@@ -425,7 +427,7 @@ class Writer:
     self.closed = True
 
 
-def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
+def test_run_non_finite_loss_stops(tmp_path, config, monkeypatch):
   def rate(config, steps_per_epoch, cosine):
     # Counted from 1, the ninth step is the first with an infinite rate.
     alpha = config.learning_rate
@@ -452,7 +454,7 @@ def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
     assert np.isfinite(leaf.astype(np.float64)).all()
 
 
-def test_run_nonfinite_first_step_names_no_checkpoint(tmp_path, config):
+def test_run_non_finite_first_step_names_no_checkpoint(tmp_path, config):
   config.update(quantizer='none', estimator='ste', learning_rate=3e38)
   with pytest.raises(training.TrainingDiverged, match='no checkpoint yet'):
     train.train_and_evaluate(config, pathlib.Path(tmp_path, 'run'))
