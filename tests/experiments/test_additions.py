@@ -1,4 +1,4 @@
-"""Tests that a new method, estimator, network or data set needs one declaration."""
+"""Tests that one declaration adds a method, estimator, network or data set."""
 
 import jax
 import numpy as np

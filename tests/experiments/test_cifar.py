@@ -23,8 +23,8 @@ from mq_jax import models
 from tests.experiments import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Full batches of 143 in the 1437 training images. The number is even, so that runs
-# with other checkpoints sum the losses over the same pairs of steps.
+# Full batches of 143 in the 1437 training images. The number is even, so that
+# runs with other checkpoints sum the losses over the same pairs of steps.
 STEPS = 10
 OVERRIDES = {
   'network': 'resnet8',

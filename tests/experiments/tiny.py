@@ -1,4 +1,4 @@
-"""Makes runs of a network of one layer, which take little time, and compares them.
+"""Makes and compares runs of a network of one layer, which take little time.
 
 The network replaces a ResNet in tests that do not depend on the network.
 """
@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 def put_in(monkeypatch):
-  """Replaces every network that a configuration can name by the tiny network."""
+  """Replaces every declared network by the tiny network."""
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
@@ -112,7 +112,7 @@ def step_of(config, loss_fn, steps_per_epoch):
 
 
 def write_model(path, net, seed=7):
-  """Writes a model file with random weights; returns it for `config.pretrained`."""
+  """Writes a model file with random weights; returns its path."""
   random = variables(net, seed)
   model_file.save_model(path, random['params'], random['batch_stats'], {})
   return str(path)

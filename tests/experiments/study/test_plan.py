@@ -177,7 +177,7 @@ def test_claim_run_error_ends_claim(tmp_path):
 
 @pytest.mark.slow
 def test_status_in_a_loop_never_blocks_claim(tmp_path):
-  """Tests that claims succeed while another process lists the runs in a loop."""
+  """Tests that claims succeed while another process lists runs in a loop."""
   job = plan(tmp_path)[0]
   with study_plan.claim_run(job.workdir):
     pass

@@ -1,4 +1,4 @@
-"""Tests complete studies in real processes that are killed, sliced or shared."""
+"""Tests complete studies in real processes: killed, sliced or shared."""
 
 import io
 import os

@@ -22,7 +22,7 @@ def without_terminal(
   start: int = 0,
   **more: object,
 ) -> list[str]:
-  """Returns the lines in a file; `use` receives the bar and a function to wait."""
+  """Returns the lines in a file; `use` gets the bar and a function to wait."""
   out, now = io.StringIO(), [1000.0]
 
   def wait(seconds: float) -> None:
@@ -36,8 +36,8 @@ def without_terminal(
   return out.getvalue().splitlines()
 
 
-# The widest texts: epochs and steps of a long run, a diverging loss, an accuracy
-# of 100 %, the speed of a toy network, and more than four days left.
+# The widest texts: epochs and steps of a long run, a diverging loss, an
+# accuracy of 100 %, the speed of a toy network, and more than four days left.
 WIDEST = """
 from experiments.training import progress
 now = [0.]

@@ -51,7 +51,7 @@ def forbid_training(monkeypatch):
 
 
 def numpy_test(path):
-  """Returns the loss, and the accuracy in percent, of a model file on digits."""
+  """Returns loss and accuracy (in percent) of a model file on the digits."""
   model, digits = model_file.load_model(path), datasets.load('digits')
   images = digits.test_images.astype(np.float64) / 255
   images = (images - digits.mean) / digits.std
@@ -201,7 +201,7 @@ def kill_at(monkeypatch, module, name, call, before):
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
-  """Completes a run (LSTM, Adam); returns config, result and last checkpoint."""
+  """Trains LSTMFC with Adam; returns config, result and last checkpoint."""
   folder = tmp_path_factory.mktemp('uninterrupted')
   with pytest.MonkeyPatch.context() as patch:
     tiny.put_in(patch)
