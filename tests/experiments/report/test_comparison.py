@@ -123,7 +123,7 @@ def test_interval_matches_resamples_and_normal_limit():
 def test_published_file_sums_equal_checked_values(
   table, cells, paper, ranked, raw, raw_ranked, trials, remarks
 ):
-  """Compares plain and rank-weighted sums with values that were checked once."""
+  """Compares plain and rank-weighted sums with values checked once."""
   keys = ('network', 'dataset', 'quantizer', 'estimator', 'optimizer')
   keys += ('slim', 'hidden', 'estimator_activation')
   entries = sorted(
