@@ -83,7 +83,7 @@ def test_deploy_blocks_run_and_serve_trained_network(tmp_path):
   assert program.call(np.ones((3, 8), np.float32)).shape == (3, 2)
 
 
-def nonblank_lines(block):
+def lines(block):
   return [line for line in block.splitlines() if line.strip()]
 
 
@@ -92,7 +92,7 @@ def test_extending_methods_are_short_and_train(tmp_path):
   blocks = python_blocks(ROOT / 'docs' / 'extending.md')
   for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):
     (block,) = [block for block in blocks if name in block]
-    assert len(nonblank_lines(block)) < 30, name
+    assert len(lines(block)) < 30, name
   result = subprocess.run(
     [sys.executable, '-c', '\n'.join(blocks)],
     capture_output=True,
