@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
   do $$p -c $(NEW_ENOUGH) >/dev/null 2>&1 && echo $$p && break; done)
 NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 
-# Overrides of the configuration, such as --config.epochs=1
+# Overrides of the configuration, such as --config.epochs=1.
 DEMO_ARGS ?=
 # More arguments for pytest, such as "-k lstm -x".
 TEST_ARGS ?=
@@ -24,7 +24,7 @@ WORKERS ?= 2
 .NOTPARALLEL:
 .PHONY: demo test lint format clean distclean help install
 
-demo: $(VENV)/.experiments  ## Train a ResNet20 of 1-bit weights, a few minutes
+demo: $(VENV)/.experiments  ## Train a ResNet20 with 1-bit weights; takes a few minutes
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python -m experiments.cifar \
 	  --config=experiments/configs/digits.py --workdir=$(DEMO_DIR) $(DEMO_ARGS)
@@ -44,19 +44,19 @@ format: $(VENV)/.dev  ## Format the code, and fix what ruff can fix
 
 install: $(VENV)/.dev  ## Make .venv with everything that development needs
 
-clean:  ## Remove the demo's run, caches and build outputs
+clean:  ## Remove the demo run, caches and build outputs
 	rm -rf $(DEMO_DIR) build dist .pytest_cache .hypothesis .mypy_cache \
 	  .ruff_cache
 	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove the environments and unpacked test data too
+distclean: clean  ## Also remove the environments and the unpacked test data
 	rm -rf $(VENV) .venv-newest .mq_data mq_jax.egg-info
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "make %-10s%s\n", $$1, $$2}' \
 	  $(firstword $(MAKEFILE_LIST))
 
-# There is no --clear, so that an environment made by hand is kept.
+# Without --clear, venv keeps an environment that was made by hand.
 $(VENV)/.made:
 	@python="$(PYTHON)"; "$${python:-false}" -c $(NEW_ENOUGH) || { \
 	  echo "No working Python 3.11 or newer found: PYTHON='$$python'." \

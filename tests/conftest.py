@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-  """Lets one test compute in float64, for exact comparisons."""
+  """Enables float64 for one test, for exact comparisons."""
   with jax.enable_x64(True):
     yield
 

@@ -1,9 +1,9 @@
 """MetaQuant in float64 NumPy, with every derivative written out by hand.
 
-An independent implementation of one iteration, with which tests compare
-`mq_jax`. It is written from the paper's equations and from the project's design
-page, imports nothing of the library, and prefers loops over leaves and plain
-formulas to speed.
+An independent implementation of one iteration. Tests compare `mq_jax` with it.
+It was written from the paper's equations and the project's design page. It
+imports nothing from the library, and uses plain formulas and loops over leaves
+rather than fast code.
 
     config = Config(
       quantizers=everywhere(dorefa(bits=1)),
@@ -16,7 +16,7 @@ formulas to speed.
     state, aux = step(config, state, next_batch)
 
 The network is fixed (`loss_and_grads`). Its params, its gradients and the
-arrays of `State` and `Aux` are nested dicts as a Flax module has them:
+arrays of `State` and `Aux` are nested dicts, as in a Flax module:
 
     params = {
       'conv': {'kernel': (3, 3, Cin, C)},
@@ -27,8 +27,8 @@ arrays of `State` and `Aux` are nested dicts as a Flax module has them:
     model_state = {'norm': {'mean': (C,), 'var': (C,)}}
     batch = {'image': (N, H, W, Cin), 'label': (N,) integers below K}
 
-Inside, leaves are keyed by path ('conv/kernel'); `flatten` and `unflatten`
-translate.
+Internally, leaves are keyed by path ('conv/kernel'). `flatten` and `unflatten`
+convert between the two forms.
 
 References:
   Chen, Wang and Pan, "MetaQuant: Learning to Quantize by Learning to
@@ -111,7 +111,7 @@ def conv3x3(x: Array, kernel: Array) -> Array:
 
 
 def conv3x3_kernel_grad(x: Array, dy: Array) -> Array:
-  """Returns the derivative of sum(dy * conv3x3(x, kernel)) by `kernel`."""
+  """Returns d sum(dy * conv3x3(x, kernel)) / d kernel."""
   _, height, width, _ = x.shape
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   grad = np.zeros((3, 3, x.shape[-1], dy.shape[-1]))
@@ -131,14 +131,14 @@ def loss_and_grads(
   dense, softmax cross entropy, mean over the batch.
 
   Args:
-    params: The weights that the network multiplies by, quantized where needed;
-      shapes as in the module docstring.
+    params: Weights of the network; quantized leaves contain W^. Shapes as in
+      the module docstring.
     model_state: Running mean and variance of the norm.
     batch: 'image' of shape (N, H, W, Cin) and 'label' of shape (N,).
 
   Returns:
-    The loss, the next `model_state` (variance unbiased) and the gradients
-    with respect to `params` as given.
+    The loss, the next `model_state` (unbiased variance), and the gradients
+    with respect to the given `params`.
   """
   image = np.asarray(batch['image'], np.float64)
   labels = np.asarray(batch['label'])
@@ -171,7 +171,7 @@ def loss_and_grads(
   )
   d_scaled = (d_mixed @ shortcut.T) * (scaled > 0.0)
   d_normal = d_scaled * params['norm']['scale']
-  # Mean and variance also depend on the input.
+  # The batch mean and variance also depend on the input.
   d_convolved = (
     d_normal - d_normal.mean(axes) - normal * (d_normal * normal).mean(axes)
   ) / std
@@ -203,7 +203,7 @@ def loss_and_grads(
 
 
 class Quantizer(NamedTuple):
-  """A, Q and the backward rules of one weight; every array is of its shape."""
+  """A, Q and the backward rules of one weight; all arrays have its shape."""
 
   preprocess: Callable[[Array], Array]  # w -> w_tilde
   quantize: Callable[[Array], Array]  # w_tilde -> w_hat
@@ -212,7 +212,7 @@ class Quantizer(NamedTuple):
 
 
 def everywhere(quantizer: Quantizer) -> dict[str, Quantizer]:
-  """Returns `quantizer` for every leaf that can have one."""
+  """Returns a dict from the path of each quantizable leaf to `quantizer`."""
   return dict.fromkeys(QUANTIZED, quantizer)
 
 
@@ -223,7 +223,7 @@ def _inside(w_tilde: Array, clip: float | None) -> Array:
 
 
 def dorefa(bits: int, clip: float | None = 1.0) -> Quantizer:
-  """Makes equation (1), with equation (4) as printed, twice A's derivative."""
+  """Makes equation (1); `calibrate` is eq. (4) as printed, twice dA/dW."""
   steps = 2**bits - 1
 
   def largest(w: Array) -> float:
@@ -243,7 +243,7 @@ def bwn(
   clip: float | None = 1.0,
   scaled_gradient: bool = True,
 ) -> Quantizer:
-  """Makes equation (2); alpha, the mean of |W~|, is constant backward."""
+  """Makes equation (2); alpha = mean |W~| is constant in the backward pass."""
 
   def alpha(w_tilde: Array) -> Array:
     axes = tuple(range(w_tilde.ndim))
@@ -264,7 +264,7 @@ def bwn(
   )
 
 
-# The meta quantizer's networks. Coordinates are rows: (N, 1) in, (N, 1) out.
+# Networks of the meta quantizer. Each row is a coordinate: (N, 1) to (N, 1).
 
 
 def fc_phi(
@@ -273,7 +273,7 @@ def fc_phi(
   hidden: int = 100,
   biases: bool = False,
 ) -> tuple[Leaves, ...]:
-  """Draws parameters of a stack of `layers` linear layers, 1 to 1."""
+  """Draws parameters of a linear stack with one input and one output."""
   sizes = [1, *[hidden] * (layers - 1), 1]
   phi = []
   for n_in, n_out in itertools.pairwise(sizes):
@@ -326,14 +326,14 @@ def _fc_passes(
 
 
 def fc(phi: tuple[Leaves, ...], x: Array, activation: Activation) -> Array:
-  """Returns FCs(phi, sigma, x), without activation after the last layer."""
+  """Returns FCs(phi, sigma, x); the last layer has no activation."""
   return _fc_passes(phi, x, activation)[1][-1]
 
 
 def fc_phi_grad(
   phi: tuple[Leaves, ...], x: Array, activation: Activation, cot: Array
 ) -> tuple[Leaves, ...]:
-  """Returns the derivative of sum(cot * fc(phi, x)) by `phi`."""
+  """Returns d sum(cot * fc(phi, x)) / d phi."""
   inputs, outputs = _fc_passes(phi, x, activation)
   grads: list[Leaves] = []
   for i in reversed(range(len(phi))):
@@ -366,7 +366,7 @@ def _gates(phi: Tree, x: Array, state: LSTMState) -> tuple[Array, ...]:
 
 
 def lstm(phi: Tree, x: Array, state: LSTMState) -> tuple[Array, LSTMState]:
-  """Takes one step; returns head(LSTM(x)) and the new memory."""
+  """Runs one step of the LSTM; returns head(LSTM(x)) and the new memory."""
   i, f, g, o = _gates(phi, x, state)
   c = f * state.c + i * g
   h = o * np.tanh(c)
@@ -374,7 +374,7 @@ def lstm(phi: Tree, x: Array, state: LSTMState) -> tuple[Array, LSTMState]:
 
 
 def lstm_phi_grad(phi: Tree, x: Array, state: LSTMState, cot: Array) -> Tree:
-  """Returns the phi-derivative of sum(cot * lstm(phi, x)[0]), state fixed."""
+  """Returns d sum(cot * lstm(phi, x)[0]) / d phi, with constant state."""
   i, f, g, o = _gates(phi, x, state)
   c = f * state.c + i * g
   d_h = cot @ phi['head']['kernel'].T
@@ -403,7 +403,7 @@ def lstm_phi_grad(phi: Tree, x: Array, state: LSTMState, cot: Array) -> Tree:
 
 
 class Estimator(NamedTuple):
-  """M_phi over all quantized leaves, each argument a dict path -> array."""
+  """M_phi over all quantized leaves; each argument is a dict path -> array."""
 
   # leaves -> state
   init_state: Callable[[Leaves], Tree]
@@ -413,8 +413,8 @@ class Estimator(NamedTuple):
   phi_grad: Callable[[Tree, Leaves, Leaves, Leaves, Tree, Leaves], Tree]
 
 
-# g_hat, w_tilde, g_ste -> factor, x: the gradient (or 1) that an estimator
-# multiplies by, and the input of its network.
+# g_hat, w_tilde, g_ste -> factor, x. The estimator returns factor * net(x); the
+# factor is a gradient, or 1.
 Operands = Callable[[Array, Array, Array], tuple[Array | float, Array]]
 
 
@@ -498,8 +498,8 @@ def lstm_fc(
 ) -> Estimator:
   """Makes equation (11), g_hat * head(LSTM(W~)), coordinate by coordinate.
 
-  The state is {path: LSTMState}; no gradient flows through it. With `carry`
-  False it stays zero.
+  The state is {path: LSTMState}; no gradient flows through it. With
+  `carry=False` the state stays zero.
   """
 
   def zeros(x: Array) -> LSTMState:
@@ -524,14 +524,14 @@ def lstm_fc(
 
 
 class Refine(NamedTuple):
-  """pi: the state of params, and (g, state, params) -> (pi(g), state)."""
+  """pi: `init` maps params to a state; `update` maps (g, state, params)."""
 
   init: Callable[[Tree], Tree]
   update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 class AdamState(NamedTuple):
-  """Number of calls and the raw moments, trees like the parameters."""
+  """The number of calls, and the uncorrected moments, trees like the params."""
 
   calls: int
   m: Tree
@@ -577,13 +577,13 @@ class Config(NamedTuple):
   """Constants of a run.
 
   Attributes:
-    quantizers: path -> Quantizer; a path that is absent keeps full precision.
-      `everywhere(quantizer)` uses one quantizer for all.
+    quantizers: path -> Quantizer; leaves without an entry keep full precision.
+      `everywhere(quantizer)` uses one quantizer for all leaves.
     estimator: M_phi.
     refine: pi, one state over all leaves.
-    learning_rate: alpha, a number or a function of the step, from 0.
-    meta_learning_rate: gamma, the same for phi's Adam.
-    phi_cotangent: Rule that takes the new g_hat back to W~' for phi.
+    learning_rate: alpha, a number or a function of the step, which starts at 0.
+    meta_learning_rate: gamma, the learning rate of Adam for phi, likewise.
+    phi_cotangent: Rule that maps the new g_hat to the gradient of W~' for phi.
   """
 
   quantizers: Mapping[str, Quantizer]
@@ -614,8 +614,8 @@ class Aux(NamedTuple):
   phi_grads: Tree  # like phi
   g_tilde: Leaves  # path -> array, quantized leaves
   g: Leaves  # path -> array, all leaves, before refinement
-  w_cotangent: Leaves  # path -> array, of W', quantized leaves
-  w_hat: Tree  # like params: what the network multiplied by
+  w_cotangent: Leaves  # path -> array, at W', quantized leaves
+  w_hat: Tree  # like params: the weights that the loss used
 
 
 class LateUpdate(NamedTuple):
@@ -637,7 +637,7 @@ def _meta_optimizer() -> Refine:
 
 
 def quantized(config: Config, params: Tree) -> Tree:
-  """Returns params with Q(A(params)) on quantized leaves."""
+  """Returns params, with Q(A(w)) in place of each quantized leaf w."""
   leaves = flatten(params)
   for path, quantizer in config.quantizers.items():
     leaves[path] = quantizer.quantize(quantizer.preprocess(leaves[path]))
@@ -684,7 +684,7 @@ def late_update(config: Config, state: State, phi: Tree) -> LateUpdate:
 def phi_loss(
   config: Config, phi: Tree, state: State, batch: Mapping[str, Any]
 ) -> float:
-  """Returns the next loss as a function of phi, equations (6) and (7)."""
+  """Returns the next loss for a given phi, equations (6) and (7)."""
   params = late_update(config, state, float64(phi)).params
   return loss_and_grads(quantized(config, params), state.model_state, batch)[0]
 
@@ -696,12 +696,12 @@ def init(
   model_state: Tree,
   batch: Mapping[str, Any],
 ) -> State:
-  """Runs iteration 0 of Algorithm 1: gradients at Q(A(W)), no update.
+  """Runs iteration 0 of Algorithm 1: computes gradients and updates nothing.
 
   Args:
     config: The run's constants.
-    phi: Parameters of the estimator: () for `ste`, else as `fc_phi` or
-      `lstm_phi` return them.
+    phi: Parameters of the estimator: () for `ste`, otherwise from `fc_phi` or
+      `lstm_phi`.
     params: Full-precision weights, copied to float64.
     model_state: Running statistics, copied to float64.
     batch: The first batch.
@@ -736,10 +736,10 @@ def step(
   Args:
     config: The run's constants.
     state: From `init` or the step before.
-    batch: The batch at whose loss phi's gradient is taken.
+    batch: The batch of the loss that gives the gradient of phi.
 
   Returns:
-    The next state, whose `grads` are those at its `params`, and `Aux`.
+    The next state, with the gradients at its `params`, and `Aux`.
   """
   late = late_update(config, state, state.phi)
   w_hat = quantized(config, late.params)
@@ -755,8 +755,8 @@ def step(
     )
   w_cotangent = _calibrate(config, late.params, carried)
 
-  # From W' to phi, with d pi(g) / d g = 1. Calibration is linear in g~ with a
-  # diagonal matrix, which equals its transpose.
+  # From W' to phi, with d pi(g) / d g = 1. Calibration multiplies g~ by a
+  # diagonal matrix, so its transpose is the same multiplication.
   rate = _at(config.learning_rate, state.step)
   g_tilde_cotangent = _calibrate(
     config, state.params, {p: -rate * c for p, c in w_cotangent.items()}

@@ -43,10 +43,10 @@ def model_state():
 
 
 def smooth():
-  """Makes a quantizer without rounding: W~ = (tanh(W) + 1)/2, W^ = 2 W~ - 1.
+  """Makes a quantizer that does not round: W~ = (tanh(W) + 1)/2, W^ = 2 W~ - 1.
 
-  Its table of levels has one value per weight, so that the loss is smooth in W
-  and its `calibrate` after `straight_through` is the exact derivative.
+  Its table of levels has one value per weight. The loss is therefore smooth in
+  W, and `calibrate` after `straight_through` is the exact derivative.
   """
 
   def codes(w_tilde, variables):
@@ -73,7 +73,7 @@ def make(quantizer=None, estimator=None, **options):
 
 
 def start(train, seed=0):
-  """Returns the state after iteration 0, on batch 0."""
+  """Returns the state after `init` on batch 0."""
   return train.init(
     jax.random.key(seed), params(), model_state(), next(batches(1))
   )

@@ -1,4 +1,4 @@
-"""Tests of quantized activations: values and the gradients of papers."""
+"""Tests the values and gradients of quantized activations."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ X = np.array([[-3.0, -1.0, -0.6, -0.2], [0.0, 0.3, 0.9, 1.0], [1.4, 2.0, 5, 9]])
 
 
 def gradient(function, *arguments):
-  """Returns the gradient of the sum with respect to each argument."""
+  """Returns the gradient of the sum of `function` by each argument."""
 
   def total(*arguments):
     return jnp.sum(function(*arguments))
@@ -21,7 +21,7 @@ def gradient(function, *arguments):
   return jax.grad(total, places)(*(jnp.asarray(a) for a in arguments))
 
 
-def test_signs_match_values_and_gradients():
+def test_sign_and_bi_real_values_and_gradients_match_papers():
   want = np.where(X >= 0, 1.0, -1.0)
   for function, slope in (
     (activations.sign, (np.abs(X) <= 1).astype(float)),
@@ -31,7 +31,7 @@ def test_signs_match_values_and_gradients():
     np.testing.assert_allclose(gradient(function, X)[0], slope)
 
 
-def test_bi_real_sign_gradient_integrates_to_jump():
+def test_bi_real_sign_gradient_integrates_to_jump_of_two():
   x = np.linspace(-2, 2, 40_001)
   (slope,) = gradient(activations.bi_real_sign, x)
   assert np.trapezoid(slope, x) == pytest.approx(2, rel=1e-6)
@@ -47,17 +47,17 @@ def test_dorefa_activation_matches_formula(bits):
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3, 4])
-def test_hwgq_levels_are_best_for_normal(bits):
+def test_hwgq_levels_minimize_error_for_normal_inputs(bits):
   x = np.abs(np.random.default_rng(0).normal(size=400_000))
   function = activations.hwgq(bits)
   y = np.asarray(function(jnp.asarray(x)))
   levels = np.unique(y)
   assert len(levels) == 2**bits - 1
   np.testing.assert_allclose(np.diff(levels), levels[0])
-  # At the best step E[x q] = E[q²]: no other scale of q is closer to x.
+  # At the best step E[x q] = E[q²]: no multiple of q is closer to x.
   assert np.mean(x * y) == pytest.approx(np.mean(y * y), rel=0.01)
   assert not np.any(function(jnp.asarray(-x)))
-  # The smallest positive x takes a positive level.
+  # The smallest positive x maps to a positive level.
   assert float(function(jnp.asarray([1e-6]))[0]) == pytest.approx(levels[0])
   np.testing.assert_array_equal(
     gradient(function, X)[0], (X > 0) & (levels[-1] >= X)

@@ -1,8 +1,8 @@
-"""Complete iterations of the library against an independent NumPy oracle.
+"""Compares complete iterations of the library with an independent NumPy oracle.
 
 `tests/oracle.py` was written from the paper by someone who had not read the
-library. The test compares W', phi', both g_hat's and everything else that a
-step returns, in float64, for every estimator, quantizer and optimizer.
+library. In float64, for every estimator, quantizer and optimizer, the test
+compares W', phi', both g_hat's and everything else that a step returns.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from mq_jax.estimators import lstm_cell
 from tests import oracle
 
 STEPS, GAMMA, HIDDEN = 3, 0.01, 4
-# Adam divides gradients near zero by their own size, which magnifies rounding
+# Adam divides gradients near zero by their own size and so magnifies rounding
 # errors; a smaller step keeps them below the tolerance.
 ALPHAS = {'sgd': 0.5, 'adam': 0.05, 'adam with decay': 0.05}
 
@@ -69,8 +69,8 @@ ESTIMATORS = {
     oracle.lstm_fc(HIDDEN, carry=False, use_ste=True),
   ),
 }
-# Every estimator with every quantizer and both optimizers, and each of the
-# other options once.
+# Every estimator with every quantizer and both optimizers, and each other
+# option once.
 CASES = [
   *(
     (estimator, quantizer, refinement, 'ste')
@@ -132,9 +132,8 @@ def make_problem(rng):
   model_state = {
     'norm': {'mean': rng.normal(size=4), 'var': rng.uniform(0.5, 2, 4)}
   }
-  # A row of one sign would have a gradient of exactly zero, because the
-  # gradients of the logits add up to zero; Adam would magnify its rounding
-  # errors.
+  # The gradients of the logits add up to zero, so a row of one sign would have
+  # a gradient of exactly zero. Adam would magnify its rounding errors.
   dense = params['dense']['kernel']
   dense[:, 0], dense[:, 1] = 0.3 + abs(dense[:, 0]), -0.3 - abs(dense[:, 1])
   batches = [
@@ -154,7 +153,7 @@ def assert_close(ours, theirs):
 @pytest.mark.parametrize(
   ('estimator', 'quantizer', 'refinement', 'cotangent'), CASES
 )
-def test_step_every_combination_equals_oracle(
+def test_step_each_combination_equals_oracle(
   x64, estimator, quantizer, refinement, cotangent
 ):
   params, model_state, batches = make_problem(np.random.default_rng(1))
@@ -206,7 +205,7 @@ def test_step_every_combination_equals_oracle(
         )
         mine = mine.reshape(-1, HIDDEN)[: len(other)]
         np.testing.assert_allclose(mine, other, rtol=1e-10, atol=1e-10)
-  # The test is meaningful only if weights crossed the threshold.
+  # The test is meaningful only if some weights crossed the threshold.
   if refinement == 'adam':
     start, end = oracle.quantized(theirs, params), aux.w_hat
     assert np.any(

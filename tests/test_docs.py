@@ -44,7 +44,7 @@ def test_readme_example_runs_and_learns(tmp_path):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_page_links_lead_to_files(page):
+def test_page_links_name_existing_files(page):
   links = re.findall(r'\]\(([^)#]+)', page.read_text(encoding='utf-8'))
   for link in links:
     if '://' not in link:
@@ -52,7 +52,7 @@ def test_page_links_lead_to_files(page):
 
 
 @pytest.mark.slow
-def test_your_project_blocks_run(tmp_path):
+def test_your_project_blocks_run_in_order(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'your_project.md'))
   assert 'Dense_1/kernel' in output_of(code, tmp_path)
 

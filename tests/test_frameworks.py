@@ -1,4 +1,4 @@
-"""The same network in four frameworks takes the same steps."""
+"""Tests that the same network in four frameworks takes the same steps."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ CHANNELS, CLASSES, STEPS = 4, 3, 3
 
 
 def weights():
-  """Returns kernel (HWIO) and bias of a convolution, and a dense kernel."""
+  """Returns the kernel (HWIO) and bias of a convolution, and a dense kernel."""
   keys = jax.random.split(jax.random.key(0), 3)
   return (
     0.2 * jax.random.normal(keys[0], (3, 3, 2, CHANNELS)),
@@ -42,7 +42,7 @@ def cross_entropy(logits, batch):
   ).mean()
 
 
-def plain():
+def make_plain():
   def loss_fn(params, model_state, batch, rng):
     x = lax.conv_general_dilated(
       batch['image'],
@@ -78,7 +78,7 @@ class LinenNet(nn.Module):
     return nn.Dense(CLASSES, use_bias=False)(x.mean((1, 2)))
 
 
-def linen():
+def make_linen():
   net = LinenNet()
 
   def loss_fn(params, model_state, batch, rng):
@@ -112,7 +112,7 @@ class NNXNet(nnx.Module):
     return self.dense(nnx.relu(self.conv(x)).mean((1, 2)))
 
 
-def of_nnx():
+def make_nnx():
   kernel, bias, dense = weights()
   net = NNXNet(kernel.dtype, nnx.Rngs(0))
   net.conv.kernel[...], net.conv.bias[...] = kernel, bias
@@ -142,7 +142,7 @@ class EquinoxNet(eqx.Module):
     return self.dense(jax.nn.relu(self.conv(x)).mean((1, 2)))
 
 
-def equinox():
+def make_equinox():
   keys = jax.random.split(jax.random.key(9))
   net = EquinoxNet(
     eqx.nn.Conv2d(2, CHANNELS, 3, padding=1, key=keys[0]),
@@ -175,7 +175,7 @@ def equinox():
   )
 
 
-def run(make):
+def train_network(make):
   loss_fn, params, quantizer, kernels = make()
   train = mq_jax.make_train_step(
     loss_fn,
@@ -192,9 +192,9 @@ def run(make):
   return losses, kernels(train.quantized(state)), state.phi
 
 
-@pytest.mark.parametrize('make', [linen, of_nnx, equinox])
-def test_step_every_framework_equals_plain_dicts(x64, make):
-  ours, theirs = run(plain), run(make)
+@pytest.mark.parametrize('make', [make_linen, make_nnx, make_equinox])
+def test_step_each_framework_equals_plain_dicts(x64, make):
+  ours, theirs = train_network(make_plain), train_network(make)
   assert any(
     np.any(np.sign(a) != np.sign(b))
     for a, b in zip(ours[1], (weights()[0], weights()[2]), strict=True)

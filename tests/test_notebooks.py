@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 SECONDS = 600
 
 
-def test_notebooks_are_three():
+def test_notebooks_folder_has_three_notebooks():
   assert [path.stem for path in NOTEBOOKS] == [
     'ablations',
     'from_scratch',
@@ -31,9 +31,9 @@ def test_notebook_has_badge_install_cell_and_no_outputs(path):
   text = ''.join(''.join(cell['source']) for cell in book['cells'])
   assert f'/notebooks/{path.name})' in text  # the badge
   assert text.count('%pip install') == 1
-  # It would be a reader's own, and go stale.
+  # Saved outputs would go out of date.
   assert not any(cell.get('outputs') for cell in book['cells'])
-  # The public interface only.
+  # Notebooks use only the public interface.
   used = set(re.findall(r'from (experiments[\w.]*) import', text))
   public = ('configs', 'study', 'training')
   assert used <= {f'experiments.{name}' for name in public}
@@ -42,7 +42,7 @@ def test_notebook_has_badge_install_cell_and_no_outputs(path):
 
 @pytest.fixture
 def noise(tmp_path):
-  """The data_dir of a CIFAR-10 of a few images of noise."""
+  """Writes a CIFAR-10 of a few noise images; returns its data_dir."""
   rng = np.random.default_rng(0)
   sizes = {f'data_batch_{i}.bin': 60 for i in range(1, 6)} | {
     'test_batch.bin': 100

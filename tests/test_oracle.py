@@ -1,6 +1,6 @@
-"""The oracle against finite differences, closed forms and numbers by hand.
+"""Tests the oracle: finite differences, closed forms and hand calculation.
 
-Other tests compare `mq_jax` with `tests/oracle.py`; these tests verify the
+Other tests compare `mq_jax` with `tests/oracle.py`. These tests verify the
 oracle itself.
 """
 
@@ -50,11 +50,11 @@ def problem() -> Problem:
 
 
 def numeric_grad(fn: Callable[[Any], float], tree: Any, eps: float) -> Any:
-  """Returns central differences of `fn` by every number in `tree`."""
+  """Returns the central difference of `fn` for each number in `tree`."""
   tree = oracle.float64(tree)
 
-  def of_leaf(leaf: np.ndarray) -> np.ndarray:
-    # Each leaf is the memory of `tree`, so that `fn` reads the change.
+  def differentiate_leaf(leaf: np.ndarray) -> np.ndarray:
+    # The leaf shares memory with `tree`, so `fn` sees the change.
     grad = np.zeros_like(leaf)
     for index in np.ndindex(leaf.shape):
       kept = leaf[index]
@@ -66,7 +66,7 @@ def numeric_grad(fn: Callable[[Any], float], tree: Any, eps: float) -> Any:
       grad[index] = (above - below) / (2 * eps)
     return grad
 
-  return oracle.tree_map(of_leaf, tree)
+  return oracle.tree_map(differentiate_leaf, tree)
 
 
 def assert_trees_close(
@@ -79,7 +79,7 @@ def assert_trees_close(
   )
 
 
-def smallest(tree: Any) -> float:
+def smallest_leaf_maximum(tree: Any) -> float:
   """Returns the minimum over leaves of the largest magnitude in a leaf."""
   found: list[float] = []
   oracle.tree_map(lambda x: found.append(float(np.abs(x).max())), tree)
@@ -138,7 +138,7 @@ def test_loss_and_grads_forward_pass_equals_hand_computed_loss() -> None:
   }
   loss, new_state, _ = oracle.loss_and_grads(params, model_state, batch)
   std = np.sqrt(3.5 + 1e-5)
-  # After scale and bias -4/std + .5 and -2/std + .5 are below zero.
+  # After scale and bias, -4/std + .5 and -2/std + .5 are below zero.
   pooled = 3 * (0.5 + (6 / std + 0.5)) / 4
   margin = (pooled + 0.25) - (-pooled)
   np.testing.assert_allclose(loss, np.log1p(np.exp(margin)), rtol=1e-14)
@@ -157,7 +157,7 @@ def test_loss_and_grads_equal_finite_differences(problem: Problem) -> None:
     problem.params,
     eps=1e-5,
   )
-  assert smallest(grads) > 1e-3
+  assert smallest_leaf_maximum(grads) > 1e-3
   assert_trees_close(grads, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -208,7 +208,7 @@ def test_dorefa_straight_through_clips_at_given_clip(
 def test_dorefa_calibrate_is_twice_derivative_of_preprocess(
   problem: Problem,
 ) -> None:
-  # With the layer's maximum held constant, as equation (4) has it.
+  # The layer's maximum is a constant, as in equation (4).
   w = problem.params['conv']['kernel']
   largest = np.abs(np.tanh(w)).max()
   expected = numeric_grad(
@@ -247,7 +247,7 @@ def test_bwn_per_channel_equals_hand_computed_values(
   )
 
 
-def test_bwn_without_scale_or_clip_passes_gradient_on() -> None:
+def test_bwn_without_scale_or_clip_returns_gradient_unchanged() -> None:
   quantizer = oracle.bwn(clip=None, scaled_gradient=False)
   g_hat = np.array([1.0, -2.0])
   w_tilde = np.array([0.1, 9.0])
@@ -263,10 +263,10 @@ def leaves(rng: np.random.Generator) -> oracle.Leaves:
   return {'a': rng.normal(size=(2, 3)), 'b': rng.normal(size=4)}
 
 
-def three(
+def make_signals(
   make: Callable[[], oracle.Leaves],
 ) -> tuple[oracle.Leaves, oracle.Leaves, oracle.Leaves]:
-  """Makes g_hat, w_tilde and g_ste."""
+  """Calls `make` for each of g_hat, w_tilde and g_ste."""
   return make(), make(), make()
 
 
@@ -288,12 +288,12 @@ def random_memory(rng: np.random.Generator) -> Any:
   ]
   + [('lstm_fc', {'carry': True}), ('lstm_fc', {'carry': False})],
 )
-def test_phi_grad_equals_finite_differences(
+def test_estimator_phi_grad_equals_finite_differences(
   name: str, options: Any, use_ste: bool
 ) -> None:
   estimator, phi = make_estimator(name, use_ste=use_ste, **options)
   rng = np.random.default_rng(1)
-  inputs = three(lambda: leaves(rng))
+  inputs = make_signals(lambda: leaves(rng))
   cot = leaves(rng)
   state = estimator.init_state(inputs[0])
   if options.get('carry'):
@@ -308,7 +308,7 @@ def test_phi_grad_equals_finite_differences(
     grads, numeric_grad(weighted_sum, phi, eps=1e-5), rtol=1e-6, atol=1e-8
   )
   if options.get('carry', True):
-    assert smallest(grads) > 1e-3
+    assert smallest_leaf_maximum(grads) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_fc_estimators_equal_hand_computed_values(
 @pytest.mark.parametrize(
   ('activation', 'expected'),
   [
-    # Hidden units at x = 2: 5 and -5; nothing follows the last layer.
+    # Hidden units at x = 2 are 5 and -5. The last layer has no activation.
     (None, 3 * 5 + 4 * -5 - 20),
     ('relu', 3 * 5 - 20),
     ('tanh', 3 * np.tanh(5) - 4 * np.tanh(5) - 20),
@@ -380,7 +380,7 @@ def test_lstm_fc_two_steps_equal_hand_computed_values() -> None:
 
   estimator = oracle.lstm_fc(hidden=1)
   numbers = iter((g_hat, x, np.nan))
-  inputs = three(lambda: {'a': np.array([next(numbers)])})
+  inputs = make_signals(lambda: {'a': np.array([next(numbers)])})
   state = estimator.init_state(inputs[0])
   first, state = estimator.apply(phi, *inputs, state)
   second, state = estimator.apply(phi, *inputs, state)
@@ -390,10 +390,10 @@ def test_lstm_fc_two_steps_equal_hand_computed_values() -> None:
   np.testing.assert_allclose(state['a'].c, [[c2]], rtol=1e-14)
 
 
-def test_lstm_fc_without_carry_repeats_first_step() -> None:
+def test_lstm_fc_without_carry_repeats_result_of_first_step() -> None:
   estimator, phi = make_estimator('lstm_fc', carry=False)
   rng = np.random.default_rng(2)
-  inputs = three(lambda: leaves(rng))
+  inputs = make_signals(lambda: leaves(rng))
   state = estimator.init_state(inputs[0])
   first, state = estimator.apply(phi, *inputs, state)
   second, _ = estimator.apply(phi, *inputs, state)
@@ -403,12 +403,12 @@ def test_lstm_fc_without_carry_repeats_first_step() -> None:
 def test_lstm_fc_coordinates_are_independent() -> None:
   estimator, phi = make_estimator('lstm_fc')
   rng = np.random.default_rng(3)
-  inputs = three(lambda: {'a': rng.normal(size=(2, 2))})
+  inputs = make_signals(lambda: {'a': rng.normal(size=(2, 2))})
   state = estimator.init_state(inputs[0])
   for _ in range(2):
     together, state = estimator.apply(phi, *inputs, state)
   corners = iter(inputs)
-  alone = three(lambda: {'a': next(corners)['a'][1:, 1:]})
+  alone = make_signals(lambda: {'a': next(corners)['a'][1:, 1:]})
   alone_state = estimator.init_state(alone[0])
   for _ in range(2):
     part, alone_state = estimator.apply(phi, *alone, alone_state)
@@ -464,12 +464,12 @@ def start(config: oracle.Config, phi: Any, problem: Problem) -> oracle.State:
 
 
 def smooth_dorefa() -> oracle.Quantizer:
-  """Makes W^ = 2 W~ - 1, dorefa with infinitely many bits."""
+  """Makes dorefa with infinitely many bits: W^ = 2 W~ - 1."""
   return oracle.dorefa(1)._replace(quantize=lambda w_tilde: 2 * w_tilde - 1)
 
 
 def with_exact_calibration(quantizer: oracle.Quantizer) -> oracle.Quantizer:
-  """Calibrates with twice the full derivative of A, maximum included."""
+  """Calibrates with twice the full derivative of A, including the maximum."""
 
   def calibrate(w: np.ndarray, g_tilde: np.ndarray) -> np.ndarray:
     t = np.tanh(w)
@@ -482,19 +482,18 @@ def with_exact_calibration(quantizer: oracle.Quantizer) -> oracle.Quantizer:
   return quantizer._replace(calibrate=calibrate)
 
 
-def assert_useful(phi_grads: Any) -> None:
-  """Checks that gradients are well above the rounding errors."""
-  assert smallest(phi_grads) > 1e-6
+def assert_far_from_zero(phi_grads: Any) -> None:
+  """Checks that gradients are much larger than rounding errors."""
+  assert smallest_leaf_maximum(phi_grads) > 1e-6
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
 def test_step_phi_grads_smooth_quantizer_equal_finite_differences(
   problem: Problem, name: str
 ) -> None:
-  # The printed calibration is twice the derivative of A and so includes the
-  # slope 2 of Q; the straight-through slope is 1. The maximum in A counts as
-  # a constant: from W' to the loss it is frozen per leaf at its value in the
-  # step.
+  # The printed calibration is twice the derivative of A, so it includes the
+  # slope 2 of Q; the straight-through slope is 1. The maximum in A is constant
+  # here: from W' to the loss, each leaf uses the maximum of the step.
   estimator, phi = make_estimator(name)
   config = configure(estimator, smooth_dorefa())
   state, _ = oracle.step(config, start(config, phi, problem), problem.batch)
@@ -520,7 +519,7 @@ def test_step_phi_grads_smooth_quantizer_equal_finite_differences(
 
   _, aux = oracle.step(config, state, problem.next_batch)
   expected = numeric_grad(loss, state.phi, eps=1e-4)
-  assert_useful(aux.phi_grads)
+  assert_far_from_zero(aux.phi_grads)
   assert_trees_close(aux.phi_grads, expected, rtol=1e-5, atol=1e-9)
 
 
@@ -529,8 +528,8 @@ def test_step_phi_grads_smooth_quantizer_equal_finite_differences(
 def test_step_phi_grads_exact_calibration_equal_finite_differences(
   problem: Problem, name: str, use_ste: bool
 ) -> None:
-  # From the loss back to W' the maximum changes with its weight; from g_tilde
-  # to W' the printed, diagonal rule applies.
+  # From the loss back to W', the maximum depends on the weight. From g_tilde to
+  # W', the printed diagonal rule applies.
   estimator, phi = make_estimator(name, use_ste=use_ste)
   config = configure(estimator, smooth_dorefa())
   state, _ = oracle.step(config, start(config, phi, problem), problem.batch)
@@ -575,7 +574,7 @@ def test_step_phi_grads_exact_calibration_equal_finite_differences(
     state.phi,
     fed,
     w_tilde,
-    fed,  # W~ lies within [0, 1], where nothing is clipped
+    fed,  # W~ is within [0, 1], where nothing is clipped
     state.estimator_state,
     {p: -0.1 * printed.calibrate(old[p], cot[p]) for p in oracle.QUANTIZED},
   )
@@ -584,7 +583,7 @@ def test_step_phi_grads_exact_calibration_equal_finite_differences(
     state.phi,
     eps=1e-4,
   )
-  assert_useful(grads)
+  assert_far_from_zero(grads)
   assert_trees_close(grads, expected, rtol=1e-5, atol=1e-9)
 
 
@@ -633,7 +632,7 @@ def test_step_estimator_cotangent_is_factor_times_ste_cotangent(
   _, by_estimator = oracle.step(
     config._replace(phi_cotangent='estimator'), state, problem.next_batch
   )
-  assert_useful(by_ste.phi_grads)
+  assert_far_from_zero(by_ste.phi_grads)
   np.testing.assert_allclose(
     by_estimator.phi_grads[0]['kernel'],
     3 * by_ste.phi_grads[0]['kernel'],
@@ -650,7 +649,7 @@ def test_step_estimator_cotangent_uses_memory_after_update(
   for _ in range(2):
     old = state
     state, aux = oracle.step(config, state, problem.next_batch)
-  # BWN calibrates with 1, so that W' has the cotangent g_tilde itself.
+  # BWN calibrates with 1, so the cotangent of W' is g_tilde itself.
   path = 'dense/kernel'
   w = state.params['dense']['kernel']
   memory = state.estimator_state[path]
@@ -791,7 +790,7 @@ def test_step_leaf_without_quantizer_keeps_full_precision(
   assert list(aux.g_tilde) == ['conv/kernel']
 
 
-def test_step_keeps_its_input_state(problem: Problem) -> None:
+def test_step_does_not_modify_input_state(problem: Problem) -> None:
   estimator, phi = make_estimator('lstm_fc')
   config = configure(estimator, refine=oracle.adam())
   state = start(config, phi, problem)

@@ -1,4 +1,4 @@
-"""Quantizers against hand-computed numbers and closed forms."""
+"""Tests quantizers against hand-computed numbers and closed forms."""
 
 import hypothesis
 import jax
@@ -55,7 +55,7 @@ def test_dorefa_calibrate_is_twice_derivative_of_preprocess(x64, bits):
   np.testing.assert_allclose(
     quantizer.calibrate(w, jnp.ones(4), ()), 2 * slope, rtol=1e-12
   )
-  # The largest coordinate is left out because it changes the maximum.
+  # The test omits the largest coordinate because it changes the maximum.
   eps = 1e-6
   for i in range(3):
     step = jnp.zeros(4).at[i].set(eps)
@@ -91,7 +91,7 @@ def test_codes_weight_on_threshold_rounds_up():
 
 
 @pytest.mark.parametrize('bits', range(1, 9))
-def test_quantize_layer_of_zeros_stays_finite(bits):
+def test_quantizers_layer_of_zeros_stays_finite(bits):
   w = jnp.zeros((2, 3))
   quantizer = mq_jax.dorefa(bits)
   np.testing.assert_array_equal(
@@ -152,8 +152,8 @@ def test_bwn_per_channel_equals_bwn_of_each_channel(axis):
 
 @hypothesis.given(WEIGHTS)
 @hypothesis.settings(deadline=None, max_examples=25)
-def test_bwn_scale_minimizes_squared_error(w):
-  # mean|w| minimizes |w - a sign(w)|^2: the residual is orthogonal to sign(w).
+def test_bwn_scale_minimises_squared_error(w):
+  # mean|w| minimises |w - a sign(w)|^2: the residual is orthogonal to sign(w).
   w_hat = np.asarray(quantize(mq_jax.bwn(), jnp.asarray(w), ()))
   sign = np.where(w >= 0, 1.0, -1.0)
   residual = np.sum((w - w_hat).astype(np.float64) * sign)
@@ -193,12 +193,12 @@ def test_dorefa_straight_through_clips_at_given_clip_only():
 
 
 @pytest.mark.parametrize('bits', [0, 9, -1, 1.0, True, '1'])
-def test_dorefa_bits_out_of_range_raise(bits):
+def test_dorefa_bits_out_of_range_raises(bits):
   with pytest.raises(ValueError, match=f'bits={bits!r}.*1 to 8'):
     mq_jax.dorefa(bits)
 
 
-def test_quantizers_bad_argument_raises():
+def test_quantizers_invalid_argument_raises():
   with pytest.raises(ValueError, match='clip=-1'):
     mq_jax.dorefa(clip=-1)
   with pytest.raises(ValueError, match='clip=0'):
@@ -209,7 +209,7 @@ def test_quantizers_bad_argument_raises():
     quantize(mq_jax.bwn(per_channel=True, channel_axis=2), jnp.ones((2, 2)), ())
 
 
-def test_projected_preprocessing_or_stateful_quantizer_raises():
+def test_projected_quantizer_with_preprocessing_or_state_raises():
   w = jnp.ones((2, 2))
   with pytest.raises(ValueError, match='pre-processes its weights'):
     projected(mq_jax.dorefa(), w)

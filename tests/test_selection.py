@@ -1,4 +1,4 @@
-"""Rules that select the quantizer of each leaf."""
+"""Tests the rules that select the quantizer of each leaf."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,12 +36,12 @@ def test_select_unmatched_leaf_keeps_full_precision():
   assert selection.select(PARAMS, [('.*', None)]) == {}
 
 
-def test_select_partial_path_match_raises():
+def test_select_rule_matching_part_of_path_raises():
   with pytest.raises(ValueError, match=r"'kernel' matches no leaf.*dense"):
     selection.select(PARAMS, [('kernel', ONE)])
 
 
-def test_select_shadowed_rule_raises():
+def test_select_rule_shadowed_by_earlier_rule_raises():
   with pytest.raises(ValueError, match="'conv/kernel' matches only leaves"):
     selection.select(PARAMS, [('.*kernel', ONE), ('conv/kernel', TWO)])
 

@@ -1,4 +1,4 @@
-"""The train step against plain training, closed forms and bad input."""
+"""Tests the train step: plain training, closed forms and invalid input."""
 
 import functools
 
@@ -30,7 +30,7 @@ def assert_trees_close(ours, theirs, rtol=1e-12, atol=1e-12):
 
 
 def straight_through_weights(quantizer):
-  """Returns W -> W^ with the hand-made rule as custom derivative."""
+  """Returns W -> W^ with the straight-through rule as its derivative."""
 
   @jax.custom_vjp
   def forward(w):
@@ -100,7 +100,7 @@ def test_init_consumes_one_batch_and_keeps_weights():
 
 @pytest.mark.parametrize('cotangent', ['ste', 'estimator'])
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_phi_loss_gradient_equals_that_of_step(x64, name, cotangent):
+def test_phi_loss_gradient_equals_gradient_of_step(x64, name, cotangent):
   train = problem.make(
     estimator=ESTIMATORS[name],
     refine=optax.scale_by_adam(),
@@ -172,7 +172,7 @@ def test_phi_gradient_through_adam_equals_finite_differences(x64):
 
 
 def test_phi_gradient_ignores_residual_of_refine(x64):
-  # With a constant residual, dW'/dg = -alpha for every refine: doubling the
+  # With a constant residual, dW'/dg = -alpha for every `refine`. Doubling the
   # refined gradient changes W' but not its derivative.
   batch = next(problem.batches(1))
 
@@ -203,7 +203,7 @@ def test_make_train_step_differentiated_adam_without_eps_root_raises():
     problem.make(refine=by_path, differentiate_refinement=True)
 
 
-def test_init_differentiated_adam_of_fixed_tree_raises():
+def test_init_differentiated_adam_for_fixed_tree_raises():
   labels = {'first': {'kernel': 'a', 'bias': 'b'}, 'last': {'kernel': 'a'}}
   refine = optax.partition(
     {'a': optax.scale_by_adam(), 'b': optax.identity()}, labels
@@ -237,14 +237,14 @@ def test_step_fn_scan_equals_loop(x64):
   assert metrics['loss'].shape == (4,)
 
 
-def test_step_donation_keeps_arrays_of_caller():
+def test_step_donation_does_not_delete_arrays_of_caller():
   params, model_state, key = (
     problem.params(),
     problem.model_state(),
     jax.random.key(0),
   )
   batch = next(problem.batches(1))
-  # This refinement keeps the parameters themselves in its state.
+  # This `refine` keeps the parameters themselves in its state.
   refine = optax.GradientTransformation(
     lambda params: params, lambda g, state, params: (g, params)
   )
@@ -296,7 +296,7 @@ def test_quantized_ignores_pending_gradient():
     )
 
 
-def test_quantized_equals_weights_in_loss():
+def test_quantized_equals_weights_that_loss_received():
   for quantizer in (mq_jax.dorefa(2), mq_jax.bwn(), mq_jax.bwn(True)):
     seen = []
 
@@ -364,7 +364,7 @@ def test_diagnostics_snapshot_of_other_layers_raises():
     train.diagnostics(state, since={'first/kernel': jnp.zeros((4, 6))})
 
 
-def test_codes_snapshot_outlives_donated_state():
+def test_codes_snapshot_survives_donation_of_state():
   train = problem.make()
   state = problem.start(train)
   before = train.codes(state)
@@ -373,7 +373,7 @@ def test_codes_snapshot_outlives_donated_state():
   assert train.diagnostics(state, since=before).flipped.keys() == before.keys()
 
 
-def test_post_update_moves_weights_last_and_is_constant_in_phi(x64):
+def test_post_update_runs_last_and_is_constant_in_phi(x64):
   def keep_within(bound):
     return optax.stateless(
       lambda moves, params: jax.tree.map(
@@ -433,7 +433,7 @@ def test_quantizer_update_receives_values_of_last_loss():
 
 @pytest.mark.usefixtures('x64')
 def test_step_parametrized_weight_trains_theta():
-  """Trains θ of twice the size, with W̃ = θ₀ − θ₁ and W̃² in the loss."""
+  """Trains θ with two numbers per weight; W̃ = θ₀ − θ₁, and the loss uses W̃²."""
   quantizer = mq_jax.bwn()._replace(
     parametrized=lambda w: jnp.stack([w, jnp.zeros_like(w)], axis=-1),
     preprocess=lambda theta, variables: theta[..., 0] - theta[..., 1],
@@ -512,7 +512,7 @@ def test_init_raw_key_works():
   assert train.step(state, next(problem.batches(1)))[1]['finite']
 
 
-def returning(change):
+def make_failing_step(change):
   def loss_fn(params, model_state, batch, rng):
     return change(*problem.loss_fn(params, model_state, batch, rng))
 
@@ -540,9 +540,9 @@ def returning(change):
     ),
   ],
 )
-def test_step_loss_function_breaking_contract_raises(change, error, message):
+def test_step_invalid_loss_function_raises(change, error, message):
   with pytest.raises(error, match=message):
-    returning(change)()
+    make_failing_step(change)()
 
 
 def test_step_estimator_changing_shapes_raises():
@@ -569,7 +569,7 @@ def test_step_estimator_changing_shapes_raises():
     ({'quantizer': 'dorefa'}, TypeError, 'quantizer'),
   ],
 )
-def test_make_train_step_bad_argument_raises(options, error, message):
+def test_make_train_step_invalid_argument_raises(options, error, message):
   with pytest.raises(error, match=message):
     problem.make(**options)
 

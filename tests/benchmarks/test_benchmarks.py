@@ -1,4 +1,4 @@
-"""FLOPs and tables of the benchmarks, and the failures that they detect."""
+"""Tests the FLOP counts and tables of the benchmarks, and their checks."""
 
 import json
 import pathlib
@@ -79,7 +79,7 @@ def test_count_estimators_match_cost_model(at):
   weights = cases.weights(at)
   for name in cases.COLLAPSED:
     assert 0 <= work(at, name, 64) - ste < weights
-  # Blocks are padded, and the padding is computed.
+  # Blocks are padded; the count includes the padding.
   padded = -(-weights // 4096) * 4096
   for name in ('multi_fc, tanh', 'multi_fc, 3 layers, tanh', 'lstm_fc'):
     predicted = scaling.estimator_flops(name, padded, 64)
@@ -93,7 +93,7 @@ def test_count_network_matches_cost_model():
   assert cases.weights(at) == scaling.MODELS[0].weights
 
 
-def quick(monkeypatch, tmp_path, module, *args):
+def run_quick(monkeypatch, tmp_path, module, *args):
   path = tmp_path / 'result.json'
   monkeypatch.setattr(
     sys, 'argv', ['benchmark', '--quick', '--json', str(path), *args]
@@ -102,7 +102,7 @@ def quick(monkeypatch, tmp_path, module, *args):
   return json.loads(path.read_text())
 
 
-def test_step_time_uncollapsed_stack_exits(monkeypatch, tmp_path):
+def test_step_time_stack_not_collapsed_exits(monkeypatch, tmp_path):
   monkeypatch.setitem(
     cases.ESTIMATORS,
     'fc_grad',
@@ -110,13 +110,13 @@ def test_step_time_uncollapsed_stack_exits(monkeypatch, tmp_path):
   )
   args = ['--only', 'fc_grad', '--rounds', '1', '--steps', '1']
   with pytest.raises(SystemExit, match=r"should have collapsed: \['fc_grad'\]"):
-    quick(monkeypatch, tmp_path, step_time, *args)
+    run_quick(monkeypatch, tmp_path, step_time, *args)
 
 
 def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
   small = ['--rounds', '1', '--batch_size', '4']
   only = ['--only', 'multi_fc', '--steps', '1']
-  result = quick(monkeypatch, tmp_path, step_time, *only, *small)
+  result = run_quick(monkeypatch, tmp_path, step_time, *only, *small)
   rows = result['rows']
   names = ['full precision', 'ste', 'multi_fc']
   assert [row['backward'] for row in rows] == names
@@ -136,7 +136,7 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
     cases, 'ESTIMATORS', {name: cases.ESTIMATORS[name] for name in estimators}
   )
   monkeypatch.setattr(memory, 'UNBLOCKED', ('lstm_fc',))
-  rows = quick(monkeypatch, tmp_path, memory, *small)['rows']
+  rows = run_quick(monkeypatch, tmp_path, memory, *small)['rows']
   kept = {row['backward']: row for row in rows}
   wide, narrow = kept['lstm_fc'], kept['lstm_fc, bfloat16 memory']
   assert kept['multi_fc']['estimator state MB'] == 0
@@ -145,13 +145,15 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
   unblocked = kept['lstm_fc, unblocked']
   assert unblocked['beyond STE MB'] > 3 * wide['beyond STE MB']
 
-  rows = quick(
+  rows = run_quick(
     monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *small
   )['rows']
   assert [row['trials'] for row in rows] == ['fc_grad', '2, a batch axis']
-  rows = quick(monkeypatch, tmp_path, epoch, '--images', '8', *small)['rows']
+  rows = run_quick(monkeypatch, tmp_path, epoch, '--images', '8', *small)[
+    'rows'
+  ]
   assert [row['what'] for row in rows] == ['bare steps', 'epoch']
-  rows = quick(
+  rows = run_quick(
     monkeypatch, tmp_path, compile, '--only', 'multi_fc', '--batch_size', '4'
   )['rows']
   assert all(row['together s'] > 0 for row in rows)
@@ -159,7 +161,9 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
 
 def test_methods_writes_expected_rows(monkeypatch, tmp_path):
   small = ('--rounds', '1', '--batch_size', '2', '--steps', '1')
-  rows = quick(monkeypatch, tmp_path, methods, *small, '--only', 'slb')['rows']
+  rows = run_quick(monkeypatch, tmp_path, methods, *small, '--only', 'slb')[
+    'rows'
+  ]
   assert [row['method'] for row in rows] == ['ste', 'slb']
   assert rows[0]['time / STE'] == [1.0, 1.0, 1.0]
   assert rows[1]['ms'] > 0
@@ -169,7 +173,7 @@ def test_methods_writes_expected_rows(monkeypatch, tmp_path):
   assert set(methods.recipes()) < set(recipes.NAMES)
 
 
-def test_peak_lstm_holds_memory_once():
+def test_peak_lstm_includes_memory_once():
   at = cases.problem('resnet20', 4, 'float32')
   ste = cases.quantized(at, cases.STE, hidden=100)
   lstm = cases.quantized(at, 'lstm_fc', hidden=100)
@@ -180,12 +184,12 @@ def test_peak_lstm_holds_memory_once():
 
 def test_ratios_are_taken_within_rounds():
   assert measure.spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
-  # Round by round: 2/1, 6/2, 4/4.
+  # The ratios of the rounds are 2/1, 6/2 and 4/4.
   seconds = [[1.0, 2.0], [2.0, 6.0], [4.0, 4.0]]
   assert measure.ratios(seconds, 1, over=0) == (2.0, 1.0, 3.0)
 
 
-def test_pages_match_results():
+def test_benchmark_tables_on_pages_match_results():
   pages = [path.read_text() for path in (ROOT / report.PAGES).glob('*.md')]
   assert sum('<!-- benchmark: ' in page for page in pages) == 2
   texts = report.texts(ROOT / report.RESULTS)

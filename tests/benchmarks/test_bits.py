@@ -1,4 +1,4 @@
-"""The benchmarks that count bits: their rows, and wrong results."""
+"""Tests the benchmarks that count bits: their rows, and wrong results."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def run(monkeypatch, path):
   xnor.main()
 
 
-def test_xnor_writes_its_row(monkeypatch, tmp_path, capsys):
+def test_xnor_writes_one_row(monkeypatch, tmp_path, capsys):
   path = tmp_path / 'result.json'
   run(monkeypatch, path)
   result = json.loads(path.read_text())
@@ -51,7 +51,7 @@ def run_networks(monkeypatch, path):
   bit_networks.main()
 
 
-def test_bit_networks_writes_its_row(monkeypatch, tmp_path, capsys):
+def test_bit_networks_writes_one_row(monkeypatch, tmp_path, capsys):
   path = tmp_path / 'result.json'
   run_networks(monkeypatch, path)
   result = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Blocks of coordinates: layout, and the backward pass over them."""
+"""Tests blocks of coordinates: their layout and their backward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def test_from_blocks_inverts_to_blocks(blocks, more):
 
 
 def test_map_blocks_zero_cotangent_skips_block(monkeypatch):
-  """A computation in a skipped block would give NaN."""
+  """Uses a function that returns NaN in the block that must be skipped."""
   monkeypatch.setattr(coordinates, 'BLOCK', 4)
 
   @jax.custom_vjp

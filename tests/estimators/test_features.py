@@ -1,4 +1,4 @@
-"""`feature_fc` against plain NumPy."""
+"""Tests `feature_fc` against plain NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def test_feature_fc_steps_equal_numpy(x64, monkeypatch):
       )
 
 
-def test_feature_fc_training_starts_at_ste_and_departs(x64):
+def test_feature_fc_training_starts_at_ste_and_then_differs(x64):
   estimator = mq_jax.feature_fc()
   train = problem.make(estimator=estimator, learning_rate=0.01)
   ste = problem.make(estimator=mq_jax.ste(), learning_rate=0.01)

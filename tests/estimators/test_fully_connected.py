@@ -1,4 +1,4 @@
-"""FCGrad and MultiFC, and properties of all estimators."""
+"""Tests FCGrad and MultiFC, and properties of all estimators."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_identity_init_equals_straight_through_rule(x64, estimator):
   assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_factor_linear_stack_returns_slope_and_offset():
+def test_factor_of_linear_stack_is_slope_and_offset():
   g_hat, w_tilde, _ = signals.gradients()
   estimator = mq_jax.multi_fc(hidden=4, layers=3, bias=True)
   phi = estimator.init(jax.random.key(0), w_tilde)

@@ -1,4 +1,4 @@
-"""`kernel_wise` against two plain layers per kernel."""
+"""Tests `kernel_wise` against two plain layers per kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_kernel_wise_identity_init_equals_straight_through_rule():
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 3, 4), (3, 5, 3, 4), (9, 9), (3, 3)])
-def test_kernel_wise_other_kernel_size_raises(shape):
+def test_kernel_wise_wrong_kernel_size_raises(shape):
   odd = {'shortcut/kernel': jnp.ones(shape)}
   message = r'shortcut/kernel has shape .*\(3, 3, in, out\) only.*None\)'
   with pytest.raises(ValueError, match=message):

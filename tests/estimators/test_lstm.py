@@ -1,4 +1,4 @@
-"""LSTMFC: eq. (11), its gradient and its memory."""
+"""Tests LSTMFC: eq. (11), its gradient and its memory."""
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def test_lstm_fc_memory_is_constant_in_phi():
 
 
 def test_lstm_fc_bfloat16_memory_rounds_once_per_step(x64):
-  """Compares with the LSTM itself, rounding its memory between steps."""
+  """Compares with an LSTM whose memory is rounded between steps."""
   leaves = {'a': jnp.linspace(-1.0, 1.0, 7), 'b': jnp.ones((2, 3)) / 3}
   estimator = mq_jax.lstm_fc(hidden=4, memory_dtype=jnp.bfloat16)
   phi = estimator.init(jax.random.key(3), leaves)

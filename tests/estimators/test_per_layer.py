@@ -1,4 +1,4 @@
-"""One φ per layer: each layer is estimated separately."""
+"""Tests that `per_layer` estimates each layer with its own φ."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def leaves(seed):
 @pytest.mark.parametrize(
   'inner', [mq_jax.multi_fc(hidden=3), mq_jax.lstm_fc(hidden=2)]
 )
-def test_per_layer_equals_estimator_of_each_layer(x64, inner):
+def test_per_layer_equals_separate_estimators(x64, inner):
   estimator = mq_jax.per_layer(inner)
   g, w = leaves(0), leaves(1)
   phi = estimator.init(jax.random.key(2), w)
@@ -40,7 +40,7 @@ def test_per_layer_equals_estimator_of_each_layer(x64, inner):
 
 
 def test_per_layer_fc_grad_gradient_is_hypergradient(x64):
-  """∂loss/∂k of a layer is −α times the product of its two gradients."""
+  """Tests that ∂loss/∂k of a layer is −α times the product of two gradients."""
   estimator = mq_jax.per_layer(mq_jax.fc_grad(layers=1, init='identity'))
   train = problem.make(problem.smooth(), estimator, learning_rate=0.1)
   first, second = problem.batches(2)

@@ -1,4 +1,4 @@
-"""Slim: the full forward pass, and the φ-gradient of one layer."""
+"""Tests `slim`: the forward pass of all layers, the φ-gradient of one layer."""
 
 import collections
 import functools
@@ -38,7 +38,7 @@ def phi_gradient(estimator, phi, state, cotangent):
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_slim_gradient_is_that_of_one_layer(x64, monkeypatch, name):
+def test_slim_gradient_equals_gradient_of_one_layer(x64, monkeypatch, name):
   monkeypatch.setattr(coordinates, 'BLOCK', 4)  # layers share blocks
   full, slim = ESTIMATORS[name], mq_jax.slim(ESTIMATORS[name])
   w, cotangent = leaves(1), leaves(2)

@@ -1,4 +1,4 @@
-"""Stacks: the cheap evaluation equals the plain network."""
+"""Tests that the cheap evaluation of a stack equals the plain network."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_stacks_apply_linear_or_relu_costs_nothing_per_hidden_unit(activation):
     phi = stacks.init(jax.random.key(0), hidden, 2, False, False, jnp.float32)
     return flops(lambda phi: stacks.apply(phi, activation, x), phi)
 
-  # A few operations per coordinate at any width; tanh needs the network.
+  # The cost per coordinate is small at any width. Only tanh needs the network.
   assert cost(300, activation) < 8 * 10_000
   assert cost(300, 'tanh') > 300 * 10_000 / coordinates.BLOCK
 

@@ -27,7 +27,7 @@ def in_terminal(program, width, **env):
   while True:
     try:
       chunk = os.read(outer, 65536)
-    except OSError:  # Linux: the child closed its end.
+    except OSError:  # On Linux: the child closed its side.
       break
     if not chunk:
       break

@@ -1,4 +1,4 @@
-"""A new method, estimator, network or data set needs one declaration each."""
+"""Tests that one declaration adds a method, estimator, network or data set."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ EVERY = {'quantizer': 'toy', 'estimator': 'toy', 'network': 'toy'}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """A folder with the toy data set, and all toys declared."""
+  """Declares all toys; returns a folder with the toy data set."""
   toys.declare(monkeypatch)
   toys.write(tmp_path)
   return tmp_path
@@ -42,14 +42,14 @@ def toy_config(folder, **changes):
 
 
 @pytest.mark.parametrize('key', [*EVERY, 'dataset'])
-def test_addition_before_declaration_is_refused_by_name(key):
+def test_addition_before_declaration_raises(key):
   config = default_config()
   config[key] = 'toy'
   with pytest.raises(ConfigError, match=rf"config\.{key}='toy' must be one"):
     check(config)
 
 
-def test_addition_is_checked_like_all_others(folder):
+def test_addition_is_checked_like_built_in_choices(folder):
   check(toy_config(folder))
   config = toy_config(folder)
   config.method.scale = 0.0
@@ -71,14 +71,14 @@ def test_addition_is_in_help_and_fingerprint(folder):
 
 
 @pytest.mark.parametrize('trials', [1, 2])
-def test_stream_from_the_host_trains_and_resumes_bit_for_bit(folder, trials):
-  """The loop knows no shape and no data set; batches come from a file."""
+def test_host_stream_trains_and_resumes_bit_for_bit(folder, trials):
+  """Tests that the loop runs a data set with another shape, from a file."""
   config = toy_config(folder, trials=trials)
   base = toy_config(folder, quantizer='none', estimator='ste', epochs=1)
   made = training.train_and_evaluate(base, folder / 'base')
   config.pretrained = str(made.model_path)
   whole = training.train_and_evaluate(config, folder / 'whole')
-  assert whole.last_accuracy > 80  # Of three classes.
+  assert whole.last_accuracy > 80  # There are three classes.
   asked = iter([False, False, True])
   with pytest.raises(training.Stopped):
     training.train_and_evaluate(
@@ -91,16 +91,14 @@ def test_stream_from_the_host_trains_and_resumes_bit_for_bit(folder, trials):
   assert set(np.unique(got.params['head']['kernel'])) == {-0.5, 0.5}
 
 
-def test_stream_from_the_host_runs_step_by_step_on_accelerators(
-  folder, monkeypatch
-):
+def test_host_stream_on_accelerator_runs_step_by_step(folder, monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   config = toy_config(folder, pretrain_epochs=0, epochs=1)
   result = training.train_and_evaluate(config, folder / 'run')
   assert result.records[-1]['step'] == toys.SIZE // 6
 
 
-def test_phi_gradient_norm_is_logged_for_learned_rules_only(folder):
+def test_phi_gradient_norm_is_logged_only_for_learned_rules(folder):
   learned = toy_config(folder, pretrain_epochs=0, epochs=1)
   plain = toy_config(folder, pretrain_epochs=0, epochs=1, estimator='ste')
   for config, is_logged in ((learned, True), (plain, False)):

@@ -1,4 +1,4 @@
-"""The commands as real processes: killed, stopped, resumed, refused."""
+"""Tests the commands as real processes: killed, stopped, resumed, rejected."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 ROOT = pathlib.Path(__file__).parents[2]
-# The number of full batches of 143 in the 1437 training images. It is even, so
-# that runs which save at other steps sum losses over the same pairs of steps.
+# Full batches of 143 in the 1437 training images. The number is even, so that
+# runs with other checkpoints sum the losses over the same pairs of steps.
 STEPS = 10
 OVERRIDES = {
   'network': 'resnet8',
@@ -36,12 +36,12 @@ OVERRIDES = {
   'epochs': 2,
   'chunk': 2,
 }
-SECONDS = 300  # A process that takes longer hangs.
+SECONDS = 300  # limit after which a process counts as hanging
 
 
 @pytest.fixture
 def environment(tmp_path_factory):
-  """The environment of processes that share their compiled programs."""
+  """Returns the environment of processes that share compiled programs."""
   return {
     **os.environ,
     'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
@@ -122,7 +122,7 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
     tmp_path / name for name in ('reference', 'killed', 'stopped')
   )
   save_often = arguments(killed, checkpoint_every=4, **values)
-  # With this command only a signal saves in the middle of an epoch.
+  # With this command, only a signal causes a save in the middle of an epoch.
   save_rarely = arguments(stopped, checkpoint_every=1000, **values)
 
   uninterrupted = arguments(reference, checkpoint_every=4, **values)
@@ -171,7 +171,7 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
   assert status == 0, error
   assert_same_run(config, stopped, reference)
 
-  # All commands show the same accuracies, also if the run is complete.
+  # All commands show the same accuracies, even if the run is already complete.
   def accuracies(text):
     return re.findall(r'accuracy[^│]*│ +(\d+\.\d+%)', text)
 
@@ -185,7 +185,9 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_train_and_evaluate_in_notebook_needs_no_flags(tmp_path, environment):
+def test_train_and_evaluate_in_notebook_works_without_flags(
+  tmp_path, environment
+):
   pretrained = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   values = {'estimator': 'ste', 'epochs': 1, 'batch_size': 718}
   program = f"""
@@ -244,7 +246,7 @@ def test_cifar_user_error_is_one_line(tmp_path, environment):
 
 @pytest.fixture
 def set_flags(monkeypatch):
-  """Sets the flags of the commands, which train a tiny network."""
+  """Returns a function that sets the flags of a command with a tiny network."""
   tiny.put_in(monkeypatch)
 
   def apply(config, work):
@@ -266,7 +268,7 @@ def test_cifar_divergence_is_one_line(tmp_path, set_flags):
   assert records == []
 
 
-def test_pretrain_model_is_base_model_for_cifar(tmp_path, set_flags, capsys):
+def test_pretrain_writes_base_model_for_cifar(tmp_path, set_flags, capsys):
   config = tiny.config(pretrain_epochs=2, estimator='fc_grad', epochs=1)
   set_flags(config, tmp_path / 'base')
   pretrain.main(['pretrain'])
@@ -305,20 +307,20 @@ def test_workdir_for_without_flag_says_how_to_resume(
     (SystemExit(143), 143),
   ],
 )
-def test_exit_on_user_error_user_error_is_exit_message(raised, code):
+def test_exit_on_user_error_exits_with_message(raised, code):
   with pytest.raises(SystemExit) as error, errors.exit_on_user_error():
     raise raised
   assert error.value.code == code
 
 
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])
-def test_exit_on_user_error_defect_keeps_its_traceback(kind):
+def test_exit_on_user_error_other_error_keeps_traceback(kind):
   with pytest.raises(kind), errors.exit_on_user_error():
     raise kind('a defect')
 
 
 @pytest.mark.slow
-def test_parse_flags_defect_in_config_file_keeps_its_traceback(
+def test_parse_flags_error_in_config_file_keeps_traceback(
   tmp_path, monkeypatch
 ):
   path = tmp_path / 'config.py'

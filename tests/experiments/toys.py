@@ -1,4 +1,4 @@
-"""Additions of a user: a method, an estimator, a network and a data set.
+"""Defines additions of a user: method, estimator, network and data set.
 
 Each is code and one declaration; nothing else in the project mentions it.
 """
@@ -39,7 +39,8 @@ METHOD = methods.Method(
   options={'scale': Key(0.5, 'Size of both levels.', above=0)},
 )
 
-# Estimator: a trained factor of the straight-through gradient, from `hidden`.
+# Estimator: the straight-through gradient times a trained factor, which starts
+# at `hidden`.
 
 
 def factor(start):
@@ -61,7 +62,7 @@ ESTIMATOR = estimators.Estimator(
   marker='*',
 )
 
-# Network: one dense layer behind a batch norm, for images of any shape.
+# Network: batch norm and one dense layer, for images of any shape.
 
 
 class Dense(nn.Module):
@@ -136,7 +137,7 @@ DATASET = datasets.Dataset(SHAPE, stream)
 
 
 def declare(monkeypatch):
-  """Declares all four under the name 'toy', for one test."""
+  """Declares all four additions under the name 'toy', for one test."""
   monkeypatch.setitem(methods.METHODS, 'toy', METHOD)
   monkeypatch.setitem(estimators.ESTIMATORS, 'toy', ESTIMATOR)
   monkeypatch.setitem(networks.NETWORKS, 'toy', NETWORK)

@@ -1,4 +1,4 @@
-"""Helpers of the tests of methods: one weight trained on a linear loss."""
+"""Helpers for the tests of methods: training of one weight on a linear loss."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def values(quantizer, w, variables):
 
 
 def linear(quantizer, w, g, steps, **options):
-  """Returns all states of training under the loss Σ g Ŵ."""
+  """Returns the state after each step of training on the loss Σ g Ŵ."""
 
   def loss_fn(params, model_state, batch, rng):
     return jnp.sum(batch * params['layer']['kernel']), (model_state, {})

@@ -1,4 +1,4 @@
-"""Tests of ACIQ: its published clips and its correction."""
+"""Tests ACIQ: its published clips and its bias correction."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +20,8 @@ def test_best_clip_matches_published_clips(prior, published):
 
 
 @pytest.mark.parametrize('prior', ['laplace', 'normal'])
-def test_best_clip_minimises_error(prior):
-  """Integrates the errors of rounding inside and of clipping outside."""
+def test_best_clip_minimises_integrated_error(prior):
+  """Integrates rounding errors within the clip, clipping errors beyond."""
   x = np.linspace(0, 60, 2_000_001)
   if prior == 'laplace':
     density = np.exp(-x)
@@ -37,7 +37,7 @@ def test_best_clip_minimises_error(prior):
 
 @pytest.mark.parametrize('per_channel', [True, False])
 @pytest.mark.parametrize('prior', ['laplace', 'normal', 'range'])
-def test_aciq_levels_fit_clips(prior, per_channel):
+def test_aciq_levels_span_clips(prior, per_channel):
   w = np.asarray(common.weight(1, (3, 3, 20, 4))) * [1.0, 3.0, 0.1, 1.0]
   quantizer = methods.aciq(
     3, per_channel=per_channel, prior=prior, corrected=False
@@ -54,7 +54,7 @@ def test_aciq_levels_fit_clips(prior, per_channel):
     assert np.min(np.abs(levels)) == 0
     if prior == 'range':
       step = (weights.max() - weights.min()) / 7
-      # Half a step by rounding, and half by rounding the zero.
+      # Half a step from rounding the weight, and half from rounding the zero.
       assert np.max(np.abs(part - weights)) <= step
     else:
       laplace = prior == 'laplace'

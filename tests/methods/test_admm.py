@@ -1,4 +1,4 @@
-"""Tests of ADMM: the projection, the dual, and a quadratic."""
+"""Tests ADMM: the projection, the dual variable, and a quadratic loss."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def test_scaled_levels_error_never_rises_with_iterations(values):
   errors = []
   for iterations in (1, 2, 4, 8):
     w_hat = common.values(methods.scaled_levels(values, iterations), w, ())
-    # The scale is the largest level over the largest value in use.
+    # The scale is the ratio of the largest level to the largest value in use.
     scales = [np.max(np.abs(w_hat)) / v for v in values if v > 0]
     assert any(
       set(np.round(np.unique(w_hat) / s, 9)) <= set(values) for s in scales
@@ -30,7 +30,7 @@ def test_scaled_levels_error_never_rises_with_iterations(values):
   assert np.all(np.diff(errors) <= 1e-12)
 
 
-def test_scaled_levels_binary_is_bwn_and_ternary_beats_grid():
+def test_scaled_levels_binary_equals_bwn_and_ternary_beats_grid():
   w = common.weight(2, (6, 7))
   np.testing.assert_allclose(
     common.values(methods.scaled_levels((-1, 1)), w, ()),
@@ -41,7 +41,7 @@ def test_scaled_levels_binary_is_bwn_and_ternary_beats_grid():
     np.sum((w - a * np.clip(np.round(w / a), -1, 1)) ** 2)
     for a in np.linspace(0.05, 3, 2000)
   )
-  assert np.sum((w - w_hat) ** 2) <= best * 1.02  # alternation finds a minimum
+  assert np.sum((w - w_hat) ** 2) <= best * 1.02  # a local minimum
   assert not np.any(
     common.values(methods.scaled_levels((-1, 0, 1)), jnp.zeros((2, 2)), ())
   )
@@ -70,7 +70,7 @@ def test_admm_in_training_matches_oracle():
     )
 
 
-def test_admm_without_penalty_is_plain_training():
+def test_admm_without_penalty_equals_plain_training():
   w, g = common.weight(5), common.weight(6)
   quantizer = mq_jax.unquantized(methods.scaled_levels((-1, 0, 1)))
   refine = methods.admm(quantizer, rho=0.0, every=1)
@@ -78,7 +78,7 @@ def test_admm_without_penalty_is_plain_training():
   np.testing.assert_allclose(common.kernel(last), w - 0.3 * g)
 
 
-def test_admm_quadratic_ends_on_levels_with_balanced_dual():
+def test_admm_quadratic_loss_converges_to_levels_and_dual_to_gradient():
   """Minimises ½ ‖W − c‖² on the levels: W − G → 0, and ρL = −∂f = c − W."""
   c = common.weight(7)
   quantizer = mq_jax.unquantized(methods.scaled_levels((-1, 1)))

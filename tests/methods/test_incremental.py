@@ -1,4 +1,4 @@
-"""Tests of INQ's powers of two and portions, and ELQ's penalties."""
+"""Tests INQ's powers of two and portions, and ELQ's penalties."""
 
 import itertools
 
@@ -15,7 +15,7 @@ PORTIONS = (0.5, 0.75, 1.0)
 
 
 @pytest.mark.parametrize('bits', [2, 3, 5])
-def test_powers_of_two_takes_nearest_level(bits):
+def test_powers_of_two_rounds_to_nearest_level(bits):
   w = common.weight(1, (9, 11))
   top = np.floor(np.log2(4 * np.max(np.abs(w)) / 3))
   powers = 2.0 ** (top - np.arange(2 ** (bits - 2)))
@@ -30,8 +30,8 @@ def test_powers_of_two_takes_nearest_level(bits):
   np.testing.assert_array_equal(again, w_hat)
 
 
-def test_powers_of_two_ties_follow_rule_of_paper():
-  """Tests that (a + c)/2 ≤ |w| < 3c/2 takes c, of neighbours a < c."""
+def test_powers_of_two_ties_follow_paper():
+  """Tests that |w| in [(a + c)/2, 3c/2) maps to c, for neighbours a < c."""
   w = jnp.array([1.0, 0.75, -0.75, 0.74999, 0.25, -0.25, 0.2499])
   w_hat = common.values(methods.powers_of_two(3), w, ())
   np.testing.assert_array_equal(w_hat, [1, 1, -1, 0.5, 0.5, -0.5, 0])
@@ -56,7 +56,7 @@ def test_freeze_portions_freezes_largest_weights(bits):
       now = np.zeros(w.shape, bool)
       now.ravel()[np.argsort(-size, axis=None)[:count]] = True
       assert np.all(now[frozen])
-      # Weights move onto the nearest level; frozen weights keep all their bits.
+      # Weights move to the nearest level. Frozen weights keep all their bits.
       nearest = levels[np.argmin(np.abs(old[..., None] - levels), axis=-1)]
       np.testing.assert_array_equal(new[now & ~frozen], nearest[now & ~frozen])
     np.testing.assert_array_equal(new[frozen], old[frozen])
@@ -69,13 +69,13 @@ def test_freeze_portions_freezes_largest_weights(bits):
   np.testing.assert_array_equal(
     common.values(quantizer, jnp.asarray(final), levels), final
   )
-  # The frozen weights keep the powers of the first weights.
+  # Frozen weights keep the powers of two that belong to the first weights.
   top = np.max(np.abs(final))
   assert np.floor(np.log2(4 * top / 3)) == np.log2(np.max(levels))
 
 
 def test_freeze_portions_first_delays_freezing():
-  """Tests free moves before `first`, and weights frozen on levels after."""
+  """Tests that weights move freely before `first` and then freeze on levels."""
   w, g = common.weight(2, (8, 5)), 0.2 * common.weight(3, (8, 5))
   post_update = methods.freeze_portions(
     methods.inq(3), (1.0,), every=1, first=3
@@ -93,7 +93,7 @@ def test_freeze_portions_first_delays_freezing():
 
 
 def test_add_elq_penalties_matches_finite_differences():
-  """Differentiates a₁ |⟨g, W − Ŵ⟩| + a₂ ‖W − Ŵ‖² with g and Ŵ constant."""
+  """Differentiates a₁ |⟨g, W − Ŵ⟩| + a₂ ‖W − Ŵ‖² with constant g and Ŵ."""
   w, g = common.weight(4, (3, 4)), common.weight(5, (3, 4))
   quantizer = methods.fixed_levels(methods.twn())
   transformation = methods.add_elq_penalties(quantizer, 0.3, 0.7)
@@ -132,7 +132,7 @@ def test_fixed_levels_keeps_levels_of_first_weights():
 @pytest.mark.parametrize(
   'portions', [(), (0.5,), (0.5, 0.5, 1), (0.0, 1), (1, 0.5), (0.5, 1.5)]
 )
-def test_freeze_portions_not_ascending_to_one_raises(portions):
+def test_freeze_portions_portions_not_ascending_to_one_raise(portions):
   with pytest.raises(ValueError, match='portions='):
     methods.freeze_portions(methods.inq(), portions, 1)
 

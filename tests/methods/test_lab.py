@@ -1,4 +1,4 @@
-"""Tests of LAB against brute force and the closed forms of its paper."""
+"""Tests LAB against brute force and the closed forms of its paper."""
 
 import itertools
 
@@ -13,8 +13,8 @@ from tests.methods import common
 pytestmark = pytest.mark.usefixtures('x64')
 
 
-def test_lab_beats_all_signs():
-  """Minimises Σ d (α b − w)² over α and all 2ⁿ signs b."""
+def test_lab_has_lowest_error_of_all_signs():
+  """Minimises Σ d (α b − w)² over α and all 2ⁿ sign vectors b."""
   w = np.array([0.3, -1.2, 0.7, -0.1])
   v = np.array([4.0, 0.25, 1.0, 9.0])
   d = np.sqrt(v) + 1e-8
@@ -27,7 +27,7 @@ def test_lab_beats_all_signs():
   np.testing.assert_allclose(w_hat, best[1], rtol=1e-12)
 
 
-def test_lab_constant_curvature_is_bwn_and_scale_cancels():
+def test_lab_constant_curvature_equals_bwn_at_any_scale():
   w = common.weight(1)
   bwn = common.values(mq_jax.bwn(), w, ())
   quantizer = methods.lab()
@@ -37,7 +37,7 @@ def test_lab_constant_curvature_is_bwn_and_scale_cancels():
   np.testing.assert_allclose(
     common.values(quantizer, w, v),
     common.values(quantizer, w, 1e4 * v),
-    rtol=1e-6,  # because of the 1e-8 beside the root
+    rtol=1e-6,  # because LAB adds 1e-8 to the root
   )
   size = np.abs(common.values(quantizer, w, v))
   assert size.min() == size.max()

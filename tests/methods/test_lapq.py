@@ -1,4 +1,4 @@
-"""Tests of LAPQ: clips by norms, by a parabola, and by the loss."""
+"""Tests LAPQ: clips chosen by norms, by a parabola, and by the loss."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from tests.methods import common
 pytestmark = pytest.mark.usefixtures('x64')
 
 
-def test_clipped_uniform_takes_nearest_level_and_keeps_channel_means():
+def test_clipped_uniform_rounds_to_nearest_level_and_keeps_channel_means():
   w = common.weight(1, (3, 3, 8, 4))
   plain = methods.clipped_uniform(2, corrected=False)
   w_hat = common.values(plain, w, jnp.array(1.2))
@@ -51,13 +51,13 @@ def test_vertex_matches_parabola():
   powers = [2.0, 2.5, 3.0, 4.0]
   losses = [(p - 2.8) ** 2 + 1 for p in powers]
   assert _vertex(powers, losses) == pytest.approx(2.8)
-  # A parabola that opens downwards or has its vertex outside is no guide.
+  # The fit is not used if it opens downwards or if its vertex is outside.
   assert _vertex(powers, [-x for x in losses]) == 4.0
   assert _vertex(powers, [(p - 9) ** 2 for p in powers]) == 4.0
 
 
 def test_lapq_joint_search_lowers_loss():
-  """Tests two layers whose errors cancel only in a joint search."""
+  """Uses two layers whose errors cancel only if their clips change together."""
   params = {'a': common.weight(3, (40, 3)), 'b': common.weight(4, (40, 3))}
   target = jnp.sum(params['a'] * params['b'])
 

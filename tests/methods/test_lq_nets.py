@@ -1,4 +1,4 @@
-"""Tests of LQ-Nets: nearest levels, and errors under rounds of QEM."""
+"""Tests LQ-Nets: nearest levels, and the error after each round of QEM."""
 
 import itertools
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3])
-def test_lq_nets_takes_nearest_level_of_channel(bits):
+def test_lq_nets_rounds_to_nearest_level_of_channel(bits):
   w = common.weight(1)
   quantizer = methods.lq_nets(bits)
   v = jnp.asarray(np.random.default_rng(2).uniform(0.2, 1, (4, bits)))
@@ -37,7 +37,7 @@ def test_lq_nets_start_matches_hand_computation():
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3])
-def test_lq_nets_round_never_raises_error(bits):
+def test_lq_nets_round_never_increases_error(bits):
   w = common.weight(3, (3, 3, 5, 4))
   quantizer = methods.lq_nets(bits, decay=0.0)
   v, errors = quantizer.init(w), []
@@ -48,12 +48,14 @@ def test_lq_nets_round_never_raises_error(bits):
   assert errors[-1] < errors[0]
 
 
-def test_lq_nets_one_bit_moves_to_channel_means():
+def test_lq_nets_one_bit_levels_move_to_channel_means():
   w = common.weight(4, (3, 3, 50, 4))
   quantizer = methods.lq_nets(1, decay=0.0)
   v = quantizer.update(quantizer.init(w), w, None, None)
   mean = np.mean(np.abs(w), axis=(0, 1, 2))
-  np.testing.assert_allclose(v[:, 0], mean, rtol=1e-6)  # because of δ
+  np.testing.assert_allclose(
+    v[:, 0], mean, rtol=1e-6
+  )  # δ causes the difference
   half = methods.lq_nets(1, decay=0.9)
   start = half.init(w)
   moved = half.update(start, w, None, None)

@@ -1,4 +1,4 @@
-"""Tests of LSQ against the equations of its paper."""
+"""Tests LSQ against the equations of its paper."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 def oracle(w, s, bits):
-  """Returns Ŵ, ∂Ŵ/∂s and a mask of weights inside, weight by weight."""
+  """Returns Ŵ, ∂Ŵ/∂s and the mask of weights within the grid."""
   q_min, q_max = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
   rows = []
   for x in np.ravel(w):
@@ -45,14 +45,14 @@ def test_lsq_values_and_gradients_match_oracle(bits):
     )
     np.testing.assert_array_equal(quantizer.saturated(w, variables), ~inside)
     gradient = float(np.sum(g * slope)) / np.sqrt(w.size * q_max)
-    # A small learning rate keeps the step from crossing zero.
+    # With a small learning rate the step size does not cross zero.
     slow = methods.lsq(bits, optax.sgd(1e-3))
     slow_variables = slow.init(w)._replace(step=jnp.asarray(s))
     moved = slow.update(slow_variables, w, None, g).step
     assert s - float(moved) == pytest.approx(1e-3 * gradient, rel=1e-6)
 
 
-def test_lsq_step_stays_above_zero():
+def test_lsq_step_size_stays_positive():
   w = common.weight(3)
   quantizer = methods.lsq(2, optax.sgd(1e9))
   variables = quantizer.init(w)
@@ -60,7 +60,7 @@ def test_lsq_step_stays_above_zero():
   assert float(moved.step) >= float(variables.step) / 1000
 
 
-def test_lsq_layer_of_zeros_has_step_one():
+def test_lsq_layer_of_zeros_has_step_size_one():
   w = jnp.zeros((2, 2))
   quantizer = methods.lsq(2)
   assert float(quantizer.init(w).step) == 1

@@ -1,4 +1,4 @@
-"""Tests of proximal steps, clips and relaxations."""
+"""Tests proximal steps, clips and relaxations."""
 
 import itertools
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('strength', [0.0, 0.3, 2.0])
-def test_prox_minimises_its_objective(strength):
+def test_prox_minimises_objective(strength):
   """Minimises ½ (z − w)² + strength · R(z) over a grid of z."""
   z = np.linspace(-3, 3, 600_001)
   to_nearest = np.minimum(np.abs(z - 1), np.abs(z + 1))
@@ -49,7 +49,7 @@ def test_prox_matches_closed_forms():
 
 
 def test_proximal_step_in_training_matches_oracle():
-  """Tests that each step moves W, pulls it to its level and clips it."""
+  """Tests that each step moves W, pulls W towards its level and clips W."""
   w, g = common.weight(2), common.weight(3)
   quantizer = mq_jax.unquantized(methods.binary())
 
@@ -80,7 +80,7 @@ def test_proximal_step_large_strength_reaches_levels():
   assert set(np.unique(common.kernel(last))) == {-1.0, 1.0}
 
 
-def test_proximal_step_leaf_without_quantizer_is_unaffected():
+def test_proximal_step_leaf_without_quantizer_is_unchanged():
   rules = [('a', methods.binary()), ('b', None)]
   params = {'a': jnp.array([0.5]), 'b': jnp.array([0.5])}
   moves = {'a': jnp.array([3.0]), 'b': jnp.array([3.0])}

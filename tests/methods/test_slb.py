@@ -1,4 +1,4 @@
-"""Tests of SLB: mixtures of levels, exact gradients, and schedules."""
+"""Tests SLB: mixtures of levels, exact gradients, and schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +41,11 @@ def test_slb_mixture_and_gradient_match_finite_differences(bits):
     change = mixture(point + unit) - mixture(point - unit)
     slope = float(np.sum(g * change)) / (2 * step)
     assert float(gradient[index]) == pytest.approx(slope, rel=1e-6)
-  # The mixture stays the same if all entries of a weight shift equally.
+  # Adding a constant to all entries of a weight does not change the mixture.
   np.testing.assert_allclose(np.sum(gradient, axis=-1), 0, atol=1e-12)
 
 
-def test_slb_one_bit_is_tanh():
+def test_slb_one_bit_mixture_equals_tanh():
   theta = theta_of(1)
   quantizer = methods.slb(1, constant(0.6))
   np.testing.assert_allclose(
@@ -65,7 +65,7 @@ def test_slb_distance_of_mixture_from_level_is_bounded(sharp):
   gap = ordered[..., -1] - ordered[..., -2]
   error = np.abs(quantizer.relaxed(theta, 0) - w_hat)
   assert np.all(error <= 2 * 3 * np.exp(-sharp * gap) + 1e-12)
-  # The scale and a shift of all entries do not change the level.
+  # A scale and a shift of all entries do not change the level.
   np.testing.assert_array_equal(
     w_hat, common.values(quantizer, 5 * theta + 3.0, ())
   )
@@ -81,7 +81,7 @@ def test_slb_infinite_temperature_gives_levels_and_no_gradient():
   assert np.all(quantizer.saturated(theta, 0))
 
 
-def test_slb_start_is_near_pretrained_weights():
+def test_slb_init_mixture_is_near_pretrained_weights():
   w = common.weight(4)
   quantizer = methods.slb(2, constant(100.0), sharpness=10.0)
   theta = quantizer.parametrized(w)
@@ -92,8 +92,8 @@ def test_slb_start_is_near_pretrained_weights():
   np.testing.assert_allclose(common.values(quantizer, theta, ()), nearest)
 
 
-def test_slb_in_training_is_gradient_descent_on_theta():
-  """Compares with jax.grad of the mixture's loss, under rising temperature."""
+def test_slb_in_training_equals_gradient_descent_on_theta():
+  """Compares with jax.grad of the mixture's loss, at increasing temperature."""
   w, g = common.weight(5), common.weight(6)
   quantizer = methods.slb(2, lambda updates: 1.0 + updates)
   states = common.linear(quantizer, w, g, 3)
@@ -110,7 +110,7 @@ def test_slb_in_training_is_gradient_descent_on_theta():
 
 
 @pytest.mark.parametrize('kind', ['exp', 'linear', 'cos'])
-def test_temperature_schedule_rises_between_its_ends(kind):
+def test_temperature_schedule_increases_from_start_to_end(kind):
   schedule = methods.temperature_schedule(
     kind, 0.01, 10.0, 100, window=(0.2, 0.6)
   )
@@ -152,7 +152,7 @@ def test_slb_invalid_arguments_raise():
     methods.slb(1, constant(1.0), sharpness=0)
 
 
-def test_temperature_schedule_exp_by_epoch_is_factor_per_epoch():
+def test_temperature_schedule_exp_by_epoch_multiplies_once_per_epoch():
   schedule = methods.temperature_schedule(
     'exp', 1.0, 16.0, 80, (0.25, 0.75), every=10
   )
@@ -164,7 +164,7 @@ def test_temperature_schedule_exp_by_epoch_is_factor_per_epoch():
   )
 
 
-def test_temperature_schedule_freeze_ends_infinite():
+def test_temperature_schedule_freeze_ends_at_infinity():
   kept, frozen = (
     methods.temperature_schedule(
       'linear', 1.0, 5.0, 10, (0.2, 0.6), freeze=freeze

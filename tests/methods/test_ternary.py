@@ -1,4 +1,4 @@
-"""Tests of TWN and TTQ against their papers."""
+"""Tests TWN and TTQ against their papers."""
 
 import itertools
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures('x64')
 def test_twn_matches_hand_computation():
   w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.6])  # mean |w| = 2/3
   w_hat = common.values(methods.twn(), w, ())
-  # Δ = 0.4667, so four weights with the mean 3.7/4 exceed it.
+  # Δ = 0.4667. Four weights exceed Δ; their mean is 3.7/4.
   np.testing.assert_allclose(w_hat, 0.925 * np.array([0, 0, 1, -1, 1, -1]))
 
 
-def test_twn_two_scales_are_means_of_both_sides():
-  """Tests ProxQuant's idempotent projection, with the threshold 0.46."""
+def test_twn_two_scales_are_means_of_each_side():
+  """Tests the idempotent projection of ProxQuant at the threshold 0.46."""
   w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.55])
   quantizer = methods.twn(two_scales=True)
   w_hat = common.values(quantizer, w, ())
@@ -53,7 +53,7 @@ def test_ternary_layer_of_zeros_stays_zero():
 
 
 def test_ttq_gradients_match_levels():
-  """Tests scales by finite differences, weights by {W_n | 1 | W_p} g_hat."""
+  """Compares scales with finite differences, weights with {W_n|1|W_p} g_hat."""
   w, g = common.weight(1), common.weight(2)
   scales = np.array([0.8, 1.3])
   quantizer = methods.ttq(0.3, optax.sgd(1.0))
@@ -79,7 +79,7 @@ def test_ttq_gradients_match_levels():
   assert set(levels) == {-1.3, 0.0, 0.8}
 
 
-def test_ttq_extreme_thresholds_and_scale_invariance():
+def test_ttq_extreme_thresholds_and_scaled_weights_give_expected_codes():
   w = common.weight(3)
   for quantizer, zeros in ((methods.ttq(0), 0), (methods.ttq(1), w.size)):
     w_hat = common.values(quantizer, w, quantizer.init(w))
@@ -92,7 +92,7 @@ def test_ttq_extreme_thresholds_and_scale_invariance():
 
 
 def test_ttq_in_training_matches_oracle():
-  """Tests two steps of weights and scales from the gradients of the loss."""
+  """Computes two steps of weights and scales from the gradients of the loss."""
   w, g = common.weight(4), common.weight(5)
   states = common.linear(methods.ttq(0.3, optax.sgd(0.05)), w, g, 2)
   scales = np.ones(2)

@@ -1,4 +1,4 @@
-"""Tests of PSGD: the grid and the scaled gradient."""
+"""Tests PSGD: the grid and the scaled gradient."""
 
 import itertools
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 
 @pytest.mark.parametrize('bits', [2, 4, 8])
-def test_uniform_takes_nearest_level(bits):
+def test_uniform_rounds_to_nearest_level(bits):
   w = common.weight(1)
   step = np.max(np.abs(w)) / (2 ** (bits - 1) - 1)
   w_hat = common.values(methods.uniform(bits), w, ())
@@ -27,7 +27,7 @@ def test_uniform_takes_nearest_level(bits):
 
 
 def scale(w, **options):
-  """Returns s of each weight, from a gradient of ones."""
+  """Returns the scale of each weight, by scaling a gradient of ones."""
   transformation = methods.scale_by_position(methods.uniform(3), **options)
   params = {'w': w}
   ones = {'w': jnp.ones_like(w)}
@@ -51,17 +51,17 @@ def test_scale_by_position_matches_formula():
   np.testing.assert_allclose(pruned, np.abs(w))
 
 
-def test_scale_by_position_weights_on_targets_stay():
+def test_scale_by_position_weights_on_targets_do_not_move():
   w = common.weight(3)
   on_grid = jnp.asarray(common.values(methods.uniform(3), w, ()))
   still = scale(on_grid, epsilon=0.0, normalised=False)
   np.testing.assert_allclose(still, 0, atol=1e-15)
-  # A normalised layer on its targets without ε gives 0, not 0/0.
+  # Without ε, a normalised layer on its targets gives 0, not 0/0.
   assert np.all(np.isfinite(scale(jnp.zeros((2, 2)), epsilon=0.0)))
 
 
-def test_scale_by_position_to_zero_is_descent_on_root():
-  """Compares with descent on y, w = sign(y) y²/4, to second order."""
+def test_scale_by_position_target_zero_equals_descent_on_root():
+  """Compares with descent on y, where w = sign(y) y²/4, to second order."""
   w, g, eta = np.array([0.9, -0.4, 1.7]), np.array([1.0, 2.0, -0.5]), 1e-4
   y = np.sign(w) * 2 * np.sqrt(np.abs(w))
   moved_y = y - eta * g * np.abs(y) / 2  # dw/dy = |y| / 2

@@ -1,4 +1,4 @@
-"""Variables, traces and train steps for the tests of the networks."""
+"""Makes variables, records calls and trains, for the tests of networks."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ import mq_jax
 from mq_jax import activations
 from mq_jax.activations import Activation
 
-# Quantizer of weights and activation of each number of bits.
+# A weight quantizer and an activation for each number of bits.
 SAME_BITS = {
   1: (mq_jax.bwn(), Activation(activations.bi_real_sign, signed=True)),
   2: (mq_jax.dorefa(2), Activation(activations.pact(2), start=2.0)),
   4: (mq_jax.dorefa(4), Activation(activations.lsq_activation(4), start=0.1)),
 }
-# Activations and their largest number of levels.
+# Each activation and its largest number of levels.
 LEVELS = [
   (Activation(activations.sign, signed=True), 2),
   (Activation(activations.bi_real_sign, signed=True), 2),
@@ -34,7 +34,7 @@ def images(shape=(3, 8, 8, 3), dtype=np.float32):
 
 
 def random_like(tree, seed=0):
-  """Returns He-normal kernels; vectors and scalars are positive."""
+  """Returns random values: He-normal kernels, positive vectors and scalars."""
   rng = np.random.default_rng(seed)
 
   def leaf(like):
@@ -47,7 +47,7 @@ def random_like(tree, seed=0):
 
 
 def shapes(net, x):
-  """Returns the shapes of the variables without compiling `init`."""
+  """Returns the shapes of the variables; does not compile `init`."""
   return jax.eval_shape(
     lambda x: net.init(jax.random.key(0), x, train=False),
     x,
@@ -55,7 +55,7 @@ def shapes(net, x):
 
 
 def start(net, x):
-  """Returns random variables, including the statistics."""
+  """Returns random variables, including batch statistics."""
   return random_like(shapes(net, x))
 
 
@@ -67,7 +67,7 @@ def named(tree):
 
 
 def calls(net, variables, x, train=False):
-  """Returns the input and the output of each submodule by its path."""
+  """Returns the input and the output of each submodule, by path."""
 
   @jax.jit
   def run(variables, x):
@@ -87,7 +87,7 @@ def calls(net, variables, x, train=False):
 
 
 def loss_after_a_step(net, quantizer, x):
-  """Returns the loss after one step and the largest move of each leaf."""
+  """Returns the loss after one step, and the largest change of each leaf."""
   variables = start(net, x)
 
   def loss_fn(params, stats, batch, rng):

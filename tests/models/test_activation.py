@@ -1,4 +1,4 @@
-"""Tests of the layer around an activation: its number and its dtypes."""
+"""Tests `QuantizedInput`: its trained number and its dtypes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def init(layer, x=X):
   return layer.init(jax.random.key(0), jnp.asarray(x))
 
 
-def test_quantized_input_without_number_has_no_parameters():
+def test_quantized_input_without_trained_number_has_no_parameters():
   layer = models.QuantizedInput(Activation(activations.sign, signed=True))
   assert not init(layer)
   np.testing.assert_array_equal(
@@ -23,7 +23,7 @@ def test_quantized_input_without_number_has_no_parameters():
   )
 
 
-def test_quantized_input_trained_number_starts_and_is_used():
+def test_quantized_input_trained_number_has_start_value_and_is_used():
   function = activations.pact(2)
   layer = models.QuantizedInput(Activation(function, start=3.0))
   variables = init(layer)
@@ -36,7 +36,7 @@ def test_quantized_input_trained_number_starts_and_is_used():
     )
 
 
-def test_quantized_input_number_gets_gradient():
+def test_quantized_input_trained_number_has_gradient():
   layer = models.QuantizedInput(Activation(activations.pact(2), start=0.8))
   gradient = jax.grad(lambda v: jnp.sum(layer.apply(v, jnp.asarray(X))))(
     init(layer)
@@ -47,7 +47,7 @@ def test_quantized_input_number_gets_gradient():
 @pytest.mark.parametrize(
   'function', [activations.pact, activations.lsq_activation]
 )
-def test_quantized_input_number_below_zero_counts_as_minimum_and_returns(
+def test_quantized_input_negative_number_acts_as_minimum_and_recovers(
   function,
 ):
   layer = models.QuantizedInput(Activation(function(2), start=2.0))
@@ -65,14 +65,14 @@ def test_quantized_input_number_below_zero_counts_as_minimum_and_returns(
 
 
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
-def test_quantized_input_number_is_at_least_float32(dtype):
+def test_quantized_input_trained_number_is_at_least_float32(dtype):
   layer = models.QuantizedInput(Activation(activations.pact(4), 1.3), dtype)
   x = jnp.linspace(-1, 3, 999).reshape(3, 333).astype(dtype)
   variables = init(layer, x)
   y = layer.apply(variables, x)
   assert variables['params']['number'].dtype == np.float32
   assert y.dtype == dtype
-  # Only the end result is rounded.
+  # Only the final result is rounded.
   want = np.arange(16, dtype=np.float32) * np.float32(1.3) / 15
   np.testing.assert_allclose(
     np.unique(y.astype(np.float32)),

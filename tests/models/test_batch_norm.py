@@ -1,4 +1,4 @@
-"""Tests of batch normalisation against its closed form in float64 NumPy."""
+"""Tests batch normalisation against its closed form in float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ def test_batch_norm_one_step_matches_hand_computation():
   x = jnp.array([[1.0], [2.0], [6.0]])
   module = BatchNorm(epsilon=0.0)
   y, variables = train(module, start(module, x), x)
-  # Mean 3, deviations -2, -1, 3: squares 14, variance 14/3 and unbiased 7.
+  # The mean is 3, the deviations are -2, -1 and 3. Their squares add up to 14,
+  # so the variance is 14/3, or 7 if unbiased.
   np.testing.assert_allclose(
     y[:, 0], np.array([-2.0, -1.0, 3.0]) / np.sqrt(14 / 3), rtol=1e-6
   )
@@ -81,8 +82,8 @@ def test_batch_norm_gradient_matches_closed_form(x64):
   np.testing.assert_allclose(gradient(x), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_batch_norm_float32_keeps_variance_beside_large_mean():
-  # E[x²] − E[x]² in float32 is off by more than the variance itself here.
+def test_batch_norm_float32_large_mean_keeps_variance():
+  # Here the error of E[x²] − E[x]² in float32 exceeds the variance itself.
   x = (4096 + batches(1, (4096, 1))[0] / 3).astype(np.float32)
   module = BatchNorm(momentum=0.0)
   _, variables = train(module, start(module, jnp.asarray(x)), jnp.asarray(x))
@@ -92,7 +93,7 @@ def test_batch_norm_float32_keeps_variance_beside_large_mean():
 
 
 def test_batch_norm_bfloat16_normalises_in_float32():
-  # 256 + 1 rounds to 256 in bfloat16: a sum in it would lose every other 1.
+  # 256 + 1 rounds to 256 in bfloat16, so a sum in bfloat16 would lose the ones.
   x = jnp.tile(jnp.array([[1.0], [2.0]], jnp.bfloat16), (4096, 1))
   module = BatchNorm(dtype=jnp.bfloat16, momentum=0.0, epsilon=0.0)
   y, variables = train(module, start(module, x), x)
@@ -140,7 +141,7 @@ def test_batch_norm_backward_rule_matches_autodiff(x64, relu, with_shortcut):
   arguments = params, x, *([shortcut] if with_shortcut else [])
 
   def score(y, stats):
-    # The derivative through the running statistics must not be lost.
+    # The score includes the derivative through the running statistics.
     return (
       jnp.sum(jnp.sin(y) * weight)
       + jnp.sum(jnp.exp(stats['mean']))
@@ -182,7 +183,7 @@ def test_batch_norm_backward_rule_matches_autodiff(x64, relu, with_shortcut):
   )
 
 
-def test_batch_norm_infinite_value_shows():
+def test_batch_norm_infinite_value_gives_non_finite_output():
   x = jnp.asarray(batches(1)[0], jnp.float32).at[0, 0, 0, 1].set(jnp.inf)
   y, variables = train(BatchNorm(), start(BatchNorm(), x), x)
   assert np.isfinite(y[..., 0]).all()

@@ -43,7 +43,7 @@ def paths(params):
 
 
 def tables(params, rules):
-  """Returns quantized parameters, and the scales of leaves that have one."""
+  """Returns quantized parameters, and the scale of each leaf that has one."""
   selected = select(params, rules)
   coded = map_selected(
     lambda q, w: q.codes(q.preprocess(w, q.init(w)), q.init(w)),
@@ -64,7 +64,7 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize('size', [1e-3, None, 10.0])
 @pytest.mark.parametrize('channels', [False, True])
-def test_fold_scales_keeps_outputs_for_every_scale(size, channels):
+def test_fold_scales_each_quantizer_keeps_outputs(size, channels):
   net, variables, x = network()
   rng = np.random.default_rng(1)
   codes, scales = {}, {}
@@ -117,7 +117,7 @@ def test_fold_scales_quantizer_leaves_integers(quantizer, integers, shape):
   for path in scales:
     if path != 'head/kernel':
       assert set(np.unique(named_leaves(folded)[path])) <= integers, path
-  # A large layer takes all levels.
+  # A large layer uses all levels.
   last = folded['stage3']['block0']['conv2']['kernel']
   assert set(np.unique(last)) == integers
   np.testing.assert_array_equal(
@@ -127,8 +127,8 @@ def test_fold_scales_quantizer_leaves_integers(quantizer, integers, shape):
   assert_close(logits(net, folded, means, x), before)
 
 
-def test_fold_scales_trained_state_folds():
-  """Tests in tolerance: `quantized` is compiled, the scales are not."""
+def test_fold_scales_trained_state_keeps_outputs():
+  """Compares with a tolerance: `quantized` is compiled, the scales are not."""
   w = jax.random.normal(jax.random.key(0), (3, 3, 16, 16), jnp.float32)
   ones = jnp.ones(16, jnp.float32)
   params = {'conv1': {'kernel': w}, 'norm1': {'scale': ones}}
@@ -156,7 +156,7 @@ def test_fold_scales_trained_state_folds():
   assert folded['conv1']['kernel'].dtype == jnp.float32
 
 
-def test_fold_scales_vgg_names_and_bias():
+def test_fold_scales_vgg_folds_convolutions_and_biases():
   params = {
     'conv3': {'kernel': jnp.full((3, 3, 2, 4), 0.5)},
     'norm3': {'scale': jnp.full(4, 3.0), 'bias': jnp.ones(4)},
@@ -178,7 +178,7 @@ def test_fold_scales_vgg_names_and_bias():
     assert set(np.asarray(folded[norm]['scale'])) == {1.5}
     assert set(np.asarray(folded[norm]['bias'])) == {1.0}
     assert set(np.asarray(means[norm]['mean'])) == {4.0}
-  # Dense layers have biases, which lose the scale too.
+  # Dense layers have biases, which are divided by the scale too.
   assert set(np.asarray(folded['dense1']['bias'])) == {2.0}
 
 
@@ -190,7 +190,7 @@ def test_fold_scales_kernel_without_scale_is_unchanged():
   stem = variables['params']['stem']['kernel']
   start = trained.init(stem)._replace(scales=jnp.array([0.8, 1.3]))
   assert models.scale_of(trained.codes(stem, start)[1]) is None
-  # The scale of another kernel changes nothing.
+  # The scale of another kernel has no effect.
   rng = np.random.default_rng(4)
   kernel = asymmetric[rng.integers(0, 3, (3, 3, 3, 16))]
   params = replace(variables['params'], {'stem/kernel': kernel})
@@ -200,14 +200,14 @@ def test_fold_scales_kernel_without_scale_is_unchanged():
   for kernels, alpha in ((params, 0.8), (params, 1.3), (large, 0.1)):
     same = models.fold_scales(kernels, stats, {'stem/kernel': alpha})
     jax.tree.map(np.testing.assert_array_equal, same, (kernels, stats))
-  # A norm without statistics takes no scale.
+  # A norm without statistics cannot take a scale.
   same = models.fold_scales(small, {}, {'stem/kernel': 0.1})
   jax.tree.map(np.testing.assert_array_equal, same, (small, {}))
   folded, _ = models.fold_scales(small, stats, {'stem/kernel': 0.1})
   assert set(np.unique(folded['stem']['kernel'])) == {255}
 
 
-def test_fold_scales_bfloat16_is_not_mistaken_for_integers():
+def test_fold_scales_bfloat16_kernel_does_not_count_as_integers():
   kernel = jnp.array([[100.3, -57.6]], jnp.bfloat16)
   params = {'conv1': {'kernel': kernel}, 'norm1': {'scale': jnp.ones(2)}}
   stats = {'norm1': {'mean': jnp.ones(2)}}
@@ -238,7 +238,7 @@ def test_fold_scales_invalid_scale_raises(scales, match):
 
 
 def normalised(x, params, stats, epsilon):
-  """Returns the closed form in float64."""
+  """Computes batch norm by its closed form in float64."""
   x, params, stats = jax.tree.map(np.asarray, (x, params, stats))
   deviation = np.sqrt(stats['var'] + epsilon)
   return (x - stats['mean']) / deviation * params['scale'] + params['bias']
@@ -246,7 +246,7 @@ def normalised(x, params, stats, epsilon):
 
 @pytest.mark.parametrize('epsilon', [1e-5, 1e-3, 0.5])
 def test_fold_norms_matches_closed_form(epsilon):
-  """Tests variances as small as epsilon, so that epsilon matters."""
+  """Uses variances as small as epsilon, so that epsilon matters."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(3, 4, 5)))
   params = {'scale': rng.normal(size=5), 'bias': rng.normal(size=5)}
@@ -263,9 +263,9 @@ def test_fold_norms_matches_closed_form(epsilon):
   np.testing.assert_allclose(folded['norm']['scale'], factor, rtol=1e-14)
   shift = params['bias'] - factor * stats['mean']
   np.testing.assert_allclose(folded['norm']['shift'], shift, rtol=1e-12)
-  # A network that is a single norm has no folders.
+  # In a network that is a single norm, the leaves have no parent.
   assert_same_tree(models.fold_norms(params, stats, epsilon), folded['norm'])
-  # Shortcut and ReLU of a block stay.
+  # Blocks keep their shortcut and ReLU.
   shortcut = jnp.asarray(rng.normal(size=x.shape))
   y = norm.apply(
     {'params': folded['norm']}, x, train=False, shortcut=shortcut, relu=True
@@ -273,7 +273,7 @@ def test_fold_norms_matches_closed_form(epsilon):
   np.testing.assert_allclose(
     y, np.maximum(expected + shortcut, 0), rtol=1e-12, atol=1e-12
   )
-  # Another epsilon is another norm.
+  # A different epsilon gives a different norm.
   other = models.fold_norms({'norm': params}, {'norm': stats}, 2 * epsilon)
   assert not np.allclose(other['norm']['scale'], factor, rtol=1e-3)
 

@@ -1,4 +1,4 @@
-"""Tests of residual networks against NumPy in PyTorch's convention."""
+"""Tests residual networks against NumPy, with the conventions of PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from tests.models.networks import images, random_like, start
 
 
 def convolve(x, kernel, stride, pad):
-  """Computes PyTorch's Conv2d: equal pads on all sides, NHWC and HWIO."""
+  """Computes Conv2d of PyTorch: equal padding on all sides, NHWC and HWIO."""
   x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
   side = (x.shape[1] - kernel.shape[0]) // stride + 1
   result = np.zeros((x.shape[0], side, side, kernel.shape[3]))
@@ -25,7 +25,7 @@ def convolve(x, kernel, stride, pad):
 
 
 class Oracle:
-  """The forward pass of section 4.2, layer by layer in float64."""
+  """Computes the forward pass of section 4.2 layer by layer in float64."""
 
   def __init__(self, variables, train, activation=None):
     self.variables = jax.tree.map(np.asarray, variables)
@@ -103,15 +103,15 @@ def leaves(depth, num_classes=10, **quantized):
 
 @pytest.mark.parametrize(
   ('depth', 'weights'),
-  # Stem 432, head 640, shortcuts 512 + 2048, the two convolutions that widen
-  # 4608 + 18432; n blocks per stage add 2n of 2304, 2n - 1 of 9216 + 36864.
+  # Stem 432, head 640, shortcuts 512 + 2048, two widening convolutions
+  # 4608 + 18432. n blocks per stage add 2n of 2304, 2n - 1 of 9216 + 36864.
   [(20, 270896), (32, 464432), (44, 657968), (56, 851504), (110, 1722416)],
 )
 def test_resnet_depth_gives_published_weight_count(depth, weights):
   found = leaves(depth)
   kernels = [leaf for name, leaf in found.items() if name.endswith('/kernel')]
   assert sum(leaf.size for leaf in kernels) == weights
-  # The longest path; the two shortcuts do not count.
+  # The depth counts the longest path, without the two shortcuts.
   assert len(kernels) - 2 == depth
 
 
@@ -167,7 +167,7 @@ def test_resnet_init_uses_fan_out():
   np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64)), rtol=0.02)
 
 
-def test_resnet_bfloat16_keeps_float32_parameters():
+def test_resnet_bfloat16_parameters_stay_float32():
   wide, narrow = models.resnet(8), models.resnet(8, dtype=jnp.bfloat16)
   x = images()
   variables = start(narrow, x)
@@ -177,7 +177,7 @@ def test_resnet_bfloat16_keeps_float32_parameters():
   assert logits.dtype == jnp.float32
   exact, _ = apply(wide, variables, x)
   error = np.abs(logits - exact).max() / np.abs(exact).max()
-  # bfloat16 has 8 bits: some hundredths after nine layers, and never 0.
+  # bfloat16 has 8 bits: after nine layers the error is a few hundredths, not 0.
   assert 1e-4 < error < 0.1
 
 
@@ -251,7 +251,7 @@ def test_resnet_quantizes_convolution_inputs_but_not_sums(activation, levels):
   for stage in (1, 2, 3):
     sums = np.asarray(calls[f'stage{stage}/block0'][1])
     assert len(np.unique(sums)) > sums.size // 4
-    # Only a network without ReLU keeps negative sums.
+    # Only a network without ReLU has negative sums.
     assert np.any(sums < 0) == activation.signed
   np.testing.assert_allclose(
     calls['head'][0],
@@ -273,7 +273,7 @@ def test_resnet_identity_activation_changes_nothing():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_resnet_activation_adds_only_its_numbers():
+def test_resnet_activation_adds_only_trained_numbers():
   plain = leaves(20)
   assert leaves(20, activation=Activation(activations.hwgq(2))) == plain
   activation = Activation(activations.pact(2), start=10.0)
@@ -317,7 +317,7 @@ def test_resnet_quantized_step_moves_all_parameters(bits):
   net = models.resnet8(4, activation=activation, head_norm=bits == 1)
   loss, moves = networks.loss_after_a_step(net, quantizer, images())
   assert np.isfinite(loss)
-  # Gradients reach every parameter through all the roundings.
+  # Gradients reach every parameter through all quantizers.
   assert {at for at, move in moves.items() if move == 0} == set()
   assert any(at.endswith('act2/number') for at in moves) == (bits > 1)
 

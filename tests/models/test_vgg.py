@@ -1,4 +1,4 @@
-"""Tests of VGG-Small and LAB's network: counts, paths, inputs of layers."""
+"""Tests VGG-Small and LAB's network: counts, paths, and inputs of layers."""
 
 import itertools
 
@@ -17,7 +17,7 @@ PACT = Activation(activations.pact(2), start=2.0)
 
 
 def narrow(make, *args, **kwargs):
-  """Returns a network of `make` with few channels."""
+  """Makes a network with few channels."""
   net = make(*args, **kwargs)
   return net.clone(widths=(4, 6, 8), dense=(9,) * len(net.dense))
 
@@ -98,8 +98,8 @@ def test_vgg_layer_inputs_follow_from_previous_outputs(
   net = narrow(make, dtype=jnp.float64, activation=activation)
   x = images((2, 8, 8, 3), np.float64)
   variables = networks.start(net, x)
-  # Running variances as small as epsilon show epsilon. Max pooling does not
-  # commute with scales of both signs.
+  # Running variances are as small as epsilon, so that epsilon matters. Scales
+  # have both signs, because max pooling does not commute with negative scales.
   stats = variables['batch_stats']
   for norm in stats.values():
     norm['var'] = norm['var'] * 1e-4
@@ -173,12 +173,12 @@ def test_vgg_quantized_step_moves_all_parameters(bits, make):
   net = narrow(make, 4, activation=activation).clone(widths=(4, 6))
   loss, moves = networks.loss_after_a_step(net, quantizer, images())
   assert np.isfinite(loss)
-  # Gradients reach every parameter through all the roundings.
+  # Gradients reach every parameter through all quantizers.
   assert {at for at, move in moves.items() if move == 0} == set()
   assert ('act2/number' in moves) == (bits > 1)
 
 
-def test_labnet_running_statistics_keep_nine_tenths():
+def test_labnet_running_statistics_have_momentum_0_9():
   net, x = narrow(models.labnet), images()
   variables = networks.start(net, x)
   calls = networks.calls(net, variables, x, train=True)
@@ -201,7 +201,7 @@ def test_labnet_running_statistics_keep_nine_tenths():
     (models.labnet, 'dense2', 100 + 100),
   ],
 )
-def test_vgg_init_has_scale_of_paper(make, layer, fans):
+def test_vgg_init_scale_matches_paper(make, layer, fans):
   net = make()
   net = net.clone(widths=(4, 6, 32), dense=(100,) * len(net.dense))
   x = images((1, 8, 8, 3))
@@ -211,13 +211,13 @@ def test_vgg_init_has_scale_of_paper(make, layer, fans):
   if make is models.labnet:
     bound = np.sqrt(1.5 / fans)
     assert 0.99 * bound < jnp.max(jnp.abs(kernel)) <= bound
-    # Uniform.
+    # The distribution is uniform.
     np.testing.assert_allclose(np.std(kernel), bound / np.sqrt(3), rtol=0.03)
   else:
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / fans), rtol=0.03)
 
 
-def test_labnet_bfloat16_keeps_float32_parameters():
+def test_labnet_bfloat16_parameters_stay_float32():
   net, x = narrow(models.labnet, dtype=jnp.bfloat16, activation=PACT), images()
   variables = networks.start(net, x)
   calls = networks.calls(net, variables, x, train=True)
@@ -253,6 +253,6 @@ def test_vgg_small_invalid_images_raise(batch, match):
     networks.shapes(models.vgg_small(), jnp.asarray(batch))
 
 
-def test_labnet_equal_arguments_give_equal_networks():
+def test_labnet_equal_arguments_compare_equal():
   assert models.labnet(7, activation=PACT) == models.labnet(7, activation=PACT)
   assert models.labnet() != models.labnet(head_norm=False)

@@ -1,4 +1,4 @@
-"""A small network with quantized, unread and full-precision leaves."""
+"""Defines a small network with quantized, unused and full-precision leaves."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import mq_jax
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 X = jax.ShapeDtypeStruct((1, 6, 6, 2), jnp.float32)
-# 3x3 taps of 2 channels for each of 6x6 pixels in 4 channels, and 4 x 3.
+# 6x6 pixels in 4 channels, each from 3x3 taps of 2 channels; then 4 x 3.
 CONV, DENSE = 18 * 36 * 4, 12
 
 

@@ -1,4 +1,4 @@
-"""Tables of levels, found in the values, and their common scale."""
+"""Tests tables of levels that are found in values, and their common scale."""
 
 import itertools
 
@@ -16,13 +16,13 @@ from mq_jax.packing import levels
 FEW = st.sampled_from([-2.5, -1.0, -0.0, 0.0, 0.3, 1.0, 7.0])
 
 
-def bits_of(array):
+def view_bits(array):
   array = np.ascontiguousarray(array)
   return array.view(f'u{array.itemsize}')
 
 
-def picked(codes, table):
-  """Returns `levels[codes]`, weight by weight."""
+def look_up(codes, table):
+  """Returns `levels[codes]`, computed weight by weight."""
   found = np.empty(codes.shape, table.dtype)
   for place in itertools.product(*map(range, codes.shape)):
     if table.ndim == 1:
@@ -59,9 +59,9 @@ def test_by_value_any_weight_codes_index_its_values(given):
   assert codes.dtype == np.int64
   assert table.dtype == w.dtype
   assert table.shape[:-1] == tables
-  np.testing.assert_array_equal(bits_of(picked(codes, table)), bits_of(w))
-  # Each table contains the values of its part in ascending order, and repeats
-  # the last.
+  np.testing.assert_array_equal(view_bits(look_up(codes, table)), view_bits(w))
+  # Each table contains the values of its part of w in ascending order, and
+  # repeats the last value.
   maximum = 0
   for place in itertools.product(*map(range, tables)):
     part = w[
@@ -71,11 +71,11 @@ def test_by_value_any_weight_codes_index_its_values(given):
       )
     ]
     row = table[place]
-    distinct = np.unique(bits_of(part))
+    distinct = np.unique(view_bits(part))
     maximum = max(maximum, len(distinct))
-    np.testing.assert_array_equal(np.unique(bits_of(row)), distinct)
+    np.testing.assert_array_equal(np.unique(view_bits(row)), distinct)
     assert np.all(np.diff(row) >= 0)
-    assert np.all(bits_of(row[len(distinct) :]) == bits_of(row[-1:]))
+    assert np.all(view_bits(row[len(distinct) :]) == view_bits(row[-1:]))
   assert table.shape[-1] == maximum
 
 
@@ -110,7 +110,7 @@ def test_scale_of_channels_and_zeros_returns_one_alpha_per_channel():
   table = jnp.array([[-0.5, 0.5], [0.0, 0.0], [-3.0, 3.0]])
   scale = levels.scale_of(table.reshape(1, 1, 1, 3, 2))
   np.testing.assert_array_equal(scale, [0.5, 1, 3])
-  # Scales per input channel cannot be folded into a norm.
+  # A norm cannot take scales per input channel.
   assert levels.scale_of(table.reshape(1, 1, 3, 1, 2)) is None
   np.testing.assert_array_equal(levels.scale_of(jnp.zeros(3)), 1.0)
   # 8 bits have 255 steps of ±1; powers of two can exceed that range.
@@ -122,7 +122,7 @@ def test_scale_of_channels_and_zeros_returns_one_alpha_per_channel():
     assert levels.scale_of(ladder) == scale
 
 
-def exact(table, multiples):
+def is_exact(table, multiples):
   scale, integers = multiples
   assert scale.shape == (*table.shape[:-1], 1)
   assert integers.shape == table.shape
@@ -130,7 +130,7 @@ def exact(table, multiples):
   assert integers.dtype == np.int64
   assert np.all(scale > 0)
   product = scale * integers.astype(table.dtype)
-  return np.array_equal(bits_of(product), bits_of(table))
+  return np.array_equal(view_bits(product), view_bits(table))
 
 
 @settings(max_examples=100)
@@ -145,7 +145,7 @@ def test_exact_multiples_of_rounded_products_reproduce_levels(
   table = dtype(scale) * np.array([1, *integers], dtype)
   found = levels.exact_multiples(table)
   assert found is not None
-  assert exact(table, found)
+  assert is_exact(table, found)
   np.testing.assert_array_equal(found[1], [1, *integers])
 
 
@@ -156,16 +156,16 @@ def test_exact_multiples_of_rounded_products_reproduce_levels(
   st.integers(0, 5),
   st.integers(-3, 3),
 )
-def test_exact_multiples_of_perturbed_level_are_exact_or_none(
+def test_exact_multiples_perturbed_level_gives_exact_result_or_none(
   integers, scale, place, ulps
 ):
-  """Moves one level by a few units in the last place."""
+  """Changes one level by a few units in the last place."""
   table = np.float32(scale) * np.array(integers, np.float32) + np.float32(0)
   place %= len(integers)
-  moved = bits_of(table)[place] + np.uint32(abs(ulps)) * (table[place] != 0)
+  moved = view_bits(table)[place] + np.uint32(abs(ulps)) * (table[place] != 0)
   table[place] = moved.astype(np.uint32).view(np.float32)
   found = levels.exact_multiples(table)
-  assert found is None or exact(table, found)
+  assert found is None or is_exact(table, found)
 
 
 @pytest.mark.filterwarnings('error::RuntimeWarning')
@@ -178,13 +178,13 @@ def test_exact_multiples_without_exact_scale_return_none():
     [scale, 256 * scale],
     [-0.0, scale],  # integers have no -0
     [-0.0],
-    [1e-45, 2e-45],  # which XLA takes for 0
+    [1e-45, 2e-45],  # XLA treats it as 0
     [1e-45, 1.0],
   ):
     assert levels.exact_multiples(np.array(table, np.float32)) is None, table
   # `scale_of` ignores rounding errors.
   assert levels.scale_of(np.array([-scale, above])) is not None
-  # The tables belong to an axis other than the last.
+  # The axis of the tables is not the last axis.
   other = np.array([[-1, 1], [-2, 2]], np.float32).reshape(2, 1, 2)
   assert levels.exact_multiples(other) is None
 

@@ -1,4 +1,4 @@
-"""`layer_macs` against products counted by hand."""
+"""Compares `layer_macs` with products counted by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from mq_jax.packing.macs import layer_macs
 from tests.packing import small_network
 
 
-def looped(params, x):
+def run_loop(params, x):
   x = x @ jnp.ones((2, 4))
   x, _ = lax.scan(
     lambda x, _: (jnp.tanh(x @ params['square']), None), x, None, length=5
@@ -24,10 +24,13 @@ SQUARE = {'square': jnp.ones((4, 4)), 'stacked': jnp.ones((3, 4, 4))}
 def test_layer_macs_loop_counts_every_iteration():
   x = jnp.ones((1, 2))
   expected = {'square': 16 * (5 + 1), 'stacked': 3 * 16}
-  assert layer_macs(SQUARE, looped, x) == expected
-  assert layer_macs(SQUARE, jax.jit(looped), x) == expected
+  assert layer_macs(SQUARE, run_loop, x) == expected
+  assert layer_macs(SQUARE, jax.jit(run_loop), x) == expected
   twice = lambda p, x: lax.scan(  # noqa: E731
-    lambda s, _: (s + jnp.sum(jax.jit(looped)(p, x)), None), 0.0, None, length=2
+    lambda s, _: (s + jnp.sum(jax.jit(run_loop)(p, x)), None),
+    0.0,
+    None,
+    length=2,
   )
   assert layer_macs(SQUARE, twice, x) == {p: 2 * n for p, n in expected.items()}
 
@@ -54,7 +57,7 @@ def test_layer_macs_condition_counts_largest_branch():
     weights, lambda p, x, on: lax.cond(on, once, neither, p, x), x, on
   )
   assert found == {'small': 7 * 6}
-  # A condition in a loop counts in every iteration, also with three branches.
+  # A condition in a loop counts once per iteration, also with three branches.
   index = jax.ShapeDtypeStruct((), jnp.int32)
 
   def thrice(params, x, index):
@@ -72,7 +75,7 @@ def test_layer_macs_condition_counts_largest_branch():
   assert found == {'small': 3 * 7 * 6, 'large': 3 * 7 * 10}
 
 
-def test_layer_macs_condition_counts_a_single_branch():
+def test_layer_macs_condition_with_one_branch_counts_that_branch():
   weights = {'small': jnp.ones((2, 3)), 'large': jnp.ones((2, 5))}
   branches = [lambda p, x, n=name: jnp.sum(x @ p[n]) for name in weights]
   found = layer_macs(
@@ -98,7 +101,7 @@ def test_layer_macs_while_loop_separates_condition_and_body():
       x,
     )
 
-  # A loop of unknown length counts once.
+  # The body of a loop of unknown length counts once.
   expected = {'body': 3 * 16, 'both': 2 * 3 * 16, 'stop': 3 * 4}
   assert layer_macs(weights, apply, jnp.ones((3, 4))) == expected
 
@@ -130,7 +133,7 @@ def test_layer_macs_scaled_weight_counts_as_weight():
 
 
 @pytest.mark.parametrize('loop', ['scan', 'fori_loop'])
-def test_layer_macs_indexed_stack_counts_for_stack(loop):
+def test_layer_macs_slice_of_stack_counts_for_stack(loop):
   def apply(params, x):
     if loop == 'fori_loop':
       return lax.fori_loop(0, 3, lambda i, x: x @ params['stacked'][i], x)
@@ -174,7 +177,7 @@ def test_layer_macs_transformed_network_counts_the_same():
   assert layer_macs(weights, batched, batch) == {
     p: 7 * n for p, n in expected.items()
   }
-  # Packed weights count like their values.
+  # Packed weights count like unpacked weights.
   assert (
     layer_macs(
       small_network.packed_params().params, small_network.apply, small_network.X

@@ -1,4 +1,4 @@
-"""Packed files: exact round trips, atomic writes, and refused damage."""
+"""Tests packed files: exact round trips, atomic writes, rejected damage."""
 
 import hashlib
 import io
@@ -23,12 +23,12 @@ from mq_jax.packing.packed_array import is_packed, packed_leaves
 from mq_jax.selection import named_leaves
 
 METADATA = {'network': 'é "q" \n', 'accuracy': '91.50'}
-PREFIX = 8  # bytes that say how long the header is
+PREFIX = 8  # bytes that contain the length of the header
 FORMAT = 'mq_jax packed 1'
 
 
 def network(seed=0):
-  """Returns a grid, a table, channel tables, and other leaves, packed."""
+  """Packs a grid, a table, tables per channel, and unquantized leaves."""
   rng = np.random.default_rng(seed)
 
   def normal(*shape):
@@ -53,8 +53,8 @@ def network(seed=0):
   )
 
 
-def flat(packed):
-  """Returns the complete contents as dtypes, shapes, bytes and texts."""
+def flatten_contents(packed):
+  """Returns all contents as dtypes, shapes, bytes and strings."""
   found = {}
   leaves = named_leaves(packed.params, is_leaf=is_packed)
   for path, leaf in leaves.items():
@@ -75,7 +75,7 @@ def flat(packed):
 
 @pytest.fixture
 def saved(tmp_path):
-  """Returns the path of a saved file, its network and its bytes."""
+  """Saves a network; returns the path, the network and the bytes."""
   path = tmp_path / 'net.safetensors'
   packed = network()
   size = mq_jax.save_packed(path, packed)
@@ -85,7 +85,7 @@ def saved(tmp_path):
 
 
 def split(content):
-  """Returns the header as a dict, and the bytes after the header."""
+  """Splits a file into its header (a dict) and the bytes after it."""
   length = int.from_bytes(content[:PREFIX], 'little')
   return (
     json.loads(content[PREFIX : PREFIX + length]),
@@ -93,7 +93,7 @@ def split(content):
   )
 
 
-def joined(header, body, sort_keys=False):
+def join_file(header, body, sort_keys=False):
   text = json.dumps(header, sort_keys=sort_keys).encode()
   return len(text).to_bytes(PREFIX, 'little') + text + body
 
@@ -112,7 +112,7 @@ def refused(path, content, match='changed'):
 def test_load_packed_saved_file_restores_every_bit(saved):
   path, packed, _ = saved
   loaded = mq_jax.load_packed(path)
-  assert flat(loaded) == flat(packed)
+  assert flatten_contents(loaded) == flatten_contents(packed)
   assert loaded.metadata == METADATA | {
     'jax': jax.__version__,
     'mq_jax': mq_jax.__version__,
@@ -133,7 +133,7 @@ def test_load_packed_saved_file_restores_every_bit(saved):
 
 
 def test_save_packed_loaded_network_writes_same_contents(saved, tmp_path):
-  """Compares contents, because safetensors writes the texts in any order."""
+  """Compares contents, because safetensors writes metadata in any order."""
   path, packed, content = saved
   mq_jax.save_packed(path, mq_jax.load_packed(path))
   assert split(path.read_bytes()) == split(content)
@@ -162,7 +162,7 @@ def test_save_packed_all_supported_dtypes_round_trip(tmp_path):
   }
   packed = network()._replace(model_state=state)
   mq_jax.save_packed(path, packed)
-  assert flat(mq_jax.load_packed(path)) == flat(packed)
+  assert flatten_contents(mq_jax.load_packed(path)) == flatten_contents(packed)
 
 
 def test_save_packed_big_endian_arrays_round_trip(tmp_path):
@@ -179,7 +179,7 @@ def test_save_packed_without_model_state_round_trips(tmp_path):
   path = tmp_path / 'net.safetensors'
   packed = mq_jax.pack({'w': np.ones((2, 2), 'f4')}, mq_jax.bwn())
   mq_jax.save_packed(path, packed)
-  assert flat(mq_jax.load_packed(path)) == flat(packed)
+  assert flatten_contents(mq_jax.load_packed(path)) == flatten_contents(packed)
   assert mq_jax.load_packed(path).model_state == {}
 
 
@@ -202,7 +202,7 @@ def test_save_packed_tensor_names_are_prefixed_paths(saved):
   )
 
 
-# Refused input.
+# Rejected input.
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_save_packed_bfloat16_weight_raises(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['net.npz', 'net', 'net.safetensors.bak'])
-def test_save_packed_other_suffix_raises(tmp_path, name):
+def test_save_packed_wrong_suffix_raises(tmp_path, name):
   with pytest.raises(ValueError, match=rf'{name}: .*end in \.safetensors'):
     mq_jax.save_packed(tmp_path / name, network())
   assert not os.listdir(tmp_path)
@@ -243,7 +243,7 @@ def test_save_packed_other_suffix_raises(tmp_path, name):
 
 @pytest.mark.parametrize('where', ['params', 'model_state'])
 def test_save_packed_name_with_slash_raises(tmp_path, where):
-  """Such names would load as other nested dicts."""
+  """Uses names that would load as different nested dicts."""
   packed = network()._replace(**{where: {'a': {'b/c': np.ones(2)}}})
   with pytest.raises(ValueError, match="'b/c' contains a slash"):
     mq_jax.save_packed(tmp_path / 'a.safetensors', packed)
@@ -255,7 +255,9 @@ def test_save_packed_name_with_slash_raises(tmp_path, where):
 
 
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
-def test_save_packed_failed_write_keeps_old_file_only(saved, monkeypatch, call):
+def test_save_packed_failed_write_leaves_only_old_file(
+  saved, monkeypatch, call
+):
   path, packed, content = saved
 
   def full(*_):
@@ -360,8 +362,8 @@ def test_load_packed_trailing_bytes_raises(saved):
 # Forged files with a correct digest.
 
 
-def forged(arrays, layers, metadata='{}', **texts):
-  """Makes a file of these parts without mq_jax."""
+def forge_file(arrays, layers, metadata='{}', **texts):
+  """Makes a file from these parts without mq_jax."""
   texts = {
     'format': FORMAT,
     'layers': layers if isinstance(layers, str) else json.dumps(layers),
@@ -385,11 +387,11 @@ ON_GRID = {'codes/w': CODES, 'levels/w': SCALE}
 
 
 def test_load_packed_valid_forgery_loads(tmp_path):
-  """Shows that the forgeries below are refused for their own defect."""
+  """Shows that only their own defects make the forgeries below invalid."""
   path = tmp_path / 'a.safetensors'
   w = np.array([[1, -1, 1], [-1, 1, 1], [-1, 1, 1]]) / 2
   for arrays, grid in ((ARRAYS, None), (ON_GRID, [-1, 2])):
-    path.write_bytes(forged(arrays, {'w': [1, [3, 3], grid, 'bwn']}))
+    path.write_bytes(forge_file(arrays, {'w': [1, [3, 3], grid, 'bwn']}))
     loaded = mq_jax.load_packed(path)
     np.testing.assert_array_equal(mq_jax.unpack(loaded)['w'], w)
     assert loaded.params['w'].quantizer == 'bwn'
@@ -426,7 +428,7 @@ LAYERS = {
   'text_in_a_shape': {'w': [1, [1, 'aaaaaaaaa'], None, '']},
   'huge': {'w': [1, [10**12, 10**6], None, '']},
   'huge_and_none': {'w': [1, [10**18, 0], None, '']},
-  # Grids, with a table of two.
+  # Grids. The table has two levels.
   'grid_with_table': {'w': [1, [3, 3], [-1, 2], '']},
   # Types of JSON values.
   'no_json': '{',
@@ -453,8 +455,8 @@ LAYERS = {
 
 
 @pytest.mark.parametrize('name', LAYERS)
-def test_load_packed_forged_layers_raise(tmp_path, name):
-  refused(tmp_path / 'a.safetensors', forged(ARRAYS, LAYERS[name]))
+def test_load_packed_forged_layer_raises(tmp_path, name):
+  refused(tmp_path / 'a.safetensors', forge_file(ARRAYS, LAYERS[name]))
 
 
 @pytest.mark.parametrize(
@@ -489,7 +491,7 @@ def test_load_packed_forged_layers_raise(tmp_path, name):
 )
 def test_load_packed_forged_grid_raises(tmp_path, grid):
   layers = f'{{"w":[1,[3,3],{grid},""]}}'
-  refused(tmp_path / 'a.safetensors', forged(ON_GRID, layers))
+  refused(tmp_path / 'a.safetensors', forge_file(ON_GRID, layers))
 
 
 @pytest.mark.parametrize(
@@ -522,7 +524,7 @@ def test_load_packed_forged_grid_raises(tmp_path, grid):
   ],
 )
 def test_load_packed_forged_arrays_raise(tmp_path, arrays):
-  content = forged(arrays, {'w': [1, [3, 3], None, '']})
+  content = forge_file(arrays, {'w': [1, [3, 3], None, '']})
   refused(tmp_path / 'a.safetensors', content)
 
 
@@ -538,24 +540,24 @@ def test_load_packed_forged_non_finite_levels_raise(tmp_path, value, form):
   }[form]
   layers = {'w': [1, [3, 3], grid, '']}
   arrays = ARRAYS | {'levels/w': levels}
-  path.write_bytes(forged(arrays, layers))
+  path.write_bytes(forge_file(arrays, layers))
   assert list(mq_jax.load_packed(path).params) == ['w']
   wrong = levels.copy()
   wrong.flat[-1] = value
-  content = forged(ARRAYS | {'levels/w': wrong}, layers)
+  content = forge_file(ARRAYS | {'levels/w': wrong}, layers)
   refused(path, content, 'w has levels that are not finite')
 
 
 @pytest.mark.parametrize('tables', [(), (1, 3), (3, 1)])
 def test_load_packed_forged_codes_beyond_table_raise(tmp_path, tables):
-  """Such codes would index beyond the table of levels."""
+  """Uses codes that would index beyond the table of levels."""
   path = tmp_path / 'a.safetensors'
   layers = {'w': [2, [3, 3], None, '']}
   levels = np.tile(np.array([-1, 0, 1], np.float32), (*tables, 1))
   codes = np.array([0b10_01_00_10, 0b01_00_10_01, 0b10], np.uint8)
 
   def content(data):
-    return forged({'codes/w': data, 'levels/w': levels}, layers)
+    return forge_file({'codes/w': data, 'levels/w': levels}, layers)
 
   path.write_bytes(content(codes))
   np.testing.assert_array_equal(
@@ -566,10 +568,10 @@ def test_load_packed_forged_codes_beyond_table_raise(tmp_path, tables):
     wrong = codes.copy()
     wrong[place // 4] |= 0b11 << 2 * (place % 4)
     refused(path, content(wrong), 'w has codes beyond its 3 levels')
-  # With one level for one bit, code 1 is invalid.
+  # One bit with one level: code 1 is invalid.
   arrays = ARRAYS | {'levels/w': np.ones((*tables, 1), np.float32)}
   layers = {'w': [1, [3, 3], None, '']}
-  refused(path, forged(arrays, layers), 'w has codes beyond its 1 levels')
+  refused(path, forge_file(arrays, layers), 'w has codes beyond its 1 levels')
 
 
 @pytest.mark.parametrize(
@@ -589,48 +591,48 @@ def test_load_packed_forged_codes_beyond_table_raise(tmp_path, tables):
     {'format': 'mq_jax packed 0'},
   ],
 )
-def test_load_packed_forged_texts_raise(tmp_path, texts):
-  content = forged(ARRAYS, {'w': [1, [3, 3], None, '']}, **texts)
+def test_load_packed_forged_metadata_raises(tmp_path, texts):
+  content = forge_file(ARRAYS, {'w': [1, [3, 3], None, '']}, **texts)
   refused(tmp_path / 'a.safetensors', content)
 
 
 def test_load_packed_missing_or_wrong_digest_raises(tmp_path):
   path = tmp_path / 'a.safetensors'
-  header, body = split(forged(ARRAYS, {'w': [1, [3, 3], None, '']}))
-  path.write_bytes(joined(header, body))
+  header, body = split(forge_file(ARRAYS, {'w': [1, [3, 3], None, '']}))
+  path.write_bytes(join_file(header, body))
   assert list(mq_jax.load_packed(path).params) == ['w']
   for change in ('', '0' * 64, header['__metadata__']['sha256'].upper()):
     texts = header['__metadata__'] | {'sha256': change}
-    refused(path, joined(header | {'__metadata__': texts}, body), 'SHA-256')
+    refused(path, join_file(header | {'__metadata__': texts}, body), 'SHA-256')
   for name in header['__metadata__']:
     texts = {k: v for k, v in header['__metadata__'].items() if k != name}
     refused(
       path,
-      joined(header | {'__metadata__': texts}, body),
+      join_file(header | {'__metadata__': texts}, body),
       r'\(the (texts are|format is)',
     )
 
 
 @pytest.mark.parametrize('dtype', ['BF16', 'F8_E4M3', 'F8_E5M2', 'F4', 'C64'])
 def test_load_packed_dtype_without_numpy_equivalent_raises(tmp_path, dtype):
-  header, body = split(forged(ARRAYS, {'w': [1, [3, 3], None, '']}))
+  header, body = split(forge_file(ARRAYS, {'w': [1, [3, 3], None, '']}))
   header['levels/w']['dtype'] = dtype
   for length in (8, 4, 2, 1):
     for shape in ([1], [2], [4], [8], [16]):
       header['levels/w'] |= {'shape': shape, 'data_offsets': [0, length]}
       header['codes/w']['data_offsets'] = [length, length + 2]
       cut = body[:length] + body[-2:]
-      refused(tmp_path / 'a.safetensors', joined(header, cut))
+      refused(tmp_path / 'a.safetensors', join_file(header, cut))
 
 
-def huge():
+def make_huge_files():
   """Returns files that claim to contain terabytes."""
-  good = forged(ARRAYS, {'w': [1, [3, 3], None, '']})
+  good = forge_file(ARRAYS, {'w': [1, [3, 3], None, '']})
   header, body = split(good)
 
   def of(shape, offsets):
     tensor = {'dtype': 'F32', 'shape': shape, 'data_offsets': offsets}
-    return joined(header | {'levels/w': tensor}, body)
+    return join_file(header | {'levels/w': tensor}, body)
 
   return {
     'header': (2**42).to_bytes(PREFIX, 'little') + good[PREFIX:],
@@ -639,20 +641,20 @@ def huge():
     'shape': of([2**40], [0, 8]),
     'overflowing_shape': of([2**62, 4], [0, 8]),
     'shape_of_nothing': of([2**62, 0], [0, 0]),
-    'codes': forged(ARRAYS, {'w': [1, [2**43], None, '']}),
-    'codes_of_a_grid': forged(ON_GRID, {'w': [1, [2**43], [-1, 2], '']}),
-    'many_axes': forged(ARRAYS, {'w': [1, [2**20] * 500, None, '']}),
-    'empty_codes': forged(
+    'codes': forge_file(ARRAYS, {'w': [1, [2**43], None, '']}),
+    'codes_of_a_grid': forge_file(ON_GRID, {'w': [1, [2**43], [-1, 2], '']}),
+    'many_axes': forge_file(ARRAYS, {'w': [1, [2**20] * 500, None, '']}),
+    'empty_codes': forge_file(
       ARRAYS | {'codes/w': CODES[:0]}, {'w': [8, [2**43, 0], None, '']}
     ),
   }
 
 
-@pytest.mark.parametrize('name', huge())
+@pytest.mark.parametrize('name', make_huge_files())
 def test_load_packed_forged_huge_sizes_allocate_nothing(tmp_path, name):
-  content = huge()[name]
+  content = make_huge_files()[name]
   path = tmp_path / 'a.safetensors'
-  refused(path, b'not a file')  # imports come before
+  refused(path, b'not a file')  # so that imports are not measured
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   tracemalloc.start()
   try:
@@ -723,7 +725,7 @@ def _swap_names(rng, content, _):
   header, body = split(content)
   a, b = _two_names(rng, header)
   header[a], header[b] = header[b], header[a]
-  return joined(header, body)
+  return join_file(header, body)
 
 
 def _swap_offsets(rng, content, _):
@@ -731,7 +733,7 @@ def _swap_offsets(rng, content, _):
   a, b = _two_names(rng, header)
   key = ['data_offsets', 'shape', 'dtype'][int(rng.integers(3))]
   header[a][key], header[b][key] = header[b][key], header[a][key]
-  return joined(header, body)
+  return join_file(header, body)
 
 
 def _swap_contents(rng, content, _):
@@ -748,7 +750,7 @@ def _swap_contents(rng, content, _):
       break
   moved = bytearray(body)
   moved[a:b], moved[c:d] = body[c:d], body[a:b]
-  return joined(header, bytes(moved))
+  return join_file(header, bytes(moved))
 
 
 def _change_digit(rng, content, _):
@@ -764,14 +766,14 @@ def _change_digit(rng, content, _):
 
 
 def _change_text(rng, content, other):
-  """Takes a text of another network, or changes one entry of a layer."""
+  """Copies a string of another network, or changes one entry of a layer."""
   header, body = split(content)
   texts = header['__metadata__']
   if rng.random() < 0.2:
     names = sorted(texts)
     name = names[int(rng.integers(len(names)))]
     texts[name] = split(other)[0]['__metadata__'][name]
-    return joined(header, body)
+    return join_file(header, body)
   layers = json.loads(texts['layers'])
   name = sorted(layers)[int(rng.integers(len(layers)))]
   bits, shape, grid, quantizer = layers[name]
@@ -783,7 +785,7 @@ def _change_text(rng, content, other):
   ]
   layers[name] = changed[int(rng.integers(4))]
   texts['layers'] = json.dumps(layers, separators=(',', ':'), sort_keys=True)
-  return joined(header, body)
+  return join_file(header, body)
 
 
 def _rename(rng, content, _):
@@ -791,11 +793,13 @@ def _rename(rng, content, _):
   name = _two_names(rng, header)[0]
   folder = ['codes', 'levels', 'params', 'model_state'][int(rng.integers(4))]
   new = f'{folder}/{name.partition("/")[2]}'
-  return joined({new if k == name else k: v for k, v in header.items()}, body)
+  return join_file(
+    {new if k == name else k: v for k, v in header.items()}, body
+  )
 
 
 def _reformat_header(rng, content, _):
-  """Reorders and indents the header, which keeps the network."""
+  """Reorders and indents the header; the network stays the same."""
   header, body = split(content)
   names = [list(header)[i] for i in rng.permutation(len(header))]
   text = json.dumps(
@@ -823,15 +827,15 @@ DAMAGES = (
 )
 
 
-def test_load_packed_ten_thousand_damages_raise_or_load_same_network(saved):
+def test_load_packed_damaged_file_raises_or_loads_same_network(saved):
   path, packed, content = saved
   other_path = path.with_name('other.safetensors')
   mq_jax.save_packed(other_path, network(seed=1))
   other = other_path.read_bytes()
-  assert flat(network(seed=1)) != flat(packed)
+  assert flatten_contents(network(seed=1)) != flatten_contents(packed)
   assert len(other) == len(content)
 
-  def is_no_edit(damage, damaged):
+  def is_unchanged(damage, damaged):
     edits = DAMAGES[
       DAMAGES.index(_swap_names) : DAMAGES.index(_reformat_header)
     ]
@@ -840,7 +844,7 @@ def test_load_packed_ten_thousand_damages_raise_or_load_same_network(saved):
     return split(damaged) == before
 
   rng = np.random.default_rng(0)
-  expected, before = flat(packed), split(content)
+  expected, before = flatten_contents(packed), split(content)
   count, same = 0, dict.fromkeys(DAMAGES, 0)
   tried = dict.fromkeys(DAMAGES, 0)
   fast = pathlib.Path('/dev/shm')
@@ -850,7 +854,7 @@ def test_load_packed_ten_thousand_damages_raise_or_load_same_network(saved):
     while count < 10_000:
       damage = DAMAGES[count % len(DAMAGES)]
       damaged = damage(rng, content, other)
-      if damaged in (content, other) or is_no_edit(damage, damaged):
+      if damaged in (content, other) or is_unchanged(damage, damaged):
         continue
       count += 1
       tried[damage] += 1
@@ -859,18 +863,18 @@ def test_load_packed_ten_thousand_damages_raise_or_load_same_network(saved):
         loaded = mq_jax.load_packed(path)
       except ValueError:
         continue
-      assert flat(loaded) == expected, (damage.__name__, count)
+      assert flatten_contents(loaded) == expected, (damage.__name__, count)
       same[damage] += 1
   finally:
     path.unlink()
   assert count == sum(tried.values()) == 10_000
   assert min(tried.values()) >= 10_000 // len(DAMAGES)
-  # A change of order and spaces alone keeps the network.
+  # Changes of order and whitespace do not change the network.
   assert same.pop(_reformat_header) == tried[_reformat_header]
   assert sum(same.values()) < 10, same
 
 
-def test_save_packed_quantizers_of_all_forms_round_trip(tmp_path):
+def test_save_packed_all_forms_of_quantizer_round_trip(tmp_path):
   path = tmp_path / 'a.safetensors'
   w = np.random.default_rng(0).normal(size=(67, 5)).astype(np.float32)
   for quantizer in (
@@ -883,7 +887,7 @@ def test_save_packed_quantizers_of_all_forms_round_trip(tmp_path):
     packed = mq_jax.pack({'w': w_hat}, quantizer, quantized=True)
     mq_jax.save_packed(path, packed)
     loaded = mq_jax.load_packed(path)
-    assert flat(loaded) == flat(packed)
+    assert flatten_contents(loaded) == flatten_contents(packed)
     np.testing.assert_array_equal(
       mq_jax.unpack(loaded)['w'], mq_jax.unpack(packed)['w']
     )

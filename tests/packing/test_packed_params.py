@@ -1,4 +1,4 @@
-"""Packed weights: the documented bits, and Ŵ restored bit for bit."""
+"""Tests packed weights: the documented layout, and Ŵ restored bit for bit."""
 
 import json
 import math
@@ -20,7 +20,12 @@ from mq_jax.packing.packed_array import PackedArray
 from mq_jax.selection import named_leaves
 from tests import problem
 
-SHAPE = (3, 3, 3, 5)  # 135 weights: no multiple of 8, nor is any k times it
+SHAPE = (
+  3,
+  3,
+  3,
+  5,
+)  # 135 weights: for no number of bits below 8 do they fill whole bytes
 RISING = methods.temperature_schedule('exp', 0.5, 8.0, 10)
 QUANTIZERS = {
   **{f'dorefa{bits}': mq_jax.dorefa(bits) for bits in range(1, 9)},
@@ -64,7 +69,7 @@ def loss_fn(params, model_state, batch, rng):
 
 @pytest.fixture(scope='module')
 def trained():
-  """Trains a network with one layer per method for three steps."""
+  """Trains a network that has one layer per method for three steps."""
   keys = jax.random.split(jax.random.key(0), len(QUANTIZERS))
   params = {
     name: {'kernel': 0.4 * jax.random.normal(key, SHAPE)}
@@ -88,7 +93,7 @@ def trained():
   return train, state, packed, jax.device_get(train.quantized(state))
 
 
-def bits_of(array):
+def view_bits(array):
   array = np.ascontiguousarray(array)
   return array.view(f'u{array.itemsize}')
 
@@ -101,7 +106,7 @@ def assert_same(found, expected):
     ours, theirs = np.asarray(leaf), np.asarray(expected[path])
     assert ours.dtype == theirs.dtype, path
     assert ours.shape == theirs.shape, path
-    np.testing.assert_array_equal(bits_of(ours), bits_of(theirs), path)
+    np.testing.assert_array_equal(view_bits(ours), view_bits(theirs), path)
 
 
 def assert_same_packed(found, expected):
@@ -111,8 +116,8 @@ def assert_same_packed(found, expected):
     assert getattr(found, name) == getattr(expected, name), name
 
 
-def codes_of(array):
-  """Decodes the codes by the documented layout alone."""
+def decode_codes(array):
+  """Decodes the codes from the documented layout alone."""
   stream = ''.join(f'{byte:08b}'[::-1] for byte in np.asarray(array.data))
   size = math.prod(array.shape)
   assert len(stream) == 8 * -(-size * array.bits // 8)
@@ -121,9 +126,9 @@ def codes_of(array):
   return np.array([int(p[::-1], 2) for p in pieces]).reshape(array.shape)
 
 
-def decoded(array):
-  """Decodes Ŵ by the documentation alone."""
-  codes, levels = codes_of(array), np.asarray(array.levels)
+def decode(array):
+  """Decodes Ŵ from the documented layout alone."""
+  codes, levels = decode_codes(array), np.asarray(array.levels)
   if array.grid is not None:
     first, step = array.grid
     multiples = (first + step * codes).astype(levels.dtype)
@@ -134,9 +139,9 @@ def decoded(array):
   return np.take_along_axis(levels, codes[..., None], axis=-1)[..., 0]
 
 
-def assert_least(array):
-  """Checks that fewer bits would not suffice."""
-  codes = codes_of(array)
+def assert_fewest_bits(array):
+  """Checks that the array uses the fewest possible bits."""
+  codes = decode_codes(array)
   assert 1 <= array.bits <= 8
   assert array.bits == max(1, int(codes.max()).bit_length())
   if array.grid is not None:
@@ -144,11 +149,11 @@ def assert_least(array):
     assert array.grid[1] >= 1
     assert array.levels.shape[-1] == 1
     if array.levels.ndim == 1 and codes.max():
-      # A coarser grid would not suffice either.
+      # No coarser grid contains all values.
       assert np.gcd.reduce(codes, axis=None) == 1
   else:
     n = array.levels.shape[-1]
-    # Every level is in use in some channel.
+    # Some channel uses the last level.
     assert codes.max() == n - 1
     assert np.all(np.diff(array.levels.astype(np.float64), axis=-1) >= 0)
 
@@ -166,7 +171,7 @@ def test_codes_and_levels_read_little_endian_bit_stream(bits, shape):
   data = np.zeros(-(-size * bits // 8), np.uint8)
   for place, bit in enumerate(stream):
     data[place // 8] |= bit << place % 8
-  # The values have no common scale, and therefore no grid.
+  # The values have no common scale, so they are not on a grid.
   levels = np.sort(rng.normal(size=2**bits)).astype(np.float32)
   array = PackedArray(data, levels, shape, bits, None, 'test')
   (found, table), w_hat = jax.jit(
@@ -191,14 +196,14 @@ def test_pack_uses_fewest_bits(number):
     {'w': levels[codes]}, mq_jax.dorefa(8), quantized=True
   ).params['w']
   if packed.grid is None:
-    np.testing.assert_array_equal(codes_of(packed), codes)
+    np.testing.assert_array_equal(decode_codes(packed), codes)
     assert_same(packed.levels, levels)
     assert packed.bits == math.ceil(math.log2(number))
   else:
-    assert number == 2  # any two are on a grid if they are ±α
+    assert number == 2  # two values are on a grid if they are ±α
   assert packed.data.dtype == np.uint8
   assert packed.data.shape == (-(-19 * 23 * packed.bits // 8),)
-  assert_least(packed)
+  assert_fewest_bits(packed)
 
 
 def test_pack_one_bit_equals_numpy_packbits():
@@ -217,17 +222,17 @@ def test_pack_constant_layer_takes_one_bit():
     assert packed.params['w'].bits == 1
     assert len(packed.params['w'].data) == 2
     assert_same(mq_jax.unpack(packed)['w'], w)
-    # A constant weight may also be latent.
+    # A constant weight can also be a latent weight.
     assert mq_jax.pack({'w': w}, methods.twn()).params['w'].bits == 1
 
 
-def test_packed_array_equality_is_identity():
+def test_packed_array_equality_compares_identity():
   w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
   first, second = (
     mq_jax.pack({'w': w}, mq_jax.bwn()).params['w'] for _ in range(2)
   )
   assert_same_packed(first, second)
-  # Arrays have no truth value, so comparing them would raise.
+  # Comparing arrays would raise, because arrays have no truth value.
   assert first != second
   assert len({first, second, first}) == 2
 
@@ -256,9 +261,9 @@ def test_pack_trained_layer_decodes_to_trained_values(trained, name):
   assert isinstance(array.data, np.ndarray)
   expected = w_hat[name]['kernel']
   assert np.ptp(expected) > 0
-  assert_same(decoded(array), expected)
-  assert_least(array)
-  # The table has the form of the one in training, and no more levels.
+  assert_same(decode(array), expected)
+  assert_fewest_bits(array)
+  # The table has the same form as in training, and no additional levels.
   levels = jax.eval_shape(
     lambda w, variables: QUANTIZERS[name].codes(
       QUANTIZERS[name].preprocess(w, variables), variables
@@ -299,7 +304,7 @@ def test_codes_and_levels_dequantize_to_trained_values(trained):
   for name, (codes, levels) in unpacked.items():
     array = arrays[name]['kernel']
     assert codes.dtype == jnp.uint8
-    np.testing.assert_array_equal(codes, codes_of(array))
+    np.testing.assert_array_equal(codes, decode_codes(array))
     assert levels.ndim == array.levels.ndim
     assert_same(mq_jax.dequantize(codes, levels), w_hat[name]['kernel'])
 
@@ -324,7 +329,7 @@ def test_pack_unpacked_params_is_idempotent(trained):
 @pytest.mark.parametrize('bits', [1, 3, 8])
 def test_unpack_stacked_networks_works_under_vmap(bits):
   w = np.random.default_rng(bits).normal(size=(4, 2**bits + 3, 5))
-  # All networks use the same levels, so that their arrays have equal shapes.
+  # All networks use the same levels, so their arrays have equal shapes.
   w = np.clip(w, -np.arctanh(0.9), np.arctanh(0.9))
   w[:, : 2**bits, 0] = np.arctanh(np.linspace(-0.9, 0.9, 2**bits))
   quantizer = mq_jax.dorefa(bits)
@@ -337,10 +342,10 @@ def test_unpack_stacked_networks_works_under_vmap(bits):
   assert together.shape == w.shape
   assert len(np.unique(together[0])) == 2**bits
   for found, network in zip(together, networks, strict=True):
-    assert_same(found, decoded(network['w']))
+    assert_same(found, decode(network['w']))
 
 
-def test_pack_state_keeps_unquantized_leaves():
+def test_pack_state_leaves_without_quantizer_are_kept():
   rules = [('first/kernel', mq_jax.dorefa(1)), ('last/kernel', None)]
   train = problem.make(rules, mq_jax.ste())
   state = problem.start(train)
@@ -352,7 +357,7 @@ def test_pack_state_keeps_unquantized_leaves():
   assert_same(packed.params['last'], jax.device_get(state.params['last']))
   assert_same(packed.model_state, jax.device_get(state.model_state))
   assert_same(mq_jax.unpack(packed), jax.device_get(train.quantized(state)))
-  # Codes number the values in use, which equals the codes of training here.
+  # Codes number the values in use. Here they equal the codes of training.
   assert_same(
     mq_jax.codes_and_levels(packed.params['first']['kernel'])[0],
     train.codes(state)['first/kernel'],
@@ -382,7 +387,7 @@ def test_pack_state_keeps_unquantized_leaves():
     'aciq4',
   ],
 )
-def test_pack_latent_params_quantizes_them(name):
+def test_pack_latent_params_are_quantized(name):
   quantizer = QUANTIZERS[name]
   w = 0.4 * jax.random.normal(jax.random.key(5), (67, 5))
 
@@ -400,15 +405,15 @@ def test_pack_latent_params_quantizes_them(name):
     packed = mq_jax.pack(params | {'w': expected}, rules, quantized=True)
   else:
     packed = mq_jax.pack(params, rules)
-  assert_same(decoded(packed.params['w']), np.asarray(expected))
+  assert_same(decode(packed.params['w']), np.asarray(expected))
   assert_same(mq_jax.unpack(packed)['w'], expected)
-  assert_least(packed.params['w'])
+  assert_fewest_bits(packed.params['w'])
   assert packed.model_state == {}
   assert_same(packed.params['b'], np.ones(2, np.float32))
 
 
 def test_pack_quantized_params_keeps_values():
-  # dorefa(2) itself has the levels ±1 and ±1/3.
+  # The levels of dorefa(2) are ±1 and ±1/3.
   levels = np.array([-0.7, -0.1, 0.2, 0.9], np.float32)
   w = levels[np.random.default_rng(0).integers(0, 4, (9, 9))]
   quantizer = mq_jax.dorefa(2)
@@ -416,7 +421,7 @@ def test_pack_quantized_params_keeps_values():
   assert_same(mq_jax.unpack(packed), {'w': w})
   with pytest.raises(ValueError, match=r'w has 4 .*quantized=True to pack'):
     mq_jax.pack({'w': jnp.asarray(w)}, quantizer)
-  # With one value more than levels, the weight must be latent.
+  # A weight with more values than levels must be latent.
   w[0, 0] = 0.5
   found = mq_jax.unpack(mq_jax.pack({'w': jnp.asarray(w)}, quantizer))
   np.testing.assert_allclose(
@@ -445,8 +450,8 @@ def test_pack_per_channel_levels_are_counted_per_channel():
 @pytest.mark.parametrize(
   ('quantizer', 'width'), [(mq_jax.bwn(), 1), (mq_jax.bwn(True), 3)]
 )
-def test_pack_few_weights_of_two_values_may_be_latent(quantizer, width):
-  """Weights may be latent below four weights per table and value."""
+def test_pack_few_weights_with_two_values_are_latent(quantizer, width):
+  """Uses fewer than four weights per table and value: they may be latent."""
   column = np.array([[1.0], [3.0]] * 4, np.float32)
   w = np.repeat(column, width, axis=1)
   found = mq_jax.unpack(mq_jax.pack({'w': w[:7]}, quantizer))['w']
@@ -467,13 +472,13 @@ def test_pack_few_weights_of_two_values_may_be_latent(quantizer, width):
     ([-0.0, 0.0], mq_jax.bwn(per_channel=True)),
   ],
 )
-def test_pack_minus_zero_keeps_its_sign(levels, quantizer):
-  """If the sign of a zero is lost, 1/x is another infinity."""
+def test_pack_minus_zero_keeps_sign(levels, quantizer):
+  """Uses −0, because 1/x shows the sign of a zero."""
   values = np.array(levels, np.float32)
   w = values[np.random.default_rng(0).integers(0, len(values), (20, 20))]
   packed = mq_jax.pack({'w': w}, quantizer, quantized=True)
   assert_same(mq_jax.unpack(packed)['w'], w)
-  assert_same(decoded(packed.params['w']), w)
+  assert_same(decode(packed.params['w']), w)
 
 
 def test_pack_float64_is_exact(x64):
@@ -497,7 +502,7 @@ def test_pack_float64_is_exact(x64):
     assert packed.params['w'].levels.dtype == np.float64
     assert_same(mq_jax.unpack(packed)['w'], expected)
     assert_same(jax.jit(mq_jax.unpack)(packed.params)['w'], expected)
-    assert_same(decoded(packed.params['w']), np.asarray(expected))
+    assert_same(decode(packed.params['w']), np.asarray(expected))
 
 
 @pytest.mark.parametrize('kind', ['grid', 'table'])
@@ -556,8 +561,8 @@ GRIDS = {
 }
 
 
-def on_grid(name, dtype):
-  """Packs integers times one scale, or one per channel; returns both forms."""
+def pack_grid(name, dtype):
+  """Packs integers times one scale or one per channel; also returns Ŵ."""
   number, quantizer, integers = GRIDS[name]
   rng, multiples = np.random.default_rng(0), np.asarray(integers, dtype)
 
@@ -568,7 +573,7 @@ def on_grid(name, dtype):
       name == 'sign' or np.any(table.astype(np.float64) != exact)
     )
 
-  # Few narrow scales divide their own products exactly.
+  # Few scales of a narrow type divide their own products exactly.
   candidates = rng.uniform(0.1, 0.2, 500).astype(dtype)
   scale = np.array(list(filter(is_rounded, candidates))[:number], dtype)
   codes = rng.permutation(np.arange(670 * 7).reshape(670, 7) % len(multiples))
@@ -580,7 +585,7 @@ def on_grid(name, dtype):
   return params, w_hat
 
 
-def in_two_programs(function, params):
+def run_in_jit(function, params):
   """Yields `function(params)` with params as constants and as arguments."""
   yield jax.jit(lambda: function(params))()
   yield jax.jit(function)(params)
@@ -590,28 +595,28 @@ def in_two_programs(function, params):
 @pytest.mark.parametrize('name', GRIDS)
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
 def test_unpack_narrow_values_widened_in_jit_stay_rounded(name, dtype):
-  """XLA may skip the rounding between a product and a cast."""
-  params, w_hat = on_grid(name, dtype)
+  """Detects whether XLA skips the rounding between a product and a cast."""
+  params, w_hat = pack_grid(name, dtype)
 
-  def widened(params):
+  def unpack_and_widen(params):
     return mq_jax.unpack(params)['k'].astype(jnp.float32)
 
-  for found in in_two_programs(widened, params):
+  for found in run_in_jit(unpack_and_widen, params):
     assert_same(found, w_hat.astype(np.float32))
 
 
 @pytest.mark.parametrize('name', GRIDS)
 def test_unpack_summed_in_jit_uses_rounded_values(name):
-  """XLA may fuse the product of a grid with the sum and round only once."""
-  params, w_hat = on_grid(name, np.float32)
-  # The remainder of values that nearly cancel shows every bit.
+  """Detects whether XLA fuses product and sum of a grid, and rounds once."""
+  params, w_hat = pack_grid(name, np.float32)
+  # The values nearly cancel, so their sum shows every bit.
   c = -w_hat * np.float32(1 + 2**-20)
 
-  def added(params):
+  def unpack_and_add(params):
     return mq_jax.unpack(params)['k'] + c
 
-  assert_same(added(params), w_hat + c)
-  for found in in_two_programs(added, params):
+  assert_same(unpack_and_add(params), w_hat + c)
+  for found in run_in_jit(unpack_and_add, params):
     assert_same(found, w_hat + c)
 
 
@@ -620,7 +625,7 @@ def test_unpack_summed_in_jit_uses_rounded_values(name):
 
 @st.composite
 def grid_weights(draw):
-  """Draws integers times a scale, optionally with one perturbed value."""
+  """Draws integers times a scale, sometimes with one perturbed value."""
   dtype = draw(st.sampled_from([np.float32, np.float64]))
   scale = dtype(draw(st.floats(1e-20, 1e20)))
   maximum = draw(st.integers(1, 255))
@@ -649,8 +654,8 @@ def test_pack_uses_grid_only_if_exact_and_smaller(given):
   with jax.enable_x64(True):
     packed = mq_jax.pack({'w': w}, mq_jax.dorefa(8), quantized=True)
   array = packed.params['w']
-  assert_same(decoded(array), w)
-  assert_least(array)
+  assert_same(decode(array), w)
+  assert_fewest_bits(array)
   number = len(np.unique(w))
   bits = max(1, (number - 1).bit_length())
   table = -(-w.size * bits // 8) + number * w.itemsize
@@ -659,24 +664,24 @@ def test_pack_uses_grid_only_if_exact_and_smaller(given):
   if array.grid is not None:
     assert taken < table
   elif not perturbed:
-    # The only valid reason: the grid is not smaller, or it takes nine bits.
+    # There must be a reason: the grid is not smaller, or it takes nine bits.
     step = np.gcd.reduce(multiples - multiples.min()) or 1
     wide = max(1, int(np.ptp(multiples) // step).bit_length())
     grid = -(-w.size * wide // 8) + w.itemsize
     assert wide > 8 or grid >= table
 
 
-def test_pack_grids_equal_hand_computed_ones():
+def test_pack_grids_equal_hand_computed_grids():
   rng = np.random.default_rng(0)
 
-  def packed_as_it_is(w):
+  def pack_values(w):
     packed = mq_jax.pack({'w': w}, mq_jax.dorefa(8), quantized=True)
     return packed.params['w']
 
   def packed(multiples):
     codes = rng.permutation(np.arange(30 * 30) % len(multiples)).reshape(30, 30)
     w = np.float32(0.1) * np.array(multiples, np.float32)[codes]
-    return packed_as_it_is(w)
+    return pack_values(w)
 
   assert packed([-1, 1]).grid == (-1, 2)
   assert packed([-1, 0, 1]).grid == (-1, 1)
@@ -686,15 +691,15 @@ def test_pack_grids_equal_hand_computed_ones():
   array = packed([-3, -1, 1, 3])
   assert_same(array.levels, np.array([0.1], np.float32))
   assert (array.bits, array.data.nbytes) == (2, 225)
-  # 257 positions would take nine bits; a table of 18 values takes five.
+  # 257 grid positions would take nine bits. A table of 18 values takes five.
   ladder = [-(2**i) for i in range(8, -1, -1)] + [2**i for i in range(9)]
   few = packed([*ladder[1:-1], -255])
   assert few.grid is None
   assert few.bits == 5
-  # A large table does not change that.
+  # The same holds for a large table.
   w = rng.permutation(np.arange(-255, 256))[:200].astype(np.float32)
   w[:3] = [-255, 255, 1]
-  many = packed_as_it_is(w.reshape(20, 10))
+  many = pack_values(w.reshape(20, 10))
   assert many.grid is None
   assert many.bits == 8
   assert_same(packed_array.values(many), w.reshape(20, 10))
@@ -709,14 +714,14 @@ def test_pack_channels_share_one_grid():
   packed = mq_jax.pack({'w': w}, methods.lq_nets(2), quantized=True)
   array = packed.params['w']
   assert array.levels.shape == (1, 6, 1)
-  assert array.grid == (-1, 1)  # 0 is a place because of the dead channel
+  assert array.grid == (-1, 1)  # the dead channel adds the position 0
   assert_same(packed_array.values(array), w)
   codes, table = mq_jax.codes_and_levels(array)
   assert table.shape == (1, 6, 2**array.bits)
   assert_same(mq_jax.dequantize(codes, table), w)
 
 
-# Refused input.
+# Rejected input.
 
 
 @pytest.mark.parametrize('quantizer', [mq_jax.dorefa(2), mq_jax.bwn(True)])
@@ -870,7 +875,7 @@ def test_save_packed_resnet20_size_equals_its_bits(tmp_path, kind):
   variables = jax.tree.map(
     lambda like: rng.normal(size=like.shape).astype(np.float32), shapes
   )
-  # Latent weights in one case, quantized weights in the other.
+  # The one case packs latent weights, the other quantized weights.
   weights = variables['params']
   if kind == 'dorefa1':
     weights = jax.tree.map(lambda w: np.sign(w) if w.ndim > 1 else w, weights)

@@ -1,4 +1,4 @@
-"""`summary` against sizes, bytes and products counted by hand."""
+"""Compares `summary` with sizes, bytes and products counted by hand."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from tests.packing import small_network
 
 
 def latent():
-  """Returns latent weights of the same shapes."""
+  """Returns latent weights with the shapes of the small network."""
   rng = np.random.default_rng(1)
   return jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
@@ -64,7 +64,7 @@ def test_summary_small_network_equals_hand_computed_values():
     small_network.DENSE,
   )
   assert layers['free/kernel'][1:] == ((2, 2), 32, None, None, 16, 16, 0)
-  # Six bits, and one scale for each of two channels, with mean 1.
+  # Six bits, and one scale for each of two channels. The mean scale is 1.
   assert layers['unread/kernel'][1:] == ((3, 2), 1, 2, 1.0, 24, 1 + 8, 0)
   assert found.state_bytes == 0
   assert found.total_bytes == 16 + 13 + 7 + 16 + 9
@@ -113,7 +113,7 @@ def test_summary_levels_without_scale_reports_none():
   assert layer[1:] == ((10, 4), 2, 4, None, 160, 10 + 16, None)
 
 
-def test_summary_used_is_maximum_over_channels():
+def test_summary_used_codes_are_maximum_over_channels():
   w = np.array([[0.3, 1, 5], [0.7, 1, 5], [0.9, 1, 6]], np.float32)
   packed = mq_jax.pack({'w': w}, mq_jax.methods.lq_nets(2), quantized=True)
   (layer,) = mq_jax.summary(packed).layers
@@ -171,8 +171,8 @@ def test_summary_resnet20_equals_counts_from_shapes():
 # The table.
 
 
-def cells(text):
-  """Cuts the table into cells at its ruler; checks that gaps are empty."""
+def split_cells(text):
+  """Splits the table into cells at its ruler; checks that gaps are empty."""
   head, ruler, *lines = text.splitlines()
   spans = [match.span() for match in re.finditer('-+', ruler)]
   assert len(spans) == len(head.split()) == 8
@@ -187,13 +187,13 @@ def cells(text):
 
 
 @pytest.mark.parametrize('state', [{}, {'mean': np.ones(300, np.float32)}])
-def test_summary_str_columns_add_up_and_align(state):
+def test_summary_str_columns_align_and_add_up(state):
   found = mq_jax.summary(
     small_network.packed_params(model_state=state),
     apply_fn=small_network.apply,
     inputs=(small_network.X,),
   )
-  (head, *lines), ratio = cells(str(found))
+  (head, *lines), ratio = split_cells(str(found))
   assert [cell.strip() for cell in head] == [
     'layer',
     'shape',
@@ -252,7 +252,7 @@ def test_summary_str_columns_add_up_and_align(state):
 
 
 def test_summary_without_network_has_empty_macs_column():
-  table, _ = cells(str(mq_jax.summary(small_network.packed_params())))
+  table, _ = split_cells(str(mq_jax.summary(small_network.packed_params())))
   assert {line[-1].strip() for line in table} == {'MACs', ''}
 
 

@@ -1,4 +1,4 @@
-"""Tests of the configuration of base models."""
+"""Tests the configuration of base models."""
 
 import numpy as np
 

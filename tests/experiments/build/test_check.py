@@ -1,4 +1,4 @@
-"""The check of configurations: each error names the key and the value."""
+"""Tests the check of configurations: each error names the key and the value."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -102,14 +102,14 @@ def test_check_value_out_of_range_names_key_and_remedy(key, value, remedy):
   ],
 )
 def test_check_value_of_wrong_type_names_key(key, value):
-  # A ConfigDict made from a dict takes values of any type.
+  # A ConfigDict made from a dict accepts values of any type.
   config = ConfigDict(tiny.config().to_dict() | {key: value})
   with pytest.raises(ConfigError, match=f'config.{key}=') as error:
     check(config)
   assert repr(value) in str(error.value)
 
 
-def test_check_integer_learning_rate_passes():
+def test_check_learning_rate_of_type_int_passes():
   check(ConfigDict(tiny.config().to_dict() | {'learning_rate': 1}))
 
 
@@ -144,12 +144,12 @@ def test_check_unknown_or_missing_key_is_named():
     ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],
 )
-def test_check_values_that_conflict_raise(values, remedy):
+def test_check_conflicting_values_raise(values, remedy):
   with pytest.raises(ConfigError, match=remedy):
     check(tiny.config(**values))
 
 
-def test_check_rules_and_estimators_must_fit_leaves():
+def test_check_rule_or_estimator_that_does_not_fit_leaves_raises():
   with pytest.raises(ConfigError, match=r"'conv9' matches no leaf"):
     check(tiny.config(float_layers='conv9'))
   with pytest.raises(ConfigError, match=r'shortcut/kernel has shape'):

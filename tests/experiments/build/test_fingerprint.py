@@ -1,4 +1,4 @@
-"""Fingerprints: which keys identify a setting, and which folders may change."""
+"""Tests fingerprints: the keys that identify a run, folders that may change."""
 
 import itertools
 
@@ -20,7 +20,7 @@ from experiments.common.errors import InvalidError
 from tests.experiments import tiny
 
 
-def test_identity_ignores_what_a_run_does_not_read():
+def test_identity_ignores_keys_that_a_run_does_not_read():
   config = default_config().to_dict()
   same = config | {
     'seed': 7,
@@ -41,21 +41,21 @@ def test_identity_ignores_what_a_run_does_not_read():
   for key, value in (('slim', True), ('epochs', 3), ('pretrained', 'a.pth')):
     changed = config | {key: value}
     assert identity(changed) != identity(config)
-    # The length of a base model does not count if its file is given.
+    # If a file is given, the training length of the base model has no effect.
     without = [key, 'pretrain_epochs']
     assert identity(changed, without=without) == identity(
       config, without=without
     )
 
 
-def test_identity_ignores_replaced_keys_and_training_without_epochs():
+def test_identity_ignores_replaced_keys_and_training_keys_without_epochs():
   named = default_config().to_dict() | {'decay_at': '3 5'}
   assert identity(named | {'decay_every': 7}) == identity(named)
   untrained = named | {'epochs': 0, 'quantizer': 'aciq', 'bits': 4}
   same = {'optimizer': 'adam', 'learning_rate': 1.0, 'batch_size': 5}
   assert identity(untrained | same) == identity(untrained)
   assert identity(untrained | {'bits': 3}) != identity(untrained)
-  # Options also have defaults, and a log may have options that were removed.
+  # Options have defaults too. A log may contain options that no longer exist.
   ttq = named | {'quantizer': 'ttq'}
   full = ttq | {'method': {'threshold': 0.05}}
   assert identity(full) == identity(ttq)
@@ -71,7 +71,7 @@ def ste_config():
 
 
 def test_identity_ste_ignores_keys_of_phi():
-  """Three steps do not depend on the keys that only learned rules read."""
+  """Runs three steps, which must not depend on keys of learned rules."""
 
   def run_steps(**changes):
     config = ste_config()
@@ -103,7 +103,7 @@ def test_identity_ste_ignores_keys_of_phi():
 
 @pytest.mark.parametrize('table', TABLES)
 def test_unread_keys_entry_reads_exactly_declared_keys(table):
-  """A key that entries declare counts only for these entries."""
+  """Tests that a key has an effect only for the entries that declare it."""
   entries = TABLES[table]
   declared = set(itertools.chain(*(e.reads for e in entries.values())))
   assert declared <= set(KEYS)
@@ -114,7 +114,7 @@ def test_unread_keys_entry_reads_exactly_declared_keys(table):
 
 @pytest.mark.parametrize('table', TABLES)
 def test_builder_undeclared_key_is_not_available(table):
-  """A builder that reads a key without declaring it fails at once."""
+  """Tests that a builder that reads an undeclared key fails at once."""
   from experiments.build.key import subset
 
   config = default_config()
@@ -125,7 +125,7 @@ def test_builder_undeclared_key_is_not_available(table):
         getattr(keys, name)
 
 
-def test_without_places_files_count_by_name_and_folders_do_not():
+def test_without_places_keeps_file_names_and_removes_folders():
   config = {'pretrained': '/a/base.pth', 'data_dir': '/data', 'seed': 3}
   assert fingerprint.without_places(config) == {
     'pretrained': 'base.pth',
@@ -139,8 +139,8 @@ def test_without_places_files_count_by_name_and_folders_do_not():
 
 
 @pytest.mark.parametrize('table', TABLES)
-def test_identity_name_no_longer_declared_still_tells_runs_apart(table):
-  """The ledger may have runs of another branch."""
+def test_identity_undeclared_name_distinguishes_runs(table):
+  """Uses a name that is not declared, as in runs of another branch."""
   config = default_config().to_dict()
   gone = config | {table: 'gone'}
   assert identity(gone) != identity(config)

@@ -1,4 +1,4 @@
-"""Losses in training and in a test, against float64 NumPy."""
+"""Compares losses in training and in a test with float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from tests.experiments import tiny
 
 
 def oracle(logits, labels):
-  """Returns cross entropy and correctness of each example, in float64."""
+  """Returns the cross entropy and correctness of each example, in float64."""
   logits = np.asarray(logits, np.float64)
   top = logits.max(axis=1, keepdims=True)
   log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
@@ -46,7 +46,7 @@ def test_make_evaluation_counts_unmasked_examples_only():
   net, batch = tiny.Net(10), make_batch()
   weights = tiny.variables(net)
   logits = net.apply(weights, batch['image'], train=False)
-  # The mask leaves out one wrong and one correct answer.
+  # The mask excludes one wrong and one correct answer.
   labels = np.asarray(logits.argmax(axis=1)).astype(np.int32)
   labels[:3] = (labels[:3] + 1) % 10
   batch['label'] = jnp.asarray(labels)

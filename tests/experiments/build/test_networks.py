@@ -1,4 +1,4 @@
-"""Networks and activations by name."""
+"""Tests the networks and activations that a configuration names."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from tests.experiments import tiny
 
 
 @pytest.mark.parametrize('depth', [8, 20, 32, 44, 56, 110])
-def test_make_network_by_name_has_depth_and_classes(depth):
+def test_make_network_has_depth_and_classes_of_config(depth):
   net = make_network(tiny.config(network=f'resnet{depth}'), 100)
   assert (net.blocks, net.num_classes) == ((depth - 2) // 6, 100)
   assert f'resnet{depth}' in KEYS['network'].choices
@@ -33,7 +33,7 @@ def test_resnet8_weight_count_matches_docstring():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_make_network_dtype_is_that_of_computation(dtype):
+def test_make_network_dtype_is_dtype_of_computation(dtype):
   net = make_network(tiny.config(dtype=dtype), 10)
   assert net.dtype == jnp.dtype(dtype)
 

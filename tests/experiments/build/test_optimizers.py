@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, against computations by hand."""
+"""Compares optimizers and learning rates with computations by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from experiments.build import optimizers
 from tests.experiments import tiny
 
 
-def test_learning_rate_falls_at_the_configured_epochs():
+def test_learning_rate_drops_at_configured_epochs():
   def rates(steps, **values):
     config = tiny.config(learning_rate=0.5, **values)
     rate = optimizers.make_learning_rate(config, steps_per_epoch=5)
@@ -21,7 +21,7 @@ def test_learning_rate_falls_at_the_configured_epochs():
     rtol=1e-6,
   )
   assert rates((0, 1000), decay_every=0) == [0.5, 0.5]
-  # `decay_at` names the epochs, and `decay_every` then has no effect.
+  # `decay_at` lists the epochs; `decay_every` then has no effect.
   np.testing.assert_allclose(
     rates((4, 5, 14, 15), decay_at='1 3', decay_factor=0.5),
     [0.5, 0.25, 0.25, 0.125],
@@ -29,7 +29,7 @@ def test_learning_rate_falls_at_the_configured_epochs():
   )
 
 
-def test_meta_optimizer_moves_phi_in_its_turns_until_meta_stop():
+def test_meta_optimizer_updates_phi_every_n_steps_until_meta_stop():
   config = tiny.config(
     meta_optimizer='sgd',
     meta_learning_rate=0.5,
@@ -49,7 +49,7 @@ def test_meta_optimizer_moves_phi_in_its_turns_until_meta_stop():
 
 
 def refine_last(refine, params, *gradients):
-  """Returns the last of the refined gradients of one weight."""
+  """Returns the last refined gradient of one weight."""
   state = refine.init(params)
   for gradient in gradients:
     out, state = refine.update(gradient, state, params)
@@ -74,10 +74,10 @@ def test_refine_two_gradients_match_hand_computation():
   assert last(optimizer='adam', eps_root=1.0) == pytest.approx(
     m / (np.sqrt(v + 1) + 1e-8)
   )
-  # The decay joins the gradient before the momentum: 0.9·(2 + 0.3) + 1.3
+  # The decay is added to the gradient before momentum: 0.9·(2 + 0.3) + 1.3
   decayed = last(optimizer='momentum', weight_decay=0.1)
   assert decayed == pytest.approx(0.9 * 2.3 + 1.3)
-  # A decoupled decay does not: Adam's move, plus 0.1·3.
+  # A decoupled decay is added to the update of Adam: plus 0.1·3.
   assert last(optimizer='adamw', weight_decay=0.1) == pytest.approx(
     m / (np.sqrt(v) + 1e-8) + 0.3
   )
@@ -97,7 +97,7 @@ def test_refine_two_gradients_match_hand_computation():
 @pytest.mark.parametrize('decay', [0.0, 0.1])
 @pytest.mark.parametrize('optimizer', optimizers.OPTIMIZERS)
 def test_train_step_of_optimizer_matches_formula(optimizer, decay, estimator):
-  """The loss is linear in Ŵ, so that the gradient is g, or s·g."""
+  """Uses a loss that is linear in Ŵ, so the gradient is g, or s·g."""
   config = tiny.config(
     quantizer='bwn',
     scaled_gradient=False,
@@ -135,7 +135,7 @@ def test_train_step_of_optimizer_matches_formula(optimizer, decay, estimator):
 
 
 def test_train_step_unquantized_leaf_moves_by_learning_rate():
-  """A leaf that is not quantized moves by −α(t)·gradient."""
+  """Tests that the leaf moves by −α(t)·gradient."""
   config = tiny.config(
     quantizer='dorefa',
     estimator='ste',

@@ -1,4 +1,4 @@
-"""The parts of a train step that a configuration names."""
+"""Tests the parts of a train step that a configuration names."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_post_update_reapply_puts_loss_one_move_ahead():
     assert float(params['bias'][0]) == weight  # not quantized
 
 
-def test_rules_float_layers_are_left_out():
+def test_rules_float_layers_are_not_quantized():
   config = tiny.config(float_layers=r'head/kernel|.*/shortcut/kernel')
   shapes = jax.eval_shape(
     lambda: models.resnet8().init(

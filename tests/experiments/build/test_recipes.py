@@ -1,4 +1,4 @@
-"""The published recipe of each method, in short runs on digits."""
+"""Tests the published recipe of each method in short runs on digits."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ LEVELS = {
 
 
 class Block(nn.Module):
-  """Dense layers with the names of the leaves of a residual block."""
+  """Dense layers whose leaves have the names of a residual block."""
 
   width: int
   activation: object
@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-  """Dense layers with the names of the leaves of our networks."""
+  """Dense layers whose leaves have the names of our networks."""
 
   num_classes: int
   activation: object = None
@@ -93,7 +93,7 @@ class Net(nn.Module):
 
 
 def small(first):
-  """Declares the small network with this name of its first layer."""
+  """Declares the small network; `first` is the name of its first layer."""
   return networks.Network(
     lambda keys, num_classes, activation: Net(
       num_classes, activation, first=first
@@ -154,7 +154,7 @@ def test_recipe_lists_all_options_and_passes_check(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_recipe_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
+def test_recipe_run_learns_resumes_and_ends_on_levels(name, base, tmp_path):
   config, result = run(name, base, tmp_path / 'uninterrupted')
   assert result.last_accuracy > 80  # of ten classes
   count, per_channel = LEVELS[name]
@@ -163,7 +163,7 @@ def test_recipe_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
   # A channel of 32 weights may leave some of 16 levels unused.
   assert found == count or (count == 16 and per_channel and 8 < found < count)
   if config.epochs:
-    resumed = stop_and_resume(config, tmp_path / 'resumed')
+    resumed = train_with_stop_and_resume(config, tmp_path / 'resumed')
     model, resumed_model = map(
       model_file.load_model, (result.model_path, resumed.model_path)
     )
@@ -171,8 +171,8 @@ def test_recipe_learns_resumes_and_ends_on_its_levels(name, base, tmp_path):
     assert tiny.timeless(resumed.records) == tiny.timeless(result.records)
 
 
-def stop_and_resume(config, folder):
-  """Trains, stops in the second epoch, and resumes."""
+def train_with_stop_and_resume(config, folder):
+  """Trains, stops during the second epoch, and resumes."""
   answers = iter([False] * 4 + [True])
   with pytest.raises(training.Stopped):
     train.train_and_evaluate(config, folder, stop=lambda: next(answers))
@@ -198,7 +198,7 @@ def test_inq_levels_are_powers_of_two(base, tmp_path):
     np.testing.assert_array_equal(mantissa, 0.5)
 
 
-def test_relaxed_method_also_saves_the_weights_of_the_loss(base, tmp_path):
+def test_relaxed_method_also_saves_weights_of_the_loss(base, tmp_path):
   config, result = run('psgd', base, tmp_path, epochs=1)
   record = result.records[-1]
   trained = tmp_path / 'trained.safetensors'
@@ -220,7 +220,7 @@ def test_relaxed_method_also_saves_the_weights_of_the_loss(base, tmp_path):
 
 
 def accuracy(path):
-  """Returns the accuracy of a model file on the digits' test set, percent."""
+  """Returns the accuracy of a model file on the test set, in percent."""
   model, digits = model_file.load_model(path), datasets.load('digits')
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   images = (digits.test_images / 255 - digits.mean) / digits.std
@@ -229,7 +229,7 @@ def accuracy(path):
 
 
 def test_recalibrate_measures_statistics_with_final_weights(base, tmp_path):
-  """Computes the statistics of the first layer in NumPy."""
+  """Compares the statistics of the first layer with NumPy."""
   _, result = run('slb', base, tmp_path, epochs=1, float_layers='', bits=2)
   model = model_file.load_model(result.model_path)
   digits = datasets.load('digits')
@@ -249,19 +249,19 @@ def test_zero_epochs_only_quantizes(base, tmp_path):
   (record,) = result.records
   assert (record['epoch'], record['step']) == (0, 0)
   assert record['train_loss'] is None
-  # The first loss of a training would change the statistics.
+  # Training would change the statistics at its first loss.
   before, after = map(
     model_file.load_model, (base.model_path, result.model_path)
   )
   assert tiny.as_bytes(before.batch_stats) == tiny.as_bytes(after.batch_stats)
   assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
-  # After a kill between the record and the model, the record is written again.
+  # If the run was killed before it saved the model, it writes the record again.
   result.model_path.unlink()
   again = train.train_and_evaluate(config, tmp_path)
   assert tiny.timeless(again.records) == tiny.timeless(result.records)
 
 
-def test_fold_bwn_kernels_become_integers(base, tmp_path):
+def test_fold_bwn_kernels_are_integers(base, tmp_path):
   _, result = run('bwn', base, tmp_path, epochs=1)
   accuracies, integers = fold.fold_run(tmp_path)
   assert set(accuracies) == {'quantized', 'folded'}
@@ -282,7 +282,7 @@ def test_fold_bwn_kernels_become_integers(base, tmp_path):
   )
 
 
-def test_fold_tests_all_forms_of_a_network(base, tmp_path):
+def test_fold_tests_all_forms_of_network(base, tmp_path):
   _, result = run('admm', base, tmp_path, epochs=1)
   accuracies, integers = fold.fold_run(tmp_path)
   record = result.records[-1]
@@ -298,14 +298,17 @@ def test_fold_without_quantized_run_raises(base, tmp_path):
     fold.fold_run(base.model_path.parent)
 
 
-def test_initial_variables_other_activations_get_fresh_numbers(base, tmp_path):
+def test_initial_variables_other_activations_get_initial_numbers(
+  base, tmp_path
+):
   config, result = run('pact_w4a4', base, tmp_path, epochs=1)
-  # The base model is tested with ReLUs, as it was trained.
+  # The base model was trained with ReLUs, and is tested with ReLUs.
   assert result.base_accuracy == pytest.approx(accuracy(base.model_path))
   params = model_file.load_model(result.model_path).params
   number = activation_number(params)
   assert number != 10.0  # the initial value
-  # A clip of PACT is not a step of LSQ: other activations get a new number.
+  # The clip of PACT is not a step size of LSQ: another activation gets a new
+  # number.
   for name, start in (('pact_w4a4', number), ('lsq_w2a2', 0.8 / 3**0.5)):
     next_config = load(name)
     next_config.pretrained = str(result.model_path)
@@ -331,7 +334,7 @@ def activation_number(params):
   return number
 
 
-def test_zero_epochs_trials_are_equal(base, tmp_path):
+def test_zero_epochs_trials_give_equal_models(base, tmp_path):
   _, result = run('lapq', base, tmp_path, bits=2, trials=2)
   first, second = (
     model_file.load_model(tmp_path / f'quantized-seed{seed}.safetensors')
@@ -342,7 +345,7 @@ def test_zero_epochs_trials_are_equal(base, tmp_path):
 
 
 def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
-  """One sweep improves on the first clips, at 2 bits."""
+  """Tests that one sweep at 2 bits improves on the initial clips."""
   changes = {'bits': 2, 'float_layers': ''}
   loss = {}
   for sweeps in (0, 1):
@@ -431,7 +434,7 @@ def test_check_impossible_recipe_raises(changes, message):
   'name', ['ttq', 'lsq', 'lq_nets', 'proxquant', 'inq', 'admm', 'psgd', 'slb']
 )
 def test_recipe_vmapped_trials_equal_single_trials(name):
-  """Trials are a batch axis on an accelerator; on CPU they take turns."""
+  """Tests the batch axis of trials, which only accelerators use."""
   config = shrunk(load(name))
   config.update(float_layers='', epochs=1)
 

@@ -1,4 +1,4 @@
-"""Tests the tables that a command prints."""
+"""Tests the tables that commands print."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Files: written completely or not at all, and told apart by content."""
+"""Tests files: written completely or not at all, and identified by content."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ def test_open_whole_error_inside_keeps_old_file(tmp_path):
   assert os.listdir(tmp_path) == ['file']
 
 
-def test_open_whole_is_absent_until_complete(tmp_path):
+def test_open_whole_file_is_absent_until_complete(tmp_path):
   path = tmp_path / 'file'
   with files.open_whole(path) as file:
     file.write(b'new')
@@ -54,7 +54,7 @@ def test_open_whole_is_absent_until_complete(tmp_path):
   assert path.read_bytes() == b'new'
 
 
-def test_append_adds_to_the_end_and_syncs(tmp_path, monkeypatch):
+def test_append_writes_at_end_and_syncs(tmp_path, monkeypatch):
   synced = []
   fsync = os.fsync
   monkeypatch.setattr(os, 'fsync', lambda n: (synced.append(n), fsync(n)))
@@ -65,7 +65,7 @@ def test_append_adds_to_the_end_and_syncs(tmp_path, monkeypatch):
   assert len(synced) == 2
 
 
-def test_sha256_is_that_of_the_content(tmp_path):
+def test_sha256_equals_digest_of_content(tmp_path):
   path = tmp_path / 'file'
   path.write_bytes(b'abc')
   assert files.sha256(path) == hashlib.sha256(b'abc').hexdigest()

@@ -1,4 +1,4 @@
-"""Markdown tables, and the markers that they fill."""
+"""Tests Markdown tables, and the markers between which they are written."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_table_lines_aligned_pads_each_column():
 PAGE = 'a\n<!-- table: x -->\nold\n<!-- end -->\nb\n<!-- other: x -->\n'
 
 
-def test_fill_replaces_markers_of_one_kind_only():
+def test_fill_replaces_tables_of_one_kind_only():
   filled = markdown.fill(PAGE, 'table', {'x': lambda: 'new\n'})
   assert filled == PAGE.replace('old', 'new')
   assert markdown.fill(PAGE, 'benchmark', {}) == PAGE

@@ -1,4 +1,4 @@
-"""Settings of a process, tested in separate processes."""
+"""Tests the settings of a process, in separate processes."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ print(jax.config.jax_compilation_cache_dir)
 """
 
 
-def output(program, **environment):
+def run_program(program, **environment):
   inherited = {
     name: value
     for name, value in os.environ.items()
@@ -50,19 +50,21 @@ def output(program, **environment):
 @pytest.mark.skipif(
   platform.libc_ver()[0] != 'glibc', reason='only glibc has mallopt'
 )
-def test_keep_memory_freed_memory_causes_no_faults():
-  # NumPy requests huge pages, which would hide the difference.
+def test_keep_memory_freed_memory_causes_no_page_faults():
+  # NumPy requests huge pages, which would hide the page faults.
   small = {'NUMPY_MADVISE_HUGEPAGE': '0'}
-  given_back = int(output(FAULTS.format(keep=False), **small))
-  kept = int(output(FAULTS.format(keep=True), **small))
+  given_back = int(run_program(FAULTS.format(keep=False), **small))
+  kept = int(run_program(FAULTS.format(keep=True), **small))
   assert given_back >= 10 * (1 << 26) // 4096
   assert kept < given_back / 100
 
 
 @pytest.mark.slow
-def test_configure_cache_is_where_the_environment_says(tmp_path):
+def test_configure_cache_uses_folder_from_environment(tmp_path):
   home = str(tmp_path / 'cache')
-  assert output(CACHE, XDG_CACHE_HOME=home) == f'{home}/mq_jax'
+  assert run_program(CACHE, XDG_CACHE_HOME=home) == f'{home}/mq_jax'
   named = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'own')}
-  assert output(CACHE, XDG_CACHE_HOME=home, **named) == str(tmp_path / 'own')
-  assert output(CACHE, JAX_COMPILATION_CACHE_DIR='') in ('', 'None')
+  assert run_program(CACHE, XDG_CACHE_HOME=home, **named) == str(
+    tmp_path / 'own'
+  )
+  assert run_program(CACHE, JAX_COMPILATION_CACHE_DIR='') in ('', 'None')

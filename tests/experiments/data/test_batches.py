@@ -1,4 +1,4 @@
-"""Batches on the device, against oracles in NumPy."""
+"""Compares batches on the device with oracles in NumPy."""
 
 from collections import Counter
 from typing import Any
@@ -49,7 +49,7 @@ def test_epoch_order_seeds_and_epochs_differ() -> None:
   assert tuple(range(50)) not in orders
 
 
-def test_epoch_order_other_default_generator_is_equal() -> None:
+def test_epoch_order_does_not_depend_on_default_generator() -> None:
   before = batches.epoch_order(3, 5, 20).tolist()
   with jax.default_prng_impl('rbg'):
     assert batches.epoch_order(3, 5, 20).tolist() == before
@@ -84,8 +84,8 @@ def plain_batch(
 BATCH = jax.jit(plain_batch, static_argnames=STATIC)
 
 
-def variants(image: np.ndarray, padding: int) -> dict[bytes, Any]:
-  """All crops of an image, and their mirror images, by explicit padding."""
+def all_crops(image: np.ndarray, padding: int) -> dict[bytes, Any]:
+  """Returns all crops of an image, and mirror images, by explicit padding."""
   wide = np.zeros((32 + 2 * padding, 32 + 2 * padding, 3), np.uint8)
   wide[padding : padding + 32, padding : padding + 32] = image
   found: dict[bytes, Any] = {}
@@ -106,12 +106,12 @@ def as_bytes(batch: Any) -> list[tuple[int, bytes]]:
 @pytest.mark.parametrize(
   ('flip', 'padding'), [(True, 4), (False, 4), (True, 1), (False, 0)]
 )
-def test_train_batch_image_is_crop_of_its_own_image(
+def test_train_batch_image_is_crop_of_selected_image(
   flip: bool, padding: int
 ) -> None:
   split = random_split()
   options: Any = {'flip': flip, 'padding': padding}
-  oracle = [variants(np.asarray(x), padding) for x in split.images]
+  oracle = [all_crops(np.asarray(x), padding) for x in split.images]
   assert len(oracle[0]) == 2 * (2 * padding + 1) ** 2
   epochs = 200
   tops: Counter[int] = Counter()
@@ -138,12 +138,12 @@ def test_train_batch_image_is_crop_of_its_own_image(
 
 def test_train_batch_images_are_cropped_and_flipped_separately() -> None:
   split = random_split()
-  oracle = [variants(np.asarray(x), 4) for x in split.images]
+  oracle = [all_crops(np.asarray(x), 4) for x in split.images]
   batches = [as_bytes(batch_of(split, index)) for index in range(3)]
   for batch in batches:
     assert len({oracle[label][image] for label, image in batch}) >= 6
   drawn = [oracle[label][image] for batch in batches for label, image in batch]
-  # Neither the two shifts nor a shift and the flip go together.
+  # The two shifts, and each shift and the flip, are independent.
   assert len({top - left for top, left, _ in drawn}) > 5
   assert {(top > 4, mirror) for top, _, mirror in drawn} == {
     (False, False),
@@ -171,7 +171,7 @@ def test_train_batch_follows_order_and_drops_remainder() -> None:
 
 
 def test_train_batch_augmentation_depends_on_seed_epoch_and_index() -> None:
-  # All images are alike, so that only crops and flips tell batches apart.
+  # All images are equal, so batches differ only by crops and flips.
   images = np.random.default_rng(0).integers(1, 256, (1, 32, 32, 3), np.uint8)
   split = batches.to_device(images.repeat(30, axis=0), np.zeros(30, np.int32))
 

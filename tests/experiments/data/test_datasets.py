@@ -1,4 +1,4 @@
-"""Data sets: read back completely, and refused at once if missing."""
+"""Tests that data sets load completely, and that missing sets raise at once."""
 
 import importlib.util
 import logging
@@ -39,7 +39,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def raw_records(seed: int) -> dict[str, np.ndarray]:
-  """A small CIFAR-10 in the official binary layout, file by file."""
+  """Returns the files of a small CIFAR-10 in the official binary format."""
   rng = np.random.default_rng(seed)
   names = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
   files = {}
@@ -60,7 +60,7 @@ def prepare(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-  """Folder of a small prepared set; data_dir is two levels above."""
+  """Prepares a small set; returns its folder, two levels below data_dir."""
   return prepare(tmp_path)
 
 
@@ -69,7 +69,7 @@ def load(folder: pathlib.Path) -> ImageSet:
 
 
 def assert_is_raw(got: ImageSet, seed: int = 0) -> None:
-  """Compares with the bytes of the files, channel by channel."""
+  """Compares pixels with the bytes of the files, channel by channel."""
   files = raw_records(seed)
   test = files.pop('test_batch.bin')
   for images, labels, table in (
@@ -118,8 +118,8 @@ def test_prepare_result_is_read_by_tensorflow_datasets(
     )
 
 
-def test_decode_split_stock_builder_returns_its_rows() -> None:
-  # A set that tensorflow-datasets has prepared has more in a row than ours.
+def test_decode_split_standard_builder_returns_its_rows() -> None:
+  # Rows that tensorflow-datasets prepared have more fields than ours.
   with tfds.testing.mock_data(num_examples=7):
     source = tfds.data_source('cifar100', split='train')
     assert 'coarse_label' in source[0]
@@ -129,14 +129,14 @@ def test_decode_split_stock_builder_returns_its_rows() -> None:
   assert labels.tolist() == [row['label'] for row in rows]
 
 
-def test_load_second_time_decodes_nothing(
+def test_load_second_call_decodes_nothing(
   folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(store, '_decode', None)
   assert_is_raw(load(folder))
 
 
-def break_nothing(cache: pathlib.Path) -> None:
+def delete_cache(cache: pathlib.Path) -> None:
   cache.unlink()
 
 
@@ -154,7 +154,7 @@ def flip_bit(cache: pathlib.Path) -> None:
   cache.write_bytes(content)
 
 
-def of_another_set(cache: pathlib.Path) -> None:
+def replace_by_another_set(cache: pathlib.Path) -> None:
   other = prepare(cache.parent.parent.parent.parent / 'other', seed=1)
   os.replace(other / store.CACHE, cache)
 
@@ -168,7 +168,8 @@ def drop_field(cache: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-  'spoil', [break_nothing, cut, empty, flip_bit, of_another_set, drop_field]
+  'spoil',
+  [delete_cache, cut, empty, flip_bit, replace_by_another_set, drop_field],
 )
 def test_load_damaged_pixels_are_rewritten(
   folder: pathlib.Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +211,7 @@ def test_load_damaged_records_raises_with_folder(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
-def test_load_missing_set_raises_at_once(
+def test_load_missing_set_raises_within_two_seconds(
   name: str, tmp_path: pathlib.Path
 ) -> None:
   folder = tmp_path / 'my sets'
@@ -249,35 +250,41 @@ def test_load_without_folder_uses_defaults(
     datasets.load('cifar10')
 
 
-def lose_a_file(folder: pathlib.Path) -> str:
+def delete_file(folder: pathlib.Path) -> str:
   next(folder.glob('cifar10-test.array_record*')).unlink()
   return 'lacks files of its test split'
 
 
-def lose_the_info(folder: pathlib.Path) -> str:
+def delete_info(folder: pathlib.Path) -> str:
   (folder / 'dataset_info.json').unlink()
   return 'is not in'
 
 
-def cut_the_info(folder: pathlib.Path) -> str:
+def truncate_info(folder: pathlib.Path) -> str:
   os.truncate(folder / 'dataset_info.json', 40)
   return 'cannot be read'
 
 
-def be_tfrecord(folder: pathlib.Path) -> str:
+def declare_tfrecord(folder: pathlib.Path) -> str:
   info = folder / 'dataset_info.json'
   info.write_text(info.read_text().replace('array_record', 'tfrecord'))
   return 'is stored as tfrecord, which only TensorFlow can read'
 
 
-def be_incomplete(folder: pathlib.Path) -> str:
+def rename_to_incomplete(folder: pathlib.Path) -> str:
   folder.rename(folder.with_name('incomplete.ABC123_3.0.2'))
   return 'is not in'
 
 
 @pytest.mark.parametrize(
   'spoil',
-  [lose_a_file, lose_the_info, cut_the_info, be_tfrecord, be_incomplete],
+  [
+    delete_file,
+    delete_info,
+    truncate_info,
+    declare_tfrecord,
+    rename_to_incomplete,
+  ],
 )
 def test_load_incomplete_set_raises(folder: pathlib.Path, spoil: Any) -> None:
   message = spoil(folder)
@@ -294,7 +301,7 @@ def test_find_prepared_returns_newest_complete_version(
     other.mkdir()
     for path in folder.iterdir():
       (other / path.name).write_bytes(path.read_bytes())
-  lose_a_file(folder.with_name('3.1.0'))
+  delete_file(folder.with_name('3.1.0'))
   root = folder.parent.parent
   assert store.find_prepared('cifar10', root).name == '3.0.10'
 
@@ -303,7 +310,7 @@ def pretend_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
 
 
-def test_load_site_hangs_raises_at_once(
+def test_load_unresponsive_site_raises_at_once(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   pretend_tensorflow(monkeypatch)
@@ -314,7 +321,7 @@ def test_load_site_hangs_raises_at_once(
     raise OSError
 
   monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
-  # The limit is 5 s; a shorter one shows the same.
+  # The limit is 5 s. The test uses a shorter one.
   monkeypatch.setattr(store._answers, '__defaults__', (0.2,))
   monkeypatch.setattr(tfds, 'builder', None)
   start = time.perf_counter()
@@ -325,7 +332,7 @@ def test_load_site_hangs_raises_at_once(
 
 
 @pytest.mark.parametrize('fails', [False, True])
-def test_load_site_answers_downloads(
+def test_load_responsive_site_downloads(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
   class Answer:
@@ -371,7 +378,7 @@ def test_load_site_answers_downloads(
 # Digits.
 
 
-def test_load_digits_are_those_of_scikit_learn() -> None:
+def test_load_digits_equal_digits_of_scikit_learn() -> None:
   got = datasets.load('digits')
   assert got.train_images.shape == (1437, 32, 32, 3)
   assert got.test_images.shape == (360, 32, 32, 3)
@@ -379,7 +386,8 @@ def test_load_digits_are_those_of_scikit_learn() -> None:
   assert got.train_labels.dtype == got.test_labels.dtype == np.int32
   assert not got.flip
   assert got.class_names == tuple('0123456789')
-  # Back to 8x8 pixels of 0 to 16, as a bag of (label, pixels): all are there.
+  # Converts back to 8x8 pixels of 0 to 16. The multisets of (label, pixels) are
+  # equal.
   images = np.concatenate([got.train_images, got.test_images])
   labels = np.concatenate([got.train_labels, got.test_labels])
   blocks = images.reshape(-1, 8, 4, 8, 4, 3)
@@ -396,7 +404,7 @@ def test_load_digits_are_those_of_scikit_learn() -> None:
   assert images.max() == 255
 
 
-def test_load_digits_split_is_even_and_normalised() -> None:
+def test_load_digits_split_is_balanced_and_normalised() -> None:
   got, again = datasets.load('digits'), datasets.load('digits')
   jax.tree.map(np.testing.assert_array_equal, got[:6], again[:6])
   counts = np.bincount(got.test_labels)

@@ -85,14 +85,18 @@ def test_train_batch_is_function_of_seed_and_number(number):
 def test_traced_batch_equals_train_batch():
   data = pipeline()
   context = data.traced.context(jnp.int32(5), jnp.int32(1))
-  for number in (3, 5, 6):  # The last one is the first of the next epoch.
+  for number in (
+    3,
+    5,
+    6,
+  ):  # The last batch is the first batch of the next epoch.
     batch = jax.jit(data.traced.batch)(data.traced.shared, context, number)
     expected = data.train(5, number)
     np.testing.assert_array_equal(batch['image'], expected['image'])
     np.testing.assert_array_equal(batch['label'], expected['label'])
 
 
-def test_train_batch_without_augment_is_images_as_they_are():
+def test_train_batch_without_augment_returns_images_unchanged():
   images, data = image_set(), pipeline(augment=False)
   batch = data.train(5, 1)
   pixels = (images.train_images / 255 - images.mean) / images.std
@@ -118,12 +122,12 @@ def test_evaluate_batches_cover_every_image_once(devices):
     ({'batch_size': 3, 'devices': 2}, r'batch_size=3 must be a multiple of 2'),
   ],
 )
-def test_device_pipeline_batch_that_does_not_fit_raises(changes, message):
+def test_device_pipeline_invalid_batch_size_raises(changes, message):
   with pytest.raises(ConfigError, match=message):
     pipeline(**changes)
 
 
-def test_hold_out_images_are_in_the_test_only():
+def test_hold_out_images_are_only_in_the_test():
   whole = datasets.load('digits')
   assert hold_out(whole, 0) is whole
   held = hold_out(whole, 300)

@@ -1,4 +1,4 @@
-"""Preparation of CIFAR sets: sources, refusals and interruptions."""
+"""Tests the preparation of CIFAR sets: sources, errors and interruptions."""
 
 import io
 import os
@@ -35,7 +35,7 @@ Files = dict[str, bytes]
 
 
 def make_splits(name: str, seed: int = 0) -> cifar_archives.Splits:
-  """A small set of noise: the pixels of the archives' rows, and the labels."""
+  """Makes a small set of noise: pixels as rows of the archives, and labels."""
   rng = np.random.default_rng(seed)
   classes = len(cifar_archives.CLASSES[name])
   return {
@@ -63,7 +63,7 @@ def assert_read(got: tuple[str, Any], name: str) -> None:
 
 
 def parts(name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
-  """The official files, without their ending: name, rows, labels."""
+  """Returns (name without suffix, rows, labels) of each official file."""
   splits = make_splits(name)
   if name == 'cifar100':
     return [(split, *splits[split]) for split in ('train', 'test')]
@@ -75,7 +75,7 @@ def parts(name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
   return [*found, ('test_batch', *splits['test'])]
 
 
-def binary(name: str) -> Files:
+def binary_files(name: str) -> Files:
   files = {}
   for part, rows, labels in parts(name):
     columns = [labels[:, None].astype(np.uint8), rows]
@@ -133,7 +133,7 @@ def python2_pickle(rows: np.ndarray, labels: np.ndarray, key: str) -> bytes:
   )
 
 
-def python2(name: str) -> Files:
+def python2_files(name: str) -> Files:
   key = 'labels' if name == 'cifar10' else 'fine_labels'
   return {
     part: python2_pickle(rows, labels, key)
@@ -141,7 +141,7 @@ def python2(name: str) -> Files:
   } | {'batches.meta': b'not read'}
 
 
-def python3(name: str, protocol: int) -> Files:
+def python3_files(name: str, protocol: int) -> Files:
   key = 'labels' if name == 'cifar10' else 'fine_labels'
   return {
     part: pickle.dumps({key: labels.tolist(), 'data': rows}, protocol)
@@ -149,7 +149,7 @@ def python3(name: str, protocol: int) -> Files:
   }
 
 
-def fortran(name: str) -> Files:
+def fortran_files(name: str) -> Files:
   return {
     part: pickle.dumps(
       {b'labels': labels.tolist(), b'data': np.asfortranarray(rows)}, 2
@@ -183,7 +183,7 @@ def read(source: pathlib.Path, name: str = 'cifar10') -> Any:
 # Sources.
 
 
-def test_python2_pickle_handwritten_is_a_pickle() -> None:
+def test_python2_pickle_is_valid_pickle() -> None:
   for _, rows, labels in parts('cifar10'):
     got = pickle.loads(python2_pickle(rows, labels, 'k'), encoding='bytes')
     np.testing.assert_array_equal(got[b'data'], rows)
@@ -191,7 +191,7 @@ def test_python2_pickle_handwritten_is_a_pickle() -> None:
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
-@pytest.mark.parametrize('kind', [binary, python2])
+@pytest.mark.parametrize('kind', [binary_files, python2_files])
 def test_read_source_official_archive_returns_its_rows(
   tmp_path: pathlib.Path, name: str, kind: Callable[[str], Files]
 ) -> None:
@@ -202,30 +202,30 @@ def test_read_source_official_archive_returns_its_rows(
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_read_source_resaved_python_files_returns_rows(
+def test_read_source_files_saved_by_python3_returns_rows(
   tmp_path: pathlib.Path, protocol: int
 ) -> None:
-  files = python3('cifar10', protocol)
+  files = python3_files('cifar10', protocol)
   assert_read(read(write_folder(tmp_path / 'a', files)), 'cifar10')
 
 
 def test_read_source_fortran_order_returns_rows(tmp_path: pathlib.Path) -> None:
-  source = write_folder(tmp_path / 'a', fortran('cifar10'))
+  source = write_folder(tmp_path / 'a', fortran_files('cifar10'))
   assert_read(read(source), 'cifar10')
 
 
 def test_classes_are_sorted_and_complete() -> None:
   for name, classes in cifar_archives.CLASSES.items():
     assert len(set(classes)) == len(classes) == int(name[5:])
-    # Both sets number their classes by the alphabet.
+    # Both sets number their classes in alphabetical order.
     assert list(classes) == sorted(classes)
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
-def test_prepare_archive_writes_its_rows_once(
+def test_prepare_archive_twice_writes_rows_once(
   tmp_path: pathlib.Path, name: str
 ) -> None:
-  source = write_tar(tmp_path / 'a.tar.gz', binary(name))
+  source = write_tar(tmp_path / 'a.tar.gz', binary_files(name))
   calls: dict[str, list[int]] = {}
 
   def report(text: str, total: int) -> Callable[[int], None]:
@@ -272,7 +272,7 @@ def test_prepare_real_archive_writes_its_rows(
   assert f'--config.data_dir={tmp_path}' in done.stdout
   start = time.perf_counter()
   got = datasets.load('cifar10', tmp_path)
-  assert time.perf_counter() - start < 5  # 0.6 s where nothing else runs
+  assert time.perf_counter() - start < 5  # 0.6 s without other processes
   names = [f'data_batch_{i}.bin' for i in range(1, 6)]
   tables = [np.fromfile(source / name, np.uint8) for name in names]
   for images, labels, table in (
@@ -290,7 +290,7 @@ def test_prepare_real_archive_writes_its_rows(
     )
 
 
-# Refusals.
+# Invalid sources.
 
 
 def refused(source: pathlib.Path, match: str, tmp_path: pathlib.Path) -> None:
@@ -308,15 +308,15 @@ def changed(name: str, content: bytes | None) -> Callable[[Files], Files]:
   return change
 
 
-def shorter(files: Files) -> Files:
+def shorten_file(files: Files) -> Files:
   return {**files, 'data_batch_2.bin': files['data_batch_2.bin'][:-1]}
 
 
-def longer(files: Files) -> Files:
+def lengthen_file(files: Files) -> Files:
   return {**files, 'test_batch.bin': files['test_batch.bin'] + bytes(3073)}
 
 
-def relabelled(label: int) -> Callable[[Files], Files]:
+def change_label(label: int) -> Callable[[Files], Files]:
   def change(files: Files) -> Files:
     table = bytearray(files['data_batch_1.bin'])
     other = table[3073] + 1 if table[3073] < 9 else 0
@@ -331,13 +331,19 @@ def relabelled(label: int) -> Callable[[Files], Files]:
   [
     (changed('data_batch_3.bin', None), r'lacks data_batch_3\.bin\.'),
     (changed('test_batch.bin', b''), r'test_batch\.bin has 0 bytes.*61460'),
-    (shorter, r'data_batch_2\.bin has 30729 bytes, but 10 images take 30730'),
-    (longer, r'test_batch\.bin has 64533 bytes, but 20 images take 61460'),
     (
-      relabelled(10),
+      shorten_file,
+      r'data_batch_2\.bin has 30729 bytes, but 10 images take 30730',
+    ),
+    (
+      lengthen_file,
+      r'test_batch\.bin has 64533 bytes, but 20 images take 61460',
+    ),
+    (
+      change_label(10),
       r'train labels are 0 to 10, but those of cifar10 are 0 to 9',
     ),
-    (relabelled(0), r'train split has \d images of class \d \([a-z]+\)'),
+    (change_label(0), r'train split has \d images of class \d \([a-z]+\)'),
     (lambda files: {}, 'contains no CIFAR set'),
     (lambda files: {'README': b'CIFAR'}, 'contains no CIFAR set'),
   ],
@@ -349,7 +355,7 @@ def test_prepare_incomplete_binary_raises(
   match: str,
   packed: bool,
 ) -> None:
-  files = change(binary('cifar10'))
+  files = change(binary_files('cifar10'))
   if packed:
     source = write_tar(tmp_path / 'a.tar.gz', files)
   else:
@@ -359,18 +365,18 @@ def test_prepare_incomplete_binary_raises(
 
 @pytest.mark.parametrize('mode', ['w', 'w:gz'])
 @pytest.mark.parametrize('kept', [0, 0.00001, 0.3, 0.9, 0.9999])
-def test_prepare_cut_archive_raises(
+def test_prepare_truncated_archive_raises(
   tmp_path: pathlib.Path, mode: str, kept: float
 ) -> None:
-  source = write_tar(tmp_path / 'a.tar', binary('cifar10'), mode)
-  # A bare tar ends in kilobytes of zeros, which may be missing.
+  source = write_tar(tmp_path / 'a.tar', binary_files('cifar10'), mode)
+  # An uncompressed tar ends in kilobytes of zeros, which may be missing.
   size = source.stat().st_size - (10_240 if mode == 'w' else 0)
   os.truncate(source, int(kept * size))
   refused(source, 'is not a complete tar archive|lacks', tmp_path)
 
 
 def test_prepare_flipped_bit_raises(tmp_path: pathlib.Path) -> None:
-  source = write_tar(tmp_path / 'a.tar.gz', binary('cifar10'))
+  source = write_tar(tmp_path / 'a.tar.gz', binary_files('cifar10'))
   content = bytearray(source.read_bytes())
   content[len(content) // 2] ^= 16
   source.write_bytes(content)
@@ -379,7 +385,7 @@ def test_prepare_flipped_bit_raises(tmp_path: pathlib.Path) -> None:
   refused(source, 'is not a complete tar archive', tmp_path)
 
 
-def test_prepare_other_file_raises(tmp_path: pathlib.Path) -> None:
+def test_prepare_file_of_other_kind_raises(tmp_path: pathlib.Path) -> None:
   page = tmp_path / 'cifar-10-binary.tar.gz'
   page.write_text('<html>404 not found</html>')
   refused(page, 'is not a complete tar archive', tmp_path)
@@ -391,7 +397,7 @@ def test_read_source_links_and_paths_are_not_followed(
 ) -> None:
   inner = tmp_path / 'inner'
   inner.mkdir()
-  files = binary('cifar10')
+  files = binary_files('cifar10')
   source = write_tar(inner / 'a.tar', files, 'w', prefix='../../escaped/')
   before = sorted(tmp_path.rglob('*'))
   assert_read(read(source), 'cifar10')
@@ -430,11 +436,11 @@ def test_prepare_malicious_pickle_raises_and_runs_nothing(
   _, rows, labels = parts('cifar10')[0]
   batch = {'labels': labels.tolist(), 'data': rows}
   attack = pickle.dumps([batch, Attack(trace, function)], protocol)
-  files = python2('cifar10') | {'data_batch_1': attack}
+  files = python2_files('cifar10') | {'data_batch_1': attack}
   source = write_tar(tmp_path / 'a.tar.gz', files)
   refused(source, r'data_batch_1 is not a CIFAR file.*it asks for', tmp_path)
   assert not trace.exists()
-  # The attack is a real one.
+  # The attack works: plain pickle creates the file.
   pickle.loads(attack)
   assert trace.exists()
 
@@ -482,7 +488,7 @@ CRAFTED = {
   + b'Nu.',
   'long_number': b'\x80\x02I' + b'9' * 90_000 + b'\n.',
   'duplicates': b'\x80\x02]' + b'2' * 90_000 + b'.',
-  # Pairs of references to one pair: 2^30 labels.
+  # Nested pairs that each refer twice to the next pair: 2^30 labels.
   'doubled': python2_pickle(
     parts('cifar10')[0][1], np.empty(0), 'labels'
   ).replace(
@@ -501,11 +507,11 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize('content', CRAFTED.values(), ids=CRAFTED)
-def test_prepare_crafted_pickle_raises_in_bounded_memory(
+def test_prepare_pickle_of_huge_objects_raises_in_bounded_memory(
   tmp_path: pathlib.Path, content: bytes
 ) -> None:
   padded = content.ljust(31_000, b'\0')
-  files = python2('cifar10') | {'data_batch_1': padded}
+  files = python2_files('cifar10') | {'data_batch_1': padded}
   source = write_folder(tmp_path / 'a', files)
   tracemalloc.start()
   try:
@@ -528,7 +534,9 @@ def test_prepare_crafted_pickle_raises_in_bounded_memory(
   ],
   ids=['nested_tuples', 'nested_key', 'nested_lists', 'long', 'unquoted'],
 )
-def test_read_batch_crafted_of_official_size_raises(content: bytes) -> None:
+def test_read_batch_slow_pickle_of_official_size_raises_in_bounded_time(
+  content: bytes,
+) -> None:
   start = time.perf_counter()
   with pytest.raises(ValueError) as error:
     cifar_pickle.read_batch(content, 'fine_labels', 50_000, 3072)
@@ -536,7 +544,7 @@ def test_read_batch_crafted_of_official_size_raises(content: bytes) -> None:
   assert len(str(error.value)) < 200
 
 
-def replaced_in(content: bytes, old: bytes, new: bytes) -> bytes:
+def replace_once(content: bytes, old: bytes, new: bytes) -> bytes:
   assert content.count(old) == 1
   return content.replace(old, new)
 
@@ -560,7 +568,7 @@ def test_read_batch_changed_array_raises(old: bytes, new: bytes) -> None:
   if old == b'tb':
     changed = content[:-4].replace(old, new, 1) + content[-4:]
   else:
-    changed = replaced_in(content, old, new)
+    changed = replace_once(content, old, new)
   assert cifar_pickle.read_batch(content, 'labels', 10, 3072)
   with pytest.raises(ValueError):
     cifar_pickle.read_batch(changed, 'labels', 10, 3072)
@@ -573,7 +581,7 @@ def test_read_batch_changed_byte_returns_arrays_or_raises(
 ) -> None:
   _, rows, labels = parts('cifar10')[0]
   content = bytearray(python2_pickle(rows[:2], labels[:2], 'labels'))
-  # The first 400 bytes and the last 400 lie outside of the pixels.
+  # The first 400 and the last 400 bytes are outside the pixels.
   content[position - 400] ^= change
   try:
     pixels, found = cifar_pickle.read_batch(bytes(content), 'labels', 2, 3072)
@@ -583,7 +591,7 @@ def test_read_batch_changed_byte_returns_arrays_or_raises(
   assert (found.shape, found.dtype) == ((2,), np.int32)
 
 
-def spoiled_pickle(**values: Any) -> bytes:
+def make_invalid_pickle(**values: Any) -> bytes:
   _, rows, labels = parts('cifar10')[0]
   batch = {'labels': labels.tolist(), 'data': rows, **values}
   return pickle.dumps({k: v for k, v in batch.items() if v is not None}, 2)
@@ -592,14 +600,14 @@ def spoiled_pickle(**values: Any) -> bytes:
 @pytest.mark.parametrize(
   'content',
   [
-    spoiled_pickle()[:-100],
-    spoiled_pickle(labels=None),
-    spoiled_pickle(labels=[0] * 9),
-    spoiled_pickle(labels=[0.5] * 10),
-    spoiled_pickle(labels=['cat'] * 10),
-    spoiled_pickle(data=np.zeros((10, 3073), np.uint8)),
-    spoiled_pickle(data=np.zeros((10, 768), np.float32)),
-    spoiled_pickle(data=[[0] * 3072] * 10),
+    make_invalid_pickle()[:-100],
+    make_invalid_pickle(labels=None),
+    make_invalid_pickle(labels=[0] * 9),
+    make_invalid_pickle(labels=[0.5] * 10),
+    make_invalid_pickle(labels=['cat'] * 10),
+    make_invalid_pickle(data=np.zeros((10, 3073), np.uint8)),
+    make_invalid_pickle(data=np.zeros((10, 768), np.float32)),
+    make_invalid_pickle(data=[[0] * 3072] * 10),
     pickle.dumps([0] * 20_000, 2),
     b'\x80\x02' + b'N' * 31_000 + b'.',
     b'\xff' * 31_000,
@@ -608,7 +616,7 @@ def spoiled_pickle(**values: Any) -> bytes:
 def test_prepare_broken_python_file_raises(
   tmp_path: pathlib.Path, content: bytes
 ) -> None:
-  files = python2('cifar10') | {'data_batch_1': content}
+  files = python2_files('cifar10') | {'data_batch_1': content}
   source = write_folder(tmp_path / 'a', files)
   refused(source, 'data_batch_1 (is not a CIFAR file|has .* bytes)', tmp_path)
 
@@ -616,15 +624,15 @@ def test_prepare_broken_python_file_raises(
 def test_prepare_huge_python_file_raises(
   tmp_path: pathlib.Path,
 ) -> None:
-  source = write_folder(tmp_path / 'a', python2('cifar10'))
-  os.truncate(source / 'test_batch', 10**12)  # a hole; takes no room
+  source = write_folder(tmp_path / 'a', python2_files('cifar10'))
+  os.truncate(source / 'test_batch', 10**12)  # sparse; takes no space
   refused(source, 'test_batch has 1000000000000 bytes, but 20 images', tmp_path)
 
 
-def test_prepare_folder_taken_raises_and_keeps_it(
+def test_prepare_existing_folder_raises_and_is_kept(
   tmp_path: pathlib.Path,
 ) -> None:
-  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  source = write_folder(tmp_path / 'a', binary_files('cifar10'))
   taken = tmp_path / 'sets' / 'cifar10' / '3.0.2'
   taken.mkdir(parents=True)
   (taken / 'precious').write_bytes(b'')
@@ -637,10 +645,10 @@ def test_prepare_folder_taken_raises_and_keeps_it(
   ]
 
 
-def test_prepare_lossy_write_raises_and_leaves_nothing(
+def test_prepare_lossy_write_raises_and_removes_files(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  source = write_folder(tmp_path / 'a', binary_files('cifar10'))
   save = Image.Image.save
 
   def lossy(self: Image.Image, file: Any, form: str) -> None:
@@ -688,10 +696,10 @@ sys.exit(prepare_data.main(['--source', source, '--data_dir', root]))
     (signal.SIGINT, 'checking', 130),
   ],
 )
-def test_command_stopped_leaves_no_set(
+def test_command_interrupted_leaves_no_set(
   tmp_path: pathlib.Path, number: int, stage: str, status: int
 ) -> None:
-  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  source = write_folder(tmp_path / 'a', binary_files('cifar10'))
   root = tmp_path / 'sets'
   with subprocess.Popen(
     [sys.executable, '-c', SLOW, str(source), str(root), stage],
@@ -711,14 +719,16 @@ def test_command_stopped_leaves_no_set(
   leftovers = list(root.iterdir())
   assert bool(leftovers) == (number == signal.SIGKILL)
   for folder in leftovers:
-    os.utime(folder, (0, 0))  # as if killed long ago
+    os.utime(folder, (0, 0))  # as after a kill long ago
   prepare.prepare(source, root, sizes=SIZES['cifar10'])
   assert [p.name for p in root.iterdir()] == ['cifar10']
   assert len(datasets.load('cifar10', root).train_labels) == 50
 
 
-def test_prepare_other_in_progress_is_kept(tmp_path: pathlib.Path) -> None:
-  source = write_folder(tmp_path / 'a', binary('cifar10'))
+def test_prepare_keeps_files_of_concurrent_preparation(
+  tmp_path: pathlib.Path,
+) -> None:
+  source = write_folder(tmp_path / 'a', binary_files('cifar10'))
   other = tmp_path / 'sets' / f'{prepare.STAGING}other'
   other.mkdir(parents=True)
   prepare.prepare(source, tmp_path / 'sets', sizes=SIZES['cifar10'])
@@ -728,10 +738,10 @@ def test_prepare_other_in_progress_is_kept(tmp_path: pathlib.Path) -> None:
 # The command.
 
 
-def test_command_other_sizes_exits_with_message(
+def test_command_wrong_sizes_exits_with_message(
   tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-  source = write_folder(tmp_path / 'a', binary('cifar10'))
+  source = write_folder(tmp_path / 'a', binary_files('cifar10'))
   before = signal.getsignal(signal.SIGTERM)
   try:
     status = prepare_data.main(

@@ -1,4 +1,4 @@
-"""Deployed files run on their own and equal the trained network."""
+"""Tests that deployed files run on their own and equal the trained network."""
 
 import importlib.util
 import io
@@ -127,7 +127,7 @@ def test_deploy_each_file_equals_trained_network(deployed, kind):
   error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
   assert error.max() < 1e-4
   np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
-  # The number of images is free.
+  # The number of images is not fixed.
   np.testing.assert_allclose(
     network.logits(dataset.test_images[:1]), logits[:1], rtol=1e-4, atol=1e-4
   )
@@ -152,7 +152,7 @@ def test_deploy_packed_file_has_integers_and_norms(deployed):
   leaves = named_leaves(mq_jax.unpack(packed))
   for path, leaf in leaves.items():
     if path == 'head/kernel':
-      # No norm follows that can take the scale.
+      # No norm follows the head, so the head keeps its scale.
       assert len(np.unique(np.abs(leaf))) == 1
     elif path.endswith('kernel'):
       np.testing.assert_array_equal(np.unique(leaf), [-1, 1])
@@ -162,13 +162,13 @@ def test_deploy_packed_file_has_integers_and_norms(deployed):
   others = sum(x.size for p, x in leaves.items() if not p.endswith('kernel'))
   layers = sum(path.endswith('kernel') for path in leaves)
   stored = sum(layer['bytes'] for layer in described['layers'])
-  # The bits fill whole bytes, each layer has a scale, and the rest is float32.
+  # Bits fill whole bytes, each layer has a scale, and other values are float32.
   assert 0 <= stored - (weights / 8 + 4 * layers + 4 * others) < layers
   assert 10 * stored < described['trained_bytes'] * 1.2
 
 
 @pytest.mark.slow
-def test_deploy_program_holds_packed_weights_for_both_platforms(deployed):
+def test_deploy_program_contains_packed_weights_for_both_platforms(deployed):
   out, _, _ = deployed
   program = jax.export.deserialize(
     bytearray((out / 'model.stablehlo').read_bytes())
@@ -271,7 +271,7 @@ def test_compare_nan_is_infinite_error():
 
 
 @pytest.mark.slow
-def test_deploy_network_of_another_accuracy_raises(run_copy):
+def test_deploy_accuracy_unequal_to_log_raises(run_copy):
   file = run_copy / 'quantized.safetensors'
   model = model_file.load_model(file)
   accuracy = {'accuracy': str(float(model.metadata['accuracy']) + 1)}
@@ -303,8 +303,10 @@ def test_deploy_replaces_files_of_earlier_call(deployed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['file', 'below a file', 'unwritable'])
-def test_deploy_unwritable_folder_raises_first(run_copy, kind, monkeypatch):
-  monkeypatch.setattr(make, '_make_files', None)  # Not reached.
+def test_deploy_unwritable_folder_raises_before_work(
+  run_copy, kind, monkeypatch
+):
+  monkeypatch.setattr(make, '_make_files', None)  # Not called.
   out = run_copy / 'small'
   if kind == 'unwritable':
     if os.geteuid() == 0:
@@ -340,7 +342,7 @@ def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_deploy_count_bits_of_binary_networks(tmp_path):
+def test_deploy_binary_network_counts_bits(tmp_path):
   net = write_run(
     tmp_path, activation_quantizer='bi_real', float_layers='(stem|head)/kernel'
   )
@@ -364,7 +366,7 @@ def test_deploy_count_bits_of_binary_networks(tmp_path):
     ('dorefa', 'stablehlo', 'are dorefa. Leave it out'),
   ],
 )
-def test_check_count_bits_without_such_operation_raises(
+def test_check_count_bits_network_without_binary_convolution_raises(
   activation, kind, message
 ):
   config = digits_config(activation_quantizer=activation)
@@ -373,7 +375,7 @@ def test_check_count_bits_without_such_operation_raises(
 
 
 @pytest.mark.slow
-def test_deploy_impossible_request_raises_first(tmp_path, monkeypatch):
+def test_deploy_invalid_request_raises_before_work(tmp_path, monkeypatch):
   with pytest.raises(errors.InvalidError, match='--format=tflite'):
     make.deploy(tmp_path, tmp_path / 'small', ['tflite'])
   with pytest.raises(errors.MissingError, match='contains no run'):
@@ -402,14 +404,14 @@ def test_deploy_onnx_model_equals_trained_network(tmp_path):
   assert classes == datasets.load('digits').class_names
   model = onnx.load(out / 'model.onnx')
   onnx.checker.check_model(model)
-  # The model stores bits, and the unpacked weights of no layer.
+  # The model stores bits. It stores no unpacked kernel.
   largest = max(int(np.prod(node.dims)) for node in model.graph.initializer)
   assert largest == 3 * 3 * 64 * 64 // 8
   assert described['artefacts'][0]['bytes'] < 60_000
 
 
 def predict_without(packages, *arguments):
-  """Runs `experiments.predict` in a process without some packages."""
+  """Runs `experiments.predict` in a process without the given packages."""
   code = (
     'import runpy, sys\n'
     f'for name in {packages}: sys.modules[name] = None\n'
@@ -435,7 +437,7 @@ def test_predict_runs_without_training_code(deployed, tmp_path):
     f'{path}\t{share.argmax()}\t{100 * share.max():.1f}%'
     for path, share in zip(paths, shares, strict=True)
   ]
-  # The file of weights needs the code of the network.
+  # A file of weights needs the code of the network.
   process = predict_without(packages, out / 'packed.safetensors', *paths)
   assert process.returncode == 1
   assert "needs the training code's packages" in process.stderr
@@ -443,7 +445,7 @@ def test_predict_runs_without_training_code(deployed, tmp_path):
 
 
 @pytest.mark.slow
-def test_predict_takes_any_size_and_names_errors(deployed, tmp_path):
+def test_predict_accepts_any_image_size_and_reports_errors(deployed, tmp_path):
   out, _, expected = deployed
   program = out / 'model.stablehlo'
   image = datasets.load('digits').test_images[0]
@@ -492,7 +494,7 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
 
 
 @pytest.mark.slow
-def test_load_classes_come_from_card_of_the_file(deployed, tmp_path):
+def test_load_artefact_takes_classes_from_its_card(deployed, tmp_path):
   out, described, _ = deployed
   path = tmp_path / 'model.stablehlo'
   shutil.copy(out / 'model.stablehlo', path)
@@ -519,7 +521,7 @@ def test_load_program_of_another_kind_raises(tmp_path):
 
 
 def another_program(shape, dtype, platforms=('cpu',)):
-  """Exports a program that adds 1 to an array of this shape and type."""
+  """Exports a program that adds 1 to an array of this shape and dtype."""
   sizes = (*jax.export.symbolic_shape('n'), *shape[1:])
   exported = jax.export.export(jax.jit(lambda x: x + 1), platforms=platforms)
   return exported(jax.ShapeDtypeStruct(sizes, dtype)).serialize()

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, checked against the template, safe from kill -9."""
+"""Tests checkpoints: exact, checked against the template, safe from kill -9."""
 
 import collections
 import contextlib
@@ -30,7 +30,7 @@ def make_state(seed=0):
     'conv': {'kernel': jax.random.normal(key, (3, 3, 2, 4))},
     'bias': jax.random.normal(key, (4,), jnp.bfloat16),
   }
-  # A comparison by value would not see these: two NaNs of different
+  # A comparison by value would miss these: two NaNs of different
   # payload, a negative zero, and the smallest subnormal number.
   bits = np.array([0x7FC00001, 0xFFC12345, 0x80000000, 1], np.uint32)
   return State(
@@ -262,12 +262,12 @@ def test_save_killed_loses_only_that_save(tmp_path):
     child.start()
     theirs.close()
     assert ours.poll(30), 'the child does not start'
-    kind, step = ours.recv()  # EOFError: what it restored was inconsistent
+    kind, step = ours.recv()  # EOFError: the restored state was inconsistent
     assert kind == 'restored'
     # A save that was not acknowledged may still be complete.
     assert step in (saved, saved + 1)
     saved = step
-    # Two whole saves, timed, and then a kill at this round's part of a third.
+    # Times two complete saves, then kills during a third one.
     for _ in range(2):
       assert ours.recv() == ('saving', saved + 1)
       start = time.monotonic()
@@ -283,7 +283,7 @@ def test_save_killed_loses_only_that_save(tmp_path):
         saved = step
     ours.close()
     cut_short += any('tmp' in name for name in os.listdir(tmp_path))
-  # Otherwise the kills did not fall into the saves.
+  # Otherwise no kill happened during a save.
   assert cut_short >= 1
   template = jax.eval_shape(state_at, 0)
   with checkpoints.open_manager(tmp_path) as manager:

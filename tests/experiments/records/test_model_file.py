@@ -1,4 +1,4 @@
-"""Model files: exact, complete or absent, and errors for other files."""
+"""Tests model files: exact, complete or absent; other files raise errors."""
 
 import os
 import zipfile
@@ -22,7 +22,7 @@ def trees():
       'block0': {'kernel': jnp.asarray(rng.normal(size=(3, 3, 2, 4)), 'f4')},
       'block10': {'kernel': np.array([[0.0, -0.0], [1e-45, np.nan]], 'f4')},
     },
-    # The transpose of an array lies in memory in another order.
+    # A transposed array has another memory order.
     'head': {'kernel': np.arange(6.0).reshape(2, 3).T, 'bias': np.float16(2.5)},
   }
   return params, {'stem_norm': {'var': np.array([3, 4], np.int32)}}
@@ -89,7 +89,7 @@ def test_save_model_disk_full_keeps_old_file(tmp_path, monkeypatch):
     ({'w': np.ones(2)}, {'accuracy': 91.5}, "'accuracy': 91.5 is not text"),
   ],
 )
-def test_save_model_unreadable_content_raises(
+def test_save_model_content_that_cannot_load_raises(
   tmp_path, params, metadata, match
 ):
   with pytest.raises(ValueError, match=match):
@@ -97,7 +97,7 @@ def test_save_model_unreadable_content_raises(
   assert not os.listdir(tmp_path)
 
 
-def test_other_suffix_raises(tmp_path):
+def test_model_file_other_suffix_raises(tmp_path):
   with pytest.raises(ValueError, match=r'net\.npz.*end in \.safetensors'):
     model_file.save_model(tmp_path / 'net.npz', {}, {}, {})
   with pytest.raises(ValueError, match=r'net\.h5.*\.pth.*\.safetensors'):

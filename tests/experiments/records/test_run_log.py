@@ -1,4 +1,4 @@
-"""The log of a run: its content, and its changes when a run resumes."""
+"""Tests the log of a run: its content, and how it changes on resumption."""
 
 import json
 import math
@@ -95,13 +95,15 @@ def test_source_is_commit_of_the_checkout(tmp_path, monkeypatch):
   git('commit', '-m', 'first')
   commit = git('rev-parse', 'HEAD')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
-  (tmp_path / 'results.jsonl').touch()  # A run's own output is no change.
+  (
+    tmp_path / 'results.jsonl'
+  ).touch()  # The output of a run does not count as a change.
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
   source.write_text('a = 2\n')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
-  # A repository around an installed copy is not the source.
+  # A repository that contains an installed copy is not its source.
   assert run_log._source(installed) == none
-  monkeypatch.setenv('GIT_DIR', '/nowhere')  # As within a git hook.
+  monkeypatch.setenv('GIT_DIR', '/nowhere')  # As in a git hook.
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}
   monkeypatch.setenv('PATH', '/nowhere')
   assert run_log._source(tmp_path) == none
@@ -170,7 +172,7 @@ def test_open_log_cut_last_line_is_repaired(path):
   start = whole[:-1].rindex(b'\n') + 1
   for cut in range(start, len(whole) + 1):
     path.write_bytes(whole[:cut])
-    # Without its newline alone, the record is still whole.
+    # If only the newline is missing, the record is complete.
     records = 2 if cut >= len(whole) - 1 else 1
     assert len(run_log.read_log(path)[1]) == records
     run_log.open_log(path, header(), epochs_done=1)
@@ -298,7 +300,7 @@ def test_open_scalars_resumed_shows_each_epoch_once(tmp_path):
         writer, record(epoch, note='text', phi=[1], nan=math.nan)
       )
     writer.close()
-    # Their names have a resolution of one second.
+    # The names of the files have a resolution of one second.
     for path in tmp_path.glob('events.out*'):
       path.rename(tmp_path / f'events.{name}')
   shown = shown_by_tensorboard(tmp_path)

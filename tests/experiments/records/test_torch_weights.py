@@ -1,4 +1,4 @@
-"""Import of PyTorch weights from safetensors, and through a torch stand-in."""
+"""Tests the import of PyTorch weights: safetensors, and a fake `torch`."""
 
 import pickle
 import subprocess
@@ -28,7 +28,7 @@ def norm(rng, width):
 
 
 def state_dict(blocks=1, num_classes=7):
-  """Random numbers by torch's names, in torch's order of axes."""
+  """Makes random weights with the names and the axis order of PyTorch."""
   rng = np.random.default_rng(0)
   state = {'conv1.weight': rng.normal(size=(16, 3, 3, 3))}
   state |= {f'bn1.{k}': v for k, v in norm(rng, 16).items()}
@@ -58,14 +58,14 @@ def write(tmp_path, state, name='net.safetensors'):
   return path
 
 
-def test_load_any_places_every_number(tmp_path):
+def test_load_any_converts_every_weight(tmp_path):
   state = state_dict(blocks=2)
   model = torch_weights.load_any(write(tmp_path, state))
   assert model.metadata['network'] == 'resnet14'
   assert model.metadata['num_classes'] == '7'
   assert model.metadata['source'] == 'net.safetensors'
   params, stats = model.params, model.batch_stats
-  # Kernels: (out, in, height, width) there, (height, width, in, out) here.
+  # Kernels: (out, in, height, width) in PyTorch, (height, width, in, out) here.
   places = {
     'conv1.weight': params['stem']['kernel'],
     'bn1.weight': params['stem_norm']['scale'],
@@ -100,7 +100,7 @@ def test_load_any_places_every_number(tmp_path):
     np.testing.assert_array_equal(found, theirs, err_msg=name)
 
 
-def test_load_torch_fits_network(tmp_path):
+def test_load_torch_weights_fit_network(tmp_path):
   model = torch_weights.load_torch(write(tmp_path, state_dict()))
   net = models.resnet(8, 7)
   x = jnp.ones((1, 8, 8, 3))
@@ -123,7 +123,7 @@ def test_load_any_common_prefix_is_dropped(tmp_path, prefix):
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64'])
-def test_load_any_other_precision_becomes_float32(tmp_path, dtype):
+def test_load_any_other_precision_is_cast_to_float32(tmp_path, dtype):
   state = state_dict()
   floats = {k: v.astype(dtype) for k, v in state.items() if v.ndim}
   rounded = {k: v.astype(np.float32) for k, v in floats.items()}
@@ -156,7 +156,7 @@ def test_command_converts_safetensors(tmp_path):
   assert not (tmp_path / 'net.npz').exists()
 
 
-# A stand-in for the part of PyTorch that the import calls.
+# A fake of the part of PyTorch that the import calls.
 
 
 class Tensor(NamedTuple):
@@ -182,7 +182,7 @@ class Tensor(NamedTuple):
 
 @pytest.fixture
 def torch(monkeypatch):
-  """A stand-in, whose `load` returns `content` or raises it."""
+  """Installs a fake `torch`, whose `load` returns or raises `content`."""
   module = types.ModuleType('torch')
 
   def load(path, map_location, weights_only):
@@ -286,7 +286,7 @@ def test_load_torch_unconvertible_tensor_raises(tmp_path, torch):
       raise TypeError('layout')
 
   torch.content = {'w': Sparse(np.zeros(2))}
-  # `float` returns a dense tensor of the stand-in.
+  # `float` returns a dense tensor of the fake.
   Sparse.float = lambda self: self
   with pytest.raises(
     errors.InvalidError, match=r'w cannot be .*\(layout\)\. Sa'
@@ -303,7 +303,7 @@ def test_load_any_without_torch_explains_conversion(
     torch_weights.load_any(torch_file(tmp_path, name))
   lines = str(error.value).splitlines()
   assert lines[1] == '  import torch, safetensors.torch'
-  # The two lines are Python: run here with a stand-in.
+  # The two lines of the message are Python. The test runs them with the fake.
   calls = []
   torch = types.ModuleType('torch')
   torch.load = lambda *args, **options: (args, options)
@@ -386,7 +386,7 @@ def test_load_torch_other_network_raises(tmp_path, state, match):
     torch_weights.load_torch(path)
 
 
-def test_load_torch_authors_files_identifies_networks(data_dir):
+def test_load_torch_files_of_authors_identifies_networks(data_dir):
   found = {}
   for path in sorted((data_dir / 'pretrained').glob('*.safetensors')):
     model = torch_weights.load_torch(path)
@@ -420,5 +420,5 @@ def test_load_torch_authors_resnet20_has_published_accuracy(data_dir):
       np.split(images, 10), np.split(raw[:, 0], 10), strict=True
     )
   )
-  # 91.50 % was published; rounding may turn a picture or two over.
+  # The published accuracy is 91.50 %; rounding may change one or two images.
   assert abs(right - 9150) <= 2

@@ -1,4 +1,4 @@
-"""The measurements of a setting, and the statistics of its trials."""
+"""Tests the measurements of a setting and the statistics of its trials."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def test_cell_repeated_seed_counts_once(tmp_path):
 @pytest.mark.parametrize(
   ('epochs', 'mean'), [(100, 94.5), (20, 18.5), (19, 18.0), (1, 0.0)]
 )
-def test_accuracies_are_of_last_tenth_of_epochs(tmp_path, epochs, mean):
+def test_accuracies_average_last_tenth_of_epochs(tmp_path, epochs, mean):
   config = spec.in_protocol('fair')
   ledgers.write(
     tmp_path, 'a', config.to_dict(), [float(i) for i in range(epochs)]
@@ -92,7 +92,7 @@ def test_interval_matches_resamples_and_normal_limit():
   values = [1.0, 2.0, 4.0]
   means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
   low, high = comparison.interval(values)
-  # 1 and 4 have a share of 1/27 each, more than 2.5 %.
+  # The resamples have mean 1 or 4 with probability 1/27 each, above 2.5 %.
   assert (low, high) == (min(means), max(means))
   assert comparison.interval(values) == (low, high)
   many = list(np.random.default_rng(1).normal(3.0, 2.0, 200))
@@ -120,7 +120,7 @@ def test_interval_matches_resamples_and_normal_limit():
     ('table_6', 6, 542.280, 1357.080, 0.000, 0.000, 0, 0),
   ],
 )
-def test_published_file_has_checked_sums(
+def test_published_file_sums_equal_checked_values(
   table, cells, paper, ranked, raw, raw_ranked, trials, remarks
 ):
   """Compares sums, also weighted by rank, with those of a checked list."""

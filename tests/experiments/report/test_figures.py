@@ -1,4 +1,4 @@
-"""Figures draw the numbers of the ledger."""
+"""Tests that figures show the numbers of the ledger."""
 
 import itertools
 
@@ -74,7 +74,7 @@ def test_curves_held_out_accuracy_is_labelled(measured):
   assert figure.axes[0].get_ylabel() == 'held-out accuracy, %'
 
 
-def test_ends_show_accuracy_of_comparable_runs(tmp_path):
+def test_ends_show_final_accuracy_of_comparable_runs(tmp_path):
   study = {
     f'n-q-o-ste-{alpha}': spec.in_protocol(
       'fair', estimator='ste', learning_rate=alpha
@@ -113,13 +113,13 @@ def test_ends_show_accuracy_of_comparable_runs(tmp_path):
   assert figures.write_all(apart, runs, tmp_path / 'none') == []
 
 
-def test_curves_flips_are_percent_mean_over_layers(measured):
+def test_curves_flips_are_mean_percentage_over_layers(measured):
   figure = plots.curves(measured, 'flips', '')
   assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
 
 
 def test_figures_many_settings_are_split_and_shaded(measured):
-  """Twenty settings make parts of five curves, the baseline in each."""
+  """Tests that twenty settings make parts of five curves with the baseline."""
   ste, fc = measured[0], measured[1]
   many = [(f'n-q-o-{i}', *fc[1:]) for i in range(20)]
   drawn = figures._figures(
@@ -153,7 +153,7 @@ def lightness(colour):
   return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
 
 
-def test_shade_stays_visible():
+def test_shade_lightness_stays_visible():
   for colour in (e.colour for e in ESTIMATORS.values()):
     for earlier in range(30):
       assert lightness(plots.shade(colour, earlier)) < 90
@@ -170,7 +170,7 @@ def test_curves_five_optimizers_fill_two_rows(measured):
   assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]
 
 
-def test_factors_have_two_axes_and_a_band(tmp_path):
+def test_factors_have_two_axes_and_band(tmp_path):
   entries = []
   for hidden, losses in {1: [(3, 2), (5, 2)], 100: [(4, 1)]}.items():
     config = spec.in_protocol('fair', estimator='fc_grad', hidden=hidden)
@@ -211,13 +211,13 @@ def test_histograms_show_shares_of_first_trial():
   shares = image.get_array()
   np.testing.assert_allclose(shares[:, 0], 100 * np.arange(64) / 2016)
   assert shares[:, 1].tolist() == [0.0] * 63 + [100.0]
-  # The last bin is the uppermost: of the weights far above zero.
+  # The last bin contains the weights far above zero.
   assert image.origin == 'lower'
   assert figure.axes[0].get_ylim() == (-4, 4)
 
 
 def test_colours_differ_for_colour_blind_readers():
-  """Markers differ, and colours differ without red, green or blue cones."""
+  """Tests that markers differ, and colours too without one type of cone."""
   assert len({e.marker for e in ESTIMATORS.values()}) == len(ESTIMATORS)
   rgb = np.array(
     [
@@ -225,7 +225,7 @@ def test_colours_differ_for_colour_blind_readers():
       for c in (e.colour for e in ESTIMATORS.values())
     ]
   )
-  # Viénot, Brettel and Mollon 1999, and for blue an average of the others.
+  # Viénot, Brettel and Mollon 1999; blue is an average of the other two.
   linear = rgb**2.2
   no_red = linear @ np.array(
     [[0.11238, 0.11238, 0.00401], [0.88762, 0.88762, -0.00401], [0, 0, 1]]
@@ -268,5 +268,5 @@ def test_write_all_draws_each_figure_once(tmp_path, measured):
     ledger.read(tmp_path),
     tmp_path / 'out',
   )
-  assert again == paths  # The other study has nothing new.
+  assert again == paths  # The other study has no new figure.
   assert {p: p.read_bytes() for p in paths} == before

@@ -1,4 +1,4 @@
-"""The ledger, and the tables made from it."""
+"""Tests the ledger, and the tables that are made from it."""
 
 import functools
 import json
@@ -62,7 +62,7 @@ def write_run(workdir, epochs=1, done=1, **config):
   return workdir
 
 
-def test_add_leaves_out_folders(tmp_path):
+def test_add_removes_folders_from_config(tmp_path):
   workdir = write_run(tmp_path / 'run')
   path = ledger.add(workdir, tmp_path / 'results', 'mine')
   assert path == tmp_path / 'results' / 'mine.jsonl'
@@ -80,7 +80,7 @@ def test_add_unfinished_run_raises(tmp_path):
   assert not (tmp_path / 'results').exists()
 
 
-def test_first_epoch_row_has_run_and_numbers(tmp_path):
+def test_first_epoch_row_contains_run_and_numbers(tmp_path):
   ledger.add(write_run(tmp_path / 'run'), tmp_path / 'results', 'mine')
   other = write_run(tmp_path / 'long', epochs=2, done=2)
   ledger.add(other, tmp_path / 'results', 'long')
@@ -126,7 +126,7 @@ def test_pages_match_ledger():
     )
 
 
-def test_ledger_entries_are_clean_and_name_no_folder():
+def test_ledger_entries_are_clean_and_contain_no_folder():
   paths = [name for name, key in KEYS.items() if key.file or key.folder]
   assert paths
   for run in ledger.read(ROOT / ledger.RESULTS):
@@ -175,7 +175,7 @@ def test_study_row_with_published_number(tmp_path):
   each = [[80.0, 84.0], [81.0, 85.0], [82.0, 86.0]]
   ledgers.write(tmp_path, 'a', config | {'seed': 3}, each)
   row = table_rows(tmp_path)[name]
-  # The paper has 88.949, its logs 89.028.
+  # The paper prints 88.949; the logs give 89.028.
   low, high = comparison.interval([84.0, 85.0, 86.0])
   assert (row['accuracy %'], row['std']) == ('85.00', '1.00')
   assert (row['trials'], row['epochs']) == ('3', '2')
@@ -198,7 +198,7 @@ def test_study_row_without_run_says_no_run(tmp_path):
   low = rows['resnet44-bwn-adam-ste-paper']
   assert low['mark'] == 'paper: 1.00 below 3 of its 5 logs'
   assert (low['its base %'], swapped['its base %']) == ('93.56', '93.56')
-  # The paper did not run its baselines by the fair protocol.
+  # The paper has no baselines in the protocol `fair`.
   assert rows['resnet20-dorefa-adam-ste-fair']['paper %'] == ''
 
 
@@ -293,7 +293,7 @@ def test_study_row_unpublished_is_marked(tmp_path):
   assert row['mark'] == '2 of 100 epochs, 1 of 5 trials'
 
 
-def test_first_epoch_table_leaves_out_other_runs(tmp_path):
+def test_first_epoch_table_excludes_other_runs(tmp_path):
   ledgers.write(tmp_path, 'ours', {}, [80.0])
   ledgers.write(tmp_path, 'held', {'holdout': 100}, [80.0])
   ledgers.write(tmp_path, 'two', {}, [[80.0], [81.0]])

@@ -1,4 +1,4 @@
-"""The three files of a table."""
+"""Tests the three files of a table."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ def test_latex_cell_with_bar_is_escaped():
   ) in tables.latex(table)
 
 
-def test_comma_separated_is_read_back():
+def test_comma_separated_round_trips():
   rows = list(csv.reader(io.StringIO(tables.comma_separated(TABLE))))
   assert rows == [list(TABLE.columns), *map(list, TABLE.rows)]
 

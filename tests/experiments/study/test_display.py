@@ -1,4 +1,4 @@
-"""Tests the list and the bars of a study."""
+"""Tests the list and the progress bars of a study."""
 
 import io
 import re
@@ -43,7 +43,7 @@ def test_print_status_lists_every_name_of_a_setting(tmp_path):
 
 
 @pytest.mark.slow
-def test_display_two_runs_have_a_bar_and_leave_lines():
+def test_display_two_runs_have_bars_and_then_lines():
   program = """
 from experiments.study import display
 with display.open_display(2) as shown:

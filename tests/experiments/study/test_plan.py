@@ -1,4 +1,4 @@
-"""Tests which runs are missing, and that one process has each."""
+"""Tests which runs are missing, and that only one process claims each run."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from experiments.study import spec
 from tests.experiments import ledgers
 
 
-def a_study(**changes):
+def make_study(**changes):
   return {
     name: spec.in_protocol('fair', epochs=2, **changes, **keys)
     for name, keys in {
@@ -28,7 +28,7 @@ def names(planned):
 def plan(tmp_path, trials=2, together=False, study=None):
   return study_plan.jobs(
     'mine',
-    study or a_study(),
+    study or make_study(),
     trials,
     ledger.read(tmp_path / 'results'),
     tmp_path,
@@ -42,8 +42,8 @@ def test_jobs_run_in_ledger_is_not_planned(tmp_path):
     for name in ('ste', 'fc')
     for seed in (0, 1)
   ]
-  config = a_study()['fc'].to_dict()
-  # Another name, and a third trial that the study does not want.
+  config = make_study()['fc'].to_dict()
+  # The run has another name, and a third trial that the study does not need.
   ledgers.write(
     tmp_path / 'results', 'any', config | {'seed': 1}, [[1.0, 2.0], [3.0, 4.0]]
   )
@@ -59,13 +59,13 @@ def test_jobs_run_in_ledger_is_not_planned(tmp_path):
 
 
 def test_jobs_diverged_run_is_done(tmp_path):
-  config = a_study()['fc'].to_dict()
+  config = make_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'a', config, [], diverged='at step 3')
   assert len(plan(tmp_path, trials=1)) == 1
 
 
 def test_jobs_other_base_model_is_another_run(tmp_path):
-  study = a_study()
+  study = make_study()
   base = tmp_path / 'base.pth'
   for config in study.values():
     config.pretrained = str(base)
@@ -75,7 +75,7 @@ def test_jobs_other_base_model_is_another_run(tmp_path):
   ledgers.write(results, 'b', config | {'seed': 1}, [1.0, 2.0])  # no digest
   assert (
     len(plan(tmp_path, study=study)) == 2
-  )  # of ste; the base model is missing
+  )  # of ste, because the base model is missing
   base.write_bytes(b'numbers')
   assert names(plan(tmp_path, study=study))[2:] == ['mine-fc-2epochs-seed0']
   start = {'base': model_file.digest(base)}
@@ -83,8 +83,8 @@ def test_jobs_other_base_model_is_another_run(tmp_path):
   assert len(plan(tmp_path, study=study)) == 2
 
 
-def test_jobs_two_names_of_a_configuration_run_once(tmp_path):
-  study = a_study()
+def test_jobs_two_names_of_one_configuration_run_once(tmp_path):
+  study = make_study()
   study['same'] = study['ste']
   assert names(plan(tmp_path, 1, study=study)) == [
     'mine-ste-2epochs-seed0',
@@ -92,12 +92,12 @@ def test_jobs_two_names_of_a_configuration_run_once(tmp_path):
   ]
 
 
-def test_jobs_together_leave_out_begun_and_done_seeds(tmp_path):
+def test_jobs_together_exclude_begun_and_done_seeds(tmp_path):
   assert names(plan(tmp_path, 5, together=True)) == [
     'mine-ste-2epochs-seeds0to4',
     'mine-fc-2epochs-seeds0to4',
   ]
-  config = a_study()['fc'].to_dict()
+  config = make_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'two', config | {'seed': 2}, [1.0, 2.0])
   begun = plan(tmp_path, 2, together=True)[0].workdir
   begun.mkdir(parents=True)
@@ -119,14 +119,14 @@ def test_jobs_begun_group_keeps_its_seeds(tmp_path):
   begun.workdir.mkdir(parents=True)
   (begun.workdir / 'metrics.jsonl').write_text('{"config": {}}\n')
   assert names(plan(tmp_path, 2, together=True))[0] == begun.name
-  # The study's file has changed since, so this is another run.
-  changed = a_study(hidden=7, learning_rate=0.5)
+  # The file of the study has changed since, so this is another run.
+  changed = make_study(hidden=7, learning_rate=0.5)
   planned = plan(tmp_path, 2, together=True, study=changed)
   assert names(planned)[0] == 'mine-ste-2epochs-seeds0to1'
   assert not planned[0].workdir.exists()
 
 
-def test_run_seeds_alone_plans_one_run_per_seed(tmp_path):
+def test_run_seeds_alone_gives_one_run_per_seed(tmp_path):
   job = plan(tmp_path, 3, together=True)[0]
   job.workdir.mkdir(parents=True)
   (job.workdir / 'metrics.jsonl').write_text('{"config": {}}\n')
@@ -138,7 +138,7 @@ def test_run_seeds_alone_plans_one_run_per_seed(tmp_path):
 
 
 @pytest.mark.slow
-def test_claim_run_killed_process_loses_claim(tmp_path):
+def test_claim_run_of_killed_process_ends(tmp_path):
   job = plan(tmp_path)[0]
   program = f"""
 import sys
@@ -177,7 +177,7 @@ def test_claim_run_error_ends_claim(tmp_path):
 
 @pytest.mark.slow
 def test_status_in_a_loop_never_blocks_claim(tmp_path):
-  """A process that lists in a loop never makes a claim fail."""
+  """Tests that claims succeed while another process lists runs in a loop."""
   job = plan(tmp_path)[0]
   with study_plan.claim_run(job.workdir):
     pass

@@ -1,4 +1,4 @@
-"""Studies and protocols."""
+"""Tests studies and protocols."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_load_all_settings_of_a_study_differ():
   ('study', 'cells'),
   [('table1', 42), ('table2', 28), ('table5', 6), ('table6', 6)],
 )
-def test_published_each_cell_is_a_setting(study, cells):
+def test_published_each_cell_has_a_setting(study, cells):
   loaded = spec.load_all()[study]
   found = [
     name
@@ -45,7 +45,7 @@ def test_in_protocol_protocols_differ_in_baselines_only():
     assert (learned.weight_decay, learned.decay_every) == (5e-4, 30)
     assert (learned.layers, learned.meta_decay_every) == (3, 0)
     assert not learned.carry
-  # Under SGD, on CIFAR-10, nobody had a weight decay, or another schedule.
+  # Under SGD on CIFAR-10, no method had weight decay or another schedule.
   assert set(spec.both_protocols('a', estimator='ste')) == {'a'}
   assert set(spec.both_protocols('a', estimator='ste', **adam)) == {
     'a-fair',
@@ -58,7 +58,7 @@ def test_in_protocol_protocols_differ_in_baselines_only():
 @pytest.mark.parametrize('optimizer', optimizers.OPTIMIZERS)
 @pytest.mark.parametrize('estimator', ESTIMATORS)
 @pytest.mark.parametrize('protocol', spec.PROTOCOLS)
-def test_in_protocol_sets_what_the_logs_ran(protocol, estimator, optimizer):
+def test_in_protocol_sets_values_of_logs(protocol, estimator, optimizer):
   config = spec.in_protocol(protocol, estimator=estimator, optimizer=optimizer)
   assert config.layers == (3 if estimator == 'multi_fc' else 2)
   bare = optimizer != 'adam' or (protocol, estimator) == ('paper', 'ste')
@@ -84,7 +84,7 @@ def test_load_setting_name_with_slash_raises(tmp_path):
     spec.load(path)
 
 
-def test_load_unusable_study_raises(tmp_path):
+def test_load_invalid_study_raises(tmp_path):
   with pytest.raises(MissingError, match=r'no study .*none\.py.*table1\.py'):
     spec.load(tmp_path / 'none.py')
   empty = tmp_path / 'empty.py'

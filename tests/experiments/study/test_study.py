@@ -1,4 +1,4 @@
-"""Tests complete studies in real processes: killed, sliced, shared."""
+"""Tests complete studies in real processes: killed, sliced or shared."""
 
 import io
 import os
@@ -33,7 +33,7 @@ def get_study():
       checkpoint_every=2, chunk=1, hidden=3)
     for estimator, alpha in (('ste', 1e-2), ('fc_grad', 1e-2))}, trials=2)
 """
-# The command itself, but for the network.
+# The command itself, with a tiny network.
 PROGRAM = """
 import runpy
 import pytest
@@ -45,7 +45,7 @@ runpy.run_module('experiments.study', run_name='__main__', alter_sys=True)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Holds the study file and the compiled programs."""
+  """Makes a folder with the study file; compiled programs are stored there."""
   path = tmp_path_factory.mktemp('study')
   (path / 'tiny.py').write_text(STUDY)
   return path
@@ -87,7 +87,7 @@ def measured(workdir):
 
 @pytest.fixture(scope='module')
 def reference(folder):
-  """Runs the study without a stop."""
+  """Runs the study without interruption."""
   workdir = folder / 'whole'
   status, out = finish(start(folder, workdir))
   assert status == 0, out
@@ -97,7 +97,7 @@ def reference(folder):
 
 
 @pytest.mark.slow
-def test_study_undisturbed_runs_each_trial_once(reference):
+def test_study_uninterrupted_runs_each_trial_once(reference):
   runs = measured(reference)
   assert list(runs) == [
     f'tiny-{name}-3epochs-seed{seed}'
@@ -117,7 +117,7 @@ def test_study_undisturbed_runs_each_trial_once(reference):
 
 
 @pytest.mark.slow
-def test_study_finished_is_only_read(folder, reference):
+def test_study_finished_is_not_changed(folder, reference):
   stamps = {p: p.stat().st_mtime_ns for p in reference.rglob('*.jsonl')}
   status, out = finish(start(folder, reference))
   assert status == 0, out
@@ -126,12 +126,12 @@ def test_study_finished_is_only_read(folder, reference):
 
 
 @pytest.mark.slow
-def test_study_killed_at_any_moment_counts_nothing_twice(folder, reference):
+def test_study_killed_at_any_moment_has_no_duplicate_runs(folder, reference):
   workdir = folder / 'killed'
   moments = []
   for _ in range(20):
     process = start(folder, workdir)
-    # The first time before a fast machine is done.
+    # The first kill comes before a fast machine has finished.
     moments.append(random.uniform(4, 12) if moments else random.uniform(2, 5))
     try:
       process.wait(moments[-1])
@@ -139,7 +139,7 @@ def test_study_killed_at_any_moment_counts_nothing_twice(folder, reference):
       process.kill()
     _, out = finish(process)
     for run in ledger.read(workdir / 'results'):
-      assert len(run.records) == 3, moments  # whole or not at all
+      assert len(run.records) == 3, moments  # complete or absent
     if process.returncode == 0:
       break
   else:
@@ -150,7 +150,7 @@ def test_study_killed_at_any_moment_counts_nothing_twice(folder, reference):
 
 
 @pytest.mark.slow
-def test_study_in_slices_and_two_processes_ends_the_same(folder, reference):
+def test_study_in_slices_and_two_processes_has_same_results(folder, reference):
   workdir = folder / 'sliced'
   status, out = finish(start(folder, workdir, '--list'))
   assert status == 0, out
@@ -184,7 +184,7 @@ def test_study_diverged_run_is_a_result(folder):
 
 @pytest.mark.slow
 def test_study_signal_or_budget_saves_within_run(folder):
-  """Stops a run of many epochs by SIGTERM, then by its budget."""
+  """Stops a run of many epochs by SIGTERM, and then by its budget."""
   workdir, long = folder / 'stopped', folder / 'long.py'
   long.write_text(STUDY.replace('epochs=3', 'epochs=2000'))
   options = (f'--study={long}', '--trials=1', '--only=fc_grad')
@@ -207,7 +207,7 @@ def test_study_signal_or_budget_saves_within_run(folder):
   (log,) = logs()
   before = len(run_log.read_log(log)[1])
   for _ in range(10):
-    # A slow machine may spend a slice before the first step.
+    # On a slow machine a slice may end before the first step.
     status, out = finish(start(folder, workdir, *options, '--budget=8s'))
     assert status == 0, out
     assert '1 run is left. Rerun the command to resume.' in out
@@ -275,7 +275,7 @@ def test_run_study_missing_entry_is_an_error(tmp_path, monkeypatch):
     (('--study=none.py',), 'There is no study none.py'),
   ],
 )
-def test_study_user_error_prints_message_alone(folder, tmp_path, more, message):
+def test_study_user_error_prints_only_message(folder, tmp_path, more, message):
   status, out = finish(start(folder, tmp_path / 'run', *more))
   assert status == 1
   assert message in out
@@ -292,12 +292,12 @@ def test_seconds_duration_is_parsed(text, want):
 
 
 @pytest.mark.parametrize('text', ['', '8', 'm', '1.5h', '30m1h', '-1m'])
-def test_seconds_no_duration_is_refused(text):
+def test_seconds_invalid_duration_raises(text):
   with pytest.raises(errors.InvalidError, match='must be a duration'):
     study_run.seconds(text)
 
 
-def test_base_models_folder_is_searched_by_name(tmp_path):
+def test_base_models_are_found_by_name_in_folder(tmp_path):
   table = spec.load_all()['table1']
   configs = [
     table.settings[f'{net}-bwn-sgd-ste'] for net in ('resnet20', 'resnet32')
@@ -328,7 +328,7 @@ def test_base_models_folder_is_searched_by_name(tmp_path):
     study_run.base_models([configs[0], changed], '', tmp_path)
 
 
-def test_base_models_named_file_is_kept(tmp_path):
+def test_base_models_pretrained_of_setting_is_kept(tmp_path):
   named, full = (
     spec.in_protocol('fair', **changes)
     for changes in (

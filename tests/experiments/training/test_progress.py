@@ -1,4 +1,4 @@
-"""Tests the bar in a real pseudo-terminal, and the lines without one."""
+"""Tests the progress bar in a pseudo-terminal, and the lines in a file."""
 
 import contextlib
 import io
@@ -113,7 +113,7 @@ with progress.progress_bar(100, 50) as bar:
 """
   texts = frames(in_terminal(program, 100, NO_COLOR='1'))
   assert texts
-  # Half of the bar is drawn (in bold), the rest is blank without colours.
+  # Half of the bar is drawn in bold. Without colours, the other half is blank.
   for text in texts:
     bar = text.split(' loss')[0].removeprefix('epoch 6').removeprefix('epoch -')
     assert 0.4 < bar.count('━') / (len(bar) - 1) < 0.6

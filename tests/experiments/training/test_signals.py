@@ -1,4 +1,4 @@
-"""Tests that signals wait until a run has saved, and are never lost."""
+"""Tests that signals take effect after a run has saved, and are never lost."""
 
 import signal
 import subprocess
@@ -51,7 +51,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures('interruptible')
-def test_defer_signals_second_ctrl_c_acts_at_once():
+def test_defer_signals_second_ctrl_c_takes_effect_at_once():
   def twice():
     with signals.defer_signals():
       signal.raise_signal(signal.SIGINT)
@@ -79,7 +79,7 @@ def test_defer_signals_second_sigterm_kills():
   assert (done.returncode, done.stdout) == (-signal.SIGTERM, 'deferred\n')
 
 
-def test_defer_signals_foreign_handler_becomes_default(monkeypatch):
+def test_defer_signals_non_python_handler_becomes_default(monkeypatch):
   monkeypatch.setattr(signal, 'getsignal', lambda number: None)
   before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
   interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)

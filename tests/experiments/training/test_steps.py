@@ -1,4 +1,4 @@
-"""Chunks of steps: their batches, their sums, and the test."""
+"""Tests chunks of steps: their batches, their sums, and the test."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def tiny_steps(config=None, images=None):
 
 
 def run_plain_steps(config, steps):
-  """Runs steps over batches 1, 2, …, one by one.
+  """Runs steps on batches 1, 2, …, one at a time.
 
   Returns:
     The state, and the metrics of each step.
@@ -104,7 +104,7 @@ def run_plain_steps(config, steps):
 
 
 def assert_close(actual, expected, rtol=1e-4, atol=1e-6):
-  """Asserts equality up to the last digits, which depend on the compilation."""
+  """Asserts equality, except for last digits that depend on the compilation."""
   actual, expected = tiny.as_arrays(actual), tiny.as_arrays(expected)
   assert actual.keys() == expected.keys()
   for path, leaf in actual.items():
@@ -153,7 +153,7 @@ def test_run_device_loop_equals_host_loop(monkeypatch, x64):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_run_nonfinite_loss_ends_chunk(monkeypatch, backend):
+def test_run_non_finite_loss_ends_chunk(monkeypatch, backend):
   def rate(config, steps_per_epoch, cosine):
     return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
 
@@ -196,7 +196,7 @@ def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
 
 
 def use_float64(monkeypatch):
-  """Makes images, and with them the complete run, float64."""
+  """Makes images float64, and therefore the complete run."""
   monkeypatch.setitem(networks.DTYPES, 'float32', jnp.float64)
 
 
@@ -238,7 +238,7 @@ def test_run_trials_equal_single_runs_of_their_seeds(
   assert len({float(loss) for loss in losses[:, 1]}) == 3
 
 
-def test_run_one_nonfinite_trial_ends_chunk_of_all(monkeypatch):
+def test_run_one_non_finite_trial_ends_chunk_of_all_trials(monkeypatch):
   steps = tiny_steps(tiny.config(batch_size=4, estimator='fc_grad', trials=2))
   state = steps.start()
   head = state.params['head']
@@ -253,7 +253,7 @@ def test_run_one_nonfinite_trial_ends_chunk_of_all(monkeypatch):
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 def test_run_batch_split_over_devices_gives_equal_state(monkeypatch, backend):
-  """Statistics and gradients are those of the whole batch."""
+  """Tests that statistics and gradients are those of the whole batch."""
   assert jax.device_count() >= 2
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   config = {'batch_size': 4, 'optimizer': 'momentum'}

@@ -1,4 +1,4 @@
-"""Complete runs of a tiny network: their files, errors, and resumption."""
+"""Tests complete runs of a tiny network: files, errors and resumption."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def _tiny_network(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-  """The configuration of a run from a file of random weights."""
+  """Returns the configuration of a run that starts from random weights."""
   path = tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
   return tiny.config(pretrained=path, estimator='fc_grad')
 
@@ -55,7 +55,7 @@ def numpy_test(path):
   )
 
 
-def test_run_writes_what_it_measured(tmp_path, config):
+def test_run_writes_measured_values(tmp_path, config):
   work = tmp_path / 'run'
   result = train.train_and_evaluate(config, work)
 
@@ -75,7 +75,7 @@ def test_run_writes_what_it_measured(tmp_path, config):
     )
     assert 0 <= record['flipped']['head/kernel'] <= 1
 
-  # The file is the model of the last test, and its weights have one bit.
+  # The file contains the model of the last test. Its weights have one bit.
   assert result.model_path == work / 'quantized.safetensors'
   loss, accuracy = numpy_test(result.model_path)
   assert records[-1]['test_loss'] == pytest.approx(loss, rel=1e-4)
@@ -113,7 +113,7 @@ def test_run_trials_share_log_but_no_model(tmp_path, config, monkeypatch):
     assert trial['test_accuracy'] == pytest.approx(accuracy, rel=1e-6)
   assert result.model_path == work / 'quantized-seed5.safetensors'
   assert result.last_accuracy == pytest.approx(sum(result.trial_accuracies) / 2)
-  # A trial equals a run of its seed alone, up to the rounding of compilations.
+  # A trial equals a run of its seed alone, except for rounding errors.
   alone = train.train_and_evaluate(
     tiny.config(**{**config.to_dict(), 'trials': 1, 'seed': 6}),
     tmp_path / 'alone',
@@ -160,7 +160,7 @@ def test_run_train_loss_is_mean_over_epoch(tmp_path, config, monkeypatch):
 
 
 class Killed(BaseException):
-  """Ends a run like kill -9: nothing more is written to disk."""
+  """Ends a run like kill -9: the run writes nothing more to disk."""
 
 
 def kill_run(config, folder, module, name, call, before):
@@ -219,12 +219,12 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
     assert any(path.startswith(f'state/{part}') for path in end['state']), part
 
 
-def test_run_complete_is_only_read(tmp_path, config, monkeypatch):
+def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
   first = train.train_and_evaluate(config, tmp_path / 'run')
   files = {p: p.read_bytes() for p in files_in(tmp_path / 'run')}
   forbid_training(monkeypatch)
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
-  # The folder of the data does not identify a run.
+  # The data folder is not part of the identity of a run.
   config.data_dir = '/moved'
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
   assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
@@ -266,14 +266,16 @@ def test_run_without_base_model_trains_one_once(
   assert f'The base model is {base / "model.safetensors"}' in output
   assert {p: p.stat().st_mtime_ns for p in files_in(base)} == stamps
 
-  # A longer training makes another base model.
+  # Longer training gives another base model.
   config.pretrain_epochs = 2
   (tmp_path / 'metrics.jsonl').unlink()
   with pytest.raises(errors.InvalidError, match='epochs: 1 in the log, 2 now'):
     train.train_and_evaluate(config, tmp_path)
 
 
-def test_run_in_full_precision_reports_its_own_accuracy(tmp_path, config):
+def test_run_in_full_precision_reports_own_accuracy_as_base_accuracy(
+  tmp_path, config
+):
   base = base_config(config)
   result = train.train_and_evaluate(base, tmp_path)
   _, accuracy = numpy_test(tmp_path / 'model.safetensors')
@@ -290,7 +292,9 @@ def test_run_invalid_config_writes_nothing(
 ):
   forbid_training(monkeypatch)
   config.update(values)
-  config.pretrained = ''  # The check must precede the training of a base model.
+  config.pretrained = (
+    ''  # The check must come before the training of a base model.
+  )
   with pytest.raises(errors.ConfigError, match=next(iter(values))):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
@@ -303,14 +307,14 @@ def test_run_batch_too_large_writes_nothing(tmp_path, config):
   assert not (tmp_path / 'run').exists()
 
 
-def test_run_missing_data_names_the_command(tmp_path, config):
+def test_run_missing_data_names_command(tmp_path, config):
   config.update(dataset='cifar10', data_dir=str(tmp_path / 'no'), pretrained='')
   with pytest.raises(errors.MissingError, match=r'experiments\.prepare_data'):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
-def test_run_unusable_base_model_raises(tmp_path, config, monkeypatch):
+def test_run_invalid_base_model_raises(tmp_path, config, monkeypatch):
   config.pretrained = str(tmp_path / 'nowhere.safetensors')
   with pytest.raises(errors.MissingError, match='nowhere'):
     train.train_and_evaluate(config, tmp_path / 'run')
@@ -370,7 +374,7 @@ def test_run_checkpoints_without_log_raise(tmp_path, config):
     train.train_and_evaluate(config, tmp_path)
 
 
-def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
+def test_run_non_finite_loss_stops(tmp_path, config, monkeypatch):
   def rate(config, steps_per_epoch, cosine):
     # Counted from 1, the ninth step is the first with an infinite rate.
     alpha = config.learning_rate
@@ -398,7 +402,7 @@ def test_run_nonfinite_loss_stops(tmp_path, config, monkeypatch):
     assert np.isfinite(leaf.astype(np.float64)).all()
 
 
-def test_run_nonfinite_first_step_names_no_checkpoint(tmp_path, config):
+def test_run_non_finite_first_step_names_no_checkpoint(tmp_path, config):
   config.update(quantizer='none', estimator='ste', learning_rate=3e38)
   with pytest.raises(training.TrainingDiverged, match='no checkpoint yet'):
     train.train_and_evaluate(config, pathlib.Path(tmp_path, 'run'))

@@ -32,7 +32,7 @@ def signs(rng, *shape):
 
 
 def oracle(x, w, strides=(1, 1), padding=SAME):
-  """Computes in integers and skips taps outside the image."""
+  """Computes the convolution in integers; skips taps outside the image."""
   sizes = [
     (side + sum(pads) - size) // stride + 1
     for side, size, stride, pads in zip(
@@ -49,12 +49,12 @@ def oracle(x, w, strides=(1, 1), padding=SAME):
   return y
 
 
-def as_floats(*arrays):
+def to_floats(*arrays):
   return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def counted(x, w, strides=(1, 1), padding=SAME):
+def convolve_by_counting(x, w, strides=(1, 1), padding=SAME):
   return bit_convolution.bit_conv_general_dilated(
     x, w, strides, padding, **NHWC
   )
@@ -85,10 +85,10 @@ def test_bit_convolution_matches_integer_oracle(
   rng = np.random.default_rng(channels)
   x, w = signs(rng, 2, *size, channels), signs(rng, *kernel, channels, 5)
   expected = oracle(x, w, strides, padding)
-  y = counted(*as_floats(x, w), strides, padding)
+  y = convolve_by_counting(*to_floats(x, w), strides, padding)
   assert y.dtype == jnp.float32
   np.testing.assert_array_equal(y, expected)
-  # As bytes: −0 would not be 0.
+  # Compares bytes, because −0 equals 0 by value.
   assert np.asarray(y).tobytes() == expected.astype(np.float32).tobytes()
 
 
@@ -100,16 +100,16 @@ def test_bit_convolution_matches_float_convolution_bytes(channels, side, dtype):
   x = jnp.asarray(signs(rng, 2, side, side, channels), dtype)
   w = jnp.asarray(signs(rng, 3, 3, channels, channels), dtype)
   w = jnp.abs(w) if dtype == jnp.bfloat16 else w
-  y, expected = np.asarray(counted(x, w)), np.asarray(plain(x, w))
+  y, expected = np.asarray(convolve_by_counting(x, w)), np.asarray(plain(x, w))
   assert y.dtype == expected.dtype == dtype
   assert y.tobytes() == expected.tobytes()
 
 
-def test_bit_convolution_equal_signs_count_taps_within_image():
+def test_bit_convolution_of_equal_signs_counts_taps_within_image():
   x, w = jnp.ones((1, 3, 3, 33)), jnp.ones((3, 3, 33, 1))
   taps = np.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]])
   for sign in (1, -1):
-    y = counted(x, sign * w)
+    y = convolve_by_counting(x, sign * w)
     np.testing.assert_array_equal(y[0, ..., 0], sign * 33 * taps)
 
 
@@ -134,8 +134,8 @@ def test_pack_matches_hand_computed_bits():
 
 def test_bit_convolution_gradients_match_float_convolution():
   rng = np.random.default_rng(2)
-  x, w = as_floats(signs(rng, 2, 5, 4, 33), signs(rng, 3, 3, 33, 6))
-  y, pullback = jax.vjp(lambda x, w: counted(x, w, (2, 2)), x, w)
+  x, w = to_floats(signs(rng, 2, 5, 4, 33), signs(rng, 3, 3, 33, 6))
+  y, pullback = jax.vjp(lambda x, w: convolve_by_counting(x, w, (2, 2)), x, w)
   expected, expected_pullback = jax.vjp(lambda x, w: plain(x, w, (2, 2)), x, w)
   np.testing.assert_array_equal(y, expected)
   g = jnp.asarray(rng.integers(-4, 5, y.shape), jnp.float32)
@@ -145,13 +145,13 @@ def test_bit_convolution_gradients_match_float_convolution():
 
 
 @pytest.mark.parametrize('other', [{'rhs_dilation': (2, 2)}, {'groups': 2}])
-def test_bit_convolution_other_options_use_lax(other):
+def test_bit_convolution_unsupported_options_use_lax(other):
   groups = other.get('groups', 1)
   other = {'feature_group_count': 2} if groups > 1 else other
   rng = np.random.default_rng(3)
   x, w = signs(rng, 2, 5, 6, 4), signs(rng, 3, 3, 4 // groups, 6)
   both = [
-    convolve(*as_floats(x, w), (1, 1), SAME, **NHWC, **other)
+    convolve(*to_floats(x, w), (1, 1), SAME, **NHWC, **other)
     for convolve in (
       bit_convolution.bit_conv_general_dilated,
       jax.lax.conv_general_dilated,
@@ -174,13 +174,13 @@ def popcounts(text):
   return text.count('stablehlo.popcnt')
 
 
-# All sums are exact in float32, so that the logits are the same bytes.
+# All sums are exact in float32, so the bytes of the logits are equal.
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'convolutions', 'floats'),
   [('resnet8', 6, 3), ('vgg_small', 5, 1)],
 )
-def test_networks_counting_bits_keep_logits(name, convolutions, floats):
+def test_networks_that_count_bits_keep_logits(name, convolutions, floats):
   net, params, images = problem(name)
   counting = net.clone(count_bits=True)
   expected = np.asarray(jax.jit(logits, static_argnums=0)(net, params, images))
@@ -191,7 +191,7 @@ def test_networks_counting_bits_keep_logits(name, convolutions, floats):
     y = program.compile()(kernels, images)
     assert np.asarray(y).tobytes() == expected.tobytes()
   if jax.default_backend() == 'cpu':
-    # The convolutions of the image and of the shortcuts stay in float.
+    # The first convolution and the shortcuts stay in float.
     assert program.as_text().count('stablehlo.convolution') == floats
     assert popcounts(program.as_text()) >= 2 * convolutions
 
@@ -214,7 +214,7 @@ def test_networks_exported_count_bits(name, constants):
   exported = jax.export.export(jax.jit(call), platforms=['cpu', 'cuda'])(
     *before, like
   )
-  # The program holds both the bits for CPU and convolutions for CUDA.
+  # The program contains bit counts for CPU and convolutions for CUDA.
   text = exported.mlir_module()
   assert popcounts(text) > 0
   assert text.count('stablehlo.convolution') > 5
@@ -226,11 +226,13 @@ def test_networks_exported_count_bits(name, constants):
 
 
 def test_bit_convolution_constant_filters_are_packed_at_compile_time():
-  _, w = as_floats(0, signs(np.random.default_rng(4), 3, 3, 64, 64))
+  _, w = to_floats(0, signs(np.random.default_rng(4), 3, 3, 64, 64))
   x = jnp.ones((2, 8, 8, 64))
-  program = jax.jit(lambda x: counted(x, w)).lower(x).compile().as_text()
-  # The program packs filters that are arguments.
-  within = counted.lower(x, w).compile().as_text()
+  program = (
+    jax.jit(lambda x: convolve_by_counting(x, w)).lower(x).compile().as_text()
+  )
+  # If the filters are arguments, the program packs them.
+  within = convolve_by_counting.lower(x, w).compile().as_text()
   if jax.default_backend() == 'cpu':
     assert '[3,3,64,64]' in within
     assert '[3,3,64,64]' not in program

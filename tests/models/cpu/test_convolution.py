@@ -1,4 +1,4 @@
-"""Tests of the filter gradient against XLA's and an explicit sum."""
+"""Tests the filter gradient against XLA and an explicit sum."""
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def test_conv_general_dilated_bfloat16_keeps_dtype():
 
 @pytest.mark.slow
 def test_resnet20_wide_stages_avoid_xla_filter_gradient():
-  """A remaining convolution with a 3x3 result is a filter gradient of XLA."""
+  """Searches for convolutions with a 3x3 result: filter gradients of XLA."""
   net = resnet20()
   x = jnp.zeros((4, 32, 32, 3))
   variables = net.init(jax.random.key(0), x, train=False)
