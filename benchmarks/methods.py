@@ -46,7 +46,7 @@ def make_case(name: str, config: ConfigDict, args: Any) -> cases.Case:
   )
   at = cases.problem(make_network(config, 10), args.batch_size, args.dtype)
   parts = make_parts(config, STEPS_PER_EPOCH)
-  train = mq_jax.make_train_step(at.loss_fn, **parts.step)
+  train = mq_jax.make_train_step(at.loss_fn, **parts.step_arguments)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return cases.Case(name, train.step_fn, jax.device_get(state), at.batch)
 

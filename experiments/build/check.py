@@ -52,7 +52,7 @@ def check(config: ConfigDict) -> None:
     parts = make_parts(config, 1)
     # This checks the other arguments and does not call the loss.
     no_loss: Any = None
-    mq_jax.make_train_step(no_loss, **parts.step)
+    mq_jax.make_train_step(no_loss, **parts.step_arguments)
     _check_leaves(config, parts, net)
   except ValueError as error:
     raise ConfigError(str(error)) from error
@@ -137,7 +137,9 @@ def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   selected = selection.select(params, parts.rules)
   leaves = selection.named_leaves(params)
   jax.eval_shape(
-    lambda leaves: parts.step['estimator'].init(jax.random.key(0), leaves),
+    lambda leaves: parts.step_arguments['estimator'].init(
+      jax.random.key(0), leaves
+    ),
     {path: leaves[path] for path in selected},
   )
 

@@ -44,7 +44,7 @@ class Estimator(NamedTuple):
   needs_shapes: bool = False
 
 
-# None is the type of the weights, which may also be wider.
+# None keeps the type of the weights, which may be float64.
 _MEMORY_DTYPES = DTYPES | {'float32': None}
 _STACK = ('hidden', 'layers', 'estimator_activation', 'init')
 

@@ -14,7 +14,7 @@ class Key(NamedTuple):
 
   Attributes:
     default: Value where the user gives none; its type is the type of the key.
-      The values of a key with the default None are strings or None.
+      A key whose default is None takes a string or None.
     help: One line for `--help`.
     least: Smallest value. A bounded value must be finite.
     most: Largest value; needs `least`.
@@ -64,7 +64,7 @@ class Key(NamedTuple):
   def is_in_bounds(self, value: float) -> bool:
     """Returns True if a number is finite and in the bounds of the key."""
     return (
-      math.isfinite(value)
+      abs(value) < math.inf
       and (self.least is None or value >= self.least)
       and (self.most is None or value <= self.most)
       and (self.above is None or value > self.above)

@@ -10,6 +10,7 @@ import mq_jax
 from experiments.build.key import subset
 from mq_jax import activations, models
 
+# NumPy knows these names, so that data sets need not import this table.
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 

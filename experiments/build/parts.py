@@ -20,14 +20,15 @@ class RunParts(NamedTuple):
 
   Attributes:
     rules: Quantizer of each leaf.
-    step: Arguments of `mq_jax.make_train_step` other than the loss, by name.
+    step_arguments: Arguments of `mq_jax.make_train_step` by name, without the
+      loss.
     relaxed: The loss gets other weights than the quantized ones.
     after_training: Choice of the quantizers' variables at the end; None if the
       method makes no such choice.
   """
 
   rules: selection.Rules
-  step: dict[str, Any]
+  step_arguments: dict[str, Any]
   relaxed: bool
   after_training: methods.AfterTraining | None
 
@@ -69,7 +70,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
       rules = [(config.float_layers, None), ('.*/kernel', method.quantizer)]
   if method.refine is not None:
     refine = optax.chain(method.refine(rules), refine)
-  step = {
+  step_arguments = {
     'quantizer': rules,
     'estimator': make_estimator(
       config, EstimatorContext(steps_per_epoch, method.threshold)
@@ -81,7 +82,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     'differentiate_refinement': config.differentiate_refinement,
     'phi_cotangent': config.phi_cotangent,
   }
-  return RunParts(rules, step, relaxed, method.after_training)
+  return RunParts(rules, step_arguments, relaxed, method.after_training)
 
 
 def _post_update(

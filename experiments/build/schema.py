@@ -246,9 +246,9 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
   """Returns the keys that a run does not depend on.
 
   A key that entries of a table declare is read if the chosen entry declares it.
-  A key that no table mentions is read by every run, except if another key
-  replaces it, or if it is for training, quantization or learned estimators and
-  the run has none.
+  Every run reads the other keys, with two exceptions: another key replaces the
+  key, or the key is for training, quantization or learned estimators, and the
+  run has no such part.
 
   Args:
     config: All keys of a configuration.

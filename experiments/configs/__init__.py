@@ -1,1 +1,1 @@
-"""Configurations, one file per network or data set: `get_config()`."""
+"""Configurations. Each file has a function `get_config`."""

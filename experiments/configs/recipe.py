@@ -14,8 +14,8 @@ class Recipe:
 
   Attributes:
     quantizer: Name of the method in `experiments.build.methods.METHODS`.
-    name: Its name in tables, with the bits of weights and activations if both
-      are quantized.
+    name: Name of the recipe in tables, with the bits of weights and activations
+      if both are quantized.
     changes: Changes to forward pass, backward pass, optimizer and schedule.
     published: Network and published test accuracy in percent, on CIFAR-10
       unless it says otherwise; (r): recalled, not checked.

@@ -18,7 +18,11 @@ from experiments.build.schema import default_config
 
 
 def get_config(**changes: Any) -> ConfigDict:
-  """Returns the default configuration, which is this protocol, with changes."""
+  """Returns the configuration of this protocol.
+
+  Args:
+    **changes: Values that replace those of the default configuration, by key.
+  """
   config = default_config()
   config.update(changes)
   return config

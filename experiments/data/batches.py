@@ -1,6 +1,7 @@
 """Batches made on the device, from uint8 images in its memory.
 
-The functions depend only on (seed, epoch, index) and can be called inside jit.
+The order of an epoch and a training batch depend only on (seed, epoch, index).
+Both can be made inside jit.
 """
 
 from typing import NamedTuple

@@ -21,7 +21,6 @@ from experiments.data import cifar_pickle
 Advance = Callable[[int], object]
 Report = Callable[[str, int], Advance]
 # The size in bytes and the reader of each file, by its name without folders.
-Files = Mapping[str, tuple[int, Callable[[], bytes]]]
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 PIXELS = 3 * 32 * 32
@@ -43,6 +42,18 @@ CLASSES = {
   'cifar10': tuple(_CIFAR10.split()),
   'cifar100': tuple(_CIFAR100.split()),
 }
+
+
+class File(NamedTuple):
+  """A file of a source.
+
+  Attributes:
+    size: Number of bytes.
+    read: Function that returns the content.
+  """
+
+  size: int
+  read: Callable[[], bytes]
 
 
 class SourceError(InvalidError):
@@ -132,33 +143,41 @@ def read_source(
 
 
 @contextlib.contextmanager
-def _open(source: Path) -> Iterator[Files]:
+def _open(source: Path) -> Iterator[Mapping[str, File]]:
   """Opens the files of a folder, or of an archive without extracting it."""
   if source.is_dir():
     paths = [path for path in source.iterdir() if path.is_file()]
-    yield {path.name: (path.stat().st_size, path.read_bytes) for path in paths}
+    yield {p.name: File(p.stat().st_size, p.read_bytes) for p in paths}
     return
   if not source.exists():
     raise SourceError(
       f'The source {source} does not exist. Give the path of an archive.'
     )
-  try:
-    with tarfile.open(source) as tar:
+  with contextlib.ExitStack() as stack:
+    with _archive_errors(source):
+      tar = stack.enter_context(tarfile.open(source))
       # Links and devices are left out, and paths of members are not used.
       members = [member for member in tar if member.isreg()]
       # tarfile stops before the checksum at the end of the compressed data.
       while tar.fileobj and tar.fileobj.read(2**20):
         pass
 
-      def read(member: tarfile.TarInfo) -> bytes:
+    def read(member: tarfile.TarInfo) -> bytes:
+      with _archive_errors(source):
         file = tar.extractfile(member)
         assert file is not None  # It is None for links and devices only.
         return file.read()
 
-      yield {
-        m.name.rsplit('/', 1)[-1]: (m.size, functools.partial(read, m))
-        for m in members
-      }
+    yield {
+      m.name.rsplit('/', 1)[-1]: File(m.size, functools.partial(read, m))
+      for m in members
+    }
+
+
+@contextlib.contextmanager
+def _archive_errors(source: Path) -> Iterator[None]:
+  try:
+    yield
   except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
     if isinstance(error, OSError) and error.errno:
       raise  # The disk failed; the archive may be intact.
@@ -168,7 +187,7 @@ def _open(source: Path) -> Iterator[Files]:
     ) from error
 
 
-def _recognise(source: Path, files: Files) -> Layout:
+def _recognise(source: Path, files: Mapping[str, File]) -> Layout:
   """Returns the layout whose files the source has."""
 
   def lacking(layout: Layout) -> list[str]:
@@ -190,7 +209,7 @@ def _recognise(source: Path, files: Files) -> Layout:
 
 
 def _read_layout(
-  files: Files, layout: Layout, sizes: Sizes, advance: Advance
+  files: Mapping[str, File], layout: Layout, sizes: Sizes, advance: Advance
 ) -> Splits:
   """Reads the files of an official archive."""
   splits = {}
@@ -210,7 +229,7 @@ def _read_layout(
 
 
 def _read_file(
-  files: Files, name: str, layout: Layout, count: int
+  files: Mapping[str, File], name: str, layout: Layout, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns pixels of shape (count, PIXELS) and labels of shape (count,)."""
   size, (found, read) = count * (PIXELS + layout.labels), files[name]

@@ -13,7 +13,7 @@ Array = jax.Array
 Batch = dict[str, Array]
 
 
-# The configuration keys that the pipelines of all data sets depend on.
+# The configuration keys that pipelines depend on, besides that of the devices.
 READS = ('data_dir', 'batch_size', 'epoch_steps', 'holdout', 'augment', 'dtype')
 
 

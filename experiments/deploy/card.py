@@ -98,7 +98,8 @@ def show(
   for name in numbers:
     table.add_column(name.replace(' ', '\n'), justify='right')
   for row in _file_rows(card):
-    table.add_row(*row)
+    # Without this line break, a terminal of 80 columns breaks every row.
+    table.add_row(*(text.replace(' of ', '\nof ') for text in row))
   (console or rich.console.Console()).print(table)
 
 

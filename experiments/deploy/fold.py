@@ -12,21 +12,17 @@ import pathlib
 
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 
-import mq_jax
 from experiments.build import losses
 from experiments.build.networks import make_network
-from experiments.build.parts import make_parts
 from experiments.common import console, runtime
 from experiments.common.errors import exit_on_user_error
+from experiments.deploy.kernels import fold_kernels
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
 from experiments.training.evaluation import make_evaluate
 from experiments.training.train import make_pipeline
 from mq_jax import selection
-from mq_jax.models import fold_scales, scale_of
-from mq_jax.packing.packed_array import packed_leaves
 
 
 def fold_run(
@@ -73,29 +69,6 @@ def fold_run(
     for name, kernel in kernels.items()
     if np.all(kernel % 1 == 0)
   }
-
-
-def fold_kernels(
-  model: model_file.ModelFile, config: ConfigDict
-) -> tuple[model_file.ModelFile, list[str]]:
-  """Moves the scales of the quantized kernels of a run into its norms.
-
-  Args:
-    model: Quantized network of the run.
-    config: Configuration of the run.
-
-  Returns:
-    The folded network, and the paths of the kernels that have a scale.
-  """
-  rules = make_parts(config, steps_per_epoch=1).rules
-  packed = mq_jax.pack(model.params, rules, quantized=True)
-  scales = {
-    path: scale
-    for path, leaf in packed_leaves(packed.params).items()
-    if (scale := scale_of(mq_jax.codes_and_levels(leaf)[1])) is not None
-  }
-  folded = fold_scales(model.params, model.batch_stats, scales)
-  return model_file.ModelFile(*folded, model.metadata), list(scales)
 
 
 @exit_on_user_error()

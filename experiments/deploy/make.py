@@ -17,7 +17,7 @@ from experiments.common.files import write_whole
 from experiments.data import datasets
 from experiments.data.on_device import hold_out
 from experiments.deploy import artefact, card, check, export, packed_network
-from experiments.deploy.fold import fold_kernels
+from experiments.deploy.kernels import fold_kernels
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
 from mq_jax.models import BatchNorm, fold_norms

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder, named by its step, of three items: `state`, any pytree
 of arrays; `progress`, a JSON object with the position in the data; and
-`leaves`, the type and shape of every leaf of the state. Because of `leaves`, an
-error about the state of another configuration names the leaves. Orbax itself
+`leaves`, the type and shape of every leaf of the state. If a state belongs to
+another configuration, the error lists the leaves that differ. Orbax itself
 casts silently to the type of the template.
 
 Orbax writes into a temporary folder and renames it. If a process is killed,
@@ -66,7 +66,7 @@ def open_manager(
     cleanup_tmp_directories=True,
   )
   # Under `absl.app.run` every save would print dozens of lines. Some come from
-  # threads of orbax, so the filter stays until these end.
+  # threads of orbax, so the filter stays until the manager is closed.
   logger = logging.getLogger('absl')
   logger.addFilter(_no_orbax_chatter)
   try:

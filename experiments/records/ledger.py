@@ -3,7 +3,7 @@
   python -m experiments.records.ledger --workdir=runs/mine --name=resnet20-mine
 
 copies the metrics.jsonl of a run into the ledger. The ledger keeps only the
-last part of a path in the configuration, because folders are not results.
+name of each file and folder, because their places differ between machines.
 """
 
 import hashlib

@@ -94,6 +94,11 @@ def from_arrays(
 ) -> ModelFile:
   """Returns the content of a model file from its arrays and its metadata.
 
+  Args:
+    path: Path of the file, for the message.
+    arrays: Arrays by name, such as `params/stem/kernel`.
+    metadata: Text by name.
+
   Raises:
     InvalidError: If the file at `path` is of another kind.
   """

@@ -5,7 +5,7 @@ device, the versions and the commit. Each further line is the record of an
 epoch. Every line is a JSON object; a number that is not finite is null.
 
 A run appends the record of an epoch before it saves the checkpoint that counts
-the epoch as done. `open_log` drops records that are newer than the checkpoint
+the epoch as done. `start_log` drops records that are newer than the checkpoint
 and raises an error if records are older than it.
 """
 
@@ -27,7 +27,7 @@ from experiments.common import files
 from experiments.common.errors import InvalidError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
-T = TypeVar('T')
+_T = TypeVar('_T')
 
 
 def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def open_log(
+def start_log(
   path: str | os.PathLike[str], header: Mapping[str, Any], epochs_done: int
 ) -> None:
   """Starts a log, or truncates an existing one to the restored checkpoint.
@@ -98,7 +98,7 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
   """Appends the record of an epoch; it is on disk when the function returns.
 
   Args:
-    path: Path of a log that `open_log` opened.
+    path: Path of a log that `start_log` started.
     record: At least epoch (from 1; 0 if nothing is trained), step, train_loss,
       test_loss, test_accuracy (percent) and seconds. Values may be NumPy and
       JAX scalars.
@@ -147,9 +147,9 @@ def read_log(
   return objects[0], objects[1:]
 
 
-def last_epochs(of_epochs: Sequence[T]) -> Sequence[T]:
+def last_epochs(items: Sequence[_T]) -> Sequence[_T]:
   """Returns the last tenth of a sequence over epochs, and at least one item."""
-  return of_epochs[-max(1, len(of_epochs) // 10) :]
+  return items[-max(1, len(items) // 10) :]
 
 
 def check_same_config(
@@ -191,7 +191,7 @@ def open_scalars(directory: str | os.PathLike[str], epochs_done: int) -> Any:
 
   Args:
     directory: Path of the folder.
-    epochs_done: Number of complete epochs, as in `open_log`. TensorBoard hides
+    epochs_done: Number of complete epochs, as in `start_log`. TensorBoard hides
       later epochs that an earlier process wrote.
 
   Returns:

@@ -56,7 +56,8 @@ def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
   """
   path = pathlib.Path(path)
   arrays, metadata = _read(path)
-  if any(map(model_file.is_own_name, arrays)):
+  is_safetensors = path.suffix == '.safetensors'
+  if is_safetensors and any(map(model_file.is_own_name, arrays)):
     return model_file.from_arrays(path, arrays, metadata)
   return _from_arrays(path, arrays)
 

@@ -145,6 +145,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def published(table: str, config: ConfigDict) -> Published | None:
   """Returns the paper's cell of a setting, or None.
 
+  An entry of a table names every key in which its setting differs from the
+  default of the protocol 'paper'.
+
   Args:
     table: Name of a table in `PUBLISHED`; '' if the setting is in no table.
     config: Setting. Only settings of the paper's protocol are in its tables.

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from experiments.build.networks import make_activation
 from experiments.common.markdown import Table
 from experiments.deploy.card import FILE_COLUMNS
-from experiments.report.tables import conditions, distinct
+from experiments.report.tables import join_conditions, join_distinct
 
 
 def _forward(card: dict[str, Any]) -> str:
@@ -24,7 +24,7 @@ def _forward(card: dict[str, Any]) -> str:
 _COLUMNS = {
   'run': lambda card, file: f'`{card["name"]}`',
   'forward': lambda card, file: _forward(card),
-  'bits': lambda card, file: distinct(
+  'bits': lambda card, file: join_distinct(
     layer['bits'] for layer in card['layers'] if layer['used'] is not None
   ),
   'trained': lambda card, file: f'{card["accuracy"]:.2f} %',
@@ -61,5 +61,5 @@ def _note(cards: Sequence[dict[str, Any]]) -> str:
   return (
     'Bytes of the run: its quantized.safetensors, float32. Errors of logits are'
     " relative to an image's largest one in the trained network."
-    f' {conditions(values)}.'
+    f' {join_conditions(values)}.'
   )

@@ -105,7 +105,7 @@ def _parts(group: Measured) -> list[Measured]:
   The first baseline of a panel is in each part.
   """
   parts: list[Measured] = []
-  for panel in plots.by_optimizer(group).values():
+  for panel in plots.group_by_optimizer(group).values():
     first = [e for e in panel if e[1].estimator == 'ste'][:1]
     others = [e for e in panel if e not in first]
     for part, begin in enumerate(range(0, len(others) or 1, MAXIMUM - 1)):

@@ -8,7 +8,7 @@ from experiments.build.schema import default_config
 from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report.comparison import BASE_KEYS
-from experiments.report.tables import conditions
+from experiments.report.tables import join_conditions
 
 
 def _forward(run: ledger.Run) -> str:
@@ -109,4 +109,4 @@ def _note(runs: Sequence[ledger.Run]) -> str:
     'device': [run.header['device']['kind'] for run in runs],
     'jax': [run.header['versions']['jax'] for run in runs],
   }
-  return f'One epoch, one trial per row; {conditions(values)}.'
+  return f'One epoch, one trial per row; {join_conditions(values)}.'

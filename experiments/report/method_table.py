@@ -11,7 +11,7 @@ from experiments.common.markdown import Table
 from experiments.configs import methods
 from experiments.records import ledger
 from experiments.report import comparison
-from experiments.report.tables import NO_RUN, table_of
+from experiments.report.tables import NO_RUN, make_table
 from experiments.study import spec
 
 COSTS = 'benchmarks/cpu-methods.json'  # in the folder of the ledger
@@ -55,7 +55,7 @@ def method_table(
         'status': recipe.status,
       }
     )
-  return table_of('methods-overview', study.title, rows)
+  return make_table('methods-overview', study.title, rows)
 
 
 def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:

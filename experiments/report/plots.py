@@ -43,7 +43,7 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
     minimum to the maximum.
   """
   label, curve = CURVES[kind]
-  panels = by_optimizer(group)
+  panels = group_by_optimizer(group)
   figure, axes = _grid(len(panels), COLUMNS, (3.6, 3.9))
   for axis, (optimizer, panel) in zip(axes, panels.items(), strict=True):
     drawn: collections.Counter[str] = collections.Counter()
@@ -72,7 +72,7 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
   return figure
 
 
-def by_optimizer(group: Measured) -> dict[str, Measured]:
+def group_by_optimizer(group: Measured) -> dict[str, Measured]:
   """Returns the measurements of each panel, which has one optimizer."""
   panels: dict[str, Measured] = {}
   for entry in group:
@@ -170,7 +170,7 @@ def ends(group: Measured, title: str) -> Figure:
     its bar reaches from the minimum to the maximum. The line marks the best
     straight-through rule.
   """
-  panels = by_optimizer(group)
+  panels = group_by_optimizer(group)
   counts = [len(panel) for panel in panels.values()]
   figure = Figure(figsize=(6.4, 0.2 * sum(counts) + 0.5 * len(panels) + 0.7))
   axes = figure.subplots(

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report import comparison
-from experiments.report.tables import NO_RUN, distinct, table_of
+from experiments.report.tables import NO_RUN, join_distinct, make_table
 from experiments.study import spec
 
+# Tables with one of these columns have numbers even without runs.
+PAPER, DROP = 'paper %', 'published drop'
 _OF_PAPER = (
-  'paper %',
+  PAPER,
   'its base %',
   'its logs %',
   'their trials',
@@ -39,7 +41,7 @@ def study_table(
   ]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
-  return table_of(name, study.title, rows, _note(used, with_paper))
+  return make_table(name, study.title, rows, _note(used, with_paper))
 
 
 def _row(
@@ -67,7 +69,7 @@ def _row(
     row |= dict.fromkeys(_OF_PAPER, '') | _compared(values, theirs)
   if study.drops:
     published_drop, source = study.drops.get(setting, (None, ''))
-    row |= {'published drop': _number(published_drop), 'of': source}
+    row |= {DROP: _number(published_drop), 'of': source}
   epochs = study.settings[setting].epochs
   return row | {'mark': _mark(ours, theirs, study.trials, epochs)}
 
@@ -129,8 +131,8 @@ def _note(used: Sequence[ledger.Run], with_paper: bool) -> str:
   text += '.'
   if not used:
     return text
-  kinds = distinct(run.header['device']['kind'] for run in used)
-  versions = distinct(run.header['versions']['jax'] for run in used)
+  kinds = join_distinct(run.header['device']['kind'] for run in used)
+  versions = join_distinct(run.header['versions']['jax'] for run in used)
   return f'{text} Device {kinds}, jax {versions}.'
 
 

@@ -12,21 +12,21 @@ from experiments.common.markdown import Table, markdown
 NO_RUN = 'no run'
 
 
-def table_of(
+def make_table(
   name: str, title: str, rows: Sequence[Mapping[str, str]], note: str = ''
 ) -> Table:
   """Returns the table of rows that map each column name to a text."""
   return Table(name, title, list(rows[0]), [[*r.values()] for r in rows], note)
 
 
-def distinct(values: Iterable[Any]) -> str:
+def join_distinct(values: Iterable[Any]) -> str:
   """Returns each value once, in ascending order."""
   return ', '.join(map(str, sorted(set(values))))
 
 
-def conditions(values: Mapping[str, Iterable[Any]]) -> str:
+def join_conditions(values: Mapping[str, Iterable[Any]]) -> str:
   """Returns each name with its distinct values."""
-  return '; '.join(f'{name} {distinct(v)}' for name, v in values.items())
+  return '; '.join(f'{name} {join_distinct(v)}' for name, v in values.items())
 
 
 def comma_separated(table: Table) -> str:

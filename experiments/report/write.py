@@ -11,7 +11,7 @@ from experiments.report import figures, tables
 from experiments.report.deployed_table import deployed_table
 from experiments.report.first_epoch import first_epoch_table
 from experiments.report.method_table import method_table, read_costs
-from experiments.report.study_table import study_table
+from experiments.report.study_table import DROP, PAPER, study_table
 from experiments.study import spec
 
 OUT = 'docs/results'
@@ -49,7 +49,7 @@ def write_all(
   out: pathlib.Path,
   show: Callable[[str], None] = lambda text: None,
 ) -> list[pathlib.Path]:
-  """Writes the tables and figures that have numbers.
+  """Writes each table that has a measured or published number, and the figures.
 
   Args:
     made: Tables of `make_tables`.
@@ -63,7 +63,7 @@ def write_all(
   """
   paths = []
   for table in made:
-    has_published = {'paper %', 'published drop'} & set(table.columns)
+    has_published = {PAPER, DROP} & set(table.columns)
     if has_published or any(tables.NO_RUN not in row for row in table.rows):
       show(f'\n## {table.title}\n\n{markdown(table)}')
       paths += tables.write(table, out)

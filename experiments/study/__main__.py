@@ -55,23 +55,23 @@ def main(argv: list[str]) -> None:
       together=jax.default_backend() != 'cpu',
     )
 
-  def show() -> list[plan.Job]:
-    missing = missing_jobs()
+  def print_status(missing: list[plan.Job]) -> None:
     display.print_status(
       study.title, settings, trials, ledger.read(results), missing
     )
-    return missing
 
+  missing = missing_jobs()
+  print_status(missing)
   if arguments.list:
-    show()
     return
   runtime.configure()
-  if missing := show():
-    with display.open_display(len(missing)) as shown:
+  if missing:
+    with display.open_display(len(missing)) as progress:
       run.run_study(
-        missing_jobs, bases, results, lambda: time.monotonic() >= end, shown
+        missing_jobs, bases, results, lambda: time.monotonic() >= end, progress
       )
-    missing = show()
+    missing = missing_jobs()
+    print_status(missing)
   if missing:
     runs = '1 run is' if len(missing) == 1 else f'{len(missing)} runs are'
     print(f'{runs} left. Rerun the command to resume.')
@@ -100,5 +100,7 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'
   )
-  flags.DEFINE_bool('list', False, 'Only print which runs are done.')
+  flags.DEFINE_bool(
+    'list', False, 'Print which runs are done and which are missing, and exit.'
+  )
   app.run(main)

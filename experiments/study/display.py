@@ -24,7 +24,7 @@ class Display(NamedTuple):
 
   Attributes:
     show_run: `(runs done, name) -> show`; `show` replaces
-      `progress.progress_bar` in that run. The number is None for a base model,
+      `progress.progress_bar` in that run. `runs done` is None for a base model,
       which is not a run of the study.
     log_once: `(text)`, prints a line that it has not printed before.
   """

@@ -77,7 +77,7 @@ def load(path: str | pathlib.Path) -> Study:
   for name, config in study.settings.items():
     if not NAME.fullmatch(name):
       raise InvalidError(
-        f'The setting {name!r} in {path} is part of file names. Use only'
+        f'The setting {name!r} in {path} becomes part of file names. Use only'
         ' letters, digits, and the characters . _ + -'
       )
     try:

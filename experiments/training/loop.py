@@ -70,7 +70,7 @@ class Position(NamedTuple):
   seconds: float = 0.0
 
 
-def epoch_start(steps: Steps, step: int) -> Position:
+def start_epoch(steps: Steps, step: int) -> Position:
   """Returns the position at the start of an epoch."""
   zeros = [0.0] * len(steps.seeds)
   return Position(step, zeros, zeros, zeros)
@@ -90,7 +90,7 @@ def run_epochs(
 
   Args:
     config: A checked configuration.
-    folder: Folder of the run, where `run_log.open_log` has opened the log.
+    folder: Folder of the run, where `run_log.start_log` has started the log.
     steps: Compiled steps of the run.
     saved: State to start from; it is donated.
     position: Position that was saved with `saved`.
@@ -141,28 +141,28 @@ def run_epochs(
         run_log.write_scalars(scalars, record)
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
         state, codes = with_codes(steps, state)
-        position = epoch_start(steps, step)
+        position = start_epoch(steps, step)
       number = signal_number()
       must_stop = step < total and number is None and stop()
-      is_last = must_stop or number is not None
-      if not steps_in_epoch or step % every == 0 or is_last:
+      must_exit = must_stop or number is not None
+      if not steps_in_epoch or step % every == 0 or must_exit:
         saved = Saved(state, codes)
         checkpoints.save(manager, step, saved, position._asdict())
-      if is_last:
+      if must_exit:
         bar.log(
           f'Checkpoint saved at step {step}. Rerun the command to resume.'
         )
       if must_stop:
         raise Stopped
       if number is not None:
-        break  # The end of `defer_signals` raises the error of the signal.
+        break  # `defer_signals` raises an error when the context ends.
   return state
 
 
 def _run_chunk(
   steps: Steps, state: mq_jax.State, position: Position, count: int
 ) -> tuple[mq_jax.State, Position, bool]:
-  """Runs one chunk of steps; also returns True if it was finite."""
+  """Runs one chunk of steps; and returns whether it was finite."""
   began = time.perf_counter()
   state, totals = steps.run(state, position.step, count)
   totals = jax.device_get(totals)

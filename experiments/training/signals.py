@@ -17,6 +17,9 @@ def defer_signals() -> Iterator[Callable[[], int | None]]:
   delivers signals to the main thread alone, so in any other thread the context
   changes nothing.
 
+  A signal that arrives after the last call of the yielded function acts at the
+  end of the context.
+
   Yields:
     A function that returns the number of the signal that arrived, or None.
 

@@ -100,7 +100,9 @@ def make_steps(
   mesh = parallel.data_mesh(config.mesh_data)
   losses_of = losses.LOSSES[config.loss]
   parts = make_parts(config, pipeline.steps_per_epoch)
-  train = mq_jax.make_train_step(losses.make_loss(net, losses_of), **parts.step)
+  train = mq_jax.make_train_step(
+    losses.make_loss(net, losses_of), **parts.step_arguments
+  )
 
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:
     states = [

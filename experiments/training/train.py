@@ -23,9 +23,9 @@ from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
   Position,
-  epoch_start,
   means,
   run_epochs,
+  start_epoch,
   with_codes,
 )
 from experiments.training.progress import progress_bar
@@ -193,7 +193,7 @@ def _train(
       restored = checkpoints.restore_latest(manager, template)
     if restored is None:
       state, measured = start()
-      saved, position = with_codes(steps, state), epoch_start(steps, 0)
+      saved, position = with_codes(steps, state), start_epoch(steps, 0)
     elif log_path.exists():
       saved, position = restored.state, Position(**restored.progress)
     else:
@@ -202,7 +202,7 @@ def _train(
         f'{manager.directory} has checkpoints, but {log_path} is missing: put'
         ' the log of that run back, or use another --workdir.'
       )
-    run_log.open_log(
+    run_log.start_log(
       log_path,
       run_log.describe_run(config.to_dict()) | {'start': measured},
       epochs_done=position.step // steps.steps_per_epoch,

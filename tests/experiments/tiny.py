@@ -100,7 +100,7 @@ def numpy_test(params, batch_stats, data):
 def step_of(config, loss_fn, steps_per_epoch):
   """Returns the train step of a configuration with another loss."""
   parts = make_parts(config, steps_per_epoch)
-  return mq_jax.make_train_step(loss_fn, **parts.step)
+  return mq_jax.make_train_step(loss_fn, **parts.step_arguments)
 
 
 def write_model(path, net, seed=7):

@@ -10,7 +10,7 @@ from mq_jax import methods
 
 _CORRECTED = Key(True, 'Correct the mean of the quantized weights.')
 METHODS = {
-  # A run may also train with this quantizer, for which PSGD prepares weights.
+  # PSGD prepares weights for this quantizer. A run may also train with it.
   'uniform': Method(
     lambda keys, context: MethodParts(methods.uniform(keys.bits)), ('bits',)
   ),

@@ -174,7 +174,10 @@ METHODS = {
         7.8, 'Sum of all strengths, which rise in proportion to time.', least=0
       ),
       'freeze': Key(
-        2 / 3, 'Fraction of the run before weights freeze.', least=0, most=1
+        2 / 3,
+        'Fraction of the run after which weights freeze.',
+        least=0,
+        most=1,
       ),
     },
   ),
@@ -185,7 +188,7 @@ METHODS = {
       'first': Key(1.0, 'λ at the start, which rises by a constant factor.'),
       'last': Key(565.0, 'λ at the end of the rise.'),
       'hard': Key(
-        0.8, 'Fraction of the run before λ is infinite.', least=0, most=1
+        0.8, 'Fraction of the run after which λ is infinite.', least=0, most=1
       ),
     },
   ),
@@ -223,7 +226,10 @@ METHODS = {
       'epsilon': Key(0.0, 'Number that is added to every distance.'),
       'normalised': Key(False, 'Divide distances by the largest in a layer.'),
       'start': Key(
-        0.55, 'Fraction of the run before the scaling.', least=0, most=1
+        0.55,
+        'Fraction of the run after which it scales gradients.',
+        least=0,
+        most=1,
       ),
       'target': Key('grid', 'Target of the weights.', choices=('grid', 'zero')),
     },

@@ -12,7 +12,9 @@ from tests.experiments import tiny
 
 
 def test_post_update_reapply_puts_loss_one_move_ahead():
-  post_update = make_parts(tiny.config(reapply=True), 1).step['post_update']
+  post_update = make_parts(tiny.config(reapply=True), 1).step_arguments[
+    'post_update'
+  ]
   params = {'kernel': jnp.zeros((1, 1)), 'bias': jnp.zeros(1)}
   weight, state = 0.0, post_update.init(params)
   for move in (0.5, -0.25, 1.0):
@@ -54,6 +56,6 @@ def test_rules_float_layers_are_not_quantized():
 )
 def test_estimator_by_name_has_its_state(values, state):
   parts = make_parts(tiny.config(**values), steps_per_epoch=5)
-  estimator = parts.step['estimator']
+  estimator = parts.step_arguments['estimator']
   w = {'a': jnp.ones((3, 3, 1, 2))}
   assert isinstance(estimator.init_state(jax.random.key(0), w), state)

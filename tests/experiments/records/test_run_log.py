@@ -44,7 +44,7 @@ def record(epoch, **more):
 
 
 def make_log(path, epochs):
-  run_log.open_log(path, header(), epochs_done=0)
+  run_log.start_log(path, header(), epochs_done=0)
   for epoch in range(1, epochs + 1):
     run_log.append(path, record(epoch))
 
@@ -118,7 +118,7 @@ def test_read_log_new_log_returns_its_records(path):
 
 
 def test_append_writes_finite_numbers_and_null(path):
-  run_log.open_log(path, header(), epochs_done=0)
+  run_log.start_log(path, header(), epochs_done=0)
   run_log.append(
     path,
     record(
@@ -154,19 +154,19 @@ def test_to_lines_any_float_is_itself_or_null(value):
     assert read is None
 
 
-def test_open_log_resumed_keeps_header_and_epochs_done(path):
+def test_start_log_resumed_keeps_header_and_epochs_done(path):
   make_log(path, epochs=4)
-  run_log.open_log(path, header(date='second'), epochs_done=2)
+  run_log.start_log(path, header(date='second'), epochs_done=2)
   run_log.append(path, record(3, seconds=9.0))
   assert run_log.read_log(path) == (
     header(),
     [record(1), record(2), record(3, seconds=9.0)],
   )
-  run_log.open_log(path, header(), epochs_done=0)
+  run_log.start_log(path, header(), epochs_done=0)
   assert run_log.read_log(path) == (header(), [])
 
 
-def test_open_log_cut_last_line_is_repaired(path):
+def test_start_log_cut_last_line_is_repaired(path):
   make_log(path, epochs=2)
   whole = path.read_bytes()
   start = whole[:-1].rindex(b'\n') + 1
@@ -175,17 +175,17 @@ def test_open_log_cut_last_line_is_repaired(path):
     # If only the newline is missing, the record is complete.
     records = 2 if cut >= len(whole) - 1 else 1
     assert len(run_log.read_log(path)[1]) == records
-    run_log.open_log(path, header(), epochs_done=1)
+    run_log.start_log(path, header(), epochs_done=1)
     run_log.append(path, record(2))
     assert path.read_bytes() == whole
 
 
-def test_open_log_other_configuration_raises_with_keys(path):
+def test_start_log_other_configuration_raises_with_keys(path):
   make_log(path, epochs=1)
   before = path.read_bytes()
   other = {'network': 'resnet20', 'optimizer': {'name': 'adam'}, 'seed': None}
   with pytest.raises(ValueError, match='another configuration') as error:
-    run_log.open_log(path, header(other), epochs_done=0)
+    run_log.start_log(path, header(other), epochs_done=0)
   assert str(error.value).splitlines()[1:] == [
     '  optimizer.name: "sgd" in the log, "adam" now',
     '  optimizer.rate: 0.1 in the log, absent now',
@@ -195,14 +195,14 @@ def test_open_log_other_configuration_raises_with_keys(path):
   assert path.read_bytes() == before
 
 
-def test_open_log_equal_configuration_of_other_types_opens(path):
+def test_start_log_equal_configuration_of_other_types_opens(path):
   config = {'steps': (1, 2), 'limit': float('inf'), 'folder': path, 'empty': {}}
-  run_log.open_log(path, header(config), epochs_done=0)
+  run_log.start_log(path, header(config), epochs_done=0)
   config |= {'steps': [np.int32(1), 2]}
-  run_log.open_log(path, header(config), epochs_done=0)
+  run_log.start_log(path, header(config), epochs_done=0)
   del config['empty']
   with pytest.raises(ValueError, match=r'empty: \{\} in the log, absent now'):
-    run_log.open_log(path, header(config), epochs_done=0)
+    run_log.start_log(path, header(config), epochs_done=0)
 
 
 @pytest.mark.parametrize(
@@ -216,20 +216,20 @@ def test_open_log_equal_configuration_of_other_types_opens(path):
     ('{"config": {}}\n{"step": 2}\n', "Line 2 of .* has no 'epoch'"),
   ],
 )
-def test_open_log_other_file_raises_and_keeps_it(path, text, message):
+def test_start_log_other_file_raises_and_keeps_it(path, text, message):
   path.parent.mkdir()
   path.write_text(text)
   with pytest.raises(ValueError, match=message):
-    run_log.open_log(path, header({}), epochs_done=0)
+    run_log.start_log(path, header({}), epochs_done=0)
   assert path.read_text() == text
 
 
-def test_open_log_without_records_raises(path):
+def test_start_log_without_records_raises(path):
   with pytest.raises(ValueError, match='no record of epoch 1'):
-    run_log.open_log(path, header(), epochs_done=1)
+    run_log.start_log(path, header(), epochs_done=1)
   make_log(path, epochs=2)
   with pytest.raises(ValueError, match='no record of epoch 3'):
-    run_log.open_log(path, header(), epochs_done=3)
+    run_log.start_log(path, header(), epochs_done=3)
 
 
 def test_append_bad_record_raises_and_writes_nothing(path):
@@ -245,7 +245,7 @@ def test_append_killed_keeps_acknowledged_records(path):
   program = f"""
 from experiments.records import run_log
 path = {str(path)!r}
-run_log.open_log(path, {header()!r}, epochs_done=0)
+run_log.start_log(path, {header()!r}, epochs_done=0)
 for epoch in range(1, 1_000_000):
   run_log.append(path, {{**{record(1)!r}, 'epoch': epoch, 'pad': 'x' * 5000}})
   print(epoch, flush=True)
@@ -263,7 +263,7 @@ for epoch in range(1, 1_000_000):
   epochs = [r['epoch'] for r in run_log.read_log(path)[1]]
   assert epochs == list(range(1, len(epochs) + 1))
   assert len(epochs) in (acknowledged, acknowledged + 1)
-  run_log.open_log(path, header(), epochs_done=acknowledged)
+  run_log.start_log(path, header(), epochs_done=acknowledged)
   assert len(run_log.read_log(path)[1]) == acknowledged
 
 

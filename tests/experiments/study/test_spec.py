@@ -79,7 +79,7 @@ def test_load_setting_name_with_slash_raises(tmp_path):
     "  return Study('slash', {'a/b': in_protocol('fair')})\n"
   )
   with pytest.raises(
-    InvalidError, match=r"'a/b' in .*slash\.py is part of file names"
+    InvalidError, match=r"'a/b' in .*slash\.py becomes part of file names"
   ):
     spec.load(path)
 
