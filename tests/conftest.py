@@ -11,14 +11,19 @@ from collections.abc import Iterator
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 # Tests of sharding need two devices. A count that the user set is kept.
-_DEVICES = '--xla_force_host_platform_device_count'
-_FLAGS = os.environ.get('XLA_FLAGS', '')
-if _DEVICES not in _FLAGS:
-  os.environ['XLA_FLAGS'] = f'{_FLAGS} {_DEVICES}=2'.strip()
+_FLAGS = [os.environ.get('XLA_FLAGS', '')]
+if '--xla_force_host_platform_device_count' not in _FLAGS[0]:
+  _FLAGS.append('--xla_force_host_platform_device_count=2')
 
-# Compiling takes most of the time of the tests. XLA therefore optimizes little,
-# and all workers, and the processes that tests start, share compiled programs.
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
+# Compiling takes most of the time of the tests. It is five times faster without
+# optimization and with the older generator of code. To test programs as users
+# run them, set this variable to false.
+if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
+  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join(_FLAGS).strip()
+
+# All workers, and the processes that tests start, share compiled programs.
 _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
