@@ -15,10 +15,13 @@ NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3,
 
 # Overrides of the configuration, such as --config.epochs=1.
 DEMO_ARGS ?=
-# More arguments for pytest, such as "-k lstm -x".
+# More arguments for pytest, such as "-k lstm -x"; -m is taken.
 TEST_ARGS ?=
 # Number of pytest processes; the default suits two cores.
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# Exit status of pytest if TEST_ARGS select none of the tests of one call.
+NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -30,7 +33,9 @@ demo: $(VENV)/.experiments  ## Train a ResNet20 with 1-bit weights; takes a few 
 	  --config=experiments/configs/digits.py --workdir=$(DEMO_DIR) $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST_ARGS)
+	$(PYTEST) -m 'not optimized' $(TEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(PYTEST) -m optimized $(TEST_ARGS) || \
+	  [ $$? -eq $(NO_TESTS) ]
 
 lint: $(VENV)/.dev  ## Check style, types and imports; changes nothing
 	$(BIN)/ruff check .

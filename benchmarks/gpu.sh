@@ -31,7 +31,8 @@ part() {
 }
 
 "$python" -c 'import jax; print(jax.__version__, jax.devices())'
-part tests 150 env JAX_PLATFORMS=cuda,cpu "$python" -m pytest -q -x \
+part tests 150 env JAX_PLATFORMS=cuda,cpu \
+  JAX_DISABLE_MOST_OPTIMIZATIONS=false "$python" -m pytest -q -x \
   tests/test_train_step.py tests/estimators tests/models
 part step_time 120 "$python" -m benchmarks.step_time --steps 20 \
   --json "$out/gpu-step_time.json"

@@ -91,15 +91,16 @@ def show(
     console: Console to print on; standard output by default.
   """
   table = rich.table.Table(
-    title=f'{card["name"]}: {card["accuracy"]:.2f} % as trained'
+    title=f'{card["name"]}: {card["accuracy"]:.2f} % of'
+    f' {card["artefacts"][0]["images"]:,} test images as trained'
   )
   file, *numbers = FILE_COLUMNS
   table.add_column(file, no_wrap=True)
   for name in numbers:
     table.add_column(name.replace(' ', '\n'), justify='right')
   for row in _file_rows(card):
-    # Without this line break, a terminal of 80 columns breaks every row.
-    table.add_row(*(text.replace(' of ', '\nof ') for text in row))
+    # With the number of images, a terminal of 80 columns would wrap each row.
+    table.add_row(*(text.partition(' of ')[0] for text in row))
   (console or rich.console.Console()).print(table)
 
 

@@ -3,10 +3,12 @@
 import json
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 from jax import lax
 
 import mq_jax
@@ -25,9 +27,32 @@ from benchmarks import (
 )
 from experiments.common import markdown
 from experiments.configs import methods as recipes
+from mq_jax import models
+from mq_jax.models import BatchNorm
 
 ROOT = pathlib.Path(__file__).parents[2]
 NHWC = ('NHWC', 'HWIO', 'NHWC')
+
+
+class Wide(nn.Module):
+  """Two dense layers, which compile faster than a ResNet.
+
+  The weights fill several of the blocks that estimators process.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = nn.avg_pool(images, (8, 8), (8, 8)).reshape(len(images), -1)
+    x = nn.Dense(800, dtype=self.dtype)(BatchNorm(self.dtype)(x, train))
+    return nn.Dense(10, dtype=self.dtype)(jnp.tanh(x))
+
+
+@pytest.fixture
+def quick_network(monkeypatch):
+  """Replaces the network that the benchmarks have with --quick."""
+  monkeypatch.setattr(models, 'resnet8', Wide)
 
 
 def test_count_products_match_closed_forms():
@@ -66,7 +91,7 @@ def test_count_convolution_gradients_cost_as_much_as_forward(stride):
 
 @pytest.fixture(scope='module')
 def at():
-  return cases.problem('resnet8', 8, 'float32')
+  return cases.problem(Wide(), 8, 'float32')
 
 
 def work(at, name, hidden):
@@ -102,6 +127,7 @@ def run_quick(monkeypatch, tmp_path, module, *args):
   return json.loads(path.read_text())
 
 
+@pytest.mark.usefixtures('quick_network')
 def test_step_time_stack_not_collapsed_exits(monkeypatch, tmp_path):
   monkeypatch.setitem(
     cases.ESTIMATORS,
@@ -113,6 +139,8 @@ def test_step_time_stack_not_collapsed_exits(monkeypatch, tmp_path):
     run_quick(monkeypatch, tmp_path, step_time, *args)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures('quick_network')
 def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
   small = ['--rounds', '1', '--batch_size', '4']
   only = ['--only', 'multi_fc', '--steps', '1']
@@ -173,8 +201,9 @@ def test_methods_writes_expected_rows(monkeypatch, tmp_path):
   assert set(methods.recipes()) < set(recipes.NAMES)
 
 
+@pytest.mark.optimized
 def test_peak_lstm_includes_memory_once():
-  at = cases.problem('resnet20', 4, 'float32')
+  at = cases.problem(Wide(), 4, 'float32')
   ste = cases.quantized(at, cases.STE, hidden=100)
   lstm = cases.quantized(at, 'lstm_fc', hidden=100)
   kept = memory.bytes_of(lstm.state.estimator_state)

@@ -285,6 +285,7 @@ def test_pack_state_keeps_params_model_state_and_versions(trained):
   assert packed.metadata['mq_jax'] == mq_jax.__version__
 
 
+@pytest.mark.optimized
 def test_unpack_under_jit_equals_trained_weights(trained):
   _, _, packed, w_hat = trained
   assert_same(jax.jit(lambda: mq_jax.unpack(packed))(), w_hat)
@@ -292,6 +293,7 @@ def test_unpack_under_jit_equals_trained_weights(trained):
   assert_same(jax.jit(mq_jax.unpack)(jax.device_put(packed.params)), w_hat)
 
 
+@pytest.mark.optimized
 def test_codes_and_levels_dequantize_to_trained_values(trained):
   _, _, packed, w_hat = trained
   arrays = {p: layer for p, layer in packed.params.items() if p != 'norm'}
@@ -372,6 +374,7 @@ def test_pack_state_leaves_without_quantizer_are_kept():
 # Parameters.
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
   'name',
   [
@@ -481,6 +484,7 @@ def test_pack_minus_zero_keeps_sign(levels, quantizer):
   assert_same(decode(packed.params['w']), w)
 
 
+@pytest.mark.optimized
 def test_pack_float64_is_exact(x64):
   w = np.random.default_rng(0).normal(size=(11, 7))
   for quantizer in (
@@ -522,6 +526,7 @@ def test_unpack_float64_levels_without_x64_raises(kind):
     mq_jax.codes_and_levels(array)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
 @pytest.mark.filterwarnings('error::RuntimeWarning')
 def test_pack_narrow_floats_is_exact(dtype):
@@ -592,6 +597,7 @@ def run_in_jit(function, params):
   yield jax.jit(function)(jax.device_put(params))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize('name', GRIDS)
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
 def test_unpack_narrow_values_widened_in_jit_stay_rounded(name, dtype):
@@ -605,6 +611,7 @@ def test_unpack_narrow_values_widened_in_jit_stay_rounded(name, dtype):
     assert_same(found, w_hat.astype(np.float32))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize('name', GRIDS)
 def test_unpack_summed_in_jit_uses_rounded_values(name):
   """Detects whether XLA fuses product and sum of a grid, and rounds once."""

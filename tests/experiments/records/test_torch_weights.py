@@ -399,6 +399,8 @@ def test_load_torch_files_of_authors_identifies_networks(data_dir):
   }
 
 
+# The optimized network tests 10,000 images faster.
+@pytest.mark.optimized
 def test_load_torch_authors_resnet20_has_published_accuracy(data_dir):
   raw = np.fromfile(data_dir / 'cifar-10-batches-bin/test_batch.bin', np.uint8)
   raw = raw.reshape(10000, 1 + 3 * 32 * 32)

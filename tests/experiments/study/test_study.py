@@ -129,7 +129,7 @@ def test_study_finished_is_not_changed(folder, reference):
 def test_study_killed_at_any_moment_has_no_duplicate_runs(folder, reference):
   workdir = folder / 'killed'
   moments = []
-  for _ in range(20):
+  for _ in range(5):
     process = start(folder, workdir)
     # The first kill comes before a fast machine has finished.
     moments.append(random.uniform(4, 12) if moments else random.uniform(2, 5))

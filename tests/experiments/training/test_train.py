@@ -212,6 +212,7 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
   kill_run(config, tmp_path, module, name, call, before)
   result = train.train_and_evaluate(config, tmp_path)
   assert result.base_accuracy == expected.base_accuracy
+  assert tiny.timeless(result.records) == tiny.timeless(expected.records)
   end = tiny.end_of_run(config, tmp_path)
   assert end == expected_end
   assert end['step'] == 2 * tiny.STEPS

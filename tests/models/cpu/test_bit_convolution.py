@@ -14,6 +14,8 @@ from mq_jax import activations, models
 from mq_jax.activations import Activation
 from mq_jax.models.cpu import bit_convolution, convolution
 
+pytestmark = pytest.mark.optimized
+
 SAME = ((1, 1), (1, 1))
 SIGN = Activation(activations.sign, signed=True, binary=True)
 NHWC = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}

@@ -9,6 +9,8 @@ from jax import lax
 from mq_jax.models import resnet20
 from mq_jax.models.cpu import convolution
 
+pytestmark = pytest.mark.optimized
+
 SAME = ((1, 1), (1, 1))
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 
