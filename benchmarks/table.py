@@ -30,7 +30,9 @@ def bare_parser(doc: str) -> argparse.ArgumentParser:
   options.add_argument(
     '--quick', action='store_true', help='small sizes; takes less than a minute'
   )
-  options.add_argument('--json', metavar='FILE', help='also write FILE')
+  options.add_argument(
+    '--json', metavar='FILE', help='also write the rows to FILE'
+  )
   return options
 
 

@@ -35,7 +35,18 @@ Array = jax.Array
 def first_state(
   setup: Setup, key: Array, params: Params, model_state: Any, batch: Batch
 ) -> State:
-  """Runs iteration 0, which updates no weight."""
+  """Runs iteration 0, which updates no weight.
+
+  Args:
+    setup: The `Setup`.
+    key: PRNG key of φ, of the estimator's state and of the losses.
+    params: The weights to train.
+    model_state: Model state that the first loss receives.
+    batch: Batch of the first loss.
+
+  Returns:
+    The state after the first loss, in arrays separate from the arguments.
+  """
   selected = select(params, setup.quantizer)
   weights = named_leaves(params)
   variables = initial_variables(params, setup.quantizer)
@@ -92,7 +103,19 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
 def loss_after_update(
   setup: Setup, phi: Any, state: State, batch: Batch
 ) -> tuple[Array, tuple[State, Metrics]]:
-  """Returns the loss after the late update, differentiable in φ, eq. (8)."""
+  """Returns the loss after the late update, differentiable in φ, eq. (8).
+
+  Args:
+    setup: The `Setup`.
+    phi: φ, the differentiable argument.
+    state: State whose pending gradients are applied.
+    batch: Batch of the loss.
+
+  Returns:
+    `(loss, (state, metrics))`. The new state has the updated weights and the
+    gradients of this loss, but still the old `phi`, `meta_opt_state` and
+    `step`.
+  """
   selected = select(state.params, setup.quantizer)
   updated = late_update(setup, selected, phi, state)
   # Everything from here on is constant in φ, except for the cotangent of W'
@@ -114,7 +137,19 @@ def loss_after_update(
 def evaluate(
   setup: Setup, state: State, batch: Batch, count: Array
 ) -> tuple[Array, Metrics, State]:
-  """Computes the loss, its gradients at Ŵ, eq. (7), and the model state."""
+  """Returns the loss, its metrics, and the state with its gradients, eq. (7).
+
+  Args:
+    setup: The `Setup`.
+    state: State with the weights at which the loss is computed.
+    batch: Batch of the loss.
+    count: Number of weight updates taken before this loss. `loss_fn` receives
+      the key of the state with this number folded in.
+
+  Returns:
+    `(loss, metrics, state)`, with the gradients at Ŵ as `state.grads` and the
+    new `state.model_state`.
+  """
   (loss, (model_state, metrics)), grads = jax.value_and_grad(
     setup.loss_fn, has_aux=True
   )(

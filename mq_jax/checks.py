@@ -1,5 +1,6 @@
 """Argument checks that several factories share."""
 
+import numbers
 from typing import Any
 
 
@@ -27,5 +28,6 @@ def check_at_least(minimum: float, **arguments: Any) -> None:
 
 def check_count(name: str, value: Any) -> None:
   """Raises `ValueError` unless `value` is a positive integer."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+  is_integer = isinstance(value, numbers.Integral)
+  if not is_integer or isinstance(value, bool) or value < 1:
     raise ValueError(f'{name}={value!r} must be a positive integer.')

@@ -51,7 +51,7 @@ def diagnose(
   """Compares codes with an earlier snapshot and summarizes W̃ and φ.
 
   Args:
-    setup: The arguments of `make_train_step`.
+    setup: The `Setup`.
     state: A state of the train step.
     since: Path to the codes of an earlier state, or None.
 

@@ -26,7 +26,22 @@ Schedule = Callable[[Any], Any]
 
 
 class Setup(NamedTuple):
-  """The checked arguments of `make_train_step`."""
+  """The checked arguments of `make_train_step`.
+
+  Attributes:
+    loss_fn: The user's loss function, wrapped by `checked_loss`.
+    quantizer: Rules, or one `Quantizer` for every leaf of two or more
+      dimensions (`selection.select`).
+    estimator: Estimator of the gradient through the quantizer, M_φ.
+    refine: π, eq. (5).
+    learning_rate: α as a schedule `(updates taken) -> α`, also if the user
+      passed a number.
+    post_update: Transformation of the move −α·π(g).
+    meta_optimizer: Optimizer of φ.
+    differentiate_refinement: True if the gradient of φ flows through `refine`.
+    phi_cotangent: 'ste' or 'estimator', the rule that converts ∂loss/∂Ŵ to
+      ∂loss/∂W in the gradient of φ.
+  """
 
   loss_fn: LossFn
   quantizer: Rules
@@ -137,7 +152,7 @@ def late_update(
   constant in the gradient of φ in either case.
 
   Args:
-    setup: The arguments of `make_train_step`.
+    setup: The `Setup`.
     selected: Path to quantizer.
     phi: φ, the differentiable argument.
     state: The state whose pending gradients are applied.

@@ -59,7 +59,8 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
     Path to quantizer, in the order of the pytree.
 
   Raises:
-    TypeError: If `rules` has another type, or a selected leaf is not floating.
+    TypeError: If `rules` has another type, or a selected leaf is not floating
+      point.
     ValueError: If a rule applies to no leaf, or if `rules` is a bare quantizer
       and no leaf has two dimensions.
   """

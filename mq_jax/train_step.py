@@ -1,4 +1,6 @@
-"""The train step: Algorithm 1 of the paper as two pure functions.
+"""Checks the arguments and assembles the functions of a train step.
+
+`mq_jax.algorithm` contains Algorithm 1 of the paper.
 
 MetaQuant is training with a one-step-delayed, learned, differentiable gradient
 transformation. A step applies the gradients of the last loss (`late_update`),

@@ -81,15 +81,21 @@ def feature_fc(
     last = stacks.init_layer(last_key, (hidden, 1), True, dtype)
     return first, stacks.constant_one(last)
 
-  def init_state(_: Array, leaves: Leaves) -> FeatureState:
+  def init_state(key: Array, leaves: Leaves) -> FeatureState:
+    del key  # The state has no random part.
     return FeatureState(
       {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()},
       jnp.zeros((), jnp.int32),
     )
 
   def apply(
-    phi: Any, _: Leaves, w_tilde: Leaves, g_ste: Leaves, state: FeatureState
+    phi: Any,
+    g_hat: Leaves,
+    w_tilde: Leaves,
+    g_ste: Leaves,
+    state: FeatureState,
   ) -> tuple[Leaves, FeatureState]:
+    del g_hat
     momentum = {
       path: decay * state.momentum[path] + (1 - decay) * g
       for path, g in g_ste.items()

@@ -32,7 +32,8 @@ def kernel_wise(
       of g_Ŵ, and the last layer starts with weights 0 and biases of 1.
 
   Returns:
-    A `GradientEstimator`; `init` raises `ValueError` for another leaf shape.
+    A `GradientEstimator`; `init` raises `ValueError` if a leaf has another
+    shape.
 
   Raises:
     ValueError: If an argument is out of range.

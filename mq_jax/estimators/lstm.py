@@ -61,7 +61,8 @@ def lstm_fc(
       'head': stacks.constant_one(head) if identity else head,
     }
 
-  def init_state(_: Array, leaves: Leaves) -> Any:
+  def init_state(key: Array, leaves: Leaves) -> Any:
+    del key  # Every memory starts empty.
     if not carry:
       return ()
     return lstm_cell.no_history(leaves, hidden, phi_dtype(leaves), memory_dtype)

@@ -29,6 +29,11 @@ class Memory(NamedTuple):
 def init(key: Array, hidden: int, dtype: Any) -> Phi:
   """Draws φ of an LSTM with H hidden units from U(±1/√H), as PyTorch does.
 
+  Args:
+    key: PRNG key.
+    hidden: H, the number of hidden units.
+    dtype: dtype of φ.
+
   Returns:
     `input_kernel` (1, 4H), `recurrent_kernel` (H, 4H), `input_bias` and
     `recurrent_bias` (4H,), the gates in the order i, f, g, o.

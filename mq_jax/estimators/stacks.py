@@ -40,7 +40,11 @@ def checked_activation(
 
 
 def is_identity(init: str) -> bool:
-  """Returns whether `init` is 'identity'; it must be that or 'random'."""
+  """Returns whether `init` is 'identity'.
+
+  Raises:
+    ValueError: If `init` is neither 'random' nor 'identity'.
+  """
   check_choice('init', init, ('random', 'identity'))
   return init == 'identity'
 

@@ -26,7 +26,7 @@ class SlimState(NamedTuple):
 
 
 def slim(estimator: GradientEstimator) -> GradientEstimator:
-  """Makes an estimator whose φ one random layer per step trains.
+  """Makes an estimator that trains φ on one random layer per step.
 
   Layers are drawn uniformly, and the gradient of the drawn layer is not
   rescaled by the number of layers. The forward pass is that of `estimator`. If

@@ -76,7 +76,7 @@ def aciq(
     bits: k, 1 to 8.
     per_channel: True if each output channel, the last axis, has its own clips.
     prior: 'laplace', 'normal' or 'range'.
-    corrected: If True, correct mean and deviation.
+    corrected: True if the levels keep the mean and the deviation.
 
   Returns:
     A `Quantizer`.
@@ -108,7 +108,8 @@ def aciq(
     alpha = clip * (size if prior == 'laplace' else reduce(jnp.std, w))
     return mean - alpha, mean + alpha
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     low, high = clips(w_tilde)
     width = high - low
     scale = jnp.where(width > 0, width, 1) / steps

@@ -47,7 +47,8 @@ def powers_of_two(bits: int) -> Quantizer:
   check_bits(bits, 2, 6)
   count = 2 ** (bits - 2)
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     largest = jnp.max(jnp.abs(w_tilde))
     # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
     _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
@@ -84,7 +85,7 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
   """
   check_plain(projection)
   return Quantizer(
-    codes=lambda w_tilde, levels: (_nearest(w_tilde, levels), levels),
+    codes=lambda w_tilde, variables: (_nearest(w_tilde, variables), variables),
     init=lambda w: projection.codes(w, ())[1],
   )
 
@@ -127,7 +128,8 @@ def freeze_portions(
   Frozen weights never move again.
 
   Args:
-    rules: Rules as in `make_train_step`. Other leaves keep their updates.
+    rules: Rules as in `make_train_step`. Leaves without a quantizer keep their
+      updates.
     portions: Shares of the weights, ascending in (0, 1] and ending with 1.
     every: Updates between two portions.
     first: Updates before the first portion.

@@ -44,7 +44,7 @@ def lab(decay: float = 0.999) -> Quantizer:
 
   return Quantizer(
     codes,
-    init=jnp.zeros_like,
+    init=lambda w: jnp.zeros_like(w),
     update=lambda variables, w_tilde, w_hat, g_hat: (
       decay * variables + (1 - decay) * g_hat**2
     ),

@@ -80,8 +80,8 @@ class LapqResult(NamedTuple):
   Attributes:
     variables: Path to α, the variable that `mq_jax.quantize` takes.
     power: p at which the joint search starts.
-    losses: 'powers' has the loss for each p, 'start' and 'end' those of the
-      joint search.
+    losses: 'powers' has the loss for each p, 'start' and 'end' have the loss at
+      the start and the end of the joint search.
   """
 
   variables: dict[str, Array]
@@ -120,7 +120,8 @@ def lapq(
 
   References:
     Nahshan et al., `Loss Aware Post-training Quantization
-    <https://arxiv.org/abs/1911.07190>`_, 2021, section 4, for weights only
+    <https://arxiv.org/abs/1911.07190>`_, 2021, section 4 and algorithm 1, for
+    weights only
   """
   check_at_least(0, sweeps=sweeps)
   if len(powers) < 3:

@@ -57,7 +57,10 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     distances = jnp.abs(w_tilde[..., None] - levels)
     return jnp.argmin(distances, axis=-1).astype(jnp.uint8), levels
 
-  def update(variables: Array, w_tilde: Array, *_: Array) -> Array:
+  def update(
+    variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
+  ) -> Array:
+    del w_hat, g_hat
     code = codes(w_tilde, variables)[0]
     b = jnp.asarray(table, w_tilde.dtype)[code]
     b = b.reshape(-1, w_tilde.shape[-1], bits)

@@ -83,8 +83,9 @@ def lsq(
     return g_hat * inside(scaled(w_tilde, variables))
 
   def update(
-    variables: TrainedStep, w_tilde: Array, _: Array, g_hat: Array
+    variables: TrainedStep, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> TrainedStep:
+    del w_hat
     ratio = scaled(w_tilde, variables)
     slope = rounded(ratio) - ratio * inside(ratio)
     gradient = jnp.sum(g_hat * slope) / jnp.sqrt(

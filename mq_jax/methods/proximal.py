@@ -31,7 +31,8 @@ def binary() -> Quantizer:
     <https://arxiv.org/abs/1511.00363>`_, 2015, section 2.3
   """
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     levels = jnp.array([-1, 1], w_tilde.dtype)
     return (w_tilde >= 0).astype(jnp.uint8), levels
 

@@ -22,7 +22,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   Args:
     threshold: Δ in units of the mean. The paper's 0.7 is between the best
       values for uniform (2/3) and normal weights (0.77).
-    two_scales: True for separate α above Δ and below −Δ, as in ProxQuant.
+    two_scales: True if α is separate above Δ and below −Δ, as in ProxQuant.
 
   Returns:
     A `Quantizer`.
@@ -37,7 +37,8 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   """
   check_at_least(0, threshold=threshold)
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     size = jnp.abs(w_tilde)
     delta = threshold * jnp.mean(size)
 
@@ -118,8 +119,9 @@ def ttq(
     return factors[codes_of(w_tilde)] * g_hat
 
   def update(
-    variables: TrainedScales, w_tilde: Array, _: Array, g_hat: Array
+    variables: TrainedScales, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> TrainedScales:
+    del w_hat
     code = codes_of(w_tilde)
     d_plus = jnp.sum(g_hat, where=code == _PLUS)
     d_minus = -jnp.sum(g_hat, where=code == _MINUS)

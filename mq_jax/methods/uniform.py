@@ -32,7 +32,8 @@ def uniform(bits: int) -> Quantizer:
   check_bits(bits, 2, 8)
   q_max = 2 ** (bits - 1) - 1
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     largest = jnp.max(jnp.abs(w_tilde))
     step = jnp.where(largest > 0, largest, 1) / q_max
     code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -q_max, q_max) + q_max
@@ -62,7 +63,8 @@ def scale_by_position(
       Leaves without a quantizer keep their gradients.
     strength: λ_s. The authors' 150 belongs to `normalised=False, epsilon=0`;
       use about 1 with `normalised`.
-    epsilon: ε, the scale of a weight on its target. We found no published ε.
+    epsilon: ε, factor of the gradient of a weight that equals its target. We
+      found no published ε.
     normalised: If True, use the form in the author response.
     target: Function `(w) -> w̄`, of the shape of `w`. The default is the level
       of the quantizer; use zeros to prune after training.

@@ -170,7 +170,10 @@ def _affine(
 def _normalise(
   relu: bool, dtype: Any, epsilon: float, *inputs: Any
 ) -> tuple[Array, Array, Array]:
-  """Returns the result, and the mean and biased variance of the batch."""
+  """Returns the result, and the mean and biased variance of the batch.
+
+  `inputs` are x, scale, bias and shortcut, as in `_normalise_fwd`.
+  """
   return _normalise_fwd(relu, dtype, epsilon, *inputs)[0]
 
 

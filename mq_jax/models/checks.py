@@ -61,7 +61,8 @@ def check_images(images: Array, smallest_side: int = 1) -> None:
 
   Args:
     images: Floating point, with axes `(batch, height, width, channels)`.
-    smallest_side: Minimum of height and width that the network can pool.
+    smallest_side: Minimum of height and width that the network can pool. With
+      1, the sides are not compared, so they may be symbolic (`jax.export`).
   """
   if images.ndim != 4:
     raise ValueError(
@@ -78,7 +79,9 @@ def check_images(images: Array, smallest_side: int = 1) -> None:
       f'images of shape {images.shape} have their channels first. Move them'
       ' to the end with jnp.moveaxis(images, 1, -1).'
     )
-  if any(side < smallest_side for side in images.shape[1:3]):
+  if smallest_side > 1 and any(
+    side < smallest_side for side in images.shape[1:3]
+  ):
     raise ValueError(
       f'images of shape {images.shape} are too small to be pooled. Use sides of'
       f' at least {smallest_side}.'

@@ -34,8 +34,7 @@ def fold_scales(
   layer's name and `_norm`, such as `stem_norm`. ReLU and pooling between them
   are allowed, because they commute with positive scales. A kernel without such
   a norm does not change, nor does a kernel that is not α times integers from
-  −255 to 255.
-  The function reads values, so it does not run under jit.
+  −255 to 255. The function reads values, so it does not run under jit.
 
   Args:
     params: Pytree of quantized arrays: `TrainStep.quantized(state)`.

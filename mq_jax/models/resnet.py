@@ -118,7 +118,8 @@ class ResNet(nn.Module):
     head_norm: True if a batch norm follows the head.
     count_bits: True if 3x3 convolutions with a quantized input count bits on
       CPU, for inference: `net.clone(count_bits=True)`. `activation` must be
-      binary. Kernels of these layers must be ±1 (`fold_scales`), unchecked.
+      binary. Kernels of these layers must be ±1 (`fold_scales`); this is not
+      checked.
   """
 
   blocks: int

@@ -64,10 +64,21 @@ class _VGG(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
-    """Returns the logits of a batch of images, as `ResNet` does.
+    """Returns the logits of a batch of images.
+
+    Args:
+      images: Normalised images, `(batch, height, width, channels)`, with sides
+        of 32 in CIFAR and of at least 8.
+      train: True if batch normalisation takes its statistics from the batch;
+        `apply` then needs `mutable=['batch_stats']`.
+
+    Returns:
+      Logits, `(batch, num_classes)`.
 
     Raises:
-      ValueError: As in `ResNet`, or if a side of the images is below 8.
+      ValueError: If `images` have another rank, dtype or order of axes, or are
+        too small to be pooled, or `count_bits` is set in training or without a
+        binary activation.
     """
     check_images(images, 2 ** len(self.widths))
     if self.count_bits:

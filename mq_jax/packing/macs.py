@@ -43,7 +43,8 @@ def count(
     leaves: Paths of the leaves that the first arguments hold.
 
   Returns:
-    Number of multiplications of each leaf by path, and in total by None.
+    Number of multiplications of each leaf by path; the key None holds the
+    total.
   """
   return _count(jaxpr, leaves)[0]
 

@@ -192,6 +192,15 @@ def checked_array(
 ) -> PackedArray:
   """Returns a `PackedArray` of parts that may be damaged or forged.
 
+  Args:
+    path: Path of the leaf, for error messages.
+    data: The codes, `PackedArray.data`.
+    table: The levels, `PackedArray.levels`.
+    bits: Bits per code.
+    shape: Shape of Ŵ.
+    grid: None, or `[first, step]`.
+    quantizer: Name of the method.
+
   Raises:
     ValueError: If the parts do not fit together.
   """

@@ -126,7 +126,9 @@ def check_plain(quantizer: Quantizer) -> None:
 
 
 def unquantized(projection: Quantizer) -> Quantizer:
-  """Returns a quantizer that the loss ignores, for use after training.
+  """Returns a quantizer for training in full precision.
+
+  Only `codes` and `quantized` use its levels.
 
   Args:
     projection: Quantizer of `TrainStep.codes` and `TrainStep.quantized`.

@@ -20,7 +20,7 @@ def bwn(
   straight-through gradient is α · g_hat · 1[|W̃| ≤ clip], with constant α.
 
   Args:
-    per_channel: True for one α per output channel instead of one α per layer.
+    per_channel: True if each output channel, not each layer, has its own α.
     channel_axis: Axis of the output channels, the last one in JAX's layouts.
     clip: The gradient is zero where |W̃| > clip. None disables clipping.
     scaled_gradient: True if the straight-through gradient has the factor α. The
@@ -55,14 +55,18 @@ def bwn(
     others = tuple(i for i in range(w_tilde.ndim) if i != axis)
     return jnp.mean(jnp.abs(w_tilde), axis=others, keepdims=True)
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     alpha = scale(w_tilde)
     levels = jnp.stack([-alpha, alpha], axis=-1)
     return (w_tilde >= 0).astype(jnp.uint8), (
       levels if per_channel else levels.reshape(2)
     )
 
-  def straight_through(g_hat: Array, w_tilde: Array, _: Variables) -> Array:
+  def straight_through(
+    g_hat: Array, w_tilde: Array, variables: Variables
+  ) -> Array:
+    del variables
     g_ste = clipped(g_hat, w_tilde, clip)
     return scale(w_tilde) * g_ste if scaled_gradient else g_ste
 

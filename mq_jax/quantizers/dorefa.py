@@ -60,7 +60,8 @@ def dorefa(
     return bwn(clip=None, scaled_gradient=False)
   steps = 2**bits - 1
 
-  def codes(w_tilde: Array, _: Variables) -> tuple[Array, Array]:
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    del variables
     # jnp.round would round ½ down to the even 0.
     rounded = jnp.floor(steps * w_tilde + 0.5)
     levels = 2 * jnp.arange(steps + 1, dtype=w_tilde.dtype) / steps - 1
@@ -69,9 +70,11 @@ def dorefa(
   return Quantizer(
     codes,
     preprocess=lambda w, variables: jnp.tanh(w) / (2 * _tanh_range(w)) + 0.5,
-    straight_through=lambda g, w_tilde, variables: clipped(g, w_tilde, clip),
-    calibrate=lambda w, g, variables: (
-      g * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)
+    straight_through=lambda g_hat, w_tilde, variables: clipped(
+      g_hat, w_tilde, clip
+    ),
+    calibrate=lambda w, g_tilde, variables: (
+      g_tilde * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)
     ),
     saturated=lambda w_tilde, variables: jnp.abs(2 * w_tilde - 1) > 0.99,
   )

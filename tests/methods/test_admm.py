@@ -113,3 +113,17 @@ def test_admm_invalid_arguments_raise():
     methods.admm(quantizer, every=0)
   with pytest.raises(ValueError, match='iterations=0'):
     methods.scaled_levels((-1, 1), 0)
+
+
+def test_scaled_levels_numpy_integer_equals_python_integer():
+  w = common.weight(3, (6, 7))
+  np.testing.assert_array_equal(
+    common.values(methods.scaled_levels((-1, 0, 1), np.int64(2)), w, ()),
+    common.values(methods.scaled_levels((-1, 0, 1), 2), w, ()),
+  )
+
+
+@pytest.mark.parametrize('iterations', [2.0, np.float64(2), True, np.True_])
+def test_scaled_levels_no_integer_raises(iterations):
+  with pytest.raises(ValueError, match='must be a positive integer'):
+    methods.scaled_levels((-1, 1), iterations)

@@ -357,3 +357,16 @@ def test_resnet_invalid_activation_raises(value):
 def test_resnet_invalid_images_raise(batch, match):
   with pytest.raises(ValueError, match=match):
     models.resnet(8).init(jax.random.key(0), jnp.asarray(batch), train=False)
+
+
+def test_resnet_symbolic_side_exports():
+  net = models.resnet(8)
+  side = jax.export.symbolic_shape('h - 1')
+  shape = jax.ShapeDtypeStruct((1, *side, 8, 3), jnp.float32)
+  variables = jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros((1, 8, 8, 3)), train=False),
+    jax.random.key(0),
+  )
+  forward = jax.jit(lambda variables, x: net.apply(variables, x, train=False))
+  exported = jax.export.export(forward)(variables, shape)
+  assert exported.out_avals[0].shape == (1, 10)

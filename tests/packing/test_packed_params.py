@@ -20,12 +20,8 @@ from mq_jax.packing.packed_array import PackedArray
 from mq_jax.selection import named_leaves
 from tests import problem
 
-SHAPE = (
-  3,
-  3,
-  3,
-  5,
-)  # 135 weights: for no number of bits below 8 do they fill whole bytes
+# The codes of 135 weights fill whole bytes only at 8 bits.
+SHAPE = (3, 3, 3, 5)
 RISING = methods.temperature_schedule('exp', 0.5, 8.0, 10)
 QUANTIZERS = {
   **{f'dorefa{bits}': mq_jax.dorefa(bits) for bits in range(1, 9)},

@@ -85,11 +85,8 @@ def test_train_batch_is_function_of_seed_and_number(number):
 def test_traced_batch_equals_train_batch():
   data = pipeline()
   context = data.traced.context(jnp.int32(5), jnp.int32(1))
-  for number in (
-    3,
-    5,
-    6,
-  ):  # The last batch is the first batch of the next epoch.
+  # The last batch is the first batch of the next epoch.
+  for number in (3, 5, 6):
     batch = jax.jit(data.traced.batch)(data.traced.shared, context, number)
     expected = data.train(5, number)
     np.testing.assert_array_equal(batch['image'], expected['image'])

@@ -95,9 +95,8 @@ def test_source_is_commit_of_the_checkout(tmp_path, monkeypatch):
   git('commit', '-m', 'first')
   commit = git('rev-parse', 'HEAD')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
-  (
-    tmp_path / 'results.jsonl'
-  ).touch()  # The output of a run does not count as a change.
+  # The output of a run does not count as a change.
+  (tmp_path / 'results.jsonl').touch()
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': False}
   source.write_text('a = 2\n')
   assert run_log._source(tmp_path) == {'commit': commit, 'dirty': True}

@@ -293,9 +293,8 @@ def test_run_invalid_config_writes_nothing(
 ):
   forbid_training(monkeypatch)
   config.update(values)
-  config.pretrained = (
-    ''  # The check must come before the training of a base model.
-  )
+  # The check must come before the training of a base model.
+  config.pretrained = ''
   with pytest.raises(errors.ConfigError, match=next(iter(values))):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
