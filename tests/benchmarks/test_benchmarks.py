@@ -40,19 +40,25 @@ class Wide(nn.Module):
   The weights fill several of the blocks that estimators process.
   """
 
+  num_classes: int = 10
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images, train):
     x = nn.avg_pool(images, (8, 8), (8, 8)).reshape(len(images), -1)
-    x = nn.Dense(800, dtype=self.dtype)(BatchNorm(self.dtype)(x, train))
-    return nn.Dense(10, dtype=self.dtype)(jnp.tanh(x))
+    x = nn.Dense(1600, dtype=self.dtype)(BatchNorm(self.dtype)(x, train))
+    return nn.Dense(self.num_classes, dtype=self.dtype)(jnp.tanh(x))
 
 
 @pytest.fixture
 def quick_network(monkeypatch):
   """Replaces the network that the benchmarks have with --quick."""
-  monkeypatch.setattr(models, 'resnet8', Wide)
+
+  def make_wide(num_classes=10, dtype=jnp.float32, **unused):
+    del unused
+    return Wide(num_classes, dtype)
+
+  monkeypatch.setattr(models, 'resnet8', make_wide)
 
 
 def test_count_products_match_closed_forms():
