@@ -95,7 +95,6 @@ def feature_fc(
     g_ste: Leaves,
     state: FeatureState,
   ) -> tuple[Leaves, FeatureState]:
-    del g_hat
     momentum = {
       path: decay * state.momentum[path] + (1 - decay) * g
       for path, g in g_ste.items()

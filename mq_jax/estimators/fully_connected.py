@@ -52,7 +52,6 @@ def fc_grad(
   def apply(
     phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    del w_tilde
     return stacks.apply(phi, activation, g_ste if identity else g_hat), state
 
   return GradientEstimator(

@@ -109,7 +109,6 @@ def aciq(
     return mean - alpha, mean + alpha
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     low, high = clips(w_tilde)
     width = high - low
     scale = jnp.where(width > 0, width, 1) / steps

@@ -47,7 +47,6 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
   check_count('iterations', iterations)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     levels = jnp.asarray(points, w_tilde.dtype)
     middles = (levels[1:] + levels[:-1]) / 2
 

@@ -48,7 +48,6 @@ def powers_of_two(bits: int) -> Quantizer:
   count = 2 ** (bits - 2)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     largest = jnp.max(jnp.abs(w_tilde))
     # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
     _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)

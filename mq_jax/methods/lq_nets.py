@@ -60,7 +60,6 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
   def update(
     variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> Array:
-    del w_hat, g_hat
     code = codes(w_tilde, variables)[0]
     b = jnp.asarray(table, w_tilde.dtype)[code]
     b = b.reshape(-1, w_tilde.shape[-1], bits)

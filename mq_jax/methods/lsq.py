@@ -85,7 +85,6 @@ def lsq(
   def update(
     variables: TrainedStep, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> TrainedStep:
-    del w_hat
     ratio = scaled(w_tilde, variables)
     slope = rounded(ratio) - ratio * inside(ratio)
     gradient = jnp.sum(g_hat * slope) / jnp.sqrt(

@@ -32,7 +32,6 @@ def binary() -> Quantizer:
   """
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     levels = jnp.array([-1, 1], w_tilde.dtype)
     return (w_tilde >= 0).astype(jnp.uint8), levels
 

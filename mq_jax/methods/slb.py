@@ -74,7 +74,6 @@ def slb(
     return shares(w_tilde, variables)[0] @ levels(w_tilde.dtype)
 
   def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
-    del variables
     code = jnp.argmax(w_tilde, axis=-1).astype(jnp.uint8)
     return code, levels(w_tilde.dtype)
 

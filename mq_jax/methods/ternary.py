@@ -38,7 +38,6 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   check_at_least(0, threshold=threshold)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     size = jnp.abs(w_tilde)
     delta = threshold * jnp.mean(size)
 
@@ -121,7 +120,6 @@ def ttq(
   def update(
     variables: TrainedScales, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> TrainedScales:
-    del w_hat
     code = codes_of(w_tilde)
     d_plus = jnp.sum(g_hat, where=code == _PLUS)
     d_minus = -jnp.sum(g_hat, where=code == _MINUS)

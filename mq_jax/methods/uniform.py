@@ -33,7 +33,6 @@ def uniform(bits: int) -> Quantizer:
   q_max = 2 ** (bits - 1) - 1
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     largest = jnp.max(jnp.abs(w_tilde))
     step = jnp.where(largest > 0, largest, 1) / q_max
     code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -q_max, q_max) + q_max

@@ -56,7 +56,6 @@ def bwn(
     return jnp.mean(jnp.abs(w_tilde), axis=others, keepdims=True)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     alpha = scale(w_tilde)
     levels = jnp.stack([-alpha, alpha], axis=-1)
     return (w_tilde >= 0).astype(jnp.uint8), (
@@ -66,7 +65,6 @@ def bwn(
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: Variables
   ) -> Array:
-    del variables
     g_ste = clipped(g_hat, w_tilde, clip)
     return scale(w_tilde) * g_ste if scaled_gradient else g_ste
 

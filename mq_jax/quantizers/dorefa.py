@@ -61,7 +61,6 @@ def dorefa(
   steps = 2**bits - 1
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    del variables
     # jnp.round would round ½ down to the even 0.
     rounded = jnp.floor(steps * w_tilde + 0.5)
     levels = 2 * jnp.arange(steps + 1, dtype=w_tilde.dtype) / steps - 1
