@@ -832,7 +832,8 @@ def test_load_packed_damaged_file_raises_or_loads_same_network(saved):
   other_path = path.with_name('other.safetensors')
   mq_jax.save_packed(other_path, network(seed=1))
   other = other_path.read_bytes()
-  assert flatten_contents(network(seed=1)) != flatten_contents(packed)
+  other_contents = flatten_contents(network(seed=1))
+  assert other_contents != flatten_contents(packed)
   assert len(other) == len(content)
 
   def is_unchanged(damage, damaged):
@@ -863,7 +864,12 @@ def test_load_packed_damaged_file_raises_or_loads_same_network(saved):
         loaded = mq_jax.load_packed(path)
       except ValueError:
         continue
-      assert flatten_contents(loaded) == expected, (damage.__name__, count)
+      contents = flatten_contents(loaded)
+      # safetensors writes metadata in random order. A splice can thus be the
+      # whole other file, with its metadata in another order.
+      if damage is _splice and contents == other_contents:
+        continue
+      assert contents == expected, (damage.__name__, count)
       same[damage] += 1
   finally:
     path.unlink()
