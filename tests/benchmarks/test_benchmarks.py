@@ -209,7 +209,7 @@ def test_methods_writes_expected_rows(monkeypatch, tmp_path):
 
 @pytest.mark.optimized
 def test_peak_lstm_includes_memory_once():
-  at = cases.problem(Wide(), 4, 'float32')
+  at = cases.problem('resnet20', 4, 'float32')
   ste = cases.quantized(at, cases.STE, hidden=100)
   lstm = cases.quantized(at, 'lstm_fc', hidden=100)
   kept = memory.bytes_of(lstm.state.estimator_state)
