@@ -17,12 +17,12 @@ if '--xla_force_host_platform_device_count' not in _FLAGS[0]:
   _FLAGS.append('--xla_force_host_platform_device_count=2')
 
 # Compiling takes most of the time of the tests. It is five times faster without
-# optimization and with the older generator of code, which these releases have.
+# optimization and with the older generator of code, which jaxlib 0.10 has.
 # To test programs as users run them, set this variable to false: `make test`
 # does for tests of what optimization can break.
 if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
-  if importlib.metadata.version('jaxlib').startswith(('0.10.', '0.11.')):
+  if importlib.metadata.version('jaxlib').startswith('0.10.'):
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join(_FLAGS).strip()
 
