@@ -18,8 +18,8 @@ if '--xla_force_host_platform_device_count' not in _FLAGS[0]:
 
 # Compiling takes most of the time of the tests. It is five times faster without
 # optimization and with the older generator of code, which jaxlib 0.10 has.
-# To test programs as users run them, set this variable to false: `make test`
-# does for tests of what optimization can break.
+# To test programs as users run them, set this variable to false. `make test`
+# does so for the tests that optimization can break.
 if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
@@ -46,7 +46,7 @@ _DATA_FOLDERS = ('cifar-10-batches-bin', 'pretrained')
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-  """Skips tests that need optimized programs where there are none."""
+  """Skips a test of optimized programs if XLA does not optimize."""
   is_optimized = not jax.config.read('jax_disable_most_optimizations')
   if item.get_closest_marker('optimized') and not is_optimized:
     pytest.skip(

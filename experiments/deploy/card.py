@@ -19,8 +19,9 @@ from experiments.data.on_device import ImageSet
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
 
+Columns = dict[str, Callable[[dict[str, Any], dict[str, Any]], str]]
 # `(card, artefact) -> text` of each column in a table of files.
-FILE_COLUMNS: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
+FILE_COLUMNS: Columns = {
   'file': lambda card, file: file['file'],
   'bytes': lambda card, file: f'{file["bytes"]:,}',
   'times smaller': lambda card, file: (
@@ -98,15 +99,18 @@ def show(
   table.add_column(file, no_wrap=True)
   for name in numbers:
     table.add_column(name.replace(' ', '\n'), justify='right')
-  for row in _file_rows(card):
-    # With the number of images, a terminal of 80 columns would wrap each row.
-    table.add_row(*(text.partition(' of ')[0] for text in row))
+  # With the number of images, a terminal of 80 columns would wrap each row.
+  columns = FILE_COLUMNS | {
+    'equal predictions': lambda card, file: f'{file["equal_predictions"]:,}'
+  }
+  for row in _file_rows(card, columns):
+    table.add_row(*row)
   (console or rich.console.Console()).print(table)
 
 
-def _file_rows(card: dict[str, Any]) -> list[list[str]]:
+def _file_rows(card: dict[str, Any], columns: Columns) -> list[list[str]]:
   return [
-    [text(card, file) for text in FILE_COLUMNS.values()]
+    [text(card, file) for text in columns.values()]
     for file in card['artefacts']
   ]
 
@@ -127,7 +131,7 @@ def markdown(card: dict[str, Any]) -> str:
     f'A {config["network"]} for {config["dataset"]}. The trained network'
     f' classifies {card["accuracy"]:.2f} % of {first["images"]:,} test images'
     f' correctly; its file has {card["trained_bytes"]:,} bytes.{counting}',
-    '\n'.join(table_lines(tuple(FILE_COLUMNS), _file_rows(card))),
+    '\n'.join(table_lines(tuple(FILE_COLUMNS), _file_rows(card, FILE_COLUMNS))),
     'Each file was opened in a fresh process. Errors of logits are relative to'
     ' the largest logit of the image in the trained network.',
     f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB without'

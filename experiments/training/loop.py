@@ -162,7 +162,7 @@ def run_epochs(
 def _run_chunk(
   steps: Steps, state: mq_jax.State, position: Position, count: int
 ) -> tuple[mq_jax.State, Position, bool]:
-  """Runs one chunk of steps; and returns whether it was finite."""
+  """Runs one chunk of steps, and returns whether it was finite."""
   began = time.perf_counter()
   state, totals = steps.run(state, position.step, count)
   totals = jax.device_get(totals)
