@@ -24,7 +24,12 @@ if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+    # The division of one program among threads doubles the time to compile it.
+    _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')
 os.environ['XLA_FLAGS'] = ' '.join(_FLAGS).strip()
+
+# Without line numbers of Python in the programs, jax lowers programs faster.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 
 # All workers, and the processes that tests start, share compiled programs.
 _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'
