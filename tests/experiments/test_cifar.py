@@ -19,25 +19,33 @@ from experiments.common import errors
 from experiments.records import run_log
 from experiments.training import TrainingDiverged
 from experiments.training import flags as training_flags
-from mq_jax import models
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 ROOT = pathlib.Path(__file__).parents[2]
 # The number of steps per epoch is even, so that runs with other checkpoints sum
 # the losses over the same pairs of steps.
-STEPS = 10
+STEPS = 350
+CHECKPOINT_EVERY = 50
 OVERRIDES = {
   'network': 'resnet8',
   'estimator': 'lstm_fc',
   'hidden': 4,
   'optimizer': 'adam',
-  'batch_size': 64,
+  'batch_size': 4,
   'epoch_steps': STEPS,
   'epochs': 2,
   'chunk': 2,
 }
 SECONDS = 300  # limit after which a process counts as hanging
+# A command with a tiny network, which compiles fast.
+TINY_PROGRAM = """
+import runpy
+import pytest
+from tests.experiments import tiny
+tiny.put_in(pytest.MonkeyPatch())
+runpy.run_module('experiments.cifar', run_name='__main__', alter_sys=True)
+"""
 
 
 @pytest.fixture
@@ -53,15 +61,14 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def pretrained(tmp_path):
-  return tiny.write_model(tmp_path / 'base.safetensors', models.resnet8())
+  return tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(10))
 
 
-def arguments(work, *more, module='cifar', **overrides):
+def arguments(work, *more, program=('-m', 'experiments.cifar'), **overrides):
   """Returns the command line of a run."""
   return [
     sys.executable,
-    '-m',
-    f'experiments.{module}',
+    *program,
     '--config=experiments/configs/digits.py',
     *([f'--workdir={work}'] if work else []),
     *[f'--config.{key}={value}' for key, value in overrides.items()],
@@ -110,29 +117,39 @@ def assert_same_run(config, work, other):
   for part in ('params', 'phi', 'refine_state', 'estimator_state', 'key'):
     assert any(path.startswith(f'state/{part}') for path in end['state']), part
   assert [r['epoch'] for r in end['records']] == [1, 2]
-  assert any(r['flipped']['stem/kernel'] > 0 for r in end['records'])
+  assert any(r['flipped']['head/kernel'] > 0 for r in end['records'])
 
 
 @pytest.mark.slow
 @pytest.mark.optimized
 def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
-  tmp_path, environment, pretrained
+  tmp_path, environment, pretrained, monkeypatch
 ):
+  tiny.put_in(monkeypatch)
   config = tiny.config(**OVERRIDES, pretrained=pretrained)
-  values = {**OVERRIDES, 'pretrained': pretrained}
+  values = {
+    **OVERRIDES,
+    'pretrained': pretrained,
+    'program': ('-c', TINY_PROGRAM),
+  }
   reference, killed, stopped = (
     tmp_path / name for name in ('reference', 'killed', 'stopped')
   )
-  save_often = arguments(killed, checkpoint_every=4, **values)
+  save_often = arguments(killed, checkpoint_every=CHECKPOINT_EVERY, **values)
   # With this command, only a signal causes a save in the middle of an epoch.
   save_rarely = arguments(stopped, checkpoint_every=1000, **values)
 
-  uninterrupted = arguments(reference, checkpoint_every=4, **values)
+  uninterrupted = arguments(
+    reference, checkpoint_every=CHECKPOINT_EVERY, **values
+  )
   status, shown, error = finish(start(uninterrupted, environment))
   assert status == 0, error
 
   # kill -9 comes at a random moment after a random checkpoint.
-  target, delay = random.randint(1, 2 * STEPS - 6), random.uniform(0, 0.2)
+  target, delay = (
+    random.randint(1, 2 * STEPS - 6 * CHECKPOINT_EVERY),
+    random.uniform(0, 0.2),
+  )
   with (tmp_path / 'output').open('w') as output:
     process = start(save_often, environment, output)
     wait_for(
@@ -147,7 +164,7 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
   assert not (killed / 'quantized.safetensors').exists(), moment
   status, resumed, error = finish(start(save_often, environment))
   assert status == 0, (moment, error)
-  config.checkpoint_every = 4
+  config.checkpoint_every = CHECKPOINT_EVERY
   assert_same_run(config, killed, reference)
 
   def stop(number):
@@ -224,7 +241,7 @@ def test_cifar_user_error_is_one_line(tmp_path, environment):
     "unknown config key 'lerning_rate'": arguments(work, lerning_rate=1),
     "config.network='vgg' must be one of": arguments(work, network='vgg'),
     'config.epochs=-1 must be at least 0': arguments(work, epochs=-1),
-    'bits=9': arguments(work, module='pretrain', bits=9),
+    'bits=9': arguments(work, program=('-m', 'experiments.pretrain'), bits=9),
     'There is no file none.safetensors': arguments(
       work, pretrained='none.safetensors'
     ),
