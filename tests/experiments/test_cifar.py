@@ -38,14 +38,6 @@ OVERRIDES = {
   'chunk': 2,
 }
 SECONDS = 300  # limit after which a process counts as hanging
-# A command with a tiny network, which compiles fast.
-TINY_PROGRAM = """
-import runpy
-import pytest
-from tests.experiments import tiny
-tiny.put_in(pytest.MonkeyPatch())
-runpy.run_module('experiments.cifar', run_name='__main__', alter_sys=True)
-"""
 
 
 @pytest.fixture
@@ -130,7 +122,7 @@ def test_cifar_stopped_in_any_way_resumes_bit_for_bit(
   values = {
     **OVERRIDES,
     'pretrained': pretrained,
-    'program': ('-c', TINY_PROGRAM),
+    'program': ('-c', tiny.program('experiments.cifar')),
   }
   reference, killed, stopped = (
     tmp_path / name for name in ('reference', 'killed', 'stopped')

@@ -48,6 +48,17 @@ def put_in(monkeypatch):
     monkeypatch.setitem(NETWORKS, name, tiny)
 
 
+def program(module):
+  """Returns Python code that runs a command with the tiny network."""
+  return f"""
+import runpy
+import pytest
+from tests.experiments import tiny
+tiny.put_in(pytest.MonkeyPatch())
+runpy.run_module({module!r}, run_name='__main__', alter_sys=True)
+"""
+
+
 def config(**overrides):
   """Returns the configuration of a run of two epochs on the digits."""
   result = digits.get_config()

@@ -33,14 +33,6 @@ def get_study():
       checkpoint_every=2, chunk=1, hidden=3)
     for estimator, alpha in (('ste', 1e-2), ('fc_grad', 1e-2))}, trials=2)
 """
-# The command itself, with a tiny network.
-PROGRAM = """
-import runpy
-import pytest
-from tests.experiments import tiny
-tiny.put_in(pytest.MonkeyPatch())
-runpy.run_module('experiments.study', run_name='__main__', alter_sys=True)
-"""
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +51,7 @@ def start(folder, workdir, *more):
   }
   return subprocess.Popen(
     [
-      *(sys.executable, '-c', PROGRAM),
+      *(sys.executable, '-c', tiny.program('experiments.study')),
       f'--study={folder / "tiny.py"}',
       f'--workdir={workdir}',
       *more,
