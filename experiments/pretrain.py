@@ -18,14 +18,14 @@ from experiments.training import train_and_evaluate
 flags.adopt_module_key_flags(training_flags)
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Trains the base model and prints how to use it."""
   del argv
   runtime.configure()
-  with exit_on_user_error():
-    check(training_flags.CONFIG.value)
-    config = base_config(training_flags.CONFIG.value)
-    result = train_and_evaluate(config, training_flags.workdir_for(config))
+  check(training_flags.CONFIG.value)
+  config = base_config(training_flags.CONFIG.value)
+  result = train_and_evaluate(config, training_flags.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
     f' {result.base_accuracy:.2f}% test accuracy.\n'

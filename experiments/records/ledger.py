@@ -15,7 +15,11 @@ from absl import app, flags
 
 from experiments.build import fingerprint
 from experiments.common import files
-from experiments.common.errors import InvalidError, MissingError
+from experiments.common.errors import (
+  InvalidError,
+  MissingError,
+  exit_on_user_error,
+)
 from experiments.records import run_log
 from experiments.records.workdir import LOG
 
@@ -131,6 +135,7 @@ def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
   ]
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Adds a run and prints the path of its entry."""
   del argv

@@ -14,11 +14,13 @@ import pathlib
 from absl import app, flags
 
 from experiments.common import markdown
+from experiments.common.errors import exit_on_user_error
 from experiments.records import cards, ledger
 from experiments.report import write
 from experiments.study import spec
 
 
+@exit_on_user_error()
 def main(argv: list[str]) -> None:
   """Writes all tables and figures, and fills the pages of this project."""
   del argv

@@ -324,6 +324,14 @@ def test_exit_on_user_error_exits_with_message(raised, code):
   assert error.value.code == code
 
 
+def test_exit_on_user_error_other_error_of_command_exits_with_message():
+  with (
+    pytest.raises(SystemExit, match='disk full'),
+    errors.exit_on_user_error(OSError),
+  ):
+    raise OSError('disk full')
+
+
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])
 def test_exit_on_user_error_other_error_keeps_traceback(kind):
   with pytest.raises(kind), errors.exit_on_user_error():
