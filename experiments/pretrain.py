@@ -11,7 +11,7 @@ from absl import app, flags
 from experiments.build.base_model import base_config
 from experiments.build.check import check
 from experiments.common import runtime
-from experiments.common.errors import exit_on_user_error
+from experiments.common.errors import ConfigError, exit_on_user_error
 from experiments.training import flags as training_flags
 from experiments.training import train_and_evaluate
 
@@ -23,8 +23,13 @@ def main(argv: list[str]) -> None:
   """Trains the base model and prints how to use it."""
   del argv
   runtime.configure()
-  check(training_flags.CONFIG.value)
-  config = base_config(training_flags.CONFIG.value)
+  config = training_flags.CONFIG.value
+  check(config)
+  if config.pretrain_epochs == 0:
+    raise ConfigError(
+      'config.pretrain_epochs=0 must be at least 1 to train a base model.'
+    )
+  config = base_config(config)
   result = train_and_evaluate(config, training_flags.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
