@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from experiments.build import fingerprint
-from experiments.common import files
 from experiments.common.errors import (
   InvalidError,
   MissingError,
@@ -22,6 +21,7 @@ from experiments.common.errors import (
 )
 from experiments.records import run_log
 from experiments.records.workdir import LOG
+from mq_jax.files import write_atomic
 
 RESULTS = 'results'
 
@@ -99,7 +99,7 @@ def add(
     old, _ = run_log.read_log(path)
     if any(old[key] != header[key] for key in ('config', 'date')):
       raise TakenError(path, header)
-  files.write_whole(path, run_log.to_lines((header, *records)))
+  write_atomic(path, run_log.to_lines((header, *records)))
   return path
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
+from mq_jax.files import write_atomic
 
 _FIRST_BYTES = {
   b'PK': 'a zip archive, such as torch.save and numpy.savez write',
@@ -74,7 +75,7 @@ def save_model(
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
   arrays = _flatten({'params': params, 'batch_stats': batch_stats})
-  files.write_whole(path, safetensors.numpy.save(arrays, dict(metadata)))
+  write_atomic(path, safetensors.numpy.save(arrays, dict(metadata)))
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
