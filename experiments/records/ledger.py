@@ -136,9 +136,8 @@ def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
 
 
 @exit_on_user_error()
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
   """Adds a run and prints the path of its entry."""
-  del argv
   arguments = flags.FLAGS
   print(add(arguments.workdir, arguments.results, arguments.name))
 

@@ -104,7 +104,7 @@ def from_arrays(
     InvalidError: If the file at `path` is of another kind.
   """
   for name in arrays:
-    if not is_own_name(name):
+    if not is_model_array(name):
       raise InvalidError(
         f'{path} has an array {name!r}, but the names in a model file start'
         f' with params/ or batch_stats/. If {name!r} is a name of PyTorch,'
@@ -122,7 +122,7 @@ def from_arrays(
   return ModelFile(**trees, metadata=metadata)
 
 
-def is_own_name(name: str) -> bool:
+def is_model_array(name: str) -> bool:
   """Returns True if an array of this name belongs to a model file."""
   return name.startswith(('params/', 'batch_stats/'))
 

@@ -57,7 +57,7 @@ def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
   path = pathlib.Path(path)
   arrays, metadata = _read(path)
   is_safetensors = path.suffix == '.safetensors'
-  if is_safetensors and any(map(model_file.is_own_name, arrays)):
+  if is_safetensors and any(map(model_file.is_model_array, arrays)):
     return model_file.from_arrays(path, arrays, metadata)
   return _from_arrays(path, arrays)
 
@@ -104,7 +104,7 @@ def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
   """Returns the depth, the number of classes and the channels of images."""
-  if any(map(model_file.is_own_name, arrays)):
+  if any(map(model_file.is_model_array, arrays)):
     raise ValueError('it is a model file of this project. Use it as it is.')
   blocks = {
     match[1]
