@@ -15,9 +15,8 @@ flags.adopt_module_key_flags(training_flags)
 
 
 @exit_on_user_error()
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
   """Runs the configuration and shows its result."""
-  del argv
   runtime.configure()
   config = training_flags.CONFIG.value
   check(config)

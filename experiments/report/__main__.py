@@ -21,9 +21,8 @@ from experiments.study import spec
 
 
 @exit_on_user_error()
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
   """Writes all tables and figures, and fills the pages of this project."""
-  del argv
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), spec.load_all()
   deployed = cards.read_cards(arguments.results)

@@ -226,11 +226,11 @@ def test_study_table_unpublished_has_no_paper_columns(tmp_path):
 @pytest.mark.parametrize(
   ('holdouts', 'start'),
   [
-    ([0], 'Test accuracy, mean'),
-    ([5_000], 'Accuracy on 5,000 training images held out, mean'),
+    ([0], 'Test accuracy is the mean'),
+    ([5_000], 'Accuracy on 5,000 training images held out is the mean'),
     (
       [0, 500],
-      'Test accuracy or accuracy on 500 training images held out, mean',
+      'Test accuracy or accuracy on 500 training images held out is the mean',
     ),
   ],
 )
