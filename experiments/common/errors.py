@@ -31,17 +31,17 @@ class UnreadableError(UserError, RuntimeError):
 
 
 @contextlib.contextmanager
-def exit_on_user_error(*others: type[Exception]) -> Iterator[None]:
+def exit_on_user_error(other: type[Exception] = UserError) -> Iterator[None]:
   """Exits with the message alone when a `UserError` is raised.
 
   Args:
-    *others: Other errors that the user of the command can correct.
+    other: Class of other errors that the user of the command can correct.
   """
   # Below this level JAX reports every kind of device that it does not find.
   logging.getLogger().setLevel(logging.WARNING)
   try:
     yield
-  except (UserError, *others) as error:
+  except (UserError, other) as error:
     sys.exit(f'{error}')
   except KeyboardInterrupt:
     sys.exit(130)
