@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 import mq_jax
 from experiments.build import losses
-from experiments.build.networks import DTYPES
-from mq_jax import models
+from experiments.build.networks import DTYPES, make_network
+from experiments.build.schema import default_config
 
 FULL, STE = 'full precision', 'ste'
 ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
@@ -74,13 +74,15 @@ def problem(network: Any, batch_size: int, dtype: str) -> Problem:
   """Returns a problem of random weights and images.
 
   Args:
-    network: Linen module, or the name of a network in `mq_jax.models`.
+    network: Linen module, or the name of a declared network.
     batch_size: Number of images.
     dtype: Dtype of the computation.
   """
   net = network
   if isinstance(network, str):
-    net = getattr(models, network)(dtype=DTYPES[dtype])
+    config = default_config()
+    config.update(network=network, dtype=dtype)
+    net = make_network(config, 10)
   keys = jax.random.split(jax.random.key(0), 3)
   shape = (batch_size, 32, 32, 3)
   batch = {

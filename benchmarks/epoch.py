@@ -14,12 +14,11 @@ import numpy as np
 
 from benchmarks import cases, measure, table
 from experiments.build.check import check
-from experiments.build.networks import DTYPES
+from experiments.build.networks import make_network
 from experiments.common.parallel import data_mesh, pick
 from experiments.configs import resnet20
 from experiments.data.on_device import ImageSet, device_pipeline
 from experiments.training.steps import make_steps
-from mq_jax import models
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3, 'images': 320}
 
@@ -41,7 +40,7 @@ def main() -> None:
   at = cases.problem(args.network, args.batch_size, args.dtype)
   images = _random_images(args.images)
   pipeline = device_pipeline(images, config, data_mesh(1))
-  net = getattr(models, args.network)(dtype=DTYPES[args.dtype])
+  net = make_network(config, 10)
   steps = make_steps(config, pipeline, net, at.params, at.model_state)
   state = steps.start()
   bare = cases.Case(

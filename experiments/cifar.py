@@ -1,4 +1,4 @@
-"""Trains a network of 1 to 8 bit weights on CIFAR.
+"""Trains a network of 1 to 8 bit weights on CIFAR or another data set.
 
 python -m experiments.cifar --config=experiments/configs/resnet20.py
 """
@@ -14,16 +14,14 @@ from experiments.training import print_summary, train_and_evaluate
 flags.adopt_module_key_flags(training_flags)
 
 
-def main(argv: list[str]) -> None:
+@exit_on_user_error()
+def main(_: list[str]) -> None:
   """Runs the configuration and shows its result."""
-  del argv
   runtime.configure()
-  with exit_on_user_error():
-    config = training_flags.CONFIG.value
-    check(config)
-    workdir = training_flags.workdir_for(config)
-    result = train_and_evaluate(config, workdir)
-  print_summary(result)
+  config = training_flags.CONFIG.value
+  check(config)
+  workdir = training_flags.workdir_for(config)
+  print_summary(train_and_evaluate(config, workdir))
 
 
 if __name__ == '__main__':

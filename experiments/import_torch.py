@@ -8,15 +8,15 @@ file where PyTorch is installed. `--config.pretrained` takes the same files.
 """
 
 import argparse
-import sys
 
 import jax
 
-from experiments.common.errors import UserError
+from experiments.common.errors import exit_on_user_error
 from experiments.records import model_file
 from experiments.records.torch_weights import load_torch
 
 
+@exit_on_user_error(OSError)
 def main(argv: list[str] | None = None) -> None:
   """Converts one file and prints a description of the network."""
   parser = argparse.ArgumentParser(
@@ -26,11 +26,8 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('source', help='.safetensors, .pth or .pt file')
   parser.add_argument('destination', help='.safetensors file to write')
   arguments = parser.parse_args(argv)
-  try:
-    model = load_torch(arguments.source)
-    model_file.save_model(arguments.destination, *model)
-  except (UserError, OSError) as error:
-    sys.exit(f'import_torch: {error}')
+  model = load_torch(arguments.source)
+  model_file.save_model(arguments.destination, *model)
   leaves = jax.tree_util.tree_leaves(model.params)
   print(
     f'{arguments.destination}: {model.metadata["network"]},'

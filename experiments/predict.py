@@ -9,12 +9,15 @@ Pillow. Images are scaled to the size that the network takes.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.common.errors import InvalidError, MissingError, UserError
+from experiments.common.errors import (
+  InvalidError,
+  MissingError,
+  exit_on_user_error,
+)
 from experiments.deploy import artefact
 
 
@@ -77,6 +80,7 @@ def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
   return np.asarray(colours, np.uint8)
 
 
+@exit_on_user_error()
 def main() -> None:
   """Prints one line per image and class."""
   options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,12 +94,9 @@ def main() -> None:
   args = options.parse_args()
   if args.top < 1:
     options.error(f'--top={args.top} must be at least 1.')
-  try:
-    for image, classes in predict(args.artefact, args.images, args.top):
-      for name, probability in classes:
-        print(f'{image}\t{name}\t{100 * probability:.1f}%')
-  except UserError as error:
-    sys.exit(str(error))
+  for image, classes in predict(args.artefact, args.images, args.top):
+    for name, probability in classes:
+      print(f'{image}\t{name}\t{100 * probability:.1f}%')
 
 
 if __name__ == '__main__':

@@ -15,13 +15,14 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.common.errors import UserError
+from experiments.common.errors import exit_on_user_error
 from experiments.data.cifar_archives import Advance
 from experiments.data.prepare import prepare
 
 
-def main(arguments: list[str] | None = None) -> int:
-  """Runs the command; returns its exit status."""
+@exit_on_user_error(OSError)
+def main(arguments: list[str] | None = None) -> None:
+  """Prepares the set, and prints how to use it."""
   parser = argparse.ArgumentParser(
     prog='python -m experiments.prepare_data',
     description='Prepares CIFAR-10 or CIFAR-100 from files on disk.',
@@ -57,12 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         return lambda n: progress.advance(task, n)
 
       folder = prepare(options.source, options.data_dir, report=report)
-  except (UserError, OSError) as error:
-    print(error, file=sys.stderr)
-    return 1
   except KeyboardInterrupt:
     print('Stopped. No set was prepared.', file=sys.stderr)
-    return 130
+    raise
   root, name = folder.parent.parent, folder.parent.name
   console.print(
     f'[bold]{name}[/] is ready in {folder}\n\n'
@@ -75,8 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     soft_wrap=True,
     highlight=False,
   )
-  return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

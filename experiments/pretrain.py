@@ -11,21 +11,25 @@ from absl import app, flags
 from experiments.build.base_model import base_config
 from experiments.build.check import check
 from experiments.common import runtime
-from experiments.common.errors import exit_on_user_error
+from experiments.common.errors import ConfigError, exit_on_user_error
 from experiments.training import flags as training_flags
 from experiments.training import train_and_evaluate
 
 flags.adopt_module_key_flags(training_flags)
 
 
-def main(argv: list[str]) -> None:
+@exit_on_user_error()
+def main(_: list[str]) -> None:
   """Trains the base model and prints how to use it."""
-  del argv
   runtime.configure()
-  with exit_on_user_error():
-    check(training_flags.CONFIG.value)
-    config = base_config(training_flags.CONFIG.value)
-    result = train_and_evaluate(config, training_flags.workdir_for(config))
+  config = training_flags.CONFIG.value
+  check(config)
+  if config.pretrain_epochs == 0:
+    raise ConfigError(
+      'config.pretrain_epochs=0 must be at least 1 to train a base model.'
+    )
+  config = base_config(config)
+  result = train_and_evaluate(config, training_flags.workdir_for(config))
   print(
     f'{config.network} on {config.dataset}:'
     f' {result.base_accuracy:.2f}% test accuracy.\n'

@@ -55,11 +55,12 @@ class Key(NamedTuple):
   @property
   def bounds(self) -> str:
     """Description of the allowed numbers; '' if all are allowed."""
+    finite = ' and finite' if self.kind is float else ''
     if self.most is not None:
       return f'from {self.least} to {self.most}'
     if self.above is not None:
-      return f'above {self.above} and finite'
-    return '' if self.least is None else f'at least {self.least} and finite'
+      return f'above {self.above}{finite}'
+    return '' if self.least is None else f'at least {self.least}{finite}'
 
   def is_in_bounds(self, value: float) -> bool:
     """Returns True if a number is finite and in the bounds of the key."""

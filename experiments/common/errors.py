@@ -5,6 +5,7 @@ defect and keeps its traceback.
 """
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -30,16 +31,17 @@ class UnreadableError(UserError, RuntimeError):
 
 
 @contextlib.contextmanager
-def exit_on_user_error() -> Iterator[None]:
-  """Exits with the message alone when a `UserError` is raised."""
-  # Imported here, because `experiments.predict` does not need absl.
-  from absl import logging
+def exit_on_user_error(other: type[Exception] = UserError) -> Iterator[None]:
+  """Exits with the message alone when a `UserError` is raised.
 
+  Args:
+    other: Class of other errors that the user of the command can correct.
+  """
   # Below this level JAX reports every kind of device that it does not find.
-  logging.set_verbosity(logging.WARNING)
+  logging.getLogger().setLevel(logging.WARNING)
   try:
     yield
-  except UserError as error:
+  except (UserError, other) as error:
     sys.exit(f'{error}')
   except KeyboardInterrupt:
     sys.exit(130)

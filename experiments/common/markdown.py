@@ -65,7 +65,8 @@ def fill(page: str, kind: str, texts: Mapping[str, Callable[[], str]]) -> str:
     texts: Function that makes the text of each name.
 
   Raises:
-    ValueError: If a marker has a name that is not in `texts`.
+    ValueError: If a marker has a name that is not in `texts`, or its text has
+      no end.
   """
 
   def replacement(match: re.Match[str]) -> str:
@@ -74,9 +75,15 @@ def fill(page: str, kind: str, texts: Mapping[str, Callable[[], str]]) -> str:
       raise ValueError(
         f'There is no {kind} called {name!r}. Use one of {sorted(texts)}.'
       )
+    if match[3] != '<!-- end -->':
+      raise ValueError(
+        f'The {kind} {name!r} has no <!-- end --> before the next marker or the'
+        ' end of the page. Add the line <!-- end --> below it.'
+      )
     return f'{match[1]}{texts[name]()}{match[3]}'
 
-  marked = rf'(<!-- {kind}: (?P<name>\S+) -->\n).*?(<!-- end -->)'
+  marker = r'<!-- (?:end|\w+: \S+) -->'
+  marked = rf'(<!-- {kind}: (?P<name>\S+) -->\n).*?({marker}|\Z)'
   return re.sub(marked, replacement, page, flags=re.DOTALL)
 
 

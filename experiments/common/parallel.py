@@ -24,7 +24,8 @@ def over_trials(
   """Extends a function of one trial to all trials, as a batch axis.
 
   A batch of trials fills an accelerator. On CPU, a convolution with separate
-  filters for every trial is many times slower, so trials run in turn there.
+  filters for every trial is many times slower, so `experiments.study` gives
+  each trial its own run there.
 
   Args:
     function: `(tree, *shared) -> tree`; `tree` holds the pytrees of one trial.

@@ -20,7 +20,7 @@ from experiments.data import cifar_pickle
 
 Advance = Callable[[int], object]
 Report = Callable[[str, int], Advance]
-# The size in bytes and the reader of each file, by its name without folders.
+# Images and labels of each split, by its name.
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 PIXELS = 3 * 32 * 32

@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
+from mq_jax.files import open_atomic
 
 CACHE = 'mq_jax_pixels.npz'
 
@@ -208,7 +209,7 @@ def _read_cache(path: Path, state: str) -> Pixels | None:
 def _write_cache(path: Path, state: str, pixels: Pixels) -> None:
   """Writes decoded pixels; logs a warning if the folder is not writable."""
   try:
-    with files.open_whole(path) as file:
+    with open_atomic(path) as file:
       np.savez(file, fingerprint=np.array(state), **pixels._asdict())
   except OSError as error:
     logging.warning(

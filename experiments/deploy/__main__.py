@@ -24,9 +24,8 @@ from experiments.records import cards
 
 
 @exit_on_user_error()
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
   """Deploys the network and shows the size and accuracy of each file."""
-  del argv
   arguments = flags.FLAGS
   # An exit by exception removes incomplete files, as after Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

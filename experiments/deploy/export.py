@@ -74,9 +74,9 @@ def check_onnx() -> None:
   ]
   if missing:
     raise MissingError(
-      f'ONNX needs {" and ".join(missing)}: pip install'
-      " 'mq_jax[experiments,onnx]' in a separate environment, because jax2onnx"
-      ' needs an older orbax-checkpoint, or leave onnx out of --format.'
+      f'ONNX needs {" and ".join(missing)}: pip install -e'
+      " '.[experiments,onnx]' in a separate environment, because jax2onnx needs"
+      ' an older orbax-checkpoint, or leave onnx out of --format.'
     )
 
 

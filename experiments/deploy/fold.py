@@ -72,9 +72,8 @@ def fold_run(
 
 
 @exit_on_user_error()
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
   """Folds the network and shows accuracies and integers."""
-  del argv
   runtime.configure()
   accuracies, integers = fold_run(flags.FLAGS.workdir)
   names = {

@@ -13,13 +13,13 @@ import mq_jax
 from experiments.build.networks import make_activation, make_network
 from experiments.build.parts import make_parts
 from experiments.common.errors import InvalidError
-from experiments.common.files import write_whole
 from experiments.data import datasets
 from experiments.data.on_device import hold_out
 from experiments.deploy import artefact, card, check, export, packed_network
 from experiments.deploy.kernels import fold_kernels
 from experiments.records import model_file
 from experiments.records import workdir as run_folder
+from mq_jax.files import write_atomic
 from mq_jax.models import BatchNorm, fold_norms
 
 FORMATS = {
@@ -190,5 +190,5 @@ def _move_files(
     (out / name).unlink(missing_ok=True)
   for path in folder.iterdir():
     path.replace(out / path.name)
-  write_whole(out / PAGE, card.markdown(described).encode())
-  write_whole(out / artefact.CARD, json.dumps(described, indent=1).encode())
+  write_atomic(out / PAGE, card.markdown(described).encode())
+  write_atomic(out / artefact.CARD, json.dumps(described, indent=1).encode())

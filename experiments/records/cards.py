@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from experiments.common.files import write_whole
+from mq_jax.files import write_atomic
 
 FOLDER = 'deployed'
 
@@ -24,5 +24,5 @@ def enter(results: str | pathlib.Path, card: dict[str, Any]) -> pathlib.Path:
     The path of the card.
   """
   path = pathlib.Path(results) / FOLDER / f'{card["name"]}.json'
-  write_whole(path, (json.dumps(card, indent=1) + '\n').encode())
+  write_atomic(path, (json.dumps(card, indent=1) + '\n').encode())
   return path

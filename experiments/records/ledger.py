@@ -14,10 +14,14 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from experiments.build import fingerprint
-from experiments.common import files
-from experiments.common.errors import InvalidError, MissingError
+from experiments.common.errors import (
+  InvalidError,
+  MissingError,
+  exit_on_user_error,
+)
 from experiments.records import run_log
 from experiments.records.workdir import LOG
+from mq_jax.files import write_atomic
 
 RESULTS = 'results'
 
@@ -95,7 +99,7 @@ def add(
     old, _ = run_log.read_log(path)
     if any(old[key] != header[key] for key in ('config', 'date')):
       raise TakenError(path, header)
-  files.write_whole(path, run_log.to_lines((header, *records)))
+  write_atomic(path, run_log.to_lines((header, *records)))
   return path
 
 
@@ -131,9 +135,9 @@ def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
   ]
 
 
-def main(argv: list[str]) -> None:
+@exit_on_user_error()
+def main(_: list[str]) -> None:
   """Adds a run and prints the path of its entry."""
-  del argv
   arguments = flags.FLAGS
   print(add(arguments.workdir, arguments.results, arguments.name))
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
+from mq_jax.files import write_atomic
 
 _FIRST_BYTES = {
   b'PK': 'a zip archive, such as torch.save and numpy.savez write',
@@ -74,7 +75,7 @@ def save_model(
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
   arrays = _flatten({'params': params, 'batch_stats': batch_stats})
-  files.write_whole(path, safetensors.numpy.save(arrays, dict(metadata)))
+  write_atomic(path, safetensors.numpy.save(arrays, dict(metadata)))
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -103,7 +104,7 @@ def from_arrays(
     InvalidError: If the file at `path` is of another kind.
   """
   for name in arrays:
-    if not is_own_name(name):
+    if not is_model_array(name):
       raise InvalidError(
         f'{path} has an array {name!r}, but the names in a model file start'
         f' with params/ or batch_stats/. If {name!r} is a name of PyTorch,'
@@ -121,7 +122,7 @@ def from_arrays(
   return ModelFile(**trees, metadata=metadata)
 
 
-def is_own_name(name: str) -> bool:
+def is_model_array(name: str) -> bool:
   """Returns True if an array of this name belongs to a model file."""
   return name.startswith(('params/', 'batch_stats/'))
 

@@ -25,6 +25,7 @@ import jax
 from experiments.build.fingerprint import without_places
 from experiments.common import files
 from experiments.common.errors import InvalidError
+from mq_jax.files import write_atomic
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'mq_jax', 'numpy')
 _T = TypeVar('_T')
@@ -91,7 +92,7 @@ def start_log(
       f'{path} has no record of epoch {epochs_done}, the last epoch of the'
       ' checkpoint. Restore the file of that run, or use another --workdir.'
     )
-  files.write_whole(path, to_lines([first, *kept]))
+  write_atomic(path, to_lines([first, *kept]))
 
 
 def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:

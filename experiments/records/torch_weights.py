@@ -57,7 +57,7 @@ def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
   path = pathlib.Path(path)
   arrays, metadata = _read(path)
   is_safetensors = path.suffix == '.safetensors'
-  if is_safetensors and any(map(model_file.is_own_name, arrays)):
+  if is_safetensors and any(map(model_file.is_model_array, arrays)):
     return model_file.from_arrays(path, arrays, metadata)
   return _from_arrays(path, arrays)
 
@@ -80,8 +80,8 @@ def _from_arrays(
   """Converts the state dict that a file contains."""
   try:
     arrays = _without_prefix(arrays)
-    depth, num_classes = _identify(arrays)
-    variables = _convert(arrays, depth, num_classes)
+    depth, num_classes, channels = _identify(arrays)
+    variables = _convert(arrays, depth, num_classes, channels)
   except ValueError as error:
     raise InvalidError(f'{path}: {error}') from error
   metadata = {
@@ -102,33 +102,37 @@ def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
   return {name.removeprefix(prefix): array for name, array in arrays.items()}
 
 
-def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[int, int]:
-  """Returns the depth of the network and its number of classes."""
-  if any(map(model_file.is_own_name, arrays)):
+def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
+  """Returns the depth, the number of classes and the channels of images."""
+  if any(map(model_file.is_model_array, arrays)):
     raise ValueError('it is a model file of this project. Use it as it is.')
   blocks = {
     match[1]
     for name in arrays
     if (match := re.fullmatch(r'layer1\.(\d+)\.conv1\.weight', name))
   }
+  stem = arrays.get('conv1.weight', np.zeros(()))
   head = arrays.get('fc.weight', np.zeros(()))
+  has_ends = (stem.ndim, head.ndim) == (4, 2) and stem.size and head.size
   # 200 blocks per stage are the deepest ResNet for CIFAR, of 1202 layers.
-  is_resnet = 1 <= len(blocks) <= 200 and head.ndim == 2 and head.size
+  is_resnet = 1 <= len(blocks) <= 200 and has_ends
   if not is_resnet or 'layer4.0.conv1.weight' in arrays:
     raise ValueError(
-      'it is not a ResNet for CIFAR, which has layer1 to layer3 and fc. Its'
-      f' tensors: {_few(arrays)}. Save the state dict of such a network.'
+      'it is not a ResNet for CIFAR, which has conv1, layer1 to layer3 and fc.'
+      f' Its tensors: {_few(arrays)}. Save the state dict of such a network.'
     )
-  return 6 * len(blocks) + 2, head.shape[0]
+  return 6 * len(blocks) + 2, head.shape[0], stem.shape[1]
 
 
 def _convert(
-  arrays: Mapping[str, np.ndarray], depth: int, num_classes: int
+  arrays: Mapping[str, np.ndarray], depth: int, num_classes: int, channels: int
 ) -> Any:
   """Returns variables of our network; compares every name and shape."""
   net = models.resnet(depth, num_classes)
+  # The shapes of weights do not depend on the size of images.
+  image = jnp.zeros((1, 1, 1, channels))
   expected = jax.eval_shape(
-    lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    lambda: net.init(jax.random.key(0), image, train=False)
   )
   names = {
     _torch_name(path): leaf
@@ -181,7 +185,7 @@ def _leaf(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   if ours.shape != shape:
     raise ValueError(
       f'its tensor {name} becomes {ours.shape}, but the network has {shape}.'
-      " Only networks with the layers of the authors' can be imported."
+      ' The layers must have the sizes of a ResNet for CIFAR.'
     )
   if not jnp.issubdtype(ours.dtype, jnp.floating):
     raise ValueError(f'its tensor {name} is {ours.dtype}. Save it as float32.')

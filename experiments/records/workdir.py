@@ -40,9 +40,10 @@ def model_path(
 
 def is_complete(workdir: PathLike, config: ConfigDict) -> bool:
   """Returns True if the run in a folder has reached its last epoch."""
-  if not model_path(workdir, config).exists():
+  log = pathlib.Path(workdir) / LOG
+  if not (log.exists() and model_path(workdir, config).exists()):
     return False
-  _, records = run_log.read_log(pathlib.Path(workdir) / LOG)
+  _, records = run_log.read_log(log)
   return bool(records) and records[-1]['epoch'] == config.epochs
 
 

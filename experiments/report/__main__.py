@@ -14,14 +14,15 @@ import pathlib
 from absl import app, flags
 
 from experiments.common import markdown
+from experiments.common.errors import exit_on_user_error
 from experiments.records import cards, ledger
 from experiments.report import write
 from experiments.study import spec
 
 
-def main(argv: list[str]) -> None:
+@exit_on_user_error()
+def main(_: list[str]) -> None:
   """Writes all tables and figures, and fills the pages of this project."""
-  del argv
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), spec.load_all()
   deployed = cards.read_cards(arguments.results)

@@ -59,7 +59,7 @@ def _note(cards: Sequence[dict[str, Any]]) -> str:
     'jax': [card['made']['versions']['jax'] for card in cards],
   }
   return (
-    'Bytes of the run: its quantized.safetensors, float32. Errors of logits are'
-    " relative to an image's largest one in the trained network."
-    f' {join_conditions(values)}.'
+    'The bytes of the run are those of its quantized.safetensors, in float32.'
+    ' Errors of logits are relative to the largest logit of the image in the'
+    f' trained network. {join_conditions(values)}.'
   )

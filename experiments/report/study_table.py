@@ -119,16 +119,16 @@ def _mark(
 
 def _note(used: Sequence[ledger.Run], with_paper: bool) -> str:
   text = (
-    f'{_measured_on(used)}, mean of the last tenth of the epochs (at'
-    ' least one; in the paper, of the last ten); std is the standard deviation'
-    ' over trials; base is the full-precision network that the runs start from'
+    f'{_measured_on(used)} is the mean over the last tenth of the epochs, at'
+    ' least one epoch. The paper takes the mean over the last ten epochs. The'
+    ' columns std and base % are the standard deviation over trials and the'
+    ' accuracy of the full-precision network that the runs start from.'
   )
   if with_paper:
     text += (
-      '; the interval is that of the difference, by a bootstrap over our'
-      ' trials, the printed number taken as exact'
+      ' The 95 % interval of the difference is a bootstrap over our trials,'
+      " which treats the paper's number as exact."
     )
-  text += '.'
   if not used:
     return text
   kinds = join_distinct(run.header['device']['kind'] for run in used)

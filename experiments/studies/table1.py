@@ -8,6 +8,8 @@ MetaQuant-ResNet20-CIFAR10.safetensors.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -32,13 +34,20 @@ def get_study() -> Study:
   return main_table('Table 1', 'cifar10', FIGURES)
 
 
-def main_table(title: str, dataset: str, figures: Mapping[str, str]) -> Study:
+def main_table(
+  title: str,
+  dataset: str,
+  figures: Mapping[str, str],
+  baseline_changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Study:
   """Returns the grid that the two main tables of the paper share.
 
   Args:
     title: Name of the table.
     dataset: Dataset of all settings.
     figures: Figures of the paper, by network and quantizer.
+    baseline_changes: Keys of the straight-through baselines in the protocol
+      'paper'.
   """
   settings: dict[str, ConfigDict] = {}
   for name in figures:
@@ -47,6 +56,7 @@ def main_table(title: str, dataset: str, figures: Mapping[str, str]) -> Study:
       for estimator in ESTIMATORS[quantizer]:
         settings |= both_protocols(
           f'{name}-{optimizer}-{estimator}',
+          baseline_changes if estimator == 'ste' else {},
           network=network,
           dataset=dataset,
           quantizer=quantizer,

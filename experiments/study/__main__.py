@@ -44,8 +44,8 @@ def main(argv: list[str]) -> None:
   trials = arguments.trials or study.trials
 
   def missing_jobs() -> list[plan.Job]:
-    # On CPU the trials of one program run in turn. Separate programs take as
-    # long, and the first trial is done sooner.
+    # On CPU a batch of trials is slower than one program per trial, and the
+    # first trial is done sooner.
     return plan.jobs(
       name,
       settings,

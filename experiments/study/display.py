@@ -105,17 +105,17 @@ def print_status(
   jobs: dict[str, list[plan.Job]] = {}
   for job in planned:
     jobs.setdefault(identity(job.config.to_dict()), []).append(job)
-  finished = 0
+  trials_done = 0
   for name, config in settings.items():
     done = plan.done_seeds(config.to_dict(), runs) & set(range(trials))
-    finished += len(done)
+    trials_done += len(done)
     table.add_row(
       name,
       f'{len(done)}/{trials}',
       _states(jobs.get(identity(config.to_dict()), [])),
     )
   console.print(table)
-  console.print(f'{finished} of {len(settings) * trials} trials are done.')
+  console.print(f'{trials_done} of {len(settings) * trials} trials are done.')
 
 
 def _states(planned: Sequence[plan.Job]) -> str:

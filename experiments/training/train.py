@@ -269,9 +269,9 @@ def _result(config: ConfigDict, folder: pathlib.Path) -> Result:
     [trial['test_accuracy'] for trial in record.get('trials', [record])]
     for record in run_log.last_epochs(records)
   ]
-  own_accuracy = accuracies[-1] if config.quantizer == 'none' else None
+  final_accuracy = accuracies[-1] if config.quantizer == 'none' else None
   return Result(
-    base_accuracy=header['start'].get('base_accuracy', own_accuracy),
+    base_accuracy=header['start'].get('base_accuracy', final_accuracy),
     last_accuracy=statistics.fmean(run_log.last_epochs(accuracies)),
     best_accuracy=max(accuracies),
     seconds_per_epoch=statistics.fmean(r['seconds'] for r in records),

@@ -118,11 +118,11 @@ def clip_weights(
   if not bound > 0:
     raise ValueError(f'bound={bound!r} must be positive.')
 
-  def clipped(_: Quantizer, w: Array, move: Array) -> Array:
+  def clip_weight(_: Quantizer, w: Array, move: Array) -> Array:
     return jnp.clip(w + move, -bound, bound) - w
 
   return optax.stateless(
-    lambda moves, params: selection.transform(clipped, rules, params, moves)
+    lambda moves, params: selection.transform(clip_weight, rules, params, moves)
   )
 
 

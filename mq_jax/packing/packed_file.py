@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mq_jax.files import write_atomic
 from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
 from mq_jax.selection import named_leaves, nested
@@ -118,21 +119,6 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
       f'{path} ({path.stat().st_size} bytes) is truncated, changed, or not a'
       f' file of mq_jax.save_packed ({error}): copy or save the file again.'
     ) from error
-
-
-def write_atomic(path: pathlib.Path, content: bytes) -> None:
-  """Writes a complete file or nothing, and replaces any older file."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # The process id separates two processes that write the same file.
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-  try:
-    with partial.open('wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def _plain(name: str, leaf: Any) -> np.ndarray:

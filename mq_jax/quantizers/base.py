@@ -155,7 +155,7 @@ def check_clip(clip: float | None) -> None:
     raise ValueError(f'clip={clip!r} must be a positive number or None.')
 
 
-def clipped(g: Array, w_tilde: Array, clip: float | None) -> Array:
+def clip_gradient(g: Array, w_tilde: Array, clip: float | None) -> Array:
   """Returns the gradient `g`, with zeros where |W̃| > clip."""
   if clip is None:
     return g

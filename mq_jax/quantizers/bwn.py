@@ -3,7 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from mq_jax.quantizers.base import Quantizer, Variables, check_clip, clipped
+from mq_jax.quantizers.base import (
+  Quantizer,
+  Variables,
+  check_clip,
+  clip_gradient,
+)
 
 Array = jax.Array
 
@@ -65,7 +70,7 @@ def bwn(
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: Variables
   ) -> Array:
-    g_ste = clipped(g_hat, w_tilde, clip)
+    g_ste = clip_gradient(g_hat, w_tilde, clip)
     return scale(w_tilde) * g_ste if scaled_gradient else g_ste
 
   return Quantizer(

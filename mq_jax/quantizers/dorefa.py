@@ -5,7 +5,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_bits
-from mq_jax.quantizers.base import Quantizer, Variables, check_clip, clipped
+from mq_jax.quantizers.base import (
+  Quantizer,
+  Variables,
+  check_clip,
+  clip_gradient,
+)
 from mq_jax.quantizers.bwn import bwn
 
 Array = jax.Array
@@ -69,7 +74,7 @@ def dorefa(
   return Quantizer(
     codes,
     preprocess=lambda w, variables: jnp.tanh(w) / (2 * _tanh_range(w)) + 0.5,
-    straight_through=lambda g_hat, w_tilde, variables: clipped(
+    straight_through=lambda g_hat, w_tilde, variables: clip_gradient(
       g_hat, w_tilde, clip
     ),
     calibrate=lambda w, g_tilde, variables: (

@@ -25,6 +25,7 @@ from benchmarks import (
   step_time,
   trials,
 )
+from experiments.build import networks
 from experiments.common import markdown
 from experiments.configs import methods as recipes
 from mq_jax import models
@@ -134,6 +135,15 @@ def run_quick(monkeypatch, tmp_path, module, *args):
 
 
 @pytest.mark.usefixtures('quick_network')
+def test_problem_declared_network_is_made(monkeypatch):
+  network = networks.Network(
+    lambda keys, classes, activation: Wide(classes), ()
+  )
+  monkeypatch.setitem(networks.NETWORKS, 'mine', network)
+  at = cases.problem('mine', 2, 'float32')
+  assert cases.weights(at) == cases.weights(cases.problem(Wide(), 2, 'float32'))
+
+
 def test_step_time_stack_not_collapsed_exits(monkeypatch, tmp_path):
   monkeypatch.setitem(
     cases.ESTIMATORS,

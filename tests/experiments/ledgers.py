@@ -31,22 +31,22 @@ def write(folder, name, config, accuracies, **header):
     **header: More keys of the first line.
   """
   several = bool(accuracies) and isinstance(accuracies[0], list)
-  each = accuracies if several else [accuracies]
-  whole = resnet20.get_config().to_dict() | config
-  whole['trials'] = len(each)
+  by_trial = accuracies if several else [accuracies]
+  run_config = resnet20.get_config().to_dict() | config
+  run_config['trials'] = len(by_trial)
   if 'diverged' not in header:
-    whole['epochs'] = len(each[0])
+    run_config['epochs'] = len(by_trial[0])
   records = []
-  for epoch, values in enumerate(zip(*each, strict=True), start=1):
+  for epoch, values in enumerate(zip(*by_trial, strict=True), start=1):
     mean = record(epoch, sum(values) / len(values))
     if several:
       mean['trials'] = [
-        {'seed': whole['seed'] + i, **record(epoch, value)}
+        {'seed': run_config['seed'] + i, **record(epoch, value)}
         for i, value in enumerate(values)
       ]
     records.append(mean)
   first = {
-    'config': whole,
+    'config': run_config,
     'date': 'today',
     'device': {'kind': 'cpu'},
     'versions': {'jax': '0.10.2'},

@@ -296,6 +296,15 @@ def test_pretrain_writes_base_model_for_cifar(tmp_path, set_flags, capsys):
   assert not (tmp_path / 'run' / 'pretrain').exists()
 
 
+def test_pretrain_without_epochs_names_pretrain_epochs(tmp_path, set_flags):
+  set_flags(tiny.config(pretrain_epochs=0), tmp_path / 'base')
+  with pytest.raises(
+    SystemExit, match=r'^config\.pretrain_epochs=0 must be at least 1'
+  ):
+    pretrain.main(['pretrain'])
+  assert not (tmp_path / 'base').exists()
+
+
 def test_workdir_for_without_flag_says_how_to_resume(
   tmp_path, set_flags, monkeypatch, capsys
 ):
@@ -322,6 +331,14 @@ def test_exit_on_user_error_exits_with_message(raised, code):
   with pytest.raises(SystemExit) as error, errors.exit_on_user_error():
     raise raised
   assert error.value.code == code
+
+
+def test_exit_on_user_error_other_error_of_command_exits_with_message():
+  with (
+    pytest.raises(SystemExit, match='disk full'),
+    errors.exit_on_user_error(OSError),
+  ):
+    raise OSError('disk full')
 
 
 @pytest.mark.parametrize('kind', [ValueError, FileNotFoundError, RuntimeError])

@@ -119,7 +119,7 @@ def test_add_elq_penalties_matches_finite_differences():
   np.testing.assert_allclose(new['w'], g)
 
 
-def test_fixed_levels_keeps_levels_of_first_weights():
+def test_fixed_levels_keeps_levels_of_initial_weights():
   w = common.weight(6)
   quantizer = methods.fixed_levels(methods.twn())
   levels = quantizer.init(w)

@@ -45,13 +45,13 @@ def paths(params):
 def tables(params, rules):
   """Returns quantized parameters, and the scale of each leaf that has one."""
   selected = select(params, rules)
-  coded = map_selected(
+  pairs = map_selected(
     lambda q, w: q.codes(q.preprocess(w, q.init(w)), q.init(w)),
     selected,
     named_leaves(params),
   )
-  scales = {p: models.scale_of(levels) for p, (_, levels) in coded.items()}
-  values = {p: mq_jax.dequantize(*pair) for p, pair in coded.items()}
+  scales = {p: models.scale_of(levels) for p, (_, levels) in pairs.items()}
+  values = {p: mq_jax.dequantize(*pair) for p, pair in pairs.items()}
   scales = {p: alpha for p, alpha in scales.items() if alpha is not None}
   return replace(params, values), scales
 

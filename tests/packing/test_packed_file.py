@@ -18,7 +18,6 @@ import safetensors.numpy
 
 import mq_jax
 from mq_jax import methods
-from mq_jax.packing import packed_file
 from mq_jax.packing.packed_array import is_packed, packed_leaves
 from mq_jax.selection import named_leaves
 
@@ -263,31 +262,11 @@ def test_save_packed_failed_write_leaves_only_old_file(
   def full(*_):
     raise OSError('no space left on device')
 
-  if call == 'fsync':
-    monkeypatch.setattr(os, 'fsync', full)
-  else:
-    monkeypatch.setattr(pathlib.Path, 'replace', full)
+  monkeypatch.setattr(os, call, full)
   with pytest.raises(OSError, match='no space'):
     mq_jax.save_packed(path, packed._replace(metadata={}))
   assert path.read_bytes() == content
   assert os.listdir(path.parent) == ['net.safetensors']
-
-
-def test_write_atomic_renames_only_complete_file(tmp_path, monkeypatch):
-  path = tmp_path / 'new' / 'a.bin'
-  written = []
-
-  def synced(descriptor):
-    (partial,) = os.listdir(path.parent)
-    written.append((partial, os.fstat(descriptor).st_size))
-
-  monkeypatch.setattr(os, 'fsync', synced)
-  packed_file.write_atomic(path, b'12345')
-  ((name, size),) = written
-  assert name != path.name
-  assert size == 5
-  assert os.listdir(path.parent) == ['a.bin']
-  assert path.read_bytes() == b'12345'
 
 
 def test_load_packed_folder_raises(tmp_path):

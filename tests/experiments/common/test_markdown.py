@@ -48,6 +48,17 @@ def test_fill_unknown_name_raises():
     markdown.fill(PAGE, 'table', {'y': lambda: ''})
 
 
+def test_fill_without_end_before_next_marker_raises():
+  page = PAGE.replace('<!-- end -->\n', '') + PAGE.replace(
+    'table: x', 'table: y'
+  )
+  texts = {'x': lambda: 'new\n', 'y': lambda: 'new\n'}
+  with pytest.raises(ValueError, match="'x' has no <!-- end -->"):
+    markdown.fill(page, 'table', texts)
+  with pytest.raises(ValueError, match="'x' has no <!-- end -->"):
+    markdown.fill('<!-- table: x -->\nold\n', 'table', texts)
+
+
 def test_fill_files_returns_changed_pages(tmp_path):
   paths = [tmp_path / 'a.md', tmp_path / 'b.md']
   paths[0].write_text(PAGE)

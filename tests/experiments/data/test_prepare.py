@@ -743,16 +743,14 @@ def test_command_wrong_sizes_exits_with_message(
 ) -> None:
   source = write_folder(tmp_path / 'a', binary_files('cifar10'))
   before = signal.getsignal(signal.SIGTERM)
+  message = 'data_batch_1.bin has 30730 bytes, but 10000 images take 30730000'
   try:
-    status = prepare_data.main(
-      ['--source', str(source), '--data_dir', str(tmp_path / 'sets')]
-    )
+    with pytest.raises(SystemExit, match=message):
+      prepare_data.main(
+        ['--source', str(source), '--data_dir', str(tmp_path / 'sets')]
+      )
   finally:
     signal.signal(signal.SIGTERM, before)
-  assert status == 1
-  assert 'data_batch_1.bin has 30730 bytes, but 10000 images take 30730000' in (
-    capfd.readouterr().err
-  )
   assert not (tmp_path / 'sets').exists()
 
 

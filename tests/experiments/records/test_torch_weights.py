@@ -109,6 +109,13 @@ def test_load_torch_weights_fit_network(tmp_path):
   assert jax.tree.map(jnp.shape, given) == jax.tree.map(jnp.shape, expected)
 
 
+def test_load_torch_one_channel_network_is_imported(tmp_path):
+  state = state_dict()
+  state['conv1.weight'] = state['conv1.weight'][:, :1]
+  model = torch_weights.load_torch(write(tmp_path, state))
+  assert model.params['stem']['kernel'].shape == (3, 3, 1, 16)
+
+
 def assert_same_model(got, want):
   jax.tree.map(np.testing.assert_array_equal, got[:2], want[:2])
   assert {leaf.dtype for leaf in jax.tree.leaves(got[:2])} == {np.dtype('f4')}
@@ -150,7 +157,7 @@ def test_command_converts_safetensors(tmp_path):
     [*command, str(tmp_path / 'net.npz')], capture_output=True, text=True
   )
   assert failed.returncode == 1
-  assert failed.stderr.startswith('import_torch: ')
+  assert failed.stderr.startswith(f'{tmp_path / "net.npz"}: ')
   assert 'must end in .safetensors' in failed.stderr
   assert 'Traceback' not in failed.stderr
   assert not (tmp_path / 'net.npz').exists()
@@ -333,6 +340,11 @@ def without(name):
   [
     (SMALL, 'not a ResNet for CIFAR.*Its tensors: a, b'),
     (without('fc.weight'), 'not a ResNet for CIFAR'),
+    (without('conv1.weight'), 'not a ResNet for CIFAR'),
+    (
+      state_dict() | {'conv1.weight': np.zeros(16, np.float32)},
+      'not a ResNet for CIFAR',
+    ),
     (
       state_dict() | {'layer4.0.conv1.weight': np.zeros(1, np.float32)},
       'not a ResNet for CIFAR',

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import types
 
 import pytest
 
@@ -10,6 +11,7 @@ from experiments.build.schema import KEYS
 from experiments.common import markdown
 from experiments.configs import methods
 from experiments.records import cards, ledger
+from experiments.report import __main__ as command
 from experiments.report import comparison, method_table, study_table, write
 from experiments.report.first_epoch import first_epoch_table
 from experiments.study import spec
@@ -224,11 +226,11 @@ def test_study_table_unpublished_has_no_paper_columns(tmp_path):
 @pytest.mark.parametrize(
   ('holdouts', 'start'),
   [
-    ([0], 'Test accuracy, mean'),
-    ([5_000], 'Accuracy on 5,000 training images held out, mean'),
+    ([0], 'Test accuracy is the mean'),
+    ([5_000], 'Accuracy on 5,000 training images held out is the mean'),
     (
       [0, 500],
-      'Test accuracy or accuracy on 500 training images held out, mean',
+      'Test accuracy or accuracy on 500 training images held out is the mean',
     ),
   ],
 )
@@ -369,3 +371,11 @@ def test_method_table_shows_costs_and_accuracy(tmp_path):
   assert rows['`slb`']['measured'] == '80.00, from random weights'
   assert rows['`twn`']['measured'] == 'no run'
   assert method_table.read_costs(tmp_path) == {}
+
+
+def test_command_damaged_ledger_exits_with_message(tmp_path, monkeypatch):
+  (tmp_path / 'cut.jsonl').write_text('{"config"')
+  arguments = types.SimpleNamespace(results=tmp_path, out=tmp_path / 'out')
+  monkeypatch.setattr(command.flags, 'FLAGS', arguments)
+  with pytest.raises(SystemExit, match=r'cut\.jsonl'):
+    command.main(['report'])

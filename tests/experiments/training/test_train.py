@@ -274,7 +274,7 @@ def test_run_without_base_model_trains_one_once(
     train.train_and_evaluate(config, tmp_path)
 
 
-def test_run_in_full_precision_reports_own_accuracy_as_base_accuracy(
+def test_run_in_full_precision_reports_final_accuracy_as_base_accuracy(
   tmp_path, config
 ):
   base = base_config(config)
