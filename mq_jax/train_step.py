@@ -32,6 +32,7 @@ from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.selection import Rules
 
 Array = jax.Array
+PHI_COTANGENTS = ('ste', 'estimator')
 
 
 class TrainStep(NamedTuple):
@@ -113,7 +114,7 @@ def make_train_step(
       'estimator must be a GradientEstimator such as mq_jax.ste(), not'
       f' {estimator!r}.'
     )
-  check_choice('phi_cotangent', phi_cotangent, ('ste', 'estimator'))
+  check_choice('phi_cotangent', phi_cotangent, PHI_COTANGENTS)
   selection.check_rules(quantizer)
   if differentiate_refinement:
     check_with_stand_in(refine)

@@ -67,9 +67,9 @@ def _check_seeds(config: ConfigDict) -> None:
     )
   if config.trials > 1 and is_from_scratch(config):
     raise ConfigError(
-      f'config.trials={config.trials} trials must start from the same weights,'
-      ' but this run starts from random weights: set config.pretrained, or run'
-      ' one seed at a time.'
+      f'With config.trials={config.trials}, all trials must start from the same'
+      ' weights, but this run starts from random weights: set'
+      ' config.pretrained, or run one seed at a time.'
     )
   if config.mesh_data == 0:
     raise ConfigError('config.mesh_data=0 must be a number of devices, or -1.')

@@ -98,9 +98,7 @@ ESTIMATORS = {
     '^',
   ),
   'kernel_wise': Estimator(
-    lambda keys, context: mq_jax.kernel_wise(
-      hidden=keys.hidden, init=keys.init
-    ),
+    lambda keys, context: mq_jax.kernel_wise(**keys),
     ('hidden', 'init'),
     '#CC79A7',
     'v',

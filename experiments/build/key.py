@@ -25,6 +25,7 @@ class Key(NamedTuple):
     training: Only a run of at least one epoch reads the key.
     quantized: Only a run that quantizes weights reads the key.
     learned: Only a run with a learned estimator reads the key.
+    stepwise: Only a run whose α falls in steps reads the key.
     file: The value is the path of a file, which counts by its name alone.
     folder: The value is the path of a folder, which does not count.
     replaced_by: Name of the key that replaces this one where it is set.
@@ -41,6 +42,7 @@ class Key(NamedTuple):
   training: bool = False
   quantized: bool = False
   learned: bool = False
+  stepwise: bool = False
   file: bool = False
   folder: bool = False
   replaced_by: str = ''

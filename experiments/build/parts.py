@@ -23,8 +23,8 @@ class RunParts(NamedTuple):
     step_arguments: Arguments of `mq_jax.make_train_step` by name, without the
       loss.
     relaxed: The loss gets other weights than the quantized ones.
-    after_training: Choice of the quantizers' variables at the end; None if the
-      method makes no such choice.
+    after_training: Choice of the quantizers' variables in a run that trains
+      nothing; None if the method makes no such choice.
   """
 
   rules: selection.Rules

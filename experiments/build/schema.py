@@ -2,8 +2,7 @@
 
 The default configuration, the checks, the fingerprint of a run, the
 configuration of its base model and the text of `--help` derive from `KEYS` and
-from the tables of methods, estimators, networks and optimizers, whose entries
-declare in `reads` which keys they depend on.
+from `TABLES`, whose entries declare in `reads` which keys they depend on.
 """
 
 from collections.abc import Mapping
@@ -18,23 +17,25 @@ from experiments.build.methods import METHODS
 from experiments.build.networks import ACTIVATION_QUANTIZERS, DTYPES, NETWORKS
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
+from mq_jax.estimators import stacks
+from mq_jax.estimators.features import FEATURES
+from mq_jax.train_step import PHI_COTANGENTS
 
-# Key to the table that its value chooses from and whose entries have `reads`.
+# Key to the table of its choices, whose entries have `reads`.
 TABLES: dict[str, Mapping[str, Any]] = {
   'network': NETWORKS,
   'activation_quantizer': ACTIVATION_QUANTIZERS,
+  'dataset': DATASETS,
   'quantizer': METHODS,
   'estimator': ESTIMATORS,
   'optimizer': optimizers.OPTIMIZERS,
 }
 KEYS: dict[str, Key] = {
-  'network': Key('resnet20', 'Network.', choices=NETWORKS, base=True),
+  'network': Key('resnet20', 'Architecture of the network.', base=True),
   'head_norm': Key(False, 'Batch norm after the last layer.', base=True),
-  'activation_quantizer': Key(
-    'relu', 'Quantizer of the inputs of layers.', choices=ACTIVATION_QUANTIZERS
-  ),
-  'activation_bits': Key(2, 'Bits per activation; hwgq takes at most 4.'),
-  'dataset': Key('cifar10', 'Data set.', choices=DATASETS, base=True),
+  'activation_quantizer': Key('relu', 'Quantizer of the inputs of layers.'),
+  'activation_bits': Key(2, 'Bits per activation.'),
+  'dataset': Key('cifar10', 'Data set.', base=True),
   'data_dir': Key(
     '',
     'Folder of prepared data sets; empty: $TFDS_DATA_DIR, then'
@@ -44,8 +45,8 @@ KEYS: dict[str, Key] = {
   ),
   'pretrained': Key(
     '',
-    'Model file to start from, ours or a .safetensors file with PyTorch names;'
-    ' empty: train one first.',
+    'Model file to start from, ours or one with the names of PyTorch'
+    ' (.safetensors, .pth or .pt); empty: train one first.',
     file=True,
   ),
   'pretrain_epochs': Key(
@@ -79,10 +80,8 @@ KEYS: dict[str, Key] = {
     identity=False,
     base=True,
   ),
-  'quantizer': Key(
-    'dorefa', 'Method that quantizes the weights.', choices=METHODS
-  ),
-  'bits': Key(1, 'Bits per weight, for methods with a choice of bits.'),
+  'quantizer': Key('dorefa', 'Method that quantizes the weights.'),
+  'bits': Key(1, 'Bits per weight.'),
   'method': Key({}, 'Options of the method, as --config.method.NAME=VALUE.'),
   'recalibrate': Key(
     0,
@@ -90,56 +89,43 @@ KEYS: dict[str, Key] = {
     ' those of training.',
     least=0,
   ),
-  'per_channel': Key(False, 'One scale per filter (bwn, aciq).'),
+  'per_channel': Key(False, 'One scale per filter.'),
   'clip': Key(1.0, 'Clip of the straight-through rule; 0: none.', least=0),
-  'scaled_gradient': Key(
-    True, 'Scale the straight-through gradient of bwn by α.'
-  ),
+  'scaled_gradient': Key(True, 'Scale the straight-through gradient by α.'),
   'float_layers': Key(
     '',
     'Regular expression of the leaves that stay in full precision.',
     quantized=True,
   ),
-  'estimator': Key('multi_fc', 'Estimator of gradients.', choices=ESTIMATORS),
+  'estimator': Key('multi_fc', 'Estimator of gradients.'),
   'hidden': Key(100, 'Hidden size of the estimator.'),
-  'layers': Key(2, 'Layers of the stack (fc_grad, multi_fc).'),
+  'layers': Key(2, 'Layers of the stack.'),
   'estimator_activation': Key(
-    None,
-    'Activation of the stack (fc_grad, multi_fc).',
-    choices=(None, 'relu', 'tanh'),
+    None, 'Activation of the stack.', choices=stacks.ACTIVATIONS
   ),
-  'init': Key('random', 'Initial values of φ.', choices=('random', 'identity')),
-  'carry': Key(True, 'Keep the memory from step to step (lstm_fc).'),
-  'memory_dtype': Key(
-    'float32', 'Type of the memory (lstm_fc).', choices=DTYPES
-  ),
+  'init': Key('random', 'Initial values of φ.', choices=stacks.INITS),
+  'carry': Key(True, 'Keep the memory from step to step.'),
+  'memory_dtype': Key('float32', 'Type of the memory.', choices=DTYPES),
   'features': Key(
-    'gradient momentum distance progress',
-    'Inputs of feature_fc, separated by spaces.',
+    ' '.join(FEATURES), 'Inputs of the estimator, separated by spaces.'
   ),
   'progress_epochs': Key(
-    100, 'Epochs after which the feature progress is 1 (feature_fc).', least=1
+    100, 'Epochs after which the feature progress is 1.', least=1
   ),
   'per_layer': Key(False, 'One φ per layer.', learned=True),
   'slim': Key(False, 'Train φ on one random layer per step.', learned=True),
   'phi_cotangent': Key(
     'ste',
-    "Rule that takes the loss's gradient to W on φ's path.",
-    choices=('ste', 'estimator'),
+    'Rule that converts ∂loss/∂Ŵ to ∂loss/∂W̃ on the path to φ; ste: that of'
+    ' the quantizer; estimator: M_φ itself.',
+    choices=PHI_COTANGENTS,
     learned=True,
   ),
   'differentiate_refinement': Key(
     False, "Let φ's gradient flow through the optimizer.", learned=True
   ),
-  'optimizer': Key(
-    'sgd',
-    'Optimizer of the network.',
-    choices=optimizers.OPTIMIZERS,
-    training=True,
-  ),
-  'eps_root': Key(
-    0.0, 'Number under the root of Adam.', least=0, training=True
-  ),
+  'optimizer': Key('sgd', 'Optimizer of the network.', training=True),
+  'eps_root': Key(0.0, 'Number added under the root.', least=0, training=True),
   'weight_decay': Key(
     0.0,
     'Weight decay on all parameters; decoupled with adamw and lion.',
@@ -161,13 +147,15 @@ KEYS: dict[str, Key] = {
     30,
     'Epochs after which α falls; 0: never.',
     least=0,
-    training=True,
+    stepwise=True,
     replaced_by='decay_at',
   ),
   'decay_at': Key(
-    '', "Epochs at which α falls ('82 123'); empty: decay_every.", training=True
+    '', "Epochs at which α falls ('82 123'); empty: decay_every.", stepwise=True
   ),
-  'decay_factor': Key(0.1, 'Factor of α at each fall.', above=0, training=True),
+  'decay_factor': Key(
+    0.1, 'Factor by which each fall multiplies α.', above=0, stepwise=True
+  ),
   'meta_optimizer': Key(
     'adam', 'Optimizer of φ.', choices=optimizers.META_OPTIMIZERS, learned=True
   ),
@@ -181,7 +169,9 @@ KEYS: dict[str, Key] = {
   'meta_stop': Key(
     0, 'Epochs after which φ is constant; 0: never.', least=0, learned=True
   ),
-  'loss': Key('cross_entropy', 'Loss.', choices=losses.LOSSES, base=True),
+  'loss': Key(
+    'cross_entropy', 'Loss of the network.', choices=losses.LOSSES, base=True
+  ),
   'augment': Key(
     True, 'Crop and mirror training images.', base=True, training=True
   ),
@@ -205,6 +195,7 @@ KEYS: dict[str, Key] = {
     base=True,
   ),
 }
+KEYS |= {name: KEYS[name]._replace(choices=TABLES[name]) for name in TABLES}
 
 
 def default_config() -> ConfigDict:
@@ -234,7 +225,10 @@ def recorded_config(values: Mapping[str, Any], source: object) -> ConfigDict:
 
 def help_text() -> str:
   """Returns the options of the configuration, one line each, for `--help`."""
-  lines = key.help_lines(KEYS)
+  helps = {name: KEYS[name].help + _readers(name) for name in KEYS}
+  lines = key.help_lines(
+    {name: KEYS[name]._replace(help=text) for name, text in helps.items()}
+  )
   for name, method in METHODS.items():
     if method.options:
       lines += ['', f'Options of --config.quantizer={name}:']
@@ -242,28 +236,40 @@ def help_text() -> str:
   return '\n'.join(lines)
 
 
+def _readers(name: str) -> str:
+  """Returns a sentence for `--help` if only some entries read a key."""
+  for chooser, table in TABLES.items():
+    readers = [entry for entry in table if name in table[entry].reads]
+    if 0 < len(readers) < len(table):
+      return f' Only with config.{chooser}={", ".join(readers)}.'
+  return ''
+
+
 def unread_keys(config: Mapping[str, Any]) -> set[str]:
   """Returns the keys that a run does not depend on.
 
-  A key that entries of a table declare is read if the chosen entry declares it.
+  A key that entries of tables declare is read if a chosen entry declares it.
   Every run reads the other keys, with two exceptions: another key replaces the
-  key, or the key is for training, quantization or learned estimators, and the
-  run has no such part.
+  key, or the key is for training, quantization, learned estimators or a rate
+  that falls in steps, and the run has no such part.
 
   Args:
     config: All keys of a configuration.
   """
-  unread: set[str] = set()
+  entries = [entry for table in TABLES.values() for entry in table.values()]
+  unread = {name for entry in entries for name in entry.reads}
   for name, table in TABLES.items():
-    declared = {key for entry in table.values() for key in entry.reads}
     # A name that is no longer declared may have read any key.
-    if config[name] in table:
-      unread |= declared - set(table[config[name]].reads)
+    chosen = [table[config[name]]] if config[name] in table else table.values()
+    unread.difference_update(*(entry.reads for entry in chosen))
   unlearned = [name for name, e in ESTIMATORS.items() if not e.learned]
+  cosine = [name for name, method in METHODS.items() if method.cosine]
+  falls_in_steps = config['epochs'] and config['quantizer'] not in cosine
   for name, declaration in KEYS.items():
     if (
       (declaration.replaced_by and config[declaration.replaced_by])
       or (declaration.training and not config['epochs'])
+      or (declaration.stepwise and not falls_in_steps)
       or (declaration.quantized and config['quantizer'] == 'none')
       or (declaration.learned and config['estimator'] in unlearned)
     ):

@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments.common.errors import InvalidError
 from experiments.data.batches import Floats3
-from experiments.data.on_device import ImageSet, device_pipeline
+from experiments.data.on_device import READS, ImageSet, device_pipeline
 from experiments.data.pipeline import Pipeline
 from experiments.data.store import find_prepared, read_prepared
 
@@ -22,13 +23,15 @@ class Dataset(NamedTuple):
   Attributes:
     image_shape: Height, width and channels of the images.
     pipeline: `(keys, mesh) -> Pipeline` of a run. `keys` has the keys in
-      `pipeline.READS`, and each batch is split over the devices of the mesh.
-    load: `(data_dir) -> ImageSet`, for code that needs the raw pixels; None if
-      the set does not fit into memory.
+      `reads`, and each batch is split over the devices of the mesh.
+    reads: Configuration keys that the pipeline depends on.
+    load: `(data_dir) -> ImageSet`, for code that needs the raw pixels, such as
+      `experiments.deploy`; None if the set does not fit into memory.
   """
 
   image_shape: tuple[int, int, int]
   pipeline: Callable[[ConfigDict, Mesh], Pipeline]
+  reads: tuple[str, ...]
   load: Callable[[DataDir], ImageSet] | None = None
 
 
@@ -37,6 +40,7 @@ def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
   return Dataset(
     (32, 32, 3),
     lambda keys, mesh: device_pipeline(load(keys.data_dir), keys, mesh),
+    ('data_dir', *READS),
     load,
   )
 
@@ -107,11 +111,15 @@ def load(name: str, data_dir: DataDir = None) -> ImageSet:
     The `ImageSet`, images in the order of the original files.
 
   Raises:
-    ValueError: If no such set fits into memory, or its files are damaged.
+    InvalidError: If no set of this name declares `load`, or its files are
+      damaged.
     FileNotFoundError: If the set is not prepared in `data_dir`; the message has
       the commands that prepare it.
   """
   loaders = {key: value.load for key, value in DATASETS.items() if value.load}
   if name not in loaders:
-    raise ValueError(f'dataset={name!r} must be one of {", ".join(loaders)}.')
+    raise InvalidError(
+      f'dataset={name!r} declares no `load`, which returns its images. Use one'
+      f' of {", ".join(loaders)}, or declare `load` in {__name__}.'
+    )
   return loaders[name](data_dir)

@@ -17,6 +17,8 @@ from experiments.data.batches import Floats3, Split
 from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
 
 Array = jax.Array
+# The configuration keys that `device_pipeline` depends on.
+READS = ('batch_size', 'epoch_steps', 'holdout', 'augment', 'dtype')
 
 
 class ImageSet(NamedTuple):
@@ -70,7 +72,7 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
 
   Args:
     images: Data set before images are held out.
-    keys: Configuration of the run, with at least the keys `pipeline.READS`.
+    keys: Configuration with at least the keys in `READS`.
     mesh: Devices that each batch is split over.
 
   Raises:
@@ -97,9 +99,7 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
         return batch
       return parallel.split_batch(batch, mesh)
 
-    return Examples(
-      len(split.labels), lambda index, size: batch(split, index, size)
-    )
+    return Examples(len(split.labels), functools.partial(batch, split))
 
   def context(seed: Array, epoch: Array) -> tuple[Array, Array, Array]:
     """Returns seed, epoch, and the orders of this epoch and the next one."""

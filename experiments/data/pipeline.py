@@ -13,10 +13,6 @@ Array = jax.Array
 Batch = dict[str, Array]
 
 
-# The configuration keys that pipelines depend on, besides that of the devices.
-READS = ('data_dir', 'batch_size', 'epoch_steps', 'holdout', 'augment', 'dtype')
-
-
 class Examples(NamedTuple):
   """Images in a fixed order and without augmentation, as a test needs them.
 
@@ -25,7 +21,8 @@ class Examples(NamedTuple):
     batch: `(index, batch_size) -> batch` with 'image' of shape
       (batch_size, height, width, channels), 'label' int32 of shape
       (batch_size,), and 'mask' float32 of shape (batch_size,): 1 for an image,
-      0 for the padding of the last batch.
+      0 for the padding of the last batch. Any size from 1 is valid, also one
+      that the devices cannot split evenly.
   """
 
   size: int

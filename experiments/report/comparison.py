@@ -20,13 +20,12 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
 _TABLES: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
 RESAMPLES = 10_000
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
-# The keys that choose the base model.
-BASE_KEYS = {
-  'pretrained',
-  *(name for name, key in KEYS.items() if key.replaced_by == 'pretrained'),
+# The keys that choose the weights that a run starts from.
+START_KEYS = {
+  name for name in KEYS if 'pretrained' in (name, KEYS[name].replaced_by)
 }
 # Runs of one setting may differ in these keys, but those of one cell agree.
-_GROUPED = BASE_KEYS | {'epochs'}
+_CELL_KEYS = START_KEYS | {'epochs'}
 
 
 class Cell(NamedTuple):
@@ -73,12 +72,12 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   those that come nearest to the epochs of the setting without being longer, and
   among these the larger group. A seed that occurs twice counts once.
   """
-  wanted = identity(config.to_dict(), without=_GROUPED)
+  wanted = identity(config.to_dict(), without=_CELL_KEYS)
   groups: dict[Any, list[ledger.Run]] = {}
   for run in runs:
     run_config = run.header['config']
     same_start = is_from_scratch(run_config) == is_from_scratch(config)
-    if same_start and identity(run_config, without=_GROUPED) == wanted:
+    if same_start and identity(run_config, without=_CELL_KEYS) == wanted:
       base = run.header['start'].get('base_accuracy')
       groups.setdefault((identity(run_config), base), []).append(run)
   if not groups:

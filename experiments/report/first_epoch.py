@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.build.estimators import ESTIMATORS
 from experiments.build.fingerprint import identity
-from experiments.build.schema import default_config
+from experiments.build.schema import KEYS, default_config
 from experiments.common.markdown import Table
 from experiments.records import ledger
-from experiments.report.comparison import BASE_KEYS
+from experiments.report.comparison import START_KEYS
 from experiments.report.tables import join_conditions
 
 
@@ -21,9 +22,10 @@ def _forward(run: ledger.Run) -> str:
 def _backward(run: ledger.Run) -> str:
   config = run.header['config']
   words = [config['estimator']]
-  if config['estimator'] in ('fc_grad', 'multi_fc') and config['layers'] != 2:
+  reads = ESTIMATORS[config['estimator']].reads
+  if 'layers' in reads and config['layers'] != KEYS['layers'].default:
     words.append(f'{config["layers"]} layers')
-  if config['init'] != 'random':
+  if config['init'] != KEYS['init'].default:
     words.append(f'init={config["init"]}')
   return ', '.join(words)
 
@@ -81,9 +83,10 @@ def first_epoch_table(runs: Sequence[ledger.Run]) -> Table:
 def _is_first_epoch(config: dict[str, Any]) -> bool:
   shown = {key: config[key] for _, keys in _COLUMNS.values() for key in keys}
   expected = default_config().to_dict() | shown | {'epochs': 1}
-  return config.get('trials', 1) == 1 and (
-    identity(config, without=BASE_KEYS) == identity(expected, without=BASE_KEYS)
-  )
+  texts = {
+    identity(values, without=START_KEYS) for values in (config, expected)
+  }
+  return config.get('trials', 1) == 1 and len(texts) == 1
 
 
 def _order(run: ledger.Run) -> Any:

@@ -171,7 +171,7 @@ def _run_chunk(
     return [a + float(b) for a, b in zip(sums, more, strict=True)]
 
   position = Position(
-    step=position.step + int(totals.steps[0]),
+    step=position.step + int(totals.steps.min()),
     loss_sum=add(position.loss_sum, totals.loss),
     accuracy_sum=add(position.accuracy_sum, totals.accuracy),
     phi_grad_norm_sum=add(position.phi_grad_norm_sum, totals.phi_grad_norm),

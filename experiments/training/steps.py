@@ -28,10 +28,10 @@ Array = jax.Array
 class Totals(NamedTuple):
   """Sums over the steps of a chunk, with a leading axis of trials.
 
-  A chunk ends early at a step that is not finite.
+  A chunk may end early after a step that is not finite.
 
   Attributes:
-    steps: Number of steps taken, int32.
+    steps: Number of steps up to the first one that is not finite, int32.
     loss: Sum of their losses.
     accuracy: Sum of their training accuracies, each from 0 to 1.
     phi_grad_norm: Sum of the norms of φ's gradients.
@@ -158,7 +158,7 @@ def _make_run(
     state, totals = carry
     state, metrics = step_fn(state, batch)
     return parallel.keep_replicated(state, mesh), Totals(
-      totals.steps + 1,
+      totals.steps + totals.finite.astype(jnp.int32),
       totals.loss + metrics['loss'].astype(jnp.float32),
       totals.accuracy + metrics['accuracy'].astype(jnp.float32),
       totals.phi_grad_norm + metrics['phi_grad_norm'].astype(jnp.float32),
@@ -180,24 +180,18 @@ def _make_run(
       raise ValueError(
         f'{steps} steps from step {first} on are not within one epoch.'
       )
-    carry = parallel.replicated((state, _no_totals(len(seeds))), mesh)
+    count = len(seeds)
+    # Each row has a buffer of its own, because all of them are donated.
+    loss, accuracy, norm = jnp.zeros((3, count), jnp.float32)
+    no_steps, finite = jnp.zeros(count, jnp.int32), jnp.ones(count, bool)
+    totals = Totals(no_steps, loss, accuracy, norm, finite)
+    carry = parallel.replicated((state, totals), mesh)
     # An implicit transfer would make the host wait for the device, or the
     # device for the host.
     with jax.transfer_guard('disallow'):
       return run_chunk(carry, first, steps)
 
   return run
-
-
-def _no_totals(trial_count: int) -> Totals:
-  # Each sum has a buffer of its own, because all of them are donated.
-  return Totals(
-    steps=jnp.zeros(trial_count, jnp.int32),
-    loss=jnp.zeros(trial_count, jnp.float32),
-    accuracy=jnp.zeros(trial_count, jnp.float32),
-    phi_grad_norm=jnp.zeros(trial_count, jnp.float32),
-    finite=jnp.ones(trial_count, bool),
-  )
 
 
 def _host_loop(

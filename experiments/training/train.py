@@ -17,7 +17,7 @@ from experiments.build.networks import make_network
 from experiments.common import parallel
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
-from experiments.data.pipeline import READS, Pipeline
+from experiments.data.pipeline import Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
@@ -63,6 +63,7 @@ def train_and_evaluate(
   *,
   stop: Callable[[], bool] = lambda: False,
   show: Callable[..., Any] = progress_bar,
+  message: str = '',
 ) -> Result:
   """Runs `config` to its end, from the last checkpoint in the folder.
 
@@ -76,6 +77,7 @@ def train_and_evaluate(
       complete run is only read.
     stop: Called between chunks of steps; True saves and ends the run.
     show: Replacement for `progress.progress_bar`.
+    message: Text to print before training, once the data is loaded.
 
   Returns:
     The `Result`.
@@ -103,8 +105,21 @@ def train_and_evaluate(
   base = config.pretrained
   if not base and not is_from_scratch(config):
     # The run of the base model loads its own data, so it comes first.
-    base = str(_base_model(config, folder, stop, show))
+    base_folder = folder / workdir.BASE_RUN
+    result = train_and_evaluate(
+      base_config(config),
+      base_folder,
+      stop=stop,
+      show=show,
+      message='config.pretrained is empty: training a full-precision'
+      f' {config.network} on {config.dataset} first, {config.pretrain_epochs}'
+      f' epochs, in {base_folder}.',
+    )
+    base = str(result.model_path)
+    print(f'The base model is {base}.', flush=True)
   pipeline = make_pipeline(config)
+  if message:
+    print(message, flush=True)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
     config, net, DATASETS[config.dataset].image_shape, base
@@ -137,7 +152,8 @@ def make_pipeline(config: ConfigDict) -> Pipeline:
     InvalidError: If there are fewer devices than the configuration asks for.
   """
   mesh = parallel.data_mesh(config.mesh_data)
-  return DATASETS[config.dataset].pipeline(subset(config, READS), mesh)
+  declared = DATASETS[config.dataset]
+  return declared.pipeline(subset(config, declared.reads), mesh)
 
 
 def _check_same_base(
@@ -151,26 +167,6 @@ def _check_same_base(
       f'config.pretrained={config.pretrained!r} is another file than the run in'
       f' {folder} started with: use that file, or another --workdir.'
     )
-
-
-def _base_model(
-  config: ConfigDict,
-  folder: pathlib.Path,
-  stop: Callable[[], bool],
-  show: Callable[..., Any],
-) -> pathlib.Path:
-  """Returns the base model of a run; trains it if the folder has none."""
-  base, base_folder = base_config(config), folder / workdir.BASE_RUN
-  if not workdir.is_complete(base_folder, base):
-    make_pipeline(base)  # Missing data is an error before any message.
-    print(
-      f'config.pretrained is empty: training a full-precision {config.network}'
-      f' on {config.dataset} first, {base.epochs} epochs, in {base_folder}.',
-      flush=True,
-    )
-  result = train_and_evaluate(base, base_folder, stop=stop, show=show)
-  print(f'The base model is {result.model_path}.', flush=True)
-  return result.model_path
 
 
 def _train(

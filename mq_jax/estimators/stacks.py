@@ -21,7 +21,8 @@ from mq_jax.estimators.base import Leaves
 Array = jax.Array
 Phi = tuple[dict[str, Array], ...]
 
-_ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
+INITS = ('random', 'identity')
+ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
   None: lambda x: x,
   'relu': lambda x: jnp.maximum(x, 0),
   'tanh': jnp.tanh,
@@ -34,7 +35,7 @@ def checked_activation(
   """Returns the activation, or raises `ValueError` for an invalid argument."""
   check_count('hidden', hidden)
   check_count('layers', layers)
-  check_choice('activation', activation, tuple(_ACTIVATIONS))
+  check_choice('activation', activation, tuple(ACTIVATIONS))
   # A single layer has no hidden units, so it needs no activation.
   return activation if layers > 1 else None
 
@@ -45,7 +46,7 @@ def is_identity(init: str) -> bool:
   Raises:
     ValueError: If `init` is neither 'random' nor 'identity'.
   """
-  check_choice('init', init, ('random', 'identity'))
+  check_choice('init', init, INITS)
   return init == 'identity'
 
 
@@ -132,7 +133,7 @@ def evaluate(phi: Phi, activation: str | None, x: Array) -> Array:
   """Returns FCs(φ, σ, x) of the plain network; x and result are (n,)."""
   signal = linear(phi[0], x[:, None])
   for layer in phi[1:]:
-    signal = linear(layer, _ACTIVATIONS[activation](signal))
+    signal = linear(layer, ACTIVATIONS[activation](signal))
   return signal[:, 0]
 
 

@@ -11,6 +11,14 @@ from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
+# Each maps the start, the end and the elapsed share to the temperature.
+SHAPES: dict[str, Callable[[float, float, Array], Array]] = {
+  'exp': lambda start, end, u: start * (end / start) ** u,
+  'linear': lambda start, end, u: start + (end - start) * u,
+  'cos': lambda start, end, u: (
+    start + (end - start) * (1 - jnp.cos(jnp.pi * u)) / 2
+  ),
+}
 
 
 def slb(
@@ -130,12 +138,7 @@ def temperature_schedule(
   Raises:
     ValueError: If an argument is out of range.
   """
-  shapes: dict[str, Callable[[Array], Array]] = {
-    'exp': lambda u: start * (end / start) ** u,
-    'linear': lambda u: start + (end - start) * u,
-    'cos': lambda u: start + (end - start) * (1 - jnp.cos(jnp.pi * u)) / 2,
-  }
-  check_choice('kind', kind, tuple(shapes))
+  check_choice('kind', kind, tuple(SHAPES))
   first, last = window
   if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(
@@ -149,6 +152,6 @@ def temperature_schedule(
     elapsed = jnp.clip((share - first) / (last - first), 0, 1)
     in_cycle = jnp.where(elapsed < 1, (elapsed * cycles) % 1, 1)
     final = jnp.inf if freeze else end
-    return jnp.where(elapsed < 1, shapes[kind](in_cycle), final)
+    return jnp.where(elapsed < 1, SHAPES[kind](start, end, in_cycle), final)
 
   return schedule

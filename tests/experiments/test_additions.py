@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 
 from experiments import training
+from experiments.build import methods
 from experiments.build.check import check
 from experiments.build.fingerprint import identity
-from experiments.build.schema import default_config, help_text
-from experiments.common.errors import ConfigError
+from experiments.build.key import Key
+from experiments.build.schema import KEYS, default_config, help_text
+from experiments.common.errors import ConfigError, InvalidError
+from experiments.data import datasets
 from experiments.records import model_file, run_log, workdir
+from experiments.training import train
 from tests.experiments import tiny, toys
 
 EVERY = {'quantizer': 'toy', 'estimator': 'toy', 'network': 'toy'}
@@ -68,6 +72,60 @@ def test_addition_is_in_help_and_fingerprint(folder):
   assert identity(config | {'method': {'scale': 0.5}}) == identity(config)
   for change in ({'hidden': 3}, {'method': {'scale': 1.0}}):
     assert identity(config | change) != identity(config)
+
+
+def test_data_set_reads_declared_keys_only(folder, monkeypatch):
+  config = toy_config(folder).to_dict()
+  for change in ({'augment': False}, {'holdout': 3}, {'dtype': 'bfloat16'}):
+    assert identity(config | change) == identity(config)
+  # The network does not read the type, but the data set does.
+  digits = config | {'dataset': 'digits'}
+  assert identity(digits | {'dtype': 'bfloat16'}) != identity(digits)
+  received = {}
+
+  def pipeline(keys, mesh):
+    received.update(keys)
+    return toys.stream(keys, mesh)
+
+  reads = (*toys.DATASET.reads, 'frame')
+  dataset = toys.DATASET._replace(pipeline=pipeline, reads=reads)
+  monkeypatch.setitem(datasets.DATASETS, 'toy', dataset)
+  monkeypatch.setitem(KEYS, 'frame', Key(1, 'Frame of the video.'))
+  config = toy_config(folder, frame=2)
+  train.make_pipeline(config)
+  assert set(received) == set(reads)
+  config, digits = config.to_dict(), digits | {'frame': 2}
+  assert identity(config | {'frame': 3}) != identity(config)
+  assert identity(digits | {'frame': 3}) == identity(digits)
+  assert 'Frame of the video. Only with config.dataset=toy.' in help_text()
+
+
+def test_load_stream_names_missing_declaration(folder):
+  with pytest.raises(InvalidError, match=r"dataset='toy' declares no `load`"):
+    datasets.load('toy', folder)
+
+
+def test_check_choice_after_training_in_training_method_raises(
+  folder, monkeypatch
+):
+  choice = methods.AfterTraining(5, lambda loss, params, rules: {})
+  method = toys.METHOD._replace(
+    make=lambda keys, context: methods.MethodParts(
+      toys.constant_scale(1.0), threshold=0.0, after_training=choice
+    )
+  )
+  monkeypatch.setitem(methods.METHODS, 'toy', method)
+  with pytest.raises(ConfigError, match="'toy' declares after_training"):
+    check(toy_config(folder))
+
+
+@pytest.mark.usefixtures('compilation_cache')
+def test_stream_batches_that_devices_cannot_split_are_tested(folder):
+  config = toy_config(folder, pretrain_epochs=0, epochs=1)
+  config.update(mesh_data=2, recalibrate=1)
+  assert toys.SIZE % 2 == 1
+  result = training.train_and_evaluate(config, folder / 'run')
+  assert result.records[-1]['step'] == toys.SIZE // 6
 
 
 @pytest.mark.parametrize('trials', [1, 2])

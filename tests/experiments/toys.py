@@ -100,8 +100,9 @@ def stream(keys, mesh):
   steps_per_epoch = SIZE // keys.batch_size
 
   def on_devices(batch):
-    split = NamedSharding(mesh, PartitionSpec('data'))
-    return jax.device_put(batch, split)
+    is_even = len(batch['label']) % mesh.size == 0
+    spec = PartitionSpec('data') if is_even else PartitionSpec()
+    return jax.device_put(batch, NamedSharding(mesh, spec))
 
   def batch_of(places):
     return {
@@ -133,7 +134,7 @@ def stream(keys, mesh):
   )
 
 
-DATASET = datasets.Dataset(SHAPE, stream)
+DATASET = datasets.Dataset(SHAPE, stream, ('data_dir', 'batch_size'))
 
 
 def declare(monkeypatch):

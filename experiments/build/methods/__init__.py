@@ -21,8 +21,8 @@ def make_method(config: ConfigDict, context: MethodContext) -> MethodParts:
   """Makes the parts of the method that `config.quantizer` names.
 
   Raises:
-    ConfigError: If the method does not declare an option, or its value is not
-      allowed.
+    ConfigError: If the method does not declare an option, its value is not
+      allowed, or a method that trains makes a choice after training.
     ValueError: If a value is out of the range of the library's factory.
   """
   method = METHODS[config.quantizer]
@@ -35,4 +35,10 @@ def make_method(config: ConfigDict, context: MethodContext) -> MethodParts:
     check_value(f'config.method.{name}', method.options[name], value)
   keys = subset(config, method.reads)
   keys.method = as_declared(method.options, config.method.to_dict())
-  return method.make(keys, context)
+  parts = method.make(keys, context)
+  if parts.after_training and not method.for_trained:
+    raise ConfigError(
+      f'config.quantizer={config.quantizer!r} declares after_training, which'
+      ' only runs without training apply: declare for_trained=True.'
+    )
+  return parts

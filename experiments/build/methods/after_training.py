@@ -7,6 +7,7 @@ from experiments.build.methods.declaration import (
   MethodParts,
 )
 from mq_jax import methods
+from mq_jax.methods.aciq import PRIORS
 
 _CORRECTED = Key(True, 'Correct the mean of the quantized weights.')
 METHODS = {
@@ -28,7 +29,7 @@ METHODS = {
       'prior': Key(
         'laplace',
         'Distribution that the clip assumes; range: no clip.',
-        choices=('laplace', 'normal', 'range'),
+        choices=PRIORS,
       ),
       'corrected': _CORRECTED,
     },

@@ -52,7 +52,7 @@ class MethodParts(NamedTuple):
     refine: Maps rules to the transformation that comes first in π.
     post_update: Maps rules to the transformation of the weight updates.
     threshold: W̃ at the border of the two levels; None if there are more.
-    after_training: Choice of variables at the end; None if there is no choice.
+    after_training: Choice of variables if the method is `for_trained`, or None.
   """
 
   quantizer: mq_jax.Quantizer | None

@@ -3,8 +3,6 @@
 Times are fractions of the run, so that a run of any length reaches them all.
 """
 
-from collections.abc import Callable
-
 import optax
 from ml_collections import ConfigDict
 
@@ -20,6 +18,7 @@ from experiments.build.methods.declaration import (
 )
 from experiments.common.errors import ConfigError
 from mq_jax import methods
+from mq_jax.methods.slb import SHAPES
 
 # Portions of INQ by bits.
 PORTIONS = {
@@ -31,10 +30,8 @@ PORTIONS = {
 
 
 def _proxquant(keys: ConfigDict, context: MethodContext) -> MethodParts:
-  quantizers = {
-    'binary': methods.binary,
-    'ternary': lambda: methods.twn(two_scales=True),
-  }
+  is_binary = keys.method.levels == 'binary'
+  levels = methods.binary() if is_binary else methods.twn(two_scales=True)
   prox = {'l1': methods.prox_l1, 'l2': methods.prox_l2}[keys.method.prox]
   freeze = max(1, round(keys.method.freeze * context.steps))
   rise = 2 * keys.method.pull / freeze**2
@@ -46,8 +43,7 @@ def _proxquant(keys: ConfigDict, context: MethodContext) -> MethodParts:
       methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
     )
 
-  quantizer = mq_jax.unquantized(quantizers[keys.method.levels]())
-  return MethodParts(quantizer, post_update=post_update)
+  return MethodParts(mq_jax.unquantized(levels), post_update=post_update)
 
 
 def _binary_relax(keys: ConfigDict, context: MethodContext) -> MethodParts:
@@ -66,11 +62,8 @@ def _binary_relax(keys: ConfigDict, context: MethodContext) -> MethodParts:
     ],
     [hard],
   )
-  quantizers: dict[str, Callable[[], mq_jax.Quantizer]] = {
-    'binary': lambda: mq_jax.bwn(clip=None),
-    'ternary': methods.twn,
-  }
-  levels = quantizers[keys.method.levels]()
+  is_binary = keys.method.levels == 'binary'
+  levels = mq_jax.bwn(clip=None) if is_binary else methods.twn()
   return MethodParts(methods.binary_relax(levels, strength))
 
 
@@ -98,13 +91,9 @@ def _inq(keys: ConfigDict, context: MethodContext) -> MethodParts:
 
 
 def _elq(keys: ConfigDict, context: MethodContext) -> MethodParts:
-  quantizers: dict[str, Callable[..., mq_jax.Quantizer]] = {
-    'binary': mq_jax.bwn,
-    'ternary': methods.twn,
-  }
-  levels = methods.fixed_levels(quantizers[keys.method.levels]())
+  levels = mq_jax.bwn() if keys.method.levels == 'binary' else methods.twn()
   return MethodParts(
-    mq_jax.unquantized(levels),
+    mq_jax.unquantized(methods.fixed_levels(levels)),
     lambda rules: methods.add_elq_penalties(
       rules, keys.method.perturbation, keys.method.approximation
     ),
@@ -242,7 +231,7 @@ METHODS = {
         'exp',
         'Schedule of the inverse temperature; multiplicative: exp, in steps of'
         ' one epoch.',
-        choices=('exp', 'linear', 'cos', 'multiplicative'),
+        choices=(*SHAPES, 'multiplicative'),
       ),
       'first': Key(0.01, 'Inverse temperature at the start.'),
       'last': Key(10.0, 'Inverse temperature at the end.'),

@@ -398,7 +398,7 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
     ({'quantizer': 'proxquant', 'method': {'pull': -1.0}}, r'pull=-1.0 must'),
     (
       {'quantizer': 'elq', 'method': {'perturbation': -1.0}},
-      r'perturbation=-1.0 and',
+      r'perturbation=-1.0 must be at least 0',
     ),
     (
       {'quantizer': 'slb', 'method': {'last': float('inf')}},

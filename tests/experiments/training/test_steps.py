@@ -153,13 +153,22 @@ def test_run_device_loop_equals_host_loop(monkeypatch, x64):
   assert_close(device_totals._asdict(), host_totals._asdict())
 
 
-@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_run_non_finite_loss_ends_chunk(monkeypatch, backend):
+@pytest.mark.parametrize(
+  ('backend', 'loop'), [('cpu', 'host'), ('gpu', 'host'), ('gpu', 'device')]
+)
+def test_run_non_finite_loss_is_last_counted_step(monkeypatch, backend, loop):
   def rate(config, steps_per_epoch, cosine):
     return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
 
   monkeypatch.setattr(optimizers, 'make_learning_rate', rate)
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  if loop == 'host':
+    pipeline = device_pipeline
+    monkeypatch.setattr(
+      sys.modules[__name__],
+      'device_pipeline',
+      lambda *args: pipeline(*args)._replace(traced=None),
+    )
   config = tiny.config(batch_size=4, quantizer='none', estimator='ste')
   steps = tiny_steps(config)
   _, totals = steps.run(steps.start(), 0, STEPS_PER_EPOCH)

@@ -241,7 +241,10 @@ def test_run_without_base_model_trains_one_once(
   tmp_path, config, monkeypatch, capsys
 ):
   config.pretrained = ''
+  make_pipeline = mock.Mock(wraps=train.make_pipeline)
+  monkeypatch.setattr(train, 'make_pipeline', make_pipeline)
   result = train.train_and_evaluate(config, tmp_path)
+  assert make_pipeline.call_count == 2  # of the base model and of the run
   output = capsys.readouterr().out
   assert 'training a full-precision resnet8 on digits first, 1 epochs' in output
   base = tmp_path / 'pretrain'
@@ -307,10 +310,11 @@ def test_run_batch_too_large_writes_nothing(tmp_path, config):
   assert not (tmp_path / 'run').exists()
 
 
-def test_run_missing_data_names_command(tmp_path, config):
+def test_run_missing_data_names_command(tmp_path, config, capsys):
   config.update(dataset='cifar10', data_dir=str(tmp_path / 'no'), pretrained='')
   with pytest.raises(errors.MissingError, match=r'experiments\.prepare_data'):
     train.train_and_evaluate(config, tmp_path / 'run')
+  assert not capsys.readouterr().out
   assert not (tmp_path / 'run').exists()
 
 
