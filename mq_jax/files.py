@@ -1,10 +1,18 @@
-"""Writes files completely or not at all."""
+"""Writes files completely or not at all, and equal data as equal bytes."""
 
 import contextlib
+import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO
+
+import numpy as np
+import safetensors.numpy
+
+# A safetensors file starts with the length of its header, which is a multiple
+# of 8.
+_PREFIX = 8
 
 
 @contextlib.contextmanager
@@ -35,3 +43,25 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
   """Writes a complete file or nothing, and replaces any older file."""
   with open_atomic(path) as file:
     file.write(content)
+
+
+def safetensors_content(
+  arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]
+) -> bytes:
+  """Returns the content of a safetensors file; equal inputs give equal bytes.
+
+  The safetensors library writes metadata in random order, so this function
+  sorts them.
+
+  Args:
+    arrays: Arrays by name.
+    texts: Metadata of the file.
+  """
+  content = safetensors.numpy.save(dict(arrays), dict(texts) or None)
+  end = _PREFIX + int.from_bytes(content[:_PREFIX], 'little')
+  header = json.loads(content[_PREFIX:end])
+  if texts:
+    header['__metadata__'] = dict(sorted(texts.items()))
+  text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+  text += b' ' * (-len(text) % _PREFIX)
+  return len(text).to_bytes(_PREFIX, 'little') + text + content[end:]

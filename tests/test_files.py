@@ -1,8 +1,13 @@
 """Tests files that are written completely or not at all."""
 
+import json
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from mq_jax import files
 
@@ -70,3 +75,41 @@ def test_write_atomic_renames_only_complete_file(tmp_path, monkeypatch):
   assert size == 5
   assert os.listdir(path.parent) == ['a.bin']
   assert path.read_bytes() == b'12345'
+
+
+def test_safetensors_content_equals_library_except_for_order():
+  rng = np.random.default_rng(0)
+  arrays = {
+    'b/kernel': rng.normal(size=(3, 5)).astype(np.float32),
+    'a': np.arange(7, dtype=np.uint8),
+    'ä"\\ 日': np.zeros((), np.float16),
+  }
+  texts = {f'text {i}': f'"{i}" \n é 日' for i in range(20)}
+  for kept in (texts, {}):
+    content = files.safetensors_content(arrays, kept)
+    assert len(content) == len(safetensors.numpy.save(arrays, kept or None))
+    loaded = safetensors.numpy.load(content)
+    assert loaded.keys() == arrays.keys()
+    assert all((loaded[k] == arrays[k]).all() for k in arrays)
+    end = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:end])
+    assert header.get('__metadata__', {}) == kept
+    backwards = dict(reversed(kept.items()))
+    assert files.safetensors_content(arrays, backwards) == content
+
+
+def test_safetensors_content_is_equal_in_other_processes():
+  program = """
+import hashlib, numpy
+from mq_jax import files
+texts = {str(i): str(i) for i in range(20)}
+content = files.safetensors_content({'a': numpy.zeros(3)}, texts)
+print(hashlib.sha256(content).hexdigest())
+"""
+  digests = {
+    subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, check=True
+    ).stdout
+    for _ in range(3)
+  }
+  assert len(digests) == 1

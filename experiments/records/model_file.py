@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
-from mq_jax.files import write_atomic
+from mq_jax.files import safetensors_content, write_atomic
 
 _FIRST_BYTES = {
   b'PK': 'a zip archive, such as torch.save and numpy.savez write',
@@ -75,7 +74,7 @@ def save_model(
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
   arrays = _flatten({'params': params, 'batch_stats': batch_stats})
-  write_atomic(path, safetensors.numpy.save(arrays, dict(metadata)))
+  write_atomic(path, safetensors_content(arrays, metadata))
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:

@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from mq_jax.files import write_atomic
+from mq_jax.files import safetensors_content, write_atomic
 from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
 from mq_jax.selection import named_leaves, nested
@@ -81,7 +80,7 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
     'metadata': _json(packed.metadata),
   }
   texts[_DIGEST] = _digest(arrays, texts)
-  content = safetensors.numpy.save(arrays, texts)
+  content = safetensors_content(arrays, texts)
   write_atomic(path, content)
   return len(content)
 

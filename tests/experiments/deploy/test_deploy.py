@@ -381,7 +381,7 @@ def test_deploy_invalid_request_raises_before_work(tmp_path, monkeypatch):
   with pytest.raises(errors.MissingError, match='contains no run'):
     make.deploy(tmp_path, tmp_path / 'small')
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(errors.MissingError, match=r"'mq_jax\[experiments,onnx\]"):
+  with pytest.raises(errors.MissingError, match=r"'\.\[experiments,onnx\]'"):
     make.deploy(tmp_path, tmp_path / 'small', ['onnx'])
   assert not (tmp_path / 'small').exists()
 
