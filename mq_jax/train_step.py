@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from mq_jax import algorithm, selection
+from mq_jax import algorithm, direction, selection
 from mq_jax.checks import check_choice
 from mq_jax.diagnostics import Diagnostics, codes, diagnose
 from mq_jax.estimators import GradientEstimator
@@ -116,6 +117,14 @@ def make_train_step(
     )
   check_choice('phi_cotangent', phi_cotangent, PHI_COTANGENTS)
   selection.check_rules(quantizer)
+  transformations = {
+    'refine': refine,
+    'post_update': post_update,
+    'meta_optimizer': meta_optimizer,
+  }
+  for name, transformation in transformations.items():
+    direction.check_transformation(name, transformation)
+  direction.check_stand_in(**transformations, is_learned=_is_learned(estimator))
   if differentiate_refinement:
     check_with_stand_in(refine)
   setup = Setup(
@@ -130,9 +139,17 @@ def make_train_step(
     phi_cotangent=phi_cotangent,
   )
   first_state = jax.jit(functools.partial(algorithm.first_state, setup))
+  refine_cosines = jax.jit(functools.partial(direction.cosines, refine))
 
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
-    _check_params(setup, key, params)
+    _check_params(setup, params)
+    if not any(
+      isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)
+    ):
+      learned = (
+        selection.select(params, quantizer) if _is_learned(estimator) else ()
+      )
+      direction.check_refine(refine_cosines(params), learned)
     return first_state(key, params, model_state, batch)
 
   step_fn = functools.partial(algorithm.step, setup)
@@ -154,10 +171,17 @@ def make_train_step(
   )
 
 
-def _check_params(setup: Setup, key: Array, params: Params) -> None:
+def _is_learned(estimator: GradientEstimator) -> bool:
+  """Returns True if the estimator has a φ."""
+  leaves = {'kernel': jax.ShapeDtypeStruct((3, 2), jnp.float32)}
+  phi = jax.eval_shape(estimator.init, jax.random.key(0), leaves)
+  return bool(jax.tree.leaves(phi))
+
+
+def _check_params(setup: Setup, params: Params) -> None:
   """Raises `ValueError` if the setup cannot train these parameters."""
-  if not selection.select(params, setup.quantizer) and jax.tree.leaves(
-    jax.eval_shape(lambda key: setup.estimator.init(key, {}), key)
+  if not selection.select(params, setup.quantizer) and _is_learned(
+    setup.estimator
   ):
     raise ValueError(
       'The estimator has a φ to learn, but no leaf is quantized: train full'
