@@ -80,7 +80,16 @@ def first_state(
 
 
 def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
-  """Runs one iteration: late update, loss, and update of φ."""
+  """Runs one iteration: late update, loss, and update of φ.
+
+  Raises:
+    ValueError: If the state contains several trials.
+  """
+  if jnp.ndim(state.step):
+    raise ValueError(
+      f'The state contains trials of shape {jnp.shape(state.step)}: map the'
+      ' step over them, jax.vmap(train.step_fn).'
+    )
   (loss, (new, loss_metrics)), phi_grad = jax.value_and_grad(
     functools.partial(loss_after_update, setup), has_aux=True
   )(state.phi, state, batch)
@@ -95,7 +104,9 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
   step_metrics = {
     'loss': loss,
     'phi_grad_norm': jnp.asarray(optax.tree.norm(phi_grad), loss.dtype),
-    'finite': _all_finite((loss, new.grads, phi_grad)),
+    'finite': _all_finite(
+      (loss, phi_grad, new.grads, new.params, new.variables, new.model_state)
+    ),
   }
   return new, merged_metrics(loss_metrics, step_metrics)
 

@@ -120,10 +120,14 @@ def _cosine(a: Array, b: Array) -> Array:
 def check_refine(cosine: dict[str, Any], learned: Iterable[str] = ()) -> None:
   """Raises `ValueError` if π turns a gradient around, or hides it from φ.
 
+  Traced values pass, because their values are unknown.
+
   Args:
     cosine: Result of `cosines` for `refine`.
     learned: Paths of the leaves whose gradients φ learns.
   """
+  if any(isinstance(c, jax.core.Tracer) for c in cosine.values()):
+    return
   if path := _first(cosine, lambda c: c < 0):
     raise ValueError(
       f'refine turns the gradient of {path} around, so the loss would grow. A'

@@ -30,8 +30,7 @@ class Setup(NamedTuple):
 
   Attributes:
     loss_fn: The user's loss function, wrapped by `checked_loss`.
-    quantizer: Rules, or one `Quantizer` for every leaf of two or more
-      dimensions (`selection.select`).
+    quantizer: Rules, or one `Quantizer` for every kernel (`selection.select`).
     estimator: Estimator of the gradient through the quantizer, M_φ.
     refine: π, eq. (5).
     learning_rate: α as a schedule `(updates taken) -> α`, also if the user

@@ -6,7 +6,7 @@ as `stage1/conv1/kernel`. Quantized leaves are passed as a dict by path.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,12 @@ Params = Any
 Leaves = dict[str, Array]
 Rules = Quantizer | Sequence[tuple[str, Quantizer | None]]
 T = TypeVar('T')
+
+# Last name of the path of a leaf that a bare quantizer applies to.
+KERNEL_NAMES = ('kernel', 'weight', 'w')
+# flax.nnx.State and flax.linen.Partitioned append this name to each path.
+_BOX = '/value'
+_EMBEDDING = re.compile('.*embed.*|wte|wpe', re.IGNORECASE)
 
 
 def named_leaves(
@@ -51,9 +57,9 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
   Args:
     params: Pytree of arrays, or of anything with a dtype and a shape.
     rules: Sequence of `(regex, Quantizer or None)`. The regex must match the
-      full path, and the first match wins. None keeps full precision, and so
-      does a leaf that no rule matches. A bare `Quantizer` applies to every leaf
-      of two or more dimensions.
+      full path, with or without a last `/value`, and the first match wins. None
+      keeps full precision, and so does a leaf that no rule matches. A bare
+      `Quantizer` applies to every `is_kernel`.
 
   Returns:
     Path to quantizer, in the order of the pytree.
@@ -62,15 +68,16 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
     TypeError: If `rules` has another type, or a selected leaf is not floating
       point.
     ValueError: If a rule applies to no leaf, or if `rules` is a bare quantizer
-      and no leaf has two dimensions.
+      and no leaf is a kernel.
   """
   check_rules(rules)
   leaves = named_leaves(params)
   if isinstance(rules, Quantizer):
-    selected = {p: rules for p, leaf in leaves.items() if jnp.ndim(leaf) >= 2}
+    selected = {p: rules for p, leaf in leaves.items() if is_kernel(p, leaf)}
     if not selected:
       raise ValueError(
-        'No leaf has two or more dimensions, so nothing would be quantized:'
+        'A bare quantizer applies to leaves of two or more dimensions named'
+        f' {", ".join(KERNEL_NAMES)}, except embeddings, and there is none:'
         f' pass rules. The paths are: {_listing(leaves)}.'
       )
   else:
@@ -82,6 +89,22 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
         f' point leaves can be quantized: add a rule ({path!r}, None).'
       )
   return selected
+
+
+def is_kernel(path: str, leaf: Any) -> bool:
+  """Returns True for the weight of a dense layer, convolution or the like.
+
+  Args:
+    path: Path of a leaf. Its last name must be kernel, weight or w, and no
+      other name may be that of an embedding.
+    leaf: Array of two or more dimensions.
+  """
+  *folders, name = path.removesuffix(_BOX).split('/')
+  return (
+    jnp.ndim(leaf) >= 2
+    and name in KERNEL_NAMES
+    and not any(_EMBEDDING.fullmatch(folder) for folder in folders)
+  )
 
 
 def check_rules(rules: Any) -> None:
@@ -116,7 +139,12 @@ def _first_match(
 ) -> dict[str, Quantizer]:
   decided: dict[str, Quantizer | None] = {}
   for pattern, quantizer in rules:
-    matched = [p for p in leaves if re.fullmatch(pattern, p)]
+    regex = re.compile(pattern)
+    matched = [
+      p
+      for p in leaves
+      if regex.fullmatch(p) or regex.fullmatch(p.removesuffix(_BOX))
+    ]
     fresh = [p for p in matched if p not in decided]
     if not fresh:
       reason = (
@@ -200,6 +228,44 @@ def initial_variables(params: Params, rules: Rules) -> dict[str, Any]:
   return map_selected(
     lambda q, w: q.init(w), select(params, rules), named_leaves(params)
   )
+
+
+class Selection(NamedTuple):
+  """The leaves of a network and their quantizers; `str` returns a table.
+
+  Attributes:
+    shapes: Path to the shape of every leaf.
+    selected: Path to the quantizer of each quantized leaf.
+  """
+
+  shapes: dict[str, tuple[int, ...]]
+  selected: dict[str, Quantizer]
+
+  def __str__(self) -> str:
+    """Returns a table of path, shape and quantizer, one leaf per line."""
+    rows = [
+      (path, str(shape), str(self.selected.get(path, 'full precision')))
+      for path, shape in self.shapes.items()
+    ]
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+      f'{path:{wide[0]}}  {shape:{wide[1]}}  {quantizer}'
+      for path, shape, quantizer in rows
+    )
+
+  __repr__ = __str__
+
+
+def selection(params: Params, rules: Rules) -> Selection:
+  """Returns which leaves the rules quantize, and by which quantizer.
+
+  Raises:
+    ValueError, TypeError: As `select`.
+  """
+  shapes = {
+    path: jnp.shape(leaf) for path, leaf in named_leaves(params).items()
+  }
+  return Selection(shapes, select(params, rules))
 
 
 def transform(

@@ -30,7 +30,10 @@ from mq_jax.late_update import (
   check_with_stand_in,
 )
 from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
-from mq_jax.selection import Rules
+from mq_jax.packing import PackedParams
+from mq_jax.packing.packed_params import pack_state
+from mq_jax.quantizers import Quantizer
+from mq_jax.selection import Rules, Selection
 
 Array = jax.Array
 PHI_COTANGENTS = ('ste', 'estimator')
@@ -53,6 +56,12 @@ class TrainStep(NamedTuple):
       `jax.grad` of it is the φ-gradient of the step.
     diagnostics: `(state, since=None) -> Diagnostics`; `since` is an earlier
       snapshot of the codes.
+    selection: `(params) -> Selection`, which prints the quantizer of each leaf.
+    pack: `(state, *, model_state=None, metadata=None) -> PackedParams`
+      (`pack_state`).
+
+  `quantized`, `forward_params`, `codes` and `diagnostics` also take the state of
+  several trials, `jax.vmap(init)`, and map over them.
   """
 
   init: Callable[[Array, Params, Any, Batch], State]
@@ -63,6 +72,8 @@ class TrainStep(NamedTuple):
   codes: Callable[[State], dict[str, Array]]
   phi_loss: Callable[[Any, State, Batch], Array]
   diagnostics: Callable[..., Diagnostics]
+  selection: Callable[[Params], Selection]
+  pack: Callable[..., PackedParams]
 
 
 def make_train_step(
@@ -83,8 +94,8 @@ def make_train_step(
     loss_fn: `(params, model_state, batch, rng) -> (loss, (model_state,
       metrics))`, pure; `loss` is a scalar, `metrics` a dict. `loss_fn` receives
       the quantized weights; it needs no change.
-    quantizer: A `Quantizer` for every leaf of two or more dimensions, or
-      rules: a sequence of `(regex, Quantizer or None)` (`selection.select`).
+    quantizer: Rules, a sequence of `(regex, Quantizer or None)`, or a
+      `Quantizer` for every kernel (`selection.select`, `selection.is_kernel`).
     estimator: Estimator of the gradient through the quantizer: `ste()`,
       `fc_grad()`, `multi_fc()`, `lstm_fc()`.
     refine: π, eq. (5), without a learning rate: `optax.identity()` is SGD,
@@ -124,7 +135,8 @@ def make_train_step(
   }
   for name, transformation in transformations.items():
     direction.check_transformation(name, transformation)
-  direction.check_stand_in(**transformations, is_learned=_is_learned(estimator))
+  is_learned = _is_learned(estimator)
+  direction.check_stand_in(**transformations, is_learned=is_learned)
   if differentiate_refinement:
     check_with_stand_in(refine)
   setup = Setup(
@@ -139,17 +151,13 @@ def make_train_step(
     phi_cotangent=phi_cotangent,
   )
   first_state = jax.jit(functools.partial(algorithm.first_state, setup))
-  refine_cosines = jax.jit(functools.partial(direction.cosines, refine))
+  measure = jax.jit(functools.partial(_measure, setup))
 
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
     _check_params(setup, params)
-    if not any(
-      isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)
-    ):
-      learned = (
-        selection.select(params, quantizer) if _is_learned(estimator) else ()
-      )
-      direction.check_refine(refine_cosines(params), learned)
+    cosine, is_trainable = measure(params)
+    direction.check_refine(cosine, is_trainable if is_learned else ())
+    _check_trainable(is_trainable)
     return first_state(key, params, model_state, batch)
 
   step_fn = functools.partial(algorithm.step, setup)
@@ -157,18 +165,34 @@ def make_train_step(
     init=init,
     step=jax.jit(step_fn, donate_argnums=0),
     step_fn=step_fn,
-    quantized=jax.jit(
+    quantized=_over_trials(
       lambda state: selection.quantized(
         state.params, quantizer, state.variables
       )
     ),
-    forward_params=jax.jit(functools.partial(algorithm.forward_params, setup)),
-    codes=jax.jit(functools.partial(codes, setup)),
+    forward_params=_over_trials(
+      functools.partial(algorithm.forward_params, setup)
+    ),
+    codes=_over_trials(functools.partial(codes, setup)),
     phi_loss=lambda phi, state, batch: algorithm.loss_after_update(
       setup, phi, state, batch
     )[0],
-    diagnostics=jax.jit(functools.partial(diagnose, setup)),
+    diagnostics=_over_trials(functools.partial(diagnose, setup)),
+    selection=lambda params: selection.selection(params, quantizer),
+    pack=functools.partial(pack_state, quantizer),
   )
+
+
+def _over_trials(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns a jitted function of a state, mapped over the trials of the state."""
+
+  def mapped(state: State, *args: Any, **kwargs: Any) -> Any:
+    over = function
+    for _ in range(jnp.ndim(state.step)):
+      over = jax.vmap(over)
+    return over(state, *args, **kwargs)
+
+  return jax.jit(mapped)
 
 
 def _is_learned(estimator: GradientEstimator) -> bool:
@@ -189,6 +213,36 @@ def _check_params(setup: Setup, params: Params) -> None:
     )
   if setup.differentiate_refinement:
     check_differentiable(setup.refine, params)
+
+
+def _measure(
+  setup: Setup, params: Params
+) -> tuple[dict[str, Array], dict[str, Array]]:
+  """Returns the direction of π by path, and where a gradient reaches W."""
+
+  def passes_gradient(q: Quantizer, w: Array) -> Array:
+    variables = q.init(w)
+    theta = w if q.parametrized is None else q.parametrized(w)
+    w_tilde = q.preprocess(theta, variables)
+    g_ste = q.straight_through(jnp.ones_like(w_tilde), w_tilde, variables)
+    g = q.calibrate(theta, g_ste, variables)
+    return jnp.any((g != 0) & jnp.isfinite(g))
+
+  selected = selection.select(params, setup.quantizer)
+  return direction.cosines(setup.refine, params), selection.map_selected(
+    passes_gradient, selected, selection.named_leaves(params)
+  )
+
+
+def _check_trainable(is_trainable: dict[str, Any]) -> None:
+  """Raises `ValueError` if no gradient reaches a quantized leaf."""
+  for path, passes in is_trainable.items():
+    if not isinstance(passes, jax.core.Tracer) and not passes:
+      raise ValueError(
+        f'No gradient passes the quantizer of {path} at its initial values,'
+        ' so the leaf would never train. A leaf of zeros needs small random'
+        f' values, or the rule ({path!r}, None).'
+      )
 
 
 def _schedule(learning_rate: float | Schedule) -> Schedule:

@@ -1,8 +1,11 @@
 """Tests the rules that select the quantizer of each leaf."""
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import mq_jax
 from mq_jax import selection
@@ -14,7 +17,7 @@ PARAMS = {
 ONE, TWO = mq_jax.dorefa(1), mq_jax.dorefa(2)
 
 
-def test_select_bare_quantizer_selects_leaves_of_two_dimensions():
+def test_select_bare_quantizer_selects_kernels():
   assert selection.select(PARAMS, ONE) == {
     'conv/kernel': ONE,
     'dense/kernel': ONE,
@@ -46,9 +49,60 @@ def test_select_rule_shadowed_by_earlier_rule_raises():
     selection.select(PARAMS, [('.*kernel', ONE), ('conv/kernel', TWO)])
 
 
-def test_select_no_leaf_of_two_dimensions_raises():
-  with pytest.raises(ValueError, match=r'two or more dimensions.*a/b'):
-    selection.select({'a': {'b': jnp.ones(3)}}, ONE)
+@pytest.mark.parametrize(
+  'params',
+  [
+    {'a': {'b': jnp.ones(3)}},
+    {'a': {'kernel': jnp.ones(3)}},
+    {'attention': {'bias': jnp.ones((2, 4))}},  # heads and their features
+    {'norms': {'scale': jnp.ones((3, 4))}},  # stacked layers
+    {'batch_norm': {'offset': jnp.ones((1, 4))}},  # haiku
+    {'embedding': {'weight': jnp.ones((5, 4))}},  # equinox
+    {'wte': {'weight': jnp.ones((5, 4))}},
+    {'Embed_0': {'embedding': jnp.ones((5, 4))}},
+  ],
+)
+def test_select_bare_quantizer_without_kernel_raises(params):
+  (path,) = selection.named_leaves(params)
+  with pytest.raises(ValueError, match=f'except embeddings.*are: {path}'):
+    selection.select(params, ONE)
+
+
+@pytest.mark.parametrize(
+  'path', ['a/kernel', 'layers/0/weight', 'mlp/~/linear_0/w', 'a/kernel/value']
+)
+def test_is_kernel_names_of_frameworks_are_kernels(path):
+  assert selection.is_kernel(path, jnp.ones((2, 2)))
+
+
+def test_select_boxed_parameters_match_rules_without_box():
+  model = nnx.Sequential(
+    nnx.Embed(5, 4, rngs=nnx.Rngs(0)),
+    nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0)),
+    nnx.Linear(4, 2, rngs=nnx.Rngs(0)),
+  )
+  params = nnx.split(model, nnx.Param, ...)[1]
+  names = ['1/key', '1/out', '1/query', '1/value', '2']
+  kernels = [f'layers/{name}/kernel/value' for name in names]
+  assert list(selection.select(params, ONE)) == kernels
+  assert list(selection.select(params, [('.*/kernel', ONE)])) == kernels
+  assert list(selection.select(params, [('.*/kernel/value', ONE)])) == kernels
+  initializer = nn.with_partitioning(nn.initializers.ones, (None, 'x'))
+  boxed = nn.Dense(2, kernel_init=initializer).init(
+    jax.random.key(0), jnp.ones((1, 2))
+  )['params']
+  assert list(selection.select(boxed, ONE)) == ['kernel/value']
+  assert list(selection.select(boxed, [('kernel', TWO)])) == ['kernel/value']
+
+
+def test_selection_prints_every_leaf_and_its_quantizer():
+  found = selection.selection(PARAMS, [('conv/kernel', ONE)])
+  assert found.selected == {'conv/kernel': ONE}
+  lines = str(found).splitlines()
+  assert len(lines) == 4
+  assert lines[0].split() == ['conv/bias', '(2,)', 'full', 'precision']
+  assert lines[1].startswith('conv/kernel   (3, 3, 1, 2)  ')
+  assert str(ONE) in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -67,8 +121,8 @@ def test_select_invalid_regex_raises():
 
 
 def test_select_integer_leaf_raises():
-  with pytest.raises(TypeError, match='table has dtype int32'):
-    selection.select({'table': jnp.ones((2, 2), jnp.int32)}, ONE)
+  with pytest.raises(TypeError, match='kernel has dtype int32'):
+    selection.select({'kernel': jnp.ones((2, 2), jnp.int32)}, ONE)
 
 
 def test_named_leaves_duplicate_path_raises():

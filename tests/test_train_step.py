@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import mq_jax
+from mq_jax import selection
 from mq_jax.quantizers import quantize
 from tests import problem
 
@@ -585,3 +586,81 @@ def test_init_learned_estimator_without_quantized_leaf_raises(name):
   train = problem.make([('.*', None)], ESTIMATORS[name])
   with pytest.raises(ValueError, match=r'no leaf is quantized.*mq_jax.ste'):
     problem.start(train)
+
+
+@pytest.mark.parametrize('path', ['first/kernel', 'last/kernel'])
+def test_init_leaf_of_zeros_without_gradient_raises(path):
+  params = problem.params()
+  params = selection.replace(
+    params, {path: jnp.zeros_like(selection.named_leaves(params)[path])}
+  )
+  arguments = (jax.random.key(0), params, problem.model_state())
+  batch = next(problem.batches(1))
+  with pytest.raises(ValueError, match=f'quantizer of {path}.*zeros needs'):
+    problem.make(mq_jax.bwn(), mq_jax.ste()).init(*arguments, batch)
+  # These quantizers pass the gradient unchanged.
+  for quantizer in (mq_jax.bwn(scaled_gradient=False), mq_jax.methods.twn()):
+    problem.make(quantizer, mq_jax.ste()).init(*arguments, batch)
+
+
+@pytest.mark.parametrize('where', ['weight', 'variable', 'model_state'])
+def test_step_new_values_that_are_not_finite_are_reported(where):
+  """Plants one NaN that the loss of the step does not see."""
+  if where == 'weight':
+    poison = optax.stateless(
+      lambda moves, params: jax.tree.map(
+        lambda m: m.at[..., 0].set(jnp.nan) if m.ndim == 1 else m, moves
+      )
+    )
+  else:
+    poison = optax.identity()
+
+  def loss_fn(params, model_state, batch, rng):
+    kernels = {k: {'kernel': v['kernel']} for k, v in params.items()}
+    kernels['first']['bias'] = jnp.zeros(6)
+    loss, (new, metrics) = problem.loss_fn(kernels, model_state, batch, rng)
+    if where == 'model_state':
+      new = new | {'mean': jnp.where(new['seen'] > 1, jnp.nan, 0.0)}
+    return loss, (new, metrics)
+
+  quantizer = mq_jax.bwn()
+  if where == 'variable':
+    quantizer = quantizer._replace(
+      init=lambda w: jnp.zeros(()),
+      update=lambda variables, w_tilde, w_hat, g_hat: variables + jnp.nan,
+    )
+  train = mq_jax.make_train_step(
+    loss_fn, quantizer, mq_jax.ste(), post_update=poison
+  )
+  _, metrics = train.step(problem.start(train), next(problem.batches(1)))
+  assert jnp.isfinite(metrics['loss'])
+  assert not metrics['finite']
+
+
+def test_functions_of_state_map_over_trials():
+  train = problem.make(mq_jax.bwn(), mq_jax.fc_grad(hidden=3))
+  keys = jax.random.split(jax.random.key(0), 3)
+  batch = next(problem.batches(1))
+  state = jax.vmap(train.init, in_axes=(0, None, None, None))(
+    keys, problem.params(), problem.model_state(), batch
+  )
+  before = train.codes(state)
+  with pytest.raises(ValueError, match=r'trials of shape \(3,\)'):
+    train.step_fn(state, batch)
+  state, _ = jax.vmap(train.step_fn, in_axes=(0, None))(state, batch)
+  # The scales of the trials differ.
+  state = state._replace(
+    params=jax.tree.map(
+      lambda w: w * jnp.arange(1.0, 4).reshape(3, *[1] * (w.ndim - 1)),
+      state.params,
+    )
+  )
+  functions = [train.quantized, train.forward_params, train.codes]
+  for function in (*functions, train.diagnostics):
+    together = function(state)
+    for trial in range(3):
+      one = jax.tree.map(lambda leaf, trial=trial: leaf[trial], state)
+      found = jax.tree.map(lambda leaf, trial=trial: leaf[trial], together)
+      assert_trees_close(found, function(one), rtol=1e-6, atol=1e-6)
+  flipped = train.diagnostics(state, since=before).flipped
+  assert {leaf.shape for leaf in flipped.values()} == {(3,)}

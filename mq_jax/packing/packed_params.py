@@ -45,7 +45,7 @@ class PackedParams(NamedTuple):
 
 
 def pack(
-  state_or_params: State | Any,
+  params: Any,
   quantizer: Rules,
   *,
   quantized: bool = False,
@@ -54,15 +54,15 @@ def pack(
 ) -> PackedParams:
   """Packs the quantized weights of a network. Does not work under jit.
 
+  `TrainStep.pack` packs a `State`.
+
   Args:
-    state_or_params: A `State` or parameters. A `State` is packed as its
-      `TrainStep.quantized` and its model state. Parameters are the latent
-      parameters of a method without variables, or already `quantized`.
+    params: The latent parameters of a method without variables, or parameters
+      that are already `quantized`.
     quantizer: The rules of the training (`selection.select`).
-    quantized: True if parameters are already Ŵ, as `TrainStep.quantized` and
-      `unpack` return them. They are then packed unchanged.
-    model_state: Pytree that replaces the model state of the `State`. Parameters
-      without it get `{}`.
+    quantized: True if the parameters are already Ŵ, as `TrainStep.quantized`
+      and `unpack` return them. They are then packed unchanged.
+    model_state: Pytree of the model state, or None for `{}`.
     metadata: Additional texts by name.
 
   Returns:
@@ -73,34 +73,79 @@ def pack(
   Raises:
     ValueError: If a weight is empty, not finite, or has more than 256 values;
       if `quantized` does not match the parameters; if the method has variables
-      and no `State` is given, or if the `State` has the variables of other
-      rules; if a rule applies to no leaf; or if `metadata` are not texts.
-    TypeError: If a leaf that a rule quantizes is not floating point.
+      and the parameters are not `quantized`; if a rule applies to no leaf; or
+      if `metadata` are not texts.
+    TypeError: If `params` is a `State`, or if a leaf that a rule quantizes is
+      not floating point.
   """
+  if isinstance(params, State):
+    raise TypeError(
+      'pack received a State, whose rules only its TrainStep knows: call'
+      ' train.pack(state).'
+    )
+  _check_finite(params, quantizer)
+  weights = named_leaves(params)
+  w_hat = {
+    path: _quantized(q, weights[path], path, quantized)
+    for path, q in selection.select(params, quantizer).items()
+  }
+  return _pack(
+    selection.replace(params, w_hat), quantizer, model_state, metadata
+  )
+
+
+def pack_state(
+  quantizer: Rules,
+  state: State,
+  *,
+  model_state: Any = None,
+  metadata: Mapping[str, str] | None = None,
+) -> PackedParams:
+  """Packs the network of a state, `TrainStep.pack`. Does not work under jit.
+
+  Args:
+    quantizer: The rules of the training.
+    state: A state of the train step.
+    model_state: Pytree that replaces the model state of the state, or None.
+    metadata: Additional texts by name.
+
+  Returns:
+    The `PackedParams`, in host memory, as `pack` describes.
+
+  Raises:
+    ValueError: As `pack`; also if the state has the variables of another train
+      step, or contains several trials.
+  """
+  if jnp.ndim(state.step):
+    raise ValueError(
+      f'The state contains trials of shape {jnp.shape(state.step)}: pack one of'
+      ' them, jax.tree.map(lambda leaf: leaf[0], state).'
+    )
+  _check_variables(state, quantizer)
+  _check_finite(state.params, quantizer)
+  # TrainStep.quantized is jitted; without jit, rounding could differ.
+  params = jax.jit(
+    lambda params, variables: selection.quantized(params, quantizer, variables)
+  )(state.params, state.variables)
+  return _pack(
+    params,
+    quantizer,
+    state.model_state if model_state is None else model_state,
+    metadata,
+  )
+
+
+def _pack(
+  params: Any,
+  quantizer: Rules,
+  model_state: Any,
+  metadata: Mapping[str, str] | None,
+) -> PackedParams:
+  """Packs parameters that are Ŵ on the leaves that the rules quantize."""
   texts = dict(metadata or {})
   for name, text in texts.items():
     if not isinstance(name, str) or not isinstance(text, str):
       raise ValueError(f'metadata {name!r}: {text!r} is not text: use str().')
-  if isinstance(state_or_params, State):
-    state = state_or_params
-    _check_variables(state, quantizer)
-    _check_finite(state.params, quantizer)
-    # TrainStep.quantized is jitted; without jit, rounding could differ.
-    params = jax.jit(
-      lambda params, variables: selection.quantized(
-        params, quantizer, variables
-      )
-    )(state.params, state.variables)
-    model_state = state.model_state if model_state is None else model_state
-  else:
-    params = state_or_params
-    _check_finite(params, quantizer)
-    weights = named_leaves(params)
-    w_hat = {
-      path: _quantized(q, weights[path], path, quantized)
-      for path, q in selection.select(params, quantizer).items()
-    }
-    params = selection.replace(params, w_hat)
   params = jax.device_get(params)
   leaves = named_leaves(params)
   packed: dict[str, Any] = {
@@ -222,19 +267,19 @@ def _check_finite(params: Any, quantizer: Rules) -> None:
 
 
 def _check_variables(state: State, quantizer: Rules) -> None:
-  """Raises `ValueError` unless the rules match those that made the state."""
+  """Raises `ValueError` unless the rules could have made the state."""
   selected = selection.select(state.params, quantizer)
   leaves = named_leaves(state.params)
   for path in selected.keys() | state.variables.keys():
     if path not in selected or path not in state.variables:
       raise ValueError(
-        f'{path} is quantized either by these rules or in the state, but not in'
-        ' both: pass the rules of the training.'
+        f'{path} is quantized either by this train step or in the state, but not'
+        ' in both: call pack of the train step that trained the state.'
       )
     q = selected[path]
     wanted: Any = jax.tree.structure(jax.eval_shape(q.init, leaves[path]))
     if wanted != jax.tree.structure(state.variables[path]):
       raise ValueError(
-        f'The variables of {path} belong to another quantizer: pass the rules'
-        ' of the training.'
+        f'The variables of {path} belong to another quantizer: call pack of the'
+        ' train step that trained the state.'
       )

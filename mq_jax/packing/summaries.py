@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mq_jax.late_update import State
 from mq_jax.packing import levels
 from mq_jax.packing.macs import layer_macs
 from mq_jax.packing.packed_array import codes_and_levels, is_packed
@@ -71,7 +70,7 @@ class Summary(NamedTuple):
 
 
 def summary(
-  params: State | PackedParams | Any,
+  params: PackedParams | Any,
   quantizer: Rules | None = None,
   *,
   apply_fn: Callable[..., Any] | None = None,
@@ -79,10 +78,10 @@ def summary(
 ) -> Summary:
   """Describes the layers of a network as `pack` packs them.
 
-    print(mq_jax.summary(state, mq_jax.bwn()))
+    print(mq_jax.summary(train.pack(state)))
 
   Args:
-    params: A state or parameters, as in `pack`, or `PackedParams`.
+    params: `PackedParams`, or parameters as in `pack`.
     quantizer: Rules, as in `pack`; None with `PackedParams`.
     apply_fn: The network, `(params, *inputs) -> outputs`, which is only traced.
       None leaves the number of multiplications unknown.

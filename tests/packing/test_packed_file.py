@@ -247,7 +247,7 @@ def test_save_packed_name_with_slash_raises(tmp_path, where):
   with pytest.raises(ValueError, match="'b/c' contains a slash"):
     mq_jax.save_packed(tmp_path / 'a.safetensors', packed)
   w = np.ones((2, 2), 'f4')
-  packed = mq_jax.pack({'b/c': w}, mq_jax.bwn())
+  packed = mq_jax.pack({'b/c': w}, [('b/c', mq_jax.bwn())])
   with pytest.raises(ValueError, match="'b/c' contains a slash"):
     mq_jax.save_packed(tmp_path / 'a.safetensors', packed)
   assert not os.listdir(tmp_path)

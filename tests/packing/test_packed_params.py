@@ -85,7 +85,7 @@ def trained():
   state = train.init(jax.random.key(3), params, {'count': jnp.zeros(())}, batch)
   for _ in range(3):
     state, _ = train.step(state, batch)
-  packed = mq_jax.pack(state, RULES)
+  packed = train.pack(state)
   return train, state, packed, jax.device_get(train.quantized(state))
 
 
@@ -235,7 +235,9 @@ def test_packed_array_equality_compares_identity():
 
 def test_packed_leaves_returns_leaves_by_path():
   w = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-  packed = mq_jax.pack({'b': {'w': w, 'c': w[0]}, 'a': w}, mq_jax.bwn())
+  packed = mq_jax.pack(
+    {'b': {'w': w, 'c': w[0]}, 'a': w}, [('a|b/w', mq_jax.bwn())]
+  )
   found = packed_array.packed_leaves(packed.params)
   assert list(found) == ['a', 'b/w']
   assert found['b/w'] is packed.params['b']['w']
@@ -349,7 +351,7 @@ def test_pack_state_leaves_without_quantizer_are_kept():
   state = problem.start(train)
   for batch in problem.batches(1):
     state, _ = train.step(state, batch)
-  packed = mq_jax.pack(state, rules)
+  packed = train.pack(state)
   assert isinstance(packed.params['first']['kernel'], PackedArray)
   assert isinstance(packed.params['last']['kernel'], np.ndarray)
   assert_same(packed.params['last'], jax.device_get(state.params['last']))
@@ -360,8 +362,8 @@ def test_pack_state_leaves_without_quantizer_are_kept():
     mq_jax.codes_and_levels(packed.params['first']['kernel'])[0],
     train.codes(state)['first/kernel'],
   )
-  other = mq_jax.pack(
-    state, rules, model_state={'a': 1}, metadata={'net': 'é', 'jax': '0'}
+  other = train.pack(
+    state, model_state={'a': 1}, metadata={'net': 'é', 'jax': '0'}
   )
   assert other.model_state == {'a': 1}
   assert other.metadata == packed.metadata | {'net': 'é', 'jax': '0'}
@@ -774,19 +776,22 @@ def test_pack_bad_metadata_or_rules_raises():
     mq_jax.pack(params, [('n', mq_jax.bwn())])
 
 
-def test_pack_state_with_other_rules_raises():
+def test_pack_state_of_other_train_step_raises():
   lsq = methods.lsq(2, optax.sgd(0.1))
   rules = [('first/kernel', lsq), ('last/kernel', mq_jax.bwn())]
   state = problem.start(problem.make(rules, mq_jax.ste()))
-  packed = mq_jax.pack(state, rules).params
-  leaves = packed_array.packed_leaves(packed)
+
+  def pack(others):
+    return problem.make(others, mq_jax.ste()).pack(state)
+
+  leaves = packed_array.packed_leaves(pack(rules).params)
   assert leaves.keys() == {'first/kernel', 'last/kernel'}
   with pytest.raises(ValueError, match="'v' matches no leaf"):
-    mq_jax.pack(state, [('v', mq_jax.bwn())])
-  with pytest.raises(ValueError, match=r'last/kernel is .*rules of the train'):
-    mq_jax.pack(state, rules[:1])
-  with pytest.raises(ValueError, match=r'first/bias is .*rules of the train'):
-    mq_jax.pack(state, [*rules, ('first/bias', mq_jax.bwn())])
+    pack([('v', mq_jax.bwn())])
+  with pytest.raises(ValueError, match=r'last/kernel is .*trained the state'):
+    pack(rules[:1])
+  with pytest.raises(ValueError, match=r'first/bias is .*trained the state'):
+    pack([*rules, ('first/bias', mq_jax.bwn())])
   for first, last, path in (
     (mq_jax.bwn(), mq_jax.bwn(), 'first/kernel'),
     (lsq, lsq, 'last/kernel'),
@@ -795,7 +800,28 @@ def test_pack_state_with_other_rules_raises():
     with pytest.raises(
       ValueError, match=f'variables of {path} belong to another quantizer'
     ):
-      mq_jax.pack(state, others)
+      pack(others)
+
+
+def test_pack_and_summary_state_name_method_of_train_step():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  state = problem.start(train)
+  for function in (mq_jax.pack, mq_jax.summary):
+    with pytest.raises(TypeError, match=r'call train\.pack\(state\)'):
+      function(state, mq_jax.dorefa(2))
+
+
+def test_pack_state_of_trials_raises_and_one_trial_packs():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  keys = jax.random.split(jax.random.key(0), 3)
+  state = jax.vmap(train.init, in_axes=(0, None, None, None))(
+    keys, problem.params(), problem.model_state(), next(problem.batches(1))
+  )
+  with pytest.raises(ValueError, match=r'trials of shape \(3,\): pack one'):
+    train.pack(state)
+  one = jax.tree.map(lambda leaf: leaf[0], state)
+  w_hat = jax.device_get(train.quantized(one))
+  assert_same(mq_jax.unpack(train.pack(one)), w_hat)
 
 
 # Unpacking into a given structure.

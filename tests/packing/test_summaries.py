@@ -71,7 +71,7 @@ def test_summary_small_network_equals_hand_computed_values():
   assert found.total_bytes_before == 16 + 288 + 48 + 16 + 24
 
 
-def test_summary_accepts_packed_params_latent_params_and_state():
+def test_summary_accepts_packed_params_and_latent_params():
   state = {'mean': np.ones(5, 'f4'), 'n': np.int32(1)}
   found = mq_jax.summary(small_network.packed_params(model_state=state))
   assert found.layers == mq_jax.summary(small_network.packed_params()).layers
@@ -87,7 +87,7 @@ def test_summary_accepts_packed_params_latent_params_and_state():
   }
   train = problem.make(mq_jax.bwn(), mq_jax.ste())
   state = problem.start(train)
-  found = mq_jax.summary(state, mq_jax.bwn())
+  found = mq_jax.summary(train.pack(state))
   kernels = {'first/kernel': 24, 'last/kernel': 6}
   for path, size in kernels.items():
     layer = rows(found)[path]
