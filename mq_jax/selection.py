@@ -253,7 +253,9 @@ class Selection(NamedTuple):
       for path, shape, quantizer in rows
     )
 
-  __repr__ = __str__
+  def __repr__(self) -> str:
+    """Returns the table, for the last line of a notebook's cell."""
+    return str(self)
 
 
 def selection(params: Params, rules: Rules) -> Selection:

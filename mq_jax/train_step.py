@@ -32,7 +32,7 @@ from mq_jax.late_update import (
 from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, forward_weight
 from mq_jax.selection import Rules, Selection
 
 Array = jax.Array
@@ -60,8 +60,8 @@ class TrainStep(NamedTuple):
     pack: `(state, *, model_state=None, metadata=None) -> PackedParams`
       (`pack_state`).
 
-  `quantized`, `forward_params`, `codes` and `diagnostics` also take the state of
-  several trials, `jax.vmap(init)`, and map over them.
+  `quantized`, `forward_params`, `codes` and `diagnostics` also take the state
+  of several trials, `jax.vmap(init)`, and map over them.
   """
 
   init: Callable[[Array, Params, Any, Batch], State]
@@ -184,7 +184,7 @@ def make_train_step(
 
 
 def _over_trials(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns a jitted function of a state, mapped over the trials of the state."""
+  """Returns a jitted function of a state, mapped over the trials in it."""
 
   def mapped(state: State, *args: Any, **kwargs: Any) -> Any:
     over = function
@@ -224,7 +224,8 @@ def _measure(
     variables = q.init(w)
     theta = w if q.parametrized is None else q.parametrized(w)
     w_tilde = q.preprocess(theta, variables)
-    g_ste = q.straight_through(jnp.ones_like(w_tilde), w_tilde, variables)
+    g_hat = jnp.ones_like(forward_weight(q, w_tilde, variables))
+    g_ste = q.straight_through(g_hat, w_tilde, variables)
     g = q.calibrate(theta, g_ste, variables)
     return jnp.any((g != 0) & jnp.isfinite(g))
 

@@ -273,8 +273,8 @@ def _check_variables(state: State, quantizer: Rules) -> None:
   for path in selected.keys() | state.variables.keys():
     if path not in selected or path not in state.variables:
       raise ValueError(
-        f'{path} is quantized either by this train step or in the state, but not'
-        ' in both: call pack of the train step that trained the state.'
+        f'{path} is quantized either by this train step or in the state, but'
+        ' not in both: call pack of the train step that trained the state.'
       )
     q = selected[path]
     wanted: Any = jax.tree.structure(jax.eval_shape(q.init, leaves[path]))

@@ -65,7 +65,8 @@ def test_lapq_joint_search_lowers_loss():
     return (jnp.sum(params['a'] * params['b']) - target) ** 2
 
   quantizer = methods.clipped_uniform(2)
-  found = methods.lapq(loss, params, quantizer, sweeps=2)
+  rules = [('.*', quantizer)]
+  found = methods.lapq(loss, params, rules, sweeps=2)
   w_hat = {
     path: quantize(quantizer, w, found.variables[path])
     for path, w in params.items()
@@ -73,7 +74,7 @@ def test_lapq_joint_search_lowers_loss():
   assert float(loss(w_hat)) == pytest.approx(found.losses['end'], rel=1e-6)
   assert found.losses['end'] < 0.1 * found.losses['start']
   assert 2 <= found.power <= 4
-  start = methods.lapq(loss, params, quantizer, sweeps=0)
+  start = methods.lapq(loss, params, rules, sweeps=0)
   assert start.losses['end'] == start.losses['start'] == found.losses['start']
 
 
