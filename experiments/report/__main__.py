@@ -14,7 +14,7 @@ import pathlib
 from absl import app, flags
 
 from experiments.common import markdown
-from experiments.common.errors import exit_on_user_error
+from experiments.common.errors import MissingError, exit_on_user_error
 from experiments.records import cards, ledger
 from experiments.report import write
 from experiments.study import spec
@@ -26,6 +26,11 @@ def main(_: list[str]) -> None:
   arguments = flags.FLAGS
   runs, studies = ledger.read(arguments.results), spec.load_all()
   deployed = cards.read_cards(arguments.results)
+  if not runs and not deployed:
+    raise MissingError(
+      f'--results={arguments.results} contains no run: check the path, or wait'
+      ' until the study has finished a run.'
+    )
   made = write.make_tables(runs, studies, deployed)
   out = pathlib.Path(arguments.out)
   paths = write.write_all(made, runs, studies, out, print)

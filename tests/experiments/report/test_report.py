@@ -379,3 +379,19 @@ def test_command_damaged_ledger_exits_with_message(tmp_path, monkeypatch):
   monkeypatch.setattr(command.flags, 'FLAGS', arguments)
   with pytest.raises(SystemExit, match=r'cut\.jsonl'):
     command.main(['report'])
+
+
+@pytest.mark.parametrize('name', ['missing', ''])
+def test_report_folder_without_runs_is_one_line_and_writes_nothing(
+  tmp_path, monkeypatch, capsys, name
+):
+  out = tmp_path / 'out'
+  options = types.SimpleNamespace(results=tmp_path / name, out=out)
+  monkeypatch.setattr(command, 'flags', types.SimpleNamespace(FLAGS=options))
+  with pytest.raises(SystemExit) as exit_:
+    command.main(['report'])
+  assert exit_.value.code
+  assert f'--results={tmp_path / name} contains no run' in str(
+    exit_.value.code
+  ) + ''.join(capsys.readouterr())
+  assert not out.exists()
