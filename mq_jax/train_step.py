@@ -10,7 +10,7 @@ forward and one backward pass through the network per step.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -135,8 +135,9 @@ def make_train_step(
   }
   for name, transformation in transformations.items():
     direction.check_transformation(name, transformation)
-  is_learned = _is_learned(estimator)
-  direction.check_stand_in(**transformations, is_learned=is_learned)
+  direction.check_stand_in(
+    **transformations, is_learned=_is_learned(estimator, {})
+  )
   if differentiate_refinement:
     check_with_stand_in(refine)
   setup = Setup(
@@ -156,7 +157,9 @@ def make_train_step(
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
     _check_params(setup, params)
     cosine, is_trainable = measure(params)
-    direction.check_refine(cosine, is_trainable if is_learned else ())
+    leaves = selection.only(is_trainable, params)
+    learned = is_trainable if _is_learned(estimator, leaves) else ()
+    direction.check_refine(cosine, learned)
     _check_trainable(is_trainable)
     return first_state(key, params, model_state, batch)
 
@@ -195,9 +198,10 @@ def _over_trials(function: Callable[..., Any]) -> Callable[..., Any]:
   return jax.jit(mapped)
 
 
-def _is_learned(estimator: GradientEstimator) -> bool:
-  """Returns True if the estimator has a φ."""
-  leaves = {'kernel': jax.ShapeDtypeStruct((3, 2), jnp.float32)}
+def _is_learned(
+  estimator: GradientEstimator, leaves: Mapping[str, Any]
+) -> bool:
+  """Returns True if the estimator has a φ for these leaves."""
   phi = jax.eval_shape(estimator.init, jax.random.key(0), leaves)
   return bool(jax.tree.leaves(phi))
 
@@ -205,7 +209,7 @@ def _is_learned(estimator: GradientEstimator) -> bool:
 def _check_params(setup: Setup, params: Params) -> None:
   """Raises `ValueError` if the setup cannot train these parameters."""
   if not selection.select(params, setup.quantizer) and _is_learned(
-    setup.estimator
+    setup.estimator, {}
   ):
     raise ValueError(
       'The estimator has a φ to learn, but no leaf is quantized: train full'

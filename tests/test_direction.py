@@ -117,9 +117,13 @@ def test_init_complete_optimizer_of_one_layer_raises():
 def test_init_frozen_quantized_layer_raises_only_for_phi():
   refine = by_path({'': optax.identity(), 'kernel': optax.set_to_zero()})
   problem.start(make(refine=refine))
-  train = problem.make(mq_jax.bwn(), mq_jax.fc_grad(hidden=3), refine=refine)
-  with pytest.raises(ValueError, match='refine does not move first/kernel'):
-    problem.start(train)
+  for estimator in (
+    mq_jax.fc_grad(hidden=3),
+    mq_jax.per_layer(mq_jax.fc_grad(hidden=3)),
+  ):
+    train = problem.make(mq_jax.bwn(), estimator, refine=refine)
+    with pytest.raises(ValueError, match='refine does not move first/kernel'):
+      problem.start(train)
 
 
 def test_init_frozen_bias_is_valid():
