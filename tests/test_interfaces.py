@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import optax
 import pytest
 
 import mq_jax
@@ -53,7 +54,7 @@ def documented_names(interface):
 def test_interface_documents_all_functions_and_table_has_all_factories(
   interface, factories
 ):
-  assert set(documented_names(interface)) == set(interface._fields)
+  assert {*documented_names(interface), 'call'} == set(interface._fields)
   exported = {
     name: value
     for module in (mq_jax, estimators, methods, quantizers)
@@ -80,7 +81,47 @@ def test_functions_take_documented_argument_names(interface, factory):
   names = {
     attribute: list(inspect.signature(getattr(result, attribute)).parameters)
     for attribute in interface._fields
-    if getattr(result, attribute) is not None
+    if attribute != 'call' and getattr(result, attribute) is not None
   }
   documented = documented_names(interface)
   assert names == {attribute: documented[attribute] for attribute in names}
+
+
+@pytest.mark.parametrize(
+  ('made', 'text'),
+  [
+    (mq_jax.bwn(), 'bwn()'),
+    (
+      mq_jax.bwn(per_channel=True, clip=None),
+      'bwn(per_channel=True, clip=None)',
+    ),
+    (mq_jax.dorefa(2), 'dorefa(bits=2)'),
+    (mq_jax.dorefa(1), 'dorefa()'),
+    (methods.fixed_levels(mq_jax.bwn()), 'fixed_levels(projection=bwn())'),
+    (mq_jax.unquantized(methods.twn()), 'unquantized(projection=twn())'),
+    (mq_jax.ste(), 'ste()'),
+    (
+      mq_jax.slim(mq_jax.fc_grad(hidden=3)),
+      'slim(estimator=fc_grad(hidden=3))',
+    ),
+    (
+      methods.lsq(2, optax.sgd(0.1)),
+      'lsq(bits=2, optimizer=GradientTransformation)',
+    ),
+    (
+      methods.binary_relax(mq_jax.bwn(), abs),
+      'binary_relax(projection=bwn(), strength=abs)',
+    ),
+  ],
+)
+def test_repr_is_call_of_factory(made, text):
+  assert repr(made) == str(made) == text
+
+
+@pytest.mark.parametrize(
+  'factory', [f for _, table in INTERFACES for f in table.values()]
+)
+def test_repr_of_every_factory_is_short(factory):
+  assert re.fullmatch(r'\w+\(.*\)', repr(factory()))
+  assert len(repr(factory())) < 80
+  assert ' at 0x' not in repr(factory())

@@ -26,12 +26,18 @@ class GradientEstimator(NamedTuple):
       gradient of the quantizer.
     factor: `(phi) -> {'s': slope, ...}`, the scalars that a stack without
       activation reduces to, or an empty dict.
+    call: Text that prints the estimator, the call of its factory.
   """
 
   init: Callable[[Array, Leaves], Phi]
   init_state: Callable[[Array, Leaves], Any]
   apply: Callable[[Phi, Leaves, Leaves, Leaves, Any], tuple[Leaves, Any]]
   factor: Callable[[Phi], dict[str, Array]]
+  call: str = 'GradientEstimator(...)'
+
+  def __repr__(self) -> str:
+    """Returns the call that made the estimator."""
+    return self.call
 
 
 def phi_dtype(leaves: Leaves) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.printing import prints_call
 
 Array = jax.Array
 
@@ -27,6 +28,7 @@ class FeatureState(NamedTuple):
   step: Array
 
 
+@prints_call
 def feature_fc(
   features: Sequence[str] = FEATURES,
   hidden: int = 16,

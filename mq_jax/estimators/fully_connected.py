@@ -6,10 +6,12 @@ import jax
 
 from mq_jax.estimators import stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.printing import prints_call
 
 Array = jax.Array
 
 
+@prints_call
 def fc_grad(
   hidden: int = 100,
   layers: int = 2,
@@ -62,6 +64,7 @@ def fc_grad(
   )
 
 
+@prints_call
 def multi_fc(
   hidden: int = 100,
   layers: int = 2,

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from mq_jax.checks import check_count
 from mq_jax.estimators import stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.printing import prints_call
 
 Array = jax.Array
 
 
+@prints_call
 def kernel_wise(
   size: int = 3, hidden: int = 100, init: str = 'random'
 ) -> GradientEstimator:

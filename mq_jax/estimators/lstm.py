@@ -9,10 +9,12 @@ from jax import lax
 from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, lstm_cell, stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.printing import prints_call
 
 Array = jax.Array
 
 
+@prints_call
 def lstm_fc(
   hidden: int = 100,
   carry: bool = True,

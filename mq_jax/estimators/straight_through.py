@@ -1,8 +1,10 @@
 """The straight-through estimator."""
 
 from mq_jax.estimators.base import GradientEstimator
+from mq_jax.printing import prints_call
 
 
+@prints_call
 def ste() -> GradientEstimator:
   """Makes the estimator that returns g_ste, the rule of the quantizer."""
   return GradientEstimator(

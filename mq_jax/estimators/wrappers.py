@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.estimators.base import GradientEstimator, Leaves
+from mq_jax.printing import prints_call
 
 Array = jax.Array
 
@@ -25,6 +26,7 @@ class SlimState(NamedTuple):
   inner: Any
 
 
+@prints_call
 def slim(estimator: GradientEstimator) -> GradientEstimator:
   """Makes an estimator that trains φ on one random layer per step.
 
@@ -65,6 +67,7 @@ def slim(estimator: GradientEstimator) -> GradientEstimator:
   return estimator._replace(init_state=init_state, apply=apply)
 
 
+@prints_call
 def per_layer(estimator: GradientEstimator) -> GradientEstimator:
   """Makes an estimator that has a separate meta quantizer for every layer.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_bits, check_choice
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
@@ -56,6 +57,7 @@ def best_clip(prior: str, bits: int) -> float:
   return low
 
 
+@prints_call
 def aciq(
   bits: int,
   *,

@@ -10,11 +10,13 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_count
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
 
 
+@prints_call
 def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
   """Quantizes to Ŵ = α · q, with q of given values and one α per layer.
 

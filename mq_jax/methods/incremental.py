@@ -14,6 +14,7 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits, check_count
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import (
   Quantizer,
   Variables,
@@ -25,6 +26,7 @@ from mq_jax.quantizers import (
 Array = jax.Array
 
 
+@prints_call
 def powers_of_two(bits: int) -> Quantizer:
   """Quantizes to the nearest of INQ's 2ᵇ⁻¹ + 1 levels: 0 or ± a power of two.
 
@@ -69,6 +71,7 @@ def _nearest(w: Array, levels: Array) -> Array:
   return jnp.where(w >= 0, from_below, from_above).astype(jnp.uint8)
 
 
+@prints_call
 def fixed_levels(projection: Quantizer) -> Quantizer:
   """Quantizes to the nearest of the levels of the first weights.
 
@@ -89,6 +92,7 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
   )
 
 
+@prints_call
 def inq(bits: int = 5) -> Quantizer:
   """Returns INQ's quantizer, for use with `freeze_portions`.
 

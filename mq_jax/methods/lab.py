@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
 _TINY = 1e-8
 
 
+@prints_call
 def lab(decay: float = 0.999) -> Quantizer:
   """Quantizes to α · sign(W) with α = ‖d ∘ W‖₁ / ‖d‖₁ and d = √v + 1e-8.
 

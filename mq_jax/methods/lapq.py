@@ -9,12 +9,14 @@ import numpy as np
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, dequantize, quantize
 
 Array = jax.Array
 _FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, as candidates for clips
 
 
+@prints_call
 def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
   """Quantizes to 2ᵇ even levels from −α to α without 0, for a clip α.
 

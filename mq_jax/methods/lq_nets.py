@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax.checks import check_bits
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
@@ -14,6 +15,7 @@ _NORMAL_MEDIAN = 0.6745  # of |x|, x standard normal
 _RIDGE = 1e-4
 
 
+@prints_call
 def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
   """Quantizes to vᵀb with b in {−1, +1}ᴷ, and a basis v per output channel.
 

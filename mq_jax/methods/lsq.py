@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_bits
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
@@ -24,6 +25,7 @@ class TrainedStep(NamedTuple):
   optimizer: optax.OptState
 
 
+@prints_call
 def lsq(
   bits: int, optimizer: optax.GradientTransformation = optax.sgd(1e-2)
 ) -> Quantizer:

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, check_plain, projected
 
 Array = jax.Array
 Schedule = Callable[[Array], Any]
 
 
+@prints_call
 def binary() -> Quantizer:
   """Quantizes to sign(W) without a scale, as BinaryConnect; sign(0) = +1.
 
@@ -138,6 +140,7 @@ class Relaxation(NamedTuple):
   variables: Variables
 
 
+@prints_call
 def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
   """Relaxes Q(W) in the loss to (λ Q(W) + W) / (λ + 1), with λ growing to ∞.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least, check_bits, check_choice
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
@@ -21,6 +22,7 @@ SHAPES: dict[str, Callable[[float, float, Array], Array]] = {
 }
 
 
+@prints_call
 def slb(
   bits: int, inverse_temperature: Schedule, sharpness: float = 1.0
 ) -> Quantizer:

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_at_least
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
 
 Array = jax.Array
 _MINUS, _ZERO, _PLUS = 0, 1, 2  # codes
 
 
+@prints_call
 def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   """Quantizes to α · {−1, 0, +1}, as ternary weight networks do.
 
@@ -66,6 +68,7 @@ class TrainedScales(NamedTuple):
   optimizer: optax.OptState
 
 
+@prints_call
 def ttq(
   threshold: float = 0.05,
   optimizer: optax.GradientTransformation = optax.sgd(1e-3),

@@ -8,11 +8,13 @@ import optax
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
+from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, projected
 
 Array = jax.Array
 
 
+@prints_call
 def uniform(bits: int) -> Quantizer:
   """Quantizes to 2ᵇ − 1 even levels from −max|W| to max|W| of the layer.
 

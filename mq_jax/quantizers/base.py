@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mq_jax.printing import prints_call
+
 Array = jax.Array
 Variables = Any
 
@@ -37,6 +39,7 @@ class Quantizer(NamedTuple):
       trains with this value in the loss. If None, the loss uses Q(W̃).
     parametrized: `(w) -> theta`. The optimizer trains theta instead of `w`, and
       `preprocess` and `calibrate` receive theta. If None, `w` is trained.
+    call: Text that prints the quantizer, the call of its factory.
   """
 
   codes: Callable[[Array, Variables], tuple[Array, Array]]
@@ -56,6 +59,11 @@ class Quantizer(NamedTuple):
   )
   relaxed: Callable[[Array, Variables], Array] | None = None
   parametrized: Callable[[Array], Array] | None = None
+  call: str = 'Quantizer(...)'
+
+  def __repr__(self) -> str:
+    """Returns the call that made the quantizer."""
+    return self.call
 
 
 def dequantize(codes: Array, levels: Array) -> Array:
@@ -125,6 +133,7 @@ def check_plain(quantizer: Quantizer) -> None:
     )
 
 
+@prints_call
 def unquantized(projection: Quantizer) -> Quantizer:
   """Returns a quantizer for training in full precision.
 

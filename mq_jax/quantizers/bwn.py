@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mq_jax.printing import prints_call
 from mq_jax.quantizers.base import (
   Quantizer,
   Variables,
@@ -13,6 +14,7 @@ from mq_jax.quantizers.base import (
 Array = jax.Array
 
 
+@prints_call
 def bwn(
   per_channel: bool = False,
   channel_axis: int = -1,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_bits
+from mq_jax.printing import prints_call
 from mq_jax.quantizers.base import (
   Quantizer,
   Variables,
@@ -23,6 +24,7 @@ def _tanh_range(w: Array) -> Array:
   return lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
 
 
+@prints_call
 def dorefa(
   bits: int = 1, clip: float | None = 1.0, original: bool = False
 ) -> Quantizer:

@@ -1,0 +1,45 @@
+"""Quantizers and estimators print as the call that made them."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import optax
+
+P = ParamSpec('P')
+T = TypeVar('T', bound=Any)
+
+
+def prints_call(factory: Callable[P, T]) -> Callable[P, T]:
+  """Decorates the factory of a NamedTuple that has a field `call`.
+
+  The field contains the call without arguments at their defaults, such as
+  `bwn(per_channel=True)`. A function prints as its name.
+  """
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args: P.args, **kwargs: P.kwargs) -> T:
+    bound = signature.bind(*args, **kwargs).arguments
+    texts = [
+      f'{name}={_text(value)}'
+      for name, value in bound.items()
+      if not _is_default(value, signature.parameters[name].default)
+    ]
+    call = f'{factory.__name__}({", ".join(texts)})'
+    return factory(*args, **kwargs)._replace(call=call)
+
+  return make
+
+
+def _is_default(value: Any, default: Any) -> bool:
+  return value is default or (
+    isinstance(value, bool | int | float | str) and value == default
+  )
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, optax.GradientTransformation):
+    return 'GradientTransformation'
+  return getattr(value, '__name__', None) or repr(value)
