@@ -18,7 +18,7 @@ from mq_jax.late_update import (
   preprocessed,
   weight_gradient,
 )
-from mq_jax.loss import Batch, Metrics, merged_metrics
+from mq_jax.loss import Batch, Metrics
 from mq_jax.quantizers import forward_weight
 from mq_jax.selection import (
   initial_variables,
@@ -83,8 +83,15 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
   """Runs one iteration: late update, loss, and update of φ.
 
   Raises:
+    TypeError: If `state` is not a `State`.
     ValueError: If the state contains several trials.
   """
+  if not isinstance(state, State):
+    raise TypeError(
+      'step takes (state, batch) and returns (state, metrics), but state is a'
+      f' {type(state).__name__}, not a State. A restored checkpoint needs the'
+      ' structure of train.init(...): jax.tree.unflatten.'
+    )
   if jnp.ndim(state.step):
     raise ValueError(
       f'The state contains trials of shape {jnp.shape(state.step)}: map the'
@@ -108,7 +115,7 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
       (loss, phi_grad, new.grads, new.params, new.variables, new.model_state)
     ),
   }
-  return new, merged_metrics(loss_metrics, step_metrics)
+  return new, loss_metrics | step_metrics
 
 
 def loss_after_update(

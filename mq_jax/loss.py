@@ -13,6 +13,8 @@ Array = jax.Array
 Params = Any
 Batch = Any
 Metrics = dict[str, Array]
+# Names of the metrics that each step adds.
+STEP_METRICS = ('loss', 'phi_grad_norm', 'finite')
 LossFn = Callable[
   [Params, Any, Batch, Array], tuple[Array, tuple[Any, Metrics]]
 ]
@@ -51,6 +53,11 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
       raise TypeError(
         f'loss_fn must return its metrics as a dict, not {type(metrics)}.'
       )
+    if taken := sorted({*STEP_METRICS} & metrics.keys()):
+      raise ValueError(
+        f'loss_fn returned metrics named {taken}, but the step reports metrics'
+        ' of these names: rename those of loss_fn.'
+      )
     old, new = _specification(model_state), _specification(new_model_state)
     if old != new:
       raise ValueError(
@@ -67,17 +74,3 @@ def _specification(tree: Any) -> tuple[Any, list[str]]:
   return structure, [
     f'{jnp.result_type(leaf)}{list(jnp.shape(leaf))}' for leaf in leaves
   ]
-
-
-def merged_metrics(loss_metrics: Metrics, step_metrics: Metrics) -> Metrics:
-  """Merges the metrics of the loss function with those of the step.
-
-  Raises:
-    ValueError: If a name occurs in both.
-  """
-  if taken := sorted(step_metrics.keys() & loss_metrics.keys()):
-    raise ValueError(
-      f'loss_fn returned metrics named {taken}, but the step reports metrics of'
-      ' these names: rename those of loss_fn.'
-    )
-  return loss_metrics | step_metrics

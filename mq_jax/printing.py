@@ -1,4 +1,4 @@
-"""Quantizers and estimators print as the call that made them."""
+"""Texts of values: quantizers and estimators print as the call of a factory."""
 
 import functools
 import inspect
@@ -31,6 +31,16 @@ def prints_call(factory: Callable[P, T]) -> Callable[P, T]:
     return factory(*args, **kwargs)._replace(call=call)
 
   return make
+
+
+def describe(value: Any) -> str:
+  """Returns a short description of a value of the wrong type."""
+  if inspect.isroutine(value):
+    return f'the function {value.__name__}, which is not called'
+  if hasattr(value, 'dtype') and hasattr(value, 'shape'):
+    return f'an array {value.dtype}{list(value.shape)}'
+  text = repr(value)
+  return text if len(text) < 60 else f'a {type(value).__name__}'
 
 
 def _is_default(value: Any, default: Any) -> bool:

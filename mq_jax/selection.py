@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from mq_jax.printing import describe
 from mq_jax.quantizers import Quantizer, quantize
 
 Array = jax.Array
@@ -118,13 +119,13 @@ def check_rules(rules: Any) -> None:
     return
   hint = 'quantizer must be a Quantizer or a sequence of (regex, Quantizer)'
   if isinstance(rules, str) or not isinstance(rules, Sequence):
-    raise TypeError(f'{hint}, not {type(rules).__name__}.')
+    raise TypeError(f'{hint} pairs, not {describe(rules)}.')
   for rule in rules:
     if not (isinstance(rule, tuple | list) and len(rule) == 2):
       raise TypeError(f'{hint} pairs, but one rule is {rule!r}.')
     if not (rule[1] is None or isinstance(rule[1], Quantizer)):
       raise TypeError(
-        f'{hint} pairs, but the rule {rule[0]!r} has {rule[1]!r}.'
+        f'{hint} pairs, but the rule {rule[0]!r} has {describe(rule[1])}.'
       )
     try:
       re.compile(rule[0])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mq_jax import algorithm, direction, selection
@@ -32,6 +33,7 @@ from mq_jax.late_update import (
 from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
+from mq_jax.printing import describe
 from mq_jax.quantizers import Quantizer, forward_weight
 from mq_jax.selection import Rules, Selection
 
@@ -124,7 +126,7 @@ def make_train_step(
   if not isinstance(estimator, GradientEstimator):
     raise TypeError(
       'estimator must be a GradientEstimator such as mq_jax.ste(), not'
-      f' {estimator!r}.'
+      f' {describe(estimator)}.'
     )
   check_choice('phi_cotangent', phi_cotangent, PHI_COTANGENTS)
   selection.check_rules(quantizer)
@@ -155,6 +157,7 @@ def make_train_step(
   measure = jax.jit(functools.partial(_measure, setup))
 
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
+    _check_init(key, params)
     _check_params(setup, params)
     cosine, is_trainable = measure(params)
     leaves = selection.only(is_trainable, params)
@@ -204,6 +207,26 @@ def _is_learned(
   """Returns True if the estimator has a φ for these leaves."""
   phi = jax.eval_shape(estimator.init, jax.random.key(0), leaves)
   return bool(jax.tree.leaves(phi))
+
+
+def _check_init(key: Any, params: Any) -> None:
+  """Raises `TypeError` unless the key is one key and the parameters train."""
+  is_key = isinstance(key, jax.Array | np.ndarray) and (
+    jnp.shape(key) == ()
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    else (jnp.shape(key), key.dtype) == ((2,), jnp.uint32)
+  )
+  if not is_key:
+    raise TypeError(
+      'init takes (key, params, model_state, batch); the key must be one key'
+      f' such as jax.random.key(0), not {describe(key)}.'
+    )
+  for path, leaf in selection.named_leaves(params).items():
+    if not jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating):
+      raise TypeError(
+        f'params contain {path}, which is {describe(leaf)} and cannot be'
+        ' trained: move it into the model state.'
+      )
 
 
 def _check_params(setup: Setup, params: Params) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import mq_jax
-from mq_jax import selection
+from mq_jax import loss, selection
 from mq_jax.quantizers import quantize
 from tests import problem
 
@@ -568,6 +568,13 @@ def test_step_estimator_changing_shapes_raises():
     ({'learning_rate': None}, ValueError, 'learning_rate=None'),
     ({'estimator': 'ste'}, TypeError, 'estimator'),
     ({'quantizer': 'dorefa'}, TypeError, 'quantizer'),
+    ({'estimator': mq_jax.fc_grad}, TypeError, 'fc_grad, which is not called'),
+    ({'quantizer': mq_jax.bwn}, TypeError, 'bwn, which is not called'),
+    (
+      {'quantizer': [('.*', mq_jax.bwn)]},
+      TypeError,
+      r"'\.\*' has the function bwn, which is not called",
+    ),
   ],
 )
 def test_make_train_step_invalid_argument_raises(options, error, message):
@@ -664,3 +671,40 @@ def test_functions_of_state_map_over_trials():
       assert_trees_close(found, function(one), rtol=1e-6, atol=1e-6)
   flipped = train.diagnostics(state, since=before).flipped
   assert {leaf.shape for leaf in flipped.values()} == {(3,)}
+
+
+def test_init_swapped_or_missing_key_raises():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  rest = (problem.params(), problem.model_state(), next(problem.batches(1)))
+  keys = jax.random.split(jax.random.key(0), 2)
+  wrong = (problem.params(), 0, None, keys, jax.random.key_data(keys))
+  for key in (*wrong, jnp.zeros(2)):
+    with pytest.raises(TypeError, match=r'init takes \(key, params, model_sta'):
+      train.init(key, *rest)
+  train.init(np.asarray(jax.random.PRNGKey(0)), *rest)
+
+
+@pytest.mark.parametrize(
+  'leaf', [jnp.arange(3), jax.random.key(0), jnp.ones(2, bool), 'text', 1j]
+)
+def test_init_leaf_that_cannot_be_trained_raises(leaf):
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  params = problem.params() | {'other': {'leaf': leaf}}
+  batch = next(problem.batches(1))
+  with pytest.raises(TypeError, match='params contain other/leaf, which is'):
+    train.init(jax.random.key(0), params, problem.model_state(), batch)
+
+
+def test_step_value_that_is_no_state_raises():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  state, metrics = train.step(problem.start(train), next(problem.batches(1)))
+  restored = dict(state._asdict())
+  for wrong in (metrics, restored, tuple(state), state.params):
+    with pytest.raises(TypeError, match=r'returns \(state, metrics\), but'):
+      train.step(wrong, next(problem.batches(1)))
+
+
+def test_step_metrics_are_the_reserved_names():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  metrics = train.step(problem.start(train), next(problem.batches(1)))[1]
+  assert set(metrics) == {'error', *loss.STEP_METRICS}
