@@ -30,6 +30,14 @@ class UnreadableError(UserError, RuntimeError):
   """A file or a folder that this program wrote is damaged."""
 
 
+class UnwritableError(UserError, OSError):
+  """A file or a folder cannot be written."""
+
+
+class BusyError(UserError, RuntimeError):
+  """Another process is working in a folder."""
+
+
 @contextlib.contextmanager
 def exit_on_user_error(other: type[Exception] = UserError) -> Iterator[None]:
   """Exits with the message alone when a `UserError` is raised.
