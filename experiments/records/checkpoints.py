@@ -34,8 +34,8 @@ from experiments.common.errors import (
 )
 from mq_jax.selection import named_leaves
 
-# Number of newest checkpoints that stay in the folder. If the newest is damaged,
-# a run resumes from the one before it.
+# Number of newest checkpoints that stay in the folder. If the newest one is
+# damaged, a run resumes from the one before it.
 KEPT = 2
 _JSON_ITEMS = ('progress', 'leaves', 'digests')
 _REST = ''  # Key of the digest of the items other than `state`.

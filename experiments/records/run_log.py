@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -196,21 +197,39 @@ def open_scalars(directory: str | os.PathLike[str], epochs_done: int) -> Any:
       later epochs that an earlier process wrote.
 
   Returns:
-    A `tensorboardX.SummaryWriter`. The caller closes it.
+    The writer of an event file. The caller closes it.
   """
-  # Imported here, because only training needs it.
-  import tensorboardX
+  # Imported here, because only training needs it. `SummaryWriter` writes in a
+  # thread: on a full disk the thread ends, and the run then waits for it.
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto import event_pb2
 
-  return tensorboardX.SummaryWriter(
-    str(directory), purge_step=epochs_done + 1, write_to_disk=True
+  Path(directory).mkdir(parents=True, exist_ok=True)
+  writer = EventsWriter(str(Path(directory, 'events')))
+  status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  writer.write_event(
+    event_pb2.Event(
+      wall_time=time.time(), step=epochs_done + 1, session_log=status
+    )
   )
+  writer.flush()
+  return writer
 
 
 def write_scalars(writer: Any, record: Mapping[str, Any]) -> None:
   """Writes the numbers of the record of an epoch, and flushes the file."""
+  from tensorboardX import summary
+  from tensorboardX.proto import event_pb2
+
   for name, value in _plain(record, 'record').items():
     if name != 'epoch' and isinstance(value, int | float):
-      writer.add_scalar(name, value, record['epoch'])
+      writer.write_event(
+        event_pb2.Event(
+          wall_time=time.time(),
+          step=record['epoch'],
+          summary=summary.scalar(name, value),
+        )
+      )
   writer.flush()
 
 
