@@ -1,10 +1,12 @@
 """Appends to files, locks them, computes their hashes, removes leftovers."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import pathlib
 import re
+import shutil
 import time
 from typing import IO
 
@@ -49,6 +51,19 @@ def remove_leftovers(folder: str | os.PathLike[str], *, mine: bool) -> None:
     match = _PARTIAL.fullmatch(path.name)
     if match and (mine or not _is_being_written(path, int(match[1]))):
       path.unlink(missing_ok=True)
+
+
+def remove_old_folders(folder: str | os.PathLike[str], prefix: str) -> None:
+  """Removes temporary folders of killed processes, older than an hour.
+
+  Args:
+    folder: Folder that contains them.
+    prefix: First characters of their names.
+  """
+  for path in pathlib.Path(folder).glob(f'{prefix}*'):
+    with contextlib.suppress(FileNotFoundError):
+      if time.time() - path.stat().st_mtime > _LONGEST_WRITE:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_being_written(path: pathlib.Path, process: int) -> bool:

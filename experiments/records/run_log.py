@@ -112,36 +112,45 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
 
 
 def read_log(
-  path: str | os.PathLike[str],
+  path: str | os.PathLike[str], *, ended: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Reads the log of a run, which may be in progress or killed.
 
+  Args:
+    path: Path of the log.
+    ended: Refuse a last line that is cut short. By default it is omitted.
+
   Returns:
-    The header, and the records in their order. A last line that is cut short
-    is omitted.
+    The header, and the records in their order.
 
   Raises:
-    InvalidError: If the file is not the log of a run.
+    InvalidError: If the file is not the log of a run, or an epoch is missing.
   """
   lines = Path(path).read_bytes().splitlines()
   objects: list[dict[str, Any]] = []
   for number, line in enumerate(lines, start=1):
     try:
       entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       # A JSON object that is cut short is not JSON, so a last line that can be
       # read is complete even without its newline.
-      if 1 < number == len(lines):
+      if 1 < number == len(lines) and not ended:
         break
       raise InvalidError(
         f'Line {number} of {path} is not JSON ({error}). Correct that line, or'
         ' use another --workdir.'
       ) from error
-    key = 'config' if number == 1 else 'epoch'
-    if not isinstance(entry, dict) or key not in entry:
+    key, kind = ('config', dict) if number == 1 else ('epoch', int)
+    if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
       raise InvalidError(
         f'Line {number} of {path} has no {key!r}, so the file is not the log of'
         ' a run. Use another --workdir.'
+      )
+    if number > 2 and entry['epoch'] != objects[-1]['epoch'] + 1:
+      raise InvalidError(
+        f'Line {number} of {path} is epoch {entry["epoch"]}, but the line above'
+        f' is epoch {objects[-1]["epoch"]}. Restore the file from a copy, or'
+        ' use another --workdir.'
       )
     objects.append(entry)
   if not objects:

@@ -19,6 +19,7 @@ from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
+from experiments.records.entry import check_complete
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
@@ -293,7 +294,9 @@ def _save_models(
 
 def _result(config: ConfigDict, folder: pathlib.Path) -> Result:
   """Reads the result of a complete run."""
-  header, records = run_log.read_log(folder / workdir.LOG)
+  log_path = folder / workdir.LOG
+  header, records = run_log.read_log(log_path)
+  check_complete(log_path, header, records)
   accuracies = [record['test_accuracy'] for record in records]
   by_epoch = [
     [trial['test_accuracy'] for trial in record.get('trials', [record])]

@@ -32,6 +32,15 @@ def test_remove_leftovers_keeps_files_of_running_processes(tmp_path):
   files.remove_leftovers(tmp_path / 'missing', mine=False)
 
 
+def test_remove_old_folders_keeps_new_and_other_folders(tmp_path):
+  for name in ('.new-1', '.new-2', 'other'):
+    (tmp_path / name / 'inner').mkdir(parents=True)
+  for name in ('.new-1', 'other'):
+    os.utime(tmp_path / name, (0, 0))
+  files.remove_old_folders(tmp_path, '.new-')
+  assert sorted(os.listdir(tmp_path)) == ['.new-2', 'other']
+
+
 def test_sha256_equals_digest_of_content(tmp_path):
   path = tmp_path / 'file'
   path.write_bytes(b'abc')

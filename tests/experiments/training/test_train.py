@@ -229,7 +229,9 @@ def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
   # The data folder is not part of the identity of a run.
   config.data_dir = '/moved'
-  assert train.train_and_evaluate(config, tmp_path / 'run') == first
+  # Another process may have the folder.
+  with workdir.lock(tmp_path / 'run'):
+    assert train.train_and_evaluate(config, tmp_path / 'run') == first
   assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
 
 
@@ -373,23 +375,15 @@ def test_run_folder_of_other_config_raises(tmp_path, config, monkeypatch):
   assert {p: p.read_bytes() for p in files_in(work)} == files
 
 
-@pytest.mark.parametrize('steps', [[9], [6, 9]])
-def test_run_damaged_checkpoints_resumes_bit_for_bit_from_earlier(
-  tmp_path, uninterrupted, capsys, steps
+def test_run_damaged_checkpoint_resumes_bit_for_bit_from_earlier(
+  tmp_path, uninterrupted, capsys
 ):
   config, _, expected_end = uninterrupted
   kill_run(config, tmp_path, checkpoints, 'save', 4, before=False)
   folder = tmp_path / 'checkpoints'
   assert sorted(os.listdir(folder)) == ['6', '9']
-  for step in steps:
-    path = folder / str(step) / 'progress' / 'metadata'
-    path.write_text(path.read_text().replace('"step":', '"stap":'))
-  if steps == [6, 9]:
-    before = files_in(tmp_path)
-    with pytest.raises(errors.UnreadableError, match='No checkpoint in'):
-      train.train_and_evaluate(config, tmp_path)
-    assert files_in(tmp_path) == before
-    return
+  path = folder / '9' / 'progress' / 'metadata'
+  path.write_text(path.read_text().replace('"step":', '"stap":'))
   train.train_and_evaluate(config, tmp_path)
   assert 'The checkpoint of step 9 is damaged' in capsys.readouterr().out
   assert (folder / '9.damaged').is_dir()
@@ -406,11 +400,6 @@ def test_run_in_folder_of_other_process_raises_and_changes_nothing(
     with pytest.raises(errors.BusyError, match='is in use by process'):
       train.train_and_evaluate(config, work)
     assert {p: p.read_bytes() for p in files_in(work)} == before
-  train.train_and_evaluate(config, work)
-  # The result of a complete run can be read while the folder is locked.
-  with workdir.lock(work):
-    train.train_and_evaluate(config, work)
-  assert not (work / workdir.LOCK).exists()
 
 
 def test_run_is_locked_while_it_trains(tmp_path, config):
