@@ -13,15 +13,19 @@ later is set aside, and the one before it is read.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +42,8 @@ from mq_jax.selection import named_leaves
 # damaged, a run resumes from the one before it.
 KEPT = 2
 _JSON_ITEMS = ('progress', 'leaves', 'digests')
+# Message of asyncio about tasks that an error has ended.
+_CLOSED = 'Event loop is closed'
 _REST = ''  # Key of the digest of the items other than `state`.
 
 
@@ -67,8 +73,8 @@ def open_manager(
 
   Incomplete checkpoints of a killed process and empty folders are removed, so
   only one process may have the folder open. A file in the place of a
-  checkpoint is set aside. The context hides the messages of orbax below a
-  warning.
+  checkpoint is set aside. The context hides the messages of orbax; errors have
+  the messages of this module.
 
   Args:
     directory: Path of the folder. Missing parents are created.
@@ -128,7 +134,7 @@ def save(
     )
   leaves, digests = _describe(state), _digests(state)
   digests[_REST] = _digest_of_rest(step, progress, leaves, digests)
-  try:
+  with _failures() as causes:
     manager.save(
       step,
       args=ocp.args.Composite(
@@ -138,15 +144,15 @@ def save(
         digests=ocp.args.JsonSave(digests),
       ),
     )
-  except Exception as error:  # Orbax raises errors of many classes.
+  if causes:
     kept = 'There is no earlier checkpoint'
     if newest is not None:
       kept = f'The checkpoint of step {newest} is unchanged'
     raise UnwritableError(
       f'The checkpoint of step {step} cannot be written to {manager.directory}'
-      f' ({_first_line(error)}). {kept}. Free space on the disk or correct the'
+      f' ({causes[0]}). {kept}. Free space on the disk or correct the'
       ' permissions, then rerun the command to resume.'
-    ) from error
+    )
 
 
 def restore_latest(
@@ -182,7 +188,7 @@ def restore_latest(
     try:
       restored = _restore(manager, step, template, check)
     except DamagedError as error:
-      damaged[step] = _first_line(error)
+      damaged[step] = str(error)
       continue
     for bad, cause in damaged.items():
       aside = _set_aside(directory / str(bad))
@@ -217,8 +223,7 @@ def _restore(
     ),
     template,
   )
-  try:
-    # Orbax logs a warning for each item that is missing.
+  with _failures() as causes:
     saved = manager.restore(
       step,
       args=ocp.args.Composite(
@@ -227,18 +232,18 @@ def _restore(
     )
     progress, leaves, digests = (saved[name] for name in _JSON_ITEMS)
     rest = digests.pop(_REST)
-  except Exception as error:
-    raise DamagedError(f'{type(error).__name__}: {error}') from error
+  if causes:
+    raise DamagedError(causes[0])
   if rest != _digest_of_rest(step, progress, leaves, digests):
     raise DamagedError('its progress or its list of leaves has changed')
   folder = Path(manager.directory) / str(step)
   _check_fit(folder, _describe(template), leaves)
-  try:
+  with _failures() as causes:
     state = manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))
     ).state
-  except Exception as error:
-    raise DamagedError(f'{type(error).__name__}: {error}') from error
+  if causes:
+    raise DamagedError(causes[0])
   # Without one of its files, orbax returns the raw numbers of a PRNG key.
   if _describe(state) != leaves:
     raise DamagedError('its state has leaves of other types or shapes')
@@ -307,8 +312,49 @@ def _digest_of_rest(step: int, *parts: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-  """Returns the start of a message, because those of orbax fill pages."""
+@contextlib.contextmanager
+def _failures() -> Iterator[list[str]]:
+  """Yields a list that receives the cause if the context ends with an error.
+
+  Orbax raises errors of many classes, and its threads print their own.
+  """
+  _hide_remains()
+  causes: list[str] = []
+  try:
+    yield causes
+  except Exception as error:
+    causes.append(_cause(error))
+
+
+@functools.cache
+def _hide_remains() -> None:
+  """Hides what the threads of orbax print after an error.
+
+  They print some of it while the process ends, so nothing is restored.
+  """
+  show, show_unraisable = sys.excepthook, sys.unraisablehook
+
+  def show_other(kind: Any, error: Any, traceback: Any) -> None:
+    if _CLOSED not in str(error):
+      show(kind, error, traceback)
+
+  def show_other_unraisable(unraisable: Any) -> None:
+    if _CLOSED not in str(unraisable.exc_value):
+      show_unraisable(unraisable)
+
+  sys.excepthook, sys.unraisablehook = show_other, show_other_unraisable
+  logging.getLogger('asyncio').addFilter(
+    lambda record: 'was never retrieved' not in record.getMessage()
+  )
+  absl.logging.get_absl_handler().addFilter(
+    lambda record: '_SignalingThread.run() raised' not in record.getMessage()
+  )
+
+
+def _cause(error: Exception) -> str:
+  """Returns the cause of an error of orbax, whose messages fill pages."""
+  if number := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(number[1]))
   return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
 
 
@@ -333,6 +379,5 @@ def _check_fit(
 
 
 def _no_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Returns False for messages of orbax below a warning, to filter a log."""
-  orbax = 'orbax' in Path(record.pathname).parts
-  return not orbax or record.levelno >= logging.WARNING
+  """Returns False for messages of orbax, to filter a log."""
+  return 'orbax' not in Path(record.pathname).parts
