@@ -13,6 +13,7 @@ later is set aside, and the one before it is read.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -79,6 +80,9 @@ def open_manager(
   Args:
     directory: Path of the folder. Missing parents are created.
 
+  Raises:
+    OSError: If the folder cannot be made, read or written.
+
   Yields:
     The manager, an argument of the other functions.
   """
@@ -95,8 +99,11 @@ def open_manager(
   logger.addFilter(_no_orbax_chatter)
   try:
     path = Path(directory).absolute()
-    if path.is_dir():
-      _clear_places(path)
+    # Orbax would notice only when the first checkpoint is written.
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    _clear_places(path)
     with ocp.CheckpointManager(path, options=options) as manager:
       yield manager
   finally:
@@ -301,7 +308,7 @@ def _digests(state: Any) -> dict[str, str]:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
-    return hashlib.sha256(array.view(np.uint8)).hexdigest()
+    return hashlib.sha256(memoryview(array.view(np.uint8))).hexdigest()
 
   return {path: digest(leaf) for path, leaf in named_leaves(state).items()}
 

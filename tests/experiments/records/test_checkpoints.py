@@ -333,6 +333,17 @@ def test_open_manager_stray_entries_do_not_block(tmp_path):
   ]
 
 
+def test_open_manager_unusable_folder_raises(tmp_path, monkeypatch):
+  place = tmp_path / 'file'
+  place.touch()
+  with pytest.raises(FileExistsError), checkpoints.open_manager(place):
+    pytest.fail('A file is no folder.')
+  # The superuser may write everywhere.
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)
+  with pytest.raises(PermissionError), checkpoints.open_manager(tmp_path):
+    pytest.fail('The folder cannot be written.')
+
+
 def test_open_manager_only_empty_folder_has_no_checkpoint(tmp_path):
   (tmp_path / '9').mkdir()
   assert restore(tmp_path) is None
