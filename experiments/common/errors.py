@@ -5,9 +5,16 @@ defect and keeps its traceback.
 """
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Iterator
+
+# Errors of the operating system that a user can correct.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_IN_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
+_OTHER = {errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE}
 
 
 class UserError(Exception):
@@ -30,9 +37,20 @@ class UnreadableError(UserError, RuntimeError):
   """A file or a folder that this program wrote is damaged."""
 
 
+class UnwritableError(UserError, OSError):
+  """A file or a folder cannot be written."""
+
+
+class BusyError(UserError, RuntimeError):
+  """Another process is working in a folder."""
+
+
 @contextlib.contextmanager
 def exit_on_user_error(other: type[Exception] = UserError) -> Iterator[None]:
   """Exits with the message alone when a `UserError` is raised.
+
+  The same holds for an `OSError` that a user can correct, such as a full disk
+  or a missing permission.
 
   Args:
     other: Class of other errors that the user of the command can correct.
@@ -43,5 +61,25 @@ def exit_on_user_error(other: type[Exception] = UserError) -> Iterator[None]:
     yield
   except (UserError, other) as error:
     sys.exit(f'{error}')
+  except OSError as error:
+    if message := _message_about_files(error):
+      sys.exit(message)
+    raise
   except KeyboardInterrupt:
     sys.exit(130)
+
+
+def _message_about_files(error: OSError) -> str:
+  """Returns what is wrong and what to do; '' if a user cannot correct it."""
+  if error.errno in _FULL:
+    remedy = 'Free space on the disk, then rerun the command to resume.'
+  elif error.errno in _FORBIDDEN:
+    remedy = 'Correct the permissions, or use another folder.'
+  elif error.errno in _IN_PLACE:
+    remedy = 'Move that file or folder away, or use another folder.'
+  elif error.errno in _OTHER:
+    remedy = 'Check the disk and the path.'
+  else:
+    return ''
+  place = f'{error.filename}: ' if error.filename else ''
+  return f'{place}{error.strerror}. {remedy}'

@@ -3,12 +3,16 @@
 Commands apply them. The library does not, since they affect the whole process.
 """
 
+import contextlib
 import ctypes
 import os
 import pathlib
 import sys
 
 import jax
+
+# Bound of the compiled programs on disk, in bytes.
+CACHE_SIZE = 2 * 2**30
 
 # mallopt's names for its parameters, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -17,14 +21,45 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def configure() -> None:
   """Keeps freed memory for the process, and compiled programs on disk.
 
-  Compiled programs are written to `~/.cache/mq_jax`, or to the folder that
-  JAX_COMPILATION_CACHE_DIR names. An empty string turns that off.
+  Compiled programs are written to `~/.cache/mq_jax`, which only this user can
+  open, or to the folder that JAX_COMPILATION_CACHE_DIR names. An empty string
+  turns that off. The folder in `~/.cache` keeps at most `CACHE_SIZE` bytes from
+  one start to the next.
   """
   keep_memory()
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    folder = pathlib.Path(home) / 'mq_jax'
-    jax.config.update('jax_compilation_cache_dir', str(folder))
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+    return
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  folder = pathlib.Path(home) / 'mq_jax'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whoever can write to the folder can make this process run other programs.
+    folder.chmod(0o700)
+    shrink(folder, CACHE_SIZE)
+  except OSError as error:
+    print(f'Compiled programs are not kept on disk: {error}', flush=True)
+    return
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+
+
+def shrink(folder: pathlib.Path, size: int) -> None:
+  """Removes the files that were not used for longest, down to `size` bytes.
+
+  JAX does the same, with `jax_compilation_cache_max_size`, only if the package
+  filelock is installed.
+  """
+  used = []
+  for path in folder.iterdir():
+    # Another process may remove the file at the same time.
+    with contextlib.suppress(FileNotFoundError):
+      status = path.stat()
+      last = max(status.st_atime, status.st_mtime)
+      used.append((last, status.st_size, path))
+  total = 0
+  for _, bytes_used, path in sorted(used, reverse=True):
+    total += bytes_used
+    if total > size and path.is_file():
+      path.unlink(missing_ok=True)
 
 
 def keep_memory() -> None:

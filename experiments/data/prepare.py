@@ -9,9 +9,7 @@ leaves nothing that could be mistaken for a set.
 import contextlib
 import io
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from experiments.common import files
 from experiments.data import store
 from experiments.data.cifar_archives import (
   CLASSES,
@@ -73,7 +72,7 @@ def prepare(
         ' and run this command again.'
       ) from error
   root.mkdir(parents=True, exist_ok=True)
-  _remove_leftovers(root)
+  files.remove_old_folders(root, STAGING)
   with tempfile.TemporaryDirectory(prefix=STAGING, dir=root) as staging:
     advance = report('writing', sum(sizes))
     builder = BUILDERS[name](
@@ -100,14 +99,6 @@ def prepare(
     target.parent.mkdir(exist_ok=True)
     os.rename(written, target)
   return target
-
-
-def _remove_leftovers(root: Path) -> None:
-  """Removes folders of killed preparations, which are older than an hour."""
-  for folder in root.glob(f'{STAGING}*'):
-    with contextlib.suppress(FileNotFoundError):
-      if time.time() - folder.stat().st_mtime > 3600:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Builder(  # type: ignore[call-arg]

@@ -209,6 +209,7 @@ def _read_cache(path: Path, state: str) -> Pixels | None:
 def _write_cache(path: Path, state: str, pixels: Pixels) -> None:
   """Writes decoded pixels; logs a warning if the folder is not writable."""
   try:
+    files.remove_leftovers(path.parent, mine=False)
     with open_atomic(path) as file:
       np.savez(file, fingerprint=np.array(state), **pixels._asdict())
   except OSError as error:

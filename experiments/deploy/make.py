@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build.networks import make_activation, make_network
 from experiments.build.parts import make_parts
+from experiments.common import files
 from experiments.common.errors import InvalidError
 from experiments.data import datasets
 from experiments.data.on_device import hold_out
@@ -28,6 +29,7 @@ FORMATS = {
   'onnx': 'model.onnx',
 }
 PAGE = 'CARD.md'
+_STAGING = '.deploy'
 
 
 def deploy(
@@ -99,7 +101,9 @@ def _open_folder_in(out: pathlib.Path) -> Iterator[pathlib.Path]:
   is_new = not out.exists()
   try:
     out.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.TemporaryDirectory(dir=out, prefix='.deploy')
+    files.remove_leftovers(out, mine=False)
+    files.remove_old_folders(out, _STAGING)
+    folder = tempfile.TemporaryDirectory(dir=out, prefix=_STAGING)
   except OSError as error:
     raise InvalidError(f'--out={out} is not writable: {error}') from error
   try:

@@ -4,17 +4,32 @@ import json
 import pathlib
 from typing import Any
 
+from experiments.common.errors import InvalidError
 from mq_jax.files import write_atomic
 
 FOLDER = 'deployed'
 
 
 def read_cards(results: str | pathlib.Path) -> list[dict[str, Any]]:
-  """Returns all cards of the ledger in the folder `results`, by name."""
-  return [
-    json.loads(path.read_text(encoding='utf-8'))
-    for path in sorted((pathlib.Path(results) / FOLDER).glob('*.json'))
-  ]
+  """Returns all cards of the ledger in the folder `results`, by name.
+
+  Raises:
+    InvalidError: If a card is damaged; the message names it.
+  """
+  cards = []
+  for path in sorted((pathlib.Path(results) / FOLDER).glob('*.json')):
+    try:
+      card = json.loads(path.read_text(encoding='utf-8'))
+      is_card = card['name'] == path.stem
+    except (ValueError, RecursionError, LookupError, TypeError):
+      is_card = False
+    if not is_card:
+      raise InvalidError(
+        f'{path} is damaged, or not the card of a deployed network. Delete it,'
+        ' and deploy the network again.'
+      )
+    cards.append(card)
+  return cards
 
 
 def enter(results: str | pathlib.Path, card: dict[str, Any]) -> pathlib.Path:

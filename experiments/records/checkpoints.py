@@ -1,31 +1,55 @@
 """Saves and restores checkpoints of a training run with orbax.
 
-A checkpoint is a folder, named by its step, of three items: `state`, any pytree
-of arrays; `progress`, a JSON object with the position in the data; and
-`leaves`, the type and shape of every leaf of the state. If a state belongs to
-another configuration, the error lists the leaves that differ. Orbax itself
-casts silently to the type of the template.
+A checkpoint is a folder, named by its step, of four items: `state`, any pytree
+of arrays; `progress`, a JSON object with the position in the data; `leaves`,
+the type and shape of every leaf of the state; and `digests`, the SHA-256 of
+every leaf, and of all the rest. If a state belongs to another configuration,
+the error lists the leaves that differ. Orbax itself casts silently to the type
+of the template, and loads arrays whose bytes have changed on the disk.
 
 Orbax writes into a temporary folder and renames it. If a process is killed,
-only the checkpoint that it was writing is lost.
+only the checkpoint that it was writing is lost. A checkpoint that is damaged
+later is set aside, and the one before it is read.
 """
 
 import contextlib
+import errno
+import functools
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import absl.logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.common.errors import InvalidError, UnreadableError
+from experiments.common.errors import (
+  InvalidError,
+  UnreadableError,
+  UnwritableError,
+)
 from mq_jax.selection import named_leaves
 
-KEPT = 2  # Number of newest checkpoints that stay in the folder.
+# Number of newest checkpoints that stay in the folder. If the newest one is
+# damaged, a run resumes from the one before it.
+KEPT = 2
+_JSON_ITEMS = ('progress', 'leaves', 'digests')
+# Message of asyncio about tasks that an error has ended.
+_CLOSED = 'Event loop is closed'
+_REST = ''  # Key of the digest of the items other than `state`.
+
+
+class DamagedError(Exception):
+  """A checkpoint is not the one that was saved, or must not be used."""
 
 
 class Restored(NamedTuple):
@@ -48,12 +72,16 @@ def open_manager(
 ) -> Iterator[ocp.CheckpointManager]:
   """Opens or creates a folder of checkpoints.
 
-  Incomplete checkpoints of a killed process are removed, so only one process
-  may have the folder open. The context hides the messages of orbax below a
-  warning.
+  Incomplete checkpoints of a killed process and empty folders are removed, so
+  only one process may have the folder open. A file in the place of a
+  checkpoint is set aside. The context hides the messages of orbax; errors have
+  the messages of this module.
 
   Args:
     directory: Path of the folder. Missing parents are created.
+
+  Raises:
+    OSError: If the folder cannot be made, read or written.
 
   Yields:
     The manager, an argument of the other functions.
@@ -71,6 +99,11 @@ def open_manager(
   logger.addFilter(_no_orbax_chatter)
   try:
     path = Path(directory).absolute()
+    # Orbax would notice only when the first checkpoint is written.
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    _clear_places(path)
     with ocp.CheckpointManager(path, options=options) as manager:
       yield manager
   finally:
@@ -95,46 +128,101 @@ def save(
   Raises:
     TypeError: If JSON cannot represent a value of `progress`.
     ValueError: If `step` is not above that of the newest checkpoint.
+    UnwritableError: If the checkpoint cannot be written, for instance because
+      the disk is full.
   """
-  json.dumps(dict(progress))  # An error must come before orbax writes.
+  # JSON turns tuples into lists. An error must come before orbax writes.
+  progress = json.loads(json.dumps(dict(progress)))
   newest = manager.latest_step()
   if newest is not None and step <= newest:
     raise ValueError(
       f'step {step} is not above {newest}, the newest checkpoint in'
       f' {manager.directory}. Restore that one first, or use another --workdir.'
     )
-  manager.save(
-    step,
-    args=ocp.args.Composite(
-      state=ocp.args.StandardSave(state),
-      progress=ocp.args.JsonSave(dict(progress)),
-      leaves=ocp.args.JsonSave(_describe(state)),
-    ),
-  )
+  leaves, digests = _describe(state), _digests(state)
+  digests[_REST] = _digest_of_rest(step, progress, leaves, digests)
+  with _failures() as causes:
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        progress=ocp.args.JsonSave(progress),
+        leaves=ocp.args.JsonSave(leaves),
+        digests=ocp.args.JsonSave(digests),
+      ),
+    )
+  if causes:
+    kept = 'There is no earlier checkpoint'
+    if newest is not None:
+      kept = f'The checkpoint of step {newest} is unchanged'
+    raise UnwritableError(
+      f'The checkpoint of step {step} cannot be written to {manager.directory}'
+      f' ({causes[0]}). {kept}. Free space on the disk or correct the'
+      ' permissions, then rerun the command to resume.'
+    )
 
 
 def restore_latest(
-  manager: ocp.CheckpointManager, template: Any
+  manager: ocp.CheckpointManager,
+  template: Any,
+  *,
+  check: Callable[[Any], None] = lambda state: None,
+  tell: Callable[[str], object] = print,
 ) -> Restored | None:
-  """Reads the newest checkpoint, bit for bit.
+  """Reads the newest checkpoint that is undamaged, bit for bit.
+
+  Newer ones, which are damaged, get the ending `.damaged`, and their steps can
+  be saved again.
 
   Args:
     manager: Manager from `open_manager`.
     template: Pytree with the structure of the saved state, of arrays or
       `jax.ShapeDtypeStruct`s. Each leaf is restored with the sharding of the
       template, or else to the default device.
+    check: `(state)`, raises a `DamagedError` if the state must not be used.
+    tell: `(text)`, receives a message about each checkpoint that is set aside.
 
   Returns:
     The checkpoint, or None if the folder has no checkpoint yet.
 
   Raises:
-    UnreadableError: If the checkpoint cannot be read.
+    UnreadableError: If every checkpoint is damaged; none is set aside then.
     InvalidError: If the state does not fit the template.
   """
-  step = manager.latest_step()
-  if step is None:
-    return None
-  folder, expected = Path(manager.directory) / str(step), _describe(template)
+  directory = Path(manager.directory)
+  damaged: dict[int, str] = {}
+  for step in sorted(manager.all_steps(), reverse=True):
+    try:
+      restored = _restore(manager, step, template, check)
+    except DamagedError as error:
+      damaged[step] = str(error)
+      continue
+    for bad, cause in damaged.items():
+      aside = _set_aside(directory / str(bad))
+      tell(
+        f'The checkpoint of step {bad} is damaged ({cause}) and is now'
+        f' {aside}. The run resumes from the checkpoint of step {step}.'
+      )
+    if damaged:
+      manager.reload()
+    return restored
+  if damaged:
+    causes = '; '.join(f'step {step}: {damaged[step]}' for step in damaged)
+    raise UnreadableError(
+      f'No checkpoint in {directory} can be read ({causes}). Restore the folder'
+      ' from a copy, or delete it and rerun the command to train from the'
+      ' start.'
+    )
+  return None
+
+
+def _restore(
+  manager: ocp.CheckpointManager,
+  step: int,
+  template: Any,
+  check: Callable[[Any], None],
+) -> Restored:
+  """Reads one checkpoint; raises a DamagedError if it cannot be used."""
   default = jnp.zeros(()).sharding
   placed = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
@@ -142,25 +230,58 @@ def restore_latest(
     ),
     template,
   )
-  try:
+  with _failures() as causes:
     saved = manager.restore(
       step,
       args=ocp.args.Composite(
-        progress=ocp.args.JsonRestore(), leaves=ocp.args.JsonRestore()
+        **{name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
       ),
     )
-    _check_fit(folder, expected, saved.leaves)
+    progress, leaves, digests = (saved[name] for name in _JSON_ITEMS)
+    rest = digests.pop(_REST)
+  if causes:
+    raise DamagedError(causes[0])
+  if rest != _digest_of_rest(step, progress, leaves, digests):
+    raise DamagedError('its progress or its list of leaves has changed')
+  folder = Path(manager.directory) / str(step)
+  _check_fit(folder, _describe(template), leaves)
+  with _failures() as causes:
     state = manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))
     ).state
-  except InvalidError:
-    raise
-  except Exception as error:
-    raise UnreadableError(
-      f'The checkpoint {folder} cannot be read ({error}). Delete that folder'
-      ' and rerun the command to resume from the previous checkpoint.'
-    ) from error
-  return Restored(step, state, saved.progress)
+  if causes:
+    raise DamagedError(causes[0])
+  # Without one of its files, orbax returns the raw numbers of a PRNG key.
+  if _describe(state) != leaves:
+    raise DamagedError('its state has leaves of other types or shapes')
+  found = _digests(state)
+  if changed := [path for path in found if found[path] != digests.get(path)]:
+    raise DamagedError(f'its leaf {changed[0]} has changed')
+  check(state)
+  return Restored(step, state, progress)
+
+
+def _clear_places(directory: Path) -> None:
+  """Removes empty checkpoints, and sets files in their places aside."""
+  for path in directory.iterdir():
+    # Orbax takes every such entry for a checkpoint.
+    if not path.name.isdecimal():
+      continue
+    if not path.is_dir():
+      _set_aside(path)
+    elif not any(entry.is_file() for entry in path.rglob('*')):
+      shutil.rmtree(path)
+
+
+def _set_aside(path: Path) -> Path:
+  """Renames a file or folder to a free name, and returns that name."""
+  aside = path.with_name(f'{path.name}.damaged')
+  number = 1
+  while aside.exists():
+    number += 1
+    aside = path.with_name(f'{path.name}.damaged{number}')
+  path.rename(aside)
+  return aside
 
 
 def _describe(tree: Any) -> dict[str, str]:
@@ -178,6 +299,70 @@ def _describe(tree: Any) -> dict[str, str]:
     else type(leaf).__name__
     for path, leaf in named_leaves(tree, has_no_children).items()
   }
+
+
+def _digests(state: Any) -> dict[str, str]:
+  """Returns the SHA-256 of the bytes of each leaf by path."""
+
+  def digest(leaf: Any) -> str:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    array = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
+    return hashlib.sha256(array.view(np.uint8).data).hexdigest()
+
+  return {path: digest(leaf) for path, leaf in named_leaves(state).items()}
+
+
+def _digest_of_rest(step: int, *parts: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of the step and of JSON objects."""
+  text = json.dumps([step, *parts], sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[list[str]]:
+  """Yields a list that receives the cause if the context ends with an error.
+
+  Orbax raises errors of many classes, and its threads print their own.
+  """
+  _hide_remains()
+  causes: list[str] = []
+  try:
+    yield causes
+  except Exception as error:
+    causes.append(_cause(error))
+
+
+@functools.cache
+def _hide_remains() -> None:
+  """Hides what the threads of orbax print after an error.
+
+  They print some of it while the process ends, so nothing is restored.
+  """
+  show, show_unraisable = sys.excepthook, sys.unraisablehook
+
+  def show_other(kind: Any, error: Any, traceback: Any) -> None:
+    if _CLOSED not in str(error):
+      show(kind, error, traceback)
+
+  def show_other_unraisable(unraisable: Any) -> None:
+    if _CLOSED not in str(unraisable.exc_value):
+      show_unraisable(unraisable)
+
+  sys.excepthook, sys.unraisablehook = show_other, show_other_unraisable
+  logging.getLogger('asyncio').addFilter(
+    lambda record: 'was never retrieved' not in record.getMessage()
+  )
+  absl.logging.get_absl_handler().addFilter(
+    lambda record: '_SignalingThread.run() raised' not in record.getMessage()
+  )
+
+
+def _cause(error: Exception) -> str:
+  """Returns the cause of an error of orbax, whose messages fill pages."""
+  if number := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(number[1]))
+  return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
 
 
 def _check_fit(
@@ -201,6 +386,5 @@ def _check_fit(
 
 
 def _no_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Returns False for messages of orbax below a warning, to filter a log."""
-  orbax = 'orbax' in Path(record.pathname).parts
-  return not orbax or record.levelno >= logging.WARNING
+  """Returns False for messages of orbax, to filter a log."""
+  return 'orbax' not in Path(record.pathname).parts

@@ -20,6 +20,7 @@ from experiments.common.errors import (
   exit_on_user_error,
 )
 from experiments.records import run_log
+from experiments.records.entry import check_complete
 from experiments.records.workdir import LOG
 from mq_jax.files import write_atomic
 
@@ -77,7 +78,8 @@ def add(
 
   Raises:
     MissingError: If `workdir` has no metrics.jsonl.
-    InvalidError: If the run did not reach its last epoch and did not diverge.
+    InvalidError: If the run did not reach its last epoch and did not diverge,
+      or its log is damaged.
     TakenError: If an entry of this name belongs to another run.
   """
   log = pathlib.Path(workdir) / LOG
@@ -88,12 +90,14 @@ def add(
   epochs = header['config']['epochs']
   done = records[-1]['epoch'] if records else 0
   if diverged:
-    header['diverged'] = diverged
+    # Without this number, a file that has lost its end would look complete.
+    header |= {'diverged': diverged, 'records': len(records)}
   elif not records or done < epochs:
     raise InvalidError(
       f'{workdir} has {done} of {epochs} epochs. Finish the run before adding'
       ' it to the ledger.'
     )
+  check_complete(log, header, records)
   path = pathlib.Path(results) / f'{name}.jsonl'
   if path.exists():
     old, _ = run_log.read_log(path)
@@ -128,11 +132,17 @@ def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
 
 
 def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
-  """Returns all entries of the ledger, sorted by name."""
-  return [
-    Run(path.stem, *run_log.read_log(path))
-    for path in sorted(pathlib.Path(results).glob('*.jsonl'))
-  ]
+  """Returns all entries of the ledger, sorted by name.
+
+  Raises:
+    InvalidError: If an entry is incomplete or damaged; the message names it.
+  """
+  runs = []
+  for path in sorted(pathlib.Path(results).glob('*.jsonl')):
+    run = Run(path.stem, *run_log.read_log(path, ended=True))
+    check_complete(path, run.header, run.records)
+    runs.append(run)
+  return runs
 
 
 @exit_on_user_error()

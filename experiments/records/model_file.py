@@ -61,7 +61,7 @@ def save_model(
     metadata: Text by name.
 
   Raises:
-    InvalidError: If `path` has another suffix.
+    InvalidError: If `path` has another suffix, or an array is not finite.
     ValueError: If a container is not a dict, a name contains a slash, an array
       is not of a NumPy type (bfloat16, say), or `metadata` is not text.
   """
@@ -74,6 +74,7 @@ def save_model(
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
   arrays = _flatten({'params': params, 'batch_stats': batch_stats})
+  _check_finite(path, arrays)
   write_atomic(path, safetensors_content(arrays, metadata))
 
 
@@ -82,7 +83,8 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
 
   Raises:
     MissingError: If the file does not exist.
-    InvalidError: If the file is damaged or of another kind.
+    InvalidError: If the file is damaged or of another kind, or an array is not
+      finite.
   """
   return from_arrays(path, *read_arrays(path))
 
@@ -100,7 +102,8 @@ def from_arrays(
     metadata: Text by name.
 
   Raises:
-    InvalidError: If the file at `path` is of another kind.
+    InvalidError: If the file at `path` is of another kind, or an array is not
+      finite.
   """
   for name in arrays:
     if not is_model_array(name):
@@ -118,6 +121,7 @@ def from_arrays(
       f'{path} has no arrays under params/. Save the network again with its'
       ' parameters.'
     )
+  _check_finite(path, arrays)
   return ModelFile(**trees, metadata=metadata)
 
 
@@ -158,6 +162,17 @@ def read_arrays(
       f' safetensors file of NumPy types ({error}). Copy it again, or save its'
       ' arrays as float32.'
     ) from error
+
+
+def _check_finite(
+  path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
+) -> None:
+  for name, array in arrays.items():
+    if array.dtype.kind == 'f' and not np.isfinite(array).all():
+      raise InvalidError(
+        f'{path}: the array {name} has values that are not finite. Use a'
+        ' network that has not diverged.'
+      )
 
 
 def _flatten(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:

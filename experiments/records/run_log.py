@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,36 +112,45 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
 
 
 def read_log(
-  path: str | os.PathLike[str],
+  path: str | os.PathLike[str], *, ended: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Reads the log of a run, which may be in progress or killed.
 
+  Args:
+    path: Path of the log.
+    ended: Refuse a last line that is cut short. By default it is omitted.
+
   Returns:
-    The header, and the records in their order. A last line that is cut short
-    is omitted.
+    The header, and the records in their order.
 
   Raises:
-    InvalidError: If the file is not the log of a run.
+    InvalidError: If the file is not the log of a run, or an epoch is missing.
   """
   lines = Path(path).read_bytes().splitlines()
   objects: list[dict[str, Any]] = []
   for number, line in enumerate(lines, start=1):
     try:
       entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       # A JSON object that is cut short is not JSON, so a last line that can be
       # read is complete even without its newline.
-      if 1 < number == len(lines):
+      if 1 < number == len(lines) and not ended:
         break
       raise InvalidError(
         f'Line {number} of {path} is not JSON ({error}). Correct that line, or'
         ' use another --workdir.'
       ) from error
-    key = 'config' if number == 1 else 'epoch'
-    if not isinstance(entry, dict) or key not in entry:
+    key, kind = ('config', dict) if number == 1 else ('epoch', int)
+    if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
       raise InvalidError(
         f'Line {number} of {path} has no {key!r}, so the file is not the log of'
         ' a run. Use another --workdir.'
+      )
+    if number > 2 and entry['epoch'] != objects[-1]['epoch'] + 1:
+      raise InvalidError(
+        f'Line {number} of {path} is epoch {entry["epoch"]}, but the line above'
+        f' is epoch {objects[-1]["epoch"]}. Restore the file from a copy, or'
+        ' use another --workdir.'
       )
     objects.append(entry)
   if not objects:
@@ -196,21 +206,39 @@ def open_scalars(directory: str | os.PathLike[str], epochs_done: int) -> Any:
       later epochs that an earlier process wrote.
 
   Returns:
-    A `tensorboardX.SummaryWriter`. The caller closes it.
+    The writer of an event file. The caller closes it.
   """
-  # Imported here, because only training needs it.
-  import tensorboardX
+  # Imported here, because only training needs it. `SummaryWriter` writes in a
+  # thread: on a full disk the thread ends, and the run then waits for it.
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto import event_pb2
 
-  return tensorboardX.SummaryWriter(
-    str(directory), purge_step=epochs_done + 1, write_to_disk=True
+  Path(directory).mkdir(parents=True, exist_ok=True)
+  writer = EventsWriter(str(Path(directory, 'events')))
+  status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  writer.write_event(
+    event_pb2.Event(
+      wall_time=time.time(), step=epochs_done + 1, session_log=status
+    )
   )
+  writer.flush()
+  return writer
 
 
 def write_scalars(writer: Any, record: Mapping[str, Any]) -> None:
   """Writes the numbers of the record of an epoch, and flushes the file."""
+  from tensorboardX import summary
+  from tensorboardX.proto import event_pb2
+
   for name, value in _plain(record, 'record').items():
     if name != 'epoch' and isinstance(value, int | float):
-      writer.add_scalar(name, value, record['epoch'])
+      writer.write_event(
+        event_pb2.Event(
+          wall_time=time.time(),
+          step=record['epoch'],
+          summary=summary.scalar(name, value),
+        )
+      )
   writer.flush()
 
 

@@ -1,20 +1,103 @@
-"""Names of the files and folders in the folder of a run."""
+"""The folder of a run: names of its files, and its lock."""
 
+import contextlib
+import errno
+import os
 import pathlib
-from typing import Any
+import socket
+from collections.abc import Iterator
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
 from experiments.build.schema import recorded_config
-from experiments.common.errors import MissingError
+from experiments.common import files
+from experiments.common.errors import BusyError, InvalidError, MissingError
 from experiments.records import run_log
 
 LOG = 'metrics.jsonl'  # The source of truth.
 CHECKPOINTS = 'checkpoints'
 SCALARS = 'tensorboard'
 BASE_RUN = 'pretrain'  # The run that makes the base model.
+LOCK = 'lock'  # Exists while a process works in the folder.
+
+# Some network file systems have no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 PathLike = str | pathlib.Path
+
+
+@contextlib.contextmanager
+def lock(workdir: PathLike) -> Iterator[None]:
+  """Keeps other processes out of the folder of a run while the context lasts.
+
+  The folder is created if missing, and removed at the end if it is new and
+  empty. Incomplete files of killed processes are removed.
+
+  The operating system drops the lock when the process ends, however it ends;
+  the file may then remain, and locks nothing.
+
+  Args:
+    workdir: Folder of the run.
+
+  Raises:
+    BusyError: If another process has the folder; the message names it.
+    InvalidError: If `workdir` is a file.
+  """
+  folder = pathlib.Path(workdir)
+  is_new = not folder.exists()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    raise InvalidError(
+      f'{error.filename} is a file, not a folder. Use another --workdir.'
+    ) from error
+  try:
+    with _open_lock(folder) as file:
+      try:
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        files.remove_leftovers(folder, mine=True)
+        yield
+      finally:
+        (folder / LOCK).unlink(missing_ok=True)
+  finally:
+    if is_new:
+      with contextlib.suppress(OSError):  # It is not empty.
+        folder.rmdir()
+
+
+def _open_lock(folder: pathlib.Path) -> IO[str]:
+  """Returns the locked file of a folder."""
+  path = folder / LOCK
+  while True:
+    file = path.open('a+', encoding='utf-8')
+    try:
+      is_mine = files.try_lock(file)
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+      print(
+        f'{folder} cannot be locked ({error.strerror}): make sure that no other'
+        ' process uses it.',
+        flush=True,
+      )
+      return file
+    if not is_mine:
+      file.seek(0)
+      with file:
+        holder = file.read() or 'another process'
+      raise BusyError(
+        f'{folder} is in use by {holder}. Wait until that process has ended, or'
+        ' use another --workdir.'
+      )
+    # The last holder may have removed the file since it was opened. The lock of
+    # a removed file keeps nobody out.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        return file
+    file.close()
 
 
 def model_path(

@@ -22,8 +22,13 @@ def _forward(run: ledger.Run) -> str:
 def _backward(run: ledger.Run) -> str:
   config = run.header['config']
   words = [config['estimator']]
-  reads = ESTIMATORS[config['estimator']].reads
-  if 'layers' in reads and config['layers'] != KEYS['layers'].default:
+  # The code that declares an estimator may be elsewhere.
+  declared = ESTIMATORS.get(config['estimator'])
+  if (
+    declared
+    and 'layers' in declared.reads
+    and config['layers'] != KEYS['layers'].default
+  ):
     words.append(f'{config["layers"]} layers')
   if config['init'] != KEYS['init'].default:
     words.append(f'init={config["init"]}')

@@ -17,7 +17,7 @@ import time
 import jax
 from absl import app, flags
 
-from experiments.common import runtime
+from experiments.common import files, runtime
 from experiments.common.errors import exit_on_user_error
 from experiments.records import ledger
 from experiments.study import display, plan, run, spec
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> None:
   if arguments.list:
     return
   runtime.configure()
+  files.remove_leftovers(results, mine=False)
   if missing:
     with display.open_display(len(missing)) as progress:
       run.run_study(

@@ -1,7 +1,6 @@
 """Plans the runs of a study, and locks each run for one process."""
 
 import contextlib
-import fcntl
 import hashlib
 import pathlib
 import re
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
+from experiments.common import files
 from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import LOG
 
@@ -140,12 +140,9 @@ def claim_run(workdir: pathlib.Path) -> Iterator[bool]:
 def _try_lock(file: IO[str]) -> bool:
   # A process that calls `status` holds the lock for an instant.
   for _ in range(10):
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      time.sleep(0.02)
-    else:
+    if files.try_lock(file):
       return True
+    time.sleep(0.02)
   return False
 
 

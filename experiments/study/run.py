@@ -1,5 +1,6 @@
 """Runs the missing runs of a study, one after another."""
 
+import contextlib
 import pathlib
 import re
 import time
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments import training
 from experiments.build.base_model import base_config, is_from_scratch
-from experiments.common.errors import InvalidError, MissingError
+from experiments.common.errors import BusyError, InvalidError, MissingError
 from experiments.records import ledger
 from experiments.records.workdir import model_path
 from experiments.study import display as study_display
@@ -172,7 +173,11 @@ def run_study(
             ' for it. Check whether another program writes or deletes files'
             ' there.'
           )
-        with study_plan.claim_run(job.workdir) as is_claimed:
+        # A process of another command may have the folder.
+        with (
+          contextlib.suppress(BusyError),
+          study_plan.claim_run(job.workdir) as is_claimed,
+        ):
           if is_claimed:
             show = display.show_run(len(ended), job.name)
             _run(job, results, stop, show)
@@ -193,7 +198,10 @@ def _make_base(
 ) -> None:
   """Trains a base model, or waits for the process that trains it."""
   while not stop():
-    with study_plan.claim_run(folder) as is_claimed:
+    with (
+      contextlib.suppress(BusyError),
+      study_plan.claim_run(folder) as is_claimed,
+    ):
       if is_claimed:
         show = display.show_run(None, f'base {folder.name}')
         training.train_and_evaluate(config, folder, stop=stop, show=show)

@@ -1,7 +1,7 @@
 """The training loop: chunks of steps, and the work between two chunks.
 
 That work is to add up losses, write the record of an epoch, save a checkpoint,
-react to a signal, and stop at a loss that is not finite.
+react to a signal, and stop at a loss or a state that is not finite.
 """
 
 import contextlib
@@ -9,10 +9,12 @@ import math
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
@@ -22,10 +24,14 @@ from experiments.common.errors import UserError
 from experiments.records import checkpoints, run_log, workdir
 from experiments.training import signals
 from experiments.training.steps import Steps
+from mq_jax.selection import named_leaves
+
+# Parts of a state in which no number may be infinite.
+_FINITE = ('params/', 'model_state/', 'phi', 'grads/')
 
 
 class TrainingDiverged(UserError, RuntimeError):
-  """A loss or a gradient was not finite."""
+  """A loss or the state of a run was not finite."""
 
 
 class Stopped(Exception):
@@ -102,7 +108,8 @@ def run_epochs(
     The last state.
 
   Raises:
-    TrainingDiverged: If a loss or a gradient is not finite.
+    TrainingDiverged: If a loss, a gradient, the state or a test loss is not
+      finite. No record and no checkpoint of that step is written.
     KeyboardInterrupt: After Ctrl-C, once the state is saved.
     SystemExit: After SIGTERM, once the state is saved.
     Stopped: If `stop` returns True before the last step, once the state is
@@ -121,7 +128,9 @@ def run_epochs(
     show(total, position.step, title, epochs=config.epochs) as bar,
   ):
     if not total:
-      run_log.append(log_path, _epoch_record(steps, state, position, codes))
+      record = _epoch_record(steps, state, position, codes)
+      _check_finite(state, position.step, manager, record)
+      run_log.append(log_path, record)
     while position.step < total:
       step = position.step
       count = min(
@@ -130,13 +139,16 @@ def run_epochs(
       state, position, finite = _run_chunk(steps, state, position, count)
       step = position.step
       if not finite:
-        raise TrainingDiverged(_divergence(step, manager))
+        raise _divergence(
+          'The loss, a gradient or a new weight was', step, manager
+        )
       epoch, steps_in_epoch = -(-step // per_epoch), step % per_epoch
       mean_loss = statistics.fmean(position.loss_sum)
       mean_loss /= steps_in_epoch or per_epoch
       bar.update(step, epoch=epoch, loss=mean_loss)
       if not steps_in_epoch:
         record = _epoch_record(steps, state, position, codes)
+        _check_finite(state, step, manager, record)
         run_log.append(log_path, record)
         run_log.write_scalars(scalars, record)
         bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
@@ -146,6 +158,7 @@ def run_epochs(
       must_stop = step < total and number is None and stop()
       must_exit = must_stop or number is not None
       if not steps_in_epoch or step % every == 0 or must_exit:
+        _check_finite(state, step, manager)
         saved = Saved(state, codes)
         checkpoints.save(manager, step, saved, position._asdict())
       if must_exit:
@@ -253,14 +266,46 @@ def means(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return jax.tree.map(lambda *values: statistics.fmean(values), *records)
 
 
-def _divergence(step: int, manager: ocp.CheckpointManager) -> str:
-  """Returns the message about a loss or a gradient that is not finite."""
+def not_finite(state: mq_jax.State) -> str:
+  """Returns the path of a leaf from which training cannot go on, or ''.
+
+  No leaf may contain NaN. Weights, batch statistics, φ and the pending
+  gradients may not be infinite either; an optimizer may use infinity.
+  """
+  for path, leaf in named_leaves(state._asdict()).items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      continue
+    values = np.asarray(jax.device_get(leaf))
+    strict = path.startswith(_FINITE)
+    if not np.isfinite(values).all() and (strict or np.isnan(values).any()):
+      return path
+  return ''
+
+
+def _check_finite(
+  state: mq_jax.State,
+  step: int,
+  manager: ocp.CheckpointManager,
+  record: Mapping[str, Any] | None = None,
+) -> None:
+  """Raises an error if the state, or a test loss of an epoch, is not finite."""
+  if path := not_finite(state):
+    raise _divergence(f'{path} was', step, manager)
+  trials = record.get('trials', [record]) if record else []
+  if not all(math.isfinite(trial['test_loss']) for trial in trials):
+    raise _divergence('The test loss was', step, manager)
+
+
+def _divergence(
+  what: str, step: int, manager: ocp.CheckpointManager
+) -> TrainingDiverged:
+  """Returns the error about something that is not finite."""
   last, kept = manager.latest_step(), 'There is no checkpoint yet'
   if last is not None:
     kept = f'The last good checkpoint is that of step {last} in'
     kept += f' {manager.directory}'
-  return (
-    f'The loss or a gradient was not finite at step {step}. {kept}. Try a'
-    ' smaller config.learning_rate or config.meta_learning_rate, or'
+  return TrainingDiverged(
+    f'{what} not finite at step {step}. {kept}. Try a smaller'
+    ' config.learning_rate or config.meta_learning_rate, or'
     " config.init='identity', in a new workdir."
   )

@@ -19,11 +19,14 @@ from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
+from experiments.records.entry import check_complete
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
   Position,
+  Saved,
   means,
+  not_finite,
   run_epochs,
   start_epoch,
   with_codes,
@@ -84,24 +87,50 @@ def train_and_evaluate(
 
   Raises:
     ConfigError: If the configuration is invalid.
+    BusyError: If another process is working in the folder.
     MissingError: If the data or the base model is missing.
     InvalidError: If the folder contains another run, or the base model does not
       fit.
-    UnreadableError: If the last checkpoint is damaged.
-    TrainingDiverged: If a loss or a gradient is not finite.
+    UnreadableError: If all checkpoints are damaged.
+    UnwritableError: If a checkpoint cannot be written.
+    TrainingDiverged: If a loss, a gradient, the state or a test loss is not
+      finite.
     KeyboardInterrupt: After Ctrl-C, once the state is saved.
     SystemExit: After SIGTERM, once the state is saved.
     Stopped: If `stop` returned True, once the state is saved.
   """
   check(config)
   folder = pathlib.Path(folder)
+  # The result of a complete run can be read in a folder without permission to
+  # write, and by several processes.
+  if _is_complete(config, folder):
+    return _result(config, folder)
+  with workdir.lock(folder):
+    # Another process may have completed the run in the meantime.
+    if not _is_complete(config, folder):
+      _run(config, folder, stop, show, message)
+  return _result(config, folder)
+
+
+def _is_complete(config: ConfigDict, folder: pathlib.Path) -> bool:
+  """Returns True if the run is complete; refuses the folder of another run."""
   log_path = folder / workdir.LOG
-  if log_path.exists():
-    header, _ = run_log.read_log(log_path)
-    run_log.check_same_config(log_path, header, config.to_dict())
-    _check_same_base(folder, header, config)
-    if workdir.is_complete(folder, config):
-      return _result(config, folder)
+  if not log_path.exists():
+    return False
+  header, _ = run_log.read_log(log_path)
+  run_log.check_same_config(log_path, header, config.to_dict())
+  _check_same_base(folder, header, config)
+  return workdir.is_complete(folder, config)
+
+
+def _run(
+  config: ConfigDict,
+  folder: pathlib.Path,
+  stop: Callable[[], bool],
+  show: Callable[..., Any],
+  message: str,
+) -> None:
+  """Runs `config` to its end, in a locked folder."""
   base = config.pretrained
   if not base and not is_from_scratch(config):
     # The run of the base model loads its own data, so it comes first.
@@ -140,7 +169,6 @@ def train_and_evaluate(
 
   state = _train(config, folder, steps, start, stop, show)
   _save_models(config, folder, steps, state, len(pipeline.classes))
-  return _result(config, folder)
 
 
 def make_pipeline(config: ConfigDict) -> Pipeline:
@@ -186,7 +214,9 @@ def _train(
       template = jax.eval_shape(
         lambda state: with_codes(steps, state), steps.state_shape()
       )
-      restored = checkpoints.restore_latest(manager, template)
+      restored = checkpoints.restore_latest(
+        manager, template, check=_check_finite
+      )
     if restored is None:
       state, measured = start()
       saved, position = with_codes(steps, state), start_epoch(steps, 0)
@@ -206,6 +236,11 @@ def _train(
     return run_epochs(
       config, folder, steps, saved, position, manager, stop, show
     )
+
+
+def _check_finite(saved: Saved) -> None:
+  if path := not_finite(saved.state):
+    raise checkpoints.DamagedError(f'its leaf {path} is not finite')
 
 
 def _measure_factors(steps: Steps, state: mq_jax.State) -> dict[str, Any]:
@@ -259,7 +294,9 @@ def _save_models(
 
 def _result(config: ConfigDict, folder: pathlib.Path) -> Result:
   """Reads the result of a complete run."""
-  header, records = run_log.read_log(folder / workdir.LOG)
+  log_path = folder / workdir.LOG
+  header, records = run_log.read_log(log_path)
+  check_complete(log_path, header, records)
   accuracies = [record['test_accuracy'] for record in records]
   by_epoch = [
     [trial['test_accuracy'] for trial in record.get('trials', [record])]

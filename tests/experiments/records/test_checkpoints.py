@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import os
 import pathlib
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -152,16 +154,218 @@ def test_save_bad_input_raises_and_writes_nothing(manager):
       checkpoints.save(manager, step, state, {})
 
 
-def test_restore_latest_damaged_raises_with_folder(manager):
-  state = {'a': jax.random.normal(jax.random.key(0), (1000,))}
+def save_two(folder):
+  """Saves checkpoints of steps 1 and 2; returns the state of each."""
+  states = {step: make_state(step) for step in (1, 2)}
+  with checkpoints.open_manager(folder) as manager:
+    for step, state in states.items():
+      checkpoints.save(manager, step, state, {'at': step, 'sum': step / 3})
+  return states
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """A folder of two checkpoints, to copy, and their states."""
+  folder = tmp_path_factory.mktemp('two') / 'checkpoints'
+  return folder, save_two(folder)
+
+
+def copy_of(two, tmp_path):
+  return pathlib.Path(shutil.copytree(two[0], tmp_path / 'copy'))
+
+
+def restore(folder, **options):
+  with checkpoints.open_manager(folder) as manager:
+    template = jax.eval_shape(make_state)
+    return checkpoints.restore_latest(manager, template, **options)
+
+
+def flip_a_bit(data, rng):
+  place = rng.integers(len(data))
+  flipped = data[place] ^ (1 << rng.integers(8))
+  return data[:place] + bytes([flipped]) + data[place + 1 :]
+
+
+def cut(data, rng):
+  return data[: rng.integers(len(data))]
+
+
+def zero(data, rng):
+  start = rng.integers(len(data))
+  return data[:start] + bytes(len(data) - start)
+
+
+def remove(data, rng):
+  return None
+
+
+@pytest.mark.parametrize('damage', [flip_a_bit, cut, zero, remove])
+def test_restore_latest_damaged_file_never_gives_other_values(
+  two, tmp_path, damage
+):
+  folder, states = copy_of(two, tmp_path), two[1]
+  rng = np.random.default_rng(0)
+  files = sorted(p for p in (folder / '2').rglob('*') if p.is_file())
+  set_aside = 0
+  # A state that is read from other bytes must have the values that were saved.
+  for path in files:
+    whole, told = path.read_bytes(), []
+    damaged = damage(whole, rng)
+    path.unlink()
+    if damaged is not None:
+      path.write_bytes(damaged)
+    step, state, progress = restore(folder, tell=told.append)
+    assert_same(state, states[step])
+    assert progress == {'at': step, 'sum': step / 3}
+    if step == 1:
+      set_aside += 1
+      (message,) = told
+      assert 'The checkpoint of step 2 is damaged (' in message
+      assert f'is now {folder / "2.damaged"}' in message
+      assert '\n' not in message
+      (folder / '2.damaged').rename(folder / '2')
+    path.write_bytes(whole)
+  assert set_aside >= 5
+
+
+def test_restore_latest_flipped_bit_in_array_data_is_set_aside(tmp_path):
+  # Random numbers are not compressed, so most bits are those of the array.
+  state = {'a': jax.random.bits(jax.random.key(0), (4000,))}
+  with checkpoints.open_manager(tmp_path) as manager:
+    for step in (1, 2):
+      checkpoints.save(manager, step, state, {})
+  (path,) = (
+    p
+    for p in (tmp_path / '2' / 'state').rglob('*')
+    if p.is_file() and p.stat().st_size > 10_000
+  )
+  whole = path.read_bytes()
+  for place in (5000, 10_000, 15_000):
+    data = bytearray(whole)
+    data[place] ^= 4
+    path.write_bytes(data)
+    with checkpoints.open_manager(tmp_path) as manager:
+      assert checkpoints.restore_latest(manager, state).step == 1
+    (tmp_path / '2.damaged').rename(tmp_path / '2')
+
+
+@pytest.mark.parametrize(
+  ('item', 'old', 'new'),
+  [
+    ('progress', '"at": 2', '"at": 1'),
+    ('leaves', 'float32[3, 3, 2, 4]', 'float32[3, 3, 4, 2]'),
+    ('leaves', 'bfloat16', 'bfloat19'),
+    ('digests', '": "', '": "0'),
+  ],
+)
+def test_restore_latest_changed_json_is_set_aside(
+  two, tmp_path, item, old, new
+):
+  folder = copy_of(two, tmp_path)
+  path = folder / '2' / item / 'metadata'
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new, 1))
+  assert restore(folder).step == 1
+
+
+@pytest.mark.parametrize('item', ['state', 'progress', 'digests'])
+def test_restore_latest_mixture_of_two_checkpoints_is_set_aside(
+  two, tmp_path, item
+):
+  folder = copy_of(two, tmp_path)
+  shutil.rmtree(folder / '2' / item)
+  shutil.copytree(folder / '1' / item, folder / '2' / item)
+  assert restore(folder).step == 1
+
+
+def test_restore_latest_renamed_checkpoint_is_set_aside(two, tmp_path):
+  folder = copy_of(two, tmp_path)
+  (folder / '2').rename(folder / '3')
+  assert restore(folder).step == 1
+
+
+def test_restore_latest_refused_state_is_set_aside(two, tmp_path):
+  folder, told = copy_of(two, tmp_path), []
+
+  def check(state):
+    if bool((state.params['bias'] == two[1][2].params['bias']).all()):
+      raise checkpoints.DamagedError('its bias is bad')
+
+  assert restore(folder, check=check, tell=told.append).step == 1
+  assert 'damaged (its bias is bad)' in told[0]
+
+
+def test_restore_latest_all_damaged_raises_and_keeps_them(two, tmp_path):
+  folder = copy_of(two, tmp_path)
   for step in (1, 2):
-    checkpoints.save(manager, step, state, {})
-  folder = pathlib.Path(manager.directory)
-  for file in (folder / '2' / 'state').rglob('*'):
-    if file.is_file() and file.stat().st_size > 1000:
-      os.truncate(file, 100)
-  with pytest.raises(RuntimeError, match=f'{folder}/2 cannot be read'):
-    checkpoints.restore_latest(manager, state)
+    shutil.rmtree(folder / str(step) / 'digests')
+  with pytest.raises(RuntimeError, match=r'step 2: .*step 1: .*') as error:
+    restore(folder)
+  assert f'No checkpoint in {folder} can be read' in str(error.value)
+  assert sorted(os.listdir(folder)) == ['1', '2']
+
+
+def test_save_after_damage_takes_the_step_again(two, tmp_path):
+  folder, states = copy_of(two, tmp_path), two[1]
+  for name in ('2.damaged', '2.damaged2'):
+    (folder / '2' / 'digests' / 'metadata').unlink()
+    with checkpoints.open_manager(folder) as manager:
+      checkpoints.restore_latest(manager, states[1])
+      checkpoints.save(manager, 2, states[2], {'at': 2, 'sum': 2 / 3})
+    assert (folder / name).is_dir()
+    assert restore(folder).step == 2
+
+
+def test_open_manager_stray_entries_do_not_block(tmp_path):
+  states = save_two(tmp_path)
+  (tmp_path / '9' / 'state').mkdir(parents=True)
+  (tmp_path / '007').mkdir()
+  (tmp_path / 'notes').mkdir()
+  (tmp_path / 'notes.txt').write_text('mine')
+  (tmp_path / '3').write_text('a file in the place of a checkpoint')
+  with checkpoints.open_manager(tmp_path) as manager:
+    assert checkpoints.restore_latest(manager, states[1]).step == 2
+    checkpoints.save(manager, 3, states[1], {})
+    assert checkpoints.restore_latest(manager, states[1]).step == 3
+  assert sorted(os.listdir(tmp_path)) == [
+    *('2', '3', '3.damaged', 'notes', 'notes.txt')
+  ]
+
+
+def test_open_manager_unusable_folder_raises(tmp_path, monkeypatch):
+  place = tmp_path / 'file'
+  place.touch()
+  with pytest.raises(FileExistsError), checkpoints.open_manager(place):
+    pytest.fail('A file is no folder.')
+  # The superuser may write everywhere.
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)
+  with pytest.raises(PermissionError), checkpoints.open_manager(tmp_path):
+    pytest.fail('The folder cannot be written.')
+
+
+def test_open_manager_only_empty_folder_has_no_checkpoint(tmp_path):
+  (tmp_path / '9').mkdir()
+  assert restore(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='limits a file on Linux')
+def test_save_without_space_raises_one_line_and_keeps_checkpoint(tmp_path):
+  states = save_two(tmp_path)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  large = {'a': jax.random.bits(jax.random.key(0), (300_000,))}
+  with checkpoints.open_manager(tmp_path) as manager:
+    # Python ignores SIGXFSZ, so that a write beyond the limit is an OSError.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+      with pytest.raises(OSError, match='step 3 cannot be written') as error:
+        checkpoints.save(manager, 3, large, {})
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert '\n' not in str(error.value)
+  assert 'checkpoint of step 2 is unchanged' in str(error.value)
+  assert_same(restore(tmp_path).state, states[2])
+  assert sorted(os.listdir(tmp_path)) == ['1', '2']
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def trees():
   params = {
     'stage1': {
       'block0': {'kernel': jnp.asarray(rng.normal(size=(3, 3, 2, 4)), 'f4')},
-      'block10': {'kernel': np.array([[0.0, -0.0], [1e-45, np.nan]], 'f4')},
+      'block10': {'kernel': np.array([[0.0, -0.0], [1e-45, -3.4e38]], 'f4')},
     },
     # A transposed array has another memory order.
     'head': {'kernel': np.arange(6.0).reshape(2, 3).T, 'bias': np.float16(2.5)},
@@ -37,6 +37,30 @@ def test_load_model_saved_returns_same_bits(tmp_path):
     assert_same(model.params, params)
     assert_same(model.batch_stats, batch_stats)
     assert model.metadata == METADATA
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('part', ['params', 'batch_stats'])
+def test_model_file_not_finite_is_neither_written_nor_read(
+  tmp_path, part, value
+):
+  arrays = {'params/a': np.zeros(2, 'f4'), 'batch_stats/b': np.ones(2, 'f2')}
+  path = tmp_path / 'net.safetensors'
+  (name,) = (name for name in arrays if name.startswith(part))
+  arrays[name][1] = value
+  safetensors.numpy.save_file(arrays, path)
+  message = rf'{path}: the array {name} has values that are not finite'
+  with pytest.raises(InvalidError, match=message):
+    model_file.load_model(path)
+  path.unlink()
+  with pytest.raises(InvalidError, match=message):
+    model_file.save_model(
+      path,
+      {'a': arrays['params/a']},
+      {'b': jnp.asarray(arrays['batch_stats/b'])},
+      {},
+    )
+  assert os.listdir(tmp_path) == []
 
 
 def test_save_model_names_are_paths(tmp_path):

@@ -213,6 +213,13 @@ def test_start_log_equal_configuration_of_other_types_opens(path):
     ('[1]\n', "Line 1 of .* has no 'config'"),
     ('{"config": {}}\n{"epoch"\n{"epoch": 2}\n', 'Line 2 of .* is not JSON'),
     ('{"config": {}}\n{"step": 2}\n', "Line 2 of .* has no 'epoch'"),
+    ('{"config": {}}\n{"epoch": "1"}\n', "Line 2 of .* has no 'epoch'"),
+    ('{"config": 3}\n{"epoch": 1}\n', "Line 1 of .* has no 'config'"),
+    ('[' * 100_000, 'Line 1 of .* is not JSON'),
+    (
+      '{"config": {}}\n{"epoch": 1}\n{"epoch": 3}\n',
+      'Line 3 of .* is epoch 3, but the line above is epoch 1',
+    ),
   ],
 )
 def test_start_log_other_file_raises_and_keeps_it(path, text, message):

@@ -1,6 +1,7 @@
 """Tests complete runs of a tiny network: files, errors and resumption."""
 
 import json
+import os
 import pathlib
 from unittest import mock
 
@@ -8,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+import mq_jax
 from experiments import training
 from experiments.build import optimizers
 from experiments.build.base_model import base_config
 from experiments.common import errors
 from experiments.data import datasets
-from experiments.records import checkpoints, model_file, run_log
-from experiments.training import train
+from experiments.records import checkpoints, model_file, run_log, workdir
+from experiments.training import loop, train
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -227,7 +229,9 @@ def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
   assert train.train_and_evaluate(config, tmp_path / 'run') == first
   # The data folder is not part of the identity of a run.
   config.data_dir = '/moved'
-  assert train.train_and_evaluate(config, tmp_path / 'run') == first
+  # Another process may have the folder.
+  with workdir.lock(tmp_path / 'run'):
+    assert train.train_and_evaluate(config, tmp_path / 'run') == first
   assert {p: p.read_bytes() for p in files_in(tmp_path / 'run')} == files
 
 
@@ -369,6 +373,146 @@ def test_run_folder_of_other_config_raises(tmp_path, config, monkeypatch):
   assert '  seed: 0 in the log, 1 now\n' in message
   assert 'optimizer' not in message
   assert {p: p.read_bytes() for p in files_in(work)} == files
+
+
+def test_run_damaged_checkpoint_resumes_bit_for_bit_from_earlier(
+  tmp_path, uninterrupted, capsys
+):
+  config, _, expected_end = uninterrupted
+  kill_run(config, tmp_path, checkpoints, 'save', 4, before=False)
+  folder = tmp_path / 'checkpoints'
+  assert sorted(os.listdir(folder)) == ['6', '9']
+  path = folder / '9' / 'progress' / 'metadata'
+  path.write_text(path.read_text().replace('"step":', '"stap":'))
+  train.train_and_evaluate(config, tmp_path)
+  assert 'The checkpoint of step 9 is damaged' in capsys.readouterr().out
+  assert (folder / '9.damaged').is_dir()
+  assert tiny.end_of_run(config, tmp_path) == expected_end
+
+
+def test_run_in_folder_of_other_process_raises_and_changes_nothing(
+  tmp_path, config
+):
+  work = tmp_path / 'run'
+  kill_run(config, work, checkpoints, 'save', 1, before=False)
+  with workdir.lock(work):
+    before = {p: p.read_bytes() for p in files_in(work)}
+    with pytest.raises(errors.BusyError, match='is in use by process'):
+      train.train_and_evaluate(config, work)
+    assert {p: p.read_bytes() for p in files_in(work)} == before
+
+
+def test_run_is_locked_while_it_trains(tmp_path, config):
+  def show(*args, **kwargs):
+    with pytest.raises(errors.BusyError), workdir.lock(tmp_path):
+      pytest.fail('The folder is not locked.')
+    raise Killed
+
+  with pytest.raises(Killed):
+    train.train_and_evaluate(config, tmp_path, show=show)
+
+
+def poison(monkeypatch, change, at):
+  """Changes the state after one step; the loss of that step stays finite."""
+  make_steps = train.make_steps
+
+  def make_poisoned(*args):
+    steps = make_steps(*args)
+
+    def run(state, first, count):
+      state, totals = steps.run(state, first, count)
+      return (change(state) if first + count == at else state), totals
+
+    return steps._replace(run=run)
+
+  monkeypatch.setattr(train, 'make_steps', make_poisoned)
+
+
+def filled(tree, value):
+  return jax.tree.map(lambda leaf: jax.numpy.full_like(leaf, value), tree)
+
+
+def test_run_non_finite_state_is_never_saved(tmp_path, config, monkeypatch):
+  with monkeypatch.context() as patch:
+    poison(
+      patch,
+      lambda state: state._replace(
+        model_state=filled(state.model_state, np.inf)
+      ),
+      9,
+    )
+    with pytest.raises(training.TrainingDiverged) as error:
+      train.train_and_evaluate(config, tmp_path)
+  message = str(error.value)
+  assert message.startswith('model_state/norm/')
+  assert ' was not finite at step 9. ' in message
+  assert 'of step 6 in' in message
+  assert not (tmp_path / 'quantized.safetensors').exists()
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['5', '6']
+  result = train.train_and_evaluate(config, tmp_path)
+  assert [r['epoch'] for r in result.records] == [1, 2]
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.parametrize(
+  'part', ['params', 'model_state', 'grads', 'phi', 'refine_state']
+)
+def test_not_finite_names_leaf(part, value):
+  names = ('params', 'model_state', 'grads', 'phi', 'refine_state')
+  state = mq_jax.State(
+    **dict.fromkeys(mq_jax.State._fields, ())
+    | {name: {'a': np.zeros(2, np.float32)} for name in names}
+    | {'key': jax.random.key(0), 'step': np.int32(0)}
+  )
+  assert not loop.not_finite(state)
+  getattr(state, part)['a'][1] = value
+  # An optimizer may start with an infinite number.
+  is_allowed = part == 'refine_state' and value == np.inf
+  assert loop.not_finite(state) == ('' if is_allowed else f'{part}/a')
+
+
+def test_run_non_finite_checkpoint_is_not_read(
+  tmp_path, config, monkeypatch, capsys
+):
+  # A checkpoint of an earlier version may contain such a state.
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, 'not_finite', lambda state: '')
+    poison(
+      patch,
+      lambda state: state._replace(phi=filled(state.phi, np.nan)),
+      9,
+    )
+    kill_run(config, tmp_path, checkpoints, 'save', 4, before=False)
+  result = train.train_and_evaluate(config, tmp_path)
+  assert [r['epoch'] for r in result.records] == [1, 2]
+  text = capsys.readouterr().out
+  assert 'step 9 is damaged (its leaf phi' in text
+  assert 'is not finite)' in text
+
+
+def test_run_non_finite_test_loss_stops_before_its_record(
+  tmp_path, config, monkeypatch
+):
+  config.trials = trials = 2
+  make_steps, calls = train.make_steps, []
+
+  def make_failing(*args):
+    steps = make_steps(*args)
+
+    def evaluate(params, batch_stats):
+      calls.append(0)
+      loss, accuracy = steps.evaluate(params, batch_stats)
+      # The last trial of the second epoch.
+      return (np.inf if len(calls) == 2 * trials else loss), accuracy
+
+    return steps._replace(evaluate=evaluate)
+
+  monkeypatch.setattr(train, 'make_steps', make_failing)
+  with pytest.raises(training.TrainingDiverged, match='The test loss was not'):
+    train.train_and_evaluate(config, tmp_path)
+  _, records = run_log.read_log(tmp_path / 'metrics.jsonl')
+  assert [r['epoch'] for r in records] == [1]
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['6', '9']
 
 
 def test_run_checkpoints_without_log_raise(tmp_path, config):
