@@ -308,7 +308,7 @@ def _digests(state: Any) -> dict[str, str]:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
-    return hashlib.sha256(memoryview(array.view(np.uint8))).hexdigest()
+    return hashlib.sha256(array.view(np.uint8).data).hexdigest()
 
   return {path: digest(leaf) for path, leaf in named_leaves(state).items()}
 
