@@ -228,14 +228,15 @@ print(json.dumps(result.records))
 
 @pytest.mark.slow
 def test_cifar_user_error_is_one_line(tmp_path, environment):
-  work = tmp_path / 'run'
+  work, other_work = tmp_path / 'run', tmp_path / 'other'
   cases = {
     "unknown config key 'lerning_rate'": arguments(work, lerning_rate=1),
     "config.network='vgg' must be one of": arguments(work, network='vgg'),
     'config.epochs=-1 must be at least 0': arguments(work, epochs=-1),
     'bits=9': arguments(work, program=('-m', 'experiments.pretrain'), bits=9),
+    # Two processes in one folder would give another error.
     'There is no file none.safetensors': arguments(
-      work, pretrained='none.safetensors'
+      other_work, pretrained='none.safetensors'
     ),
     'python -m experiments.prepare_data': arguments(
       work, dataset='cifar10', data_dir=tmp_path / 'empty'
@@ -253,6 +254,7 @@ def test_cifar_user_error_is_one_line(tmp_path, environment):
     assert 'Traceback' not in error
     assert out == ''
   assert not work.exists()
+  assert not other_work.exists()
 
 
 @pytest.fixture
