@@ -581,10 +581,10 @@ def pack_grid(name, dtype):
   scale = np.array(list(filter(is_rounded, candidates))[:number], dtype)
   codes = rng.permutation(np.arange(670 * 7).reshape(670, 7) % len(multiples))
   w_hat = np.broadcast_to(scale, (670, 7)) * multiples[codes]
-  params = mq_jax.pack({'k': w_hat}, quantizer, quantized=True).params
-  assert params['k'].grid is not None
-  assert params['k'].levels.size == number
-  assert_same(mq_jax.unpack(params)['k'], w_hat)
+  params = mq_jax.pack({'w': w_hat}, quantizer, quantized=True).params
+  assert params['w'].grid is not None
+  assert params['w'].levels.size == number
+  assert_same(mq_jax.unpack(params)['w'], w_hat)
   return params, w_hat
 
 
@@ -603,7 +603,7 @@ def test_unpack_narrow_values_widened_in_jit_stay_rounded(name, dtype):
   params, w_hat = pack_grid(name, dtype)
 
   def unpack_and_widen(params):
-    return mq_jax.unpack(params)['k'].astype(jnp.float32)
+    return mq_jax.unpack(params)['w'].astype(jnp.float32)
 
   for found in run_in_jit(unpack_and_widen, params):
     assert_same(found, w_hat.astype(np.float32))
@@ -618,7 +618,7 @@ def test_unpack_summed_in_jit_uses_rounded_values(name):
   c = -w_hat * np.float32(1 + 2**-20)
 
   def unpack_and_add(params):
-    return mq_jax.unpack(params)['k'] + c
+    return mq_jax.unpack(params)['w'] + c
 
   assert_same(unpack_and_add(params), w_hat + c)
   for found in run_in_jit(unpack_and_add, params):
