@@ -77,9 +77,9 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
     selected = {p: rules for p, leaf in leaves.items() if is_kernel(p, leaf)}
     if not selected:
       raise ValueError(
-        'A bare quantizer applies to leaves of two or more dimensions named'
-        f' {", ".join(KERNEL_NAMES)}, except embeddings, and there is none:'
-        f' pass rules. The paths are: {_listing(leaves)}.'
+        'No leaf would be quantized. A bare quantizer applies to leaves of two'
+        f' or more dimensions that are named {" or ".join(KERNEL_NAMES)}, except'
+        f' embeddings. Pass rules. The paths are: {_listing(leaves)}.'
       )
   else:
     selected = _first_match(leaves, rules)

@@ -34,7 +34,7 @@ from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
 from mq_jax.printing import describe
-from mq_jax.quantizers import Quantizer, forward_weight
+from mq_jax.quantizers import Quantizer, at_start, forward_weight
 from mq_jax.selection import Rules, Selection
 
 Array = jax.Array
@@ -248,8 +248,7 @@ def _measure(
   """Returns the direction of π by path, and where a gradient reaches W."""
 
   def passes_gradient(q: Quantizer, w: Array) -> Array:
-    variables = q.init(w)
-    theta = w if q.parametrized is None else q.parametrized(w)
+    theta, variables = at_start(q, w)
     w_tilde = q.preprocess(theta, variables)
     g_hat = jnp.ones_like(forward_weight(q, w_tilde, variables))
     g_ste = q.straight_through(g_hat, w_tilde, variables)

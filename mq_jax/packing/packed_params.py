@@ -24,7 +24,7 @@ from mq_jax.packing.packed_array import (
   packed_array,
   values,
 )
-from mq_jax.quantizers import Quantizer, dequantize
+from mq_jax.quantizers import Quantizer, at_start, dequantize
 from mq_jax.selection import Rules, named_leaves
 
 Array = jax.Array
@@ -214,8 +214,7 @@ def _packed(quantizer: Quantizer, w_hat: np.ndarray, path: str) -> PackedArray:
 
 def _codes_at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Array]:
   """Returns codes and levels of a weight before training."""
-  variables = quantizer.init(w)
-  theta = w if quantizer.parametrized is None else quantizer.parametrized(w)
+  theta, variables = at_start(quantizer, w)
   return quantizer.codes(quantizer.preprocess(theta, variables), variables)
 
 

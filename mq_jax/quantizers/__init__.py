@@ -15,6 +15,7 @@ rules differ. The estimator `ste()` only returns the gradient of that rule.
 
 from mq_jax.quantizers.base import Quantizer as Quantizer
 from mq_jax.quantizers.base import Variables as Variables
+from mq_jax.quantizers.base import at_start as at_start
 from mq_jax.quantizers.base import check_plain as check_plain
 from mq_jax.quantizers.base import dequantize as dequantize
 from mq_jax.quantizers.base import forward_weight as forward_weight

@@ -87,6 +87,12 @@ def dequantize(codes: Array, levels: Array) -> Array:
   return values[..., 0]
 
 
+def at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Variables]:
+  """Returns the trained array, θ or W, and the variables before training."""
+  theta = w if quantizer.parametrized is None else quantizer.parametrized(w)
+  return theta, quantizer.init(w)
+
+
 def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
   """Returns Ŵ = Q(A(W)) of one weight, with the shape of W̃."""
   return dequantize(
