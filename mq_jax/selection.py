@@ -77,8 +77,8 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
     selected = {p: rules for p, leaf in leaves.items() if is_kernel(p, leaf)}
     if not selected:
       raise ValueError(
-        'No leaf would be quantized. A bare quantizer applies to leaves of two'
-        f' or more dimensions that are named {" or ".join(KERNEL_NAMES)}, except'
+        'No leaf would be quantized. A bare quantizer applies to leaves of'
+        f' two or more dimensions named {" or ".join(KERNEL_NAMES)}, except'
         f' embeddings. Pass rules. The paths are: {_listing(leaves)}.'
       )
   else:
