@@ -28,6 +28,7 @@ from mq_jax.quantizers import Quantizer as Quantizer
 from mq_jax.quantizers import bwn as bwn
 from mq_jax.quantizers import dequantize as dequantize
 from mq_jax.quantizers import dorefa as dorefa
+from mq_jax.quantizers import per as per
 from mq_jax.quantizers import quantize as quantize
 from mq_jax.quantizers import unquantized as unquantized
 from mq_jax.train_step import TrainStep as TrainStep

@@ -15,17 +15,20 @@ def prints_call(factory: Callable[P, T]) -> Callable[P, T]:
   """Decorates the factory of a NamedTuple that has a field `call`.
 
   The field contains the call without arguments at their defaults, such as
-  `bwn(per_channel=True)`. A function prints as its name.
+  `bwn(clip=None)`. A function prints as its name.
   """
   signature = inspect.signature(factory)
 
   @functools.wraps(factory)
   def make(*args: P.args, **kwargs: P.kwargs) -> T:
     bound = signature.bind(*args, **kwargs).arguments
+    parameters = signature.parameters
     texts = [
-      f'{name}={_text(value)}'
+      _text(value)
+      if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY
+      else f'{name}={_text(value)}'
       for name, value in bound.items()
-      if not _is_default(value, signature.parameters[name].default)
+      if not _is_default(value, parameters[name].default)
     ]
     call = f'{factory.__name__}({", ".join(texts)})'
     return factory(*args, **kwargs)._replace(call=call)

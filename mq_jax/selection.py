@@ -217,11 +217,19 @@ def map_selected(
   selected: Mapping[str, Quantizer],
   *trees: Mapping[str, Any],
 ) -> dict[str, T]:
-  """Returns `{path: function(quantizer, tree[path], ...)}` for `selected`."""
-  return {
-    path: function(quantizer, *(tree[path] for tree in trees))
-    for path, quantizer in selected.items()
-  }
+  """Returns `{path: function(quantizer, tree[path], ...)}` for `selected`.
+
+  Raises:
+    ValueError: If the function raises it; the message then starts with the
+      path of the leaf.
+  """
+  result = {}
+  for path, quantizer in selected.items():
+    try:
+      result[path] = function(quantizer, *(tree[path] for tree in trees))
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from error
+  return result
 
 
 def initial_variables(params: Params, rules: Rules) -> dict[str, Any]:

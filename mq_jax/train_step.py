@@ -34,7 +34,12 @@ from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
 from mq_jax.printing import describe
-from mq_jax.quantizers import Quantizer, at_start, forward_weight
+from mq_jax.quantizers import (
+  Quantizer,
+  any_per_table,
+  at_start,
+  forward_weight,
+)
 from mq_jax.selection import Rules, Selection
 
 Array = jax.Array
@@ -253,7 +258,8 @@ def _measure(
     g_hat = jnp.ones_like(forward_weight(q, w_tilde, variables))
     g_ste = q.straight_through(g_hat, w_tilde, variables)
     g = q.calibrate(theta, g_ste, variables)
-    return jnp.any((g != 0) & jnp.isfinite(g))
+    passes = ((g != 0) & jnp.isfinite(g)).reshape(*w.shape, -1).any(-1)
+    return any_per_table(passes, q.codes(w_tilde, variables)[1]).all()
 
   selected = selection.select(params, setup.quantizer)
   return direction.cosines(setup.refine, params), selection.map_selected(
@@ -266,9 +272,9 @@ def _check_trainable(is_trainable: dict[str, Any]) -> None:
   for path, passes in is_trainable.items():
     if not isinstance(passes, jax.core.Tracer) and not passes:
       raise ValueError(
-        f'No gradient passes the quantizer of {path} at its initial values,'
-        ' so the leaf would never train. A leaf of zeros needs small random'
-        f' values, or the rule ({path!r}, None).'
+        f'No gradient passes the quantizer of {path}, or of a slice of it, at'
+        ' its initial values, so these weights would never train. Zeros need'
+        f' small random values, or the rule ({path!r}, None).'
       )
 
 

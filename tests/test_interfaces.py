@@ -92,8 +92,8 @@ def test_functions_take_documented_argument_names(interface, factory):
   [
     (mq_jax.bwn(), 'bwn()'),
     (
-      mq_jax.bwn(per_channel=True, clip=None),
-      'bwn(per_channel=True, clip=None)',
+      mq_jax.per(mq_jax.bwn(clip=None), axes=-1),
+      'per(bwn(clip=None), axes=-1)',
     ),
     (mq_jax.dorefa(2), 'dorefa(bits=2)'),
     (mq_jax.dorefa(1), 'dorefa()'),

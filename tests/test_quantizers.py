@@ -128,29 +128,6 @@ def test_bwn_options_change_straight_through_rule():
   np.testing.assert_array_equal(rule(scaled_gradient=False), [1, 1, 0])
 
 
-@pytest.mark.parametrize('axis', [-1, 0, 1])
-def test_bwn_per_channel_equals_bwn_of_each_channel(axis):
-  w = jax.random.normal(jax.random.key(0), (3, 4, 5))
-  g = jax.random.normal(jax.random.key(1), (3, 4, 5))
-  per_channel = mq_jax.bwn(per_channel=True, channel_axis=axis)
-  w_hat = quantize(per_channel, w, ())
-  g_ste = per_channel.straight_through(g, w, ())
-  for channel in range(w.shape[axis]):
-    channel_w = jnp.take(w, channel, axis=axis)
-    np.testing.assert_allclose(
-      jnp.take(w_hat, channel, axis=axis),
-      quantize(mq_jax.bwn(), channel_w, ()),
-      rtol=1e-6,
-    )
-    np.testing.assert_allclose(
-      jnp.take(g_ste, channel, axis=axis),
-      mq_jax.bwn().straight_through(
-        jnp.take(g, channel, axis=axis), channel_w, ()
-      ),
-      rtol=1e-6,
-    )
-
-
 @hypothesis.given(WEIGHTS)
 @hypothesis.settings(deadline=None, max_examples=25)
 def test_bwn_scale_minimises_squared_error(w):
@@ -206,8 +183,6 @@ def test_quantizers_invalid_argument_raises():
     mq_jax.bwn(clip=0)
   with pytest.raises(ValueError, match=r'original=True.*bits=2'):
     mq_jax.dorefa(bits=2, original=True)
-  with pytest.raises(ValueError, match=r'channel_axis=2.*\(2, 2\)'):
-    quantize(mq_jax.bwn(per_channel=True, channel_axis=2), jnp.ones((2, 2)), ())
 
 
 def test_projected_quantizer_with_preprocessing_or_state_raises():

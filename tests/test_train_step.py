@@ -298,7 +298,11 @@ def test_quantized_ignores_pending_gradient():
 
 
 def test_quantized_equals_weights_that_loss_received():
-  for quantizer in (mq_jax.dorefa(2), mq_jax.bwn(), mq_jax.bwn(True)):
+  for quantizer in (
+    mq_jax.dorefa(2),
+    mq_jax.bwn(),
+    mq_jax.per(mq_jax.bwn(), axes=-1),
+  ):
     seen = []
 
     def loss_fn(params, model_state, batch, rng, seen=seen):
@@ -603,11 +607,29 @@ def test_init_leaf_of_zeros_without_gradient_raises(path):
   )
   arguments = (jax.random.key(0), params, problem.model_state())
   batch = next(problem.batches(1))
-  with pytest.raises(ValueError, match=f'quantizer of {path}.*zeros needs'):
+  with pytest.raises(ValueError, match=f'quantizer of {path}.*Zeros need'):
     problem.make(mq_jax.bwn(), mq_jax.ste()).init(*arguments, batch)
   # These quantizers pass the gradient unchanged.
   for quantizer in (mq_jax.bwn(scaled_gradient=False), mq_jax.methods.twn()):
     problem.make(quantizer, mq_jax.ste()).init(*arguments, batch)
+
+
+def test_init_slice_of_zeros_without_gradient_raises():
+  params = problem.params()
+  params['first']['kernel'] = params['first']['kernel'].at[:, 2].set(0)
+  arguments = (jax.random.key(0), params, problem.model_state())
+  batch = next(problem.batches(1))
+  rules = [('first/kernel', mq_jax.per(mq_jax.bwn(), axes=-1))]
+  with pytest.raises(ValueError, match='first/kernel, or of a slice of it'):
+    problem.make(rules, mq_jax.ste()).init(*arguments, batch)
+  # Each of these slices contains other weights.
+  rules = [
+    (
+      'first/kernel',
+      mq_jax.per(mq_jax.bwn(), axes=0, group_size=3, group_axis=1),
+    )
+  ]
+  problem.make(rules, mq_jax.ste()).init(*arguments, batch)
 
 
 @pytest.mark.parametrize('where', ['weight', 'variable', 'model_state'])

@@ -1,7 +1,6 @@
 """ACIQ: optimal clips under a prior, for post-training quantization."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -61,22 +60,20 @@ def best_clip(prior: str, bits: int) -> float:
 def aciq(
   bits: int,
   *,
-  per_channel: bool = True,
   prior: str = 'laplace',
   corrected: bool = True,
 ) -> Quantizer:
-  """Quantizes to 2ᵏ even levels between clips, per channel or layer.
+  """Quantizes to 2ᵏ even levels between the clips of a prior.
 
   The clips are μ ± α of `best_clip`, or the smallest and largest weight
   ('range', the naive form), and one level is 0. The correction then scales and
-  shifts the levels to keep the mean and the standard deviation of the weights
-  of each channel or layer. After the correction 0 is no longer a level. ACIQ
-  needs no training: apply it to a trained network by
-  `mq_jax.quantize(aciq(4), w, ())`.
+  shifts the levels to keep the mean and the standard deviation of the weights.
+  After the correction 0 is no longer a level. In the paper each output channel
+  has its own clips, `per(aciq(4), axes=-1)`. ACIQ needs no training: apply it
+  to a trained network by `mq_jax.quantize(per(aciq(4), axes=-1), w, ())`.
 
   Args:
     bits: k, 1 to 8.
-    per_channel: True if each output channel, the last axis, has its own clips.
     prior: 'laplace', 'normal' or 'range'.
     corrected: True if the levels keep the mean and the deviation.
 
@@ -96,19 +93,13 @@ def aciq(
   steps = 2**bits - 1
   clip = 0.0 if prior == 'range' else best_clip(prior, bits)
 
-  def axes(w: Array) -> tuple[int, ...]:
-    return tuple(range(w.ndim - per_channel))
-
   def clips(w: Array) -> tuple[Array, Array]:
-    def reduce(function: Callable[..., Array], x: Array) -> Array:
-      return function(x, axis=axes(w), keepdims=True)
-
     if prior == 'range':
-      return reduce(jnp.min, w), reduce(jnp.max, w)
-    mean = reduce(jnp.mean, w)
-    size = reduce(jnp.mean, jnp.abs(w - mean))
-    alpha = clip * (size if prior == 'laplace' else reduce(jnp.std, w))
-    return mean - alpha, mean + alpha
+      return jnp.min(w), jnp.max(w)
+    mean = jnp.mean(w)
+    laplace = prior == 'laplace'
+    size = jnp.mean(jnp.abs(w - mean)) if laplace else jnp.std(w)
+    return mean - clip * size, mean + clip * size
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     low, high = clips(w_tilde)
@@ -116,30 +107,19 @@ def aciq(
     scale = jnp.where(width > 0, width, 1) / steps
     zero = jnp.floor(-low / scale + 0.5)
     code = jnp.clip(jnp.floor(w_tilde / scale + 0.5) + zero, 0, steps)
-    grid = jnp.arange(steps + 1, dtype=w_tilde.dtype)
-    grid = grid.reshape((1,) * w_tilde.ndim + (steps + 1,))
-    levels = (grid - zero[..., None]) * scale[..., None]
+    levels = (jnp.arange(steps + 1, dtype=w_tilde.dtype) - zero) * scale
     if corrected:
-      w_hat = (code - zero) * scale
-      levels = _corrected(levels, w_tilde, w_hat, axes(w_tilde))
-    code = code.astype(jnp.uint8)
-    return code, levels if per_channel else levels.reshape(steps + 1)
+      levels = _corrected(levels, w_tilde, (code - zero) * scale)
+    return code.astype(jnp.uint8), levels
 
   return Quantizer(codes)
 
 
-def _corrected(
-  levels: Array, w: Array, w_hat: Array, axes: tuple[int, ...]
-) -> Array:
+def _corrected(levels: Array, w: Array, w_hat: Array) -> Array:
   """Returns levels that keep the mean and the deviation of the weights."""
-  mean, mean_hat = (
-    jnp.mean(x, axis=axes, keepdims=True)[..., None] for x in (w, w_hat)
-  )
-  spread, spread_hat = (
-    jnp.std(x, axis=axes, keepdims=True)[..., None] for x in (w, w_hat)
-  )
+  spread, spread_hat = jnp.std(w), jnp.std(w_hat)
   # If all weights have the same level, there is no deviation to scale.
   ratio = jnp.where(
     spread_hat > 0, spread / jnp.where(spread_hat > 0, spread_hat, 1), 1
   )
-  return (levels - mean_hat) * ratio + mean
+  return (levels - jnp.mean(w_hat)) * ratio + jnp.mean(w)

@@ -22,7 +22,7 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
   b selects the nearest of the 2ᴷ levels. Each step moves v towards the best
   basis for these b, v ← decay · v + (1 − decay) · v*, with
   (BᵀB + δI) v* = Bᵀw + δv and δ = 1e-4 (QEM). With 1 bit v* is mean|w| of the
-  channel, the scale of `bwn(per_channel=True)`. The gradient passes unchanged.
+  channel, the scale of `per(bwn(), axes=-1)`. The gradient passes unchanged.
 
   Args:
     bits: K, 1 to 4. Each weight is compared with all 2ᴷ levels.

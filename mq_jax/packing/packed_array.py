@@ -11,7 +11,7 @@ from jax import lax
 
 from mq_jax.materialize import materialize
 from mq_jax.packing import levels
-from mq_jax.quantizers import dequantize
+from mq_jax.quantizers import dequantize, table_per_weight
 from mq_jax.selection import named_leaves
 
 Array = jax.Array
@@ -28,8 +28,8 @@ class PackedArray:
       code starts with its lowest bit, and the first code starts at the lowest
       bit of the first byte. At 1 bit, `data` is
       `numpy.packbits(codes, bitorder='little')`.
-    levels: Table of values, Ŵ = `levels[code]`: shape `(n,)`, or one table per
-      channel as in `Quantizer.codes`. With a `grid`, `levels` is the scale and
+    levels: Table of values, Ŵ = `levels[code]`: shape `(n,)`, or several
+      tables as in `Quantizer.codes`. With a `grid`, `levels` is the scale and
       n = 1.
     shape: Shape of Ŵ.
     bits: Bits per code, 1 to 8: the minimum that distinguishes all values in
@@ -61,6 +61,11 @@ def packed_array(
     ValueError: If Ŵ has more than 256 values.
   """
   codes, table = levels.by_value(w_hat, tables)
+  if tables:
+    # The slices of a quantizer with constant levels share one table.
+    _, shared = levels.by_value(table, ())
+    if shared.size <= table.shape[-1]:
+      codes, table = levels.by_value(w_hat, ())
   count = table.shape[-1]
   if count > 2**MAX_BITS:
     raise ValueError(
@@ -97,8 +102,9 @@ def values(array: PackedArray) -> Array:
   codes, table = codes_of(array), _table(array)
   if table.shape[-1] == 2:
     # Exported programs express this choice in a single operation.
-    per_channel = table.ndim == codes.ndim + 1
-    low, high = (table[..., i] if per_channel else table[i] for i in (0, 1))
+    if table.ndim > 1:
+      table = table_per_weight(table, array.shape)
+    low, high = table[..., 0], table[..., 1]
     return jnp.where(codes > 0, high, low)
   return dequantize(codes, table)
 
@@ -221,7 +227,9 @@ def checked_array(
     and table.dtype.kind == 'f'
     and table.ndim >= 1
     and (not tables or len(tables) == len(shape))
-    and all(n in (1, length) for n, length in zip(tables, shape, strict=False))
+    and all(
+      n and length % n == 0 for n, length in zip(tables, shape, strict=False)
+    )
     and 1 <= table.shape[-1] <= (1 if grid else 2**bits)
   )
   if not fits:

@@ -15,12 +15,15 @@ rules differ. The estimator `ste()` only returns the gradient of that rule.
 
 from mq_jax.quantizers.base import Quantizer as Quantizer
 from mq_jax.quantizers.base import Variables as Variables
+from mq_jax.quantizers.base import any_per_table as any_per_table
 from mq_jax.quantizers.base import at_start as at_start
 from mq_jax.quantizers.base import check_plain as check_plain
 from mq_jax.quantizers.base import dequantize as dequantize
 from mq_jax.quantizers.base import forward_weight as forward_weight
 from mq_jax.quantizers.base import projected as projected
 from mq_jax.quantizers.base import quantize as quantize
+from mq_jax.quantizers.base import table_per_weight as table_per_weight
 from mq_jax.quantizers.base import unquantized as unquantized
 from mq_jax.quantizers.bwn import bwn as bwn
 from mq_jax.quantizers.dorefa import dorefa as dorefa
+from mq_jax.quantizers.per import per as per

@@ -23,8 +23,9 @@ class Quantizer(NamedTuple):
     codes: `(w_tilde, variables) -> (codes, levels)`. `codes` are uint8 with the
       shape of `w`. `levels` is the table of values. A table per tensor has
       shape `(n,)`. Otherwise `levels` has one more axis than `w`: `n` is the
-      last axis, and every axis that shares a table has size 1. Q is
-      `dequantize(codes, levels)`.
+      last axis, and the length t of any other axis divides the length of that
+      axis of `w`. Adjacent weights share a table: all of the axis if t = 1,
+      groups if t is larger. Q is `dequantize(codes, levels)`.
     init: `(w) -> variables`.
     preprocess: A: `(w, variables) -> w_tilde`.
     straight_through: `(g_hat, w_tilde, variables) -> g_ste`, the estimate of
@@ -71,8 +72,7 @@ def dequantize(codes: Array, levels: Array) -> Array:
 
   Args:
     codes: Unsigned integers of any shape.
-    levels: Table of values: `(n,)`, or one table per channel as in
-      `Quantizer.codes`.
+    levels: Table of values: `(n,)`, or several tables as in `Quantizer.codes`.
 
   Returns:
     `levels[codes]`, with the shape of `codes` and the dtype of `levels`.
@@ -80,11 +80,43 @@ def dequantize(codes: Array, levels: Array) -> Array:
   if levels.ndim == 1:
     return levels[codes]
   values = jnp.take_along_axis(
-    jnp.broadcast_to(levels, (*codes.shape, levels.shape[-1])),
+    table_per_weight(levels, codes.shape),
     codes[..., None].astype(jnp.int32),
     axis=-1,
   )
   return values[..., 0]
+
+
+def table_per_weight(levels: Array, shape: tuple[int, ...]) -> Array:
+  """Returns the table of each weight, shape `(*shape, n)`.
+
+  Args:
+    levels: Several tables, as in `Quantizer.codes`.
+    shape: Shape of the weight.
+  """
+  for axis, length in enumerate(shape):
+    tables = levels.shape[axis]
+    if 1 < tables < length:
+      levels = jnp.repeat(
+        levels, length // tables, axis, total_repeat_length=length
+      )
+  return jnp.broadcast_to(levels, (*shape, levels.shape[-1]))
+
+
+def any_per_table(mask: Array, levels: Array) -> Array:
+  """Returns where `mask` is true for a weight of a table, one per table.
+
+  Args:
+    mask: Bool array of the shape of a weight.
+    levels: Its tables, as in `Quantizer.codes`.
+  """
+  tables = levels.shape[:-1] or (1,) * mask.ndim
+  blocks = [
+    part
+    for t, length in zip(tables, mask.shape, strict=True)
+    for part in (t, length // t)
+  ]
+  return mask.reshape(blocks).any(axis=tuple(range(1, len(blocks), 2)))
 
 
 def at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Variables]:

@@ -15,20 +15,14 @@ Array = jax.Array
 
 
 @prints_call
-def bwn(
-  per_channel: bool = False,
-  channel_axis: int = -1,
-  clip: float | None = 1.0,
-  scaled_gradient: bool = True,
-) -> Quantizer:
+def bwn(*, clip: float | None = 1.0, scaled_gradient: bool = True) -> Quantizer:
   """Makes the quantizer of scaled binary weights, BWN of XNOR-Net, eq. (2).
 
   W̃ = W, and Ŵ = α · sign(W̃) with α = mean|W̃| and sign(0) = +1. The
   straight-through gradient is α · g_hat · 1[|W̃| ≤ clip], with constant α.
+  `per(bwn(), axes=-1)` has one α per output channel, as XNOR-Net has.
 
   Args:
-    per_channel: True if each output channel, not each layer, has its own α.
-    channel_axis: Axis of the output channels, the last one in JAX's layouts.
     clip: The gradient is zero where |W̃| > clip. None disables clipping.
     scaled_gradient: True if the straight-through gradient has the factor α. The
       factor is about 0.05 in the 3x3 layers of a ResNet20, and the published
@@ -38,8 +32,7 @@ def bwn(
     A `Quantizer`.
 
   Raises:
-    ValueError: If `clip` is not positive, or, when the quantizer is applied, if
-      the weight has no axis `channel_axis`.
+    ValueError: If `clip` is not positive.
 
   References:
     Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate
@@ -51,23 +44,11 @@ def bwn(
   check_clip(clip)
 
   def scale(w_tilde: Array) -> Array:
-    if not per_channel:
-      return jnp.mean(jnp.abs(w_tilde), keepdims=True)
-    if not -w_tilde.ndim <= channel_axis < w_tilde.ndim:
-      raise ValueError(
-        f'channel_axis={channel_axis} does not exist in a weight of shape'
-        f' {w_tilde.shape}.'
-      )
-    axis = channel_axis % w_tilde.ndim
-    others = tuple(i for i in range(w_tilde.ndim) if i != axis)
-    return jnp.mean(jnp.abs(w_tilde), axis=others, keepdims=True)
+    return jnp.mean(jnp.abs(w_tilde))
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     alpha = scale(w_tilde)
-    levels = jnp.stack([-alpha, alpha], axis=-1)
-    return (w_tilde >= 0).astype(jnp.uint8), (
-      levels if per_channel else levels.reshape(2)
-    )
+    return (w_tilde >= 0).astype(jnp.uint8), jnp.stack([-alpha, alpha])
 
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: Variables

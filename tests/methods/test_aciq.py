@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mq_jax
 from mq_jax import methods
 from tests.methods import common
 
@@ -39,9 +40,9 @@ def test_best_clip_minimises_integrated_error(prior):
 @pytest.mark.parametrize('prior', ['laplace', 'normal', 'range'])
 def test_aciq_levels_span_clips(prior, per_channel):
   w = np.asarray(common.weight(1, (3, 3, 20, 4))) * [1.0, 3.0, 0.1, 1.0]
-  quantizer = methods.aciq(
-    3, per_channel=per_channel, prior=prior, corrected=False
-  )
+  quantizer = methods.aciq(3, prior=prior, corrected=False)
+  if per_channel:
+    quantizer = mq_jax.per(quantizer, axes=-1)
   w_hat = common.values(quantizer, jnp.asarray(w), ())
   _, table = quantizer.codes(jnp.asarray(w), ())
   if per_channel:
@@ -67,7 +68,9 @@ def test_aciq_levels_span_clips(prior, per_channel):
 @pytest.mark.parametrize('per_channel', [True, False])
 def test_aciq_correction_keeps_mean_and_deviation(per_channel):
   w = common.weight(2, (3, 3, 20, 4)) + jnp.array([[[[0.0, 0.3, -1.0, 2.0]]]])
-  quantizer = methods.aciq(2, per_channel=per_channel)
+  quantizer = methods.aciq(2)
+  if per_channel:
+    quantizer = mq_jax.per(quantizer, axes=-1)
   w_hat = common.values(quantizer, jnp.asarray(w), ())
   axes = (0, 1, 2) if per_channel else None
   np.testing.assert_allclose(
@@ -80,7 +83,7 @@ def test_aciq_correction_keeps_mean_and_deviation(per_channel):
 
 def test_aciq_channel_of_one_value_is_exact():
   w = jnp.ones((2, 2, 3)).at[..., 1].set(0.0)
-  w_hat = common.values(methods.aciq(2), w, ())
+  w_hat = common.values(mq_jax.per(methods.aciq(2), axes=-1), w, ())
   np.testing.assert_allclose(w_hat, w)
 
 

@@ -96,7 +96,7 @@ def test_fold_scales_each_quantizer_keeps_outputs(size, channels):
   ('quantizer', 'integers', 'shape'),
   [
     (mq_jax.bwn(), {-1, 1}, ()),
-    (mq_jax.bwn(per_channel=True), {-1, 1}, (16,)),
+    (mq_jax.per(mq_jax.bwn(), axes=-1), {-1, 1}, (16,)),
     (methods.twn(), {-1, 0, 1}, ()),
     (mq_jax.dorefa(2), {-3, -1, 1, 3}, ()),
     (methods.lsq(2), {-2, -1, 0, 1}, ()),
@@ -309,7 +309,7 @@ def test_fold_norms_keeps_outputs_of_network():
 def test_fold_scales_then_fold_norms_keeps_outputs():
   net, variables, x = network(6)
   params, scales = tables(
-    variables['params'], [('.*conv./kernel', mq_jax.bwn(per_channel=True))]
+    variables['params'], [('.*conv./kernel', mq_jax.per(mq_jax.bwn(), axes=-1))]
   )
   stats = variables['batch_stats']
   before = logits(net, params, stats, x)

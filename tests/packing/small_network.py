@@ -32,7 +32,7 @@ def params():
 RULES = [
   ('conv/kernel', mq_jax.bwn()),
   ('dense/kernel', mq_jax.dorefa(2)),
-  ('unread/kernel', mq_jax.bwn(per_channel=True)),
+  ('unread/kernel', mq_jax.per(mq_jax.bwn(), axes=-1)),
 ]
 
 

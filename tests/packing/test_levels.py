@@ -30,8 +30,10 @@ def look_up(codes, table):
     else:
       row = table[
         tuple(
-          i if length != 1 else 0
-          for i, length in zip(place, table.shape, strict=False)
+          i * tables // length
+          for i, tables, length in zip(
+            place, table.shape, codes.shape, strict=False
+          )
         )
       ]
     found[place] = row[codes[place]]
@@ -45,9 +47,8 @@ def weights(draw):
   w = draw(hnp.arrays(dtype, shape, elements=FEW.map(dtype)))
   if draw(st.booleans()):
     return w, ()
-  separate = st.lists(st.booleans(), min_size=len(shape), max_size=len(shape))
-  has_tables = zip(shape, draw(separate), strict=True)
-  return w, tuple(n if separate else 1 for n, separate in has_tables)
+  divisors = [[t for t in range(1, n + 1) if n % t == 0] for n in shape]
+  return w, tuple(draw(st.sampled_from(choices)) for choices in divisors)
 
 
 @settings(max_examples=150)
@@ -66,8 +67,8 @@ def test_by_value_any_weight_codes_index_its_values(given):
   for place in itertools.product(*map(range, tables)):
     part = w[
       tuple(
-        slice(i, i + 1) if n != 1 else slice(None)
-        for i, n in zip(place, tables, strict=True)
+        slice(i * length // n, (i + 1) * length // n)
+        for i, n, length in zip(place, tables, w.shape, strict=False)
       )
     ]
     row = table[place]
@@ -90,6 +91,9 @@ def test_by_value_small_weight_equals_hand_computed_tables():
   codes, table = levels.by_value(w, (3, 1))
   np.testing.assert_array_equal(codes, [[0, 1], [0, 1], [0, 1]])
   np.testing.assert_array_equal(table, [[[3, 5]], [[1, 5]], [[3, 5]]])
+  codes, table = levels.by_value(np.array([2.0, -0.0, 7.0, 0.0]), (2,))
+  np.testing.assert_array_equal(codes, [1, 0, 1, 0])
+  np.testing.assert_array_equal(table, [[-0.0, 2], [0, 7]])
 
 
 # A common scale.
@@ -184,9 +188,6 @@ def test_exact_multiples_without_exact_scale_return_none():
     assert levels.exact_multiples(np.array(table, np.float32)) is None, table
   # `scale_of` ignores rounding errors.
   assert levels.scale_of(np.array([-scale, above])) is not None
-  # The axis of the tables is not the last axis.
-  other = np.array([[-1, 1], [-2, 2]], np.float32).reshape(2, 1, 2)
-  assert levels.exact_multiples(other) is None
 
 
 def test_exact_multiples_of_channels_have_one_scale_per_channel():

@@ -45,7 +45,7 @@ def network(seed=0):
   rules = [
     ('stage1/block0/kernel', mq_jax.bwn()),
     ('stage1/block10/kernel', mq_jax.dorefa(2)),
-    ('head/kernel', mq_jax.bwn(per_channel=True)),
+    ('head/kernel', mq_jax.per(mq_jax.bwn(), axes=-1)),
   ]
   return mq_jax.pack(
     params, rules, quantized=True, model_state=state, metadata=METADATA
@@ -859,7 +859,7 @@ def test_save_packed_all_forms_of_quantizer_round_trip(tmp_path):
   w = np.random.default_rng(0).normal(size=(67, 5)).astype(np.float32)
   for quantizer in (
     mq_jax.dorefa(5),
-    mq_jax.bwn(per_channel=True, channel_axis=0),
+    mq_jax.per(mq_jax.bwn(), axes=0),
     methods.lq_nets(2),
     methods.twn(),
   ):

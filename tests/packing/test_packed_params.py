@@ -27,8 +27,8 @@ QUANTIZERS = {
   **{f'dorefa{bits}': mq_jax.dorefa(bits) for bits in range(1, 9)},
   'dorefa_original': mq_jax.dorefa(original=True),
   'bwn': mq_jax.bwn(),
-  'bwn_channels': mq_jax.bwn(per_channel=True),
-  'bwn_axis0': mq_jax.bwn(per_channel=True, channel_axis=0),
+  'bwn_channels': mq_jax.per(mq_jax.bwn(), axes=-1),
+  'bwn_axis0': mq_jax.per(mq_jax.bwn(), axes=0),
   'twn': methods.twn(),
   'twn_two_scales': methods.twn(two_scales=True),
   'ttq': methods.ttq(0.3, optax.sgd(0.1)),
@@ -39,9 +39,13 @@ QUANTIZERS = {
   'slb3': methods.slb(3, RISING),
   'inq5': methods.inq(5),
   'uniform2': methods.uniform(2),
-  'aciq2': methods.aciq(2),
-  'aciq4': methods.aciq(4, per_channel=False, prior='normal'),
-  'aciq8': methods.aciq(8, prior='range', corrected=False),
+  'aciq2': mq_jax.per(methods.aciq(2), axes=-1),
+  'aciq4': methods.aciq(4, prior='normal'),
+  'aciq8': mq_jax.per(methods.aciq(8, prior='range', corrected=False), axes=-1),
+  'twn_groups': mq_jax.per(methods.twn(), axes=-1, group_size=1),
+  'lsq_groups': mq_jax.per(
+    methods.lsq(3, optax.sgd(0.1)), axes=0, group_size=3, group_axis=1
+  ),
   'clipped_uniform3': methods.clipped_uniform(3),
   'scaled_levels': methods.scaled_levels((-4, -2, -1, 1, 2, 4)),
   'binary': methods.binary(),
@@ -438,7 +442,7 @@ def test_pack_per_channel_levels_are_counted_per_channel():
   scales = np.array([0.5, 1.0, 1.7, 0.3], np.float32)
   w = scales * np.sign(np.random.default_rng(1).normal(size=(9, 4)))
   w = w.astype(np.float32)
-  per_channel = mq_jax.bwn(per_channel=True)
+  per_channel = mq_jax.per(mq_jax.bwn(), axes=-1)
   packed = mq_jax.pack({'w': w}, per_channel, quantized=True)
   assert packed.params['w'].bits == 1
   assert_same(mq_jax.unpack(packed), {'w': w})
@@ -449,7 +453,8 @@ def test_pack_per_channel_levels_are_counted_per_channel():
 
 
 @pytest.mark.parametrize(
-  ('quantizer', 'width'), [(mq_jax.bwn(), 1), (mq_jax.bwn(True), 3)]
+  ('quantizer', 'width'),
+  [(mq_jax.bwn(), 1), (mq_jax.per(mq_jax.bwn(), axes=-1), 3)],
 )
 def test_pack_few_weights_with_two_values_are_latent(quantizer, width):
   """Uses fewer than four weights per table and value: they may be latent."""
@@ -470,7 +475,7 @@ def test_pack_few_weights_with_two_values_are_latent(quantizer, width):
     ([-0.0, 0.5], mq_jax.bwn()),
     ([-0.0, 0.0, 1.0], methods.twn()),
     ([-3.0, -0.0, 0.0, 3.0], mq_jax.dorefa(2)),
-    ([-0.0, 0.0], mq_jax.bwn(per_channel=True)),
+    ([-0.0, 0.0], mq_jax.per(mq_jax.bwn(), axes=-1)),
   ],
 )
 def test_pack_minus_zero_keeps_sign(levels, quantizer):
@@ -488,7 +493,7 @@ def test_pack_float64_is_exact(x64):
   for quantizer in (
     mq_jax.dorefa(4),
     mq_jax.bwn(),
-    mq_jax.bwn(per_channel=True),
+    mq_jax.per(mq_jax.bwn(), axes=-1),
     QUANTIZERS['lq_nets2'],
   ):
     expected = jax.jit(lambda w, q=quantizer: mq_jax.quantize(q, w, q.init(w)))(
@@ -532,7 +537,7 @@ def test_pack_narrow_floats_is_exact(dtype):
   for quantizer in (
     mq_jax.dorefa(3),
     mq_jax.dorefa(8),
-    mq_jax.bwn(per_channel=True),
+    mq_jax.per(mq_jax.bwn(), axes=-1),
     methods.uniform(4),
   ):
     packed = mq_jax.pack({'w': w}, quantizer)
@@ -560,7 +565,7 @@ GRIDS = {
   'scales': (7, methods.lq_nets(3), [-7, -5, -3, -1, 1, 3, 5, 7]),
   'many': (1, mq_jax.dorefa(6), range(-31, 32)),
   'sign': (1, mq_jax.bwn(), [-1, 1]),
-  'uneven': (7, mq_jax.bwn(per_channel=True), [-1, 3]),
+  'uneven': (7, mq_jax.per(mq_jax.bwn(), axes=-1), [-1, 3]),
 }
 
 
@@ -729,7 +734,9 @@ def test_pack_channels_share_one_grid():
 # Rejected input.
 
 
-@pytest.mark.parametrize('quantizer', [mq_jax.dorefa(2), mq_jax.bwn(True)])
+@pytest.mark.parametrize(
+  'quantizer', [mq_jax.dorefa(2), mq_jax.per(mq_jax.bwn(), axes=-1)]
+)
 @pytest.mark.parametrize('shape', [(0, 3), (3, 0)])
 def test_pack_empty_weight_raises(quantizer, shape):
   for quantized in (False, True):
@@ -830,7 +837,7 @@ def test_pack_state_of_trials_raises_and_one_trial_packs():
 def test_unpack_like_equinox_model_restores_structure():
   model = eqx.nn.MLP(3, 2, 5, 1, key=jax.random.key(0))
   arrays, rest = eqx.partition(model, eqx.is_array)
-  rules = [('layers/./weight', mq_jax.bwn(per_channel=True, channel_axis=0))]
+  rules = [('layers/./weight', mq_jax.per(mq_jax.bwn(), axes=0))]
   packed = mq_jax.pack(arrays, rules)
   assert isinstance(packed.params.layers[0].weight, PackedArray)
   back = mq_jax.unpack(packed)

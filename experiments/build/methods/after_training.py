@@ -1,6 +1,7 @@
 """Methods that quantize a trained network and train nothing."""
 
 from experiments.build.key import Key
+from experiments.build.methods.basic import per_channel
 from experiments.build.methods.declaration import (
   AfterTraining,
   Method,
@@ -17,11 +18,11 @@ METHODS = {
   ),
   'aciq': Method(
     lambda keys, context: MethodParts(
-      methods.aciq(
-        keys.bits,
-        per_channel=keys.per_channel,
-        prior=keys.method.prior,
-        corrected=keys.method.corrected,
+      per_channel(
+        methods.aciq(
+          keys.bits, prior=keys.method.prior, corrected=keys.method.corrected
+        ),
+        keys,
       )
     ),
     ('bits', 'per_channel'),

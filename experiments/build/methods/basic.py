@@ -1,9 +1,19 @@
 """Methods that need a quantizer only, and the method of the base model."""
 
+from ml_collections import ConfigDict
+
 import mq_jax
 from experiments.build.key import Key
 from experiments.build.methods.declaration import Method, MethodParts
 from mq_jax import methods
+
+
+def per_channel(
+  quantizer: mq_jax.Quantizer, keys: ConfigDict
+) -> mq_jax.Quantizer:
+  """Returns the quantizer of each filter if the key `per_channel` is set."""
+  return mq_jax.per(quantizer, axes=-1) if keys.per_channel else quantizer
+
 
 METHODS = {
   'none': Method(lambda keys, context: MethodParts(None), cosine=True),
@@ -16,10 +26,11 @@ METHODS = {
   ),
   'bwn': Method(
     lambda keys, context: MethodParts(
-      mq_jax.bwn(
-        per_channel=keys.per_channel,
-        clip=keys.clip or None,
-        scaled_gradient=keys.scaled_gradient,
+      per_channel(
+        mq_jax.bwn(
+          clip=keys.clip or None, scaled_gradient=keys.scaled_gradient
+        ),
+        keys,
       ),
       threshold=0.0,
     ),

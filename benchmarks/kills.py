@@ -1,0 +1,143 @@
+"""Kills real training runs at random moments and compares what they become.
+
+  python -m benchmarks.kills --count 100 --json FILE
+
+Each process trains ResNet8 on scikit-learn's digits and dies by SIGKILL. The
+next process continues the run, until one finishes. A killed run is equal if its
+model files have the bytes of a run that nobody killed, and its log the numbers.
+"""
+
+import hashlib
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import table
+from experiments.records import run_log, workdir
+
+CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/digits.py'
+OVERRIDES = {
+  'network': 'resnet8',
+  'estimator': 'lstm_fc',
+  'hidden': 4,
+  'pretrain_epochs': 1,
+  'epochs': 2,
+  'checkpoint_every': 3,
+  'chunk': 1,
+}
+FIRST = 0.3  # Share of the time of a run after which kills begin.
+# What differs between two runs of one configuration.
+TIMES = ('seconds', 'test_seconds')
+
+
+def main() -> None:
+  """Kills runs and prints the table."""
+  options = table.bare_parser(__doc__)
+  options.add_argument('--count', type=int, default=100, help='kills')
+  options.add_argument('--seed', type=int, default=0, help='of the moments')
+  args = table.parse(options, {'count': 3})
+  with tempfile.TemporaryDirectory() as folder:
+    rows = _rows(pathlib.Path(folder), args.count, random.Random(args.seed))
+  table.show('Runs that were killed', rows, args)
+
+
+def _rows(
+  folder: pathlib.Path, count: int, rng: random.Random
+) -> list[dict[str, Any]]:
+  reference = folder / 'reference'
+  _finish(_start(reference))
+  # The second run reads compiled programs from the cache, as killed runs do.
+  started = time.perf_counter()
+  _finish(_start(folder / 'timed'))
+  duration = time.perf_counter() - started
+  wanted = _contents(reference)
+  runs: list[tuple[list[str], bool]] = []
+  while sum(len(moments) for moments, _ in runs) < count:
+    run = folder / f'run{len(runs)}'
+    moments: list[str] = []
+    while (moment := _kill(run, rng.uniform(FIRST, 1) * duration)) is not None:
+      moments.append(moment)
+    runs.append((moments, _contents(run) == wanted))
+    print(f'{run.name}: {len(moments)} kills, equal: {runs[-1][1]}', flush=True)
+  names = sorted({moment for moments, _ in runs for moment in moments})
+  return [
+    {
+      'last finished work': name,
+      'kills': sum(moments.count(name) for moments, _ in runs),
+      'of runs that are equal': sum(
+        moments.count(name) for moments, is_equal in runs if is_equal
+      ),
+    }
+    for name in names
+  ]
+
+
+def _start(run: pathlib.Path) -> subprocess.Popen[str]:
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'experiments.cifar'),
+      *(f'--config={CONFIG}', f'--workdir={run}'),
+      *(f'--config.{key}={value}' for key, value in OVERRIDES.items()),
+    ],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+  _, errors = process.communicate()
+  if process.returncode:
+    raise SystemExit(f'A run that nobody killed failed:\n{errors}')
+
+
+def _kill(run: pathlib.Path, seconds: float) -> str | None:
+  """Kills a run after some time; returns its last work, None if it finished.
+
+  Raises:
+    SystemExit: If the run fails.
+  """
+  process = _start(run)
+  try:
+    _, errors = process.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    process.communicate()
+    if process.returncode == -signal.SIGKILL:
+      return _last_work(run)
+    errors = ''
+  if process.returncode:
+    raise SystemExit(f'A killed run does not continue:\n{errors}')
+  return None
+
+
+def _last_work(run: pathlib.Path) -> str:
+  for part, name in (
+    (run, 'checkpoint of the run'),
+    (run / workdir.BASE_RUN, 'checkpoint of the base model'),
+  ):
+    if any((part / workdir.CHECKPOINTS).glob('[0-9]*')):
+      return name
+  return 'none'
+
+
+def _contents(run: pathlib.Path) -> dict[str, Any]:
+  """Returns digests of the model files, and the log without its times."""
+  models = {
+    str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(run.rglob('*.safetensors'))
+  }
+  log = [
+    {key: value for key, value in record.items() if key not in TIMES}
+    for record in run_log.read_log(run / workdir.LOG)[1]
+  ]
+  return {'models': models, 'log': log}
+
+
+if __name__ == '__main__':
+  main()
