@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mq_jax.printing import describe
 from mq_jax.selection import Params, named_leaves
 
 Array = jax.Array
@@ -34,7 +35,8 @@ def check_transformation(name: str, value: Any) -> None:
     else 'pass a transformation such as optax.scale_by_adam()'
   )
   raise TypeError(
-    f'{name}={value!r} is not an optax.GradientTransformation: {remedy}.'
+    f'{name} must be an optax.GradientTransformation, not {describe(value)}:'
+    f' {remedy}.'
   )
 
 
@@ -58,8 +60,10 @@ def check_stand_in(
     ValueError: If one has the wrong direction, or if `is_learned` and `refine`
       returns zeros.
   """
-  stand_in = {'kernel': jnp.full((3, 2), 0.3), 'bias': jnp.full(2, 0.1)}
-  learned = ('kernel',) if is_learned else ()
+  # An error names the leaf, so the names describe the leaves of any network.
+  kernels, biases = 'all kernels', 'all biases'
+  stand_in = {kernels: jnp.full((3, 2), 0.3), biases: jnp.full(2, 0.1)}
+  learned = (kernels,) if is_learned else ()
   checks = (
     (refine, 1, lambda cosine: check_refine(cosine, learned)),
     (refine, UPDATES, check_refine),

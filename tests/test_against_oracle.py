@@ -36,7 +36,7 @@ QUANTIZERS = {
   'dorefa3': Case(mq_jax.dorefa(3, clip=0.6), oracle.dorefa(3, clip=0.6)),
   'bwn': Case(mq_jax.bwn(), oracle.bwn()),
   'bwn per channel': Case(
-    mq_jax.bwn(True, scaled_gradient=False),
+    mq_jax.per(mq_jax.bwn(scaled_gradient=False), axes=-1),
     oracle.bwn(True, scaled_gradient=False),
   ),
 }

@@ -143,7 +143,7 @@ def test_init_frozen_bias_is_valid():
   ],
 )
 def test_make_train_step_other_type_raises(name, value, remedy):
-  with pytest.raises(TypeError, match=f'{name}=.*{remedy}'):
+  with pytest.raises(TypeError, match=f'{name} must be.*{remedy}'):
     make(**{name: value})
 
 

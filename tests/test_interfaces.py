@@ -23,6 +23,7 @@ QUANTIZERS = {
   'lab': methods.lab,
   'lq_nets': methods.lq_nets,
   'lsq': lambda: methods.lsq(4),
+  'per': lambda: mq_jax.per(mq_jax.bwn(), axes=-1),
   'powers_of_two': lambda: methods.powers_of_two(3),
   'scaled_levels': lambda: methods.scaled_levels((-1, 1)),
   'slb': lambda: methods.slb(1, lambda step: 1.0),

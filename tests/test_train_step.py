@@ -47,7 +47,12 @@ def straight_through_weights(quantizer):
 
 @pytest.mark.parametrize(
   'quantizer',
-  [mq_jax.dorefa(), mq_jax.dorefa(3), mq_jax.bwn(), mq_jax.bwn(True, clip=0.2)],
+  [
+    mq_jax.dorefa(),
+    mq_jax.dorefa(3),
+    mq_jax.bwn(),
+    mq_jax.per(mq_jax.bwn(clip=0.2), axes=-1),
+  ],
 )
 @pytest.mark.parametrize(
   'refine',
