@@ -25,7 +25,7 @@ NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test lint format clean distclean help install
+.PHONY: demo test lint format mutants clean distclean help install
 
 demo: $(VENV)/.experiments  ## Train a ResNet20 with 1-bit weights; takes a few minutes
 	rm -rf $(DEMO_DIR)
@@ -46,6 +46,10 @@ lint: $(VENV)/.dev  ## Check style, types and imports; changes nothing
 format: $(VENV)/.dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutants: $(VENV)/.dev  ## Plant bugs and count those that the tests notice; takes an hour
+	$(BIN)/python -m benchmarks.mutants --workers $(WORKERS) \
+	  --json results/benchmarks/mutants.json
 
 install: $(VENV)/.dev  ## Make .venv with everything that development needs
 
