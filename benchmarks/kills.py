@@ -2,9 +2,10 @@
 
   python -m benchmarks.kills --count 100 --json FILE
 
-Each process trains ResNet8 on scikit-learn's digits and dies by SIGKILL. The
-next process continues the run, until one finishes. A killed run is equal if its
-model files have the bytes of a run that nobody killed, and its log the numbers.
+Each process runs `experiments.cifar` on scikit-learn's digits with the network
+of the tests, one layer, and dies by SIGKILL. The next process continues the
+run, until one finishes. A killed run is equal if its model files have the bytes
+of a run that nobody killed, and its log the numbers.
 """
 
 import hashlib
@@ -19,15 +20,15 @@ from typing import Any
 
 from benchmarks import table
 from experiments.records import run_log, workdir
+from tests.experiments import tiny
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/digits.py'
 OVERRIDES = {
-  'network': 'resnet8',
   'estimator': 'lstm_fc',
   'hidden': 4,
-  'pretrain_epochs': 1,
-  'epochs': 2,
-  'checkpoint_every': 3,
+  'pretrain_epochs': 2,
+  'epochs': 4,
+  'checkpoint_every': 2,
   'chunk': 1,
 }
 FIRST = 0.3  # Share of the time of a run after which kills begin.
@@ -80,7 +81,7 @@ def _rows(
 def _start(run: pathlib.Path) -> subprocess.Popen[str]:
   return subprocess.Popen(
     [
-      *(sys.executable, '-m', 'experiments.cifar'),
+      *(sys.executable, '-c', tiny.program('experiments.cifar')),
       *(f'--config={CONFIG}', f'--workdir={run}'),
       *(f'--config.{key}={value}' for key, value in OVERRIDES.items()),
     ],
