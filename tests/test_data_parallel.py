@@ -425,7 +425,6 @@ import optax
 port, process, count, path = sys.argv[1:]
 jax.config.update('jax_enable_x64', True)
 if int(count) > 1:
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.distributed.initialize(f'localhost:{port}', int(count), int(process))
 from jax.sharding import PartitionSpec as P
 import mq_jax
@@ -439,7 +438,7 @@ split, whole = (jax.NamedSharding(mesh, s) for s in (P('data'), P()))
 batches = [
   jax.tree.map(lambda x: jax.device_put(np.asarray(x), split), batch)
   for batch in problem.batches(3)]
-key = jax.device_put(jax.random.key(0), whole)
+key = jax.random.key(0)
 model_state = jax.device_put(problem.model_state(), whole)
 params = problem.params()
 # The first kernel, 4 x 6, is divided over all processes.
@@ -449,7 +448,7 @@ results = []
 for axis_name, params in (
     (None, divided), ('data', jax.device_put(params, whole))):
   train = test_data_parallel.make(
-    mq_jax.multi_fc(hidden=4, activation='tanh'), axis_name=axis_name)
+    mq_jax.fc_grad(hidden=2), axis_name=axis_name)
   state = train.init(key, params, model_state, batches[0])
   step = train.step_fn
   if axis_name:
