@@ -1,10 +1,10 @@
-"""Averages over the replicas of a map: data parallelism without sharded jit.
+"""Averages over the replicas of a map, and checks of mapped and sharded steps.
 
-Inside `jax.shard_map`, `jax.pmap` or `jax.vmap`, each replica sees one part of
-the batch, and `axis_name` names the mapped axis. Only the loss and what comes
-from it differs between replicas. Averaged right after the backward pass, the
-gradients are those of the whole batch, and so is everything that follows from
-them, including the gradient of φ: all replicas compute the same update.
+Inside `jax.shard_map`, `jax.pmap` or `jax.vmap`, each replica receives a part of
+the batch, and `axis_name` names the mapped axis. What `loss_fn` returns and its
+gradients differ between replicas, and nothing else does. They are averaged right
+after the backward pass. The update of the weights and the gradient of φ follow
+from these averages and from the state, so they are equal on all replicas.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.loss import LossFn
-from mq_jax.printing import describe
 
 AxisName = str | tuple[str, ...]
 
@@ -33,7 +32,7 @@ def axes_of(axis_name: AxisName | None) -> tuple[str, ...]:
   if not all(isinstance(axis, str) for axis in axes):
     raise TypeError(
       f'axis_name={axis_name!r} must be the name of a mapped axis, a tuple of'
-      f' names, or None, not {describe(axis_name)}.'
+      ' names, or None.'
     )
   if not all(axes) or not axes or len({*axes}) < len(axes):
     raise ValueError(

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mq_jax
 from mq_jax import data_parallel
+from mq_jax.host import on_host
 from tests import problem
 from tests.test_interfaces import ESTIMATORS, QUANTIZERS
 
@@ -133,8 +134,10 @@ def divided(tree):
   return jax.tree.map(sharding, tree)
 
 
-@pytest.mark.parametrize('is_divided', [False, True])
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize(
+  ('name', 'is_divided'),
+  [*((name, True) for name in TRAINED), ('fc_grad', False)],
+)
 def test_step_jit_with_sharded_arrays_equals_one_device(x64, name, is_divided):
   train = make(TRAINED[name])
   start, _ = one_device(name)
@@ -417,88 +420,83 @@ def test_make_train_step_wrong_axis_name_raises(axis_name, error):
     problem.make(axis_name=axis_name)
 
 
-TWO_PROCESSES = """
-import sys
-import jax
-import numpy as np
-import optax
-port, process, count, path = sys.argv[1:]
-jax.config.update('jax_enable_x64', True)
-if int(count) > 1:
-  jax.distributed.initialize(f'localhost:{port}', int(count), int(process))
-from jax.sharding import PartitionSpec as P
-import mq_jax
-from mq_jax.host import on_host
-from tests import problem, test_data_parallel
+def divided_run():
+  """Trains with divided weights on all devices of all processes.
 
-assert jax.process_count() == int(count)
-mesh = jax.make_mesh(
-  (jax.device_count(),), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-split, whole = (jax.NamedSharding(mesh, s) for s in (P('data'), P()))
-batches = [
-  jax.tree.map(lambda x: jax.device_put(np.asarray(x), split), batch)
-  for batch in problem.batches(3)]
-key = jax.random.key(0)
-model_state = jax.device_put(problem.model_state(), whole)
-params = problem.params()
-# The first kernel, 4 x 6, is divided over all processes.
-divided = jax.device_put(params, whole)
-divided['first']['kernel'] = jax.device_put(params['first']['kernel'], split)
-results = []
-for axis_name, params in (
-    (None, divided), ('data', jax.device_put(params, whole))):
-  train = test_data_parallel.make(
-    mq_jax.fc_grad(hidden=2), axis_name=axis_name)
-  state = train.init(key, params, model_state, batches[0])
-  step = train.step_fn
-  if axis_name:
-    step = jax.shard_map(
-      step, mesh=mesh, in_specs=(P(), P('data')), out_specs=P())
-  step = jax.jit(step, out_shardings=(
-    jax.tree.map(lambda leaf: leaf.sharding, state), None))
+  Returns:
+    `(arrays, packed)`: the arrays of the state, metrics and codes in host
+    memory, and the packed network.
+  """
+  everywhere = jax.make_mesh(
+    (jax.device_count(),), ('data',), axis_types=(AxisType.Auto,)
+  )
+  whole, split = (NamedSharding(everywhere, spec) for spec in (WHOLE, SPLIT))
+  batches = [
+    jax.tree.map(lambda x: jax.device_put(np.asarray(x), split), batch)
+    for batch in problem.batches(3)
+  ]
+  params = jax.device_put(problem.params(), whole)
+  kernel = jax.device_put(problem.params()['first']['kernel'], split)
+  params['first']['kernel'] = kernel
+  train = make(TRAINED['fc_grad'])
+  state = train.init(
+    jax.random.key(0), params, problem.model_state(), batches[0]
+  )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  step = jax.jit(train.step_fn, out_shardings=(shardings, None))
   for batch in batches[1:]:
     state, metrics = step(state, batch)
   kernel = state.params['first']['kernel']
-  assert kernel.is_fully_addressable == (int(count) == 1)
-  assert kernel.is_fully_replicated == bool(axis_name)
-  packed = train.pack(state)
-  mq_jax.save_packed(f'{path}-{axis_name}.safetensors', packed)
-  results += jax.tree.leaves(on_host(
-    (state.params, state.phi, state.grads, metrics, train.codes(state))))
-  results += jax.tree.leaves(mq_jax.unpack(packed))
-np.savez(path, *results)
+  assert kernel.is_fully_addressable == (jax.process_count() == 1)
+  assert not kernel.is_fully_replicated
+  arrays = (state._replace(key=0), metrics, train.codes(state))
+  return jax.tree.leaves(on_host(arrays)), train.pack(state)
+
+
+ONE_OF_TWO_PROCESSES = """
+import sys
+import jax
+port, process, path = sys.argv[1:]
+jax.config.update('jax_enable_x64', True)
+jax.distributed.initialize(f'localhost:{port}', 2, int(process))
+from tests import test_data_parallel
+test_data_parallel.save_divided_run(path)
 """
 
 
+def save_divided_run(path):
+  arrays, packed = divided_run()
+  mq_jax.save_packed(f'{path}.safetensors', packed)
+  np.savez(f'{path}.npz', *arrays)
+
+
 @pytest.mark.slow
-def test_two_processes_train_and_pack_as_one_process(tmp_path):
+def test_two_processes_train_and_pack_as_one_process(x64, tmp_path):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = str(free.getsockname()[1])
-
-  def start(process, count, name):
-    arguments = [port, str(process), str(count), str(tmp_path / name)]
-    return subprocess.Popen(
-      [sys.executable, '-c', TWO_PROCESSES, *arguments],
+  processes = [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-c', ONE_OF_TWO_PROCESSES),
+        *(port, str(process), str(tmp_path / f'p{process}')),
+      ],
       stderr=subprocess.PIPE,
       text=True,
     )
-
-  names = ('first', 'second', 'alone')
-  processes = [start(0, 2, 'first'), start(1, 2, 'second')]
-  processes.append(start(0, 1, 'alone'))
+    for process in range(2)
+  ]
+  expected, packed = divided_run()
   for process in processes:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-2000:]
-  first, second, alone = (
-    list(np.load(tmp_path / f'{name}.npz').values()) for name in names
+  first, second = (
+    list(np.load(tmp_path / f'p{process}.npz').values()) for process in range(2)
   )
-  for ours, theirs, expected in zip(first, second, alone, strict=True):
+  for ours, theirs, alone in zip(first, second, expected, strict=True):
     np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-12)
-  for axis_name in (None, 'data'):
-    files = [
-      (tmp_path / f'{name}-{axis_name}.safetensors').read_bytes()
-      for name in names[:2]
-    ]
-    assert files[0] == files[1]
+    np.testing.assert_allclose(ours, alone, rtol=1e-11, atol=1e-12)
+  contents = [path.read_bytes() for path in tmp_path.glob('*.safetensors')]
+  assert contents[0] == contents[1]
+  loaded = mq_jax.load_packed(tmp_path / 'p0.safetensors')
+  assert_close(mq_jax.unpack(loaded), mq_jax.unpack(packed))
