@@ -1,10 +1,11 @@
 """Averages over the replicas of a map, and checks of mapped and sharded steps.
 
-Inside `jax.shard_map`, `jax.pmap` or `jax.vmap`, each replica receives a part of
-the batch, and `axis_name` names the mapped axis. What `loss_fn` returns and its
-gradients differ between replicas, and nothing else does. They are averaged right
-after the backward pass. The update of the weights and the gradient of φ follow
-from these averages and from the state, so they are equal on all replicas.
+Inside `jax.shard_map`, `jax.pmap` or `jax.vmap`, each replica receives a part
+of the batch, and `axis_name` names the mapped axis. What `loss_fn` returns and
+its gradients differ between replicas, and nothing else does. They are averaged
+right after the backward pass. The update of the weights and the gradient of φ
+follow from these averages and from the state, so they are equal on all
+replicas.
 """
 
 from collections.abc import Callable, Mapping, Sequence
