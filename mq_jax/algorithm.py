@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from mq_jax import data_parallel
 from mq_jax.derivatives import with_cotangent
 from mq_jax.estimators import ste
 from mq_jax.late_update import (
@@ -84,7 +85,8 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
 
   Raises:
     TypeError: If `state` is not a `State`.
-    ValueError: If the state contains several trials.
+    ValueError: If the state contains several trials, or if the step does not
+      run in a map over `setup.axes`.
   """
   if not isinstance(state, State):
     raise TypeError(
@@ -97,6 +99,7 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
       f'The state contains trials of shape {jnp.shape(state.step)}: map the'
       ' step over them, jax.vmap(train.step_fn).'
     )
+  data_parallel.check_bound(setup.axes)
   (loss, (new, loss_metrics)), phi_grad = jax.value_and_grad(
     functools.partial(loss_after_update, setup), has_aux=True
   )(state.phi, state, batch)
@@ -135,6 +138,7 @@ def loss_after_update(
     `step`.
   """
   selected = select(state.params, setup.quantizer)
+  data_parallel.check_sharding(only(selected, state.params))
   updated = late_update(setup, selected, phi, state)
   # Everything from here on is constant in φ, except for the cotangent of W'
   # that `with_cotangent` attaches to the loss.
@@ -166,10 +170,13 @@ def evaluate(
 
   Returns:
     `(loss, metrics, state)`, with the gradients at Ŵ as `state.grads` and the
-    new `state.model_state`.
+    new `state.model_state`, averaged over the axes of `setup.axes` over which
+    the current trace maps.
   """
-  (loss, (model_state, metrics)), grads = jax.value_and_grad(
-    setup.loss_fn, has_aux=True
+  # `init` may run outside of the map, on a whole batch.
+  axes = data_parallel.bound_axes(setup.axes)
+  (loss, (model_state, metrics)), grads = data_parallel.value_and_grad(
+    setup.loss_fn, axes
   )(
     forward_params(setup, state),
     state.model_state,

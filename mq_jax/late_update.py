@@ -40,6 +40,7 @@ class Setup(NamedTuple):
     differentiate_refinement: True if the gradient of φ flows through `refine`.
     phi_cotangent: 'ste' or 'estimator', the rule that converts ∂loss/∂Ŵ to
       ∂loss/∂W in the gradient of φ.
+    axes: Names of the mapped axes over which replicas are averaged.
   """
 
   loss_fn: LossFn
@@ -51,6 +52,7 @@ class Setup(NamedTuple):
   meta_optimizer: optax.GradientTransformation
   differentiate_refinement: bool
   phi_cotangent: str
+  axes: tuple[str, ...]
 
 
 class State(NamedTuple):

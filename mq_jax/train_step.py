@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mq_jax import algorithm, direction, selection
+from mq_jax import algorithm, data_parallel, direction, selection
 from mq_jax.checks import check_choice
+from mq_jax.data_parallel import AxisName
 from mq_jax.diagnostics import Diagnostics, codes, diagnose
 from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import (
@@ -94,6 +95,7 @@ def make_train_step(
   meta_optimizer: optax.GradientTransformation = optax.adam(1e-3),
   differentiate_refinement: bool = False,
   phi_cotangent: str = 'ste',
+  axis_name: AxisName | None = None,
 ) -> TrainStep:
   """Makes the train step of one network.
 
@@ -114,6 +116,12 @@ def make_train_step(
     differentiate_refinement: True if the gradient of φ flows through `refine`.
     phi_cotangent: Rule that converts ∂loss/∂Ŵ to ∂loss/∂W in the gradient of φ:
       'ste', the rule of the quantizer, or 'estimator', M_φ itself, eq. (8).
+    axis_name: Name of the mapped axis, or a tuple of names, if `step_fn` runs
+      inside `jax.shard_map` or `jax.pmap`: each replica receives the whole
+      state and a part of the batch. The step averages the loss, its gradients,
+      the metrics, and the floating point leaves of the model state over the
+      replicas. `loss_fn` must return the other leaves of the model state equal
+      on all replicas. None under `jax.jit` with sharded arrays.
 
   Returns:
     A `TrainStep`.
@@ -157,12 +165,14 @@ def make_train_step(
     meta_optimizer=meta_optimizer,
     differentiate_refinement=differentiate_refinement,
     phi_cotangent=phi_cotangent,
+    axes=data_parallel.axes_of(axis_name),
   )
   first_state = jax.jit(functools.partial(algorithm.first_state, setup))
   measure = jax.jit(functools.partial(_measure, setup))
 
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
     _check_init(key, params)
+    data_parallel.check_init(setup.axes)
     _check_params(setup, params)
     cosine, is_trainable = measure(params)
     leaves = selection.only(is_trainable, params)
@@ -236,9 +246,9 @@ def _check_init(key: Any, params: Any) -> None:
 
 def _check_params(setup: Setup, params: Params) -> None:
   """Raises `ValueError` if the setup cannot train these parameters."""
-  if not selection.select(params, setup.quantizer) and _is_learned(
-    setup.estimator, {}
-  ):
+  selected = selection.select(params, setup.quantizer)
+  data_parallel.check_sharding(selection.only(selected, params))
+  if not selected and _is_learned(setup.estimator, {}):
     raise ValueError(
       'The estimator has a φ to learn, but no leaf is quantized: train full'
       ' precision with mq_jax.ste().'

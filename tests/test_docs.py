@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -73,6 +74,39 @@ def test_deploy_blocks_run_and_serve_trained_network(tmp_path):
     bytearray((tmp_path / 'small.stablehlo').read_bytes())
   )
   assert program.call(np.ones((3, 8), np.float32)).shape == (3, 2)
+
+
+@pytest.mark.slow
+def test_devices_blocks_run_and_two_processes_agree(tmp_path):
+  *blocks, processes = python_blocks(ROOT / 'docs' / 'devices.md')
+  # The tests set the number of devices, see conftest.py.
+  devices = jax.device_count()
+  output = output_of('\n'.join(blocks), tmp_path)
+  assert output == f'float32[8,16] on {devices} devices\n'
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = f'localhost:{free.getsockname()[1]}'
+  assert 'localhost:12355' in processes
+  (tmp_path / 'processes.py').write_text(
+    processes.replace('localhost:12355', port), encoding='utf-8'
+  )
+  running = [
+    subprocess.Popen(
+      [sys.executable, 'processes.py', number],
+      cwd=tmp_path,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for number in '01'
+  ]
+  printed = []
+  for process in running:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-2000:]
+    printed.append(re.search('^finite True .*', output, re.M | re.DOTALL)[0])
+  assert printed[0] == printed[1]
+  assert (tmp_path / 'network.safetensors').exists()
 
 
 def lines(block):

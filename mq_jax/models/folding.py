@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mq_jax.host import on_host
 from mq_jax.models.batch_norm import BatchNorm
 from mq_jax.packing.levels import integers
 from mq_jax.selection import named_leaves, nested, replace
@@ -57,7 +58,7 @@ def fold_scales(
         f'{path!r} is not a path of params. Use one of {", ".join(leaves)}.'
       )
     alpha = _checked_scale(scale, path, leaves[path])
-    kernel = integers(np.asarray(leaves[path]) / alpha)
+    kernel = integers(np.asarray(on_host(leaves[path])) / alpha)
     gain, mean = (f'{_norm(path)}/{name}' for name in ('scale', 'mean'))
     if kernel is None or gain not in leaves or mean not in stats:
       continue
@@ -104,7 +105,7 @@ def fold_norms(
       )
     scale, bias = leaves[f'{norm}scale'], leaves.pop(f'{norm}bias')
     gain, offset, mean, var = (
-      np.asarray(leaf, np.float64)
+      np.asarray(on_host(leaf), np.float64)
       for leaf in (scale, bias, stats[f'{norm}mean'], stats[f'{norm}var'])
     )
     factor = gain / np.sqrt(var + epsilon)

@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 
 from mq_jax.files import safetensors_content, write_atomic
+from mq_jax.host import on_host
 from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
 from mq_jax.selection import named_leaves, nested
@@ -71,7 +72,7 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
       arrays[f'params/{name}'] = leaf
   for name, leaf in named_leaves(packed.model_state).items():
     arrays[f'model_state/{name}'] = leaf
-  arrays = {name: _plain(name, leaf) for name, leaf in arrays.items()}
+  arrays = {name: _plain(name, leaf) for name, leaf in on_host(arrays).items()}
   # Reading turns paths into nested dicts: fail here rather than there.
   nested(arrays)
   texts = {

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax import selection
+from mq_jax.host import on_host
 from mq_jax.late_update import State
 from mq_jax.packing import levels
 from mq_jax.packing.packed_array import (
@@ -110,7 +111,9 @@ def pack_state(
     metadata: Additional texts by name.
 
   Returns:
-    The `PackedParams`, in host memory, as `pack` describes.
+    The `PackedParams`, in host memory, as `pack` describes. If arrays of the
+    state are divided among processes, every process must call `pack`, and all
+    receive the whole network.
 
   Raises:
     ValueError: As `pack`; also if the state has the variables of another train
@@ -146,7 +149,7 @@ def _pack(
   for name, text in texts.items():
     if not isinstance(name, str) or not isinstance(text, str):
       raise ValueError(f'metadata {name!r}: {text!r} is not text: use str().')
-  params = jax.device_get(params)
+  params = on_host(params)
   leaves = named_leaves(params)
   packed: dict[str, Any] = {
     path: _packed(q, np.asarray(leaves[path]), path)
@@ -154,7 +157,7 @@ def _pack(
   }
   return PackedParams(
     selection.replace(params, packed),
-    jax.device_get({} if model_state is None else model_state),
+    on_host({} if model_state is None else model_state),
     versions() | texts,
   )
 
@@ -227,7 +230,7 @@ def _quantized(
 ) -> Array:
   """Returns Ŵ; raises if the values of `w` contradict `quantized`."""
   like = _levels_like(quantizer, w)
-  codes = levels.by_value(np.asarray(w), like.shape[:-1])[0]
+  codes = levels.by_value(np.asarray(on_host(w)), like.shape[:-1])[0]
   count, max_count = int(codes.max()) + 1, like.shape[-1]
   if quantized:
     if count > max_count:
@@ -255,7 +258,7 @@ def _check_finite(params: Any, quantizer: Rules) -> None:
   """Raises `ValueError` if a weight is empty or not finite."""
   leaves = named_leaves(params)
   for path in selection.select(params, quantizer):
-    weight = np.asarray(leaves[path]).astype(np.float64)
+    weight = np.asarray(on_host(leaves[path])).astype(np.float64)
     if not weight.size:
       raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
     # Codes cannot represent such values.
