@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-from experiments.common import files
+from experiments.common import files, sealed
 from experiments.common.errors import InvalidError, MissingError
 from experiments.deploy import artefact, worker
 
@@ -63,10 +63,24 @@ def load(
 
 
 def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...]]:
-  """Returns SHA-256 and classes from the card beside a file, if it lists it."""
+  """Returns SHA-256 and classes from the card beside a file, if it lists it.
+
+  Raises:
+    InvalidError: If the card is damaged.
+  """
   try:
-    card = json.loads(path.with_name(CARD).read_text(encoding='utf-8'))
+    place = path.with_name(CARD)
+    card = sealed.unseal(place, json.loads(place.read_text(encoding='utf-8')))
     digests = {entry['file']: entry['sha256'] for entry in card['artefacts']}
     return str(digests[path.name]), tuple(map(str, card['classes']))
-  except (OSError, ValueError, RecursionError, LookupError, TypeError):
+  except InvalidError:
+    raise
+  except (
+    AttributeError,
+    OSError,
+    ValueError,
+    RecursionError,
+    LookupError,
+    TypeError,
+  ):
     return '', ()

@@ -1,7 +1,6 @@
 """Makes and checks the files of a complete run."""
 
 import contextlib
-import json
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from experiments.deploy import (
   packed_network,
 )
 from experiments.deploy.kernels import fold_kernels
-from experiments.records import model_file
+from experiments.records import cards, model_file
 from experiments.records import workdir as run_folder
 from mq_jax.files import write_atomic
 from mq_jax.models import BatchNorm, fold_norms
@@ -202,4 +201,4 @@ def _move_files(
   for path in folder.iterdir():
     path.replace(out / path.name)
   write_atomic(out / PAGE, card.markdown(described).encode())
-  write_atomic(out / loading.CARD, json.dumps(described, indent=1).encode())
+  write_atomic(out / loading.CARD, cards.to_bytes(described))

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from experiments.common import files
+from experiments.common import files, sealed
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
 from mq_jax.files import content_digest, safetensors_content, write_atomic
@@ -26,8 +26,6 @@ _FIRST_BYTES = {
   b'\x80\x02': 'a pickle, such as old versions of torch.save write',
   b'\x1f\x8b': 'a gzip archive',
 }
-# Key of the header.
-_DIGEST = 'content_sha256'
 _IMPORT = 'python -m experiments.import_torch SOURCE.pth DEST.safetensors'
 
 
@@ -102,13 +100,12 @@ def save_model(
   for key, value in metadata.items():
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
-  if _DIGEST in metadata:
-    raise ValueError(f'metadata {_DIGEST!r} is taken. Use another name.')
+  if sealed.split(metadata)[1] is not None:
+    raise ValueError(f'metadata {sealed.KEY!r} is taken. Use another name.')
   arrays = _flatten({'params': params, 'batch_stats': batch_stats})
   _check_finite(path, arrays)
-  texts = dict(metadata)
-  texts[_DIGEST] = content_digest(arrays, texts)
-  write_atomic(path, safetensors_content(arrays, texts))
+  digest_ = {sealed.KEY: content_digest(arrays, dict(metadata))}
+  write_atomic(path, safetensors_content(arrays, {**metadata, **digest_}))
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -196,10 +193,10 @@ def read_arrays(
       f' safetensors file of NumPy types ({error}). Copy it again, or save its'
       ' arrays as float32.'
     ) from error
-  saved = metadata.pop(_DIGEST, None)
+  metadata, saved = sealed.split(metadata)
   if saved is not None and saved != content_digest(arrays, metadata):
     raise InvalidError(
-      f'{path} is damaged: its {_DIGEST} does not match its content. Copy it'
+      f'{path} is damaged: its {sealed.KEY} does not match its content. Copy it'
       ' again, or save the network again.'
     )
   return arrays, metadata

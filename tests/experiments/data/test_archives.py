@@ -195,7 +195,9 @@ def test_read_source_other_compression_raises(tmp_path):
   path = tmp_path / 'cifar.tar.xz'
   with tarfile.open(path, 'w:xz'):
     pass
-  with pytest.raises(SourceError, match=r'not a complete tar archive, \.tar or'):
+  with pytest.raises(
+    SourceError, match=r'not a complete tar archive, \.tar or'
+  ):
     cifar_archives.read_source(path)
 
 

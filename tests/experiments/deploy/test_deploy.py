@@ -19,7 +19,7 @@ from PIL import Image
 import mq_jax
 from experiments import predict
 from experiments.build.networks import make_activation
-from experiments.common import errors
+from experiments.common import errors, sealed
 from experiments.configs import digits
 from experiments.data import datasets
 from experiments.deploy import artefact, card, check, loading, make
@@ -183,7 +183,8 @@ def test_deploy_program_contains_packed_weights_for_both_platforms(deployed):
 @pytest.mark.slow
 def test_deploy_card_describes_the_network(deployed):
   out, described, _ = deployed
-  assert json.loads((out / 'card.json').read_text()) == described
+  content = json.loads((out / 'card.json').read_text())
+  assert sealed.unseal(out / 'card.json', content) == described
   page = (out / 'CARD.md').read_text()
   for text in (
     'resnet8 for digits',
@@ -499,7 +500,9 @@ def test_load_artefact_takes_classes_from_its_card(deployed, tmp_path):
   path = tmp_path / 'model.stablehlo'
   shutil.copy(out / 'model.stablehlo', path)
   assert loading.load(path).classes == ()
-  text = (out / 'card.json').read_text()
+  # An edited card needs no digest.
+  card = sealed.unseal(out, json.loads((out / 'card.json').read_text()))
+  text = json.dumps(card)
   for content, names in (
     ('{"artef', ()),
     ('{}', ()),
@@ -546,7 +549,10 @@ def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
   out, described, _ = deployed
   cards.enter(tmp_path, described)
   (read,) = cards.read_cards(tmp_path)
-  assert read == json.loads((out / 'card.json').read_text())
+  assert read == described
+  assert (tmp_path / 'deployed' / f'{read["name"]}.json').read_bytes() == (
+    out / 'card.json'
+  ).read_bytes()
   table = deployed_table.deployed_table([read])
   assert len(table.rows) == len(FORMATS)
   for row, entry in zip(table.rows, read['artefacts'], strict=True):

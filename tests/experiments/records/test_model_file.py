@@ -171,7 +171,7 @@ def test_load_model_any_flipped_bit_raises_or_returns_same(tmp_path, load):
       model = model_file.load_model(path)
     except InvalidError:
       continue
-    # The bit belongs to spaces or to the name of the digest.
+    # The bit belongs to spaces.
     assert_same(model[:2], expected[:2])
 
 
