@@ -35,7 +35,7 @@ NOTICE = 'loaded with a notice'
 WRONG, TRACEBACK, CRASH = 'loaded wrong values', 'traceback', 'crash'
 LINES, HANG = 'refused with several lines', 'no end'
 BAD = (WRONG, TRACEBACK, CRASH, LINES, HANG)
-_SECONDS = 300.0  # After this time without a result, a process is stopped.
+_SECONDS = 60.0  # After this time without a result, a process is stopped.
 _Damage = Callable[[np.random.Generator, bytes], bytes]
 
 
@@ -187,7 +187,7 @@ def watch(
     # The process ended while it read the next file.
     kind = tuple(KINDS)[len(rows) % len(KINDS)]
     found, message = (HANG if status is None else CRASH), f'status {status}'
-    if format_.confirm and found == CRASH:
+    if format_.confirm:
       found, message = _try(format_.confirm, format_, folder / 'bad', None)
     row = {'index': len(rows), 'kind': kind, 'outcome': found}
     with log.open('a', encoding='utf-8') as file:

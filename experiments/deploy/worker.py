@@ -27,6 +27,9 @@ from experiments.deploy.artefact import Artefact, open_here
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _MODULE = 'experiments.deploy.worker'
 _SECONDS_TO_END = 5.0
+# Opening takes seconds, most of them for imports. A damaged file can trap the
+# parser of jaxlib in an endless loop.
+SECONDS_TO_OPEN = 60
 
 
 def start(path: pathlib.Path) -> Artefact:
@@ -60,7 +63,7 @@ def start(path: pathlib.Path) -> Artefact:
     if message is None:
       raise InvalidError(
         f'{path} crashed the process that opened it ({_cause(process, log)}).'
-        ' Do not use this file.'
+        ' Copy the file again, or do not use it.'
       )
     if kind := message.get('kind'):
       raise (MissingError if kind == 'missing' else InvalidError)(
@@ -92,6 +95,8 @@ def start(path: pathlib.Path) -> Artefact:
 def _cause(process: subprocess.Popen[bytes], log: IO[str]) -> str:
   """Returns why a process has ended: its signal or the end of its log."""
   status = process.wait()
+  if status == -signal.SIGALRM:
+    return f'opening it took more than {SECONDS_TO_OPEN} seconds'
   if status < 0:
     return signal.strsignal(-status) or f'signal {-status}'
   log.seek(0)
@@ -143,7 +148,9 @@ def main(arguments: list[str]) -> None:
   # What libraries print must not appear among the answers.
   os.dup2(2, 1)
   try:
+    signal.alarm(SECONDS_TO_OPEN)  # Ends the process, whatever it is doing.
     network = open_here(pathlib.Path(path))
+    signal.alarm(0)
     _send(answers, shape=network.shape, classes=network.classes)
     while request := _receive(requests):
       _send(answers, array=network.logits(request['array']))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import signal
 import subprocess
 import sys
 
@@ -173,6 +174,7 @@ def test_load_program_in_process_returns_logits_of_program(tmp_path):
   ('commands', 'cause'),
   [
     ('kill -SEGV $$', 'Segmentation fault'),
+    ('kill -ALRM $$', 'opening it took more than 60 seconds'),
     ('echo first >&2; echo last >&2; exit 3', 'last'),
     ('exit 3', 'exit status 3'),
     ('printf \'{"shape": [1\'', 'exit status 0'),
@@ -189,6 +191,17 @@ def test_start_process_crashes_raises_cause_in_one_line(
     worker.start(tmp_path / 'model.stablehlo')
   assert f'crashed the process that opened it ({cause})' in str(error.value)
   assert '\n' not in str(error.value)
+
+
+def test_main_endless_opening_ends_process(tmp_path):
+  code = (
+    'from experiments.deploy import worker\n'
+    'worker.SECONDS_TO_OPEN = 1\n'
+    'worker.open_here = lambda path: sum(iter(int, 1))\n'
+    f'worker.main(["{tmp_path}"])\n'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert done.returncode == -signal.SIGALRM
 
 
 @pytest.mark.slow
