@@ -142,8 +142,9 @@ def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
   runs = []
   for path in sorted(pathlib.Path(results).glob('*.jsonl')):
     header, records = run_log.read_log(path, ended=True)
-    header = sealed.unseal(path, header, records)
+    # Its message says more than that of the digest.
     check_complete(path, header, records)
+    header = sealed.unseal(path, header, records)
     runs.append(Run(path.stem, header, records))
   return runs
 
