@@ -91,13 +91,23 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _check_zip(path: pathlib.Path) -> None:
-  """Refuses an archive that would expand: `torch.save` compresses nothing."""
+  """Refuses an archive that would expand, or whose checksums differ.
+
+  `torch.save` compresses nothing, and `torch.load` ignores the checksums.
+  """
+  size, damaged = path.stat().st_size, None
   try:
     with zipfile.ZipFile(path) as archive:
       expanded = sum(entry.file_size for entry in archive.infolist())
+      if expanded <= size:
+        damaged = archive.testzip()
   except Exception:  # Of another format, or damaged: torch.load will say so.
     return
-  size = path.stat().st_size
+  if damaged is not None:
+    raise InvalidError(
+      f'{path} is damaged: the checksum of its {damaged} differs. Copy the file'
+      ' again, or save model.state_dict() again.'
+    )
   if expanded > size:
     raise InvalidError(
       f'{path} has {size} bytes, but expands to {expanded}, which no file of'
