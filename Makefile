@@ -13,6 +13,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
   do $$p -c $(NEW_ENOUGH) >/dev/null 2>&1 && echo $$p && break; done)
 NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 
+# With LOCKED=1, development installs exactly the versions in LOCK.
+LOCKED ?=
+LOCK := requirements-dev.txt
+OLDEST := .venv-oldest
+
 # Overrides of the configuration, such as --config.epochs=1.
 DEMO_ARGS ?=
 # More arguments for pytest, such as "-k lstm -x"; -m is taken.
@@ -25,7 +30,8 @@ NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test lint format mutants clean distclean help install
+.PHONY: demo test test-oldest lint format mutants clean distclean help install \
+  lock
 
 demo: $(VENV)/.experiments  ## Train a ResNet20 with 1-bit weights; takes a few minutes
 	rm -rf $(DEMO_DIR)
@@ -51,7 +57,22 @@ mutants: $(VENV)/.dev  ## Plant bugs and count those that the tests notice; take
 	$(BIN)/python -m benchmarks.mutants --workers $(WORKERS) \
 	  --json results/benchmarks/mutants.json
 
-install: $(VENV)/.dev  ## Make .venv with everything that development needs
+install: $(VENV)/.dev  ## Make .venv with everything that development needs; LOCKED=1 as in the lock file
+
+lock: $(VENV)/.dev  ## Write the lock file again, with the newest versions
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 \
+	  --generate-hashes --extra dev --custom-compile-command 'make lock' \
+	  setup.cfg -o $(LOCK)
+
+# The library and its tests, as on the newest Python in .ci/run.
+test-oldest: $(VENV)/.dev  ## Run the quick tests of the library with the oldest versions
+	$(BIN)/uv venv -q --clear --python 3.11 $(OLDEST)
+	$(BIN)/uv pip install -q --python $(OLDEST)/bin/python \
+	  --resolution lowest-direct -e '.[test]'
+	$(OLDEST)/bin/python .ci/check_oldest.py
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
+	  -m 'not slow and not optimized' tests --ignore=tests/experiments \
+	  --ignore=tests/benchmarks --ignore=tests/test_notebooks.py $(TEST_ARGS)
 
 clean:  ## Remove the demo run, caches and build outputs
 	rm -rf $(DEMO_DIR) build dist .pytest_cache .hypothesis .mypy_cache \
@@ -59,10 +80,10 @@ clean:  ## Remove the demo run, caches and build outputs
 	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Also remove the environments and the unpacked test data
-	rm -rf $(VENV) .venv-newest .mq_data mq_jax.egg-info
+	rm -rf $(VENV) .venv-newest $(OLDEST) .mq_data mq_jax.egg-info
 
 help:  ## Show this list
-	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "make %-10s%s\n", $$1, $$2}' \
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "make %-12s%s\n", $$1, $$2}' \
 	  $(firstword $(MAKEFILE_LIST))
 
 # Without --clear, venv keeps an environment that was made by hand.
@@ -79,7 +100,12 @@ $(VENV)/.experiments: setup.cfg pyproject.toml | $(VENV)/.made
 	$(PIP_INSTALL) -e '.[experiments]'
 	@touch $@
 
-$(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/.made
+$(VENV)/.dev: setup.cfg pyproject.toml $(if $(LOCKED),$(LOCK)) | $(VENV)/.made
 	@echo "Installing what development needs into $(VENV): about a minute"
+ifeq ($(LOCKED),)
 	$(PIP_INSTALL) -e '.[dev]'
+else
+	$(PIP_INSTALL) --require-hashes -r $(LOCK)
+	$(PIP_INSTALL) --no-deps -e .
+endif
 	@touch $(VENV)/.experiments $@

@@ -140,7 +140,7 @@ def _opened(
 ) -> tuple[measure.Program, float]:
   """Returns a program of one batch, and the seconds until its first result."""
   began = time.perf_counter()
-  network = artefact.load(path)
+  network = artefact.open_here(path)
   network.logits(images)
   opening = time.perf_counter() - began
   began = time.perf_counter()

@@ -18,7 +18,7 @@ from experiments.common.errors import (
   MissingError,
   exit_on_user_error,
 )
-from experiments.deploy import artefact
+from experiments.deploy import loading
 
 
 def predict(
@@ -38,7 +38,7 @@ def predict(
     MissingError: If a file or a package is missing.
     InvalidError: If a file is damaged or is not an image.
   """
-  network = artefact.load(path)
+  network = loading.load(path)
   pixels = [_read(image, network.shape) for image in images]
   for image, rgb in zip(images, pixels, strict=True):
     logits = network.logits(rgb[None])[0].astype(np.float64)

@@ -1,11 +1,12 @@
 """Writes files completely or not at all, and equal data as equal bytes."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import safetensors.numpy
@@ -65,3 +66,21 @@ def safetensors_content(
   text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
   text += b' ' * (-len(text) % _PREFIX)
   return len(text).to_bytes(_PREFIX, 'little') + text + content[end:]
+
+
+def content_digest(arrays: Mapping[str, np.ndarray], texts: Any) -> str:
+  """Returns the SHA-256 of arrays and texts, whatever the order of the arrays.
+
+  Args:
+    arrays: Little-endian arrays by name.
+    texts: JSON value.
+  """
+  headers = [
+    (name, str(array.dtype), array.shape)
+    for name, array in sorted(arrays.items())
+  ]
+  text = json.dumps([headers, texts], separators=(',', ':'), sort_keys=True)
+  digest = hashlib.sha256(text.encode())
+  for _, array in sorted(arrays.items()):
+    digest.update(array.tobytes())
+  return digest.hexdigest()

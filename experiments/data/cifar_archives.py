@@ -5,18 +5,15 @@ names of the files tell CIFAR-10 from CIFAR-100.
 """
 
 import contextlib
-import functools
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.common.errors import InvalidError
 from experiments.data import cifar_pickle
+from experiments.data.archives import File, SourceError, md5, open_archive
 
 Advance = Callable[[int], object]
 Report = Callable[[str, int], Advance]
@@ -42,22 +39,13 @@ CLASSES = {
   'cifar10': tuple(_CIFAR10.split()),
   'cifar100': tuple(_CIFAR100.split()),
 }
-
-
-class File(NamedTuple):
-  """A file of a source.
-
-  Attributes:
-    size: Number of bytes.
-    read: Function that returns the content.
-  """
-
-  size: int
-  read: Callable[[], bytes]
-
-
-class SourceError(InvalidError):
-  """The source is not a complete CIFAR set."""
+# MD5 of the official archives, from https://www.cs.toronto.edu/~kriz/cifar.html.
+OFFICIAL_MD5 = {
+  'c32a1d4ab5d03f1284b67883e8d87530': 'cifar-10-binary.tar.gz',
+  'c58f30108f718f92721af3b95e74349a': 'cifar-10-python.tar.gz',
+  '03b5dce01913d631647c71ecec9e9cb8': 'cifar-100-binary.tar.gz',
+  'eb9058c3a382ffc7106e4002c42a8d85': 'cifar-100-python.tar.gz',
+}
 
 
 class Sizes(NamedTuple):
@@ -116,6 +104,7 @@ def read_source(
   *,
   sizes: Sizes = OFFICIAL,
   report: Report = quiet,
+  tell: Callable[[str], object] = print,
 ) -> tuple[str, Splits]:
   """Reads all images and labels of a source.
 
@@ -124,6 +113,8 @@ def read_source(
     sizes: Numbers of images that the source must have.
     report: Function `(text, total) -> advance`. It is called once with the
       number of images; `advance(n)` is called after each n images.
+    tell: `(text)`, receives a message if the source is an archive that is
+      complete, but not one of the official ones.
 
   Returns:
     The name of the set, and a dict from split to images, uint8 of shape
@@ -139,6 +130,12 @@ def read_source(
     advance = report(f'reading {source.name}', sum(sizes))
     splits = _read_layout(files, layout, sizes, advance)
   _check_labels(splits, layout.name)
+  if source.is_file() and (digest := md5(source)) not in OFFICIAL_MD5:
+    tell(
+      f'{source} has the MD5 {digest}, which no official archive has. It is a'
+      f' complete {layout.name} set, but nothing shows that its images are'
+      ' unchanged.'
+    )
   return layout.name, splits
 
 
@@ -153,38 +150,8 @@ def _open(source: Path) -> Iterator[Mapping[str, File]]:
     raise SourceError(
       f'The source {source} does not exist. Give the path of an archive.'
     )
-  with contextlib.ExitStack() as stack:
-    with _archive_errors(source):
-      tar = stack.enter_context(tarfile.open(source))
-      # Links and devices are left out, and paths of members are not used.
-      members = [member for member in tar if member.isreg()]
-      # tarfile stops before the checksum at the end of the compressed data.
-      while tar.fileobj and tar.fileobj.read(2**20):
-        pass
-
-    def read(member: tarfile.TarInfo) -> bytes:
-      with _archive_errors(source):
-        file = tar.extractfile(member)
-        assert file is not None  # It is None for links and devices only.
-        return file.read()
-
-    yield {
-      m.name.rsplit('/', 1)[-1]: File(m.size, functools.partial(read, m))
-      for m in members
-    }
-
-
-@contextlib.contextmanager
-def _archive_errors(source: Path) -> Iterator[None]:
-  try:
-    yield
-  except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-    if isinstance(error, OSError) and error.errno:
-      raise  # The disk failed; the archive may be intact.
-    cause = str(error).partition(':')[0]
-    raise SourceError(
-      f'{source} is not a complete tar archive ({cause}). {_AGAIN}'
-    ) from error
+  with open_archive(source, _AGAIN) as files:
+    yield files
 
 
 def _recognise(source: Path, files: Mapping[str, File]) -> Layout:

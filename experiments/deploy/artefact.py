@@ -2,25 +2,20 @@
 
 An artefact maps images without preprocessing, uint8 of shape (N, height, width,
 3), to logits. A `.stablehlo` file needs jax and an `.onnx` file onnxruntime;
-neither needs flax or the training code. A `.safetensors` file needs both. This
-command runs an artefact on images in a separate process:
-
-  python -m experiments.deploy.artefact ARTEFACT IMAGES.npy LOGITS.npy
+neither needs flax or the training code. A `.safetensors` file needs both.
 """
 
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
 
-CARD = 'card.json'
 BATCH = 250
+_ONNX_LOGITS = 'tensor(float)'
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
@@ -32,8 +27,7 @@ class Artefact(NamedTuple):
     logits: `(images) -> logits`: uint8 of shape (N, height, width, 3), N at
       least 1, to float32 of shape (N, classes); NumPy arrays.
     shape: Height and width of the images.
-    classes: Names of the classes, from the file or from the card beside it;
-      empty if neither has them, or if the card describes another file.
+    classes: Names of the classes, empty if they are unknown.
   """
 
   logits: Logits
@@ -41,27 +35,22 @@ class Artefact(NamedTuple):
   classes: tuple[str, ...]
 
 
-def load(path: str | pathlib.Path) -> Artefact:
-  """Opens an artefact.
+def open_here(path: pathlib.Path) -> Artefact:
+  """Opens an artefact in this process, which a crafted program can crash.
+
+  `loading.load` opens files of any origin.
 
   Args:
-    path: File that ends in .safetensors, .stablehlo or .onnx.
+    path: File that ends in one of `SUFFIXES`.
 
   Returns:
     The `Artefact`.
 
   Raises:
-    MissingError: If the file or a package that opens it is missing.
-    InvalidError: If the file is damaged, has another suffix, or takes other
-      images.
+    MissingError: If a package that opens the file is missing.
+    InvalidError: If the file is damaged, takes other images or returns
+      something else than logits.
   """
-  path = pathlib.Path(path)
-  if path.suffix not in _LOADERS:
-    raise InvalidError(
-      f'{path} must end in one of {", ".join(_LOADERS)} to be an artefact.'
-    )
-  if not path.is_file():
-    raise MissingError(f'There is no file {path}.')
   return _LOADERS[path.suffix](path)
 
 
@@ -72,33 +61,9 @@ def run_in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
 
 
 def _load_stablehlo(path: pathlib.Path) -> Artefact:
-  try:
-    # jax.export imports flatbuffers, which jax does not install.
-    import flatbuffers  # noqa: F401
-    import jax
-    from jax import export
-  except ImportError as error:
-    raise MissingError(
-      f'{path} needs jax and flatbuffers: pip install jax flatbuffers'
-    ) from error
-  try:
-    exported = export.deserialize(bytearray(path.read_bytes()))
-  except Exception as error:  # The errors of flatbuffers have no common base.
-    raise InvalidError(
-      f'{path} is damaged or is not a program of jax.export ({error}). Copy the'
-      ' file again.'
-    ) from error
-  inputs = [(image.shape, str(image.dtype)) for image in exported.in_avals]
-  shape = _image_size(path, inputs)
-  program = jax.jit(exported.call)
+  from experiments.deploy import program
 
-  def logits(images: np.ndarray) -> np.ndarray:
-    try:
-      return np.asarray(program(images))
-    except ValueError as error:  # The program is for another platform.
-      raise InvalidError(f'{path} does not run here: {error}') from error
-
-  return Artefact(logits, shape, _read_card_classes(path))
+  return program.load(path)
 
 
 def _load_onnx(path: pathlib.Path) -> Artefact:
@@ -118,13 +83,28 @@ def _load_onnx(path: pathlib.Path) -> Artefact:
       ' again.'
     ) from error
   inputs = session.get_inputs()
-  shape = _image_size(path, [(node.shape, node.type) for node in inputs])
+  shape = image_size(path, [(node.shape, node.type) for node in inputs])
+  outputs = [(node.shape[1:], node.type) for node in session.get_outputs()]
   metadata = session.get_modelmeta().custom_metadata_map
-  return Artefact(
-    lambda images: session.run(None, {inputs[0].name: images})[0],
-    shape,
-    tuple(json.loads(metadata.get('classes', '[]'))),
-  )
+  try:
+    classes = tuple(map(str, json.loads(metadata.get('classes', '[]'))))
+    is_right = outputs == [([len(classes) or outputs[0][0][0]], _ONNX_LOGITS)]
+  except (ValueError, RecursionError, TypeError, LookupError):
+    is_right = False
+  if not is_right:
+    raise InvalidError(
+      f'{path} returns {outputs}, not one logit per class. Use a file that'
+      ' python -m experiments.deploy wrote.'
+    )
+
+  def logits(images: np.ndarray) -> np.ndarray:
+    try:
+      return np.asarray(session.run(None, {inputs[0].name: images})[0])
+    except Exception as error:
+      cause = str(error).partition('\n')[0]
+      raise InvalidError(f'{path} does not run here: {cause}') from error
+
+  return Artefact(logits, shape, classes)
 
 
 def _load_safetensors(path: pathlib.Path) -> Artefact:
@@ -143,9 +123,10 @@ _LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {
   '.stablehlo': _load_stablehlo,
   '.onnx': _load_onnx,
 }
+SUFFIXES = tuple(_LOADERS)
 
 
-def _image_size(
+def image_size(
   path: pathlib.Path, inputs: Sequence[tuple[Sequence[Any], str]]
 ) -> tuple[int, int]:
   """Returns height and width of the images, from shape and type of inputs."""
@@ -158,24 +139,3 @@ def _image_size(
     f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3).'
     ' Use a file that python -m experiments.deploy wrote.'
   )
-
-
-def _read_card_classes(path: pathlib.Path) -> tuple[str, ...]:
-  """Returns the names in the card beside a file, if the card lists the file."""
-  try:
-    card = json.loads(path.with_name(CARD).read_text(encoding='utf-8'))
-    hashes = {entry['file']: entry['sha256'] for entry in card['artefacts']}
-    names = tuple(map(str, card['classes']))
-  except (OSError, ValueError, LookupError, TypeError):
-    return ()
-  return names if hashes.get(path.name) == files.sha256(path) else ()
-
-
-def main(arguments: list[str]) -> None:
-  """Runs an artefact on a file of images."""
-  path, images, logits = arguments
-  np.save(logits, run_in_batches(load(path).logits, np.load(images)))
-
-
-if __name__ == '__main__':
-  main(sys.argv[1:])

@@ -1,15 +1,14 @@
 """Checks that deployed files compute what the trained network computes."""
 
 import pathlib
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from experiments.common import files
 from experiments.common.errors import InvalidError
+from experiments.deploy import worker
+from experiments.deploy.artefact import run_in_batches
 from experiments.records import model_file
 
 # Largest error of a logit, relative to the largest logit of the image.
@@ -18,7 +17,6 @@ TOLERANCE = 1e-4
 # last bit of a sum, in which two programs may differ, decides to which side an
 # activation on the border of two levels rounds.
 BORDERLINE = 1e-3
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
@@ -27,23 +25,7 @@ def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
   Raises:
     InvalidError: If the process fails.
   """
-  with tempfile.TemporaryDirectory() as name:
-    inputs, outputs = pathlib.Path(name, 'x.npy'), pathlib.Path(name, 'y.npy')
-    np.save(inputs, images)
-    module = [sys.executable, '-m', 'experiments.deploy.artefact']
-    process = subprocess.run(
-      [*module, path.resolve(), inputs, outputs],
-      cwd=_ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    if process.returncode:
-      raise InvalidError(
-        f'{path.name} does not run in a fresh process:\n{process.stderr}'
-      )
-    logits: np.ndarray = np.load(outputs)
-    return logits
+  return run_in_batches(worker.start(path).logits, images)
 
 
 def compare(

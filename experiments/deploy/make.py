@@ -1,7 +1,6 @@
 """Makes and checks the files of a complete run."""
 
 import contextlib
-import json
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,16 @@ from experiments.common import files
 from experiments.common.errors import InvalidError
 from experiments.data import datasets
 from experiments.data.on_device import hold_out
-from experiments.deploy import artefact, card, check, export, packed_network
+from experiments.deploy import (
+  artefact,
+  card,
+  check,
+  export,
+  loading,
+  packed_network,
+)
 from experiments.deploy.kernels import fold_kernels
-from experiments.records import model_file
+from experiments.records import cards, model_file
 from experiments.records import workdir as run_folder
 from mq_jax.files import write_atomic
 from mq_jax.models import BatchNorm, fold_norms
@@ -190,9 +196,9 @@ def _move_files(
   folder: pathlib.Path, out: pathlib.Path, described: dict[str, Any]
 ) -> None:
   """Moves all files to `out`; the card, which names them, is written last."""
-  for name in (artefact.CARD, PAGE, *FORMATS.values()):
+  for name in (loading.CARD, PAGE, *FORMATS.values()):
     (out / name).unlink(missing_ok=True)
   for path in folder.iterdir():
     path.replace(out / path.name)
   write_atomic(out / PAGE, card.markdown(described).encode())
-  write_atomic(out / artefact.CARD, json.dumps(described, indent=1).encode())
+  write_atomic(out / loading.CARD, cards.to_bytes(described))

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from experiments.common import sealed
 from experiments.common.errors import InvalidError
 from mq_jax.files import write_atomic
 
@@ -28,7 +29,7 @@ def read_cards(results: str | pathlib.Path) -> list[dict[str, Any]]:
         f'{path} is damaged, or not the card of a deployed network. Delete it,'
         ' and deploy the network again.'
       )
-    cards.append(card)
+    cards.append(sealed.unseal(path, card))
   return cards
 
 
@@ -39,5 +40,11 @@ def enter(results: str | pathlib.Path, card: dict[str, Any]) -> pathlib.Path:
     The path of the card.
   """
   path = pathlib.Path(results) / FOLDER / f'{card["name"]}.json'
-  write_atomic(path, (json.dumps(card, indent=1) + '\n').encode())
+  write_atomic(path, to_bytes(card))
   return path
+
+
+def to_bytes(card: dict[str, Any]) -> bytes:
+  """Returns the content of the file of a card."""
+  card = json.loads(json.dumps(card))  # As it will be read.
+  return (json.dumps(sealed.seal(card), indent=1) + '\n').encode()

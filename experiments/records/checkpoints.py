@@ -82,6 +82,7 @@ def open_manager(
 
   Raises:
     OSError: If the folder cannot be made, read or written.
+    UnreadableError: If the description of a checkpoint is damaged.
 
   Yields:
     The manager, an argument of the other functions.
@@ -104,10 +105,26 @@ def open_manager(
     if not os.access(path, os.W_OK | os.X_OK):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     _clear_places(path)
-    with ocp.CheckpointManager(path, options=options) as manager:
+    with _open(path, options) as manager:
       yield manager
   finally:
     logger.removeFilter(_no_orbax_chatter)
+
+
+def _open(
+  path: Path, options: ocp.CheckpointManagerOptions
+) -> ocp.CheckpointManager:
+  """Opens a folder; orbax reads the description of each checkpoint."""
+  try:
+    return ocp.CheckpointManager(path, options=options)
+  except OSError:
+    raise
+  except Exception as error:
+    raise UnreadableError(
+      f'The checkpoints in {path} cannot be listed ({_cause(error)}). Restore'
+      ' the folder from a copy, or delete the newest checkpoint in it and rerun'
+      ' the command to resume from the one before it.'
+    ) from error
 
 
 def save(

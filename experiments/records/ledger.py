@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from experiments.build import fingerprint
+from experiments.common import sealed
 from experiments.common.errors import (
   InvalidError,
   MissingError,
@@ -103,7 +104,8 @@ def add(
     old, _ = run_log.read_log(path)
     if any(old[key] != header[key] for key in ('config', 'date')):
       raise TakenError(path, header)
-  write_atomic(path, run_log.to_lines((header, *records)))
+  sealed_header = sealed.seal(header, records)
+  write_atomic(path, run_log.to_lines((sealed_header, *records)))
   return path
 
 
@@ -139,9 +141,11 @@ def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
   """
   runs = []
   for path in sorted(pathlib.Path(results).glob('*.jsonl')):
-    run = Run(path.stem, *run_log.read_log(path, ended=True))
-    check_complete(path, run.header, run.records)
-    runs.append(run)
+    header, records = run_log.read_log(path, ended=True)
+    # Its message says more than that of the digest.
+    check_complete(path, header, records)
+    header = sealed.unseal(path, header, records)
+    runs.append(Run(path.stem, header, records))
   return runs
 
 

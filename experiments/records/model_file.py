@@ -2,7 +2,9 @@
 
 The format is safetensors: a header of names, shapes and text, then the
 numbers. Reading a file executes nothing. The names are paths such as
-`params/stage1/block0/conv1/kernel` and `batch_stats/stem_norm/mean`.
+`params/stage1/block0/conv1/kernel` and `batch_stats/stem_norm/mean`. The header
+contains a SHA-256 of everything else, so that a damaged file is refused. Files
+of other programs have none and are read as they are.
 """
 
 import os
@@ -14,10 +16,10 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from experiments.common import files
+from experiments.common import files, sealed
 from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
-from mq_jax.files import safetensors_content, write_atomic
+from mq_jax.files import content_digest, safetensors_content, write_atomic
 
 _FIRST_BYTES = {
   b'PK': 'a zip archive, such as torch.save and numpy.savez write',
@@ -42,8 +44,32 @@ class ModelFile(NamedTuple):
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-  """Returns the 16 digits by which run logs identify a model file."""
-  return files.sha256(pathlib.Path(path).expanduser())[:16]
+  """Returns the 16 digits by which run logs identify the weights in a file.
+
+  The digits of a safetensors file depend on its arrays alone, not on its header
+  or the order of the arrays.
+
+  Raises:
+    MissingError: If the file does not exist.
+    InvalidError: If it is a damaged safetensors file.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.suffix == '.safetensors':
+    return content_digest(read_arrays(path)[0], '')[:16]
+  return files.sha256(path)[:16]
+
+
+def has_digest(path: str | os.PathLike[str], logged: str) -> bool:
+  """Returns True if a run log identifies the weights in a file by `logged`.
+
+  Older logs identify a file by the SHA-256 of all of its bytes.
+
+  Raises:
+    MissingError: If the file does not exist.
+    InvalidError: If it is a damaged safetensors file.
+  """
+  path = pathlib.Path(path).expanduser()
+  return logged in (digest(path), files.sha256(path)[:16])
 
 
 def save_model(
@@ -63,7 +89,8 @@ def save_model(
   Raises:
     InvalidError: If `path` has another suffix, or an array is not finite.
     ValueError: If a container is not a dict, a name contains a slash, an array
-      is not of a NumPy type (bfloat16, say), or `metadata` is not text.
+      is not of a NumPy type (bfloat16, say), `metadata` is not text, or one of
+      its names is that of the digest.
   """
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
@@ -73,9 +100,12 @@ def save_model(
   for key, value in metadata.items():
     if not isinstance(key, str) or not isinstance(value, str):
       raise ValueError(f'metadata {key!r}: {value!r} is not text. Use str().')
+  if sealed.split(metadata)[1] is not None:
+    raise ValueError(f'metadata {sealed.KEY!r} is taken. Use another name.')
   arrays = _flatten({'params': params, 'batch_stats': batch_stats})
   _check_finite(path, arrays)
-  write_atomic(path, safetensors_content(arrays, metadata))
+  digest_ = {sealed.KEY: content_digest(arrays, dict(metadata))}
+  write_atomic(path, safetensors_content(arrays, {**metadata, **digest_}))
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -138,7 +168,8 @@ def read_arrays(
   Raises:
     MissingError: If the file does not exist.
     InvalidError: If the file is damaged, is not a safetensors file or has an
-      array of a type that NumPy does not have.
+      array of a type that NumPy does not have. A change of an array is found in
+      files of `save_model`, which have a digest.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -154,7 +185,7 @@ def read_arrays(
     with safe_open(path, framework='numpy') as content:
       names = content.keys()
       arrays = {name: content.get_tensor(name) for name in names}
-      return arrays, content.metadata() or {}
+      metadata = content.metadata() or {}
   except (SafetensorError, AttributeError, LookupError, TypeError) as error:
     # safetensors raises these for damage and for types that NumPy lacks.
     raise InvalidError(
@@ -162,6 +193,13 @@ def read_arrays(
       f' safetensors file of NumPy types ({error}). Copy it again, or save its'
       ' arrays as float32.'
     ) from error
+  metadata, saved = sealed.split(metadata)
+  if saved is not None and saved != content_digest(arrays, metadata):
+    raise InvalidError(
+      f'{path} is damaged: its {sealed.KEY} does not match its content. Copy it'
+      ' again, or save the network again.'
+    )
+  return arrays, metadata
 
 
 def _check_finite(
@@ -192,10 +230,12 @@ def _flatten(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
         )
     name = '/'.join(entry.key for entry in path)
     # safetensors writes the buffer without regard to the strides.
-    flat[name] = np.asarray(leaf, order='C')
-    if flat[name].dtype.kind not in 'fiub':
+    array = np.asarray(leaf, order='C')
+    if array.dtype.kind not in 'fiub':
       raise ValueError(
-        f'{name} is {flat[name].dtype}, which is not a NumPy type. Save float32'
+        f'{name} is {array.dtype}, which is not a NumPy type. Save float32'
         ' instead.'
       )
+    # Files are little-endian, and the digest is computed from their bytes.
+    flat[name] = array.astype(array.dtype.newbyteorder('<'), copy=False)
   return flat

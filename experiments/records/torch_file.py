@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   if not path.is_file():
     raise MissingError(f'There is no file {path}.')
+  _check_zip(path)
   try:
     import torch
   except ImportError as error:
@@ -86,6 +88,31 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
         ' Save dense tensors of float32.'
       ) from error
   return arrays
+
+
+def _check_zip(path: pathlib.Path) -> None:
+  """Refuses an archive that would expand, or whose checksums differ.
+
+  `torch.save` compresses nothing, and `torch.load` ignores the checksums.
+  """
+  size, damaged = path.stat().st_size, None
+  try:
+    with zipfile.ZipFile(path) as archive:
+      expanded = sum(entry.file_size for entry in archive.infolist())
+      if expanded <= size:
+        damaged = archive.testzip()
+  except Exception:  # Of another format, or damaged: torch.load will say so.
+    return
+  if damaged is not None:
+    raise InvalidError(
+      f'{path} is damaged: the checksum of its {damaged} differs. Copy the file'
+      ' again, or save model.state_dict() again.'
+    )
+  if expanded > size:
+    raise InvalidError(
+      f'{path} has {size} bytes, but expands to {expanded}, which no file of'
+      ' torch.save does. Save model.state_dict() again.'
+    )
 
 
 def _state_dict(loaded: Any) -> Any:

@@ -45,14 +45,17 @@ def done_seeds(
   """
   wanted = identity(dict(config))
   path = pathlib.Path(config['pretrained']).expanduser()
-  base = model_file.digest(path) if path.is_file() else None
+  has_base = path.is_file()
   return {
     seed
     for run in runs
     if identity(run.header['config']) == wanted
     # Without a digest, in old runs and before the base model exists, the name
     # of the file in `identity` is all there is to compare.
-    and (not base or run.header['start'].get('base', base) == base)
+    and (
+      not (has_base and (base := run.header['start'].get('base')))
+      or model_file.has_digest(path, base)
+    )
     for seed in ledger.seeds(run)
   }
 

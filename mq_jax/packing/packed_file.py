@@ -7,7 +7,6 @@ a SHA-256 of everything else, so that no damaged file loads as another network.
 Reading a file executes no code.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 import safetensors
 
-from mq_jax.files import safetensors_content, write_atomic
+from mq_jax.files import content_digest, safetensors_content, write_atomic
 from mq_jax.host import on_host
 from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
@@ -153,15 +152,7 @@ def _json(value: Any) -> str:
 
 def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
   """Returns the SHA-256 of all arrays and texts, independent of their order."""
-  digest = hashlib.sha256()
-  headers = [
-    (name, str(array.dtype), array.shape)
-    for name, array in sorted(arrays.items())
-  ]
-  digest.update(_json([headers, [texts[key] for key in _TEXTS]]).encode())
-  for _, array in sorted(arrays.items()):
-    digest.update(array.tobytes())
-  return digest.hexdigest()
+  return content_digest(arrays, [texts[key] for key in _TEXTS])
 
 
 def _packed(

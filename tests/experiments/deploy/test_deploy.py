@@ -19,10 +19,10 @@ from PIL import Image
 import mq_jax
 from experiments import predict
 from experiments.build.networks import make_activation
-from experiments.common import errors
+from experiments.common import errors, sealed
 from experiments.configs import digits
 from experiments.data import datasets
-from experiments.deploy import artefact, card, check, make
+from experiments.deploy import artefact, card, check, loading, make
 from experiments.records import cards, model_file
 from experiments.report import deployed_table
 from mq_jax import models
@@ -94,7 +94,7 @@ def trained_logits(net, workdir):
 
 def artefact_logits(path):
   """Returns the logits of an artefact on the test images."""
-  network = artefact.load(path)
+  network = loading.load(path)
   images = datasets.load('digits').test_images
   return artefact.run_in_batches(network.logits, images)
 
@@ -121,7 +121,7 @@ def run_copy(deployed, tmp_path):
 @pytest.mark.parametrize('kind', FORMATS)
 def test_deploy_each_file_equals_trained_network(deployed, kind):
   out, described, expected = deployed
-  network = artefact.load(out / make.FORMATS[kind])
+  network = loading.load(out / make.FORMATS[kind])
   dataset = datasets.load('digits')
   logits = artefact.run_in_batches(network.logits, dataset.test_images)
   error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
@@ -183,7 +183,8 @@ def test_deploy_program_contains_packed_weights_for_both_platforms(deployed):
 @pytest.mark.slow
 def test_deploy_card_describes_the_network(deployed):
   out, described, _ = deployed
-  assert json.loads((out / 'card.json').read_text()) == described
+  content = json.loads((out / 'card.json').read_text())
+  assert sealed.unseal(out / 'card.json', content) == described
   page = (out / 'CARD.md').read_text()
   for text in (
     'resnet8 for digits',
@@ -400,7 +401,7 @@ def test_deploy_onnx_model_equals_trained_network(tmp_path):
   expected = trained_logits(net, tmp_path)
   np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-  classes = artefact.load(out / 'model.onnx').classes
+  classes = loading.load(out / 'model.onnx').classes
   assert classes == datasets.load('digits').class_names
   model = onnx.load(out / 'model.onnx')
   onnx.checker.check_model(model)
@@ -482,15 +483,15 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   ):
     (tmp_path / name).write_bytes(damaged)
     with pytest.raises(errors.InvalidError, match=message):
-      artefact.load(tmp_path / name)
+      loading.load(tmp_path / name)
   with pytest.raises(errors.MissingError, match='There is no file'):
-    artefact.load(tmp_path / 'none.onnx')
+    loading.load(tmp_path / 'none.onnx')
   mq_jax.save_packed(
     tmp_path / 'other.safetensors',
     mq_jax.pack({'w': jnp.ones((2, 2))}, mq_jax.bwn()),
   )
   with pytest.raises(errors.InvalidError, match='not describe its network'):
-    artefact.load(tmp_path / 'other.safetensors')
+    loading.load(tmp_path / 'other.safetensors')
 
 
 @pytest.mark.slow
@@ -498,32 +499,48 @@ def test_load_artefact_takes_classes_from_its_card(deployed, tmp_path):
   out, described, _ = deployed
   path = tmp_path / 'model.stablehlo'
   shutil.copy(out / 'model.stablehlo', path)
-  assert artefact.load(path).classes == ()
-  text = (out / 'card.json').read_text()
+  assert loading.load(path).classes == ()
+  # An edited card needs no digest.
+  card = sealed.unseal(out, json.loads((out / 'card.json').read_text()))
+  text = json.dumps(card)
   for content, names in (
     ('{"artef', ()),
     ('{}', ()),
     (text, tuple(described['classes'])),
     (text.replace('sha256', 'sha'), ()),
+    (text.replace('model.stablehlo', 'other.stablehlo'), ()),
   ):
     (tmp_path / 'card.json').write_text(content)
-    assert artefact.load(path).classes == names
+    told = []
+    assert loading.load(path, tell=told.append).classes == names
+    assert len(told) == (names == ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', FORMATS)
+def test_load_artefact_other_than_its_card_raises(deployed, tmp_path, kind):
+  out, _, _ = deployed
+  path = tmp_path / make.FORMATS[kind]
+  shutil.copy(out / 'card.json', tmp_path)
+  path.write_bytes((out / path.name).read_bytes() + b' ')
+  with pytest.raises(errors.InvalidError, match=r'SHA-256 differs.*move the'):
+    loading.load(path)
 
 
 def test_load_program_of_another_kind_raises(tmp_path):
   path = tmp_path / 'model.stablehlo'
   path.write_bytes(another_program((None, 8), np.float32))
   with pytest.raises(errors.InvalidError, match='not uint8 images'):
-    artefact.load(path)
-  path.write_bytes(another_program((None, 32, 32, 3), np.uint8, ['tpu']))
-  with pytest.raises(errors.InvalidError, match='does not run here'):
-    artefact.load(path).logits(np.zeros((1, 32, 32, 3), np.uint8))
+    loading.load(path)
+  path.write_bytes(another_program((None, 32, 32, 3), np.uint8))
+  with pytest.raises(errors.InvalidError, match='not float32 logits'):
+    loading.load(path)
 
 
-def another_program(shape, dtype, platforms=('cpu',)):
+def another_program(shape, dtype):
   """Exports a program that adds 1 to an array of this shape and dtype."""
   sizes = (*jax.export.symbolic_shape('n'), *shape[1:])
-  exported = jax.export.export(jax.jit(lambda x: x + 1), platforms=platforms)
+  exported = jax.export.export(jax.jit(lambda x: x + 1))
   return exported(jax.ShapeDtypeStruct(sizes, dtype)).serialize()
 
 
@@ -532,7 +549,10 @@ def test_deployed_table_has_a_row_per_file(deployed, tmp_path):
   out, described, _ = deployed
   cards.enter(tmp_path, described)
   (read,) = cards.read_cards(tmp_path)
-  assert read == json.loads((out / 'card.json').read_text())
+  assert read == described
+  assert (tmp_path / 'deployed' / f'{read["name"]}.json').read_bytes() == (
+    out / 'card.json'
+  ).read_bytes()
   table = deployed_table.deployed_table([read])
   assert len(table.rows) == len(FORMATS)
   for row, entry in zip(table.rows, read['artefacts'], strict=True):

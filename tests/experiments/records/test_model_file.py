@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments.common import files
 from experiments.common.errors import InvalidError
 from experiments.records import model_file, torch_weights
 from tests.experiments.tiny import assert_same
@@ -111,6 +112,7 @@ def test_save_model_disk_full_keeps_old_file(tmp_path, monkeypatch):
     ({1: np.ones(2)}, {}, '1 must be text'),
     ({'w': jnp.ones(2, jnp.bfloat16)}, {}, 'params/w is bfloat16.*float32'),
     ({'w': np.ones(2)}, {'accuracy': 91.5}, "'accuracy': 91.5 is not text"),
+    ({'w': np.ones(2)}, {'content_sha256': ''}, "'content_sha256' is taken"),
   ],
 )
 def test_save_model_content_that_cannot_load_raises(
@@ -145,6 +147,59 @@ def test_load_cut_file_raises(tmp_path, load):
     path.write_bytes(content[:length])
     with pytest.raises(InvalidError, match=f'{length} bytes.*cut short'):
       load(path)
+
+
+@pytest.mark.parametrize(
+  'load', [model_file.load_model, torch_weights.load_any, model_file.digest]
+)
+def test_load_model_any_flipped_bit_raises_or_returns_same(tmp_path, load):
+  path = tmp_path / 'net.safetensors'
+  model_file.save_model(path, *trees(), METADATA)
+  content, expected = path.read_bytes(), model_file.load_model(path)
+  arrays = 8 + int.from_bytes(content[:8], 'little')
+  rng = np.random.default_rng(0)
+  places = [*range(arrays, len(content), 5), *rng.integers(0, arrays, 99)]
+  for place in places:
+    damaged = bytearray(content)
+    damaged[place] ^= 1 << rng.integers(8)
+    path.write_bytes(damaged)
+    if place >= arrays:
+      with pytest.raises(InvalidError, match=r'content_sha256 does not match'):
+        load(path)
+      continue
+    try:
+      model = model_file.load_model(path)
+    except InvalidError:
+      continue
+    # The bit belongs to spaces.
+    assert_same(model[:2], expected[:2])
+
+
+def test_load_model_file_of_other_program_needs_no_digest(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  arrays = {'params/w': np.ones(2, 'f4')}
+  safetensors.numpy.save_file(arrays, path, {'author': 'someone'})
+  model = model_file.load_model(path)
+  assert_same(model.params, {'w': arrays['params/w']})
+  assert model.metadata == {'author': 'someone'}
+
+
+def test_digest_equals_for_equal_weights(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  model_file.save_model(path, *trees(), METADATA)
+  first = model_file.digest(path)
+  assert len(first) == 16
+  # Another program, another order of arrays, and other texts.
+  arrays = safetensors.numpy.load_file(path)
+  backwards = dict(reversed(arrays.items()))
+  safetensors.numpy.save_file(backwards, path, {'a': 'b'})
+  assert model_file.digest(path) == first
+  assert model_file.has_digest(path, first)
+  # Logs of earlier versions have the digest of the bytes.
+  assert model_file.has_digest(path, files.sha256(path)[:16])
+  arrays['params/head/bias'] = np.array(2.25, 'f2')
+  safetensors.numpy.save_file(arrays, path)
+  assert not model_file.has_digest(path, first)
 
 
 def test_load_model_foreign_file_raises(tmp_path):

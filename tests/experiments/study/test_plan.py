@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from experiments.records import ledger, model_file
@@ -56,6 +57,22 @@ def test_jobs_run_in_ledger_is_not_planned(tmp_path):
   (job,) = plan(tmp_path)[2:]
   assert (job.config.seed, job.config.trials) == (0, 1)
   assert job.workdir.parent == tmp_path / 'runs'
+
+
+def test_jobs_base_model_saved_again_keeps_run(tmp_path):
+  study = make_study()
+  base = tmp_path / 'base.safetensors'
+  for config in study.values():
+    config.pretrained = str(base)
+  config = study['fc'].to_dict() | {'pretrained': 'base.safetensors'}
+  model_file.save_model(base, {'w': np.ones(2)}, {}, {'accuracy': '91'})
+  start = {'base': model_file.digest(base)}
+  ledgers.write(tmp_path / 'results', 'a', config, [1.0, 2.0], start=start)
+  assert len(plan(tmp_path, study=study, trials=1)) == 1
+  model_file.save_model(base, {'w': np.ones(2)}, {}, {'comment': 'again'})
+  assert len(plan(tmp_path, study=study, trials=1)) == 1
+  model_file.save_model(base, {'w': np.zeros(2)}, {}, {'accuracy': '91'})
+  assert len(plan(tmp_path, study=study, trials=1)) == 2
 
 
 def test_jobs_diverged_run_is_done(tmp_path):

@@ -1,0 +1,86 @@
+"""Opens deployed networks that may come from a stranger.
+
+Weights are read in this process, because safetensors executes nothing. Programs
+are opened by `worker`. A file that differs from the card beside it is refused.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+
+from experiments.common import files, sealed
+from experiments.common.errors import InvalidError, MissingError
+from experiments.deploy import artefact, worker
+
+CARD = 'card.json'
+
+
+def load(
+  path: str | pathlib.Path,
+  *,
+  tell: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
+) -> artefact.Artefact:
+  """Opens an artefact.
+
+  Args:
+    path: File that ends in .safetensors, .stablehlo or .onnx.
+    tell: `(text)`, receives a message if no card confirms a program.
+
+  Returns:
+    The `Artefact`, with the classes of the file or of the card beside it.
+
+  Raises:
+    MissingError: If the file or a package that opens it is missing.
+    InvalidError: If the file is damaged, has another suffix, takes other
+      images, differs from the card beside it, or contains what no program of
+      `experiments.deploy` contains.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in artefact.SUFFIXES:
+    raise InvalidError(
+      f'{path} must end in one of {", ".join(artefact.SUFFIXES)} to be an'
+      ' artefact.'
+    )
+  if not path.is_file():
+    raise MissingError(f'There is no file {path}.')
+  digest, names = _read_card(path)
+  if digest and digest != files.sha256(path):
+    raise InvalidError(
+      f'{path} is not the file that {CARD} beside it describes, because its'
+      ' SHA-256 differs. Copy both again, or move the card away to open the'
+      ' file anyway.'
+    )
+  if path.suffix == '.safetensors':
+    return artefact.open_here(path)
+  if not digest:
+    tell(
+      f'No {CARD} beside {path} has its SHA-256, so nothing shows that it is'
+      ' undamaged.'
+    )
+  network = worker.start(path)
+  return network._replace(classes=network.classes or names)
+
+
+def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...]]:
+  """Returns SHA-256 and classes from the card beside a file, if it lists it.
+
+  Raises:
+    InvalidError: If the card is damaged.
+  """
+  try:
+    place = path.with_name(CARD)
+    card = sealed.unseal(place, json.loads(place.read_text(encoding='utf-8')))
+    digests = {entry['file']: entry['sha256'] for entry in card['artefacts']}
+    return str(digests[path.name]), tuple(map(str, card['classes']))
+  except InvalidError:
+    raise
+  except (
+    AttributeError,
+    OSError,
+    ValueError,
+    RecursionError,
+    LookupError,
+    TypeError,
+  ):
+    return '', ()

@@ -1,0 +1,101 @@
+"""Tests that damages differ from the files, and that outcomes are counted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import damage
+from benchmarks.damaged_files import Format
+from experiments.common.errors import InvalidError
+
+
+def test_damage_of_any_content_differs_and_repeats():
+  for content in (b'a', bytes(100), bytes(range(256)) * 10):
+    for index in range(100):
+      kind, changed = damage.damage(0, 'card', index, content)
+      assert changed != content
+      assert (kind, changed) == damage.damage(0, 'card', index, content)
+  content = bytes(range(256)) * 10
+  found = [damage.damage(0, 'card', index, content) for index in range(10)]
+  assert {kind for kind, _ in found} == set(damage.KINDS)
+  assert len({changed for _, changed in found}) == 10
+
+
+def value(number=1.0):
+  return {'w': np.full(2, number, 'f4'), 'text': 'a'}
+
+
+def read_and_tell(folder, tell):
+  tell('nothing shows')
+  return value(2.0)
+
+
+def refuse(text):
+  def read(folder, tell):
+    raise InvalidError(text)
+
+  return read
+
+
+@pytest.mark.parametrize(
+  ('read', 'expected'),
+  [
+    (lambda folder, tell: value(), damage.EQUAL),
+    (lambda folder, tell: value(2.0), damage.WRONG),
+    (lambda folder, tell: value() | {'text': 'b'}, damage.WRONG),
+    (lambda folder, tell: value() | {'more': 1}, damage.WRONG),
+    (lambda folder, tell: value(1.0)['text'][9], damage.TRACEBACK),
+    (read_and_tell, damage.NOTICE),
+    (refuse('one line'), damage.REFUSED),
+    (refuse('two\nlines'), damage.LINES),
+  ],
+)
+def test_outcome_of_each_reader(tmp_path, read, expected):
+  format_ = Format(lambda folder: None, read, '*')
+  frozen = damage._frozen(value())
+  assert damage.outcome(format_, tmp_path, frozen)[0] == expected
+  # A process of its own reports an error or a crash of what runs in it.
+  isolated = format_._replace(confirm=refuse('crashed'))
+  found = damage.outcome(isolated, tmp_path, frozen)[0]
+  assert found == (damage.REFUSED if expected == damage.TRACEBACK else expected)
+
+
+def test_watch_crash_is_counted_and_others_are_read(tmp_path, monkeypatch):
+  statuses = iter([-11, None, 0])
+
+  def run(name, seed, first, last, folder):
+    status = next(statuses)
+    with (folder / 'log.jsonl').open('a') as log:
+      for index in range(first, last if status == 0 else first + 2):
+        row = {'index': index, 'kind': 'cut short', 'outcome': damage.EQUAL}
+        log.write(json.dumps(row | {'message': ''}) + '\n')
+    return status
+
+  monkeypatch.setattr(damage, '_run', run)
+  rows = damage.watch('card', 0, 8, tmp_path)
+  assert [row['index'] for row in rows] == list(range(8))
+  assert [row['outcome'] for row in rows] == (
+    [damage.EQUAL] * 2
+    + [damage.CRASH]
+    + [damage.EQUAL] * 2
+    + [damage.HANG]
+    + [damage.EQUAL] * 2
+  )
+  counts = damage.count_outcomes('card', rows)
+  assert {row['outcome']: row['count'] for row in counts} == {
+    damage.EQUAL: 6,
+    damage.CRASH: 1,
+    damage.HANG: 1,
+  }
+  (crash,) = [row for row in counts if row['outcome'] == damage.CRASH]
+  assert crash['example']['index'] == 2
+  assert crash['kind'] == tuple(damage.KINDS)[2]
+
+
+@pytest.mark.slow
+def test_watch_damaged_cards_are_refused(tmp_path):
+  rows = damage.watch('card', 0, 10, tmp_path)
+  assert [row['index'] for row in rows] == list(range(10))
+  assert {row['kind'] for row in rows} == set(damage.KINDS)
+  assert {row['outcome'] for row in rows} <= {damage.REFUSED, damage.EQUAL}

@@ -1,0 +1,237 @@
+"""Tests which programs are opened, and that the process survives them."""
+
+import dataclasses
+import functools
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import xla_metadata
+
+import mq_jax
+from experiments.build.networks import make_network
+from experiments.common.errors import InvalidError, MissingError
+from experiments.configs import digits
+from experiments.data.on_device import ImageSet
+from experiments.deploy import export, loading, packed_network, program, worker
+from tests.experiments import tiny
+
+IMAGE = (32, 32, 3)
+NO_IMAGES = np.zeros((0, *IMAGE), np.uint8)
+DATASET = ImageSet(
+  *(NO_IMAGES,) * 4, (0.5,) * 3, (0.5,) * 3, tuple('0123456789'), True
+)
+
+
+def exported(network, quantizer, *, count_bits=False, **changes):
+  """Returns the program of a network of random weights."""
+  config = digits.get_config()
+  config.update(network=network, **changes)
+  variables = tiny.variables(make_network(config, 10))
+  packed = mq_jax.pack(
+    variables['params'],
+    quantizer,
+    model_state=variables['batch_stats'],
+    metadata=packed_network.make_metadata(config, DATASET, count_bits),
+  )
+  return export.stablehlo(packed_network.make_logits(packed), IMAGE)
+
+
+@functools.cache
+def float_program():
+  return exported(
+    'resnet8', mq_jax.dorefa(2), activation_quantizer='lsq', activation_bits=2
+  )
+
+
+# These contain all operations that any combination of networks, quantizers of
+# weights and activations, and types contains.
+EXPORTS = {
+  'levels of 2 bits, lsq': float_program,
+  'max pooling, bfloat16, 3 bits': lambda: exported(
+    'labnet',
+    [('.*dense.*/kernel', None), ('.*/kernel', mq_jax.dorefa(3))],
+    dtype='bfloat16',
+  ),
+  'counting bits': lambda: exported(
+    'resnet8', mq_jax.bwn(), count_bits=True, activation_quantizer='sign'
+  ),
+}
+
+
+def uses(content):
+  program_ = jax.export.deserialize(bytearray(content))
+  module = program.parse(program_.mlir_module_serialized)
+  return set(program.uses_of(module))
+
+
+@pytest.mark.slow
+def test_lists_of_operations_are_what_exports_contain():
+  found = set().union(*(uses(make()) for make in EXPORTS.values()))
+  assert found == {
+    *(('operation', name) for name in program.OPERATIONS),
+    *(('custom call', name) for name in program.CUSTOM_CALLS),
+    *(('attribute', name) for name in program.ATTRIBUTES),
+  }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('activation', ['bi_real', 'dorefa', 'hwgq', 'pact'])
+def test_uses_of_export_of_activation_are_allowed(activation):
+  content = exported('resnet8', mq_jax.bwn(), activation_quantizer=activation)
+  assert all(program.is_allowed(*use) for use in uses(content))
+
+
+def write(tmp_path, function, **changes):
+  """Writes the program of a function of uint8 images; returns its path."""
+  (batch,) = jax.export.symbolic_shape('n')
+  made = jax.export.export(
+    jax.jit(function),
+    platforms=('cpu', 'cuda'),
+    disabled_checks=[jax.export.DisabledSafetyCheck.custom_call('evil')],
+  )(jax.ShapeDtypeStruct((batch, *IMAGE), jnp.uint8))
+  made = dataclasses.replace(made, disabled_safety_checks=(), **changes)
+  path = tmp_path / 'model.stablehlo'
+  path.write_bytes(made.serialize(vjp_order=0))
+  return path
+
+
+def logits(images):
+  """Returns the first ten values of each image."""
+  return images.reshape(images.shape[0], -1)[:, :10].astype(jnp.float32)
+
+
+def call_outside(images):
+  kind = jax.ShapeDtypeStruct((images.shape[0], 10), jnp.float32)
+  return jax.ffi.ffi_call('evil', kind)(logits(images))
+
+
+def with_metadata(images):
+  with xla_metadata.set_xla_metadata(evil='1'):
+    return logits(images)
+
+
+@pytest.mark.parametrize(
+  ('function', 'message'),
+  [
+    (lambda x: jnp.sin(logits(x)), "the operation 'stablehlo.sine', which no"),
+    (call_outside, "the custom call 'evil', which no program"),
+    (with_metadata, "the attribute 'mhlo.frontend_attributes', which no"),
+  ],
+)
+def test_load_program_with_other_content_raises_and_names_it(
+  tmp_path, function, message
+):
+  path = write(tmp_path, function)
+  with pytest.raises(InvalidError, match=message):
+    program.load(path)
+
+
+@pytest.mark.parametrize(
+  'function',
+  [
+    lambda x: logits(x).astype(jnp.int32),
+    lambda x: logits(x)[:, :, None],
+    lambda x: (logits(x), logits(x)),
+    lambda x: logits(x)[:1],
+  ],
+  ids=['integers', 'three dimensions', 'two results', 'one image'],
+)
+def test_load_program_of_other_results_raises(tmp_path, function):
+  with pytest.raises(InvalidError, match=r'not float32 logits of shape \(N'):
+    program.load(write(tmp_path, function))
+
+
+def test_load_program_that_declares_other_types_raises(tmp_path):
+  (batch,) = jax.export.symbolic_shape('n')
+  declared = jax.core.ShapedArray((batch, 10), jnp.float32)
+  for changes in ({'out_avals': (declared,)}, {'nr_devices': 2}):
+    path = write(tmp_path, lambda x: logits(x)[:, :9], **changes)
+    with pytest.raises(InvalidError, match='not float32 logits'):
+      program.load(path)
+
+
+@pytest.mark.slow
+def test_load_program_in_process_returns_logits_of_program(tmp_path):
+  images = np.arange(2 * 32 * 32 * 3).astype(np.uint8).reshape(2, *IMAGE)
+  told = []
+  network = loading.load(write(tmp_path, logits), tell=told.append)
+  assert (network.shape, network.classes) == ((32, 32), ())
+  for part in (images, images[:1], images[1:]):
+    np.testing.assert_array_equal(network.logits(part), logits(part))
+  (message,) = told
+  assert 'nothing shows that it is undamaged' in message
+  path = write(tmp_path, lambda x: logits(x) / 0)
+  with pytest.raises(InvalidError, match='not finite'):
+    loading.load(path, tell=told.append).logits(images)
+
+
+@pytest.mark.parametrize(
+  ('commands', 'cause'),
+  [
+    ('kill -SEGV $$', 'Segmentation fault'),
+    ('kill -ALRM $$', 'opening it took more than 60 seconds'),
+    ('echo first >&2; echo last >&2; exit 3', 'last'),
+    ('exit 3', 'exit status 3'),
+    ('printf \'{"shape": [1\'', 'exit status 0'),
+  ],
+)
+def test_start_process_crashes_raises_cause_in_one_line(
+  tmp_path, monkeypatch, commands, cause
+):
+  python = tmp_path / 'python'
+  python.write_text(f'#!/bin/sh\n{commands}\n')
+  python.chmod(0o700)
+  monkeypatch.setattr(sys, 'executable', str(python))
+  with pytest.raises(InvalidError) as error:
+    worker.start(tmp_path / 'model.stablehlo')
+  assert f'crashed the process that opened it ({cause})' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_main_endless_opening_ends_process(tmp_path):
+  code = (
+    'from experiments.deploy import worker\n'
+    'worker.SECONDS_TO_OPEN = 1\n'
+    'worker.open_here = lambda path: sum(iter(int, 1))\n'
+    f'worker.main(["{tmp_path}"])\n'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert done.returncode == -signal.SIGALRM
+
+
+@pytest.mark.slow
+def test_worker_needs_no_training_code(tmp_path):
+  path = write(tmp_path, logits)
+  names = ('flax', 'mq_jax', 'ml_collections', 'absl', 'optax', 'rich')
+  code = (
+    'import sys\n'
+    f'for name in {names}: sys.modules[name] = None\n'
+    'from experiments.deploy import worker\n'
+    'worker.main(sys.argv[1:])\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code, path], input=b'', capture_output=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == b'{"shape": [32, 32], "classes": []}\n'
+
+
+def test_start_missing_package_raises_its_error(tmp_path, monkeypatch):
+  path = tmp_path / 'model.onnx'
+  path.write_bytes(b'')
+  python = tmp_path / 'python'
+  python.write_text(
+    f'#!/bin/sh\n{sys.executable} -c "import sys\n'
+    "sys.modules['onnxruntime'] = None\n"
+    'from experiments.deploy import worker\n'
+    'worker.main(sys.argv[1:])" $3\n'
+  )
+  python.chmod(0o700)
+  monkeypatch.setattr(sys, 'executable', str(python))
+  with pytest.raises(MissingError, match='pip install onnxruntime'):
+    worker.start(path)
