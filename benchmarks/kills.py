@@ -20,7 +20,6 @@ from typing import Any
 
 from benchmarks import table
 from experiments.records import run_log, workdir
-from tests.experiments import tiny
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/digits.py'
 OVERRIDES = {
@@ -31,6 +30,9 @@ OVERRIDES = {
   'checkpoint_every': 2,
   'chunk': 1,
 }
+PROGRAM = (
+  'from tests.experiments import tiny; exec(tiny.program("experiments.cifar"))'
+)
 FIRST = 0.3  # Share of the time of a run after which kills begin.
 # What differs between two runs of one configuration.
 TIMES = ('seconds', 'test_seconds')
@@ -81,7 +83,7 @@ def _rows(
 def _start(run: pathlib.Path) -> subprocess.Popen[str]:
   return subprocess.Popen(
     [
-      *(sys.executable, '-c', tiny.program('experiments.cifar')),
+      *(sys.executable, '-c', PROGRAM),
       *(f'--config={CONFIG}', f'--workdir={run}'),
       *(f'--config.{key}={value}' for key, value in OVERRIDES.items()),
     ],
