@@ -20,7 +20,7 @@ flags.adopt_module_key_flags(training_flags)
 @exit_on_user_error()
 def main(_: list[str]) -> None:
   """Runs the configuration and shows its result."""
-  runtime.configure()
+  runtime.configure(fast_compilation=training_flags.SMOKE.value)
   config = training_flags.chosen_config()
   workdir, hint = training_flags.workdir_for(config)
   print_summary(train_and_evaluate(config, workdir, message=hint))

@@ -45,7 +45,7 @@ def _chosen_config() -> ConfigDict:
 @exit_on_user_error()
 def main(_: list[str]) -> None:
   """Trains the base model and prints how to use it."""
-  runtime.configure()
+  runtime.configure(fast_compilation=training_flags.SMOKE.value)
   config = base_config(_chosen_config())
   workdir, hint = training_flags.workdir_for(config)
   result = train_and_evaluate(config, workdir, message=hint)

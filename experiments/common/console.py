@@ -30,10 +30,11 @@ def final_table(
     console: Where to print; standard output by default.
   """
   console = console or rich.console.Console()
-  borders = 7
+  borders, least = 7, 16
   # In a narrow terminal, names wrap and values stay in one piece.
-  names = min(max(len(name) for name in rows), max(16, console.width // 2))
-  room = console.width - names - borders
+  names = max(least, console.width - borders - least)
+  names = min(names, max(len(name) for name in rows))
+  room = console.width - borders - names
   fitting = {name: value for name, value in rows.items() if len(value) <= room}
   if fitting:
     table = rich.table.Table(show_header=False)

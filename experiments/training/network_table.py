@@ -9,7 +9,9 @@ from mq_jax.selection import Selection
 _ALL = ('all', '')
 
 
-def describe_network(config: ConfigDict, selection: Selection) -> str:
+def describe_network(
+  config: ConfigDict, selection: Selection, device: str
+) -> str:
   """Returns a title and a short table of the parameters of a network.
 
   Each row has the quantized leaves of one part of the network, such as a stage.
@@ -18,6 +20,7 @@ def describe_network(config: ConfigDict, selection: Selection) -> str:
   Args:
     config: A checked configuration.
     selection: Shapes of all leaves, and the quantizers of some.
+    device: Name of the device.
   """
   sizes: dict[tuple[str, str], list[int]] = {}
   for path, shape in selection.shapes.items():
@@ -38,5 +41,5 @@ def describe_network(config: ConfigDict, selection: Selection) -> str:
     f'  {weights}'
     for part, leaves, parameters, weights in cells
   ]
-  title = f'{config.network} {config.quantizer} {config.estimator}'
+  title = f'{config.network} {config.quantizer} {config.estimator}, {device}'
   return '\n'.join([title, *map(str.rstrip, lines)])

@@ -145,7 +145,7 @@ def progress_bar(
       live.update(
         task_id,
         completed=step,
-        description=f'epoch {epoch}/{epochs}' + ', testing' * is_tested,
+        description=f'{"test" if is_tested else "epoch"} {epoch}/{epochs}',
         is_waiting=False,
         loss=f'loss {loss:#.4g}',
       )
@@ -249,11 +249,12 @@ def _texts(task: Task) -> dict[str, str]:
 def _fitting(texts: dict[str, str], width: int) -> dict[str, str]:
   """Returns the texts that fit into a line, in their order."""
   chosen: set[str] = set()
-  room = width + 1
+  room = width
   for name in sorted(filter(texts.get, texts), key=_KEPT.__getitem__):
-    if len(texts[name]) < room:
-      chosen.add(name)
-      room -= len(texts[name]) + 1
+    if chosen and len(texts[name]) >= room:
+      break
+    chosen.add(name)
+    room -= len(texts[name]) + bool(room < width)
   return {name: texts[name] for name in _KEPT if name in chosen}
 
 

@@ -180,12 +180,13 @@ def _run(
     return state, measured
 
   selection = steps.train.selection(params)
+  device = jax.devices()[0].device_kind
   show_run = functools.partial(
     show,
-    description=describe_network(config, selection),
+    description=describe_network(config, selection, device),
     epochs=config.epochs,
     waiting=_waiting(config, len(selection.selected)),
-    device=jax.devices()[0].device_kind,
+    device=device,
   )
   state = _train(config, folder, steps, start, stop, show_run)
   _save_models(config, folder, steps, state, len(pipeline.classes))
