@@ -24,10 +24,10 @@ def describe_network(
   """
   sizes: dict[tuple[str, str], list[int]] = {}
   for path, shape in selection.shapes.items():
-    row = ('other', 'full precision')
+    row = ('other', 'full precision') if selection.selected else _ALL
     if path in selection.selected:
       row = (path.split('/')[0], config.quantizer)
-    for key in (row, _ALL):
+    for key in {row, _ALL}:
       sizes.setdefault(key, []).append(math.prod(shape))
   # Python keeps the order of rows that are equal in this respect.
   ordered = sorted(sizes, key=lambda row: (row == _ALL, row[0] == 'other'))

@@ -38,8 +38,7 @@ from experiments.training.network_table import describe_network
 from experiments.training.progress import progress_bar
 from experiments.training.steps import Steps, make_steps
 
-# On two CPU cores, per quantized layer: compiling the first state, the step and
-# the test.
+# On two CPU cores, per kernel: compiling the first state and the step.
 COMPILE_SECONDS = 1.0
 
 
@@ -185,7 +184,9 @@ def _run(
     show,
     description=describe_network(config, selection, device),
     epochs=config.epochs,
-    waiting=_waiting(config, len(selection.selected)),
+    waiting=_waiting(
+      config, sum(len(s) > 1 for s in selection.shapes.values())
+    ),
     device=device,
   )
   state = _train(config, folder, steps, start, stop, show_run)
@@ -267,13 +268,13 @@ def _train(
       )
 
 
-def _waiting(config: ConfigDict, layers: int) -> str:
+def _waiting(config: ConfigDict, kernels: int) -> str:
   """Returns what a run does before its first step, for the user."""
   if not config.epochs:
     return 'testing the network'
   text = 'compiling the train step'
   if jax.default_backend() == 'cpu':
-    text += f' (about {max(5, round(layers * COMPILE_SECONDS))} s)'
+    text += f' (about {max(5, round(kernels * COMPILE_SECONDS))} s)'
   return text
 
 
