@@ -33,7 +33,9 @@ TABLES: dict[str, Mapping[str, Any]] = {
 KEYS: dict[str, Key] = {
   'network': Key('resnet20', 'Architecture of the network.', base=True),
   'head_norm': Key(False, 'Batch norm after the last layer.', base=True),
-  'activation_quantizer': Key('relu', 'Quantizer of the inputs of layers.'),
+  'activation_quantizer': Key(
+    'relu', 'Quantizer of the inputs of layers; relu: full precision.'
+  ),
   'activation_bits': Key(2, 'Bits per activation.'),
   'dataset': Key('cifar10', 'Data set.', base=True),
   'data_dir': Key(
@@ -80,7 +82,9 @@ KEYS: dict[str, Key] = {
     identity=False,
     base=True,
   ),
-  'quantizer': Key('dorefa', 'Method that quantizes the weights.'),
+  'quantizer': Key(
+    'dorefa', 'Method that quantizes the weights; none: full precision.'
+  ),
   'bits': Key(1, 'Bits per weight.'),
   'method': Key({}, 'Options of the method, as --config.method.NAME=VALUE.'),
   'recalibrate': Key(

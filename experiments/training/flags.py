@@ -1,6 +1,7 @@
 """Defines and parses the flags of the commands that train."""
 
 import difflib
+import itertools
 import pathlib
 import re
 import sys
@@ -51,6 +52,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
   if not any(re.fullmatch('--?config(=.*)?', arg) for arg in argv[1:]):
     argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
   _check_keys(argv)
+  _check_file(argv)
   argv, options = _split_options(argv)
   # ml_collections reads there which keys are given.
   sys.argv[:] = argv
@@ -59,16 +61,23 @@ def _parse_flags(argv: list[str]) -> list[str]:
     # The file is read only when the value is used.
     _set_options(CONFIG.value, options)
   except OSError as error:
-    path = config_flags.get_config_filename(flags.FLAGS['config'])
-    if pathlib.Path(path).exists():
-      raise InvalidError(f'{path} cannot be read: {error}') from error
-    raise MissingError(
-      f'There is no configuration {path}. Those of this project are in'
-      f' {CONFIGS}.'
-    ) from error
+    raise InvalidError(f'The configuration cannot be read: {error}') from error
   if len(rest) > 1:
     raise InvalidError(f'unknown arguments {rest[1:]}: a flag starts with --')
   return rest
+
+
+def _check_file(argv: Sequence[str]) -> None:
+  """Refuses a configuration file that does not exist."""
+  for arg, following in itertools.pairwise([*argv, '']):
+    if match := re.fullmatch('--?config(?:=(.*))?', arg):
+      # The text after a colon is an argument of get_config.
+      path = (following if match[1] is None else match[1]).split(':')[0]
+      if not pathlib.Path(path).is_file():
+        raise MissingError(
+          f'There is no configuration {path}. Those of this project are in'
+          f' {CONFIGS}.'
+        )
 
 
 def given_keys(argv: Sequence[str]) -> set[str]:
