@@ -403,7 +403,7 @@ def test_command_damaged_ledger_exits_with_message(tmp_path, monkeypatch):
 def test_select_chooses_whole_names_and_refuses_others():
   made = [markdown.Table(name, '', (), ()) for name in ('table1', 'table10')]
   assert [table.name for table in write.select(made, 'table1')] == ['table1']
-  with pytest.raises(InvalidError, match="'x' matches no table.*table10"):
+  with pytest.raises(InvalidError, match=r"'x' matches no table.*table10"):
     write.select(made, 'x')
   with pytest.raises(InvalidError, match='not a regular expression'):
     write.select(made, '(')
