@@ -252,7 +252,7 @@ def _epoch_record(
     (quantized, relaxed, state.model_state, diagnostics), len(steps.seeds)
   )
   by_trial = [
-    _trial_record(steps, position, i, *trial, between)
+    _trial_record(steps, position, i, *trial, between=between)
     for i, trial in enumerate(trials)
   ]
   record = {
