@@ -252,7 +252,7 @@ def _epoch_record(
     (quantized, relaxed, state.model_state, diagnostics), len(steps.seeds)
   )
   by_trial = [
-    _trial_record(steps, position, i, *trial, between=between)
+    _trial_record(steps, position, between, i, *trial)
     for i, trial in enumerate(trials)
   ]
   record = {
@@ -273,12 +273,12 @@ def _epoch_record(
 def _trial_record(
   steps: Steps,
   position: Position,
+  between: Callable[[], None],
   trial: int,
   quantized: Any,
   relaxed: Any,
   batch_stats: Any,
   diagnostics: mq_jax.Diagnostics,
-  between: Callable[[], None],
 ) -> dict[str, Any]:
   """Returns the part of an epoch's record that belongs to one trial."""
   diagnostics = jax.device_get(diagnostics)
