@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 DEMO_DIR := runs/demo
 
-# The first Python that works and is new enough. make evaluates this only when
+# The newest Python that works. Newer releases of jax need a newer Python, and
+# their convolutions on CPU are faster. make evaluates this only when
 # it creates .venv. A pyenv shim can be on PATH and still fail to run.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; \
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; \
   do $$p -c $(NEW_ENOUGH) >/dev/null 2>&1 && echo $$p && break; done)
 NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 
@@ -74,8 +75,9 @@ test-oldest: $(VENV)/.dev  ## Run the quick tests of the library with the oldest
 	  -m 'not slow and not optimized' tests --ignore=tests/experiments \
 	  --ignore=tests/benchmarks --ignore=tests/test_notebooks.py $(TEST_ARGS)
 
-clean:  ## Remove the demo run, caches and build outputs
-	rm -rf $(DEMO_DIR) build dist .pytest_cache .hypothesis .mypy_cache \
+# The long runs of the notebooks, whose names end in -full, stay.
+clean:  ## Remove the demo run, short runs of notebooks, caches, build outputs
+	rm -rf $(DEMO_DIR) $(filter-out %-full,$(wildcard notebooks/runs/*)) build dist .pytest_cache .hypothesis .mypy_cache \
 	  .ruff_cache
 	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -90,7 +92,7 @@ help:  ## Show this list
 $(VENV)/.made:
 	@python="$(PYTHON)"; "$${python:-false}" -c $(NEW_ENOUGH) || { \
 	  echo "No working Python 3.11 or newer found: PYTHON='$$python'." \
-	    "Install one, or pass its path: make PYTHON=/path/to/python3.11" >&2; \
+	    "Install one, or pass its path: make PYTHON=/path/to/python3.13" >&2; \
 	  exit 1; }; \
 	echo "Making $(VENV) with $$python"; "$$python" -m venv $(VENV)
 	@touch $@

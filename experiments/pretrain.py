@@ -6,30 +6,49 @@ The recipe is the standard one (`experiments.build.base_model`), for
 `config.pretrain_epochs` epochs.
 """
 
+import sys
+
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from experiments.build.base_model import base_config
 from experiments.build.check import check
+from experiments.build.schema import KEYS
 from experiments.common import runtime
 from experiments.common.errors import ConfigError, exit_on_user_error
 from experiments.training import flags as training_flags
 from experiments.training import train_and_evaluate
+from experiments.training.smoke import smoke_config
 
 flags.adopt_module_key_flags(training_flags)
 
 
-@exit_on_user_error()
-def main(_: list[str]) -> None:
-  """Trains the base model and prints how to use it."""
-  runtime.configure()
+def _chosen_config() -> ConfigDict:
+  """Returns the configuration; refuses keys that a base model does not read."""
   config = training_flags.CONFIG.value
   check(config)
   if config.pretrain_epochs == 0:
     raise ConfigError(
       'config.pretrain_epochs=0 must be at least 1 to train a base model.'
     )
-  config = base_config(config)
-  result = train_and_evaluate(config, training_flags.workdir_for(config))
+  for name in sorted(training_flags.given_keys(sys.argv)):
+    is_read = KEYS[name].base or name == 'pretrain_epochs'
+    if not is_read and config[name] != KEYS[name].default:
+      hint = ' Set config.pretrain_epochs.' if name == 'epochs' else ''
+      raise ConfigError(
+        f'config.{name}={config[name]!r} has no effect on a base model, whose'
+        f' recipe is fixed: leave it out.{hint}'
+      )
+  return smoke_config(config) if training_flags.SMOKE.value else config
+
+
+@exit_on_user_error()
+def main(_: list[str]) -> None:
+  """Trains the base model and prints how to use it."""
+  runtime.configure(fast_compilation=training_flags.SMOKE.value)
+  config = base_config(_chosen_config())
+  workdir, hint = training_flags.workdir_for(config)
+  result = train_and_evaluate(config, workdir, message=hint)
   print(
     f'{config.network} on {config.dataset}:'
     f' {result.base_accuracy:.2f}% test accuracy.\n'

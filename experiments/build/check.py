@@ -14,7 +14,7 @@ from experiments.build.key import check_value
 from experiments.build.methods import METHODS
 from experiments.build.networks import make_network
 from experiments.build.parts import RunParts, make_parts
-from experiments.build.schema import KEYS
+from experiments.build.schema import KEYS, TABLES, check_effect
 from experiments.common.errors import ConfigError
 from experiments.data.datasets import DATASETS
 from mq_jax import selection
@@ -43,6 +43,11 @@ def check(config: ConfigDict) -> None:
     )
   for name, key in KEYS.items():
     check_value(f'config.{name}', key, config[name])
+  # These keys say what network it is. Keys of estimators, such as the hidden
+  # size, may keep their values where another estimator is compared.
+  of_network = ('quantizer', 'activation_quantizer')
+  entries = (e for name in of_network for e in TABLES[name].values())
+  check_effect(config, {name for entry in entries for name in entry.reads})
   _check_seeds(config)
   _check_quantizer(config)
   _check_estimator(config)
@@ -79,11 +84,6 @@ def _check_quantizer(config: ConfigDict) -> None:
   """Refuses a method that does not fit the length or the start of the run."""
   method = METHODS[config.quantizer]
   name = f'config.quantizer={config.quantizer!r}'
-  if 'bits' not in method.reads and config.bits != 1:
-    raise ConfigError(
-      f'config.bits={config.bits!r} has no effect with {name}, which has a'
-      ' fixed number of levels: leave config.bits at 1.'
-    )
   if config.epochs == 0 and config.quantizer == 'none':
     raise ConfigError(f'config.epochs=0 with {name} leaves nothing to do.')
   if method.for_trained and config.epochs:

@@ -27,7 +27,7 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
     options = METHODS[complete['quantizer']].options
     complete['method'] = as_declared(options, dict(complete['method']))
   excluded = {name for name, key in KEYS.items() if not key.identity}
-  excluded |= unread_keys(complete) | set(without)
+  excluded |= {*unread_keys(complete), *without}
   kept = {
     name: value
     for name, value in without_places(complete).items()

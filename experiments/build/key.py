@@ -115,9 +115,32 @@ def check_value(name: str, key: Key, value: Any) -> None:
   if not (type(value) in kinds or (value is None and key.default is None)):
     raise ConfigError(f'{name}={value!r} must be of type {key.kind.__name__}.')
   if key.choices is not None and value not in key.choices:
-    raise ConfigError(f'{name}={value!r} must be one of {tuple(key.choices)}.')
+    raise ConfigError(
+      f'{name}={value!r} must be one of {tuple(key.choices)}. {key.help}'
+    )
   if key.bounds and not key.is_in_bounds(value):
     raise ConfigError(f'{name}={value!r} must be {key.bounds}.')
+
+
+def from_text(name: str, key: Key, text: str) -> Any:
+  """Returns the value of a key that a command line gives as text.
+
+  Args:
+    name: Full name of the key for the message.
+    key: Declaration of the key.
+    text: Text after the equals sign.
+
+  Raises:
+    ConfigError: If the text is not a value of the type of the key.
+  """
+  try:
+    if key.kind is bool:
+      return {'true': True, 'false': False}[text.lower()]
+    return key.kind(text)
+  except (KeyError, ValueError) as error:
+    raise ConfigError(
+      f'{name}={text!r} must be of type {key.kind.__name__}.'
+    ) from error
 
 
 def help_lines(keys: Mapping[str, Key], prefix: str = 'config') -> list[str]:

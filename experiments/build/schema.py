@@ -5,7 +5,7 @@ configuration of its base model and the text of `--help` derive from `KEYS` and
 from `TABLES`, whose entries declare in `reads` which keys they depend on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from experiments.build.estimators import ESTIMATORS
 from experiments.build.key import Key
 from experiments.build.methods import METHODS
 from experiments.build.networks import ACTIVATION_QUANTIZERS, DTYPES, NETWORKS
-from experiments.common.errors import InvalidError
+from experiments.common.errors import ConfigError, InvalidError
 from experiments.data.datasets import DATASETS
 from mq_jax.estimators import stacks
 from mq_jax.estimators.features import FEATURES
@@ -33,7 +33,9 @@ TABLES: dict[str, Mapping[str, Any]] = {
 KEYS: dict[str, Key] = {
   'network': Key('resnet20', 'Architecture of the network.', base=True),
   'head_norm': Key(False, 'Batch norm after the last layer.', base=True),
-  'activation_quantizer': Key('relu', 'Quantizer of the inputs of layers.'),
+  'activation_quantizer': Key(
+    'relu', 'Quantizer of the inputs of layers; relu: full precision.'
+  ),
   'activation_bits': Key(2, 'Bits per activation.'),
   'dataset': Key('cifar10', 'Data set.', base=True),
   'data_dir': Key(
@@ -80,7 +82,9 @@ KEYS: dict[str, Key] = {
     identity=False,
     base=True,
   ),
-  'quantizer': Key('dorefa', 'Method that quantizes the weights.'),
+  'quantizer': Key(
+    'dorefa', 'Method that quantizes the weights; none: full precision.'
+  ),
   'bits': Key(1, 'Bits per weight.'),
   'method': Key({}, 'Options of the method, as --config.method.NAME=VALUE.'),
   'recalibrate': Key(
@@ -178,7 +182,11 @@ KEYS: dict[str, Key] = {
   'batch_size': Key(128, 'Images per step.', least=1, base=True, training=True),
   'epochs': Key(100, 'Epochs; 0: only quantize.', least=0),
   'epoch_steps': Key(
-    0, 'Maximum steps per epoch; 0: all batches.', least=0, training=True
+    0,
+    'Maximum steps per epoch; 0: all batches.',
+    least=0,
+    base=True,
+    training=True,
   ),
   'chunk': Key(
     10,
@@ -245,8 +253,8 @@ def _readers(name: str) -> str:
   return ''
 
 
-def unread_keys(config: Mapping[str, Any]) -> set[str]:
-  """Returns the keys that a run does not depend on.
+def unread_keys(config: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the keys that a run does not depend on, with the reason.
 
   A key that entries of tables declare is read if a chosen entry declares it.
   Every run reads the other keys, with two exceptions: another key replaces the
@@ -255,23 +263,61 @@ def unread_keys(config: Mapping[str, Any]) -> set[str]:
 
   Args:
     config: All keys of a configuration.
+
+  Returns:
+    Key to the values that make it unread, such as
+    "config.quantizer='dorefa'".
   """
-  entries = [entry for table in TABLES.values() for entry in table.values()]
-  unread = {name for entry in entries for name in entry.reads}
-  for name, table in TABLES.items():
+  unread: dict[str, list[str]] = {}
+  read = set()
+  for table_key, table in TABLES.items():
+    chosen = config[table_key]
     # A name that is no longer declared may have read any key.
-    chosen = [table[config[name]]] if config[name] in table else table.values()
-    unread.difference_update(*(entry.reads for entry in chosen))
-  unlearned = [name for name, e in ESTIMATORS.items() if not e.learned]
-  cosine = [name for name, method in METHODS.items() if method.cosine]
-  falls_in_steps = config['epochs'] and config['quantizer'] not in cosine
+    entries = [table[chosen]] if chosen in table else table.values()
+    read |= {name for entry in entries for name in entry.reads}
+    for name in {name for entry in table.values() for name in entry.reads}:
+      unread.setdefault(name, []).append(table_key)
+  reasons = {name: keys for name, keys in unread.items() if name not in read}
   for name, declaration in KEYS.items():
-    if (
-      (declaration.replaced_by and config[declaration.replaced_by])
-      or (declaration.training and not config['epochs'])
-      or (declaration.stepwise and not falls_in_steps)
-      or (declaration.quantized and config['quantizer'] == 'none')
-      or (declaration.learned and config['estimator'] in unlearned)
-    ):
-      unread.add(name)
-  return unread
+    if found := _unread_because(declaration, config):
+      reasons[name] = [found]
+  return {
+    name: ' and '.join(f'config.{key}={config[key]!r}' for key in keys)
+    for name, keys in reasons.items()
+  }
+
+
+def _unread_because(declaration: Key, config: Mapping[str, Any]) -> str:
+  """Returns the key whose value makes another key unread; '' if none does."""
+  replaced_by, estimator = declaration.replaced_by, config['estimator']
+  if replaced_by and config[replaced_by]:
+    return replaced_by
+  if (declaration.training or declaration.stepwise) and not config['epochs']:
+    return 'epochs'
+  method = METHODS.get(config['quantizer'])
+  if declaration.stepwise and method and method.cosine:
+    return 'quantizer'
+  if declaration.quantized and config['quantizer'] == 'none':
+    return 'quantizer'
+  learns = estimator not in ESTIMATORS or ESTIMATORS[estimator].learned
+  return 'estimator' if declaration.learned and not learns else ''
+
+
+def check_effect(config: Mapping[str, Any], names: Iterable[str]) -> None:
+  """Refuses keys with another value than the default that a run does not read.
+
+  Args:
+    config: All keys of a configuration.
+    names: Names of the keys to check.
+
+  Raises:
+    ConfigError: If a key has no effect; the message says why.
+  """
+  unread = unread_keys(config)
+  for name in names:
+    default = KEYS[name].default
+    if name in unread and config[name] != default:
+      raise ConfigError(
+        f'config.{name}={config[name]!r} has no effect with {unread[name]}:'
+        f' leave config.{name} at {default!r}.{_readers(name)}'
+      )

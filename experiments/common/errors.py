@@ -8,7 +8,9 @@ import contextlib
 import errno
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
+from types import TracebackType
 
 # Errors of the operating system that a user can correct.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -43,6 +45,30 @@ class UnwritableError(UserError, OSError):
 
 class BusyError(UserError, RuntimeError):
   """Another process is working in a folder."""
+
+
+def report_missing_package(
+  kind: type[BaseException],
+  error: BaseException,
+  trace: TracebackType | None,
+) -> None:
+  """Prints one line if a package is missing; otherwise the traceback.
+
+  It replaces `sys.excepthook` in commands, because their first lines already
+  import packages that `pip install mq_jax` does not install.
+  """
+  name = getattr(error, 'name', None) or ''
+  ours = name.split('.')[0] in ('experiments', 'mq_jax')
+  if not isinstance(error, ModuleNotFoundError) or ours:
+    sys.__excepthook__(kind, error, trace)
+    return
+  frames = traceback.extract_tb(trace)
+  place = f', but {frames[-1].filename} needs it' if frames else ''
+  print(
+    f'The package {name} is not installed{place}. Run pip install -e'
+    " '.[experiments]' in the folder of setup.cfg.",
+    file=sys.stderr,
+  )
 
 
 @contextlib.contextmanager

@@ -25,7 +25,12 @@ class Table(NamedTuple):
 
 
 def markdown(table: Table) -> str:
-  """Returns the table and its note, without the title."""
+  """Returns the table and its note, without the title.
+
+  A table without rows is left out.
+  """
+  if not table.rows:
+    return f'{table.note}\n'
   text = '\n'.join(table_lines(table.columns, table.rows))
   return f'{text}\n\n{table.note}\n' if table.note else f'{text}\n'
 

@@ -18,15 +18,20 @@ CACHE_SIZE = 2 * 2**30
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def configure() -> None:
+def configure(*, fast_compilation: bool = False) -> None:
   """Keeps freed memory for the process, and compiled programs on disk.
 
   Compiled programs are written to `~/.cache/mq_jax`, which only this user can
   open, or to the folder that JAX_COMPILATION_CACHE_DIR names. An empty string
   turns that off. The folder in `~/.cache` keeps at most `CACHE_SIZE` bytes from
   one start to the next.
+
+  Args:
+    fast_compilation: Compile faster, into slower programs.
   """
   keep_memory()
+  if fast_compilation:
+    jax.config.update('jax_disable_most_optimizations', True)
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'

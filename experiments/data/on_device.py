@@ -166,6 +166,11 @@ def _check_sizes(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> None:
       f'config.batch_size={keys.batch_size} must be a multiple of {devices},'
       ' the number of devices that config.mesh_data splits a batch over.'
     )
+  if keys.holdout >= available:
+    raise ConfigError(
+      f'config.holdout={keys.holdout} must be below {available}, the number of'
+      ' training images.'
+    )
   if keys.batch_size > available - keys.holdout:
     raise ConfigError(
       f'config.batch_size={keys.batch_size} must be at most'

@@ -2,13 +2,14 @@ r"""Deploys the network of a complete run as small files that run on their own.
 
   python -m experiments.deploy --workdir=runs/mine --out=small \
     [--format=safetensors,stablehlo,onnx] [--count_bits] [--data_dir=DIR] \
-    [--results=results]
+    [--results=results] [--smoke]
 
 Moves scales into norms, turns norms into a scale and a shift, and packs kernels
 into bits. Writes the packed weights, programs that unpack them, and a card to
 --out. Each file is opened in a fresh process and run on the test images. If one
 of them does not return what the trained network returns, nothing is written.
---results also enters the card into the ledger in that folder.
+--results also enters the card into the ledger in that folder. --smoke deploys
+the rehearsal that `python -m experiments.cifar --smoke` made of the run.
 """
 
 import signal
@@ -17,10 +18,11 @@ import sys
 from absl import app, flags
 
 from experiments.common import runtime
-from experiments.common.errors import exit_on_user_error
+from experiments.common.errors import InvalidError, exit_on_user_error
 from experiments.deploy import card
 from experiments.deploy.make import FORMATS, PAGE, deploy
 from experiments.records import cards
+from experiments.training import smoke
 
 
 @exit_on_user_error()
@@ -29,16 +31,21 @@ def main(_: list[str]) -> None:
   arguments = flags.FLAGS
   # An exit by exception removes incomplete files, as after Ctrl-C.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-  runtime.configure()
+  runtime.configure(fast_compilation=arguments.smoke)
+  workdir, out = arguments.workdir, arguments.out
+  if arguments.smoke:
+    if arguments.results:
+      raise InvalidError('--smoke measures nothing: leave out --results.')
+    workdir, out = map(smoke.smoke_folder, (workdir, out))
   described = deploy(
-    arguments.workdir,
-    arguments.out,
+    workdir,
+    out,
     arguments.format,
     arguments.count_bits,
     arguments.data_dir,
   )
   card.show(described)
-  print(f'The files are in {arguments.out}, and {PAGE} describes them.')
+  print(f'The files are in {out}, and {PAGE} describes them.')
   if arguments.results:
     print(f'The card is {cards.enter(arguments.results, described)}.')
 
@@ -56,4 +63,9 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('data_dir', '', 'Folder of the prepared data sets.')
   flags.DEFINE_string('results', '', 'Also enter the card into this ledger.')
+  flags.DEFINE_bool(
+    'smoke',
+    False,
+    'Deploy the rehearsal of the run, from WORKDIR-smoke to OUT-smoke.',
+  )
   app.run(main)

@@ -68,6 +68,10 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return model_file.read_arrays(path)
   if path.suffix in ('.pt', '.pth'):
     return torch_file.read_state_dict(path), {}
+  if path.is_dir():
+    names = sorted(file.name for file in path.glob('*.safetensors'))
+    files = f' It has {", ".join(names)}.' if names else ''
+    raise InvalidError(f'{path} is a folder. Name a file of weights.{files}')
   raise InvalidError(
     f'{path}: the name of a file of weights must end in .pt, .pth or'
     ' .safetensors.'

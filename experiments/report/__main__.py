@@ -1,12 +1,14 @@
-"""Makes all tables and figures from the ledger.
+r"""Makes all tables and figures from the ledger.
 
-  python -m experiments.report [--results DIR] [--out docs/results]
+  python -m experiments.report [--results DIR] [--out docs/results] \
+    [--only table1]
 
-Prints the table of every study with published numbers or with runs in the
-ledger, and writes it into --out as Markdown, CSV and LaTeX, with figures as PNG
-and SVG. With the ledger of this checkout the command also fills README.md and
-docs/*.md: a table begins after the comment `<!-- table: NAME -->` and ends at
-`<!-- end -->`.
+Prints the table of every study with runs in the ledger, and writes it into
+--out as Markdown, CSV and LaTeX, with figures as PNG and SVG. With the ledger
+of this checkout the command also fills README.md and docs/*.md: a table begins
+after the comment `<!-- table: NAME -->` and ends at `<!-- end -->`. --only
+selects tables by a regular expression, which must match the whole name, and
+fills no page.
 """
 
 import pathlib
@@ -32,9 +34,16 @@ def main(_: list[str]) -> None:
       ' until the study has finished a run.'
     )
   made = write.make_tables(runs, studies, deployed)
+  if arguments.only:
+    made = write.select(made, arguments.only)
+    names = {table.name for table in made}
+    studies = {name: study for name, study in studies.items() if name in names}
   out = pathlib.Path(arguments.out)
   paths = write.write_all(made, runs, studies, out, print)
-  if pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS:
+  is_own = (
+    pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS
+  )
+  if is_own and not arguments.only:
     paths += markdown.fill_files(
       [write.ROOT / 'README.md', *(write.ROOT / 'docs').glob('*.md')],
       'table',
@@ -42,9 +51,15 @@ def main(_: list[str]) -> None:
     )
   for path in paths:
     print(f'wrote {path}')
+  empty = [table.name for table in made if not write.is_measured(table)]
+  if empty:
+    print(f'No run of {", ".join(empty)} is in {arguments.results}.')
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('results', ledger.RESULTS, 'Folder of the ledger.')
+  flags.DEFINE_string(
+    'only', '', 'Regular expression of the tables, such as table1.'
+  )
   flags.DEFINE_string('out', write.OUT, 'Folder for tables and figures.')
   app.run(main)

@@ -3,16 +3,15 @@
 import statistics
 from collections.abc import Sequence
 
+from experiments.common.console import counted
 from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report import comparison
-from experiments.report.tables import NO_RUN, join_distinct, make_table
+from experiments.report.tables import join_distinct, make_table
 from experiments.study import spec
 
-# Tables with one of these columns have numbers even without runs.
-PAPER, DROP = 'paper %', 'published drop'
 _OF_PAPER = (
-  PAPER,
+  'paper %',
   'its base %',
   'its logs %',
   'their trials',
@@ -25,7 +24,10 @@ _OF_PAPER = (
 def study_table(
   name: str, study: spec.Study, runs: Sequence[ledger.Run]
 ) -> Table:
-  """Returns one row per setting, with the paper's number and its logs'."""
+  """Returns one row per setting that was run, with the paper's number.
+
+  The note says how many settings have no run.
+  """
   theirs = {
     setting: comparison.published(study.published, config)
     for setting, config in study.settings.items()
@@ -38,28 +40,35 @@ def study_table(
   rows = [
     _row(setting, study, ours, theirs[setting], with_paper)
     for setting, ours in cells.items()
+    if ours
   ]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
-  return make_table(name, study.title, rows, _note(used, with_paper))
+  note = _note(used, with_paper)
+  if missing := len(cells) - len(rows):
+    of = counted(len(cells), 'setting')
+    note += (
+      f' {missing} of {of} {"has" if missing == 1 else "have"} no run yet.'
+    )
+  return make_table(name, study.title, rows, note)
 
 
 def _row(
   setting: str,
   study: spec.Study,
-  ours: comparison.Cell | None,
+  ours: comparison.Cell,
   theirs: comparison.Published | None,
   with_paper: bool,
 ) -> dict[str, str]:
-  values = comparison.accuracies(ours) if ours else []
+  values = comparison.accuracies(ours)
   mean = statistics.fmean(values) if values else None
-  base = ours.base_accuracy if ours else None
+  base = ours.base_accuracy
   row = {
     'setting': f'`{setting}`',
-    'accuracy %': _number(mean) or ('diverged' if ours else NO_RUN),
+    'accuracy %': _number(mean) or 'diverged',
     'std': _number(statistics.stdev(values) if len(values) > 1 else None),
     'trials': str(len(values)),
-    'epochs': str(ours.epochs) if ours else '',
+    'epochs': str(ours.epochs),
     'base %': _number(base),
   }
   if study.drops:
@@ -69,7 +78,7 @@ def _row(
     row |= dict.fromkeys(_OF_PAPER, '') | _compared(values, theirs)
   if study.drops:
     published_drop, source = study.drops.get(setting, (None, ''))
-    row |= {DROP: _number(published_drop), 'of': source}
+    row |= {'published drop': _number(published_drop), 'of': source}
   epochs = study.settings[setting].epochs
   return row | {'mark': _mark(ours, theirs, study.trials, epochs)}
 
@@ -99,18 +108,18 @@ def _compared(
 
 
 def _mark(
-  ours: comparison.Cell | None,
+  ours: comparison.Cell,
   theirs: comparison.Published | None,
   trials: int,
   epochs: int,
 ) -> str:
   """Returns the remarks without which a row must not be compared."""
   remarks = []
-  if ours and ours.diverged:
+  if ours.diverged:
     remarks.append(f'{len(ours.diverged)} diverged')
-  if ours and ours.epochs != epochs:
+  if ours.epochs != epochs:
     remarks.append(f'{ours.epochs} of {epochs} epochs')
-  if ours and len(ours.records) < trials:
+  if len(ours.records) < trials:
     remarks.append(f'{len(ours.records)} of {trials} trials')
   if theirs and theirs.remark:
     remarks.append(f'paper: {theirs.remark}')

@@ -16,7 +16,8 @@ def make_table(
   name: str, title: str, rows: Sequence[Mapping[str, str]], note: str = ''
 ) -> Table:
   """Returns the table of rows that map each column name to a text."""
-  return Table(name, title, list(rows[0]), [[*r.values()] for r in rows], note)
+  columns = list(rows[0]) if rows else []
+  return Table(name, title, columns, [[*row.values()] for row in rows], note)
 
 
 def join_distinct(values: Iterable[Any]) -> str:

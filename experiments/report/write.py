@@ -2,16 +2,18 @@
 
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.common.errors import InvalidError
 from experiments.common.markdown import Table, markdown
 from experiments.records import ledger
 from experiments.report import figures, tables
 from experiments.report.deployed_table import deployed_table
 from experiments.report.first_epoch import first_epoch_table
 from experiments.report.method_table import method_table, read_costs
-from experiments.report.study_table import DROP, PAPER, study_table
+from experiments.report.study_table import study_table
 from experiments.study import spec
 
 OUT = 'docs/results'
@@ -42,6 +44,31 @@ def texts(made: Sequence[Table]) -> dict[str, Callable[[], str]]:
   return {table.name: functools.partial(markdown, table) for table in made}
 
 
+def select(made: Sequence[Table], only: str) -> list[Table]:
+  """Returns the tables whose names a regular expression matches.
+
+  Raises:
+    InvalidError: If no name matches, or `only` is not a regular expression.
+  """
+  try:
+    chosen = [table for table in made if re.fullmatch(only, table.name)]
+  except re.error as error:
+    raise InvalidError(
+      f'--only={only!r} is not a regular expression: {error}'
+    ) from error
+  if not chosen:
+    raise InvalidError(
+      f'--only={only!r} matches no table. The tables are'
+      f' {", ".join(table.name for table in made)}.'
+    )
+  return chosen
+
+
+def is_measured(table: Table) -> bool:
+  """Returns True if a table has a row of a run."""
+  return any(tables.NO_RUN not in row for row in table.rows)
+
+
 def write_all(
   made: Sequence[Table],
   runs: Sequence[ledger.Run],
@@ -49,7 +76,7 @@ def write_all(
   out: pathlib.Path,
   show: Callable[[str], None] = lambda text: None,
 ) -> list[pathlib.Path]:
-  """Writes each table that has a measured or published number, and the figures.
+  """Writes each table that has a measured number, and the figures.
 
   Args:
     made: Tables of `make_tables`.
@@ -63,8 +90,7 @@ def write_all(
   """
   paths = []
   for table in made:
-    has_published = {PAPER, DROP} & set(table.columns)
-    if has_published or any(tables.NO_RUN not in row for row in table.rows):
+    if is_measured(table):
       show(f'\n## {table.title}\n\n{markdown(table)}')
       paths += tables.write(table, out)
   return paths + figures.write_all(studies, runs, out)

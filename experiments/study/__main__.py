@@ -2,7 +2,7 @@ r"""Runs the missing runs of a study, which is a grid of configurations.
 
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
-    [--epochs N] [--budget 8m] [--list]
+    [--epochs N] [--budget 8m] [--list] [--smoke]
 
 Rerun the command to resume after any stop; --budget stops it after a time.
 Finished runs enter the ledger, `WORKDIR/results` or --results, from which
@@ -21,6 +21,7 @@ from experiments.common import files, runtime
 from experiments.common.errors import exit_on_user_error
 from experiments.records import ledger
 from experiments.study import display, plan, run, spec
+from experiments.training import smoke
 
 
 @exit_on_user_error()
@@ -33,6 +34,9 @@ def main(argv: list[str]) -> None:
   # depend on the folder that the command is run in.
   workdir = pathlib.Path(arguments.workdir).absolute()
   results = pathlib.Path(arguments.results or workdir / 'results')
+  if arguments.smoke and not arguments.list:
+    workdir = smoke.empty_smoke_folder(workdir)
+    results = workdir / 'results'
   budget = run.seconds(arguments.budget) if arguments.budget else math.inf
   end = time.monotonic() + budget
   name = pathlib.Path(arguments.study).stem
@@ -40,8 +44,10 @@ def main(argv: list[str]) -> None:
   settings = run.select_settings(
     study, arguments.only, arguments.epochs, arguments.data_dir
   )
+  if arguments.smoke:
+    settings = run.rehearsal(settings)
   bases = run.base_models([*settings.values()], arguments.pretrained, workdir)
-  trials = arguments.trials or study.trials
+  trials = 1 if arguments.smoke else arguments.trials or study.trials
 
   def missing_jobs() -> list[plan.Job]:
     # On CPU a batch of trials is slower than one program per trial, and the
@@ -64,7 +70,7 @@ def main(argv: list[str]) -> None:
   print_status(missing)
   if arguments.list:
     return
-  runtime.configure()
+  runtime.configure(fast_compilation=arguments.smoke)
   files.remove_leftovers(results, mine=False)
   if missing:
     with display.open_display(len(missing)) as progress:
@@ -76,6 +82,8 @@ def main(argv: list[str]) -> None:
   if missing:
     runs = '1 run is' if len(missing) == 1 else f'{len(missing)} runs are'
     print(f'{runs} left. Rerun the command to resume.')
+  elif arguments.smoke:
+    print(f'The rehearsal in {workdir} is complete. Leave out --smoke to run.')
   else:
     print(
       f'All runs are in {results}. To make tables and figures, run python -m'
@@ -100,6 +108,11 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string(
     'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'
+  )
+  flags.DEFINE_bool(
+    'smoke',
+    False,
+    f'{smoke.HELP} Runs one trial of the first setting that --only selects.',
   )
   flags.DEFINE_bool(
     'list', False, 'Print which runs are done and which are missing, and exit.'

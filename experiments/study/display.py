@@ -43,9 +43,7 @@ def open_display(
   are the lines of each run, below a title that counts the runs.
   """
   with progress.open_live(console or rich.console.Console()) as live:
-    study = live.add_task(
-      f'run 0/{total}', total=total, loss='', accuracy='', unit=''
-    )
+    study = live.add_task(f'run 0/{total}', total=total, is_waiting=False)
 
     def show_run(done: int | None, name: str) -> Show:
       title = name
@@ -55,11 +53,11 @@ def open_display(
 
       @contextlib.contextmanager
       def show(
-        total_steps: int, start_step: int, description: str, *, epochs: int
+        total_steps: int, start_step: int, description: str, **more: Any
       ) -> Iterator[progress.Bar]:
-        del description  # The title contains more.
+        del description  # The title says which run it is.
         with progress.progress_bar(
-          total_steps, start_step, title, epochs=epochs, live=live
+          total_steps, start_step, title, live=live, **more
         ) as bar:
 
           def update(step: int, **numbers: Any) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -16,6 +16,7 @@ from experiments.records.workdir import model_path
 from experiments.study import display as study_display
 from experiments.study import plan as study_plan
 from experiments.study import spec
+from experiments.training.smoke import smoke_config
 
 Stop = Callable[[], bool]
 
@@ -55,6 +56,12 @@ def select_settings(
     # A run that only quantizes has 0 epochs and keeps them.
     config.epochs = config.epochs and (epochs or config.epochs)
   return chosen
+
+
+def rehearsal(settings: Mapping[str, ConfigDict]) -> dict[str, ConfigDict]:
+  """Returns the rehearsal of the first setting, by name."""
+  name, config = next(iter(settings.items()))
+  return {name: smoke_config(config)}
 
 
 def base_models(

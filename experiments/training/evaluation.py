@@ -10,9 +10,14 @@ from experiments.build import losses
 from experiments.data.pipeline import Batch, Examples
 from mq_jax.models import batch_statistics
 
-Evaluate = Callable[[Any, Any], tuple[float, float]]
-Recalibrate = Callable[[Any, Any], Any]
+Evaluate = Callable[..., tuple[float, float]]
+Recalibrate = Callable[..., Any]
+Between = Callable[[], None]
 EVAL_BATCH = 512  # 2, 4, 8, … devices divide it.
+
+
+def _nothing() -> None:
+  """Stops nothing."""
 
 
 def make_evaluate(
@@ -26,7 +31,8 @@ def make_evaluate(
     losses_of: `(logits, labels) -> loss of each example`.
 
   Returns:
-    `(params, batch_stats) -> (mean loss, accuracy in percent)`.
+    `(params, batch_stats, between=…) -> (mean loss, accuracy in percent)`.
+    `between` is called before each batch, and may raise an error to stop.
   """
   evaluate_batch = losses.make_evaluation(net, losses_of)
 
@@ -38,9 +44,14 @@ def make_evaluate(
       jnp.add, totals, evaluate_batch(params, batch_stats, batch)
     )
 
-  def evaluate(params: Any, batch_stats: Any) -> tuple[float, float]:
+  def evaluate(
+    params: Any, batch_stats: Any, between: Between = _nothing
+  ) -> tuple[float, float]:
     totals = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     for index in range(-(-examples.size // EVAL_BATCH)):
+      # Otherwise all batches would be in the queue of the device at once.
+      jax.block_until_ready(totals)
+      between()
       batch = examples.batch(index, EVAL_BATCH)
       totals = add_batch(totals, batch, params, batch_stats)
     loss, correct = jax.device_get(totals)
@@ -61,10 +72,11 @@ def make_recalibrate(
       keeps the batch statistics of training.
 
   Returns:
-    `(params, batch_stats) -> batch_stats`.
+    `(params, batch_stats, between=…) -> batch_stats`, with `between` as in
+    `make_evaluate`.
   """
   if not batch_count:
-    return lambda params, batch_stats: batch_stats
+    return lambda params, batch_stats, between=_nothing: batch_stats
   size = min(EVAL_BATCH, examples.size)
   count = min(batch_count, examples.size // size)
 
@@ -73,9 +85,13 @@ def make_recalibrate(
     statistics = batch_statistics(net, params, totals, batch['image'])
     return jax.tree.map(jnp.add, totals, statistics)
 
-  def recalibrate(params: Any, batch_stats: Any) -> Any:
+  def recalibrate(
+    params: Any, batch_stats: Any, between: Between = _nothing
+  ) -> Any:
     totals = jax.tree.map(jnp.zeros_like, batch_stats)
     for index in range(count):
+      jax.block_until_ready(totals)
+      between()
       totals = add_batch(totals, examples.batch(index, size), params)
     return jax.tree.map(lambda leaf: leaf / count, totals)
 

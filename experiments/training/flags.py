@@ -1,53 +1,165 @@
 """Defines and parses the flags of the commands that train."""
 
+import difflib
+import itertools
+import pathlib
+import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.build.schema import help_text
+from experiments import configs
+from experiments.build.check import check
+from experiments.build.key import check_value, from_text
+from experiments.build.methods import METHODS, check_options
+from experiments.build.schema import KEYS, check_effect, help_text
+from experiments.common.errors import (
+  ConfigError,
+  InvalidError,
+  MissingError,
+  UserError,
+)
+from experiments.training import smoke
 
-DEFAULT = 'experiments/configs/resnet20.py'
+CONFIGS = pathlib.Path(configs.__file__).parent
+DEFAULT = CONFIGS / 'resnet20.py'
 # No default here: absl would read a default, and apply the command line to it,
 # as soon as this module is imported.
 CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  f'Configuration file. Default: {DEFAULT}. Its keys:\n{help_text()}',
+  'config', None, f'Configuration file. Its keys:\n{help_text()}'
 )
+flags.FLAGS['config'].default_as_str = f"'{DEFAULT}'"
 WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run. Default: a dated folder in runs/.'
+  'workdir', '', 'Folder of the run; empty: a dated folder in runs/.'
 )
+SMOKE = flags.DEFINE_bool('smoke', False, smoke.HELP)
+_KEY = re.compile(r'--?(?:no)?config\.(?P<name>\w+)(?:[=.].*)?')
+_OPTION = re.compile(r'--?config\.method\.(?P<name>\w+)(?:=(?P<value>.*))?')
 
 
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses flags as absl does, but reports a wrong --config in one line."""
-  if not any(arg.lstrip('-').split('=')[0] == 'config' for arg in argv[1:]):
+  try:
+    return _parse_flags(argv)
+  except UserError as error:
+    sys.exit(f'{error}')
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  if not any(re.fullmatch('--?config(=.*)?', arg) for arg in argv[1:]):
     argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
+  _check_keys(argv)
+  _check_file(argv)
+  argv, options = _split_options(argv)
+  # ml_collections reads there which keys are given.
+  sys.argv[:] = argv
   try:
     rest = app.parse_flags_with_usage(argv)
     # The file is read only when the value is used.
-    CONFIG.value.keys()
+    _set_options(CONFIG.value, options)
   except OSError as error:
-    sys.exit(f'{error}')
-  except (AttributeError, KeyError) as error:
-    # ml_collections raises a KeyError for an unknown key, or wraps one.
-    inner = error.args[0] if error.args else None
-    key = error if isinstance(error, KeyError) else inner
-    if not isinstance(key, KeyError):
-      raise
-    sys.exit('unknown config key ' + f'{key.args[0]}'.replace('\n', '. '))
+    raise InvalidError(f'The configuration cannot be read: {error}') from error
   if len(rest) > 1:
-    sys.exit(f'unknown arguments {rest[1:]}: a flag starts with --')
+    raise InvalidError(f'unknown arguments {rest[1:]}: a flag starts with --')
   return rest
 
 
-def workdir_for(config: ConfigDict) -> str:
-  """Returns the folder that --workdir names, or else a new one."""
-  if WORKDIR.value:
-    return WORKDIR.value
+def _check_file(argv: Sequence[str]) -> None:
+  """Refuses a configuration file that does not exist."""
+  for arg, following in itertools.pairwise([*argv, '']):
+    if match := re.fullmatch('--?config(?:=(.*))?', arg):
+      # The text after a colon is an argument of get_config.
+      path = (following if match[1] is None else match[1]).split(':')[0]
+      if not pathlib.Path(path).is_file():
+        raise MissingError(
+          f'There is no configuration {path}. Those of this project are in'
+          f' {CONFIGS}.'
+        )
+
+
+def given_keys(argv: Sequence[str]) -> set[str]:
+  """Returns the keys of the configuration that a command line contains."""
+  return {match['name'] for arg in argv if (match := _KEY.fullmatch(arg))}
+
+
+def _check_keys(argv: Sequence[str]) -> None:
+  """Refuses keys that are not declared, and suggests similar ones."""
+  for name in sorted(given_keys(argv) - set(KEYS)):
+    similar = [key for key in KEYS if name in key.split('_')]
+    similar += difflib.get_close_matches(name, set(KEYS) - set(similar))
+    hint = f' Similar keys: {", ".join(similar)}.' if similar else ''
+    raise ConfigError(
+      f'config.{name} is not a key of the configuration.{hint} --help lists all'
+      ' keys.'
+    )
+
+
+def _split_options(
+  argv: Sequence[str],
+) -> tuple[list[str], list[tuple[str, str]]]:
+  """Splits a command line into other arguments, and options of the method.
+
+  ml_collections would take only options that the configuration file lists.
+  """
+  others: list[str] = []
+  options: list[tuple[str, str]] = []
+  rest: Iterator[str] = iter(argv)
+  for arg in rest:
+    match = _OPTION.fullmatch(arg)
+    if match is None:
+      others.append(arg)
+    elif match['value'] is None:
+      options.append((match['name'], next(rest, '')))
+    else:
+      options.append((match['name'], match['value']))
+  return others, options
+
+
+def _set_options(
+  config: ConfigDict, options: Sequence[tuple[str, str]]
+) -> None:
+  """Sets the options of the method that the command line contains."""
+  if not options:
+    return
+  check_value('config.quantizer', KEYS['quantizer'], config.quantizer)
+  check_options(config.quantizer, [name for name, _ in options])
+  declared = METHODS[config.quantizer].options
+  with config.unlocked():
+    for name, text in options:
+      full_name = f'config.method.{name}'
+      config.method[name] = from_text(full_name, declared[name], text)
+
+
+def chosen_config() -> ConfigDict:
+  """Returns the configuration of the command line, checked.
+
+  Raises:
+    ConfigError: If a value is refused, or a key on the command line has no
+      effect.
+  """
+  config = CONFIG.value
+  check(config)
+  given = given_keys(sys.argv)
+  if config.quantizer != 'none' and not config.pretrained:
+    # The base model may read a key that the run itself does not read.
+    given -= {name for name in KEYS if KEYS[name].base}
+  check_effect(config, given)
+  return smoke.smoke_config(config) if SMOKE.value else config
+
+
+def workdir_for(config: ConfigDict) -> tuple[pathlib.Path, str]:
+  """Returns the folder that --workdir names, or else a new one.
+
+  Returns:
+    The folder, and the text that tells how to resume the run there.
+  """
   keys = ('network', 'quantizer', 'estimator', 'optimizer')
   name = '-'.join([time.strftime('%Y%m%d-%H%M%S'), *(config[k] for k in keys)])
-  print(f'To resume this run later, add --workdir=runs/{name}', flush=True)
-  return f'runs/{name}'
+  folder = WORKDIR.value or f'runs/{name}'
+  if SMOKE.value:
+    return smoke.empty_smoke_folder(folder), ''
+  hint = f'To resume this run later, add --workdir={folder}'
+  return pathlib.Path(folder), '' if WORKDIR.value else hint

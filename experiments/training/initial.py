@@ -61,13 +61,17 @@ def initial_variables(
     kept = {p: leaf for p, leaf in named_leaves(params).items() if p not in old}
     params = selection.nested(kept | new)
   for name, loaded in (('params', params), ('batch_stats', model.batch_stats)):
-    differences = set(_shapes(expected[name])) ^ set(_shapes(loaded))
-    if differences:
-      raise InvalidError(
-        f'{base} does not fit config.network={config.network!r} on'
-        f' {config.dataset}: its {name} differ, for instance in'
-        f' {sorted(differences)[:4]}. The file was made for {model.metadata}.'
-      )
+    wanted, found = dict(_shapes(expected[name])), dict(_shapes(loaded))
+    for path in sorted(wanted | found):
+      if wanted.get(path) != found.get(path):
+        made_for = model.metadata.get('network', 'an unknown network')
+        raise InvalidError(
+          f'config.pretrained={base!r} does not fit config.network='
+          f'{config.network!r} on {config.dataset}: in {name}, {path} has the'
+          f' shape {found.get(path, "(absent)")} and not'
+          f' {wanted.get(path, "(absent)")}. The file was made for {made_for}:'
+          ' use another file, or set config.network.'
+        )
   return params, model.batch_stats
 
 

@@ -23,6 +23,7 @@ from experiments.common import parallel
 from experiments.common.errors import UserError
 from experiments.records import checkpoints, run_log, workdir
 from experiments.training import signals
+from experiments.training.progress import Bar
 from experiments.training.steps import Steps
 from mq_jax.selection import named_leaves
 
@@ -56,9 +57,14 @@ def with_codes(steps: Steps, state: mq_jax.State) -> Saved:
   return Saved(state, jax.vmap(steps.train.codes)(state))
 
 
+class _SignalArrived(Exception):
+  """A signal arrived during a test."""
+
+
 class Position(NamedTuple):
   """The position of a run, and the sums over its epoch so far.
 
+  At the end of an epoch, `seconds` is above 0 until the epoch is tested.
   Checkpoints contain these fields by name.
 
   Attributes:
@@ -82,6 +88,17 @@ def start_epoch(steps: Steps, step: int) -> Position:
   return Position(step, zeros, zeros, zeros)
 
 
+def is_untested(steps: Steps, position: Position) -> bool:
+  """Returns True at the end of an epoch whose test was stopped."""
+  return position.step % steps.steps_per_epoch == 0 and position.seconds > 0
+
+
+def epochs_done(steps: Steps, position: Position) -> int:
+  """Returns the number of epochs that are trained and tested."""
+  epochs = position.step // steps.steps_per_epoch
+  return epochs - is_untested(steps, position)
+
+
 def run_epochs(
   config: ConfigDict,
   folder: pathlib.Path,
@@ -90,7 +107,7 @@ def run_epochs(
   position: Position,
   manager: ocp.CheckpointManager,
   stop: Callable[[], bool],
-  show: Callable[..., Any],
+  bar: Bar,
 ) -> mq_jax.State:
   """Runs all remaining steps; saves at intervals and when a signal arrives.
 
@@ -102,7 +119,7 @@ def run_epochs(
     position: Position that was saved with `saved`.
     manager: Manager of the checkpoints.
     stop: Called after each chunk of steps; True saves and stops the run.
-    show: `progress.progress_bar`, or a replacement for it.
+    bar: Display of the progress.
 
   Returns:
     The last state.
@@ -116,60 +133,82 @@ def run_epochs(
       saved.
   """
   per_epoch, every = steps.steps_per_epoch, config.checkpoint_every
-  total, epochs_done = config.epochs * per_epoch, position.step // per_epoch
-  title = f'{config.network} {config.quantizer} {config.estimator}'
+  total = config.epochs * per_epoch
   log_path, scalars_path = folder / workdir.LOG, folder / workdir.SCALARS
   state, codes = saved
   with (
     contextlib.closing(
-      run_log.open_scalars(scalars_path, epochs_done)
+      run_log.open_scalars(scalars_path, epochs_done(steps, position))
     ) as scalars,
     signals.defer_signals() as signal_number,
-    show(total, position.step, title, epochs=config.epochs) as bar,
   ):
+
+    def between() -> None:
+      if signal_number() is not None:
+        raise _SignalArrived
+
+    def save_and_tell(remedy: str) -> None:
+      _save(manager, Saved(state, codes), position)
+      bar.log(
+        f'Checkpoint saved at step {position.step}. Rerun the command to'
+        f' {remedy}.'
+      )
+
     if not total:
       record = _epoch_record(steps, state, position, codes)
       _check_finite(state, position.step, manager, record)
       run_log.append(log_path, record)
-    while position.step < total:
-      step = position.step
-      count = min(
-        config.chunk, per_epoch - step % per_epoch, every - step % every
-      )
-      state, position, finite = _run_chunk(steps, state, position, count)
-      step = position.step
-      if not finite:
-        raise _divergence(
-          'The loss, a gradient or a new weight was', step, manager
+    while position.step < total or is_untested(steps, position):
+      if not is_untested(steps, position):
+        step = position.step
+        count = min(
+          config.chunk, per_epoch - step % per_epoch, every - step % every
         )
+        state, position, finite = _run_chunk(steps, state, position, count)
+        if not finite:
+          raise _divergence(
+            'The loss, a gradient or a new weight was', position.step, manager
+          )
+      step = position.step
       epoch, steps_in_epoch = -(-step // per_epoch), step % per_epoch
       mean_loss = statistics.fmean(position.loss_sum)
       mean_loss /= steps_in_epoch or per_epoch
       bar.update(step, epoch=epoch, loss=mean_loss)
       if not steps_in_epoch:
-        record = _epoch_record(steps, state, position, codes)
+        try:
+          record = _epoch_record(steps, state, position, codes, between)
+        except _SignalArrived:
+          save_and_tell('resume with the test of this epoch')
+          break
         _check_finite(state, step, manager, record)
         run_log.append(log_path, record)
         run_log.write_scalars(scalars, record)
-        bar.update(step, epoch=epoch, accuracy=record['test_accuracy'])
+        bar.end_epoch(
+          epoch=epoch,
+          test_loss=record['test_loss'],
+          accuracy=record['test_accuracy'],
+        )
         state, codes = with_codes(steps, state)
         position = start_epoch(steps, step)
-      number = signal_number()
-      must_stop = step < total and number is None and stop()
-      must_exit = must_stop or number is not None
-      if not steps_in_epoch or step % every == 0 or must_exit:
-        _check_finite(state, step, manager)
-        saved = Saved(state, codes)
-        checkpoints.save(manager, step, saved, position._asdict())
-      if must_exit:
-        bar.log(
-          f'Checkpoint saved at step {step}. Rerun the command to resume.'
-        )
+      has_signal = signal_number() is not None
+      must_stop = step < total and not has_signal and stop()
+      if must_stop or has_signal:
+        save_and_tell('resume' if step < total else 'write the model file')
+      elif not steps_in_epoch or step % every == 0:
+        _save(manager, Saved(state, codes), position)
       if must_stop:
         raise Stopped
-      if number is not None:
+      if has_signal:
         break  # `defer_signals` raises an error when the context ends.
   return state
+
+
+def _save(
+  manager: ocp.CheckpointManager, saved: Saved, position: Position
+) -> None:
+  """Saves a checkpoint of a finite state."""
+  _check_finite(saved.state, position.step, manager)
+  checkpoints.save(manager, position.step, saved, position._asdict())
 
 
 def _run_chunk(
@@ -194,9 +233,16 @@ def _run_chunk(
 
 
 def _epoch_record(
-  steps: Steps, state: mq_jax.State, position: Position, codes: dict[str, Any]
+  steps: Steps,
+  state: mq_jax.State,
+  position: Position,
+  codes: dict[str, Any],
+  between: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """Returns the record of an epoch for the log."""
+  """Returns the record of an epoch for the log.
+
+  `between` is called between the batches of the test; it may raise an error.
+  """
   began = time.perf_counter()
   quantized, relaxed = jax.vmap(steps.train.quantized)(state), None
   if steps.relaxed:
@@ -206,7 +252,8 @@ def _epoch_record(
     (quantized, relaxed, state.model_state, diagnostics), len(steps.seeds)
   )
   by_trial = [
-    _trial_record(steps, position, i, *trial) for i, trial in enumerate(trials)
+    _trial_record(steps, position, between, i, *trial)
+    for i, trial in enumerate(trials)
   ]
   record = {
     'epoch': position.step // steps.steps_per_epoch,
@@ -226,6 +273,7 @@ def _epoch_record(
 def _trial_record(
   steps: Steps,
   position: Position,
+  between: Callable[[], None],
   trial: int,
   quantized: Any,
   relaxed: Any,
@@ -236,7 +284,7 @@ def _trial_record(
   diagnostics = jax.device_get(diagnostics)
   count = steps.steps_per_epoch if position.step else math.nan
   test_loss, test_accuracy = steps.evaluate(
-    quantized, steps.recalibrate(quantized, batch_stats)
+    quantized, steps.recalibrate(quantized, batch_stats, between), between
   )
   record = {
     'train_loss': position.loss_sum[trial] / count,
@@ -255,7 +303,9 @@ def _trial_record(
     record['phi_grad_norm'] = position.phi_grad_norm_sum[trial] / count
   if relaxed is not None:
     # These are the weights that the loss saw.
-    _, record['relaxed_accuracy'] = steps.evaluate(relaxed, batch_stats)
+    _, record['relaxed_accuracy'] = steps.evaluate(
+      relaxed, batch_stats, between
+    )
   return record
 
 

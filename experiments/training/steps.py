@@ -62,10 +62,10 @@ class Steps(NamedTuple):
       quantizers have the variables that the method chooses on training images.
     state_shape: `() -> state` of shapes and types, without computing one.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
-    evaluate: `(params, batch_stats) -> (loss, accuracy in percent)` of one
-      trial on the whole test set.
-    recalibrate: `(params, batch_stats) -> batch_stats` of one trial, measured
-      with these parameters if the configuration asks for it.
+    evaluate: `(params, batch_stats, between=…) -> (loss, accuracy in percent)`
+      of one trial on the whole test set (`evaluation.make_evaluate`).
+    recalibrate: `(params, batch_stats, between=…) -> batch_stats` of one trial,
+      measured with these parameters if the configuration asks for it.
   """
 
   steps_per_epoch: int

@@ -1,11 +1,17 @@
 """Prints the result of a run."""
 
+import importlib.util
+import pathlib
+import shlex
 import statistics
 
+from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments.common.console import final_table
+from experiments.common.console import final_table, print_line
 from experiments.records.run_log import last_epochs
+from experiments.records.workdir import SCALARS
+from experiments.training import smoke
 from experiments.training.train import Result
 
 
@@ -31,3 +37,31 @@ def print_summary(result: Result, console: Console | None = None) -> None:
   rows['seconds per epoch'] = f'{result.seconds_per_epoch:#.3g}'
   rows['quantized parameters'] = str(result.model_path)
   final_table(rows, console)
+
+
+def print_next_commands(
+  config: ConfigDict, workdir: pathlib.Path, *, is_smoke: bool = False
+) -> None:
+  """Prints the commands that use a complete run.
+
+  Args:
+    config: Configuration of the run.
+    workdir: Folder of the run.
+    is_smoke: The run was a rehearsal.
+  """
+  folder = shlex.quote(str(workdir))
+  install = ''
+  if importlib.util.find_spec('tensorboard') is None:
+    install = '  (pip install tensorboard)'
+  lines = [f'tensorboard --logdir={folder}/{SCALARS}{install}']
+  if config.quantizer != 'none':
+    if is_smoke:
+      folder = shlex.quote(str(smoke.run_folder(workdir)))
+    lines.append(
+      f'python -m experiments.deploy --workdir={folder} --out=small'
+      + ' --smoke' * is_smoke
+    )
+  console = Console()
+  print_line(console, 'Next commands, to see curves and to make small files:')
+  for line in lines:
+    print_line(console, f'  {line}')

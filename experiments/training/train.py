@@ -1,5 +1,6 @@
 """Trains and tests one configuration; resumes it where it was stopped."""
 
+import functools
 import pathlib
 import statistics
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from experiments.build.check import check
 from experiments.build.key import subset
 from experiments.build.networks import make_network
 from experiments.common import parallel
+from experiments.common.console import counted
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Pipeline
@@ -25,14 +27,19 @@ from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
   Position,
   Saved,
+  epochs_done,
   means,
   not_finite,
   run_epochs,
   start_epoch,
   with_codes,
 )
+from experiments.training.network_table import describe_network
 from experiments.training.progress import progress_bar
 from experiments.training.steps import Steps, make_steps
+
+# On two CPU cores, per kernel: compiling the first state and the step.
+COMPILE_SECONDS = 1.0
 
 
 class Result(NamedTuple):
@@ -80,7 +87,7 @@ def train_and_evaluate(
       complete run is only read.
     stop: Called between chunks of steps; True saves and ends the run.
     show: Replacement for `progress.progress_bar`.
-    message: Text to print before training, once the data is loaded.
+    message: Text to print before training, once its files are found.
 
   Returns:
     The `Result`.
@@ -135,25 +142,29 @@ def _run(
   if not base and not is_from_scratch(config):
     # The run of the base model loads its own data, so it comes first.
     base_folder = folder / workdir.BASE_RUN
+    epochs = counted(config.pretrain_epochs, 'epoch')
+    reason = (
+      f'config.pretrained is empty: training a full-precision {config.network}'
+      f' on {config.dataset} first, {epochs}, in {base_folder}.'
+    )
     result = train_and_evaluate(
       base_config(config),
       base_folder,
       stop=stop,
       show=show,
-      message='config.pretrained is empty: training a full-precision'
-      f' {config.network} on {config.dataset} first, {config.pretrain_epochs}'
-      f' epochs, in {base_folder}.',
+      message=f'{message}\n{reason}'.strip(),
     )
+    message = ''
     base = str(result.model_path)
     print(f'The base model is {base}.', flush=True)
   pipeline = make_pipeline(config)
-  if message:
-    print(message, flush=True)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
     config, net, DATASETS[config.dataset].image_shape, base
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
+  if message:
+    print(message, flush=True)
 
   def start() -> tuple[mq_jax.State, dict[str, Any]]:
     state = steps.start()
@@ -167,7 +178,18 @@ def _run(
       measured['base'] = model_file.digest(config.pretrained)
     return state, measured
 
-  state = _train(config, folder, steps, start, stop, show)
+  selection = steps.train.selection(params)
+  device = jax.devices()[0].device_kind
+  show_run = functools.partial(
+    show,
+    description=describe_network(config, selection, device),
+    epochs=config.epochs,
+    waiting=_waiting(
+      config, sum(len(s) > 1 for s in selection.shapes.values())
+    ),
+    device=device,
+  )
+  state = _train(config, folder, steps, start, stop, show_run)
   _save_models(config, folder, steps, state, len(pipeline.classes))
 
 
@@ -205,11 +227,13 @@ def _train(
   stop: Callable[[], bool],
   show: Callable[..., Any],
 ) -> mq_jax.State:
-  """Starts or restores a run, and runs the remaining epochs."""
+  """Starts or restores a run, and runs the remaining epochs.
+
+  `show` takes the number of steps of the run, and the step to start at.
+  """
   log_path = folder / workdir.LOG
   with checkpoints.open_manager(folder / workdir.CHECKPOINTS) as manager:
     restored = None
-    measured: dict[str, Any] = {}
     if manager.latest_step() is not None:
       template = jax.eval_shape(
         lambda state: with_codes(steps, state), steps.state_shape()
@@ -217,25 +241,41 @@ def _train(
       restored = checkpoints.restore_latest(
         manager, template, check=_check_finite
       )
-    if restored is None:
-      state, measured = start()
-      saved, position = with_codes(steps, state), start_epoch(steps, 0)
-    elif log_path.exists():
-      saved, position = restored.state, Position(**restored.progress)
-    else:
+    if restored is not None and not log_path.exists():
       # Only the log has the configuration that the checkpoints belong to.
       raise InvalidError(
         f'{manager.directory} has checkpoints, but {log_path} is missing: put'
         ' the log of that run back, or use another --workdir.'
       )
-    run_log.start_log(
-      log_path,
-      run_log.describe_run(config.to_dict()) | {'start': measured},
-      epochs_done=position.step // steps.steps_per_epoch,
-    )
-    return run_epochs(
-      config, folder, steps, saved, position, manager, stop, show
-    )
+    position = start_epoch(steps, 0)
+    if restored is not None:
+      position = Position(**restored.progress)
+    total = config.epochs * steps.steps_per_epoch
+    with show(total, position.step) as bar:
+      measured: dict[str, Any] = {}
+      if restored is None:
+        state, measured = start()
+        saved = with_codes(steps, state)
+      else:
+        saved = restored.state
+      run_log.start_log(
+        log_path,
+        run_log.describe_run(config.to_dict()) | {'start': measured},
+        epochs_done=epochs_done(steps, position),
+      )
+      return run_epochs(
+        config, folder, steps, saved, position, manager, stop, bar
+      )
+
+
+def _waiting(config: ConfigDict, kernels: int) -> str:
+  """Returns what a run does before its first step, for the user."""
+  if not config.epochs:
+    return 'testing the network'
+  text = 'compiling the train step'
+  if jax.default_backend() == 'cpu':
+    text += f' (about {max(5, round(kernels * COMPILE_SECONDS))} s)'
+  return text
 
 
 def _check_finite(saved: Saved) -> None:

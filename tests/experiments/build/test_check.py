@@ -129,7 +129,19 @@ def test_check_unknown_or_missing_key_is_named():
     ({'quantizer': 'none'}, "set config.estimator='ste'"),
     (
       {'quantizer': 'bwn', 'bits': 2},
-      "'bwn', which has a fixed number of levels",
+      "no effect with config.quantizer='bwn': leave config.bits at 1",
+    ),
+    (
+      {'per_channel': True},
+      "no effect with config.quantizer='dorefa'.*Only with .*=bwn",
+    ),
+    (
+      {'quantizer': 'twn', 'clip': 2.0},
+      "no effect with config.quantizer='twn'",
+    ),
+    (
+      {'activation_bits': 4},
+      "no effect with config.activation_quantizer='relu'",
     ),
     ({'differentiate_refinement': True}, 'eps_root'),
     (

@@ -117,7 +117,7 @@ def test_unread_keys_entry_reads_exactly_declared_keys(table):
     # Entries of two tables may read the same key.
     chosen = [TABLES[other][config[other]].reads for other in TABLES]
     read = set(itertools.chain(*chosen))
-    assert declared & unread_keys(config) == declared - read
+    assert declared & set(unread_keys(config)) == declared - read
 
 
 @pytest.mark.parametrize('table', TABLES)

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.build.schema import KEYS
 from experiments.common import markdown
+from experiments.common.errors import InvalidError
 from experiments.configs import methods
 from experiments.records import cards, ledger
 from experiments.report import __main__ as command
@@ -151,7 +152,7 @@ def test_files_of_report_match_ledger(tmp_path):
   assert names == {path.name for path in (ROOT / write.OUT).iterdir()}, (
     f'{write.OUT} is stale: delete it, then python -m experiments.report'
   )
-  for table in ('table1', 'table2', 'table5', 'table6', 'first-epoch'):
+  for table in ('table1', 'table5', 'first-epoch'):
     assert {f'{table}.{suffix}' for suffix in ('md', 'csv', 'tex')} <= names
   assert len(shown) == sum(name.endswith('.csv') for name in names)
   for path in paths:
@@ -189,10 +190,27 @@ def test_study_row_with_published_number(tmp_path):
   assert row['mark'] == '2 of 100 epochs, 3 of 5 trials'
 
 
-def test_study_row_without_run_says_no_run(tmp_path):
+def test_study_table_counts_settings_without_run(tmp_path):
+  study = all_studies()['table1']
+  table = study_table.study_table('table1', study, ledger.read(tmp_path))
+  assert table.rows == []
+  assert markdown.markdown(table).startswith('Test accuracy')
+  assert table.note.endswith('48 of 48 settings have no run yet.')
+  assert not write.is_measured(table)
+
+
+def test_study_row_remarks_errors_of_paper(tmp_path):
+  names = (
+    'resnet20-dorefa-adam-ste-paper',
+    'resnet44-bwn-sgd-lstm_fc',
+    'resnet44-bwn-adam-ste-paper',
+    'resnet20-dorefa-adam-ste-fair',
+  )
+  for name in names:
+    config = all_studies()['table1'].settings[name].to_dict()
+    ledgers.write(tmp_path, name, config, [[80.0] * 100] * 5)
   rows = table_rows(tmp_path)
-  assert len(rows) == 48
-  assert {row['accuracy %'] for row in rows.values()} == {'no run'}
+  assert set(rows) == set(names)
   assert rows['resnet20-dorefa-adam-ste-paper']['paper %'] == '89.78'
   assert rows['resnet20-dorefa-adam-ste-paper']['its logs %'] == ''
   swapped = rows['resnet44-bwn-sgd-lstm_fc']
@@ -340,7 +358,6 @@ def test_study_table_shows_measured_and_published_drops(tmp_path):
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
   assert [[row[key] for key in kept] for row in rows] == [
     ['90.00', '91.50', '1.50', '0.70', 'Table 4'],
-    ['no run', '', '', '', ''],
   ]
 
 
@@ -375,10 +392,21 @@ def test_method_table_shows_costs_and_accuracy(tmp_path):
 
 def test_command_damaged_ledger_exits_with_message(tmp_path, monkeypatch):
   (tmp_path / 'cut.jsonl').write_text('{"config"')
-  arguments = types.SimpleNamespace(results=tmp_path, out=tmp_path / 'out')
+  arguments = types.SimpleNamespace(
+    results=tmp_path, out=tmp_path / 'out', only=''
+  )
   monkeypatch.setattr(command.flags, 'FLAGS', arguments)
   with pytest.raises(SystemExit, match=r'cut\.jsonl'):
     command.main(['report'])
+
+
+def test_select_chooses_whole_names_and_refuses_others():
+  made = [markdown.Table(name, '', (), ()) for name in ('table1', 'table10')]
+  assert [table.name for table in write.select(made, 'table1')] == ['table1']
+  with pytest.raises(InvalidError, match=r"'x' matches no table.*table10"):
+    write.select(made, 'x')
+  with pytest.raises(InvalidError, match='not a regular expression'):
+    write.select(made, '(')
 
 
 @pytest.mark.parametrize('name', ['missing', ''])
@@ -386,7 +414,7 @@ def test_report_folder_without_runs_is_one_line_and_writes_nothing(
   tmp_path, monkeypatch, capsys, name
 ):
   out = tmp_path / 'out'
-  options = types.SimpleNamespace(results=tmp_path / name, out=out)
+  options = types.SimpleNamespace(results=tmp_path / name, out=out, only='')
   monkeypatch.setattr(command, 'flags', types.SimpleNamespace(FLAGS=options))
   with pytest.raises(SystemExit) as exit_:
     command.main(['report'])

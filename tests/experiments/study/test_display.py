@@ -50,15 +50,16 @@ with display.open_display(2) as shown:
   for done, name in enumerate(['first', 'second']):
     with shown.show_run(done, name)(10, 0, 'not shown', epochs=2) as bar:
       bar.update(5, epoch=1, loss=1.5)
-      bar.update(10, epoch=2, loss=1.25 + done, accuracy=70.)
+      bar.update(10, epoch=2, loss=1.25 + done)
+      bar.end_epoch(epoch=2, test_loss=1., accuracy=70.)
 """
   written = in_terminal(program, 100, NO_COLOR='1')
   plain = re.sub(r'\x1b\[[\d;?]*[A-Za-z]', '', written)
   for line in (
     '[1/2] first',
-    'epoch 2/2  loss 1.250  acc 70.00%',
+    'epoch 2/2 loss 1.250 test loss 1.000 acc 70.00%',
     '[2/2] second',
-    'epoch 2/2  loss 2.250  acc 70.00%',
+    'epoch 2/2 loss 2.250 test loss 1.000 acc 70.00%',
   ):
     assert plain.count(line) == 1, line
   assert 'run 2/2' in plain

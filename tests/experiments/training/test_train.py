@@ -250,7 +250,7 @@ def test_run_without_base_model_trains_one_once(
   result = train.train_and_evaluate(config, tmp_path)
   assert make_pipeline.call_count == 2  # of the base model and of the run
   output = capsys.readouterr().out
-  assert 'training a full-precision resnet8 on digits first, 1 epochs' in output
+  assert 'training a full-precision resnet8 on digits first, 1 epoch' in output
   base = tmp_path / 'pretrain'
   header, records = run_log.read_log(base / 'metrics.jsonl')
   assert header['config'] == base_config(config).to_dict()
@@ -331,7 +331,12 @@ def test_run_invalid_base_model_raises(tmp_path, config, monkeypatch):
   )
   with pytest.raises(errors.InvalidError, match='does not fit') as error:
     train.train_and_evaluate(config, tmp_path / 'run')
-  for part in ('hundred', 'resnet8', 'digits', "('head/bias', (100,))"):
+  for part in (
+    'hundred',
+    'resnet8',
+    'digits',
+    'head/bias has the shape (100,) and not (10,)',
+  ):
     assert part in str(error.value)
   assert not (tmp_path / 'run').exists()
 
@@ -499,9 +504,9 @@ def test_run_non_finite_test_loss_stops_before_its_record(
   def make_failing(*args):
     steps = make_steps(*args)
 
-    def evaluate(params, batch_stats):
+    def evaluate(params, batch_stats, between):
       calls.append(0)
-      loss, accuracy = steps.evaluate(params, batch_stats)
+      loss, accuracy = steps.evaluate(params, batch_stats, between)
       # The last trial of the second epoch.
       return (np.inf if len(calls) == 2 * trials else loss), accuracy
 
