@@ -208,6 +208,9 @@ def _save(
 ) -> None:
   """Saves a checkpoint of a finite state."""
   _check_finite(saved.state, position.step, manager)
+  if position.step == manager.latest_step():
+    # The run resumed in a test. A rerun would repeat only this test.
+    return
   checkpoints.save(manager, position.step, saved, position._asdict())
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 from unittest import mock
 
 import jax
@@ -220,6 +221,39 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
   assert end['step'] == 2 * tiny.STEPS
   for part in ('params', 'phi', 'refine_state', 'estimator_state', 'grads'):
     assert any(path.startswith(f'state/{part}') for path in end['state']), part
+
+
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_run_stopped_in_a_test_repeats_the_test(
+  tmp_path, uninterrupted, monkeypatch, epoch
+):
+  config, expected, expected_end = uninterrupted
+  make_steps, calls = train.make_steps, []
+
+  def make_stopping(*args):
+    steps = make_steps(*args)
+
+    def evaluate(params, batch_stats, between):
+      calls.append(epoch)
+      if len(calls) == epoch:
+        signal.raise_signal(signal.SIGTERM)
+      return steps.evaluate(params, batch_stats, between)
+
+    return steps._replace(evaluate=evaluate)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'make_steps', make_stopping)
+    with pytest.raises(SystemExit):
+      train.train_and_evaluate(config, tmp_path)
+  _, records = run_log.read_log(tmp_path / 'metrics.jsonl')
+  assert len(records) == epoch - 1
+  # A kill in the repeated test changes nothing.
+  kill_run(config, tmp_path, run_log, 'append', 1, before=True)
+  result = train.train_and_evaluate(config, tmp_path)
+  assert tiny.timeless(result.records) == tiny.timeless(expected.records)
+  end = tiny.end_of_run(config, tmp_path)
+  for part in ('step', 'records', 'model'):
+    assert end[part] == expected_end[part]
 
 
 def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
