@@ -13,7 +13,8 @@ from experiments.build.networks import DTYPES, make_network
 from experiments.build.schema import default_config
 
 FULL, STE = 'full precision', 'ste'
-ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
+# Each takes the width as `hidden`.
+ESTIMATORS: dict[str, Callable[..., mq_jax.GradientEstimator]] = {
   STE: lambda hidden: mq_jax.ste(),
   'fc_grad': mq_jax.fc_grad,
   'multi_fc': mq_jax.multi_fc,
@@ -31,9 +32,9 @@ ESTIMATORS: dict[str, Callable[[int], mq_jax.GradientEstimator]] = {
     mq_jax.lstm_fc, memory_dtype=jnp.bfloat16
   ),
   'multi_fc, tanh, slim': lambda hidden: mq_jax.slim(
-    mq_jax.multi_fc(hidden, activation='tanh')
+    mq_jax.multi_fc(hidden=hidden, activation='tanh')
   ),
-  'lstm_fc, slim': lambda hidden: mq_jax.slim(mq_jax.lstm_fc(hidden)),
+  'lstm_fc, slim': lambda hidden: mq_jax.slim(mq_jax.lstm_fc(hidden=hidden)),
 }
 # Their stacks reduce to two or three scalars at any width.
 COLLAPSED = (
@@ -116,7 +117,7 @@ def full_precision(at: Problem) -> Case:
 def quantized(at: Problem, name: str, hidden: int) -> Case:
   """Returns one estimator under SGD, with dorefa at 1 bit in every layer."""
   train = mq_jax.make_train_step(
-    at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden)
+    at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden=hidden)
   )
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return Case(name, train.step_fn, jax.device_get(state), at.batch)

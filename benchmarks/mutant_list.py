@@ -224,29 +224,29 @@ MUTANTS = [
   Mutant(
     'mq_jax/quantizers/dorefa.py',
     'ties round to even',
-    'jnp.floor(steps * w_tilde + 0.5)',
-    'jnp.round(steps * w_tilde)',
+    'jnp.floor(steps * w + 0.5)',
+    'jnp.round(steps * w)',
     'tests/test_quantizers.py',
   ),
   Mutant(
     'mq_jax/quantizers/dorefa.py',
     'eq. (4) has half the slope',
-    'g_tilde * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)',
-    'g_tilde * (1 - jnp.tanh(w) ** 2) / (2 * _tanh_range(w))',
+    '/ _tanh_range(w)\n    )',
+    '/ (2 * _tanh_range(w))\n    )',
     'tests/test_quantizers.py',
   ),
   Mutant(
     'mq_jax/quantizers/dorefa.py',
     'the range is that of W, not of tanh(W)',
-    'largest = jnp.max(jnp.abs(jnp.tanh(w)))',
+    'largest = jnp.max(jnp.abs(jnp.tanh(widened(w))))',
     'largest = jnp.max(jnp.abs(w))',
     'tests/test_quantizers.py',
   ),
   Mutant(
     'mq_jax/quantizers/base.py',
     'the gradient is clipped at |W̃| = clip',
-    'jnp.abs(w_tilde) <= clip',
-    'jnp.abs(w_tilde) < clip',
+    'jnp.abs(w_tilde) > clip',
+    'jnp.abs(w_tilde) >= clip',
     'tests/test_quantizers.py',
   ),
   Mutant(
@@ -445,8 +445,8 @@ MUTANTS = [
   Mutant(
     'mq_jax/methods/lsq.py',
     'the gradient of s is scaled by √n only',
-    'jnp.asarray(w_tilde.size * q_max, w_tilde.dtype)',
-    'jnp.asarray(w_tilde.size, w_tilde.dtype)',
+    'jnp.asarray(w_tilde.size * q_max, slope.dtype)',
+    'jnp.asarray(w_tilde.size, slope.dtype)',
     'tests/methods/test_lsq.py',
   ),
   Mutant(

@@ -1,6 +1,7 @@
 """Quantized activations: functions with the gradients of their papers.
 
-The functions take activations of any shape. A function with a trained number
+The functions take activations of any shape. ±∞ gives the value of the largest
+finite inputs, and NaN stays NaN. A function with a trained number
 takes it as a second argument, so that the number is an ordinary parameter of
 the network. Halves round upwards. Networks take an `Activation`, which declares
 the properties of the function: `Activation(dorefa_activation(2))`,
@@ -45,10 +46,15 @@ class Activation(NamedTuple):
 
 
 def _with_slope(value: Array, *slopes: tuple[Array, Array]) -> Array:
-  """Returns `value` with the derivative `slope` with respect to each `x`."""
+  """Returns `value` with the derivative `slope` with respect to each `x`.
+
+  NaN stays NaN. At ±∞, where x − x is not 0, the derivative is 0.
+  """
   total = lax.stop_gradient(value)
   for x, slope in slopes:
-    total = total + (x - lax.stop_gradient(x)) * lax.stop_gradient(slope)
+    finite = jnp.where(jnp.isinf(x), jnp.zeros_like(x), x)
+    zero = finite - lax.stop_gradient(finite)
+    total = total + zero * lax.stop_gradient(slope)
   return total
 
 

@@ -29,6 +29,7 @@ from mq_jax.selection import (
   replace,
   select,
 )
+from mq_jax.state_checks import check_is_state, check_state
 
 Array = jax.Array
 
@@ -58,9 +59,8 @@ def first_state(
   }
   params = replace(params, parametrized)
   w_tilde = preprocessed(selected, params, variables)
-  key, phi_key = jax.random.split(key)
+  key, phi_key, state_key = jax.random.split(key, 3)
   phi = setup.estimator.init(phi_key, w_tilde)
-  state_key = jax.random.fold_in(phi_key, 1)
   state = State(
     params=params,
     model_state=model_state,
@@ -85,20 +85,16 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
 
   Raises:
     TypeError: If `state` is not a `State`.
-    ValueError: If the state contains several trials, or if the step does not
-      run in a map over `setup.axes`.
+    ValueError: If the state contains several trials or belongs to another train
+      step, or if the step does not run in a map over `setup.axes`.
   """
-  if not isinstance(state, State):
-    raise TypeError(
-      'step takes (state, batch) and returns (state, metrics), but state is a'
-      f' {type(state).__name__}, not a State. A restored checkpoint needs the'
-      ' structure of train.init(...): jax.tree.unflatten.'
-    )
+  check_is_state(state)
   if jnp.ndim(state.step):
     raise ValueError(
       f'The state contains trials of shape {jnp.shape(state.step)}: map the'
       ' step over them, jax.vmap(train.step_fn).'
     )
+  check_state(setup, state)
   data_parallel.check_bound(setup.axes)
   (loss, (new, loss_metrics)), phi_grad = jax.value_and_grad(
     functools.partial(loss_after_update, setup), has_aux=True

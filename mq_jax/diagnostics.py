@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.late_update import Setup, State, preprocessed
+from mq_jax.precision import widened
 from mq_jax.selection import map_selected, select
 
 Array = jax.Array
@@ -88,9 +89,10 @@ def diagnose(
 
 
 def _histogram(w_tilde: Array) -> Array:
-  deviation = jnp.std(w_tilde)
+  w = widened(w_tilde)
+  deviation = jnp.std(w)
   scale = jnp.where(deviation > 0, deviation, 1)
-  standardized = (w_tilde - jnp.mean(w_tilde)) / scale
+  standardized = (w - jnp.mean(w)) / scale
   bins = jnp.floor((standardized + DEVIATIONS) * (BINS / (2 * DEVIATIONS)))
   index = jnp.clip(bins, 0, BINS - 1).astype(jnp.int32)
   return jnp.bincount(index.ravel(), length=BINS)

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mq_jax.printing import describe
+
 Array = jax.Array
 Params = Any
 Batch = Any
@@ -36,7 +38,14 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
   def checked(
     params: Params, model_state: Any, batch: Batch, rng: Array
   ) -> tuple[Array, tuple[Any, Metrics]]:
-    returned = loss_fn(params, model_state, batch, rng)
+    try:
+      returned = loss_fn(params, model_state, batch, rng)
+    except Exception as error:
+      error.add_note(
+        f'loss_fn received a model state of {_brief(model_state)} and a batch'
+        f' of {_brief(batch)}; init takes (key, params, model_state, batch).'
+      )
+      raise
     try:
       loss, (new_model_state, metrics) = returned
     except (TypeError, ValueError) as error:
@@ -67,6 +76,12 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
     return loss, (new_model_state, dict(metrics))
 
   return checked
+
+
+def _brief(tree: Any) -> str:
+  leaves = [describe(leaf) for leaf in jax.tree.leaves(tree)]
+  more = [f'{len(leaves) - 4} more'] if len(leaves) > 4 else []
+  return ', '.join([*leaves[:4], *more]) or 'no arrays'
 
 
 def _specification(tree: Any) -> tuple[Any, list[str]]:

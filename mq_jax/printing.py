@@ -21,7 +21,13 @@ def prints_call(factory: Callable[P, T]) -> Callable[P, T]:
 
   @functools.wraps(factory)
   def make(*args: P.args, **kwargs: P.kwargs) -> T:
-    bound = signature.bind(*args, **kwargs).arguments
+    try:
+      bound = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+      raise TypeError(
+        f'{factory.__name__}: {error}. Call it as'
+        f' {factory.__name__}({_usage(signature)}).'
+      ) from None
     parameters = signature.parameters
     texts = [
       _text(value)
@@ -34,6 +40,14 @@ def prints_call(factory: Callable[P, T]) -> Callable[P, T]:
     return factory(*args, **kwargs)._replace(call=call)
 
   return make
+
+
+def _usage(signature: inspect.Signature) -> str:
+  """Returns the arguments of a call; those to pass by name end with =..."""
+  return ', '.join(
+    f'{name}=...' if parameter.kind is parameter.KEYWORD_ONLY else name
+    for name, parameter in signature.parameters.items()
+  )
 
 
 def describe(value: Any) -> str:

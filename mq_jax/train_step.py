@@ -42,6 +42,11 @@ from mq_jax.quantizers import (
   forward_weight,
 )
 from mq_jax.selection import Rules, Selection
+from mq_jax.state_checks import (
+  check_is_state,
+  check_state,
+  explains_donation,
+)
 
 Array = jax.Array
 PHI_COTANGENTS = ('ste', 'estimator')
@@ -181,39 +186,60 @@ def make_train_step(
     _check_trainable(is_trainable)
     return first_state(key, params, model_state, batch)
 
+  def phi_loss(phi: Any, state: State, batch: Batch) -> Array:
+    check_state(setup, state)
+    return algorithm.loss_after_update(setup, phi, state, batch)[0]
+
   step_fn = functools.partial(algorithm.step, setup)
+  over_trials = functools.partial(_over_trials, setup)
   return TrainStep(
     init=init,
-    step=jax.jit(step_fn, donate_argnums=0),
+    step=_donating(step_fn),
     step_fn=step_fn,
-    quantized=_over_trials(
+    quantized=over_trials(
       lambda state: selection.quantized(
         state.params, quantizer, state.variables
       )
     ),
-    forward_params=_over_trials(
+    forward_params=over_trials(
       functools.partial(algorithm.forward_params, setup)
     ),
-    codes=_over_trials(functools.partial(codes, setup)),
-    phi_loss=lambda phi, state, batch: algorithm.loss_after_update(
-      setup, phi, state, batch
-    )[0],
-    diagnostics=_over_trials(functools.partial(diagnose, setup)),
+    codes=over_trials(functools.partial(codes, setup)),
+    phi_loss=explains_donation(phi_loss),
+    diagnostics=over_trials(functools.partial(diagnose, setup)),
     selection=lambda params: selection.selection(params, quantizer),
-    pack=functools.partial(pack_state, quantizer),
+    pack=explains_donation(functools.partial(pack_state, quantizer)),
   )
 
 
-def _over_trials(function: Callable[..., Any]) -> Callable[..., Any]:
+def _donating(
+  step_fn: Callable[[State, Batch], tuple[State, Metrics]],
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  """Returns the jitted step, which deletes the arrays of its state."""
+  jitted = jax.jit(step_fn, donate_argnums=0)
+  step = explains_donation(jitted)
+  for name in ('lower', 'trace', 'eval_shape', 'clear_cache'):
+    setattr(step, name, getattr(jitted, name))
+  return step
+
+
+def _over_trials(
+  setup: Setup, function: Callable[..., Any]
+) -> Callable[..., Any]:
   """Returns a jitted function of a state, mapped over the trials in it."""
 
+  def checked(state: State, *args: Any, **kwargs: Any) -> Any:
+    check_state(setup, state)
+    return function(state, *args, **kwargs)
+
   def mapped(state: State, *args: Any, **kwargs: Any) -> Any:
-    over = function
+    check_is_state(state)
+    over: Callable[..., Any] = checked
     for _ in range(jnp.ndim(state.step)):
       over = jax.vmap(over)
     return over(state, *args, **kwargs)
 
-  return jax.jit(mapped)
+  return explains_donation(jax.jit(mapped))
 
 
 def _is_learned(
@@ -225,7 +251,12 @@ def _is_learned(
 
 
 def _check_init(key: Any, params: Any) -> None:
-  """Raises `TypeError` unless the key is one key and the parameters train."""
+  """Checks that the key is one key and that the parameters can be trained.
+
+  Raises:
+    TypeError: If the key is not one key, or a parameter is not floating point.
+    ValueError: If two weights are the same array.
+  """
   is_key = isinstance(key, jax.Array | np.ndarray) and (
     jnp.shape(key) == ()
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -236,11 +267,30 @@ def _check_init(key: Any, params: Any) -> None:
       'init takes (key, params, model_state, batch); the key must be one key'
       f' such as jax.random.key(0), not {describe(key)}.'
     )
-  for path, leaf in selection.named_leaves(params).items():
+  leaves = selection.named_leaves(params)
+  for path, leaf in leaves.items():
     if not jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating):
       raise TypeError(
         f'params contain {path}, which is {describe(leaf)} and cannot be'
         ' trained: move it into the model state.'
+      )
+  _check_tied(leaves)
+
+
+def _check_tied(leaves: Mapping[str, Any]) -> None:
+  """Raises `ValueError` if two weights are the same array.
+
+  Vectors may share an array, because initial zeros and ones often do.
+  """
+  first: dict[int, str] = {}
+  for path, leaf in leaves.items():
+    other = first.setdefault(id(leaf), path)
+    if other != path and jnp.ndim(leaf) >= 2:
+      raise ValueError(
+        f'params contain the same array at {other} and {path}, but a train step'
+        ' would train them as two weights. If they are tied, keep the weight at'
+        ' one path and read it twice in loss_fn (nnx.split and eqx.nn.Shared do'
+        f' so). If they are not, copy the array: jnp.copy({path}).'
       )
 
 

@@ -97,6 +97,34 @@ def test_lsq_activation_matches_formula(bits):
 
 
 @pytest.mark.parametrize(
+  ('function', 'number'),
+  [
+    (activations.sign, ()),
+    (activations.bi_real_sign, ()),
+    (activations.dorefa_activation(2), ()),
+    (activations.hwgq(2), ()),
+    (activations.pact(2), (1.4,)),
+    (activations.lsq_activation(2), (0.41,)),
+  ],
+)
+def test_infinite_inputs_count_as_large_ones_and_nan_stays(function, number):
+  infinite = np.array([[-np.inf, -0.3, 0.7, np.inf]])
+  large = np.array([[-1e30, -0.3, 0.7, 1e30]])
+  np.testing.assert_array_equal(
+    function(jnp.asarray(infinite), *number),
+    function(jnp.asarray(large), *number),
+  )
+  assert np.all(np.isfinite(function(jnp.asarray(infinite), *number)))
+  for found, wanted in zip(
+    gradient(function, infinite, *number),
+    gradient(function, large, *number),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(found, wanted)
+  assert np.all(np.isnan(function(jnp.asarray([[np.nan]]), *number)))
+
+
+@pytest.mark.parametrize(
   'make',
   [
     activations.dorefa_activation,

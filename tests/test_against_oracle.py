@@ -50,22 +50,23 @@ REFINEMENTS = {
 }
 ESTIMATORS = {
   'ste': Case(mq_jax.ste(), oracle.ste()),
-  'fc_grad': Case(mq_jax.fc_grad(HIDDEN), oracle.fc_grad()),
+  'fc_grad': Case(mq_jax.fc_grad(hidden=HIDDEN), oracle.fc_grad()),
   'fc_grad tanh bias': Case(
-    mq_jax.fc_grad(HIDDEN, activation='tanh', bias=True),
+    mq_jax.fc_grad(hidden=HIDDEN, activation='tanh', bias=True),
     oracle.fc_grad('tanh'),
   ),
-  'multi_fc': Case(mq_jax.multi_fc(HIDDEN), oracle.multi_fc()),
+  'multi_fc': Case(mq_jax.multi_fc(hidden=HIDDEN), oracle.multi_fc()),
   'multi_fc relu 3': Case(
-    mq_jax.multi_fc(HIDDEN, layers=3, activation='relu'),
+    mq_jax.multi_fc(hidden=HIDDEN, layers=3, activation='relu'),
     oracle.multi_fc('relu'),
   ),
   'multi_fc identity': Case(
-    mq_jax.multi_fc(HIDDEN, init='identity'), oracle.multi_fc(use_ste=True)
+    mq_jax.multi_fc(hidden=HIDDEN, init='identity'),
+    oracle.multi_fc(use_ste=True),
   ),
-  'lstm_fc': Case(mq_jax.lstm_fc(HIDDEN), oracle.lstm_fc(HIDDEN)),
+  'lstm_fc': Case(mq_jax.lstm_fc(hidden=HIDDEN), oracle.lstm_fc(HIDDEN)),
   'lstm_fc no carry': Case(
-    mq_jax.lstm_fc(HIDDEN, carry=False, init='identity'),
+    mq_jax.lstm_fc(hidden=HIDDEN, carry=False, init='identity'),
     oracle.lstm_fc(HIDDEN, carry=False, use_ste=True),
   ),
 }

@@ -203,6 +203,27 @@ def test_step_each_framework_equals_plain_dicts(x64, make):
     np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+def test_init_tied_weights_of_nnx_are_one_leaf_and_of_equinox_raise():
+  class Tied(nnx.Module):
+    def __init__(self, rngs):
+      self.inner = nnx.Linear(4, 4, use_bias=False, rngs=rngs)
+      self.outer = nnx.Linear(4, 4, use_bias=False, rngs=rngs)
+      self.outer.kernel = self.inner.kernel
+
+  def loss_fn(params, model_state, batch, rng):
+    return sum(leaf.sum() for leaf in jax.tree.leaves(params)), ({}, {})
+
+  train = mq_jax.make_train_step(
+    loss_fn, [('.*inner.*', mq_jax.bwn())], mq_jax.ste()
+  )
+  params = nnx.split(Tied(nnx.Rngs(0)), nnx.Param)[1]
+  state = train.init(jax.random.key(0), params, {}, 0.0)
+  assert list(state.variables) == ['inner/kernel/value']
+  linear = eqx.nn.Linear(4, 4, use_bias=False, key=jax.random.key(0))
+  with pytest.raises(ValueError, match='inner/weight and outer/weight'):
+    train.init(jax.random.key(0), {'inner': linear, 'outer': linear}, {}, 0.0)
+
+
 @pytest.mark.slow
 def test_import_mq_jax_imports_no_framework():
   code = (

@@ -89,6 +89,40 @@ def test_functions_take_documented_argument_names(interface, factory):
 
 
 @pytest.mark.parametrize(
+  'call',
+  [
+    lambda: mq_jax.bwn(3),
+    lambda: mq_jax.dorefa(2, 1.0),
+    lambda: methods.twn(2),
+    lambda: methods.ttq(2),
+    lambda: methods.lab(2),
+    lambda: methods.lsq(2, 0.1),
+    lambda: methods.lq_nets(2, 0.5),
+    lambda: mq_jax.fc_grad('identity'),
+    lambda: mq_jax.multi_fc(3),
+    lambda: mq_jax.lstm_fc(3),
+    lambda: mq_jax.feature_fc(3),
+    lambda: mq_jax.kernel_wise(3),
+    lambda: methods.clip_weights(mq_jax.bwn(), 1.0),
+    lambda: methods.admm(mq_jax.bwn(), 1e-3),
+    lambda: methods.freeze_portions(mq_jax.bwn(), (1.0,), 5),
+    lambda: methods.add_elq_penalties(mq_jax.bwn(), 0.1, 0.1),
+    lambda: methods.scaled_levels((-1, 1), 3),
+    lambda: methods.temperature_schedule('exp', 1.0, 2.0, 3),
+  ],
+)
+def test_factory_positional_option_raises(call):
+  with pytest.raises(TypeError, match='positional argument'):
+    call()
+
+
+def test_factory_wrong_call_names_arguments():
+  message = r'lsq: too many positional .* lsq\(bits, optimizer=\.\.\.\)'
+  with pytest.raises(TypeError, match=message):
+    methods.lsq(2, 0.1)
+
+
+@pytest.mark.parametrize(
   ('made', 'text'),
   [
     (mq_jax.bwn(), 'bwn()'),
@@ -106,7 +140,7 @@ def test_functions_take_documented_argument_names(interface, factory):
       'slim(estimator=fc_grad(hidden=3))',
     ),
     (
-      methods.lsq(2, optax.sgd(0.1)),
+      methods.lsq(2, optimizer=optax.sgd(0.1)),
       'lsq(bits=2, optimizer=GradientTransformation)',
     ),
     (

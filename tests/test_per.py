@@ -18,9 +18,9 @@ QUANTIZERS = {
   'dorefa': mq_jax.dorefa(2),
   'bwn': mq_jax.bwn(),
   'twn': methods.twn(),
-  'ttq': methods.ttq(0.3, optax.sgd(0.1, momentum=0.9)),
-  'lsq': methods.lsq(3, optax.sgd(0.1)),
-  'lab': methods.lab(0.5),
+  'ttq': methods.ttq(threshold=0.3, optimizer=optax.sgd(0.1, momentum=0.9)),
+  'lsq': methods.lsq(3, optimizer=optax.sgd(0.1)),
+  'lab': methods.lab(decay=0.5),
   'slb': methods.slb(2, lambda updates: 2.0 + updates),
 }
 SHAPE = (2, 6, 4)
@@ -142,7 +142,7 @@ def test_per_stacked_layers_train_as_layers_of_their_own():
       state, _ = train.step(state, x)
     return train, state
 
-  quantizer = methods.ttq(0.3, optax.sgd(0.1))
+  quantizer = methods.ttq(threshold=0.3, optimizer=optax.sgd(0.1))
   train, stacked = trained(
     {'kernel': w},
     mq_jax.per(quantizer, axes=0),

@@ -170,6 +170,17 @@ def test_dorefa_straight_through_clips_at_given_clip_only():
   )
 
 
+@pytest.mark.parametrize('clip', [0.3, 0.8, None])
+@pytest.mark.parametrize('make', [mq_jax.bwn, mq_jax.dorefa])
+def test_saturated_weight_has_no_gradient_within_clip(make, clip):
+  quantizer = make(clip=clip)
+  w_tilde = jnp.array([0.1, 0.31, 0.5, 0.79, 0.81, 0.9])
+  g_ste = quantizer.straight_through(jnp.ones(6), w_tilde, ())
+  np.testing.assert_array_equal(
+    quantizer.saturated(w_tilde, ()), np.asarray(g_ste) == 0
+  )
+
+
 @pytest.mark.parametrize('bits', [0, 9, -1, 1.0, True, '1'])
 def test_dorefa_bits_out_of_range_raises(bits):
   with pytest.raises(ValueError, match=f'bits={bits!r}.*1 to 8'):

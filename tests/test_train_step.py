@@ -277,7 +277,10 @@ def test_step_traces_loss_once():
     return problem.loss_fn(*arguments)
 
   train = mq_jax.make_train_step(
-    loss_fn, mq_jax.bwn(), mq_jax.lstm_fc(2), refine=optax.scale_by_adam()
+    loss_fn,
+    mq_jax.bwn(),
+    mq_jax.lstm_fc(hidden=2),
+    refine=optax.scale_by_adam(),
   )
   state = problem.start(train)
   before = len(traces)
@@ -722,6 +725,17 @@ def test_init_leaf_that_cannot_be_trained_raises(leaf):
     train.init(jax.random.key(0), params, problem.model_state(), batch)
 
 
+def test_init_tied_weights_raise():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  params, bias = problem.params(), jnp.zeros(6)
+  rest = (problem.model_state(), next(problem.batches(1)))
+  params['first']['bias'] = params['other'] = bias  # the same zeros are no tie
+  train.init(jax.random.key(0), params, *rest)
+  params['tied'] = {'kernel': params['last']['kernel']}
+  with pytest.raises(ValueError, match='at last/kernel and tied/kernel'):
+    train.init(jax.random.key(0), params, *rest)
+
+
 def test_step_value_that_is_no_state_raises():
   train = problem.make(mq_jax.bwn(), mq_jax.ste())
   state, metrics = train.step(problem.start(train), next(problem.batches(1)))
@@ -729,6 +743,125 @@ def test_step_value_that_is_no_state_raises():
   for wrong in (metrics, restored, tuple(state), state.params):
     with pytest.raises(TypeError, match=r'returns \(state, metrics\), but'):
       train.step(wrong, next(problem.batches(1)))
+
+
+@functools.cache
+def state_of_lab_and_fc_grad():
+  return problem.start(
+    problem.make(mq_jax.methods.lab(), mq_jax.fc_grad(hidden=3))
+  )
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'estimator': mq_jax.lstm_fc(hidden=3)}, r'state\.phi lacks head/'),
+    ({'estimator': mq_jax.fc_grad(hidden=4)}, r'0/kernel of shape \(1, 3\)'),
+    ({'quantizer': mq_jax.methods.ttq()}, r'state\.variables lacks first/k'),
+    ({'quantizer': [('last/.*', mq_jax.bwn())]}, r'variables has first/kernel'),
+    ({'refine': optax.trace(0.9)}, r'state\.refine_state lacks trace/first'),
+  ],
+)
+def test_functions_of_state_of_other_train_step_raise(options, message):
+  if 'quantizer' not in options:
+    options = options | {'quantizer': mq_jax.methods.lab()}
+  state = state_of_lab_and_fc_grad()
+  train = problem.make(**({'estimator': mq_jax.fc_grad(hidden=3)} | options))
+  batch = next(problem.batches(1))
+  for call in (
+    lambda: train.step(state, batch),
+    lambda: train.quantized(state),
+    lambda: train.codes(state),
+    lambda: train.phi_loss(state.phi, state, batch),
+  ):
+    with pytest.raises(ValueError, match=message):
+      call()
+
+
+def test_step_accepts_variables_of_parametrized_quantizer_per_channel():
+  slb = mq_jax.methods.slb(1, lambda updates: 1.0 + updates)
+  train = problem.make(mq_jax.per(slb, axes=-1), mq_jax.ste())
+  state = problem.start(train)
+  assert state.variables['first/kernel'].shape == (6,)
+  after, _ = jax.eval_shape(train.step_fn, state, next(problem.batches(1)))
+  assert after.variables['first/kernel'].shape == (6,)
+
+
+def test_step_state_with_restored_dicts_raises():
+  train = problem.make(mq_jax.bwn(), refine=optax.scale_by_adam())
+  state = problem.start(train)
+  restored = state._replace(refine_state=state.refine_state._asdict())
+  with pytest.raises(ValueError, match='refine_state has another structure'):
+    train.step(restored, next(problem.batches(1)))
+  params = jax.tree.leaves(state.params)
+  restored = state._replace(grads=dict(enumerate(params)))
+  with pytest.raises(ValueError, match='grads does not have the structure'):
+    train.step(restored, next(problem.batches(1)))
+
+
+def test_functions_of_donated_state_raise_clear_error():
+  train = problem.make(mq_jax.bwn(), mq_jax.fc_grad(hidden=3))
+  old = problem.start(train)
+  batch = next(problem.batches(1))
+  train.step(old, batch)
+  for call in (
+    lambda: train.step(old, batch),
+    lambda: train.quantized(old),
+    lambda: train.diagnostics(old),
+    lambda: train.pack(old),
+    lambda: train.phi_loss(old.phi, old, batch),
+  ):
+    with pytest.raises(RuntimeError, match='earlier step, which deleted'):
+      call()
+
+
+@pytest.mark.parametrize('wrong', ['metrics', 'tuple', 'dict'])
+def test_functions_of_state_value_that_is_no_state_raise(wrong):
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  state = problem.start(train)
+  value = {
+    'metrics': {'loss': jnp.ones(())},
+    'tuple': (state, {}),
+    'dict': state._asdict(),
+  }[wrong]
+  batch = next(problem.batches(1))
+  for call in (
+    lambda: train.quantized(value),
+    lambda: train.codes(value),
+    lambda: train.pack(value),
+    lambda: train.phi_loss((), value, batch),
+  ):
+    with pytest.raises(TypeError, match='not a'):
+      call()
+
+
+def test_init_swapped_batch_and_model_state_names_order():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  batch = next(problem.batches(1))
+  arguments = (jax.random.key(0), problem.params(), batch)
+  with pytest.raises(TypeError, match='unsupported operand') as caught:
+    train.init(*arguments, problem.model_state())
+  note = ' '.join(caught.value.__notes__)
+  assert 'init takes (key, params, model_state, batch)' in note
+  assert 'an array float32[16, 4]' in note
+
+
+def test_init_keys_of_phi_and_estimator_state_are_independent():
+  """Tests that neither key is the other key or a split of it."""
+  estimator = mq_jax.fc_grad(hidden=3)
+  train = problem.make(
+    mq_jax.bwn(), estimator._replace(init_state=lambda key, leaves: key)
+  )
+  state = problem.start(train, seed=3)
+  phi_key = jax.random.split(jax.random.key(3))[1]
+  leaves = {'first/kernel': jnp.ones((4, 6))}
+  assert_trees_close(state.phi, estimator.init(phi_key, leaves))
+
+  def family(key):
+    keys = [key, *jax.random.split(key, 4), *jax.random.split(key, 3)]
+    return {tuple(np.asarray(jax.random.key_data(k))) for k in keys}
+
+  assert not family(phi_key) & family(state.estimator_state)
 
 
 def test_step_metrics_are_the_reserved_names():

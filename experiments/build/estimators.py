@@ -72,8 +72,8 @@ def _feature_fc(
       " thresholds: leave 'distance' out, or use a quantizer of 1 bit."
     )
   return mq_jax.feature_fc(
-    features,
-    keys.hidden,
+    features=features,
+    hidden=keys.hidden,
     steps=keys.progress_epochs * context.steps_per_epoch,
     # Only the feature 'distance' reads it.
     threshold=0.0 if context.threshold is None else context.threshold,
@@ -88,7 +88,7 @@ ESTIMATORS = {
   'multi_fc': Estimator(_stack(mq_jax.multi_fc), _STACK, '#0072B2', 's'),
   'lstm_fc': Estimator(
     lambda keys, context: mq_jax.lstm_fc(
-      keys.hidden,
+      hidden=keys.hidden,
       carry=keys.carry,
       init=keys.init,
       memory_dtype=_MEMORY_DTYPES[keys.memory_dtype],

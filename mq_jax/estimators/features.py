@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -20,7 +21,8 @@ class FeatureState(NamedTuple):
   """State of `feature_fc` between steps.
 
   Attributes:
-    momentum: Path to the running mean of the straight-through gradient.
+    momentum: Path to the running mean of the straight-through gradient, in
+      float32 or wider.
     step: Number of steps taken, int32.
   """
 
@@ -30,6 +32,7 @@ class FeatureState(NamedTuple):
 
 @prints_call
 def feature_fc(
+  *,
   features: Sequence[str] = FEATURES,
   hidden: int = 16,
   decay: float = 0.9,
@@ -86,7 +89,7 @@ def feature_fc(
   def init_state(key: Array, leaves: Leaves) -> FeatureState:
     del key  # The state has no random part.
     return FeatureState(
-      {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()},
+      {path: jnp.zeros_like(widened(leaf)) for path, leaf in leaves.items()},
       jnp.zeros((), jnp.int32),
     )
 
@@ -109,7 +112,7 @@ def feature_fc(
         {path: w - threshold for path, w in w_tilde.items()}
       ),
       'progress': {
-        path: jnp.full_like(w, progress) for path, w in w_tilde.items()
+        path: jnp.full_like(widened(w), progress) for path, w in w_tilde.items()
       },
     }
     blocks = jnp.stack(
@@ -132,7 +135,8 @@ def _over_rms(leaves: Leaves) -> dict[str, Array]:
   """Returns each leaf divided by its root mean square; zeros stay zeros."""
 
   def normalized(leaf: Array) -> Array:
-    scale = jnp.sqrt(jnp.mean(jnp.square(leaf)))
-    return leaf / jnp.where(scale > 0, scale, 1)
+    wide = widened(leaf)
+    scale = jnp.sqrt(jnp.mean(jnp.square(wide)))
+    return wide / jnp.where(scale > 0, scale, 1)
 
   return {path: normalized(leaf) for path, leaf in leaves.items()}

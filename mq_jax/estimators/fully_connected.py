@@ -13,6 +13,7 @@ Array = jax.Array
 
 @prints_call
 def fc_grad(
+  *,
   hidden: int = 100,
   layers: int = 2,
   activation: str | None = None,
@@ -66,6 +67,7 @@ def fc_grad(
 
 @prints_call
 def multi_fc(
+  *,
   hidden: int = 100,
   layers: int = 2,
   activation: str | None = None,

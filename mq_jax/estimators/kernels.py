@@ -15,7 +15,7 @@ Array = jax.Array
 
 @prints_call
 def kernel_wise(
-  size: int = 3, hidden: int = 100, init: str = 'random'
+  *, size: int = 3, hidden: int = 100, init: str = 'random'
 ) -> GradientEstimator:
   """Makes g_W̃ = g_Ŵ · FCs(φ, kernel of W̃), with one factor per weight.
 

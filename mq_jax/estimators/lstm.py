@@ -9,6 +9,7 @@ from jax import lax
 from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, lstm_cell, stacks
 from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -16,6 +17,7 @@ Array = jax.Array
 
 @prints_call
 def lstm_fc(
+  *,
   hidden: int = 100,
   carry: bool = True,
   init: str = 'random',
@@ -81,7 +83,7 @@ def lstm_fc(
   def apply(
     phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    blocks = coordinates.to_blocks(w_tilde)
+    blocks = widened(coordinates.to_blocks(w_tilde))
     memory = lstm_cell.recall(state, memory_dtype) if carry else None
     factor = coordinates.from_blocks(
       coordinates.map_blocks(factor_of_block, phi, (blocks, memory)), w_tilde

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_bits, check_choice
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
 
@@ -102,15 +103,16 @@ def aciq(
     return mean - clip * size, mean + clip * size
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    low, high = clips(w_tilde)
+    w = widened(w_tilde)
+    low, high = clips(w)
     width = high - low
     scale = jnp.where(width > 0, width, 1) / steps
     zero = jnp.floor(-low / scale + 0.5)
-    code = jnp.clip(jnp.floor(w_tilde / scale + 0.5) + zero, 0, steps)
-    levels = (jnp.arange(steps + 1, dtype=w_tilde.dtype) - zero) * scale
+    code = jnp.clip(jnp.floor(w / scale + 0.5) + zero, 0, steps)
+    levels = (jnp.arange(steps + 1, dtype=w.dtype) - zero) * scale
     if corrected:
-      levels = _corrected(levels, w_tilde, (code - zero) * scale)
-    return code.astype(jnp.uint8), levels
+      levels = _corrected(levels, w, (code - zero) * scale)
+    return code.astype(jnp.uint8), levels.astype(w_tilde.dtype)
 
   return Quantizer(codes)
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_count
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, projected
 
@@ -17,7 +18,7 @@ Array = jax.Array
 
 
 @prints_call
-def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
+def scaled_levels(values: Sequence[float], *, iterations: int = 5) -> Quantizer:
   """Quantizes to Ŵ = α · q, with q of given values and one α per layer.
 
   Each iteration sets q to the nearest of `values` to W/α, and then
@@ -49,22 +50,24 @@ def scaled_levels(values: Sequence[float], iterations: int = 5) -> Quantizer:
   check_count('iterations', iterations)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    levels = jnp.asarray(points, w_tilde.dtype)
+    w = widened(w_tilde)
+    levels = jnp.asarray(points, w.dtype)
     middles = (levels[1:] + levels[:-1]) / 2
 
     def nearest(alpha: Array) -> Array:
-      return jnp.searchsorted(middles, w_tilde / alpha, side='right')
+      return jnp.searchsorted(middles, w / alpha, side='right')
 
     def improved(_: int, alpha: Array) -> Array:
       q = levels[nearest(alpha)]
       squares = jnp.sum(q * q)
-      better = jnp.sum(w_tilde * q) / jnp.where(squares > 0, squares, 1)
+      better = jnp.sum(w * q) / jnp.where(squares > 0, squares, 1)
       return jnp.where(better > 0, better, alpha)
 
-    mean = jnp.mean(jnp.abs(w_tilde))
+    mean = jnp.mean(jnp.abs(w))
     alpha = jnp.where(mean > 0, mean, 1)
     alpha = lax.fori_loop(0, iterations, improved, alpha)
-    return nearest(alpha).astype(jnp.uint8), alpha * levels
+    table = (alpha * levels).astype(w_tilde.dtype)
+    return nearest(alpha).astype(jnp.uint8), table
 
   return Quantizer(codes)
 
@@ -84,7 +87,7 @@ class AdmmState(NamedTuple):
 
 
 def admm(
-  rules: selection.Rules, rho: float = 1e-3, every: int = 100
+  rules: selection.Rules, *, rho: float = 1e-3, every: int = 100
 ) -> optax.GradientTransformation:
   """Adds the gradient of ρ/2 ‖W − G + L‖², as the first part of `refine`.
 

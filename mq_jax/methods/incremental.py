@@ -14,6 +14,7 @@ from jax import lax
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits, check_count
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import (
   Quantizer,
@@ -50,7 +51,7 @@ def powers_of_two(bits: int) -> Quantizer:
   count = 2 ** (bits - 2)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    largest = jnp.max(jnp.abs(w_tilde))
+    largest = jnp.max(jnp.abs(widened(w_tilde)))
     # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
     _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
     exponents = above - 1 - jnp.arange(count - 1, -1, -1)
@@ -65,7 +66,8 @@ def powers_of_two(bits: int) -> Quantizer:
 
 def _nearest(w: Array, levels: Array) -> Array:
   """Returns the code of the nearest of sorted levels, ties away from 0."""
-  middles = (levels[1:] + levels[:-1]) / 2
+  ends = widened(levels)
+  middles = (ends[1:] + ends[:-1]) / 2
   from_below = jnp.searchsorted(middles, w, side='right')
   from_above = jnp.searchsorted(middles, w, side='left')
   return jnp.where(w >= 0, from_below, from_above).astype(jnp.uint8)
@@ -122,7 +124,11 @@ class IncrementalState(NamedTuple):
 
 
 def freeze_portions(
-  rules: selection.Rules, portions: Sequence[float], every: int, first: int = 0
+  rules: selection.Rules,
+  portions: Sequence[float],
+  *,
+  every: int,
+  first: int = 0,
 ) -> optax.GradientTransformation:
   """Quantizes and freezes growing portions of a layer, for `post_update`.
 
@@ -155,7 +161,6 @@ def freeze_portions(
     )
   check_count('every', every)
   check_at_least(0, first=first)
-  shares = jnp.asarray(portions)
 
   def init(params: Any) -> IncrementalState:
     variables = selection.initial_variables(params, rules)
@@ -169,10 +174,10 @@ def freeze_portions(
     weights = selection.named_leaves(params)
     portion, remainder = jnp.divmod(state.updates - first, every)
     due = (remainder == 0) & (portion >= 0) & (portion < len(portions))
-    share = shares[jnp.clip(portion, 0, len(portions) - 1)]
+    index = jnp.clip(portion, 0, len(portions) - 1)
 
     def freeze(w: Array, frozen: Array) -> Array:
-      count = jnp.round(share * w.size).astype(jnp.int32)
+      count = jnp.asarray(_counts(portions, w.size), jnp.int32)[index]
       size = jnp.where(frozen, jnp.inf, jnp.abs(w)).ravel()
       rank = jnp.argsort(jnp.argsort(-size))
       return frozen | (rank < count).reshape(w.shape)
@@ -196,8 +201,16 @@ def freeze_portions(
   return optax.GradientTransformation(init, update)
 
 
+def _counts(portions: Sequence[float], size: int) -> list[int]:
+  """Returns the number of frozen weights of each portion.
+
+  Python's numbers represent counts above 2²⁴ that float32 does not.
+  """
+  return [round(float(share) * size) for share in portions]
+
+
 def add_elq_penalties(
-  rules: selection.Rules, perturbation: float, approximation: float
+  rules: selection.Rules, *, perturbation: float, approximation: float
 ) -> optax.GradientTransformation:
   """Adds the gradients of ELQ's two penalties, as the first part of `refine`.
 
@@ -233,7 +246,7 @@ def add_elq_penalties(
   ) -> tuple[Any, dict[str, Any]]:
     def penalised(q: Quantizer, w: Array, g: Array, v: Variables) -> Array:
       error = w - projected(q, w, v)
-      sign = jnp.sign(jnp.sum(g * error))
+      sign = jnp.sign(jnp.sum(widened(g) * widened(error))).astype(g.dtype)
       return g * (1 + perturbation * sign) + 2 * approximation * error
 
     new = selection.transform(penalised, rules, params, grads, variables)

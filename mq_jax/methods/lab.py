@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
@@ -11,7 +12,7 @@ _TINY = 1e-8
 
 
 @prints_call
-def lab(decay: float = 0.999) -> Quantizer:
+def lab(*, decay: float = 0.999) -> Quantizer:
   """Quantizes to α · sign(W) with α = ‖d ∘ W‖₁ / ‖d‖₁ and d = √v + 1e-8.
 
   v is the moving average of g_hat², which estimates the diagonal curvature of
@@ -24,7 +25,8 @@ def lab(decay: float = 0.999) -> Quantizer:
     decay: β₂ of the moving average, in [0, 1).
 
   Returns:
-    A `Quantizer` whose variables are v, of the shape of the weight.
+    A `Quantizer` whose variables are v, of the shape of the weight, in
+    float32 or wider.
 
   Raises:
     ValueError: If `decay` is not in [0, 1).
@@ -41,13 +43,14 @@ def lab(decay: float = 0.999) -> Quantizer:
 
   def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
     d = jnp.sqrt(variables) + _TINY
-    alpha = jnp.sum(d * jnp.abs(w_tilde)) / jnp.sum(d)
-    return (w_tilde >= 0).astype(jnp.uint8), jnp.stack([-alpha, alpha])
+    alpha = jnp.sum(d * jnp.abs(widened(w_tilde))) / jnp.sum(d)
+    levels = jnp.stack([-alpha, alpha]).astype(w_tilde.dtype)
+    return (w_tilde >= 0).astype(jnp.uint8), levels
 
   return Quantizer(
     codes,
-    init=lambda w: jnp.zeros_like(w),
+    init=lambda w: jnp.zeros_like(widened(w)),
     update=lambda variables, w_tilde, w_hat, g_hat: (
-      decay * variables + (1 - decay) * g_hat**2
+      decay * variables + (1 - decay) * widened(g_hat) ** 2
     ),
   )

@@ -9,8 +9,9 @@ import numpy as np
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, dequantize, quantize
+from mq_jax.quantizers import Quantizer, dequantize
 
 Array = jax.Array
 _FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, as candidates for clips
@@ -23,10 +24,12 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
   Args:
     bits: b, 1 to 8.
     corrected: If True, shift the levels of each output channel, the last
-      axis, so that the channel keeps the mean of its weights.
+      axis, so that the channel keeps the mean of its weights. The search for
+      α (`lapq`) precedes the shift and ignores it.
 
   Returns:
-    A `Quantizer` whose variable is α, which starts at max|w|.
+    A `Quantizer` whose variable is α, which starts at max|w|, in float32 or
+    wider.
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8.
@@ -35,27 +38,35 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
   steps = 2**bits - 1
 
   def init(w: Array) -> Array:
-    largest = jnp.max(jnp.abs(w))
+    largest = jnp.max(jnp.abs(widened(w)))
     return jnp.where(largest > 0, largest, 1)
 
   def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
-    share = (w_tilde / variables + 1) / 2
+    w = widened(w_tilde)
+    share = (w / variables + 1) / 2
     code = jnp.clip(jnp.floor(steps * share + 0.5), 0, steps).astype(jnp.uint8)
-    grid = jnp.arange(steps + 1, dtype=w_tilde.dtype)
-    levels = variables * (2 * grid / steps - 1)
-    if not corrected:
-      return code, levels
-    axes = tuple(range(w_tilde.ndim - 1))
-    shift = jnp.mean(
-      w_tilde - dequantize(code, levels), axis=axes, keepdims=True
-    )
-    return code, levels.reshape((1,) * w_tilde.ndim + (-1,)) + shift[..., None]
+    levels = _even_levels(variables, steps + 1)
+    if corrected:
+      axes = tuple(range(w.ndim - 1))
+      shift = jnp.mean(w - dequantize(code, levels), axis=axes, keepdims=True)
+      levels = levels.reshape((1,) * w.ndim + (-1,)) + shift[..., None]
+    return code, levels.astype(w_tilde.dtype)
 
   return Quantizer(codes, init=init)
 
 
+def _even_levels(clip: Array, count: int) -> Array:
+  return clip * (2 * jnp.arange(count, dtype=clip.dtype) / (count - 1) - 1)
+
+
+def _uncorrected(quantizer: Quantizer, w: Array, clip: Array) -> Array:
+  """Returns Ŵ of `clipped_uniform` without the correction."""
+  code, levels = quantizer.codes(w, clip)
+  return _even_levels(clip, levels.shape[-1])[code]
+
+
 def lp_clip(quantizer: Quantizer, w: Array, power: Array) -> Array:
-  """Returns the clip with the smallest mean |Q(w) − w|ᵖ.
+  """Returns the clip with the smallest mean |Q(w) − w|ᵖ, Q uncorrected.
 
   The resolution is max|w| / 100.
 
@@ -69,10 +80,10 @@ def lp_clip(quantizer: Quantizer, w: Array, power: Array) -> Array:
   """
 
   def error(alpha: Array) -> Array:
-    w_hat = dequantize(*quantizer.codes(w, alpha))
-    return jnp.mean(jnp.abs(w_hat - w) ** power)
+    return jnp.mean(jnp.abs(_uncorrected(quantizer, w, alpha) - w) ** power)
 
-  clips = quantizer.init(w) * jnp.asarray(_FRACTIONS, w.dtype)
+  largest = quantizer.init(w)
+  clips = largest * jnp.asarray(_FRACTIONS, largest.dtype)
   return clips[jnp.argmin(jax.lax.map(error, clips))]
 
 
@@ -83,7 +94,7 @@ class LapqResult(NamedTuple):
     variables: Path to α, the variable that `mq_jax.quantize` takes.
     power: p at which the joint search starts.
     losses: 'powers' has the loss for each p, 'start' and 'end' have the loss at
-      the start and the end of the joint search.
+      the start and the end of the joint search, all without the correction.
   """
 
   variables: dict[str, Array]
@@ -104,6 +115,9 @@ def lapq(
   1. Find the clip of each layer with the smallest Lₚ error, for several p.
   2. Fit a parabola through the losses of these p; its minimum is p*.
   3. Start from the clips of p* and search all clips jointly by Powell's method.
+
+  All three phases use uncorrected levels. `mq_jax.quantize` with these clips
+  applies the correction of the quantizer.
 
   Args:
     loss: Pure function `(params) -> scalar`: loss of quantized parameters on a
@@ -141,17 +155,20 @@ def lapq(
   @jax.jit
   def loss_at(clips: Array) -> Array:
     quantized = {
-      path: quantize(selected[path], leaves[path], clip)
+      path: _uncorrected(selected[path], leaves[path], clip).astype(
+        leaves[path].dtype
+      )
       for path, clip in zip(paths, clips, strict=True)
     }
     return loss(selection.replace(params, quantized))
 
   losses = [float(loss_at(clips_of(power))) for power in powers]
   power = _vertex(powers, losses)
-  start = np.asarray(clips_of(power), np.float64)
+  first_clips = clips_of(power)
+  start, dtype = np.asarray(first_clips, np.float64), first_clips.dtype
 
   def loss_of_factors(logarithms: np.ndarray) -> float:
-    clips = jnp.asarray(start * np.exp(logarithms), leaves[paths[0]].dtype)
+    clips = jnp.asarray(start * np.exp(logarithms), dtype)
     value = float(loss_at(clips))
     return value if np.isfinite(value) else np.inf
 
@@ -167,7 +184,7 @@ def lapq(
     )
     if found.fun < first:
       best, last = np.atleast_1d(found.x), float(found.fun)
-  clips = jnp.asarray(start * np.exp(best), leaves[paths[0]].dtype)
+  clips = jnp.asarray(start * np.exp(best), dtype)
   return LapqResult(
     dict(zip(paths, clips, strict=True)),
     power,

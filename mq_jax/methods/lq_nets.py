@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax.checks import check_bits
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
@@ -16,7 +17,7 @@ _RIDGE = 1e-4
 
 
 @prints_call
-def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
+def lq_nets(bits: int = 2, *, decay: float = 0.9) -> Quantizer:
   """Quantizes to vᵀb with b in {−1, +1}ᴷ, and a basis v per output channel.
 
   b selects the nearest of the 2ᴷ levels. Each step moves v towards the best
@@ -29,8 +30,8 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     decay: Decay of the moving average, in [0, 1].
 
   Returns:
-    A `Quantizer` whose variables are the basis, shape `(channels, K)`; the
-    channels are the last axis of the weight.
+    A `Quantizer` whose variables are the basis, shape `(channels, K)`, in
+    float32 or wider; the channels are the last axis of the weight.
 
   Raises:
     ValueError: If `bits` or `decay` is out of range.
@@ -51,21 +52,24 @@ def lq_nets(bits: int = 2, decay: float = 0.9) -> Quantizer:
     fan_out = w.size // w.shape[-2] if w.ndim > 1 else w.size
     unit = _NORMAL_MEDIAN * np.sqrt(2 / fan_out) / 2 ** (bits - 1)
     basis = unit * 2.0 ** np.arange(bits)
-    return jnp.broadcast_to(jnp.asarray(basis, w.dtype), (w.shape[-1], bits))
+    return jnp.broadcast_to(
+      jnp.asarray(basis, widened(w).dtype), (w.shape[-1], bits)
+    )
 
   def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
-    levels = variables @ jnp.asarray(table.T, w_tilde.dtype)
+    levels = variables @ jnp.asarray(table.T, variables.dtype)
     levels = levels.reshape((1,) * (w_tilde.ndim - 1) + levels.shape)
     distances = jnp.abs(w_tilde[..., None] - levels)
-    return jnp.argmin(distances, axis=-1).astype(jnp.uint8), levels
+    code = jnp.argmin(distances, axis=-1).astype(jnp.uint8)
+    return code, levels.astype(w_tilde.dtype)
 
   def update(
     variables: Array, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> Array:
     code = codes(w_tilde, variables)[0]
-    b = jnp.asarray(table, w_tilde.dtype)[code]
+    b = jnp.asarray(table, variables.dtype)[code]
     b = b.reshape(-1, w_tilde.shape[-1], bits)
-    w = w_tilde.reshape(-1, w_tilde.shape[-1])
+    w = widened(w_tilde).reshape(-1, w_tilde.shape[-1])
     ridge = _RIDGE * jnp.eye(bits, dtype=w.dtype)
     gram = jnp.einsum('nci,ncj->cij', b, b) + ridge[None]
     right = jnp.einsum('nci,nc->ci', b, w) + _RIDGE * variables

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_bits
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
 
@@ -17,7 +18,7 @@ class TrainedStep(NamedTuple):
   """Variables of `lsq` for one layer.
 
   Attributes:
-    step: s, shape ().
+    step: s, shape (), in float32 or wider.
     optimizer: State of the optimizer of s.
   """
 
@@ -27,7 +28,7 @@ class TrainedStep(NamedTuple):
 
 @prints_call
 def lsq(
-  bits: int, optimizer: optax.GradientTransformation = optax.sgd(1e-2)
+  bits: int, *, optimizer: optax.GradientTransformation = optax.sgd(1e-2)
 ) -> Quantizer:
   """Quantizes to s · round(clip(W/s, −Q_n, Q_p)), with a trained s per layer.
 
@@ -59,22 +60,24 @@ def lsq(
   q_max, q_min = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
 
   def start(w: Array) -> Array:
-    size = 2 * jnp.mean(jnp.abs(w)) / jnp.sqrt(jnp.asarray(q_max, w.dtype))
+    mean = jnp.mean(jnp.abs(widened(w)))
+    size = 2 * mean / jnp.sqrt(jnp.asarray(q_max, mean.dtype))
     return jnp.where(size > 0, size, 1)  # a layer of zeros has no scale
 
   def init(w: Array) -> TrainedStep:
     return TrainedStep(start(w), optimizer.init(start(w)))
 
   def scaled(w_tilde: Array, variables: TrainedStep) -> Array:
-    return w_tilde / variables.step
+    return widened(w_tilde) / variables.step
 
   def rounded(ratio: Array) -> Array:
     return jnp.clip(jnp.floor(ratio + 0.5), q_min, q_max)
 
   def codes(w_tilde: Array, variables: TrainedStep) -> tuple[Array, Array]:
-    grid = jnp.arange(q_min, q_max + 1, dtype=w_tilde.dtype)
+    grid = jnp.arange(q_min, q_max + 1, dtype=variables.step.dtype)
     code = rounded(scaled(w_tilde, variables)) - q_min
-    return code.astype(jnp.uint8), grid * variables.step
+    levels = (grid * variables.step).astype(w_tilde.dtype)
+    return code.astype(jnp.uint8), levels
 
   def inside(ratio: Array) -> Array:
     return (ratio > q_min) & (ratio < q_max)
@@ -90,7 +93,7 @@ def lsq(
     ratio = scaled(w_tilde, variables)
     slope = rounded(ratio) - ratio * inside(ratio)
     gradient = jnp.sum(g_hat * slope) / jnp.sqrt(
-      jnp.asarray(w_tilde.size * q_max, w_tilde.dtype)
+      jnp.asarray(w_tilde.size * q_max, slope.dtype)
     )
     moves, state = optimizer.update(
       gradient, variables.optimizer, variables.step

@@ -62,6 +62,7 @@ class ProxState(NamedTuple):
 def proximal_step(
   rules: selection.Rules,
   strength: Schedule,
+  *,
   prox: Callable[[Array, Array, Array], Array] = prox_l1,
 ) -> optax.GradientTransformation:
   """Pulls updated weights towards their levels, for `post_update`.
@@ -103,7 +104,7 @@ def proximal_step(
 
 
 def clip_weights(
-  rules: selection.Rules, bound: float = 1.0
+  rules: selection.Rules, *, bound: float = 1.0
 ) -> optax.GradientTransformation:
   """Clips quantized weights to [−bound, bound], as the last `post_update`.
 
@@ -121,7 +122,11 @@ def clip_weights(
     raise ValueError(f'bound={bound!r} must be positive.')
 
   def clip_weight(_: Quantizer, w: Array, move: Array) -> Array:
-    return jnp.clip(w + move, -bound, bound) - w
+    clipped = jnp.clip(w + move, -bound, bound) - w
+    # The sum of w and this difference can round to a number beyond the bound.
+    result = w + clipped
+    inwards = jnp.nextafter(clipped, -jnp.inf * jnp.sign(result))
+    return jnp.where(jnp.abs(result) > bound, inwards, clipped)
 
   return optax.stateless(
     lambda moves, params: selection.transform(clip_weight, rules, params, moves)

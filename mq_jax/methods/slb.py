@@ -24,7 +24,7 @@ SHAPES: dict[str, Callable[[float, float, Array], Array]] = {
 
 @prints_call
 def slb(
-  bits: int, inverse_temperature: Schedule, sharpness: float = 1.0
+  bits: int, inverse_temperature: Schedule, *, sharpness: float = 1.0
 ) -> Quantizer:
   """Represents each weight by a mixture of levels that sharpens to one level.
 
@@ -60,7 +60,8 @@ def slb(
     raise ValueError(f'sharpness={sharpness!r} must be positive.')
 
   def levels(dtype: jnp.dtype) -> Array:
-    return jnp.linspace(-1, 1, 2**bits, dtype=dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return jnp.linspace(-1, 1, 2**bits, dtype=wide).astype(dtype)
 
   def last_axis_levels(w: Array) -> Array:
     return levels(w.dtype).reshape((1,) * w.ndim + (2**bits,))
@@ -107,6 +108,7 @@ def slb(
 
 def temperature_schedule(
   kind: str,
+  *,
   start: float,
   end: float,
   total: int,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_at_least
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
 
@@ -15,7 +16,7 @@ _MINUS, _ZERO, _PLUS = 0, 1, 2  # codes
 
 
 @prints_call
-def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
+def twn(*, threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   """Quantizes to α · {−1, 0, +1}, as ternary weight networks do.
 
   W̃ = W, Δ = threshold · mean|W| of the layer, and α is the mean of |W| over
@@ -40,7 +41,7 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
   check_at_least(0, threshold=threshold)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    size = jnp.abs(w_tilde)
+    size = jnp.abs(widened(w_tilde))
     delta = threshold * jnp.mean(size)
 
     def mean(chosen: Array) -> Array:
@@ -51,7 +52,8 @@ def twn(threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
       plus, minus = mean(w_tilde > delta), mean(w_tilde < -delta)
     else:
       plus = minus = mean(size > delta)
-    return _codes(w_tilde, delta), jnp.stack([-minus, 0 * plus, plus])
+    levels = jnp.stack([-minus, 0 * plus, plus]).astype(w_tilde.dtype)
+    return _codes(w_tilde, delta), levels
 
   return Quantizer(codes)
 
@@ -60,7 +62,7 @@ class TrainedScales(NamedTuple):
   """Variables of `ttq` for one layer.
 
   Attributes:
-    scales: W_p and W_n, shape (2,).
+    scales: W_p and W_n, shape (2,), in float32 or wider.
     optimizer: State of the optimizer of the scales.
   """
 
@@ -70,6 +72,7 @@ class TrainedScales(NamedTuple):
 
 @prints_call
 def ttq(
+  *,
   threshold: float = 0.05,
   optimizer: optax.GradientTransformation = optax.sgd(1e-3),
 ) -> Quantizer:
@@ -103,29 +106,30 @@ def ttq(
     raise ValueError(f'threshold={threshold!r} must be in [0, 1].')
 
   def init(w: Array) -> TrainedScales:
-    scales = jnp.ones(2, w.dtype)
+    scales = jnp.ones(2, widened(w).dtype)
     return TrainedScales(scales, optimizer.init(scales))
 
   def codes_of(w_tilde: Array) -> Array:
-    return _codes(w_tilde, threshold * jnp.max(jnp.abs(w_tilde)))
+    return _codes(w_tilde, threshold * jnp.max(jnp.abs(widened(w_tilde))))
 
   def codes(w_tilde: Array, variables: TrainedScales) -> tuple[Array, Array]:
     plus, minus = variables.scales
-    return codes_of(w_tilde), jnp.stack([-minus, jnp.zeros_like(plus), plus])
+    levels = jnp.stack([-minus, jnp.zeros_like(plus), plus])
+    return codes_of(w_tilde), levels.astype(w_tilde.dtype)
 
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: TrainedScales
   ) -> Array:
     plus, minus = variables.scales
     factors = jnp.stack([minus, jnp.ones_like(plus), plus])
-    return factors[codes_of(w_tilde)] * g_hat
+    return (factors[codes_of(w_tilde)] * g_hat).astype(g_hat.dtype)
 
   def update(
     variables: TrainedScales, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> TrainedScales:
-    code = codes_of(w_tilde)
-    d_plus = jnp.sum(g_hat, where=code == _PLUS)
-    d_minus = -jnp.sum(g_hat, where=code == _MINUS)
+    code, g = codes_of(w_tilde), widened(g_hat)
+    d_plus = jnp.sum(g, where=code == _PLUS)
+    d_minus = -jnp.sum(g, where=code == _MINUS)
     moves, state = optimizer.update(
       jnp.stack([d_plus, d_minus]), variables.optimizer, variables.scales
     )

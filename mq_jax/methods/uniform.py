@@ -8,6 +8,7 @@ import optax
 
 from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, projected
 
@@ -35,11 +36,12 @@ def uniform(bits: int) -> Quantizer:
   q_max = 2 ** (bits - 1) - 1
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
-    largest = jnp.max(jnp.abs(w_tilde))
+    w = widened(w_tilde)
+    largest = jnp.max(jnp.abs(w))
     step = jnp.where(largest > 0, largest, 1) / q_max
-    code = jnp.clip(jnp.floor(w_tilde / step + 0.5), -q_max, q_max) + q_max
-    grid = jnp.arange(-q_max, q_max + 1, dtype=w_tilde.dtype)
-    return code.astype(jnp.uint8), grid * step
+    code = jnp.clip(jnp.floor(w / step + 0.5), -q_max, q_max) + q_max
+    grid = jnp.arange(-q_max, q_max + 1, dtype=w.dtype)
+    return code.astype(jnp.uint8), (grid * step).astype(w_tilde.dtype)
 
   return Quantizer(codes)
 

@@ -169,6 +169,7 @@ class ResNet(nn.Module):
 def resnet(
   depth: int,
   num_classes: int = 10,
+  *,
   dtype: Any = jnp.float32,
   activation: Activation | None = None,
   head_norm: bool = False,
@@ -207,11 +208,18 @@ def resnet(
 def _with_depth(depth: int, weights: int) -> Callable[..., ResNet]:
   def network(
     num_classes: int = 10,
+    *,
     dtype: Any = jnp.float32,
     activation: Activation | None = None,
     head_norm: bool = False,
   ) -> ResNet:
-    return resnet(depth, num_classes, dtype, activation, head_norm)
+    return resnet(
+      depth,
+      num_classes,
+      dtype=dtype,
+      activation=activation,
+      head_norm=head_norm,
+    )
 
   network.__name__ = network.__qualname__ = f'resnet{depth}'
   network.__doc__ = (

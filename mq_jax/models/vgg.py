@@ -127,6 +127,7 @@ class _VGG(nn.Module):
 
 def vgg_small(
   num_classes: int = 10,
+  *,
   dtype: Any = jnp.float32,
   activation: Activation | None = None,
   head_norm: bool = False,
@@ -159,6 +160,7 @@ def vgg_small(
 
 def labnet(
   num_classes: int = 10,
+  *,
   dtype: Any = jnp.float32,
   activation: Activation | None = None,
   head_norm: bool = True,

@@ -2,13 +2,16 @@
 
 import collections
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from mq_jax.packing.packed_params import unpack
 from mq_jax.selection import named_leaves
+
+# Marks a value that depends neither on a leaf nor on an input of the network.
+CONSTANT = ''
 
 
 def layer_macs(
@@ -23,8 +26,10 @@ def layer_macs(
 
   Returns:
     Path to number of multiplications, for leaves that are an operand of a
-    product. A loop counts once per iteration, and a while loop of unknown
-    length once. A condition counts as the branch with the most multiplications.
+    product, also if they are combined with smaller leaves before, such as the
+    scales of the channels. A loop counts once per iteration, and a while loop
+    of unknown length once. A condition counts as the branch with the most
+    multiplications.
   """
   shapes = jax.eval_shape(unpack, params)
   jaxpr = jax.make_jaxpr(apply_fn)(shapes, *inputs).jaxpr
@@ -46,7 +51,12 @@ def count(
     Number of multiplications of each leaf by path; the key None holds the
     total.
   """
-  return _count(jaxpr, leaves)[0]
+  sizes = {
+    path: math.prod(var.aval.shape)
+    for path, var in zip(leaves, jaxpr.invars, strict=False)
+  }
+  inputs = [None] * (len(jaxpr.invars) - len(leaves))
+  return _count(jaxpr, [*leaves, *inputs], sizes)[0]
 
 
 def products(equation: Any) -> int:
@@ -88,42 +98,47 @@ def inner_calls(
 
 
 def _count(
-  jaxpr: Any, arguments: Sequence[str | None], runs: int = 1
+  jaxpr: Any,
+  arguments: Sequence[str | None],
+  sizes: Mapping[str, int],
+  runs: int = 1,
 ) -> tuple[collections.Counter[str | None], list[str | None]]:
   """Counts the multiplications in a jaxpr and follows the leaves through it.
 
   Args:
     jaxpr: A jaxpr.
-    arguments: Path of the leaf that each argument holds, or None.
+    arguments: What each argument holds: the path of a leaf, `CONSTANT`, or None
+      for a value that depends on the inputs of the network.
+    sizes: Path to number of weights.
     runs: Number of times that `jaxpr` runs.
 
   Returns:
-    `(total, results)`: the result of `count`, and the path of the leaf that
-    each result holds, or None.
+    `(total, results)`: the result of `count`, and what each result holds.
   """
   total = collections.Counter[str | None]()
   # Variables are keyed by identity because literals are not hashable.
-  names = {
-    id(var): name
-    for var, name in zip(jaxpr.invars, arguments, strict=False)
-    if name
-  }
+  held = dict(zip(map(id, jaxpr.invars), arguments, strict=False))
+  held |= dict.fromkeys(map(id, jaxpr.constvars), CONSTANT)
+
+  def held_by(variables: Sequence[Any]) -> list[str | None]:
+    # Only literals have a value.
+    return [
+      CONSTANT if hasattr(var, 'val') else held.get(id(var))
+      for var in variables
+    ]
+
   for equation in jaxpr.eqns:
-    inputs = [names.get(id(var)) for var in equation.invars]
-    leaves = {name for name in inputs if name}
-    results: Sequence[str | None] = ()
+    inputs = held_by(equation.invars)
     work = products(equation)
-    for name in (None, *leaves):
+    for name in (None, *{name for name in inputs if name}):
       total[name] += runs * work
-    # A leaf that is cast, reshaped, scaled or sliced still counts as the leaf.
-    others = [var for var in equation.invars if id(var) not in names]
-    if (
-      len(leaves) == 1 and not work and all(v.aval.shape == () for v in others)
-    ):
-      results = [*leaves] * len(equation.outvars)
+    results = [_result(equation, inputs, sizes)] * len(equation.outvars)
     inner_runs = runs * equation.params.get('length', 1)
+    if equation.primitive.name in ('scan', 'while'):
+      # A loop can replace a constant by a value that depends on the inputs.
+      inputs = [name or None for name in inputs]
     branches = [
-      _count(inner, inner_arguments, inner_runs)
+      _count(inner, inner_arguments, sizes, inner_runs)
       for inner, inner_arguments in inner_calls(equation, inputs)
     ]
     if equation.primitive.name == 'cond':
@@ -132,9 +147,25 @@ def _count(
       total.update(found)
     if branches:
       results = branches[-1][1]
-    names |= {
-      id(var): name
-      for var, name in zip(equation.outvars, results, strict=False)
-      if name
-    }
-  return total, [names.get(id(var)) for var in jaxpr.outvars]
+    held |= dict(zip(map(id, equation.outvars), results, strict=False))
+  return total, held_by(jaxpr.outvars)
+
+
+def _result(
+  equation: Any, inputs: Sequence[str | None], sizes: Mapping[str, int]
+) -> str | None:
+  """Returns what the result of an equation holds.
+
+  A leaf that is cast, reshaped, sliced, scaled by a scalar, or combined with
+  smaller leaves and constants still counts as the leaf.
+  """
+  shapes = [var.aval.shape for var in equation.invars]
+  if any(
+    name is None and shape != ()
+    for name, shape in zip(inputs, shapes, strict=True)
+  ):
+    return None
+  leaves = [name for name in inputs if name]
+  if leaves:
+    return max(leaves, key=lambda path: sizes[path])
+  return None if None in inputs else CONSTANT

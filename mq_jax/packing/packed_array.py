@@ -224,7 +224,7 @@ def checked_array(
   fits = (
     data.dtype == np.uint8
     and data.shape == (packed_bytes(size, bits),)
-    and table.dtype.kind == 'f'
+    and (table.dtype.kind == 'f' or table.dtype == jnp.bfloat16)
     and table.ndim >= 1
     and (not tables or len(tables) == len(shape))
     and all(

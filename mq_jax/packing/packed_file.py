@@ -1,7 +1,8 @@
 """Files of packed parameters, in the safetensors format.
 
 A file contains the arrays `codes/PATH` and `levels/PATH` of each packed weight,
-`params/PATH` of each other parameter, and `model_state/PATH`. The metadata of
+`params/PATH` of each other parameter, and `model_state/PATH`. A slash within a
+name of the path, as in Haiku, is written as %2F. The metadata of
 the file contain the rest: shapes and bits, the texts that `pack` received, and
 a SHA-256 of everything else, so that no damaged file loads as another network.
 Reading a file executes no code.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -21,7 +23,7 @@ from mq_jax.files import content_digest, safetensors_content, write_atomic
 from mq_jax.host import on_host
 from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
-from mq_jax.selection import named_leaves, nested
+from mq_jax.selection import nested
 
 FORMAT = 'mq_jax packed 1'
 # Keys of the file's metadata. The digest covers all entries except itself.
@@ -52,16 +54,15 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
     The size of the file in bytes.
 
   Raises:
-    ValueError: If `path` has another ending, a name contains a slash, or the
-      format does not support a leaf, such as bfloat16 or a random key.
+    ValueError: If `path` has another ending, or the format does not support a
+      leaf, such as a random key.
   """
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
     raise ValueError(f'{path}: a packed file must end in .safetensors.')
-  _check_names((packed.params, packed.model_state))
   arrays: dict[str, Any] = {}
   layers = {}
-  leaves: dict[str, Any] = named_leaves(packed.params, is_leaf=is_packed)
+  leaves = _escaped_leaves(packed.params)
   for name, leaf in leaves.items():
     if is_packed(leaf):
       arrays[f'codes/{name}'] = leaf.data
@@ -69,7 +70,7 @@ def save_packed(path: str | os.PathLike[str], packed: PackedParams) -> int:
       layers[name] = [leaf.bits, leaf.shape, leaf.grid, leaf.quantizer]
     else:
       arrays[f'params/{name}'] = leaf
-  for name, leaf in named_leaves(packed.model_state).items():
+  for name, leaf in _escaped_leaves(packed.model_state).items():
     arrays[f'model_state/{name}'] = leaf
   arrays = {name: _plain(name, leaf) for name, leaf in on_host(arrays).items()}
   # Reading turns paths into nested dicts: fail here rather than there.
@@ -126,24 +127,44 @@ def _plain(name: str, leaf: Any) -> np.ndarray:
     # safetensors writes the raw buffer and ignores strides.
     array = np.asarray(leaf, order='C')
     dtype = array.dtype
-    if dtype.kind in 'fiub' and dtype.itemsize <= 8:
+    is_plain = dtype.kind in 'fiub' and dtype.itemsize <= 8
+    if is_plain or dtype == jnp.bfloat16:
       # Files are little-endian, and the digest is computed from their bytes.
       return array.astype(dtype.newbyteorder('<'), copy=False)
   raise ValueError(
     f'{name} is {dtype or type(leaf).__name__}, which the file format does not'
-    ' support. Cast bfloat16 to float32, which is exact; remove leaves that are'
-    ' not arrays of numbers, as eqx.filter(model, eqx.is_array) does.'
+    ' support. Cast other floating point types to float32, and remove leaves'
+    ' that are not arrays of numbers, as eqx.filter(model, eqx.is_array) does.'
   )
 
 
-def _check_names(tree: Any) -> None:
-  for keys, _ in jax.tree_util.tree_flatten_with_path(tree, is_packed)[0]:
-    names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
-    if wrong := [name for name in names if '/' in name]:
-      raise ValueError(
-        f'{wrong[0]!r} contains a slash, but slashes separate the names of a'
-        ' path: rename the leaf.'
-      )
+def _escaped_leaves(tree: Any) -> dict[str, Any]:
+  """Returns the leaves by paths whose slashes only separate names."""
+  flat = jax.tree_util.tree_flatten_with_path(tree, is_packed)[0]
+  names = [
+    [jax.tree_util.keystr((key,), simple=True) for key in keys]
+    for keys, _ in flat
+  ]
+  paths = ['/'.join(map(_escape, parts)) for parts in names]
+  if len(set(paths)) < len(paths):
+    raise ValueError(
+      f'Two leaves have the same path: rename one of {sorted(paths)}.'
+    )
+  return dict(zip(paths, (leaf for _, leaf in flat), strict=True))
+
+
+def _escape(name: str) -> str:
+  return name.replace('%', '%25').replace('/', '%2F')
+
+
+def _unescaped(tree: Any) -> Any:
+  """Returns nested dicts with the names that `_escape` received."""
+  if not isinstance(tree, dict):
+    return tree
+  return {
+    name.replace('%2F', '/').replace('%25', '%'): _unescaped(part)
+    for name, part in tree.items()
+  }
 
 
 def _json(value: Any) -> str:
@@ -182,4 +203,7 @@ def _packed(
   metadata = json.loads(texts['metadata'])
   if not all(isinstance(text, str) for text in metadata.values()):
     raise ValueError('the metadata contain values that are not text')
-  return PackedParams(nested(params), nested(folders['model_state']), metadata)
+  state = folders['model_state']
+  return PackedParams(
+    _unescaped(nested(params)), _unescaped(nested(state)), metadata
+  )

@@ -116,9 +116,15 @@ def pack_state(
     receive the whole network.
 
   Raises:
+    TypeError: If `state` is not a `State`.
     ValueError: As `pack`; also if the state has the variables of another train
       step, or contains several trials.
   """
+  if not isinstance(state, State):
+    raise TypeError(
+      f'pack takes a State, not a {type(state).__name__}: pass the state that'
+      ' init or step returned, or call mq_jax.pack(params, quantizer).'
+    )
   if jnp.ndim(state.step):
     raise ValueError(
       f'The state contains trials of shape {jnp.shape(state.step)}: pack one of'

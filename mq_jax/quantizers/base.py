@@ -206,4 +206,11 @@ def clip_gradient(g: Array, w_tilde: Array, clip: float | None) -> Array:
   """Returns the gradient `g`, with zeros where |W̃| > clip."""
   if clip is None:
     return g
-  return jnp.where(jnp.abs(w_tilde) <= clip, g, jnp.zeros_like(g))
+  return jnp.where(is_clipped(w_tilde, clip), jnp.zeros_like(g), g)
+
+
+def is_clipped(w_tilde: Array, clip: float | None) -> Array:
+  """Returns where |W̃| > clip, and False everywhere if `clip` is None."""
+  if clip is None:
+    return jnp.zeros(w_tilde.shape, bool)
+  return jnp.abs(w_tilde) > clip

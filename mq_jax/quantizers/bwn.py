@@ -9,6 +9,7 @@ from mq_jax.quantizers.base import (
   Variables,
   check_clip,
   clip_gradient,
+  is_clipped,
 )
 
 Array = jax.Array
@@ -59,5 +60,5 @@ def bwn(*, clip: float | None = 1.0, scaled_gradient: bool = True) -> Quantizer:
   return Quantizer(
     codes,
     straight_through=straight_through,
-    saturated=lambda w_tilde, variables: jnp.abs(w_tilde) > 1,
+    saturated=lambda w_tilde, variables: is_clipped(w_tilde, clip),
   )

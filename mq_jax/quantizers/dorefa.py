@@ -5,12 +5,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_bits
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers.base import (
   Quantizer,
   Variables,
   check_clip,
   clip_gradient,
+  is_clipped,
 )
 from mq_jax.quantizers.bwn import bwn
 
@@ -20,13 +22,13 @@ Array = jax.Array
 def _tanh_range(w: Array) -> Array:
   # The maximum of a layer of zeros is 0; 1 keeps W̃ and its derivative finite.
   # The paper does not define a gradient of the maximum: it is constant here.
-  largest = jnp.max(jnp.abs(jnp.tanh(w)))
+  largest = jnp.max(jnp.abs(jnp.tanh(widened(w))))
   return lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
 
 
 @prints_call
 def dorefa(
-  bits: int = 1, clip: float | None = 1.0, original: bool = False
+  bits: int = 1, *, clip: float | None = 1.0, original: bool = False
 ) -> Quantizer:
   """Makes the quantizer of DoReFa's k-bit weights, eq. (1).
 
@@ -69,18 +71,24 @@ def dorefa(
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     # jnp.round would round ½ down to the even 0.
-    rounded = jnp.floor(steps * w_tilde + 0.5)
-    levels = 2 * jnp.arange(steps + 1, dtype=w_tilde.dtype) / steps - 1
-    return jnp.clip(rounded, 0, steps).astype(jnp.uint8), levels
+    w = widened(w_tilde)
+    rounded = jnp.floor(steps * w + 0.5)
+    levels = 2 * jnp.arange(steps + 1, dtype=w.dtype) / steps - 1
+    code = jnp.clip(rounded, 0, steps).astype(jnp.uint8)
+    return code, levels.astype(w_tilde.dtype)
 
   return Quantizer(
     codes,
-    preprocess=lambda w, variables: jnp.tanh(w) / (2 * _tanh_range(w)) + 0.5,
+    preprocess=lambda w, variables: (
+      jnp.tanh(widened(w)) / (2 * _tanh_range(w)) + 0.5
+    ).astype(w.dtype),
     straight_through=lambda g_hat, w_tilde, variables: clip_gradient(
       g_hat, w_tilde, clip
     ),
     calibrate=lambda w, g_tilde, variables: (
-      g_tilde * (1 - jnp.tanh(w) ** 2) / _tanh_range(w)
+      g_tilde * (1 - jnp.tanh(widened(w)) ** 2) / _tanh_range(w)
+    ).astype(g_tilde.dtype),
+    saturated=lambda w_tilde, variables: (
+      (jnp.abs(2 * w_tilde - 1) > 0.99) | is_clipped(w_tilde, clip)
     ),
-    saturated=lambda w_tilde, variables: jnp.abs(2 * w_tilde - 1) > 0.99,
   )

@@ -148,7 +148,7 @@ def test_step_time_stack_not_collapsed_exits(monkeypatch, tmp_path):
   monkeypatch.setitem(
     cases.ESTIMATORS,
     'fc_grad',
-    lambda hidden: mq_jax.fc_grad(hidden, activation='tanh'),
+    lambda hidden: mq_jax.fc_grad(hidden=hidden, activation='tanh'),
   )
   args = ['--only', 'fc_grad', '--rounds', '1', '--steps', '1']
   with pytest.raises(SystemExit, match=r"should have collapsed: \['fc_grad'\]"):

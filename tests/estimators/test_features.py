@@ -29,7 +29,7 @@ def test_feature_fc_steps_equal_numpy(x64, monkeypatch):
   monkeypatch.setattr(coordinates, 'BLOCK', 7)
   names = ('progress', 'gradient', 'distance', 'momentum')
   estimator = mq_jax.feature_fc(
-    names, hidden=3, decay=0.8, steps=2, threshold=0.1
+    features=names, hidden=3, decay=0.8, steps=2, threshold=0.1
   )
   w = leaves(0)
   phi = estimator.init(jax.random.key(1), w)

@@ -67,7 +67,7 @@ def test_factor_of_linear_stack_is_slope_and_offset():
   assert set(plain.factor(plain.init(jax.random.key(0), g_hat))) == {'s'}
   for other in (
     mq_jax.multi_fc(activation='relu'),
-    mq_jax.lstm_fc(2),
+    mq_jax.lstm_fc(hidden=2),
     mq_jax.ste(),
   ):
     assert other.factor(other.init(jax.random.key(0), w_tilde)) == {}

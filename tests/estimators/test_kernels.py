@@ -19,7 +19,7 @@ def leaves(seed, size=3):
 @pytest.mark.parametrize('size', [2, 3])
 @pytest.mark.parametrize('init', ['random', 'identity'])
 def test_kernel_wise_equals_two_layers_per_kernel(x64, size, init):
-  estimator = mq_jax.kernel_wise(size, hidden=5, init=init)
+  estimator = mq_jax.kernel_wise(size=size, hidden=5, init=init)
   w, g_hat, g_ste = (leaves(seed, size) for seed in range(3))
   phi = estimator.init(jax.random.key(3), w)
   phi = jax.tree.map(lambda x: x + 0.1, phi)
@@ -54,13 +54,13 @@ def test_kernel_wise_wrong_kernel_size_raises(shape):
   odd = {'shortcut/kernel': jnp.ones(shape)}
   message = r'shortcut/kernel has shape .*\(3, 3, in, out\) only.*None\)'
   with pytest.raises(ValueError, match=message):
-    mq_jax.kernel_wise(3).init(jax.random.key(0), leaves(0) | odd)
+    mq_jax.kernel_wise(size=3).init(jax.random.key(0), leaves(0) | odd)
 
 
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
-    (lambda: mq_jax.kernel_wise(0), 'size=0'),
+    (lambda: mq_jax.kernel_wise(size=0), 'size=0'),
     (lambda: mq_jax.kernel_wise(hidden=1.5), 'hidden=1.5'),
     (lambda: mq_jax.kernel_wise(init='ones'), "init='ones'"),
   ],

@@ -20,7 +20,9 @@ def test_scaled_levels_error_never_rises_with_iterations(values):
   w = common.weight(1, (6, 7))
   errors = []
   for iterations in (1, 2, 4, 8):
-    w_hat = common.values(methods.scaled_levels(values, iterations), w, ())
+    w_hat = common.values(
+      methods.scaled_levels(values, iterations=iterations), w, ()
+    )
     # The scale is the ratio of the largest level to the largest value in use.
     scales = [np.max(np.abs(w_hat)) / v for v in values if v > 0]
     assert any(
@@ -36,7 +38,7 @@ def test_scaled_levels_binary_equals_bwn_and_ternary_beats_grid():
     common.values(methods.scaled_levels((-1, 1)), w, ()),
     common.values(mq_jax.bwn(), w, ()),
   )
-  w_hat = common.values(methods.scaled_levels((-1, 0, 1), 50), w, ())
+  w_hat = common.values(methods.scaled_levels((-1, 0, 1), iterations=50), w, ())
   best = min(
     np.sum((w - a * np.clip(np.round(w / a), -1, 1)) ** 2)
     for a in np.linspace(0.05, 3, 2000)
@@ -112,18 +114,20 @@ def test_admm_invalid_arguments_raise():
   with pytest.raises(ValueError, match='every=0'):
     methods.admm(quantizer, every=0)
   with pytest.raises(ValueError, match='iterations=0'):
-    methods.scaled_levels((-1, 1), 0)
+    methods.scaled_levels((-1, 1), iterations=0)
 
 
 def test_scaled_levels_numpy_integer_equals_python_integer():
   w = common.weight(3, (6, 7))
   np.testing.assert_array_equal(
-    common.values(methods.scaled_levels((-1, 0, 1), np.int64(2)), w, ()),
-    common.values(methods.scaled_levels((-1, 0, 1), 2), w, ()),
+    common.values(
+      methods.scaled_levels((-1, 0, 1), iterations=np.int64(2)), w, ()
+    ),
+    common.values(methods.scaled_levels((-1, 0, 1), iterations=2), w, ()),
   )
 
 
 @pytest.mark.parametrize('iterations', [2.0, np.float64(2), True, np.True_])
 def test_scaled_levels_no_integer_raises(iterations):
   with pytest.raises(ValueError, match='must be a positive integer'):
-    methods.scaled_levels((-1, 1), iterations)
+    methods.scaled_levels((-1, 1), iterations=iterations)

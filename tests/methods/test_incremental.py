@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from mq_jax import methods
+from mq_jax.methods.incremental import _counts
 from tests.methods import common
 
 pytestmark = pytest.mark.usefixtures('x64')
@@ -92,11 +93,18 @@ def test_freeze_portions_first_delays_freezing():
     methods.freeze_portions(methods.inq(3), (1.0,), every=1, first=-1)
 
 
+def test_freeze_portions_count_of_large_layer_is_exact():
+  size = 2**24 + 3
+  assert _counts((0.25, 1.0), 4 * size) == [size, 4 * size]
+
+
 def test_add_elq_penalties_matches_finite_differences():
   """Differentiates a₁ |⟨g, W − Ŵ⟩| + a₂ ‖W − Ŵ‖² with constant g and Ŵ."""
   w, g = common.weight(4, (3, 4)), common.weight(5, (3, 4))
   quantizer = methods.fixed_levels(methods.twn())
-  transformation = methods.add_elq_penalties(quantizer, 0.3, 0.7)
+  transformation = methods.add_elq_penalties(
+    quantizer, perturbation=0.3, approximation=0.7
+  )
   variables = transformation.init({'w': w})
   w_hat = common.values(quantizer, w, variables['w'])
 
@@ -134,11 +142,11 @@ def test_fixed_levels_keeps_levels_of_initial_weights():
 )
 def test_freeze_portions_portions_not_ascending_to_one_raise(portions):
   with pytest.raises(ValueError, match='portions='):
-    methods.freeze_portions(methods.inq(), portions, 1)
+    methods.freeze_portions(methods.inq(), portions, every=1)
 
 
 def test_inq_invalid_arguments_raise():
   with pytest.raises(ValueError, match='every=0'):
-    methods.freeze_portions(methods.inq(), (1.0,), 0)
+    methods.freeze_portions(methods.inq(), (1.0,), every=0)
   with pytest.raises(ValueError, match='bits=1'):
     methods.inq(1)

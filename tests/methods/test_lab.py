@@ -59,4 +59,4 @@ def test_lab_curvature_is_moving_average_of_squared_gradients():
 
 def test_lab_invalid_decay_raises():
   with pytest.raises(ValueError, match=r'decay=1\.0'):
-    methods.lab(1.0)
+    methods.lab(decay=1.0)

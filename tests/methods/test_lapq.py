@@ -45,6 +45,8 @@ def test_lp_clip_matches_fine_grid(power):
   largest = float(np.max(np.abs(w)))
   fine = min(error(f * largest) for f in np.linspace(0.02, 1, 400))
   assert error(alpha) <= 1.02 * fine
+  corrected = methods.clipped_uniform(3, corrected=True)
+  assert float(methods.lp_clip(corrected, w, jnp.asarray(power))) == alpha
 
 
 def test_vertex_matches_parabola():
@@ -64,7 +66,7 @@ def test_lapq_joint_search_lowers_loss():
   def loss(params):
     return (jnp.sum(params['a'] * params['b']) - target) ** 2
 
-  quantizer = methods.clipped_uniform(2)
+  quantizer = methods.clipped_uniform(2, corrected=False)
   rules = [('.*', quantizer)]
   found = methods.lapq(loss, params, rules, sweeps=2)
   w_hat = {
@@ -72,6 +74,10 @@ def test_lapq_joint_search_lowers_loss():
     for path, w in params.items()
   }
   assert float(loss(w_hat)) == pytest.approx(found.losses['end'], rel=1e-6)
+  # The correction follows the search, which does not depend on it.
+  rules = [('.*', methods.clipped_uniform(2, corrected=True))]
+  corrected = methods.lapq(loss, params, rules, sweeps=2)
+  assert corrected == found
   assert found.losses['end'] < 0.1 * found.losses['start']
   assert 2 <= found.power <= 4
   start = methods.lapq(loss, params, rules, sweeps=0)

@@ -30,7 +30,7 @@ def oracle(w, s, bits):
 @pytest.mark.parametrize('bits', [2, 3, 8])
 def test_lsq_values_and_gradients_match_oracle(bits):
   w, g = common.weight(1, (5, 7)), common.weight(2, (5, 7))
-  quantizer = methods.lsq(bits, optax.sgd(1.0))
+  quantizer = methods.lsq(bits, optimizer=optax.sgd(1.0))
   q_max = 2 ** (bits - 1) - 1
   start = quantizer.init(w)
   assert float(start.step) == pytest.approx(
@@ -46,7 +46,7 @@ def test_lsq_values_and_gradients_match_oracle(bits):
     np.testing.assert_array_equal(quantizer.saturated(w, variables), ~inside)
     gradient = float(np.sum(g * slope)) / np.sqrt(w.size * q_max)
     # With a small learning rate the step size does not cross zero.
-    slow = methods.lsq(bits, optax.sgd(1e-3))
+    slow = methods.lsq(bits, optimizer=optax.sgd(1e-3))
     slow_variables = slow.init(w)._replace(step=jnp.asarray(s))
     moved = slow.update(slow_variables, w, None, g).step
     assert s - float(moved) == pytest.approx(1e-3 * gradient, rel=1e-6)
@@ -54,7 +54,7 @@ def test_lsq_values_and_gradients_match_oracle(bits):
 
 def test_lsq_step_size_stays_positive():
   w = common.weight(3)
-  quantizer = methods.lsq(2, optax.sgd(1e9))
+  quantizer = methods.lsq(2, optimizer=optax.sgd(1e9))
   variables = quantizer.init(w)
   moved = quantizer.update(variables, w, None, w)
   assert float(moved.step) >= float(variables.step) / 1000

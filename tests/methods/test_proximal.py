@@ -85,11 +85,35 @@ def test_proximal_step_leaf_without_quantizer_is_unchanged():
   params = {'a': jnp.array([0.5]), 'b': jnp.array([0.5])}
   moves = {'a': jnp.array([3.0]), 'b': jnp.array([3.0])}
   for transformation, a in (
-    (methods.clip_weights(rules, 2.0), 1.5),
+    (methods.clip_weights(rules, bound=2.0), 1.5),
     (methods.proximal_step(rules, lambda updates: 1.0), 2.0),
   ):
     new, _ = transformation.update(moves, transformation.init(params), params)
     assert (float(new['a'][0]), float(new['b'][0])) == (a, 3.0)
+
+
+@pytest.mark.parametrize(
+  'dtype', [jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16]
+)
+@pytest.mark.parametrize('jit', [False, True])
+def test_clip_weights_updated_weight_never_exceeds_bound(dtype, jit):
+  rng = np.random.default_rng(8)
+  bound = 0.3
+  clip = methods.clip_weights([('w', methods.binary())], bound=bound)
+  w = {'w': jnp.asarray(rng.normal(size=4000), dtype)}
+  moves = {'w': jnp.asarray(rng.normal(size=4000), dtype)}
+
+  def moved(moves, w):
+    return optax.apply_updates(w, clip.update(moves, clip.init(w), w)[0])
+
+  new = (jax.jit(moved) if jit else moved)(moves, w)['w']
+  bound = float(jnp.asarray(bound, dtype))
+  size = np.abs(np.asarray(new, np.float64))
+  assert np.max(size) <= bound
+  clipped = np.abs(np.asarray(w['w'] + moves['w'], np.float64)) > bound
+  ulp = float(jnp.finfo(dtype).eps)
+  # The clipped weights are within the rounding error of one move.
+  assert np.all(size[clipped] >= bound - 8 * ulp)
 
 
 def test_binary_relax_moves_from_weights_to_levels():
@@ -129,4 +153,4 @@ def test_binary_relax_in_training_moves_weights():
 
 def test_clip_weights_invalid_bound_raises():
   with pytest.raises(ValueError, match='bound=0'):
-    methods.clip_weights(methods.binary(), 0)
+    methods.clip_weights(methods.binary(), bound=0)

@@ -112,7 +112,7 @@ def test_slb_in_training_equals_gradient_descent_on_theta():
 @pytest.mark.parametrize('kind', ['exp', 'linear', 'cos'])
 def test_temperature_schedule_increases_from_start_to_end(kind):
   schedule = methods.temperature_schedule(
-    kind, 0.01, 10.0, 100, window=(0.2, 0.6)
+    kind, start=0.01, end=10.0, total=100, window=(0.2, 0.6)
   )
   at = np.array([float(schedule(jnp.asarray(t))) for t in range(101)])
   np.testing.assert_allclose(at[:21], 0.01, rtol=1e-9)
@@ -123,7 +123,9 @@ def test_temperature_schedule_increases_from_start_to_end(kind):
 
 
 def test_temperature_schedule_cycles_restart():
-  schedule = methods.temperature_schedule('linear', 1.0, 5.0, 90, cycles=3)
+  schedule = methods.temperature_schedule(
+    'linear', start=1.0, end=5.0, total=90, cycles=3
+  )
   at = [float(schedule(jnp.asarray(t))) for t in (0, 15, 29, 30, 45, 60, 90)]
   late = 1 + 4 * 29 / 30
   np.testing.assert_allclose(at, [1, 3, late, 1, 3, 1, 5], atol=1e-9)
@@ -141,8 +143,12 @@ def test_temperature_schedule_cycles_restart():
   ],
 )
 def test_temperature_schedule_invalid_arguments_raise(values):
+  kind, *numbers = values
+  names = ('start', 'end', 'total', 'window', 'cycles')
   with pytest.raises(ValueError, match='='):
-    methods.temperature_schedule(*values)
+    methods.temperature_schedule(
+      kind, **dict(zip(names, numbers, strict=False))
+    )
 
 
 def test_slb_invalid_arguments_raise():
@@ -154,7 +160,7 @@ def test_slb_invalid_arguments_raise():
 
 def test_temperature_schedule_exp_by_epoch_multiplies_once_per_epoch():
   schedule = methods.temperature_schedule(
-    'exp', 1.0, 16.0, 80, (0.25, 0.75), every=10
+    'exp', start=1.0, end=16.0, total=80, window=(0.25, 0.75), every=10
   )
   values = np.array([float(schedule(jnp.asarray(step))) for step in range(80)])
   by_epoch = values.reshape(8, 10)
@@ -167,7 +173,7 @@ def test_temperature_schedule_exp_by_epoch_multiplies_once_per_epoch():
 def test_temperature_schedule_freeze_ends_at_infinity():
   kept, frozen = (
     methods.temperature_schedule(
-      'linear', 1.0, 5.0, 10, (0.2, 0.6), freeze=freeze
+      'linear', start=1.0, end=5.0, total=10, window=(0.2, 0.6), freeze=freeze
     )
     for freeze in (False, True)
   )

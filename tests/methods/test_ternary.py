@@ -56,7 +56,7 @@ def test_ttq_gradients_match_levels():
   """Compares scales with finite differences, weights with {W_n|1|W_p} g_hat."""
   w, g = common.weight(1), common.weight(2)
   scales = np.array([0.8, 1.3])
-  quantizer = methods.ttq(0.3, optax.sgd(1.0))
+  quantizer = methods.ttq(threshold=0.3, optimizer=optax.sgd(1.0))
   variables = quantizer.init(w)._replace(scales=jnp.asarray(scales))
 
   def loss(scales):
@@ -81,10 +81,13 @@ def test_ttq_gradients_match_levels():
 
 def test_ttq_extreme_thresholds_and_scaled_weights_give_expected_codes():
   w = common.weight(3)
-  for quantizer, zeros in ((methods.ttq(0), 0), (methods.ttq(1), w.size)):
+  for quantizer, zeros in (
+    (methods.ttq(threshold=0), 0),
+    (methods.ttq(threshold=1), w.size),
+  ):
     w_hat = common.values(quantizer, w, quantizer.init(w))
     assert np.sum(w_hat == 0) == zeros
-  quantizer = methods.ttq(0.2)
+  quantizer = methods.ttq(threshold=0.2)
   variables = quantizer.init(w)
   np.testing.assert_array_equal(
     quantizer.codes(7.0 * w, variables)[0], quantizer.codes(w, variables)[0]
@@ -94,7 +97,9 @@ def test_ttq_extreme_thresholds_and_scaled_weights_give_expected_codes():
 def test_ttq_in_training_matches_oracle():
   """Computes two steps of weights and scales from the gradients of the loss."""
   w, g = common.weight(4), common.weight(5)
-  states = common.linear(methods.ttq(0.3, optax.sgd(0.05)), w, g, 2)
+  states = common.linear(
+    methods.ttq(threshold=0.3, optimizer=optax.sgd(0.05)), w, g, 2
+  )
   scales = np.ones(2)
   for before, after in itertools.pairwise(states):
     weights = common.kernel(before)
@@ -114,6 +119,6 @@ def test_ttq_in_training_matches_oracle():
 def test_ternary_invalid_thresholds_raise(threshold):
   for make in (methods.twn, methods.ttq):
     with pytest.raises(ValueError, match='threshold='):
-      make(threshold)
+      make(threshold=threshold)
   with pytest.raises(ValueError, match=r'threshold=1\.5'):
-    methods.ttq(1.5)
+    methods.ttq(threshold=1.5)

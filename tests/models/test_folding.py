@@ -183,7 +183,7 @@ def test_fold_scales_vgg_folds_convolutions_and_biases():
 
 
 def test_fold_scales_kernel_without_scale_is_unchanged():
-  trained = methods.ttq(0.3)
+  trained = methods.ttq(threshold=0.3)
   _, variables, _ = network(3)
   asymmetric = jnp.array([-1.3, 0.0, 0.8])
   assert models.scale_of(asymmetric) is None

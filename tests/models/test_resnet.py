@@ -224,7 +224,7 @@ def test_resnet_gradient_matches_finite_difference(x64):
   ],
 )
 def test_resnet_quantized_forward_matches_oracle(x64, activation):
-  net = models.resnet8(7, jnp.float64, activation)
+  net = models.resnet8(7, dtype=jnp.float64, activation=activation)
   x = images(dtype=np.float64)
   variables = start(net, x)
   logits, _ = apply(net, variables, x)
@@ -300,7 +300,7 @@ def test_resnet_head_norm_replaces_head_bias():
     'batch_stats/head_norm/mean': (7,),
     'batch_stats/head_norm/var': (7,),
   }
-  net, x = models.resnet8(7, jnp.bfloat16, head_norm=True), images()
+  net, x = models.resnet8(7, dtype=jnp.bfloat16, head_norm=True), images()
   variables = start(net, x)
   calls = networks.calls(net, variables, x, train=True)
   logits = np.asarray(calls['head_norm'][1])

@@ -132,6 +132,47 @@ def test_layer_macs_scaled_weight_counts_as_weight():
     assert layer_macs(weights, network, x, scale) == {'w': 3 * 4 * 5}
 
 
+def test_layer_macs_weight_with_scales_counts_as_weight():
+  shapes = {'w': (4, 5), 'gain': (5,), 'a': (4, 2), 'b': (2, 5), 'norm': (4,)}
+  weights = {name: jnp.ones(shape) for name, shape in shapes.items()}
+  x, mask = jnp.ones((3, 4)), jnp.ones((4, 5))
+
+  def weight_norm(p, x):
+    length = jnp.sqrt(jnp.sum(p['w'] ** 2, axis=0, keepdims=True))
+    return x @ (p['w'] / length * p['gain'][None, :])
+
+  def low_rank(p, x):
+    return x @ (p['w'] + p['a'] @ p['b'])
+
+  for network in (
+    weight_norm,
+    jax.jit(weight_norm),
+    lambda p, x: x @ (p['w'] * p['gain'][None, :] * mask),
+    lambda p, x: x @ (p['w'] - p['w'].mean()),
+  ):
+    assert layer_macs(weights, network, x) == {'w': 3 * 4 * 5}
+  assert layer_macs(weights, low_rank, x) == {
+    'w': 3 * 4 * 5,
+    'a': 4 * 2 * 5,
+    'b': 4 * 2 * 5,
+  }
+
+  def normed(p, x):
+    # The input of the product depends on x, so it counts for no leaf.
+    return (x * p['norm'][None, :]) @ p['w']
+
+  def repeated(p, x):
+    state = jnp.zeros((3, 4))
+
+    def step(h, _):
+      return h * p['norm'][None, :] @ p['w'][:, :4] + x, None
+
+    return lax.scan(step, state, None, length=2)[0]
+
+  assert layer_macs(weights, normed, x) == {'w': 3 * 4 * 5}
+  assert layer_macs(weights, repeated, x) == {'w': 2 * 3 * 4 * 4}
+
+
 @pytest.mark.parametrize('loop', ['scan', 'fori_loop'])
 def test_layer_macs_slice_of_stack_counts_for_stack(loop):
   def apply(params, x):

@@ -22,7 +22,7 @@ from tests import problem
 
 # The codes of 135 weights fill whole bytes only at 8 bits.
 SHAPE = (3, 3, 3, 5)
-RISING = methods.temperature_schedule('exp', 0.5, 8.0, 10)
+RISING = methods.temperature_schedule('exp', start=0.5, end=8.0, total=10)
 QUANTIZERS = {
   **{f'dorefa{bits}': mq_jax.dorefa(bits) for bits in range(1, 9)},
   'dorefa_original': mq_jax.dorefa(original=True),
@@ -31,11 +31,11 @@ QUANTIZERS = {
   'bwn_axis0': mq_jax.per(mq_jax.bwn(), axes=0),
   'twn': methods.twn(),
   'twn_two_scales': methods.twn(two_scales=True),
-  'ttq': methods.ttq(0.3, optax.sgd(0.1)),
-  'lsq2': methods.lsq(2, optax.sgd(0.1)),
+  'ttq': methods.ttq(threshold=0.3, optimizer=optax.sgd(0.1)),
+  'lsq2': methods.lsq(2, optimizer=optax.sgd(0.1)),
   'lq_nets1': methods.lq_nets(1),
   'lq_nets2': methods.lq_nets(2, decay=0.5),
-  'lab': methods.lab(0.5),
+  'lab': methods.lab(decay=0.5),
   'slb3': methods.slb(3, RISING),
   'inq5': methods.inq(5),
   'uniform2': methods.uniform(2),
@@ -44,7 +44,7 @@ QUANTIZERS = {
   'aciq8': mq_jax.per(methods.aciq(8, prior='range', corrected=False), axes=-1),
   'twn_groups': mq_jax.per(methods.twn(), axes=-1, group_size=1),
   'lsq_groups': mq_jax.per(
-    methods.lsq(3, optax.sgd(0.1)), axes=0, group_size=3, group_axis=1
+    methods.lsq(3, optimizer=optax.sgd(0.1)), axes=0, group_size=3, group_axis=1
   ),
   'clipped_uniform3': methods.clipped_uniform(3),
   'scaled_levels': methods.scaled_levels((-4, -2, -1, 1, 2, 4)),
@@ -784,7 +784,7 @@ def test_pack_bad_metadata_or_rules_raises():
 
 
 def test_pack_state_of_other_train_step_raises():
-  lsq = methods.lsq(2, optax.sgd(0.1))
+  lsq = methods.lsq(2, optimizer=optax.sgd(0.1))
   rules = [('first/kernel', lsq), ('last/kernel', mq_jax.bwn())]
   state = problem.start(problem.make(rules, mq_jax.ste()))
 

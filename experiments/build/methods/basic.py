@@ -42,14 +42,18 @@ METHODS = {
     )
   ),
   'twn': Method(
-    lambda keys, context: MethodParts(methods.twn(keys.method.threshold)),
+    lambda keys, context: MethodParts(
+      methods.twn(threshold=keys.method.threshold)
+    ),
     options={
       'threshold': Key(0.7, 'Threshold as a multiple of mean |W|.', least=0)
     },
   ),
   'ttq': Method(
     lambda keys, context: MethodParts(
-      methods.ttq(keys.method.threshold, context.weight_optimizer)
+      methods.ttq(
+        threshold=keys.method.threshold, optimizer=context.weight_optimizer
+      )
     ),
     options={
       'threshold': Key(
@@ -59,14 +63,14 @@ METHODS = {
   ),
   'lsq': Method(
     lambda keys, context: MethodParts(
-      methods.lsq(keys.bits, context.weight_optimizer),
+      methods.lsq(keys.bits, optimizer=context.weight_optimizer),
       threshold=0.0 if keys.bits == 1 else None,
     ),
     ('bits',),
   ),
   'lab': Method(
     lambda keys, context: MethodParts(
-      methods.lab(keys.method.decay),
+      methods.lab(decay=keys.method.decay),
       post_update=methods.clip_weights,
       threshold=0.0,
     ),
@@ -74,7 +78,7 @@ METHODS = {
   ),
   'lq_nets': Method(
     lambda keys, context: MethodParts(
-      methods.lq_nets(keys.bits, keys.method.decay),
+      methods.lq_nets(keys.bits, decay=keys.method.decay),
       threshold=0.0 if keys.bits == 1 else None,
     ),
     ('bits',),

@@ -38,7 +38,7 @@ def _proxquant(keys: ConfigDict, context: MethodContext) -> MethodParts:
 
   def post_update(rules: Rules) -> optax.GradientTransformation:
     return optax.chain(
-      methods.proximal_step(rules, lambda updates: rise * updates, prox),
+      methods.proximal_step(rules, lambda updates: rise * updates, prox=prox),
       methods.clip_weights(rules),
       methods.freeze_portions(rules, (1.0,), every=1, first=freeze),
     )
@@ -81,7 +81,9 @@ def _by_portions(
   later = max(1, len(portions) - 1)
   every = max(1, (context.steps - 1) // later)
   first = max(0, context.steps - 1 - every * later)
-  return lambda rules: methods.freeze_portions(rules, portions, every, first)
+  return lambda rules: methods.freeze_portions(
+    rules, portions, every=every, first=first
+  )
 
 
 def _inq(keys: ConfigDict, context: MethodContext) -> MethodParts:
@@ -95,7 +97,9 @@ def _elq(keys: ConfigDict, context: MethodContext) -> MethodParts:
   return MethodParts(
     mq_jax.unquantized(methods.fixed_levels(levels)),
     lambda rules: methods.add_elq_penalties(
-      rules, keys.method.perturbation, keys.method.approximation
+      rules,
+      perturbation=keys.method.perturbation,
+      approximation=keys.method.approximation,
     ),
     _by_portions(keys, context, bits=2),
   )
@@ -106,7 +110,7 @@ def _admm(keys: ConfigDict, context: MethodContext) -> MethodParts:
   levels = methods.scaled_levels(numbers('levels', keys.method.levels))
   return MethodParts(
     mq_jax.unquantized(levels),
-    lambda rules: methods.admm(rules, keys.method.rho, every),
+    lambda rules: methods.admm(rules, rho=keys.method.rho, every=every),
   )
 
 
@@ -139,16 +143,16 @@ def _slb(keys: ConfigDict, context: MethodContext) -> MethodParts:
   by_epoch = keys.method.kind == 'multiplicative'
   inverse_temperature = methods.temperature_schedule(
     'exp' if by_epoch else keys.method.kind,
-    keys.method.first,
-    keys.method.last,
-    context.steps,
-    (window[0], window[1]),
-    keys.method.cycles,
-    context.steps_per_epoch if by_epoch else 1,
-    keys.method.freeze,
+    start=keys.method.first,
+    end=keys.method.last,
+    total=context.steps,
+    window=(window[0], window[1]),
+    cycles=keys.method.cycles,
+    every=context.steps_per_epoch if by_epoch else 1,
+    freeze=keys.method.freeze,
   )
   return MethodParts(
-    methods.slb(keys.bits, inverse_temperature, keys.method.sharpness)
+    methods.slb(keys.bits, inverse_temperature, sharpness=keys.method.sharpness)
   )
 
 

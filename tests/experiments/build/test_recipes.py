@@ -353,7 +353,7 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
       'lapq',
       base,
       tmp_path / str(sweeps),
-      method={'corrected': True, 'sweeps': sweeps, 'images': 512},
+      method={'corrected': False, 'sweeps': sweeps, 'images': 512},
       **changes,
     )
     model = model_file.load_model(result.model_path)
