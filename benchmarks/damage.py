@@ -1,11 +1,11 @@
 """Damages files of each format, and counts what happens when they are read.
 
-  python -m benchmarks.damage --count N --out results/reliability/damage.jsonl
+  python -m benchmarks.damage --count N --json results/benchmarks/damage.json
 
 damages N files of each format, each in one way. Processes of their own read
-them, so that a crash is counted. The first line of the output is the origin of
-the numbers, and each other line is the count of one outcome. The command fails
-if a file was loaded with wrong values, or caused a traceback or a crash.
+them, so that a crash is counted. The table has a row per format and per kind of
+damage. The command fails if a file was loaded with wrong values, or caused a
+traceback or a crash.
 """
 
 import argparse
@@ -25,10 +25,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import table
 from benchmarks.damaged_files import Format, formats
-from experiments.common import runtime
-from experiments.records import run_log
-from mq_jax.files import write_atomic
 
 REFUSED, EQUAL = 'refused with one line', 'loaded equal values'
 NOTICE = 'loaded with a notice'
@@ -224,50 +222,44 @@ def _run(
 
 
 def count_outcomes(
-  name: str, rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-  """Returns a row per kind and outcome, with an example of each bad one."""
-  counts = Counter((row['kind'], row['outcome']) for row in rows)
-  found = []
-  for (kind, result), number in sorted(counts.items()):
-    row = {'kind': kind, 'format': name, 'outcome': result, 'count': number}
-    if result in BAD:
-      row['example'] = next(
-        {'index': r['index'], 'message': r['message'][:300]}
-        for r in rows
-        if (r['kind'], r['outcome']) == (kind, result)
-      )
-    found.append(row)
-  return found
+  what: str, rows: list[dict[str, Any]]
+) -> dict[str, str | int]:
+  """Returns a row of the table: the number of each outcome."""
+  counts = Counter(row['outcome'] for row in rows)
+  return {
+    'damaged': what,
+    'files': len(rows),
+    **{outcome: counts[outcome] for outcome in (REFUSED, EQUAL, NOTICE)},
+    'anything else': sum(counts[outcome] for outcome in BAD),
+  }
 
 
 def main() -> None:
-  """Damages files, prints the counts, and writes them."""
-  runtime.keep_memory()
-  options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  """Damages files and prints the table."""
+  options = table.bare_parser(__doc__)
   options.add_argument('--count', type=int, default=1000, help='per format')
   options.add_argument('--seed', type=int, default=0)
   options.add_argument('--only', nargs='+', choices=tuple(formats()))
-  options.add_argument('--out', type=pathlib.Path, help='file for the counts')
   options.add_argument('--work', help=argparse.SUPPRESS)
-  args = options.parse_args()
+  args = table.parse(options, {'count': 10, 'only': ['card']})
   if args.work:
     name, seed, first, last, folder = json.loads(args.work)
     work(name, int(seed), int(first), int(last), pathlib.Path(folder))
     return
-  origin = run_log.describe_run({'seed': args.seed, 'count': args.count})
-  lines: list[dict[str, Any]] = [origin]
+  lines, damaged = [], []
   for name in args.only or formats():
     count = math.ceil(args.count * formats()[name].share)
     with tempfile.TemporaryDirectory() as folder:
       rows = watch(name, args.seed, count, pathlib.Path(folder))
-    lines += count_outcomes(name, rows)
-    totals = Counter(row['outcome'] for row in rows)
-    print(f'{name}: {dict(totals)}', flush=True)
-    if args.out:
-      write_atomic(args.out, run_log.to_lines(lines))
-  if bad := [row for row in lines[1:] if row['outcome'] in BAD]:
-    sys.exit('\n'.join(json.dumps(row) for row in bad))
+    lines.append(count_outcomes(name, rows))
+    print(lines[-1], flush=True)
+    damaged += [{**row, 'format': name} for row in rows]
+  for kind in KINDS:
+    rows = [row for row in damaged if row['kind'] == kind]
+    lines.append(count_outcomes(f'all: {kind}', rows))
+  table.show('Damaged files', [*lines, count_outcomes('all', damaged)], args)
+  if bad := [row for row in damaged if row['outcome'] in BAD]:
+    sys.exit('\n'.join(map(json.dumps, bad[:20])))
 
 
 if __name__ == '__main__':
