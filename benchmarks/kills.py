@@ -9,6 +9,7 @@ of a run that nobody killed, and its log the numbers.
 """
 
 import hashlib
+import math
 import pathlib
 import random
 import signal
@@ -27,13 +28,15 @@ OVERRIDES = {
   'hidden': 4,
   'pretrain_epochs': 2,
   'epochs': 4,
-  'checkpoint_every': 2,
+  'checkpoint_every': 1,
   'chunk': 1,
 }
 PROGRAM = (
   'from tests.experiments import tiny; exec(tiny.program("experiments.cifar"))'
 )
-FIRST = 0.3  # Share of the time of a run after which kills begin.
+AFTER = 0.8  # share of the kills that come after a new checkpoint
+LATE = 1.0  # longest time between a checkpoint and a kill, in seconds
+EARLY = 15.0  # longest time between a start and any other kill, in seconds
 # What differs between two runs of one configuration.
 TIMES = ('seconds', 'test_seconds')
 
@@ -53,17 +56,16 @@ def _rows(
   folder: pathlib.Path, count: int, rng: random.Random
 ) -> list[dict[str, Any]]:
   reference = folder / 'reference'
-  _finish(_start(reference))
-  # The second run reads compiled programs from the cache, as killed runs do.
-  started = time.perf_counter()
-  _finish(_start(folder / 'timed'))
-  duration = time.perf_counter() - started
+  process = _start(reference)
+  _, errors = process.communicate()
+  if process.returncode:
+    raise SystemExit(f'A run that nobody killed failed:\n{errors}')
   wanted = _contents(reference)
   runs: list[tuple[list[str], bool]] = []
   while sum(len(moments) for moments, _ in runs) < count:
     run = folder / f'run{len(runs)}'
     moments: list[str] = []
-    while (moment := _kill(run, rng.uniform(FIRST, 1) * duration)) is not None:
+    while (moment := _kill(run, rng)) is not None:
       moments.append(moment)
     runs.append((moments, _contents(run) == wanted))
     print(f'{run.name}: {len(moments)} kills, equal: {runs[-1][1]}', flush=True)
@@ -93,40 +95,55 @@ def _start(run: pathlib.Path) -> subprocess.Popen[str]:
   )
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
-  _, errors = process.communicate()
-  if process.returncode:
-    raise SystemExit(f'A run that nobody killed failed:\n{errors}')
+def _kill(run: pathlib.Path, rng: random.Random) -> str | None:
+  """Kills a run at a random moment; returns its last work.
 
+  Most processes are killed shortly after a new checkpoint, so that the run
+  makes progress, and some before.
 
-def _kill(run: pathlib.Path, seconds: float) -> str | None:
-  """Kills a run after some time; returns its last work, None if it finished.
+  Args:
+    run: Folder of the run.
+    rng: Generator of the moment.
+
+  Returns:
+    The last work on disk, or None if the run finished before the kill.
 
   Raises:
     SystemExit: If the run fails.
   """
-  process = _start(run)
-  try:
-    _, errors = process.communicate(timeout=seconds)
-  except subprocess.TimeoutExpired:
-    process.kill()
-    process.communicate()
-    if process.returncode == -signal.SIGKILL:
-      return _last_work(run)
-    errors = ''
+  before, process = _checkpoints(run), _start(run)
+  deadline = math.inf if rng.random() < AFTER else rng.uniform(0, EARLY)
+  started = time.monotonic()
+  while process.poll() is None and _checkpoints(run) == before:
+    if time.monotonic() - started > deadline:
+      break
+    time.sleep(0.01)
+  else:
+    time.sleep(rng.uniform(0, LATE))
+  process.kill()
+  _, errors = process.communicate()
+  if process.returncode == -signal.SIGKILL:
+    return _last_work(run)
   if process.returncode:
     raise SystemExit(f'A killed run does not continue:\n{errors}')
   return None
 
 
+def _checkpoints(run: pathlib.Path) -> set[pathlib.Path]:
+  """Returns the complete checkpoints of the run and of its base model."""
+  return {
+    path
+    for part in (run, run / workdir.BASE_RUN)
+    for path in (part / workdir.CHECKPOINTS).glob('*')
+    if path.name.isdigit()
+  }
+
+
 def _last_work(run: pathlib.Path) -> str:
-  for part, name in (
-    (run, 'checkpoint of the run'),
-    (run / workdir.BASE_RUN, 'checkpoint of the base model'),
-  ):
-    if any((part / workdir.CHECKPOINTS).glob('[0-9]*')):
-      return name
-  return 'none'
+  parents = {path.parents[1] for path in _checkpoints(run)}
+  if run in parents:
+    return 'a checkpoint of the run'
+  return 'a checkpoint of the base model' if parents else 'none'
 
 
 def _contents(run: pathlib.Path) -> dict[str, Any]:
