@@ -1,10 +1,11 @@
 """Quantized activations: functions with the gradients of their papers.
 
-The functions take activations of any shape. ±∞ gives the value of the largest
-finite inputs, and NaN stays NaN. A function with a trained number
-takes it as a second argument, so that the number is an ordinary parameter of
-the network. Halves round upwards. Networks take an `Activation`, which declares
-the properties of the function: `Activation(dorefa_activation(2))`,
+The functions take activations of any shape. +∞ and −∞ give the values of the
+largest and the smallest finite input, and NaN stays NaN. A function with a
+trained number takes it as a second argument, so that the number is an ordinary
+parameter of the network. Halves round upwards. Networks take an `Activation`,
+which declares the properties of the function:
+`Activation(dorefa_activation(2))`,
 `Activation(bi_real_sign, signed=True, binary=True)`,
 `Activation(pact(4), start=10.0)`.
 """

@@ -107,12 +107,12 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
     meta_opt_state=meta_opt_state,
     step=state.step + 1,
   )
+  values = [loss, phi_grad, new.phi, new.grads]
+  values += [new.params, new.variables, new.model_state]
   step_metrics = {
     'loss': loss,
     'phi_grad_norm': jnp.asarray(optax.tree.norm(phi_grad), loss.dtype),
-    'finite': _all_finite(
-      (loss, phi_grad, new.grads, new.params, new.variables, new.model_state)
-    ),
+    'finite': _all_finite(values),
   }
   return new, loss_metrics | step_metrics
 
@@ -170,7 +170,7 @@ def evaluate(
     the current trace maps.
   """
   # `init` may run outside of the map, on a whole batch.
-  axes = data_parallel.bound_axes(setup.axes)
+  axes = data_parallel.bound_axes(setup.axes or ())
   (loss, (model_state, metrics)), grads = data_parallel.value_and_grad(
     setup.loss_fn, axes
   )(

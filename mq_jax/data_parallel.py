@@ -16,26 +16,27 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.loss import LossFn
+from mq_jax.selection import named_leaves
 
 AxisName = str | tuple[str, ...]
 
 
-def axes_of(axis_name: AxisName | None) -> tuple[str, ...]:
+def axes_of(axis_name: AxisName | None) -> tuple[str, ...] | None:
   """Returns the names in the argument `axis_name` of `make_train_step`.
 
   Raises:
     TypeError: If `axis_name` is neither None, a name, nor a tuple of names.
-    ValueError: If `axis_name` is empty or contains duplicates.
+    ValueError: If a name is empty, or if `axis_name` contains duplicates.
   """
   if axis_name is None:
-    return ()
+    return None
   axes = axis_name if isinstance(axis_name, tuple) else (axis_name,)
   if not all(isinstance(axis, str) for axis in axes):
     raise TypeError(
       f'axis_name={axis_name!r} must be the name of a mapped axis, a tuple of'
       ' names, or None.'
     )
-  if not all(axes) or not axes or len({*axes}) < len(axes):
+  if not all(axes) or len({*axes}) < len(axes):
     raise ValueError(
       f'axis_name={axis_name!r} must name different axes: pass None to train'
       ' outside of a map.'
@@ -48,8 +49,16 @@ def bound_axes(axes: Sequence[str]) -> tuple[str, ...]:
   return tuple(axis for axis in axes if _is_bound(axis))
 
 
-def check_bound(axes: Sequence[str]) -> None:
-  """Raises `ValueError` if the current trace does not map over all axes."""
+def check_bound(axes: Sequence[str] | None) -> None:
+  """Raises `ValueError` if the current trace does not map over all axes.
+
+  If `axes` is None, the trace may map over no axis on which replicas could
+  drift apart unnoticed: JAX follows differences between replicas only in a
+  `jax.shard_map` with `check_vma=True`.
+  """
+  if axes is None:
+    _check_no_replicas()
+    return
   for axis in axes:
     if not _is_bound(axis):
       raise ValueError(
@@ -60,9 +69,24 @@ def check_bound(axes: Sequence[str]) -> None:
       )
 
 
-def check_init(axes: Sequence[str]) -> None:
+def _check_no_replicas() -> None:
+  for axis in _manual_axes():
+    # A value that is marked twice is known to vary, if JAX follows at all.
+    is_followed = _varies(_varying(jnp.zeros(()), (axis,)), axis)
+    if not is_followed:
+      raise ValueError(
+        f'The step runs in a map over the axis {axis!r}, and nothing keeps its'
+        ' replicas equal: average over them by'
+        f' make_train_step(axis_name={axis!r}). If each replica is a training'
+        ' of its own, pass axis_name=().'
+      )
+
+
+def check_init(axes: Sequence[str] | None) -> None:
   """Raises `ValueError` if `init` runs in a map over other axes only."""
-  if axes and not bound_axes(axes) and _manual_axes():
+  if axes is None:
+    _check_no_replicas()
+  elif axes and not bound_axes(axes) and _manual_axes():
     raise ValueError(
       f'init runs in a map over none of axis_name={tuple(axes)}'
       f'{_surroundings()}, so replicas would start with different gradients:'
@@ -90,7 +114,7 @@ def check_sharding(leaves: Mapping[str, Any]) -> None:
 
 
 def value_and_grad(
-  loss_fn: LossFn, axes: Sequence[str]
+  loss_fn: LossFn, axes: Sequence[str] | None
 ) -> Callable[..., tuple[Any, Any]]:
   """Returns `jax.value_and_grad(loss_fn, has_aux=True)`, averaged over `axes`.
 
@@ -100,7 +124,7 @@ def value_and_grad(
   Args:
     loss_fn: `(params, model_state, batch, rng) -> (loss, (model_state,
       metrics))`.
-    axes: Names of mapped axes; without axes nothing is averaged.
+    axes: Names of mapped axes, or None; without axes nothing is averaged.
 
   Returns:
     `(params, model_state, batch, rng) -> ((loss, (model_state, metrics)),
@@ -109,8 +133,9 @@ def value_and_grad(
   """
 
   def averaged(params: Any, *arguments: Any) -> tuple[Any, Any]:
-    result = _averaged(loss_fn, tuple(axes), params, *arguments)
-    _check_invariant(tuple(axes), result[0][0], params)
+    names = tuple(axes or ())
+    result = _averaged(loss_fn, names, params, *arguments)
+    _check_invariant(names, result[0][0], params)
     return result
 
   return averaged
@@ -134,6 +159,7 @@ def _averaged(
   (loss, (model_state, metrics)), grads = jax.value_and_grad(
     varying_loss, has_aux=True
   )(_varying(params, axes), *arguments)
+  _check_metrics(metrics)
   loss, metrics, grads = _mean((loss, metrics, grads), axes)
   model_state = jax.tree.map(
     lambda leaf: (
@@ -144,6 +170,16 @@ def _averaged(
     model_state,
   )
   return (loss, (model_state, metrics)), grads
+
+
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+  for path, metric in named_leaves(metrics).items():
+    if not jnp.issubdtype(jnp.result_type(metric), jnp.inexact):
+      raise TypeError(
+        f'loss_fn returned the metric {path} of dtype'
+        f' {jnp.result_type(metric)}, whose average over replicas is no count:'
+        ' return a mean over the batch as a float, such as an accuracy.'
+      )
 
 
 def _mean(tree: Any, axes: tuple[str, ...]) -> Any:

@@ -40,7 +40,8 @@ class Setup(NamedTuple):
     differentiate_refinement: True if the gradient of φ flows through `refine`.
     phi_cotangent: 'ste' or 'estimator', the rule that converts ∂loss/∂Ŵ to
       ∂loss/∂W in the gradient of φ.
-    axes: Names of the mapped axes over which replicas are averaged.
+    axes: Names of the mapped axes over which replicas are averaged. None if
+      the step runs in no map, and `()` if replicas are separate trainings.
   """
 
   loss_fn: LossFn
@@ -52,7 +53,7 @@ class Setup(NamedTuple):
   meta_optimizer: optax.GradientTransformation
   differentiate_refinement: bool
   phi_cotangent: str
-  axes: tuple[str, ...]
+  axes: tuple[str, ...] | None
 
 
 class State(NamedTuple):

@@ -43,7 +43,7 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
     except Exception as error:
       error.add_note(
         f'loss_fn received a model state of {_brief(model_state)} and a batch'
-        f' of {_brief(batch)}; init takes (key, params, model_state, batch).'
+        f' of {_brief(batch)}.'
       )
       raise
     try:

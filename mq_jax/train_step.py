@@ -10,7 +10,7 @@ forward and one backward pass through the network per step.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +126,9 @@ def make_train_step(
       state and a part of the batch. The step averages the loss, its gradients,
       the metrics, and the floating point leaves of the model state over the
       replicas. `loss_fn` must return the other leaves of the model state equal
-      on all replicas. None under `jax.jit` with sharded arrays.
+      on all replicas. Metrics are floats, such as means over the batch. None
+      under `jax.jit` with sharded arrays. `()` if the replicas of a map are
+      separate trainings.
 
   Returns:
     A `TrainStep`.
@@ -184,7 +186,11 @@ def make_train_step(
     learned = is_trainable if _is_learned(estimator, leaves) else ()
     direction.check_refine(cosine, learned)
     _check_trainable(is_trainable)
-    return first_state(key, params, model_state, batch)
+    try:
+      return first_state(key, params, model_state, batch)
+    except Exception as error:
+      error.add_note('init takes (key, params, model_state, batch).')
+      raise
 
   def phi_loss(phi: Any, state: State, batch: Batch) -> Array:
     check_state(setup, state)
@@ -251,41 +257,42 @@ def _is_learned(
 
 
 def _check_init(key: Any, params: Any) -> None:
-  """Checks that the key is one key and that the parameters can be trained.
-
-  Raises:
-    TypeError: If the key is not one key, or a parameter is not floating point.
-    ValueError: If two weights are the same array.
-  """
+  """Raises `TypeError` unless the key is one key and the parameters train."""
   is_key = isinstance(key, jax.Array | np.ndarray) and (
     jnp.shape(key) == ()
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    else (jnp.shape(key), key.dtype) == ((2,), jnp.uint32)
+    else _type(key) == _type(jax.random.key_data(jax.random.key(0)))
   )
   if not is_key:
     raise TypeError(
       'init takes (key, params, model_state, batch); the key must be one key'
       f' such as jax.random.key(0), not {describe(key)}.'
     )
-  leaves = selection.named_leaves(params)
-  for path, leaf in leaves.items():
+  for path, leaf in selection.named_leaves(params).items():
     if not jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating):
       raise TypeError(
         f'params contain {path}, which is {describe(leaf)} and cannot be'
         ' trained: move it into the model state.'
       )
-  _check_tied(leaves)
 
 
-def _check_tied(leaves: Mapping[str, Any]) -> None:
+def _type(array: Any) -> tuple[tuple[int, ...], Any]:
+  return jnp.shape(array), array.dtype
+
+
+def _check_tied(leaves: Mapping[str, Any], quantized: Iterable[str]) -> None:
   """Raises `ValueError` if two weights are the same array.
 
-  Vectors may share an array, because initial zeros and ones often do.
+  Leaves that are neither quantized nor kernels may share an array, because
+  initial zeros and ones often do.
   """
   first: dict[int, str] = {}
   for path, leaf in leaves.items():
     other = first.setdefault(id(leaf), path)
-    if other != path and jnp.ndim(leaf) >= 2:
+    if other != path and any(
+      name in quantized or selection.is_kernel(name, leaf)
+      for name in (path, other)
+    ):
       raise ValueError(
         f'params contain the same array at {other} and {path}, but a train step'
         ' would train them as two weights. If they are tied, keep the weight at'
@@ -297,6 +304,7 @@ def _check_tied(leaves: Mapping[str, Any]) -> None:
 def _check_params(setup: Setup, params: Params) -> None:
   """Raises `ValueError` if the setup cannot train these parameters."""
   selected = selection.select(params, setup.quantizer)
+  _check_tied(selection.named_leaves(params), selected.keys())
   data_parallel.check_sharding(selection.only(selected, params))
   if not selected and _is_learned(setup.estimator, {}):
     raise ValueError(
@@ -334,7 +342,9 @@ def _check_trainable(is_trainable: dict[str, Any]) -> None:
       raise ValueError(
         f'No gradient passes the quantizer of {path}, or of a slice of it, at'
         ' its initial values, so these weights would never train. Zeros need'
-        f' small random values, or the rule ({path!r}, None).'
+        ' small random values; weights that are all beyond the clip of the'
+        ' quantizer need a larger clip. Otherwise keep the leaf in full'
+        f' precision by the rule ({path!r}, None).'
       )
 
 

@@ -267,7 +267,7 @@ def test_value_and_grad_averages_what_loss_returns():
       'calls': model_state['calls'] + 1,
       'key': jax.random.fold_in(model_state['key'], 0),
     }
-    metrics = {'count': jnp.sum(batch > 1), 'is_high': mean > 1}
+    metrics = {'share': jnp.mean(batch > 1)}
     return params * mean, (model_state, metrics)
 
   model_state = {
@@ -285,7 +285,7 @@ def test_value_and_grad_averages_what_loss_returns():
     jnp.float32(3), jnp.array([0.0, 1, 2, 5])
   )
   assert (loss, gradient) == (6, 2)
-  assert metrics == {'count': 1, 'is_high': 0.5}
+  assert metrics == {'share': 0.5}
   assert (new['mean'], new['calls']) == (2, 4)
   assert new['mean'].dtype == jnp.bfloat16
   assert new['calls'].dtype == jnp.int32
@@ -341,8 +341,8 @@ def noisy_loss(params, model_state, batch, rng):
   return loss + jnp.sum(noise * params['first']['kernel']), aux
 
 
-@pytest.mark.parametrize('axis_name', ['data', None])
-def test_step_unchecked_map_replicas_stay_equal_only_with_axis_name(axis_name):
+def replicas_after_two_steps(kind, axis_name):
+  """Returns the leaves of a training on each device."""
   train = mq_jax.make_train_step(
     noisy_loss,
     mq_jax.dorefa(2),
@@ -357,16 +357,25 @@ def test_step_unchecked_map_replicas_stay_equal_only_with_axis_name(axis_name):
       state, metrics = train.step_fn(state, batch)
     return state.params, state.phi, metrics
 
-  result = mapped('shard_map unchecked', run)(
-    problem.params(), next(problem.batches(1))
-  )
-  copies = [
+  result = mapped(kind, run)(problem.params(), next(problem.batches(1)))
+  return [
     [np.asarray(shard.data) for shard in leaf.addressable_shards]
     for leaf in jax.tree.leaves(result)
   ]
+
+
+@pytest.mark.parametrize('axis_name', ['data', ()])
+def test_step_unchecked_map_replicas_are_equal_or_separate(axis_name):
+  copies = replicas_after_two_steps('shard_map unchecked', axis_name)
   assert all(len(leaf) == DEVICES for leaf in copies)
   are_equal = all(np.array_equal(*leaf) for leaf in copies)
-  assert are_equal == (axis_name is not None)
+  assert are_equal == (axis_name == 'data')
+
+
+@pytest.mark.parametrize('kind', ['shard_map unchecked', 'pmap'])
+def test_step_unchecked_map_without_axis_name_raises(kind):
+  with pytest.raises(ValueError, match=r"axis_name='data'.*axis_name=\(\)"):
+    replicas_after_two_steps(kind, None)
 
 
 def test_step_nan_in_one_part_is_not_finite_on_all_replicas():
@@ -410,7 +419,6 @@ def test_init_in_map_of_another_axis_raises():
   [
     (3, TypeError),
     (['data'], TypeError),
-    ((), ValueError),
     ('', ValueError),
     (('data', 'data'), ValueError),
   ],

@@ -22,6 +22,11 @@ QUANTIZERS = {
   'lsq': methods.lsq(3, optimizer=optax.sgd(0.1)),
   'lab': methods.lab(decay=0.5),
   'slb': methods.slb(2, lambda updates: 2.0 + updates),
+  'aciq': methods.aciq(2),
+  'uniform': methods.uniform(3),
+  'clipped_uniform': methods.clipped_uniform(2, corrected=False),
+  'scaled_levels': methods.scaled_levels((-1, 0, 1)),
+  'inq': methods.inq(3),
 }
 SHAPE = (2, 6, 4)
 # Arguments of `per`, and the slices of a weight of that shape.
@@ -93,6 +98,32 @@ def test_per_any_quantizer_equals_each_slice_alone(name, case):
       found,
       alone,
     )
+
+
+@pytest.mark.parametrize(
+  'quantizer', [methods.lq_nets(2), methods.clipped_uniform(2)]
+)
+def test_per_quantizer_with_levels_per_channel_maps_other_axes_only(quantizer):
+  w = jnp.asarray(common.weight(0, (3, 8, 4)), jnp.float32)
+  layers = mq_jax.per(quantizer, axes=0)
+  w_hat = mq_jax.quantize(layers, w, layers.init(w))
+  for found, layer in zip(w_hat, w, strict=True):
+    alone = mq_jax.quantize(quantizer, layer, quantizer.init(layer))
+    np.testing.assert_allclose(found, alone, rtol=1e-6)
+  for options in ({'axes': -1}, {'axes': 0, 'group_size': 2, 'group_axis': 2}):
+    channels = mq_jax.per(quantizer, **options)
+    with pytest.raises(ValueError, match='leave the last axis out of per'):
+      mq_jax.quantize(channels, w, channels.init(w))
+
+
+def test_per_slices_of_one_weight_raise():
+  for quantizer, shape in (
+    (mq_jax.per(mq_jax.bwn(), axes=(0, -1)), (4, 2)),
+    (mq_jax.per(mq_jax.bwn(), axes=-1, group_size=1), (4, 2)),
+    (mq_jax.per(mq_jax.bwn(), axes=-1), (1, 3)),
+  ):
+    with pytest.raises(ValueError, match='would have levels of its own'):
+      mq_jax.quantize(quantizer, jnp.ones(shape), ())
 
 
 def test_per_layers_of_other_scales_all_keep_weights_under_twn():
@@ -188,6 +219,8 @@ def test_per_invalid_arguments_raise():
     mq_jax.per(mq_jax.bwn())
   with pytest.raises(ValueError, match='group_size=0'):
     mq_jax.per(mq_jax.bwn(), group_size=0)
+  with pytest.raises(ValueError, match='group_axis=1 of per has no effect'):
+    mq_jax.per(mq_jax.bwn(), axes=0, group_axis=1)
 
 
 @pytest.mark.parametrize(

@@ -640,7 +640,7 @@ def test_init_slice_of_zeros_without_gradient_raises():
   problem.make(rules, mq_jax.ste()).init(*arguments, batch)
 
 
-@pytest.mark.parametrize('where', ['weight', 'variable', 'model_state'])
+@pytest.mark.parametrize('where', ['weight', 'variable', 'model_state', 'phi'])
 def test_step_new_values_that_are_not_finite_are_reported(where):
   """Plants one NaN that the loss of the step does not see."""
   if where == 'weight':
@@ -666,8 +666,15 @@ def test_step_new_values_that_are_not_finite_are_reported(where):
       init=lambda w: jnp.zeros(()),
       update=lambda variables, w_tilde, w_hat, g_hat: variables + jnp.nan,
     )
+  to_nan = optax.stateless(
+    lambda grads, params: jax.tree.map(lambda g: g + jnp.nan, grads)
+  )
   train = mq_jax.make_train_step(
-    loss_fn, quantizer, mq_jax.ste(), post_update=poison
+    loss_fn,
+    quantizer,
+    mq_jax.fc_grad(hidden=2) if where == 'phi' else mq_jax.ste(),
+    post_update=poison,
+    meta_optimizer=to_nan if where == 'phi' else optax.adam(1e-3),
   )
   _, metrics = train.step(problem.start(train), next(problem.batches(1)))
   assert jnp.isfinite(metrics['loss'])
@@ -682,7 +689,7 @@ def test_functions_of_state_map_over_trials():
     keys, problem.params(), problem.model_state(), batch
   )
   before = train.codes(state)
-  with pytest.raises(ValueError, match=r'trials of shape \(3,\)'):
+  with pytest.raises(ValueError, match=r'trials.*of shape \(3,\)'):
     train.step_fn(state, batch)
   state, _ = jax.vmap(train.step_fn, in_axes=(0, None))(state, batch)
   # The scales of the trials differ.

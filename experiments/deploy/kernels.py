@@ -30,6 +30,8 @@ def fold_kernels(
     path: scale
     for path, leaf in packed_leaves(packed.params).items()
     if (scale := scale_of(mq_jax.codes_and_levels(leaf)[1])) is not None
+    # A norm has no scale per group of channels.
+    and scale.shape in ((), leaf.shape[-1:])
   }
   folded = fold_scales(model.params, model.batch_stats, scales)
   return model_file.ModelFile(*folded, model.metadata), list(scales)

@@ -132,7 +132,8 @@ def lapq(
     A `LapqResult`.
 
   Raises:
-    ValueError: If there are fewer than three `powers`, or `sweeps` is negative.
+    ValueError: If there are fewer than three `powers`, if `sweeps` is negative,
+      or if a quantizer is not `clipped_uniform`.
 
   References:
     Nahshan et al., `Loss Aware Post-training Quantization
@@ -145,6 +146,12 @@ def lapq(
   selected = selection.select(params, rules)
   leaves = selection.named_leaves(params)
   paths = list(selected)
+  for path, quantizer in selected.items():
+    if not quantizer.call.startswith(f'{clipped_uniform.__name__}('):
+      raise ValueError(
+        f'{path}: lapq searches the clips of clipped_uniform, not of'
+        f' {quantizer}.'
+      )
 
   @jax.jit
   def clips_of(power: Array) -> Array:

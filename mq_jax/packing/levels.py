@@ -109,8 +109,9 @@ def scale_of(levels: Array | np.ndarray) -> Array | None:
     levels: The tables of `Quantizer.codes`, `(n,)` or `(1, ..., channels, n)`.
 
   Returns:
-    α of shape `()` or `(channels,)`. None if a level is not an integer from
-    −255 to 255 times α, or if the tables belong to another axis.
+    α of shape `()` or `(channels,)`, or one α per group of channels if groups
+    share a table. None if a level is not an integer from −255 to 255 times α,
+    or if the tables belong to another axis.
   """
   table = np.asarray(levels)
   if any(length != 1 for length in table.shape[:-2]):

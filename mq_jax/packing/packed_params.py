@@ -127,8 +127,9 @@ def pack_state(
     )
   if jnp.ndim(state.step):
     raise ValueError(
-      f'The state contains trials of shape {jnp.shape(state.step)}: pack one of'
-      ' them, jax.tree.map(lambda leaf: leaf[0], state).'
+      'The state contains trials or replicas of shape'
+      f' {jnp.shape(state.step)}: pack one of them,'
+      ' jax.tree.map(lambda leaf: leaf[0], state).'
     )
   _check_variables(state, quantizer)
   _check_finite(state.params, quantizer)

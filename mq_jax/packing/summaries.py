@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mq_jax.packing import levels, packed_array
+from mq_jax.packing import levels
 from mq_jax.packing.macs import layer_macs
 from mq_jax.packing.packed_array import codes_and_levels, is_packed
 from mq_jax.packing.packed_params import PackedParams, pack
@@ -118,9 +118,9 @@ def _layer(path: str, leaf: Any, macs: int | None) -> LayerSummary:
     size = array.nbytes
     bits = 8 * array.itemsize
     return LayerSummary(path, array.shape, bits, None, None, size, size, macs)
-  table = codes_and_levels(leaf)[1]
-  w_hat = np.asarray(packed_array.values(leaf))
-  used = levels.by_value(w_hat, table.shape[:-1])[1].shape[-1]
+  codes, table = codes_and_levels(leaf)
+  integers = np.asarray(codes).astype(np.int32)
+  used = levels.by_value(integers, table.shape[:-1])[1].shape[-1]
   scale = levels.scales_of(table)
   return LayerSummary(
     path,

@@ -1,6 +1,7 @@
 """Maps a quantizer over slices of a weight: layers, channels, heads, groups."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,13 +49,15 @@ def per(
     per(bwn(), axes=-1, group_size=64)      per output channel and 64 inputs
 
   All functions of the quantizer are mapped. The mapped axes lead the axes of
-  its variables, such as the trained scales of `ttq`.
+  its variables, such as the trained scales of `ttq`. `lq_nets` and
+  `clipped_uniform` already have levels per output channel, the last axis of
+  what they receive, so they can be mapped over the other axes only.
 
   Args:
     quantizer: Quantizer of one slice.
     axes: Axes of the weight. Each index of these axes has its own slice.
     group_size: Number of adjacent indices of `group_axis` in a slice. It
-      divides the length of that axis. None disables groups.
+      divides the length of that axis. None makes no groups.
     group_axis: Axis that is split into groups. The default is the axis of the
       inputs in JAX's layouts, (..., inputs, outputs).
 
@@ -67,7 +70,9 @@ def per(
       integer.
     ValueError: If `axes` and `group_size` are both missing; if `group_size` is
       not a positive integer; or, when the quantizer is applied, if an axis does
-      not exist or appears twice, or if `group_size` does not divide its axis.
+      not exist or appears twice, if `group_size` does not divide its axis, if
+      each weight would have levels of its own, or if the quantizer already has
+      levels along the last axis of the weight and `per` maps that axis.
   """
   if not isinstance(quantizer, Quantizer):
     raise TypeError(
@@ -75,10 +80,14 @@ def per(
     )
   axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
   for axis in (*axes, group_axis):
-    if type(axis) is not int:
+    if isinstance(axis, bool) or not hasattr(axis, '__index__'):
       raise TypeError(f'The axis {axis!r} of per must be an integer.')
   if group_size is not None:
     check_count('group_size', group_size)
+  elif group_axis != -2:
+    raise ValueError(
+      f'group_axis={group_axis} of per has no effect without a group_size.'
+    )
   elif not axes:
     raise ValueError('per needs axes or a group_size: per(mq_jax.bwn(), -1).')
   added = _added_axes(quantizer)
@@ -117,14 +126,31 @@ def per(
     # The defaults act on each weight separately.
     if getattr(quantizer, name) is not Quantizer._field_defaults.get(name)
   }
-  functions['codes'] = mapped('codes', _with_full_tables(quantizer.codes))
-  return quantizer._replace(**functions)
+
+  @functools.wraps(quantizer.codes)
+  def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
+    ndim = w_tilde.ndim - added
+    used = axes if group_size is None else (*axes, group_axis)
+    maps_last = any(axis % ndim == ndim - 1 for axis in used)
+    function = _with_full_tables(quantizer.codes, own_last=not maps_last)
+    code, levels = mapped('codes', function)(w_tilde, variables)
+    if math.prod(levels.shape[:-1]) == code.size:
+      raise ValueError(
+        f'Each weight of shape {code.shape} would have levels of its own, which'
+        ' quantizes nothing: map per over fewer axes, or use larger groups.'
+      )
+    return code, levels
+
+  return quantizer._replace(**functions | {'codes': codes})
 
 
 def _with_full_tables(
-  codes: Callable[[Array, Variables], tuple[Array, Array]],
+  codes: Callable[[Array, Variables], tuple[Array, Array]], own_last: bool
 ) -> Callable[[Array, Variables], tuple[Array, Array]]:
-  """Returns `codes` with levels that have one more axis than the codes."""
+  """Returns `codes` with levels that have one more axis than the codes.
+
+  Unless `own_last` is True, several tables along the last axis are an error.
+  """
 
   @functools.wraps(codes)
   def with_full_tables(
@@ -133,6 +159,11 @@ def _with_full_tables(
     code, levels = codes(w_tilde, variables)
     if levels.ndim == 1:
       levels = levels.reshape((1,) * code.ndim + levels.shape)
+    elif not own_last and levels.shape[-2] > 1:
+      raise ValueError(
+        'The quantizer already has levels for each index of the last axis:'
+        ' leave the last axis out of per.'
+      )
     return code, levels
 
   return with_full_tables
