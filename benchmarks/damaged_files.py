@@ -43,9 +43,9 @@ class Format(NamedTuple):
 
   Attributes:
     make: `(folder)`, writes an undamaged example.
-    read: `(folder, notify)`, returns what the files contain, a pytree of arrays,
-      numbers and text. It raises one of `errors` if it refuses the files, and
-      calls `notify` if it accepts them with a notice.
+    read: `(folder, notify)`, returns what the files contain, a pytree of
+      arrays, numbers and text. It raises one of `errors` if it refuses the
+      files, and calls `notify` if it accepts them with a notice.
     files: Pattern of the files that are damaged, one at a time.
     confirm: `(folder, notify)`, reads the same values as a user does. Called
       instead of counting an error or a crash of `read`, which then runs in the
