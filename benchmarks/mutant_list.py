@@ -345,7 +345,7 @@ MUTANTS = [
   ),
   Mutant(
     'mq_jax/estimators/lstm.py',
-    'the memory does not go on',
+    'the memory keeps its first state',
     'state = lax.stop_gradient(lstm_cell.History(memory,',
     'state = lax.stop_gradient(lstm_cell.History(state.memory,',
     'tests/estimators',
