@@ -74,6 +74,8 @@ def run(
     SystemExit: If the tests fail on unchanged code, or if pytest cannot run.
   """
   known = _read(done) if done else {}
+  if done:
+    done.parent.mkdir(parents=True, exist_ok=True)
   missing = [mutant for mutant in mutants if _identity(mutant) not in known]
   # Tests in another order are the same tests.
   tests = {frozenset(m.tests.split()): m.tests for m in missing}
