@@ -23,9 +23,9 @@ import mq_jax
 from benchmarks import table
 from mq_jax import methods
 
-# An error that is raised elsewhere has a message that nobody wrote for users.
+# Errors that are raised elsewhere do not explain the mistake to the user.
 _OURS = tuple(
-  pathlib.Path(package.__file__).parent for package in (mq_jax, experiments)
+  pathlib.Path(package.__path__[0]) for package in (mq_jax, experiments)
 )
 # Kind of the mistake, and the code that makes it.
 IN_LIBRARY = [
