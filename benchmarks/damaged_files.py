@@ -28,7 +28,7 @@ from experiments.records import (
 )
 from tests.experiments.data import cifar_files
 
-Tell = Callable[[str], object]
+Notify = Callable[[str], object]
 IMAGE = (32, 32, 3)
 _ENTRY = {
   'date': 'today',
@@ -43,21 +43,21 @@ class Format(NamedTuple):
 
   Attributes:
     make: `(folder)`, writes an undamaged example.
-    read: `(folder, tell)`, returns what the files contain, a pytree of arrays,
-      numbers and text. It raises one of `errors` if it refuses the files, and
-      calls `tell` if it accepts them with a notice.
+    read: `(folder, notify)`, returns what the files contain, a pytree of
+      arrays, numbers and text. It raises one of `errors` if it refuses the
+      files, and calls `notify` if it accepts them with a notice.
     files: Pattern of the files that are damaged, one at a time.
-    confirm: `(folder, tell)`, reads the files as a user does. Called instead of
-      counting an error or a crash of `read`, which then runs in the process
-      that users run it in.
+    confirm: `(folder, notify)`, reads the same values as a user does. Called
+      instead of counting an error or a crash of `read`, which then runs in the
+      process that users run it in.
     errors: Classes of documented errors.
     share: Share of the damages that this format gets.
   """
 
   make: Callable[[pathlib.Path], Any]
-  read: Callable[[pathlib.Path, Tell], Any]
+  read: Callable[[pathlib.Path, Notify], Any]
   files: str
-  confirm: Callable[[pathlib.Path, Tell], Any] | None = None
+  confirm: Callable[[pathlib.Path, Notify], Any] | None = None
   errors: tuple[type[Exception], ...] = (UserError,)
   share: float = 1.0
 
@@ -85,8 +85,8 @@ def _make_packed(folder: pathlib.Path) -> None:
   mq_jax.save_packed(folder / 'packed.safetensors', packed)
 
 
-def _read_packed(folder: pathlib.Path, tell: Tell) -> Any:
-  del tell
+def _read_packed(folder: pathlib.Path, notify: Notify) -> Any:
+  del notify
   packed = mq_jax.load_packed(folder / 'packed.safetensors')
   return mq_jax.unpack(packed), packed.model_state, packed.metadata
 
@@ -102,10 +102,10 @@ def _make_checkpoints(folder: pathlib.Path) -> None:
     checkpoints.save(manager, 5, _state(), progress)
 
 
-def _read_checkpoints(folder: pathlib.Path, tell: Tell) -> Any:
+def _read_checkpoints(folder: pathlib.Path, notify: Notify) -> Any:
   template = jax.eval_shape(_state)
   with checkpoints.open_manager(folder) as manager:
-    restored = checkpoints.restore_latest(manager, template, tell=tell)
+    restored = checkpoints.restore_latest(manager, template, tell=notify)
   if restored is None:
     raise InvalidError('There is no checkpoint.')
   state = restored.state | {'key': jax.random.key_data(restored.state['key'])}
@@ -126,8 +126,8 @@ def _make_entry(folder: pathlib.Path) -> None:
   shutil.rmtree(log.parent)
 
 
-def _read_entry(folder: pathlib.Path, tell: Tell) -> Any:
-  del tell
+def _read_entry(folder: pathlib.Path, notify: Notify) -> Any:
+  del notify
   (run,) = ledger.read(folder)
   return {key: run.header.get(key) for key in ('config', *_ENTRY)}, run.records
 
@@ -138,8 +138,8 @@ def _make_card(folder: pathlib.Path) -> None:
   cards.enter(folder, card)
 
 
-def _read_card(folder: pathlib.Path, tell: Tell) -> Any:
-  del tell
+def _read_card(folder: pathlib.Path, notify: Notify) -> Any:
+  del notify
   (card,) = cards.read_cards(folder)
   return {key: card.get(key) for key in ('name', 'classes', 'artefacts')}
 
@@ -178,27 +178,28 @@ def _images() -> np.ndarray:
   return np.random.default_rng(0).integers(0, 256, (2, *IMAGE), np.uint8)
 
 
-def _check_program(folder: pathlib.Path, tell: Tell) -> Any:
+def _check_program(folder: pathlib.Path, notify: Notify) -> Any:
   network = program.load(folder / 'model.stablehlo')
-  tell('no card')
-  return network.shape
+  notify('no card')
+  return network.shape, network.logits(_images())
 
 
-def _run_program(folder: pathlib.Path, tell: Tell) -> Any:
-  network = loading.load(folder / 'model.stablehlo', tell=tell)
+def _run_program(folder: pathlib.Path, notify: Notify) -> Any:
+  network = loading.load(folder / 'model.stablehlo', tell=notify)
   return network.shape, network.classes, network.logits(_images())
 
 
-def _open_worker(folder: pathlib.Path, tell: Tell) -> Any:
-  tell('no card')
-  return worker.start(folder / 'model.stablehlo').shape
+def _open_worker(folder: pathlib.Path, notify: Notify) -> Any:
+  network = worker.start(folder / 'model.stablehlo')
+  notify('no card')
+  return network.shape, network.logits(_images())
 
 
-def _digest_only(folder: pathlib.Path, tell: Tell) -> Any:
+def _digest_only(folder: pathlib.Path, notify: Notify) -> Any:
   """Opens a file beside its card, without the process of the program."""
   start, worker.start = worker.start, _no_program
   try:
-    return loading.load(folder / 'model.stablehlo', tell=tell)[1:]
+    return loading.load(folder / 'model.stablehlo', tell=notify)[1:]
   finally:
     worker.start = start
 
@@ -215,13 +216,13 @@ def _archive(mode: str, name: str, contents: dict[str, bytes]) -> Format:
   def make(folder: pathlib.Path) -> None:
     cifar_files.write_tar(folder / 'cifar.tar', contents, mode)
 
-  def read(folder: pathlib.Path, tell: Tell) -> Any:
+  def read(folder: pathlib.Path, notify: Notify) -> Any:
     path = folder / 'cifar.tar'
     if not official:  # The first example is undamaged.
       official.append(archives.md5(path))
       cifar_archives.OFFICIAL_MD5[official[0]] = path.name
     sizes = cifar_files.SIZES[name]
-    return cifar_archives.read_source(path, sizes=sizes, tell=tell)
+    return cifar_archives.read_source(path, sizes=sizes, tell=notify)
 
   return Format(make, read, 'cifar.tar')
 
@@ -240,8 +241,8 @@ def _make_shards(folder: pathlib.Path) -> None:
   (_prepare(folder) / store.CACHE).unlink()
 
 
-def _read_set(folder: pathlib.Path, tell: Tell) -> Any:
-  del tell
+def _read_set(folder: pathlib.Path, notify: Notify) -> Any:
+  del notify
   (info,) = folder.glob('*/*/dataset_info.json')
   return store.read_prepared(info.parent)
 
@@ -253,8 +254,8 @@ def _make_torch(folder: pathlib.Path) -> None:
   torch.save(tensors, folder / 'net.pth')
 
 
-def _models(folder: pathlib.Path, tell: Tell) -> Any:
-  del tell
+def _models(folder: pathlib.Path, notify: Notify) -> Any:
+  del notify
   model = model_file.load_model(folder / 'model.safetensors')
   texts = {key: model.metadata.get(key) for key in ('network', 'accuracy')}
   return model.params, model.batch_stats, texts
@@ -296,7 +297,7 @@ def formats() -> dict[str, Format]:
   if importlib.util.find_spec('torch') is not None:
     found['PyTorch file'] = Format(
       _make_torch,
-      lambda folder, tell: torch_file.read_state_dict(folder / 'net.pth'),
+      lambda folder, notify: torch_file.read_state_dict(folder / 'net.pth'),
       '*.pth',
     )
   return found

@@ -1,11 +1,12 @@
-"""Kills real training runs at random moments and compares what they become.
+"""Kills real training runs at random moments and compares their results.
 
   python -m benchmarks.kills --count 100 --json FILE
 
 Each process runs `experiments.cifar` on scikit-learn's digits with the network
 of the tests, one layer, and dies by SIGKILL. The next process continues the
 run, until one finishes. A killed run is equal if its model files have the bytes
-of a run that nobody killed, and its log the numbers.
+of an uninterrupted run, and its log the numbers. The command fails if a run is
+not equal.
 """
 
 import hashlib
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from benchmarks import table
 from experiments.records import run_log, workdir
@@ -41,6 +43,18 @@ EARLY = 15.0  # longest time between a start and any other kill, in seconds
 TIMES = ('seconds', 'test_seconds')
 
 
+class KilledRun(NamedTuple):
+  """A run that was killed and continued until it finished.
+
+  Attributes:
+    kills: The last finished work before each kill.
+    is_equal: True if the run equals an uninterrupted run.
+  """
+
+  kills: list[str]
+  is_equal: bool
+
+
 def main() -> None:
   """Kills runs and prints the table."""
   options = table.bare_parser(__doc__)
@@ -48,38 +62,56 @@ def main() -> None:
   options.add_argument('--seed', type=int, default=0, help='of the moments')
   args = table.parse(options, {'count': 3})
   with tempfile.TemporaryDirectory() as folder:
-    rows = _rows(pathlib.Path(folder), args.count, random.Random(args.seed))
-  table.show('Runs that were killed', rows, args)
+    runs = _runs(pathlib.Path(folder), args.count, random.Random(args.seed))
+  table.show('Runs that were killed', rows(runs), args)
+  check_equal(runs)
 
 
-def _rows(
+def _runs(
   folder: pathlib.Path, count: int, rng: random.Random
-) -> list[dict[str, Any]]:
+) -> list[KilledRun]:
+  """Runs until `count` kills have happened."""
   reference = folder / 'reference'
   process = _start(reference)
   _, errors = process.communicate()
   if process.returncode:
-    raise SystemExit(f'A run that nobody killed failed:\n{errors}')
+    raise SystemExit(f'The uninterrupted run failed:\n{errors}')
   wanted = _contents(reference)
-  runs: list[tuple[list[str], bool]] = []
-  while sum(len(moments) for moments, _ in runs) < count:
-    run = folder / f'run{len(runs)}'
-    moments: list[str] = []
-    while (moment := _kill(run, rng)) is not None:
-      moments.append(moment)
-    runs.append((moments, _contents(run) == wanted))
-    print(f'{run.name}: {len(moments)} kills, equal: {runs[-1][1]}', flush=True)
-  names = sorted({moment for moments, _ in runs for moment in moments})
+  runs: list[KilledRun] = []
+  while sum(len(run.kills) for run in runs) < count:
+    place = folder / f'run{len(runs)}'
+    kills: list[str] = []
+    while (last_work := _kill(place, rng)) is not None:
+      kills.append(last_work)
+    runs.append(KilledRun(kills, _contents(place) == wanted))
+    print(
+      f'{place.name}: {len(kills)} kills, equal: {runs[-1].is_equal}',
+      flush=True,
+    )
+  return runs
+
+
+def rows(runs: Sequence[KilledRun]) -> list[dict[str, Any]]:
+  """Returns a row per last finished work: all kills, those of equal runs."""
+  names = sorted({name for run in runs for name in run.kills})
   return [
     {
       'last finished work': name,
-      'kills': sum(moments.count(name) for moments, _ in runs),
+      'kills': sum(run.kills.count(name) for run in runs),
       'of runs that are equal': sum(
-        moments.count(name) for moments, is_equal in runs if is_equal
+        run.kills.count(name) for run in runs if run.is_equal
       ),
     }
     for name in names
   ]
+
+
+def check_equal(runs: Sequence[KilledRun]) -> None:
+  """Raises `SystemExit` if a run differs from an uninterrupted run."""
+  if different := sum(not run.is_equal for run in runs):
+    raise SystemExit(
+      f'{different} of {len(runs)} runs differ from an uninterrupted run.'
+    )
 
 
 def _start(run: pathlib.Path) -> subprocess.Popen[str]:

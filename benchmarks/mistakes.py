@@ -2,12 +2,15 @@
 
   python -m benchmarks.mistakes --json results/benchmarks/mistakes.json
 
-The command ends with status 1 if a mistake raises no error.
+The command fails if a mistake raises no error, or an error that this repository
+did not raise.
 """
 
+import pathlib
 import subprocess
 import sys
 import tempfile
+import traceback
 from typing import Any
 
 import jax
@@ -15,10 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import experiments
 import mq_jax
 from benchmarks import table
 from mq_jax import methods
 
+# Errors that are raised elsewhere do not explain the mistake to the user.
+_OURS = tuple(
+  pathlib.Path(package.__path__[0]) for package in (mq_jax, experiments)
+)
 # Kind of the mistake, and the code that makes it.
 IN_LIBRARY = [
   ('optimizer', 'make(refine=optax.adam(1e-3))'),
@@ -112,12 +120,27 @@ def trials() -> mq_jax.State:
 
 
 def in_library(code: str) -> str:
-  """Returns the error that Python code of a user raises, or ''."""
+  """Returns the error that Python code of a user raises, or ''.
+
+  Raises:
+    SystemExit: If other code than that of this repository raises the error.
+  """
   try:
     eval(code, globals() | {'optax': optax, 'methods': methods})
   except Exception as error:
-    return f'{type(error).__name__}: {error}'
+    text = f'{type(error).__name__}: {error}'
+    if not is_ours(error):
+      raise SystemExit(f'{code} fails outside of mq_jax: {text}') from error
+    return text
   return ''
+
+
+def is_ours(error: Exception) -> bool:
+  """Returns True if code of this repository raised the error."""
+  *_, last = traceback.extract_tb(error.__traceback__)
+  return any(
+    pathlib.Path(last.filename).is_relative_to(folder) for folder in _OURS
+  )
 
 
 def in_shell(arguments: str) -> str:

@@ -1,5 +1,6 @@
 """The bugs that `benchmarks.mutants` plants: one change of one line each."""
 
+import pathlib
 from typing import NamedTuple
 
 
@@ -11,7 +12,8 @@ class Mutant(NamedTuple):
     bug: Short description.
     old: Text that occurs once in the file.
     new: Its replacement.
-    tests: Arguments of pytest: the tests that must notice the bug.
+    tests: Arguments of pytest: the tests that must notice the bug, starting
+      with the file that most likely does.
   """
 
   module: str
@@ -21,9 +23,24 @@ class Mutant(NamedTuple):
   tests: str
 
 
+def _tests_in(folder: str, first: str) -> str:
+  """Returns all test files in a folder; the one named `first` runs first."""
+  root = pathlib.Path(__file__).parents[1]
+  paths = sorted((root / folder).rglob('test_*.py'))
+  paths.sort(key=lambda path: path.name != first)
+  return ' '.join(path.relative_to(root).as_posix() for path in paths)
+
+
 STEP = 'tests/test_train_step.py tests/test_against_oracle.py'
 ALGORITHM = 'mq_jax/algorithm.py'
 LATE = 'mq_jax/late_update.py'
+TRAIN = 'mq_jax/train_step.py'
+LOSS = 'mq_jax/loss.py'
+CHECKS = 'mq_jax/state_checks.py'
+PARALLEL = 'mq_jax/data_parallel.py'
+ACTIVATIONS = 'mq_jax/activations.py'
+PER = 'mq_jax/quantizers/per.py'
+REPLICAS = 'tests/test_data_parallel.py'
 
 MUTANTS = [
   # Algorithm 1.
@@ -126,7 +143,7 @@ MUTANTS = [
     'variables of quantizers never change',
     'variables=_updated_variables(selected, state),',
     'variables=state.variables,',
-    f'{STEP} tests/methods/test_lsq.py',
+    f'tests/methods/test_lsq.py {STEP}',
   ),
   Mutant(
     LATE,
@@ -169,6 +186,209 @@ MUTANTS = [
     'lax.stop_gradient(v) + (s - lax.stop_gradient(s))',
     'lax.stop_gradient(v)',
     STEP,
+  ),
+  # The checks of a train step.
+  Mutant(
+    TRAIN,
+    'the derivative of refine at zero is not checked',
+    '  if differentiate_refinement:\n    check_with_stand_in(refine)\n',
+    '',
+    STEP,
+  ),
+  Mutant(
+    TRAIN, 'tied weights train as two', '  _check_tied(leaves)\n', '', STEP
+  ),
+  Mutant(
+    TRAIN,
+    'weights that no gradient reaches are accepted',
+    '    _check_trainable(is_trainable)\n',
+    '',
+    STEP,
+  ),
+  Mutant(
+    TRAIN,
+    'slices that no gradient reaches are accepted',
+    'any_per_table(passes, q.codes(w_tilde, variables)[1]).all()',
+    'passes.any()',
+    STEP,
+  ),
+  Mutant(
+    TRAIN,
+    'init accepts a complete optimizer of one layer as refine',
+    '    direction.check_refine(cosine, learned)\n',
+    '',
+    'tests/test_direction.py',
+  ),
+  Mutant(
+    TRAIN,
+    'phi_loss accepts the state of another train step',
+    '    check_state(setup, state)\n    return algorithm.loss',
+    '    return algorithm.loss',
+    STEP,
+  ),
+  Mutant(
+    TRAIN,
+    'the step keeps the arrays of its state',
+    'donate_argnums=0',
+    'donate_argnums=()',
+    STEP,
+  ),
+  Mutant(
+    LOSS,
+    'the model state may change its structure',
+    'if old != new:',
+    'if old[0] == new[0] and old != new:',
+    STEP,
+  ),
+  Mutant(
+    LOSS,
+    'the model state may change its shapes and dtypes',
+    'if old != new:',
+    'if old[0] != new[0]:',
+    STEP,
+  ),
+  Mutant(
+    LOSS,
+    'a metric named loss is overwritten',
+    '{*STEP_METRICS} & metrics.keys()',
+    '{*STEP_METRICS[1:]} & metrics.keys()',
+    STEP,
+  ),
+  Mutant(
+    CHECKS,
+    'a value that is no State is compared as one',
+    '  check_is_state(state)\n  expected = ',
+    '  expected = ',
+    STEP,
+  ),
+  Mutant(
+    CHECKS,
+    'shapes of a state are not compared',
+    'if shapes[path] != wanted[path]:',
+    'if False:',
+    STEP,
+  ),
+  Mutant(
+    CHECKS,
+    'additional arrays of a state are accepted',
+    'if extra := [path for path in shapes if path not in wanted]:',
+    'if extra := []:',
+    STEP,
+  ),
+  Mutant(
+    CHECKS,
+    'the variables of parametrized quantizers are made from θ',
+    'if q.parametrized is not None and path in found',
+    'if False',
+    STEP,
+  ),
+  # Several devices and processes.
+  Mutant(
+    PARALLEL,
+    'gradients are not averaged',
+    'loss, metrics, grads = _mean((loss, metrics, grads), axes)',
+    'loss, metrics = _mean((loss, metrics), axes)',
+    REPLICAS,
+  ),
+  Mutant(
+    PARALLEL,
+    'the model state is not averaged',
+    '      _mean(leaf, axes)\n',
+    '      leaf\n',
+    REPLICAS,
+  ),
+  Mutant(
+    PARALLEL,
+    'gradients are summed over checked replicas',
+    ')(_varying(params, axes), *arguments)',
+    ')(params, *arguments)',
+    REPLICAS,
+  ),
+  Mutant(
+    PARALLEL,
+    'a mapped step without axis_name is accepted',
+    '    _check_invariant(tuple(axes), result[0][0], params)\n',
+    '',
+    REPLICAS,
+  ),
+  Mutant(
+    PARALLEL,
+    'init in a map of another axis is accepted',
+    'if axes and not bound_axes(axes) and _manual_axes():',
+    'if False:',
+    REPLICAS,
+  ),
+  Mutant(
+    'mq_jax/host.py',
+    'parts of a divided array are stacked',
+    'tiled=True',
+    'tiled=False',
+    f'{REPLICAS} -k two_processes -m slow',
+  ),
+  # Activations.
+  Mutant(
+    ACTIVATIONS,
+    'activations round ties to even',
+    'return jnp.floor(x + 0.5)',
+    'return jnp.round(x)',
+    'tests/test_activations.py',
+  ),
+  Mutant(
+    ACTIVATIONS,
+    'infinite activations have a derivative of NaN',
+    'finite = jnp.where(jnp.isinf(x), jnp.zeros_like(x), x)',
+    'finite = x',
+    'tests/test_activations.py',
+  ),
+  Mutant(
+    ACTIVATIONS,
+    'the step of HWGQ is not optimal',
+    '2: 0.538',
+    '2: 0.638',
+    'tests/test_activations.py',
+  ),
+  Mutant(
+    ACTIVATIONS,
+    'PACT passes the gradient at α',
+    '(x < alpha)',
+    '(x <= alpha)',
+    'tests/test_activations.py',
+  ),
+  Mutant(
+    ACTIVATIONS,
+    'LSQ scales the gradient of s by the whole batch',
+    'x[0].size * q_max',
+    'x.size * q_max',
+    'tests/test_activations.py',
+  ),
+  # Slices of weights.
+  Mutant(
+    PER,
+    'inner maps take the axes of the whole weight',
+    "in_axes = [0 if kind == 'variables' else axis - outer for kind in takes]",
+    "in_axes = [0 if kind == 'variables' else axis for kind in takes]",
+    'tests/test_per.py',
+  ),
+  Mutant(
+    PER,
+    'inner maps return the axes of the whole weight',
+    "out_axes = 0 if returns == 'variables' else axis - outer",
+    "out_axes = 0 if returns == 'variables' else axis",
+    'tests/test_per.py',
+  ),
+  Mutant(
+    PER,
+    'axes are mapped in the order of the caller',
+    '_Slices(sorted(split_axes), group_place, group_size)',
+    '_Slices(split_axes, group_place, group_size)',
+    'tests/test_per.py',
+  ),
+  Mutant(
+    PER,
+    'a group size that does not divide its axis is accepted',
+    'if shape[group_place] % group_size:',
+    'if False:',
+    'tests/test_per.py',
   ),
   # Selection.
   Mutant(
@@ -258,7 +478,7 @@ MUTANTS = [
     'tests/test_per.py',
   ),
   Mutant(
-    'mq_jax/quantizers/per.py',
+    PER,
     'an axis after the groups is not shifted',
     'split_axes = [p + (p > group_place) for p in places]',
     'split_axes = [p for p in places]',
@@ -270,7 +490,7 @@ MUTANTS = [
     'blocks are skipped by the sign of their cotangent',
     'jnp.any(cotangent != 0)',
     'jnp.any(cotangent > 0)',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_coordinates.py'),
   ),
   Mutant(
     'mq_jax/estimators/coordinates.py',
@@ -278,105 +498,106 @@ MUTANTS = [
     'lax.scan(add, zeros, (blocks, cotangents))',
     'lax.scan(\n      add, zeros, jax.tree.map(lambda x: x[:-1], (blocks,'
     ' cotangents))\n    )',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_coordinates.py'),
   ),
   Mutant(
     'mq_jax/estimators/stacks.py',
     'the offset of a line is dropped',
     "path: scalars['s'] * x + scalars['offset']",
     "path: scalars['s'] * x",
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_stacks.py'),
   ),
   Mutant(
     'mq_jax/estimators/stacks.py',
     'identity keeps random biases',
     '{name: jnp.zeros_like(leaf) for name, leaf in layer.items()}',
     '{name: leaf for name, leaf in layer.items()}',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_stacks.py'),
   ),
   Mutant(
     'mq_jax/estimators/stacks.py',
     'identity starts with an offset of 0',
     "'bias': jnp.ones_like(layer['bias'])",
     "'bias': jnp.zeros_like(layer['bias'])",
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_stacks.py'),
   ),
   Mutant(
     'mq_jax/estimators/stacks.py',
     'the falling half-line of ReLU has the wrong sign',
     'jnp.where(x >= 0, rising, -falling)',
     'jnp.where(x >= 0, rising, falling)',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_stacks.py'),
   ),
   Mutant(
     'mq_jax/estimators/stacks.py',
     'φ is drawn within 1/fan_in',
     'bound = 1 / math.sqrt(shape[0])',
     'bound = 1 / shape[0]',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_stacks.py'),
   ),
   Mutant(
     'mq_jax/estimators/fully_connected.py',
     'MultiFC multiplies g_ste in any case',
     'return times(g_ste if identity else g_hat, factor), state',
     'return times(g_ste, factor), state',
-    'tests/estimators tests/test_against_oracle.py',
+    _tests_in('tests/estimators', 'test_fully_connected.py')
+    + ' tests/test_against_oracle.py',
   ),
   Mutant(
     'mq_jax/estimators/lstm_cell.py',
     'the gates are in another order',
     'i, f, g, o = jnp.split',
     'i, g, f, o = jnp.split',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_lstm.py'),
   ),
   Mutant(
     'mq_jax/estimators/lstm_cell.py',
     'one of two biases is left out',
     "bias = phi['input_bias'] + phi['recurrent_bias']",
     "bias = phi['input_bias']",
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_lstm.py'),
   ),
   Mutant(
     'mq_jax/estimators/lstm_cell.py',
     'the input gate weights the memory',
     'c = c + jax.nn.sigmoid(f) * memory.c',
     'c = c + jax.nn.sigmoid(i) * memory.c',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_lstm.py'),
   ),
   Mutant(
     'mq_jax/estimators/lstm.py',
-    'the memory does not go on',
+    'the memory keeps its first state',
     'state = lax.stop_gradient(lstm_cell.History(memory,',
     'state = lax.stop_gradient(lstm_cell.History(state.memory,',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_lstm.py'),
   ),
   Mutant(
     'mq_jax/estimators/wrappers.py',
     'slim trains all layers but one',
     'jnp.where(drawn == index, g, lax.stop_gradient(g))',
     'jnp.where(drawn != index, g, lax.stop_gradient(g))',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_slim.py'),
   ),
   Mutant(
     'mq_jax/estimators/wrappers.py',
     'slim draws the same layer in each step',
     'return trained, SlimState(key, inner)',
     'return trained, SlimState(state.key, inner)',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_slim.py'),
   ),
   Mutant(
     'mq_jax/estimators/wrappers.py',
     'all layers draw the same φ',
     'path: init(jax.random.fold_in(key, index), {path: leaf})',
     'path: init(key, {path: leaf})',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_per_layer.py'),
   ),
   Mutant(
     'mq_jax/estimators/features.py',
     'progress exceeds 1',
     'jnp.minimum(state.step / steps, 1.0)',
     'state.step / steps',
-    'tests/estimators',
+    _tests_in('tests/estimators', 'test_features.py'),
   ),
   # Methods of other papers.
   Mutant(
@@ -497,14 +718,14 @@ MUTANTS = [
     'codes start with their highest bit',
     '(codes.reshape(-1, 1) >> shifts) & 1',
     '(codes.reshape(-1, 1) >> shifts[::-1]) & 1',
-    'tests/packing',
+    _tests_in('tests/packing', 'test_packed_params.py'),
   ),
   Mutant(
     'mq_jax/packing/levels.py',
     '0 and −0 are one level',
     'return np.where(patterns == minus_zero, 1, ranks)',
     'return ranks',
-    'tests/packing',
+    _tests_in('tests/packing', 'test_levels.py'),
   ),
   # Data and schedules of the experiments.
   Mutant(
@@ -512,55 +733,55 @@ MUTANTS = [
     'crop and flip share a key',
     'crop_key, flip_key = jax.random.split(key)',
     'crop_key = flip_key = key',
-    'tests/experiments/data',
+    _tests_in('tests/experiments/data', 'test_batches.py'),
   ),
   Mutant(
     'experiments/data/batches.py',
     'all batches of an epoch are cropped alike',
     'key = jax.random.fold_in(key, index)',
     'key = jax.random.fold_in(key, 0)',
-    'tests/experiments/data',
+    _tests_in('tests/experiments/data', 'test_batches.py'),
   ),
   Mutant(
     'experiments/data/batches.py',
     'crops never reach the last place',
     '-padding, padding + 1, jnp.int32',
     '-padding, padding, jnp.int32',
-    'tests/experiments/data',
+    _tests_in('tests/experiments/data', 'test_batches.py'),
   ),
   Mutant(
     'experiments/data/batches.py',
     'all epochs have one order',
     'jax.random.fold_in(_key(seed, _ORDER), epoch)',
     'jax.random.fold_in(_key(seed, _ORDER), 0)',
-    'tests/experiments/data',
+    _tests_in('tests/experiments/data', 'test_batches.py'),
   ),
   Mutant(
     'experiments/data/batches.py',
     'the padding of the last batch counts',
     '(places < len(split.labels))',
     '(places <= len(split.labels))',
-    'tests/experiments/data',
+    _tests_in('tests/experiments/data', 'test_batches.py'),
   ),
   Mutant(
     'experiments/build/optimizers.py',
     'φ trains one step longer than meta_stop',
     '(step < last)',
     '(step <= last)',
-    'tests/experiments/build',
+    _tests_in('tests/experiments/build', 'test_optimizers.py'),
   ),
   Mutant(
     'experiments/build/optimizers.py',
     'α falls one step late',
     'epoch * steps_per_epoch: config.decay_factor',
     'epoch * steps_per_epoch + 1: config.decay_factor',
-    'tests/experiments/build',
+    _tests_in('tests/experiments/build', 'test_optimizers.py'),
   ),
   Mutant(
     'experiments/build/optimizers.py',
     'decoupled weight decay comes first',
     'return optax.chain(optimizer, decay)',
     'return optax.chain(decay, optimizer)',
-    'tests/experiments/build',
+    _tests_in('tests/experiments/build', 'test_optimizers.py'),
   ),
 ]

@@ -547,6 +547,11 @@ def make_failing_step(change):
       'model_state',
     ),
     (
+      lambda loss, aux: (loss, (aux[0] | {'mean': jnp.zeros(2)}, aux[1])),
+      ValueError,
+      r'returned .*float32\[2\]',
+    ),
+    (
       lambda loss, aux: (loss, (aux[0], {'loss': loss})),
       ValueError,
       r"\['loss'\]",

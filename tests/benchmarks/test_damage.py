@@ -26,13 +26,16 @@ def value(number=1.0):
   return {'w': np.full(2, number, 'f4'), 'text': 'a'}
 
 
-def read_and_tell(folder, tell):
-  tell('nothing shows')
-  return value(2.0)
+def read_with_notice(number):
+  def read(folder, notify):
+    notify('nothing shows')
+    return value(number)
+
+  return read
 
 
 def refuse(text):
-  def read(folder, tell):
+  def read(folder, notify):
     raise InvalidError(text)
 
   return read
@@ -41,12 +44,13 @@ def refuse(text):
 @pytest.mark.parametrize(
   ('read', 'expected'),
   [
-    (lambda folder, tell: value(), damage.EQUAL),
-    (lambda folder, tell: value(2.0), damage.WRONG),
-    (lambda folder, tell: value() | {'text': 'b'}, damage.WRONG),
-    (lambda folder, tell: value() | {'more': 1}, damage.WRONG),
-    (lambda folder, tell: value(1.0)['text'][9], damage.TRACEBACK),
-    (read_and_tell, damage.NOTICE),
+    (lambda folder, notify: value(), damage.EQUAL),
+    (lambda folder, notify: value(2.0), damage.WRONG),
+    (lambda folder, notify: value() | {'text': 'b'}, damage.WRONG),
+    (lambda folder, notify: value() | {'more': 1}, damage.WRONG),
+    (lambda folder, notify: value(1.0)['text'][9], damage.TRACEBACK),
+    (read_with_notice(1.0), damage.EQUAL_NOTICE),
+    (read_with_notice(2.0), damage.OTHER_NOTICE),
     (refuse('one line'), damage.REFUSED),
     (refuse('two\nlines'), damage.LINES),
   ],
@@ -87,9 +91,37 @@ def test_watch_crash_is_counted_and_others_are_read(tmp_path, monkeypatch):
     'files': 8,
     damage.REFUSED: 0,
     damage.EQUAL: 6,
-    damage.NOTICE: 0,
+    damage.EQUAL_NOTICE: 0,
+    damage.OTHER_NOTICE: 0,
     'anything else': 2,
   }
+
+
+def test_watch_crash_confirmed_values_are_compared(tmp_path, monkeypatch):
+  def confirm(folder, notify):
+    notify('nothing shows')
+    return float((folder / 'number').read_text())
+
+  format_ = Format(
+    lambda folder: (folder / 'number').write_text('1'), confirm, '*', confirm
+  )
+
+  def crash(name, seed, first, last, folder):
+    if first == 0:  # A crash before the first file ends the benchmark.
+      row = {'index': 0, 'kind': 'cut short', 'outcome': damage.EQUAL}
+      (folder / 'log.jsonl').write_text(json.dumps(row) + '\n')
+    (folder / 'bad').mkdir(exist_ok=True)
+    (folder / 'bad' / 'number').write_text(str(max(first, 1)))
+    return -11
+
+  monkeypatch.setattr(damage, 'formats', lambda: {'number': format_})
+  monkeypatch.setattr(damage, '_run', crash)
+  rows = damage.watch('number', 0, 3, tmp_path)
+  assert [row['outcome'] for row in rows] == [
+    damage.EQUAL,
+    damage.EQUAL_NOTICE,
+    damage.OTHER_NOTICE,
+  ]
 
 
 @pytest.mark.slow
