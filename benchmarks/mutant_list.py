@@ -54,15 +54,22 @@ MUTANTS = [
   Mutant(
     ALGORITHM,
     'finite ignores the gradient of φ',
-    '(loss, phi_grad, new.grads,',
-    '(loss, new.grads,',
+    '[loss, phi_grad, new.phi, new.grads]',
+    '[loss, new.phi, new.grads]',
     STEP,
   ),
   Mutant(
     ALGORITHM,
     'finite ignores the new weights',
-    'new.grads, new.params, new.variables',
-    'new.grads, new.variables',
+    '[new.params, new.variables,',
+    '[new.variables,',
+    STEP,
+  ),
+  Mutant(
+    ALGORITHM,
+    'finite ignores the new φ',
+    '[loss, phi_grad, new.phi, new.grads]',
+    '[loss, phi_grad, new.grads]',
     STEP,
   ),
   Mutant(
@@ -196,7 +203,11 @@ MUTANTS = [
     STEP,
   ),
   Mutant(
-    TRAIN, 'tied weights train as two', '  _check_tied(leaves)\n', '', STEP
+    TRAIN,
+    'tied weights train as two',
+    '  _check_tied(selection.named_leaves(params), selected.keys())\n',
+    '',
+    STEP,
   ),
   Mutant(
     TRAIN,
@@ -307,8 +318,15 @@ MUTANTS = [
   Mutant(
     PARALLEL,
     'a mapped step without axis_name is accepted',
-    '    _check_invariant(tuple(axes), result[0][0], params)\n',
+    '    _check_invariant(names, result[0][0], params)\n',
     '',
+    REPLICAS,
+  ),
+  Mutant(
+    PARALLEL,
+    'a step whose replicas drift apart is accepted',
+    '    _check_no_replicas()\n    return\n',
+    '    return\n',
     REPLICAS,
   ),
   Mutant(
