@@ -1,7 +1,8 @@
-"""Opens deployed networks that may come from a stranger.
+"""Opens deployed networks that may come from an untrusted source.
 
 Weights are read in this process, because safetensors executes nothing. Programs
 are opened by `worker`. A file that differs from the card beside it is refused.
+SECURITY.md says which kinds of files are safe.
 """
 
 import json

@@ -125,7 +125,7 @@ def _calling_on_error(function: Callable[[], object]) -> Iterator[None]:
 
 
 def _seconds_for(count: int) -> int:
-  """Returns how long the logits of so many images may take."""
+  """Returns the limit in seconds for the logits of `count` images."""
   return SECONDS_PER_BATCH * max(1, math.ceil(count / BATCH))
 
 

@@ -212,7 +212,7 @@ def _check_same_base(
   """Refuses another base model than the run started with."""
   path = pathlib.Path(config.pretrained).expanduser()
   digest = header.get('start', {}).get('base')
-  if digest and path.is_file() and not model_file.has_digest(path, digest):
+  if digest and path.is_file() and digest not in model_file.digests(path):
     raise InvalidError(
       f'config.pretrained={config.pretrained!r} is another file than the run in'
       f' {folder} started with: use that file, or another --workdir.'
