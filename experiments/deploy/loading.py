@@ -20,13 +20,13 @@ CARD = 'card.json'
 def load(
   path: str | pathlib.Path,
   *,
-  tell: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
+  notify: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
 ) -> artefact.Artefact:
   """Opens an artefact.
 
   Args:
     path: File that ends in .safetensors, .stablehlo or .onnx.
-    tell: `(text)`, receives a message if no card confirms a program.
+    notify: `(text)`, receives a message if no card confirms a program.
 
   Returns:
     The `Artefact`, with the classes of the file or of the card beside it.
@@ -55,7 +55,7 @@ def load(
   if path.suffix == '.safetensors':
     return artefact.open_here(path)
   if not digest:
-    tell(
+    notify(
       f'No {CARD} beside {path} has its SHA-256, so nothing shows that it is'
       ' undamaged.'
     )

@@ -92,8 +92,8 @@ def jobs(
     seen.add(key)
     missing = set(range(trials)) - done_seeds(config, runs)
     stem = f'{study}-{name}-{config.epochs}epochs'
-    # The file of a study may change. The digest tells the old runs of a setting
-    # from the new ones.
+    # The file of a study may change. The digest distinguishes the old runs of
+    # a setting from the new ones.
     digest = hashlib.sha256(key.encode()).hexdigest()[:6]
     begun, separate = _begun_groups(workdir, f'{stem}-{digest}')
     groups = [group for group in begun if set(group) & missing]

@@ -192,7 +192,7 @@ def workdir_for(config: ConfigDict) -> tuple[pathlib.Path, str]:
   """Returns the folder that --workdir names, or else a new one.
 
   Returns:
-    The folder, and the text that tells how to resume the run there.
+    The folder, and a notice that says how to resume the run there.
   """
   keys = ('network', 'quantizer', 'estimator', 'optimizer')
   name = '-'.join([time.strftime('%Y%m%d-%H%M%S'), *(config[k] for k in keys)])

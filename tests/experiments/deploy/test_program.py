@@ -159,16 +159,16 @@ def test_load_program_that_declares_other_types_raises(tmp_path):
 @pytest.mark.slow
 def test_load_program_in_process_returns_logits_of_program(tmp_path):
   images = np.arange(2 * 32 * 32 * 3).astype(np.uint8).reshape(2, *IMAGE)
-  told = []
-  network = loading.load(write(tmp_path, logits), tell=told.append)
+  notices = []
+  network = loading.load(write(tmp_path, logits), notify=notices.append)
   assert (network.shape, network.classes) == ((32, 32), ())
   for part in (images, images[:1], images[1:]):
     np.testing.assert_array_equal(network.logits(part), logits(part))
-  (message,) = told
+  (message,) = notices
   assert 'nothing shows that it is undamaged' in message
   path = write(tmp_path, lambda x: logits(x) / 0)
   with pytest.raises(InvalidError, match='not finite'):
-    loading.load(path, tell=told.append).logits(images)
+    loading.load(path, notify=notices.append).logits(images)
 
 
 @pytest.mark.parametrize(
