@@ -25,11 +25,11 @@ from experiments.records.entry import check_complete
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
-  Position,
   Saved,
   epochs_done,
   means,
   not_finite,
+  restored_position,
   run_epochs,
   start_epoch,
   with_codes,
@@ -249,7 +249,7 @@ def _train(
       )
     position = start_epoch(steps, 0)
     if restored is not None:
-      position = Position(**restored.progress)
+      position = restored_position(restored.progress)
     total = config.epochs * steps.steps_per_epoch
     with show(total, position.step) as bar:
       measured: dict[str, Any] = {}
