@@ -1,4 +1,4 @@
-"""Smoke runs: `--smoke` tries a command in seconds, in folders of its own.
+"""Smoke runs: `--smoke` runs a command in seconds, in folders of its own.
 
 A smoke run trains the same network by the same code, on two small batches, and
 tests it on a few training images. These values are part of the configuration,
@@ -17,8 +17,8 @@ from experiments.common.errors import InvalidError
 from experiments.records import workdir
 
 HELP = (
-  'Try the command in seconds: one epoch of two small batches, also of the base'
-  ' model, in folders whose names end in -smoke.'
+  'Make a smoke run, which takes seconds: one epoch of two small batches, also'
+  ' of the base model, in folders whose names end in -smoke.'
 )
 # Larger values of the configuration are reduced to these.
 LARGEST: Mapping[str, int] = {'epochs': 1, 'pretrain_epochs': 1, 'trials': 2}
