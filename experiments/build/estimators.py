@@ -30,7 +30,7 @@ class Estimator(NamedTuple):
       `reads`.
     reads: Configuration keys that the estimator depends on.
     colour: Colour in all figures, from the palette of Okabe and Ito, which
-      colour-blind readers can tell apart.
+      colour-blind readers can distinguish.
     marker: Marker in all figures, as matplotlib names it.
     learned: The estimator has parameters φ.
     needs_shapes: The estimator fits only kernels of certain shapes.

@@ -1,5 +1,6 @@
 """Declarations of configuration keys, and the check of a value against one."""
 
+import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -141,6 +142,23 @@ def from_text(name: str, key: Key, text: str) -> Any:
     raise ConfigError(
       f'{name}={text!r} must be of type {key.kind.__name__}.'
     ) from error
+
+
+def similar_names(name: str, names: Iterable[str]) -> list[str]:
+  """Returns the names that a wrong name may mean, the likeliest first.
+
+  These are names with the same initials (`lr` and `learning_rate`), names that
+  contain the wrong one, and names with almost the same letters.
+  """
+  names = list(names)
+  initials = (''.join(w[0] for w in key.split('_') if w) for key in names)
+  likely = [
+    key
+    for key, letters in zip(names, initials, strict=True)
+    if name == letters or (len(name) > 2 and name in key)
+  ]
+  others = [key for key in names if key not in likely]
+  return likely + difflib.get_close_matches(name, others)
 
 
 def help_lines(keys: Mapping[str, Key], prefix: str = 'config') -> list[str]:

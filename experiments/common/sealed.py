@@ -12,7 +12,7 @@ from typing import Any
 from experiments.common.errors import InvalidError
 
 KEY = 'content_sha256'
-_DAMAGED_LETTERS = 4  # A key with up to so many wrong letters is a damaged KEY.
+_DAMAGED_LETTERS = 4  # Most wrong letters in a name that counts as KEY.
 
 
 def seal(

@@ -1,7 +1,7 @@
 """Reads a CIFAR set from an official archive, binary or python.
 
 The source is the archive (.tar.gz or .tar) or the folder that it contains. The
-names of the files tell CIFAR-10 from CIFAR-100.
+names of the files distinguish CIFAR-10 from CIFAR-100.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ def read_source(
   *,
   sizes: Sizes = OFFICIAL,
   report: Report = quiet,
-  tell: Callable[[str], object] = print,
+  notify: Callable[[str], object] = print,
 ) -> tuple[str, Splits]:
   """Reads all images and labels of a source.
 
@@ -113,7 +113,7 @@ def read_source(
     sizes: Numbers of images that the source must have.
     report: Function `(text, total) -> advance`. It is called once with the
       number of images; `advance(n)` is called after each n images.
-    tell: `(text)`, receives a message if the source is an archive that is
+    notify: `(text)`, receives a message if the source is an archive that is
       complete, but not one of the official ones.
 
   Returns:
@@ -131,7 +131,7 @@ def read_source(
     splits = _read_layout(files, layout, sizes, advance)
   _check_labels(splits, layout.name)
   if source.is_file() and (digest := md5(source)) not in OFFICIAL_MD5:
-    tell(
+    notify(
       f'{source} has the MD5 {digest}, which no official archive has. It is a'
       f' complete {layout.name} set, but nothing shows that its images are'
       ' unchanged.'

@@ -9,7 +9,7 @@ into bits. Writes the packed weights, programs that unpack them, and a card to
 --out. Each file is opened in a fresh process and run on the test images. If one
 of them does not return what the trained network returns, nothing is written.
 --results also enters the card into the ledger in that folder. --smoke deploys
-the rehearsal that `python -m experiments.cifar --smoke` made of the run.
+the smoke run that `python -m experiments.cifar --smoke` made.
 """
 
 import signal
@@ -66,6 +66,6 @@ if __name__ == '__main__':
   flags.DEFINE_bool(
     'smoke',
     False,
-    'Deploy the rehearsal of the run, from WORKDIR-smoke to OUT-smoke.',
+    'Deploy the smoke run, from WORKDIR-smoke to OUT-smoke.',
   )
   app.run(main)

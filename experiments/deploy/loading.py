@@ -1,7 +1,8 @@
-"""Opens deployed networks that may come from a stranger.
+"""Opens deployed networks that may come from an untrusted source.
 
 Weights are read in this process, because safetensors executes nothing. Programs
 are opened by `worker`. A file that differs from the card beside it is refused.
+SECURITY.md says which kinds of files are safe.
 """
 
 import json
@@ -19,13 +20,13 @@ CARD = 'card.json'
 def load(
   path: str | pathlib.Path,
   *,
-  tell: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
+  notify: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
 ) -> artefact.Artefact:
   """Opens an artefact.
 
   Args:
     path: File that ends in .safetensors, .stablehlo or .onnx.
-    tell: `(text)`, receives a message if no card confirms a program.
+    notify: `(text)`, receives a message if no card confirms a program.
 
   Returns:
     The `Artefact`, with the classes of the file or of the card beside it.
@@ -54,7 +55,7 @@ def load(
   if path.suffix == '.safetensors':
     return artefact.open_here(path)
   if not digest:
-    tell(
+    notify(
       f'No {CARD} beside {path} has its SHA-256, so nothing shows that it is'
       ' undamaged.'
     )

@@ -5,8 +5,9 @@ may contain only the operations that the programs of `experiments.deploy`
 contain, and must map images to logits. Nothing that calls code outside of the
 program is among these operations.
 
-The parsers of jaxlib are not made for files of strangers, and a crafted file
-can crash them. Therefore `worker` calls this module in a separate process.
+The parsers of jaxlib are not made for files from untrusted sources, and a
+crafted file can crash them. Therefore `worker` calls this module in a separate
+process.
 """
 
 import pathlib

@@ -4,32 +4,41 @@
 
 reads batches of images from standard input and writes their logits to standard
 output. A message is a line of JSON, which may announce an array in the format
-of NumPy.
+of NumPy. The process ends by itself if an answer takes too long, or if the
+process that started it ends.
 """
 
 import contextlib
 import io
 import json
+import math
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import weakref
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
 
 from experiments.common.errors import InvalidError, MissingError, UserError
-from experiments.deploy.artefact import Artefact, open_here
+from experiments.deploy.artefact import BATCH, Artefact, open_here
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _MODULE = 'experiments.deploy.worker'
 _SECONDS_TO_END = 5.0
+_SECONDS_TO_NOTICE = 1.0  # Longest time until the end of the parent counts.
 # Opening takes seconds, most of them for imports. A damaged file can trap the
 # parser of jaxlib in an endless loop.
 SECONDS_TO_OPEN = 60
+# For `BATCH` images. The first ones wait for a compilation. A crafted program
+# can be endless.
+SECONDS_PER_BATCH = 300
 
 
 def start(path: pathlib.Path) -> Artefact:
@@ -39,12 +48,13 @@ def start(path: pathlib.Path) -> Artefact:
     path: File that `artefact.open_here` opens.
 
   Returns:
-    The `Artefact`. `logits` raises an InvalidError if the process fails, or if
-    the logits are not finite.
+    The `Artefact`. `logits` raises an InvalidError if the process fails or
+    takes too long, or if the logits are not finite. Any error ends the process.
 
   Raises:
     MissingError: If a package that opens the file is missing.
-    InvalidError: If the file cannot be opened, or crashes the process.
+    InvalidError: If the file cannot be opened in `SECONDS_TO_OPEN`, or crashes
+      the process.
   """
   log = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
   process = subprocess.Popen(
@@ -58,12 +68,13 @@ def start(path: pathlib.Path) -> Artefact:
   assert process.stdout
   requests, answers = process.stdin, process.stdout
 
-  def answer() -> dict[str, Any]:
+  def answer(task: str, seconds: int) -> dict[str, Any]:
     message = _receive(answers)
     if message is None:
+      cause = _cause(process, log) or f'{task} took more than {seconds} seconds'
       raise InvalidError(
-        f'{path} crashed the process that opened it ({_cause(process, log)}).'
-        ' Copy the file again, or do not use it.'
+        f'{path} crashed the process that opened it ({cause}). Copy the file'
+        ' again, or do not use it.'
       )
     if kind := message.get('kind'):
       raise (MissingError if kind == 'missing' else InvalidError)(
@@ -72,14 +83,24 @@ def start(path: pathlib.Path) -> Artefact:
     return message
 
   def logits(images: np.ndarray) -> np.ndarray:
+    if not end.alive:
+      raise InvalidError(
+        f'{path} has failed before, which ended its process. Open it again.'
+      )
+    with _calling_on_error(end):
+      return checked_logits(images)
+
+  def checked_logits(images: np.ndarray) -> np.ndarray:
     # If the process has ended, its answer says why.
     with contextlib.suppress(BrokenPipeError):
       _send(requests, array=images)
-    found = answer()['array']
-    if found.ndim != 2 or len(found) != len(images) or found.dtype != 'float32':
+    count = len(images)
+    task = f'computing the logits of {count} images'
+    found = answer(task, _seconds_for(count))['array']
+    if found.ndim != 2 or len(found) != count or found.dtype != 'float32':
       raise InvalidError(
         f'{path} returns {found.dtype} of shape {found.shape} for'
-        f' {len(images)} images, not logits. Do not use this file.'
+        f' {count} images, not logits. Do not use this file.'
       )
     if not np.isfinite(found).all():
       raise InvalidError(
@@ -87,16 +108,40 @@ def start(path: pathlib.Path) -> Artefact:
       )
     return found
 
-  weakref.finalize(logits, _end, process, log)
-  opened = answer()
+  end = weakref.finalize(logits, _end, process, log)
+  with _calling_on_error(end):
+    opened = answer('opening it', SECONDS_TO_OPEN)
   return Artefact(logits, tuple(opened['shape']), tuple(opened['classes']))
 
 
+@contextlib.contextmanager
+def _calling_on_error(function: Callable[[], object]) -> Iterator[None]:
+  """Calls a function if the context ends with an error, also with Ctrl-C."""
+  try:
+    yield
+  except BaseException:
+    function()
+    raise
+
+
+def _seconds_for(count: int) -> int:
+  """Returns the limit in seconds for the logits of `count` images."""
+  return SECONDS_PER_BATCH * max(1, math.ceil(count / BATCH))
+
+
 def _cause(process: subprocess.Popen[bytes], log: IO[str]) -> str:
-  """Returns why a process has ended: its signal or the end of its log."""
-  status = process.wait()
+  """Returns why there is no answer; '' if the process took too long.
+
+  It is the signal that ended the process, or the end of the log.
+  """
+  try:
+    status = process.wait(_SECONDS_TO_END)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    process.wait()
+    return 'its answer cannot be read'
   if status == -signal.SIGALRM:
-    return f'opening it took more than {SECONDS_TO_OPEN} seconds'
+    return ''
   if status < 0:
     return signal.strsignal(-status) or f'signal {-status}'
   log.seek(0)
@@ -141,19 +186,47 @@ def _receive(stream: IO[bytes]) -> dict[str, Any] | None:
   return message
 
 
+def _end_with_parent() -> None:
+  """Makes this process end soon after the process that started it.
+
+  Running programs do not stop the thread that does it. A parser can stop that
+  thread until `SECONDS_TO_OPEN` are over.
+  """
+  parent = os.getppid()
+
+  def watch() -> None:
+    while os.getppid() == parent:
+      time.sleep(_SECONDS_TO_NOTICE)
+    os._exit(1)  # Another thread may be in an endless program.
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+  """Ends this process, whatever it is doing, if the context lasts longer."""
+  signal.alarm(seconds)
+  try:
+    yield
+  finally:
+    signal.alarm(0)
+
+
 def main(arguments: list[str]) -> None:
   """Opens an artefact and answers until the input ends."""
   (path,) = arguments
+  _end_with_parent()
   answers, requests = os.fdopen(os.dup(1), 'wb'), os.fdopen(os.dup(0), 'rb')
   # What libraries print must not appear among the answers.
   os.dup2(2, 1)
   try:
-    signal.alarm(SECONDS_TO_OPEN)  # Ends the process, whatever it is doing.
-    network = open_here(pathlib.Path(path))
-    signal.alarm(0)
+    with _limit(SECONDS_TO_OPEN):
+      network = open_here(pathlib.Path(path))
     _send(answers, shape=network.shape, classes=network.classes)
     while request := _receive(requests):
-      _send(answers, array=network.logits(request['array']))
+      with _limit(_seconds_for(len(request['array']))):
+        found = network.logits(request['array'])
+      _send(answers, array=found)
   except UserError as error:
     is_missing = isinstance(error, MissingError)
     _send(answers, kind='missing' if is_missing else 'invalid', text=str(error))

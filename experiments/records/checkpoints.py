@@ -184,7 +184,7 @@ def restore_latest(
   template: Any,
   *,
   check: Callable[[Any], None] = lambda state: None,
-  tell: Callable[[str], object] = print,
+  notify: Callable[[str], object] = print,
 ) -> Restored | None:
   """Reads the newest checkpoint that is undamaged, bit for bit.
 
@@ -197,7 +197,7 @@ def restore_latest(
       `jax.ShapeDtypeStruct`s. Each leaf is restored with the sharding of the
       template, or else to the default device.
     check: `(state)`, raises a `DamagedError` if the state must not be used.
-    tell: `(text)`, receives a message about each checkpoint that is set aside.
+    notify: `(text)`, receives a message about each checkpoint set aside.
 
   Returns:
     The checkpoint, or None if the folder has no checkpoint yet.
@@ -216,7 +216,7 @@ def restore_latest(
       continue
     for bad, cause in damaged.items():
       aside = _set_aside(directory / str(bad))
-      tell(
+      notify(
         f'The checkpoint of step {bad} is damaged ({cause}) and is now'
         f' {aside}. The run resumes from the checkpoint of step {step}.'
       )

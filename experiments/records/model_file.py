@@ -59,8 +59,8 @@ def digest(path: str | os.PathLike[str]) -> str:
   return files.sha256(path)[:16]
 
 
-def has_digest(path: str | os.PathLike[str], logged: str) -> bool:
-  """Returns True if a run log identifies the weights in a file by `logged`.
+def digests(path: str | os.PathLike[str]) -> frozenset[str]:
+  """Returns all digits by which run logs identify the weights in a file.
 
   Older logs identify a file by the SHA-256 of all of its bytes.
 
@@ -69,7 +69,7 @@ def has_digest(path: str | os.PathLike[str], logged: str) -> bool:
     InvalidError: If it is a damaged safetensors file.
   """
   path = pathlib.Path(path).expanduser()
-  return logged in (digest(path), files.sha256(path)[:16])
+  return frozenset((digest(path), files.sha256(path)[:16]))
 
 
 def save_model(

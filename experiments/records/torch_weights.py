@@ -47,7 +47,7 @@ def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
 def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
   """Reads a model file or the state dict of a PyTorch network.
 
-  The names of the arrays tell a model file from a PyTorch .safetensors file.
+  The names of the arrays distinguish a model file from one of PyTorch.
 
   Raises:
     MissingError: As for `load_torch`.

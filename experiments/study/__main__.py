@@ -18,7 +18,7 @@ import jax
 from absl import app, flags
 
 from experiments.common import files, runtime
-from experiments.common.errors import exit_on_user_error
+from experiments.common.errors import InvalidError, exit_on_user_error
 from experiments.records import ledger
 from experiments.study import display, plan, run, spec
 from experiments.training import smoke
@@ -33,10 +33,36 @@ def main(argv: list[str]) -> None:
   # A run has the path of its base model in its log, so the path must not
   # depend on the folder that the command is run in.
   workdir = pathlib.Path(arguments.workdir).absolute()
-  results = pathlib.Path(arguments.results or workdir / 'results')
-  if arguments.smoke and not arguments.list:
-    workdir = smoke.empty_smoke_folder(workdir)
-    results = workdir / 'results'
+  if not arguments.smoke:
+    _work(workdir, pathlib.Path(arguments.results or workdir / 'results'))
+    return
+  _refuse_sizes()
+  if arguments.list:
+    folder = smoke.smoke_folder(workdir)
+    _work(folder, folder / 'results')
+    return
+  with smoke.locked_smoke_folder(workdir) as folder:
+    _work(folder, folder / 'results')
+
+
+def _refuse_sizes() -> None:
+  """Refuses flags that have no effect on a smoke run."""
+  for name in ('results', 'trials', 'epochs'):
+    if getattr(flags.FLAGS, name):
+      raise InvalidError(
+        '--smoke runs one trial of one epoch, with a ledger of its own: leave'
+        f' out --{name}.'
+      )
+
+
+def _work(workdir: pathlib.Path, results: pathlib.Path) -> None:
+  """Works on a study in a folder.
+
+  Args:
+    workdir: Folder of the runs.
+    results: Folder of the ledger.
+  """
+  arguments = flags.FLAGS
   budget = run.seconds(arguments.budget) if arguments.budget else math.inf
   end = time.monotonic() + budget
   name = pathlib.Path(arguments.study).stem
@@ -45,7 +71,7 @@ def main(argv: list[str]) -> None:
     study, arguments.only, arguments.epochs, arguments.data_dir
   )
   if arguments.smoke:
-    settings = run.rehearsal(settings)
+    settings = run.smoke_settings(settings)
   bases = run.base_models([*settings.values()], arguments.pretrained, workdir)
   trials = 1 if arguments.smoke else arguments.trials or study.trials
 
@@ -83,7 +109,7 @@ def main(argv: list[str]) -> None:
     runs = '1 run is' if len(missing) == 1 else f'{len(missing)} runs are'
     print(f'{runs} left. Rerun the command to resume.')
   elif arguments.smoke:
-    print(f'The rehearsal in {workdir} is complete. Leave out --smoke to run.')
+    print(f'The smoke run in {workdir} is complete. Leave out --smoke to run.')
   else:
     print(
       f'All runs are in {results}. To make tables and figures, run python -m'

@@ -45,17 +45,16 @@ def done_seeds(
   """
   wanted = identity(dict(config))
   path = pathlib.Path(config['pretrained']).expanduser()
-  has_base = path.is_file()
+  matching = [run for run in runs if identity(run.header['config']) == wanted]
+  # Without a digest, in old runs and before the base model exists, the name of
+  # the file in `identity` is all there is to compare.
+  logged = [run.header['start'].get('base') for run in matching]
+  is_read = any(logged) and path.is_file()
+  digests = model_file.digests(path) if is_read else frozenset()
   return {
     seed
-    for run in runs
-    if identity(run.header['config']) == wanted
-    # Without a digest, in old runs and before the base model exists, the name
-    # of the file in `identity` is all there is to compare.
-    and (
-      not (has_base and (base := run.header['start'].get('base')))
-      or model_file.has_digest(path, base)
-    )
+    for run, base in zip(matching, logged, strict=True)
+    if not (is_read and base) or base in digests
     for seed in ledger.seeds(run)
   }
 
@@ -93,8 +92,8 @@ def jobs(
     seen.add(key)
     missing = set(range(trials)) - done_seeds(config, runs)
     stem = f'{study}-{name}-{config.epochs}epochs'
-    # The file of a study may change. The digest tells the old runs of a setting
-    # from the new ones.
+    # The file of a study may change. The digest distinguishes the old runs of
+    # a setting from the new ones.
     digest = hashlib.sha256(key.encode()).hexdigest()[:6]
     begun, separate = _begun_groups(workdir, f'{stem}-{digest}')
     groups = [group for group in begun if set(group) & missing]

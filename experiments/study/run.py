@@ -58,8 +58,10 @@ def select_settings(
   return chosen
 
 
-def rehearsal(settings: Mapping[str, ConfigDict]) -> dict[str, ConfigDict]:
-  """Returns the rehearsal of the first setting, by name."""
+def smoke_settings(
+  settings: Mapping[str, ConfigDict],
+) -> dict[str, ConfigDict]:
+  """Returns the configuration of a smoke run of the first setting, by name."""
   name, config = next(iter(settings.items()))
   return {name: smoke_config(config)}
 

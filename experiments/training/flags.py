@@ -1,19 +1,18 @@
 """Defines and parses the flags of the commands that train."""
 
-import difflib
 import itertools
 import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import configs
 from experiments.build.check import check
-from experiments.build.key import check_value, from_text
+from experiments.build.key import check_value, from_text, similar_names
 from experiments.build.methods import METHODS, check_options
 from experiments.build.schema import KEYS, check_effect, help_text
 from experiments.common.errors import (
@@ -36,8 +35,12 @@ WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Folder of the run; empty: a dated folder in runs/.'
 )
 SMOKE = flags.DEFINE_bool('smoke', False, smoke.HELP)
-_KEY = re.compile(r'--?(?:no)?config\.(?P<name>\w+)(?:[=.].*)?')
-_OPTION = re.compile(r'--?config\.method\.(?P<name>\w+)(?:=(?P<value>.*))?')
+_KEY = re.compile(
+  r'--?(?:no)?config\.(?P<name>method(?=\.)|[^=]*)(?:[=.].*)?', re.DOTALL
+)
+_OPTION = re.compile(
+  r'--?(?P<no>no)?config\.method\.(?P<name>[^=]*)(?:=(?P<value>.*))?', re.DOTALL
+)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -62,9 +65,26 @@ def _parse_flags(argv: list[str]) -> list[str]:
     _set_options(CONFIG.value, options)
   except OSError as error:
     raise InvalidError(f'The configuration cannot be read: {error}') from error
+  except AttributeError as error:
+    if name := _missing_key(error):
+      raise ConfigError(
+        f'The configuration file does not set config.{name}: start from'
+        ' experiments.configs.resnet20.get_config().'
+      ) from error
+    raise
   if len(rest) > 1:
     raise InvalidError(f'unknown arguments {rest[1:]}: a flag starts with --')
   return rest
+
+
+def _missing_key(error: AttributeError) -> str:
+  """Returns the declared key that a configuration lacks, or ''."""
+  # ml_collections wraps a KeyError whose message begins with the quoted key.
+  inner = error.args[0] if error.args else None
+  if not isinstance(inner, KeyError):
+    return ''
+  match = re.match(r"'(\w+)'", str(inner.args[0]))
+  return match[1] if match and match[1] in KEYS else ''
 
 
 def _check_file(argv: Sequence[str]) -> None:
@@ -88,8 +108,7 @@ def given_keys(argv: Sequence[str]) -> set[str]:
 def _check_keys(argv: Sequence[str]) -> None:
   """Refuses keys that are not declared, and suggests similar ones."""
   for name in sorted(given_keys(argv) - set(KEYS)):
-    similar = [key for key in KEYS if name in key.split('_')]
-    similar += difflib.get_close_matches(name, set(KEYS) - set(similar))
+    similar = similar_names(name, KEYS)
     hint = f' Similar keys: {", ".join(similar)}.' if similar else ''
     raise ConfigError(
       f'config.{name} is not a key of the configuration.{hint} --help lists all'
@@ -99,27 +118,44 @@ def _check_keys(argv: Sequence[str]) -> None:
 
 def _split_options(
   argv: Sequence[str],
-) -> tuple[list[str], list[tuple[str, str]]]:
+) -> tuple[list[str], list[tuple[str, str | None]]]:
   """Splits a command line into other arguments, and options of the method.
 
   ml_collections would take only options that the configuration file lists.
+
+  Returns:
+    Other arguments, and the name and the text of each option. The text is None
+    if the command line has none.
   """
+  switches = {
+    name
+    for method in METHODS.values()
+    for name, key in method.options.items()
+    if key.kind is bool
+  }
   others: list[str] = []
-  options: list[tuple[str, str]] = []
-  rest: Iterator[str] = iter(argv)
-  for arg in rest:
+  options: list[tuple[str, str | None]] = []
+  waiting = list(argv)
+  while waiting:
+    arg = waiting.pop(0)
     match = _OPTION.fullmatch(arg)
     if match is None:
       others.append(arg)
-    elif match['value'] is None:
-      options.append((match['name'], next(rest, '')))
-    else:
-      options.append((match['name'], match['value']))
+      continue
+    name, text = match['name'], match['value']
+    # As in absl, a switch does not take the next argument.
+    if name in switches and text is None:
+      text = 'false' if match['no'] else 'true'
+    elif match['no']:
+      raise ConfigError(f'{arg} must be --config.method.{name}=VALUE.')
+    elif text is None and waiting and not waiting[0].startswith('--'):
+      text = waiting.pop(0)
+    options.append((name, text))
   return others, options
 
 
 def _set_options(
-  config: ConfigDict, options: Sequence[tuple[str, str]]
+  config: ConfigDict, options: Sequence[tuple[str, str | None]]
 ) -> None:
   """Sets the options of the method that the command line contains."""
   if not options:
@@ -130,6 +166,8 @@ def _set_options(
   with config.unlocked():
     for name, text in options:
       full_name = f'config.method.{name}'
+      if text is None:
+        raise ConfigError(f'--{full_name} needs a value: --{full_name}=VALUE.')
       config.method[name] = from_text(full_name, declared[name], text)
 
 
@@ -154,7 +192,7 @@ def workdir_for(config: ConfigDict) -> tuple[pathlib.Path, str]:
   """Returns the folder that --workdir names, or else a new one.
 
   Returns:
-    The folder, and the text that tells how to resume the run there.
+    The folder, and a notice that says how to resume the run there.
   """
   keys = ('network', 'quantizer', 'estimator', 'optimizer')
   name = '-'.join([time.strftime('%Y%m%d-%H%M%S'), *(config[k] for k in keys)])

@@ -61,10 +61,18 @@ class _SignalArrived(Exception):
   """A signal arrived during a test."""
 
 
+class _Outputs(NamedTuple):
+  """What a run writes to: checkpoints, log, scalars and display."""
+
+  manager: ocp.CheckpointManager
+  log: pathlib.Path
+  scalars: Any
+  bar: Bar
+
+
 class Position(NamedTuple):
   """The position of a run, and the sums over its epoch so far.
 
-  At the end of an epoch, `seconds` is above 0 until the epoch is tested.
   Checkpoints contain these fields by name.
 
   Attributes:
@@ -73,6 +81,7 @@ class Position(NamedTuple):
     accuracy_sum: Sum of the training accuracies, 0 to 1 each, per trial.
     phi_grad_norm_sum: Sum of the norms of φ's gradients, per trial.
     seconds: Duration of these steps.
+    tested: No step has run since the last test.
   """
 
   step: int
@@ -80,6 +89,16 @@ class Position(NamedTuple):
   accuracy_sum: list[float]
   phi_grad_norm_sum: list[float]
   seconds: float = 0.0
+  tested: bool = True
+
+
+def restored_position(progress: Mapping[str, Any]) -> Position:
+  """Returns the position in a checkpoint.
+
+  Args:
+    progress: Fields of a `Position`. Earlier versions saved no `tested`.
+  """
+  return Position(**{'tested': progress['seconds'] == 0, **progress})
 
 
 def start_epoch(steps: Steps, step: int) -> Position:
@@ -89,8 +108,8 @@ def start_epoch(steps: Steps, step: int) -> Position:
 
 
 def is_untested(steps: Steps, position: Position) -> bool:
-  """Returns True at the end of an epoch whose test was stopped."""
-  return position.step % steps.steps_per_epoch == 0 and position.seconds > 0
+  """Returns True at the end of an epoch that is trained but not tested."""
+  return position.step % steps.steps_per_epoch == 0 and not position.tested
 
 
 def epochs_done(steps: Steps, position: Position) -> int:
@@ -134,73 +153,86 @@ def run_epochs(
   """
   per_epoch, every = steps.steps_per_epoch, config.checkpoint_every
   total = config.epochs * per_epoch
-  log_path, scalars_path = folder / workdir.LOG, folder / workdir.SCALARS
-  state, codes = saved
+  scalars_path = folder / workdir.SCALARS
   with (
     contextlib.closing(
       run_log.open_scalars(scalars_path, epochs_done(steps, position))
     ) as scalars,
     signals.defer_signals() as signal_number,
   ):
+    outputs = _Outputs(manager, folder / workdir.LOG, scalars, bar)
 
     def between() -> None:
       if signal_number() is not None:
         raise _SignalArrived
 
-    def save_and_tell(remedy: str) -> None:
-      _save(manager, Saved(state, codes), position)
-      bar.log(
-        f'Checkpoint saved at step {position.step}. Rerun the command to'
-        f' {remedy}.'
-      )
-
     if not total:
-      record = _epoch_record(steps, state, position, codes)
-      _check_finite(state, position.step, manager, record)
-      run_log.append(log_path, record)
+      record = _epoch_record(steps, saved, position)
+      _check_finite(saved.state, position.step, manager, record)
+      run_log.append(outputs.log, record)
     while position.step < total or is_untested(steps, position):
       if not is_untested(steps, position):
         step = position.step
         count = min(
           config.chunk, per_epoch - step % per_epoch, every - step % every
         )
-        state, position, finite = _run_chunk(steps, state, position, count)
-        if not finite:
-          raise _divergence(
-            'The loss, a gradient or a new weight was', position.step, manager
-          )
+        saved, position = _run_chunk(steps, saved, position, count, manager)
       step = position.step
-      epoch, steps_in_epoch = -(-step // per_epoch), step % per_epoch
+      is_end = step % per_epoch == 0
       mean_loss = statistics.fmean(position.loss_sum)
-      mean_loss /= steps_in_epoch or per_epoch
-      bar.update(step, epoch=epoch, loss=mean_loss)
-      if not steps_in_epoch:
-        try:
-          record = _epoch_record(steps, state, position, codes, between)
-        except _SignalArrived:
-          save_and_tell('resume with the test of this epoch')
-          break
-        _check_finite(state, step, manager, record)
-        run_log.append(log_path, record)
-        run_log.write_scalars(scalars, record)
-        bar.end_epoch(
-          epoch=epoch,
-          test_loss=record['test_loss'],
-          accuracy=record['test_accuracy'],
-        )
-        state, codes = with_codes(steps, state)
-        position = start_epoch(steps, step)
+      mean_loss /= step % per_epoch or per_epoch
+      bar.update(step, epoch=-(-step // per_epoch), loss=mean_loss)
+      if is_end:
+        # After a signal the epoch stays untested, and a rerun tests it.
+        with contextlib.suppress(_SignalArrived):
+          saved, position = _test_epoch(
+            steps, saved, position, between, outputs
+          )
       has_signal = signal_number() is not None
       must_stop = step < total and not has_signal and stop()
+      if must_stop or has_signal or is_end or step % every == 0:
+        _save(manager, saved, position)
       if must_stop or has_signal:
-        save_and_tell('resume' if step < total else 'write the model file')
-      elif not steps_in_epoch or step % every == 0:
-        _save(manager, Saved(state, codes), position)
+        bar.log(
+          f'Checkpoint saved at step {step}. Rerun the command to'
+          f' {_remaining(steps, position, total)}.'
+        )
       if must_stop:
         raise Stopped
       if has_signal:
         break  # `defer_signals` raises an error when the context ends.
-  return state
+  return saved.state
+
+
+def _test_epoch(
+  steps: Steps,
+  saved: Saved,
+  position: Position,
+  between: Callable[[], None],
+  outputs: _Outputs,
+) -> tuple[Saved, Position]:
+  """Tests an epoch, writes its record, and starts the next epoch.
+
+  `between` is called between the batches of the test. If it raises an error,
+  nothing is written.
+  """
+  record = _epoch_record(steps, saved, position, between)
+  _check_finite(saved.state, position.step, outputs.manager, record)
+  run_log.append(outputs.log, record)
+  run_log.write_scalars(outputs.scalars, record)
+  outputs.bar.end_epoch(
+    epoch=record['epoch'],
+    test_loss=record['test_loss'],
+    accuracy=record['test_accuracy'],
+  )
+  return with_codes(steps, saved.state), start_epoch(steps, position.step)
+
+
+def _remaining(steps: Steps, position: Position, total: int) -> str:
+  """Returns what a rerun of a stopped run does, for the user."""
+  if is_untested(steps, position):
+    return 'resume with the test of this epoch'
+  return 'resume' if position.step < total else 'write the model file'
 
 
 def _save(
@@ -215,11 +247,15 @@ def _save(
 
 
 def _run_chunk(
-  steps: Steps, state: mq_jax.State, position: Position, count: int
-) -> tuple[mq_jax.State, Position, bool]:
-  """Runs one chunk of steps, and returns whether it was finite."""
+  steps: Steps,
+  saved: Saved,
+  position: Position,
+  count: int,
+  manager: ocp.CheckpointManager,
+) -> tuple[Saved, Position]:
+  """Runs one chunk of `count` steps; raises an error if it was not finite."""
   began = time.perf_counter()
-  state, totals = steps.run(state, position.step, count)
+  state, totals = steps.run(saved.state, position.step, count)
   totals = jax.device_get(totals)
 
   def add(sums: list[float], more: Any) -> list[float]:
@@ -231,15 +267,19 @@ def _run_chunk(
     accuracy_sum=add(position.accuracy_sum, totals.accuracy),
     phi_grad_norm_sum=add(position.phi_grad_norm_sum, totals.phi_grad_norm),
     seconds=position.seconds + (time.perf_counter() - began),
+    tested=False,
   )
-  return state, position, bool(totals.finite.all())
+  if not totals.finite.all():
+    raise _divergence(
+      'The loss, a gradient or a new weight was', position.step, manager
+    )
+  return Saved(state, saved.codes), position
 
 
 def _epoch_record(
   steps: Steps,
-  state: mq_jax.State,
+  saved: Saved,
   position: Position,
-  codes: dict[str, Any],
   between: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Returns the record of an epoch for the log.
@@ -247,6 +287,7 @@ def _epoch_record(
   `between` is called between the batches of the test; it may raise an error.
   """
   began = time.perf_counter()
+  state, codes = saved
   quantized, relaxed = jax.vmap(steps.train.quantized)(state), None
   if steps.relaxed:
     relaxed = jax.vmap(steps.train.forward_params)(state)

@@ -1,22 +1,24 @@
-"""Rehearsals: `--smoke` runs a command in seconds, in folders of its own.
+"""Smoke runs: `--smoke` runs a command in seconds, in folders of its own.
 
-A rehearsal trains the same network by the same code, on two small batches, and
+A smoke run trains the same network by the same code, on two small batches, and
 tests it on a few training images. These values are part of the configuration,
 so no table mistakes the run for another one.
 """
 
+import contextlib
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.common.errors import InvalidError
+from experiments.records import workdir
 
 HELP = (
-  'Rehearse the command in seconds: one epoch of two small batches, also of the'
-  ' base model, in folders whose names end in -smoke.'
+  'Make a smoke run, which takes seconds: one epoch of two small batches, also'
+  ' of the base model, in folders whose names end in -smoke.'
 )
 # Larger values of the configuration are reduced to these.
 LARGEST: Mapping[str, int] = {'epochs': 1, 'pretrain_epochs': 1, 'trials': 2}
@@ -25,7 +27,7 @@ _SUFFIX, _MARK = '-smoke', 'made-by-smoke'
 
 
 def smoke_config(config: ConfigDict) -> ConfigDict:
-  """Returns the configuration of the rehearsal of a run."""
+  """Returns the configuration of the smoke run of a configuration."""
   changed = config.copy_and_resolve_references()
   changed.update({k: min(config[k], most) for k, most in LARGEST.items()})
   changed.update(VALUES)
@@ -33,35 +35,70 @@ def smoke_config(config: ConfigDict) -> ConfigDict:
 
 
 def smoke_folder(folder: str | pathlib.Path) -> pathlib.Path:
-  """Returns the folder that replaces a folder in a rehearsal."""
+  """Returns the folder that replaces a folder in a smoke run.
+
+  Raises:
+    InvalidError: If the folder is the root of the file system.
+  """
   path = pathlib.Path(folder)
+  if path.name in ('', '..'):
+    path = path.resolve()
+  if not path.name:
+    raise InvalidError(
+      f'--smoke cannot add {_SUFFIX} to the name of {folder}. Use another'
+      ' folder.'
+    )
   return path.with_name(path.name + _SUFFIX)
 
 
 def run_folder(folder: pathlib.Path) -> pathlib.Path:
-  """Returns the folder whose rehearsal is in a folder."""
+  """Returns the folder whose smoke run is in a folder."""
   return folder.with_name(folder.name.removesuffix(_SUFFIX))
 
 
-def empty_smoke_folder(folder: str | pathlib.Path) -> pathlib.Path:
-  """Makes the folder of a rehearsal, without the files of the last one.
+@contextlib.contextmanager
+def locked_smoke_folder(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
+  """Empties the folder of a smoke run, and locks it while the context lasts.
 
   Args:
     folder: Folder of the run itself.
 
-  Returns:
-    The result of `smoke_folder`.
+  Yields:
+    The result of `smoke_folder`, without the files of the last smoke run.
 
   Raises:
-    InvalidError: If that folder exists, and not because of a rehearsal.
+    BusyError: If a process has the folder of the smoke run.
+    InvalidError: If that folder contains files that are not of a smoke run, or
+      cannot be a folder.
   """
   path = smoke_folder(folder)
-  if path.exists() and not (path / _MARK).exists():
+  mark = path / _MARK
+  # A killed process may have left a new folder that contains only the lock.
+  if not mark.exists() and path.is_dir() and _contents(path):
     raise InvalidError(
       f'--smoke replaces the folder {path}, but this folder is not from an'
       ' earlier --smoke. Move it away, or use another --workdir.'
     )
-  shutil.rmtree(path, ignore_errors=True)
-  path.mkdir(parents=True)
-  (path / _MARK).touch()
-  return path
+  with workdir.lock(path):
+    mark.touch()
+    for entry in _contents(path):
+      if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+      else:
+        entry.unlink()
+    yield path
+
+
+def empty_smoke_folder(folder: str | pathlib.Path) -> pathlib.Path:
+  """Does what `locked_smoke_folder` does, but keeps no lock.
+
+  It is for a run that locks its folder itself.
+  """
+  with locked_smoke_folder(folder) as path:
+    return path
+
+
+def _contents(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the entries of a folder that a smoke run replaces."""
+  own = (_MARK, workdir.LOCK)
+  return [entry for entry in path.iterdir() if entry.name not in own]

@@ -47,7 +47,7 @@ def print_next_commands(
   Args:
     config: Configuration of the run.
     workdir: Folder of the run.
-    is_smoke: The run was a rehearsal.
+    is_smoke: The run was a smoke run.
   """
   folder = shlex.quote(str(workdir))
   install = ''

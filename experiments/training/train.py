@@ -25,11 +25,11 @@ from experiments.records.entry import check_complete
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import (
-  Position,
   Saved,
   epochs_done,
   means,
   not_finite,
+  restored_position,
   run_epochs,
   start_epoch,
   with_codes,
@@ -212,7 +212,7 @@ def _check_same_base(
   """Refuses another base model than the run started with."""
   path = pathlib.Path(config.pretrained).expanduser()
   digest = header.get('start', {}).get('base')
-  if digest and path.is_file() and not model_file.has_digest(path, digest):
+  if digest and path.is_file() and digest not in model_file.digests(path):
     raise InvalidError(
       f'config.pretrained={config.pretrained!r} is another file than the run in'
       f' {folder} started with: use that file, or another --workdir.'
@@ -249,7 +249,7 @@ def _train(
       )
     position = start_epoch(steps, 0)
     if restored is not None:
-      position = Position(**restored.progress)
+      position = restored_position(restored.progress)
     total = config.epochs * steps.steps_per_epoch
     with show(total, position.step) as bar:
       measured: dict[str, Any] = {}

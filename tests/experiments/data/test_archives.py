@@ -156,14 +156,14 @@ def test_read_source_packed_by_macos_returns_rows(tmp_path, mode):
         member = tarfile.TarInfo(f'cifar-10-batches-bin/{prefix}{name}')
         member.size, member.pax_headers = len(value), attributes
         tar.addfile(member, io.BytesIO(value))
-  told = []
+  notices = []
   name, splits = cifar_archives.read_source(
-    path, sizes=cifar_files.SIZES['cifar10'], tell=told.append
+    path, sizes=cifar_files.SIZES['cifar10'], notify=notices.append
   )
   assert name == 'cifar10'
   rows = np.frombuffer(files['test_batch.bin'], np.uint8).reshape(20, 3073)
   np.testing.assert_array_equal(splits['test'][1], rows[:, 0])
-  (message,) = told
+  (message,) = notices
   assert f'has the MD5 {archives.md5(path)}, which no official' in message
 
 
@@ -175,15 +175,17 @@ def test_read_source_official_md5_tells_nothing(tmp_path, monkeypatch):
       member.size = len(content)
       tar.addfile(member, io.BytesIO(content))
   monkeypatch.setitem(cifar_archives.OFFICIAL_MD5, archives.md5(path), 'mine')
-  told = []
+  notices = []
   sizes = cifar_files.SIZES['cifar10']
-  cifar_archives.read_source(path, sizes=sizes, tell=told.append)
-  assert told == []
+  cifar_archives.read_source(path, sizes=sizes, notify=notices.append)
+  assert notices == []
   # A folder has no MD5.
   with tarfile.open(path) as tar:
     tar.extractall(tmp_path / 'folder', filter='data')
-  cifar_archives.read_source(tmp_path / 'folder', sizes=sizes, tell=told.append)
-  assert told == []
+  cifar_archives.read_source(
+    tmp_path / 'folder', sizes=sizes, notify=notices.append
+  )
+  assert notices == []
 
 
 def test_md5_of_text_is_known(tmp_path: pathlib.Path):

@@ -511,9 +511,9 @@ def test_load_artefact_takes_classes_from_its_card(deployed, tmp_path):
     (text.replace('model.stablehlo', 'other.stablehlo'), ()),
   ):
     (tmp_path / 'card.json').write_text(content)
-    told = []
-    assert loading.load(path, tell=told.append).classes == names
-    assert len(told) == (names == ())
+    notices = []
+    assert loading.load(path, notify=notices.append).classes == names
+    assert len(notices) == (names == ())
 
 
 @pytest.mark.slow

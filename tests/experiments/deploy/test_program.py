@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import signal
 import subprocess
 import sys
@@ -158,16 +159,16 @@ def test_load_program_that_declares_other_types_raises(tmp_path):
 @pytest.mark.slow
 def test_load_program_in_process_returns_logits_of_program(tmp_path):
   images = np.arange(2 * 32 * 32 * 3).astype(np.uint8).reshape(2, *IMAGE)
-  told = []
-  network = loading.load(write(tmp_path, logits), tell=told.append)
+  notices = []
+  network = loading.load(write(tmp_path, logits), notify=notices.append)
   assert (network.shape, network.classes) == ((32, 32), ())
   for part in (images, images[:1], images[1:]):
     np.testing.assert_array_equal(network.logits(part), logits(part))
-  (message,) = told
+  (message,) = notices
   assert 'nothing shows that it is undamaged' in message
   path = write(tmp_path, lambda x: logits(x) / 0)
   with pytest.raises(InvalidError, match='not finite'):
-    loading.load(path, tell=told.append).logits(images)
+    loading.load(path, notify=notices.append).logits(images)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,100 @@ def test_main_endless_opening_ends_process(tmp_path):
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True)
   assert done.returncode == -signal.SIGALRM
+
+
+def fake_python(folder, monkeypatch, *, logits='None', more=''):
+  """Makes `worker.start` open a Python function in place of a file."""
+  (folder / 'worker_of_test.py').write_text(
+    'import sys\n'
+    'import numpy as np\n'
+    'from experiments.deploy import artefact, worker\n'
+    f'{more}\n'
+    f'network = artefact.Artefact(lambda images: {logits}, (1, 1), ())\n'
+    'worker.open_here = lambda path: network\n'
+    'worker.main(sys.argv[1:])\n'
+  )
+  python = folder / 'python'
+  root = pathlib.Path(worker.__file__).parents[2]
+  python.write_text(
+    f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable}'
+    f' {folder}/worker_of_test.py $3\n'
+  )
+  python.chmod(0o700)
+  monkeypatch.setattr(sys, 'executable', str(python))
+
+
+IMAGES = np.zeros((2, 1, 1, 3), np.uint8)
+
+
+def test_start_endless_logits_raises_in_one_line(tmp_path, monkeypatch):
+  fake_python(
+    tmp_path,
+    monkeypatch,
+    logits='sum(iter(int, 1))',
+    more='worker.SECONDS_PER_BATCH = 1',
+  )
+  monkeypatch.setattr(worker, 'SECONDS_PER_BATCH', 1)
+  network = worker.start(tmp_path / 'model.stablehlo')
+  with pytest.raises(InvalidError) as error:
+    network.logits(IMAGES)
+  cause = 'computing the logits of 2 images took more than 1 seconds'
+  assert cause in str(error.value)
+
+
+def test_start_logits_raises_ends_process(tmp_path, monkeypatch):
+  processes = []
+
+  def spy(*args, popen=subprocess.Popen, **kwargs):
+    processes.append(popen(*args, **kwargs))
+    return processes[-1]
+
+  fake_python(
+    tmp_path,
+    monkeypatch,
+    logits='np.full((len(images), 3), np.float32(images.max()) / 0)',
+  )
+  monkeypatch.setattr(subprocess, 'Popen', spy)
+  network = worker.start(tmp_path / 'model.stablehlo')
+  with pytest.raises(InvalidError, match='not finite'):
+    network.logits(IMAGES)
+  assert processes[0].poll() == 0
+  with pytest.raises(InvalidError, match='has failed before'):
+    network.logits(IMAGES)
+
+
+def test_start_running_process_with_unreadable_answer_raises(
+  tmp_path, monkeypatch
+):
+  python = tmp_path / 'python'
+  python.write_text('#!/bin/sh\necho junk; exec sleep 30\n')
+  python.chmod(0o700)
+  monkeypatch.setattr(sys, 'executable', str(python))
+  monkeypatch.setattr(worker, '_SECONDS_TO_END', 0.1)
+  with pytest.raises(InvalidError, match='its answer cannot be read'):
+    worker.start(tmp_path / 'model.stablehlo')
+
+
+def test_main_parent_ends_ends_process(tmp_path):
+  code = (
+    'import time\n'
+    'from experiments.deploy import worker\n'
+    'worker.SECONDS_TO_OPEN = 30\n'
+    'worker._SECONDS_TO_NOTICE = 0.05\n'
+    'print("started", flush=True)\n'
+    'worker.open_here = lambda path: time.sleep(60)\n'
+    f'worker.main(["{tmp_path}"])\n'
+  )
+  # The parent ends once the worker has begun. The worker keeps the pipe open.
+  parent = (
+    'import subprocess, sys, time\n'
+    'process = subprocess.Popen([sys.executable, "-c", sys.argv[1]])\n'
+    'time.sleep(1)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', parent, code], capture_output=True, timeout=15
+  )
+  assert done.stdout == b'started\n'
 
 
 @pytest.mark.slow

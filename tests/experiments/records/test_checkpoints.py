@@ -209,17 +209,17 @@ def test_restore_latest_damaged_file_never_gives_other_values(
   set_aside = 0
   # A state that is read from other bytes must have the values that were saved.
   for path in files:
-    whole, told = path.read_bytes(), []
+    whole, notices = path.read_bytes(), []
     damaged = damage(whole, rng)
     path.unlink()
     if damaged is not None:
       path.write_bytes(damaged)
-    step, state, progress = restore(folder, tell=told.append)
+    step, state, progress = restore(folder, notify=notices.append)
     assert_same(state, states[step])
     assert progress == {'at': step, 'sum': step / 3}
     if step == 1:
       set_aside += 1
-      (message,) = told
+      (message,) = notices
       assert 'The checkpoint of step 2 is damaged (' in message
       assert f'is now {folder / "2.damaged"}' in message
       assert '\n' not in message
@@ -286,14 +286,14 @@ def test_restore_latest_renamed_checkpoint_is_set_aside(two, tmp_path):
 
 
 def test_restore_latest_refused_state_is_set_aside(two, tmp_path):
-  folder, told = copy_of(two, tmp_path), []
+  folder, notices = copy_of(two, tmp_path), []
 
   def check(state):
     if bool((state.params['bias'] == two[1][2].params['bias']).all()):
       raise checkpoints.DamagedError('its bias is bad')
 
-  assert restore(folder, check=check, tell=told.append).step == 1
-  assert 'damaged (its bias is bad)' in told[0]
+  assert restore(folder, check=check, notify=notices.append).step == 1
+  assert 'damaged (its bias is bad)' in notices[0]
 
 
 def test_restore_latest_all_damaged_raises_and_keeps_them(two, tmp_path):

@@ -75,6 +75,27 @@ def test_jobs_base_model_saved_again_keeps_run(tmp_path):
   assert len(plan(tmp_path, study=study, trials=1)) == 2
 
 
+def test_done_seeds_many_runs_read_base_model_once(tmp_path, monkeypatch):
+  base = tmp_path / 'base.safetensors'
+  model_file.save_model(base, {'w': np.ones(2)}, {}, {})
+  config = make_study()['fc'].to_dict() | {'pretrained': str(base)}
+  start = {'base': model_file.digest(base)}
+  for seed in range(3):
+    ledgers.write(
+      tmp_path, f'{seed}', config | {'seed': seed}, [1.0, 2.0], start=start
+    )
+  reads = []
+
+  def read_arrays(path, read=model_file.read_arrays):
+    reads.append(path)
+    return read(path)
+
+  monkeypatch.setattr(model_file, 'read_arrays', read_arrays)
+  runs = ledger.read(tmp_path)
+  assert study_plan.done_seeds(config, runs) == {0, 1, 2}
+  assert reads == [base]
+
+
 def test_jobs_diverged_run_is_done(tmp_path):
   config = make_study()['fc'].to_dict()
   ledgers.write(tmp_path / 'results', 'a', config, [], diverged='at step 3')

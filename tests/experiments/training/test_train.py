@@ -256,6 +256,18 @@ def test_run_stopped_in_a_test_repeats_the_test(
     assert end[part] == expected_end[part]
 
 
+@pytest.mark.parametrize('seconds', [0.0, 1.5])
+def test_restored_position_of_earlier_version_is_tested_without_seconds(
+  seconds,
+):
+  sums = [[0.5], [0.25], [0.0]]
+  fields = ('step', 'loss_sum', 'accuracy_sum', 'phi_grad_norm_sum', 'seconds')
+  progress = dict(zip(fields, [10, *sums, seconds], strict=True))
+  position = loop.restored_position(progress)
+  assert position == (10, *sums, seconds, seconds == 0)
+  assert loop.restored_position(position._asdict()) == position
+
+
 def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
   first = train.train_and_evaluate(config, tmp_path / 'run')
   files = {p: p.read_bytes() for p in files_in(tmp_path / 'run')}

@@ -1,0 +1,113 @@
+"""Tests the flags of the commands that train."""
+
+import sys
+
+import pytest
+from absl import flags as absl_flags
+
+from experiments.build.key import similar_names
+from experiments.build.schema import KEYS
+from experiments.training import flags
+
+
+@pytest.fixture
+def parse(monkeypatch):
+  """Returns a function that parses a command line and returns the config."""
+  before = set(absl_flags.FLAGS)
+  monkeypatch.setattr(sys, 'argv', [])
+
+  def parse(*arguments):
+    flags.parse_flags(['cifar', *map(str, arguments)])
+    return flags.CONFIG.value
+
+  yield parse
+  for name in set(absl_flags.FLAGS) - before:
+    delattr(absl_flags.FLAGS, name)
+  absl_flags.FLAGS.unparse_flags()
+  absl_flags.FLAGS['config'].unparse()
+
+
+def file_without(folder, *names):
+  """Writes a configuration file that lacks some keys."""
+  path = folder / 'config.py'
+  path.write_text(
+    'from experiments.configs import resnet20\n'
+    'def get_config():\n'
+    '  config = resnet20.get_config()\n'
+    f'  for name in {names}:\n'
+    '    del config[name]\n'
+    '  return config\n'
+  )
+  return path
+
+
+@pytest.mark.parametrize(
+  ('argument', 'name'),
+  [
+    ('--config.epochs.foo=1', 'epochs.foo'),
+    ('--config.network.foo', 'network.foo'),
+    ('--noconfig.lr', 'lr'),
+    ('--config.=1', ''),
+  ],
+)
+def test_parse_flags_key_not_declared_exits_with_its_name(
+  parse, argument, name
+):
+  with pytest.raises(SystemExit) as error:
+    parse(argument)
+  assert str(error.value).startswith(f'config.{name} is not a key')
+
+
+@pytest.mark.parametrize(
+  ('missing', 'argument'),
+  [
+    ('epochs', '--config.epochs=3'),
+    ('quantizer', '--config.method.x=1'),
+    ('method', '--config.method.corrected'),
+  ],
+)
+def test_parse_flags_file_lacks_given_key_exits_with_its_name(
+  parse, tmp_path, missing, argument
+):
+  path = file_without(tmp_path, missing)
+  more = [] if missing == 'quantizer' else ['--config.quantizer=aciq']
+  with pytest.raises(SystemExit) as error:
+    parse(f'--config={path}', *more, argument)
+  assert f'does not set config.{missing}: start from' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('argument', 'value'),
+  [
+    ('--config.method.corrected', True),
+    ('--noconfig.method.corrected', False),
+    ('--config.method.corrected=false', False),
+  ],
+)
+def test_parse_flags_switch_of_method_leaves_next_flag(parse, argument, value):
+  config = parse('--config.quantizer=aciq', argument, '--config.epochs=0')
+  assert config.method.corrected is value
+  assert config.epochs == 0
+
+
+def test_parse_flags_option_of_method_without_value_exits(parse):
+  with pytest.raises(
+    SystemExit, match=r'--config\.method\.prior needs a value'
+  ):
+    parse(
+      '--config.quantizer=aciq', '--config.method.prior', '--config.epochs=0'
+    )
+
+
+def test_similar_names_initials_come_first():
+  for name, key in {
+    'lr': 'learning_rate',
+    'wd': 'weight_decay',
+    'bs': 'batch_size',
+    'learning': 'learning_rate',
+    'rate': 'learning_rate',
+    'epoch': 'epochs',
+  }.items():
+    assert key in similar_names(name, KEYS)
+  assert similar_names('lr', KEYS)[0] == 'learning_rate'
+  assert similar_names('zzz', KEYS) == []
