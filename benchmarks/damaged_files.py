@@ -105,7 +105,7 @@ def _make_checkpoints(folder: pathlib.Path) -> None:
 def _read_checkpoints(folder: pathlib.Path, notify: Notify) -> Any:
   template = jax.eval_shape(_state)
   with checkpoints.open_manager(folder) as manager:
-    restored = checkpoints.restore_latest(manager, template, tell=notify)
+    restored = checkpoints.restore_latest(manager, template, notify=notify)
   if restored is None:
     raise InvalidError('There is no checkpoint.')
   state = restored.state | {'key': jax.random.key_data(restored.state['key'])}
@@ -185,7 +185,7 @@ def _check_program(folder: pathlib.Path, notify: Notify) -> Any:
 
 
 def _run_program(folder: pathlib.Path, notify: Notify) -> Any:
-  network = loading.load(folder / 'model.stablehlo', tell=notify)
+  network = loading.load(folder / 'model.stablehlo', notify=notify)
   return network.shape, network.classes, network.logits(_images())
 
 
@@ -199,7 +199,7 @@ def _digest_only(folder: pathlib.Path, notify: Notify) -> Any:
   """Opens a file beside its card, without the process of the program."""
   start, worker.start = worker.start, _no_program
   try:
-    return loading.load(folder / 'model.stablehlo', tell=notify)[1:]
+    return loading.load(folder / 'model.stablehlo', notify=notify)[1:]
   finally:
     worker.start = start
 
@@ -222,7 +222,7 @@ def _archive(mode: str, name: str, contents: dict[str, bytes]) -> Format:
       official.append(archives.md5(path))
       cifar_archives.OFFICIAL_MD5[official[0]] = path.name
     sizes = cifar_files.SIZES[name]
-    return cifar_archives.read_source(path, sizes=sizes, tell=notify)
+    return cifar_archives.read_source(path, sizes=sizes, notify=notify)
 
   return Format(make, read, 'cifar.tar')
 
