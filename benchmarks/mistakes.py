@@ -80,13 +80,17 @@ IN_SHELL = [
   ('key', 'experiments.cifar --config.per_channel=True'),
   ('key', 'experiments.cifar --config.method.threshold=0.1'),
   ('file', 'experiments.cifar --config=resnet21.py'),
-  ('file', 'experiments.cifar --config.pretrained={folder}/base.safetensors'),
+  (
+    'file',
+    'experiments.cifar --config.dataset=digits --config.pretrained=base.pth',
+  ),
   ('data', 'experiments.cifar --config.data_dir={folder}'),
   ('data', 'experiments.prepare_data --source {folder}'),
-  ('study', 'experiments.study --study=experiments/studies/table7.py'),
+  ('study', 'experiments.study --study=studies/table7.py --workdir={folder}'),
   ('run', 'experiments.deploy --workdir={folder} --out={folder}/small'),
   ('run', 'experiments.report --results={folder}'),
 ]
+ROOT = pathlib.Path(__file__).parents[1]
 PARAMS = {'kernel': np.random.default_rng(0).normal(size=(4, 2)).astype('f4')}
 BATCH = np.ones((3, 4), 'f4')
 
@@ -156,7 +160,14 @@ def in_shell(arguments: str) -> str:
       text=True,
       check=False,
     )
-    errors = process.stderr.replace(folder, 'FOLDER')
+    errors = process.stderr
+  places = {
+    folder: 'FOLDER',
+    str(ROOT): 'CHECKOUT',
+    str(pathlib.Path.home()): '~',
+  }
+  for place, name in places.items():
+    errors = errors.replace(place, name)
   if 'Traceback' in errors:
     raise SystemExit(f'{arguments} shows a traceback:\n{errors}')
   return ' '.join(errors.split()) if process.returncode else ''

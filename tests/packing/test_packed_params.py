@@ -824,7 +824,7 @@ def test_pack_state_of_trials_raises_and_one_trial_packs():
   state = jax.vmap(train.init, in_axes=(0, None, None, None))(
     keys, problem.params(), problem.model_state(), next(problem.batches(1))
   )
-  with pytest.raises(ValueError, match=r'trials or replicas of shape \(3,\): pack one'):
+  with pytest.raises(ValueError, match=r'replicas of shape \(3,\): pack one'):
     train.pack(state)
   one = jax.tree.map(lambda leaf: leaf[0], state)
   w_hat = jax.device_get(train.quantized(one))
