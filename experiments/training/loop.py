@@ -62,7 +62,7 @@ class _SignalArrived(Exception):
 
 
 class _Outputs(NamedTuple):
-  """What a run writes to: checkpoints, log, scalars and display."""
+  """The destinations of a run: checkpoints, log, scalars and display."""
 
   manager: ocp.CheckpointManager
   log: pathlib.Path
@@ -239,10 +239,10 @@ def _save(
   manager: ocp.CheckpointManager, saved: Saved, position: Position
 ) -> None:
   """Saves a checkpoint of a finite state."""
-  _check_finite(saved.state, position.step, manager)
   if position.step == manager.latest_step():
     # The run resumed in a test. A rerun would repeat only this test.
     return
+  _check_finite(saved.state, position.step, manager)
   checkpoints.save(manager, position.step, saved, position._asdict())
 
 

@@ -194,22 +194,22 @@ class _Slices(NamedTuple):
     """Splits the axis of the groups into two."""
     if self.group_size is None:
       return array
-    before, after = (
-      array.shape[: self.group_axis],
-      array.shape[self.group_axis + 1 :],
-    )
-    return array.reshape(*before, -1, self.group_size, *after)
+    return self._with_axes(array, 1, (-1, self.group_size))
 
   def join(self, array: Array) -> Array:
     """Joins the two axes; levels may have other lengths than the weight."""
     if self.group_size is None:
       return array
-    before, after = (
-      array.shape[: self.group_axis],
-      array.shape[self.group_axis + 2 :],
-    )
-    groups, size = array.shape[self.group_axis : self.group_axis + 2]
-    return array.reshape(*before, groups * size, *after)
+    joined = math.prod(array.shape[self.group_axis : self.group_axis + 2])
+    return self._with_axes(array, 2, (joined,))
+
+  def _with_axes(
+    self, array: Array, replaced: int, lengths: tuple[int, ...]
+  ) -> Array:
+    """Replaces axes from the axis of the groups on by axes of these lengths."""
+    before = array.shape[: self.group_axis]
+    after = array.shape[self.group_axis + replaced :]
+    return array.reshape(*before, *lengths, *after)
 
 
 def _slices(
