@@ -67,9 +67,9 @@ def initial_variables(
         made_for = model.metadata.get('network', 'an unknown network')
         raise InvalidError(
           f'config.pretrained={base!r} does not fit config.network='
-          f'{config.network!r} on {config.dataset}: in {name}, {path} has the'
-          f' shape {found.get(path, "(absent)")} and not'
-          f' {wanted.get(path, "(absent)")}. The file was made for {made_for}:'
+          f'{config.network!r} on {config.dataset}: in {name}, the shape of'
+          f' {path} is {found.get(path, "absent")} and not'
+          f' {wanted.get(path, "absent")}. The file was made for {made_for}:'
           ' use another file, or set config.network.'
         )
   return params, model.batch_stats

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -52,16 +53,27 @@ def powers_of_two(bits: int) -> Quantizer:
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     largest = jnp.max(jnp.abs(widened(w_tilde)))
-    # frexp and ldexp are exact, unlike log2 and exp2 on some platforms.
-    _, above = jnp.frexp(4 * jnp.where(largest > 0, largest, 1) / 3)
-    exponents = above - 1 - jnp.arange(count - 1, -1, -1)
-    powers = jnp.ldexp(jnp.ones(count, w_tilde.dtype), exponents)
+    top = _power_below(4 * jnp.where(largest > 0, largest, 1) / 3)
+    powers = top * 0.5 ** np.arange(count - 1, -1, -1, top.dtype)
+    powers = powers.astype(w_tilde.dtype)
     levels = jnp.concatenate(
       [-powers[::-1], jnp.zeros_like(powers[:1]), powers]
     )
     return _nearest(w_tilde, levels), levels
 
   return Quantizer(codes)
+
+
+def _power_below(x: Array) -> Array:
+  """Returns the largest power of two that is not above a positive number.
+
+  Sets the bits of the mantissa to 0, which is exact: exp2, and so ldexp, are
+  not exact on a GPU.
+  """
+  bits = jnp.finfo(x.dtype).bits
+  mantissa = jnp.finfo(x.dtype).nmant
+  whole = lax.bitcast_convert_type(x, f'int{bits}')
+  return lax.bitcast_convert_type(whole >> mantissa << mantissa, x.dtype)
 
 
 def _nearest(w: Array, levels: Array) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import mq_jax
 from mq_jax import methods
 from mq_jax.methods.incremental import _counts
 from tests.methods import common
@@ -29,6 +30,13 @@ def test_powers_of_two_rounds_to_nearest_level(bits):
   np.testing.assert_array_equal(w_hat, nearest)
   again = common.values(methods.powers_of_two(bits), jnp.asarray(w_hat), ())
   np.testing.assert_array_equal(again, w_hat)
+
+
+def test_powers_of_two_wide_range_gives_exact_powers():
+  powers = 2.0 ** np.arange(-60, 60, dtype=np.float32)[:, None]
+  each = mq_jax.per(methods.powers_of_two(3), axes=0)
+  w_hat = common.values(each, jnp.asarray(1.5 * powers), ())
+  np.testing.assert_array_equal(w_hat, 2 * powers)
 
 
 def test_powers_of_two_ties_follow_paper():

@@ -381,7 +381,7 @@ def test_run_invalid_base_model_raises(tmp_path, config, monkeypatch):
     'hundred',
     'resnet8',
     'digits',
-    'head/bias has the shape (100,) and not (10,)',
+    'the shape of head/bias is (100,) and not (10,)',
   ):
     assert part in str(error.value)
   assert not (tmp_path / 'run').exists()
