@@ -35,8 +35,9 @@ def test_powers_of_two_rounds_to_nearest_level(bits):
 def test_powers_of_two_wide_range_gives_exact_powers():
   powers = 2.0 ** np.arange(-60, 60, dtype=np.float32)[:, None]
   each = mq_jax.per(methods.powers_of_two(3), axes=0)
-  w_hat = common.values(each, jnp.asarray(1.5 * powers), ())
-  np.testing.assert_array_equal(w_hat, 2 * powers)
+  w = jnp.asarray(powers * np.float32([1.5, -1.4]))
+  w_hat = common.values(each, w, ())
+  np.testing.assert_array_equal(w_hat, powers * [2, -1])
 
 
 def test_powers_of_two_ties_follow_paper():
