@@ -268,8 +268,15 @@ MUTANTS = [
   Mutant(
     CHECKS,
     'a value that is no State is compared as one',
-    '  check_is_state(state)\n  expected = ',
-    '  expected = ',
+    '  check_is_state(state)\n  check_trained_by(setup, state)\n',
+    '  check_trained_by(setup, state)\n',
+    STEP,
+  ),
+  Mutant(
+    CHECKS,
+    'a state of other quantizers is accepted',
+    '  if found == wanted:\n',
+    '  if True:\n',
     STEP,
   ),
   Mutant(

@@ -29,7 +29,7 @@ from mq_jax.selection import (
   replace,
   select,
 )
-from mq_jax.state_checks import check_is_state, check_state
+from mq_jax.state_checks import calls, check_is_state, check_state
 
 Array = jax.Array
 
@@ -73,6 +73,7 @@ def first_state(
     estimator_state=setup.estimator.init_state(state_key, w_tilde),
     key=key,
     step=jnp.zeros((), jnp.int32),
+    trained_by=calls(setup.estimator, selected),
   )
   state = evaluate(setup, state, batch, state.step)[2]
   # Without copies jit would return the caller's own arrays, and the donation of

@@ -73,6 +73,9 @@ class State(NamedTuple):
     estimator_state: State of the estimator, such as the memory of the LSTM.
     key: Constant PRNG key; each step folds in its number.
     step: Number of weight updates taken, int32.
+    trained_by: The estimator, and the quantizer of each leaf, as the calls that
+      made them (`state_checks.calls`). The calls are keys of dicts without
+      arrays, so they are a part of the structure of the state.
   """
 
   params: Params
@@ -86,6 +89,7 @@ class State(NamedTuple):
   estimator_state: Any
   key: Array
   step: Array
+  trained_by: dict[str, dict[str, Any]]
 
 
 def preprocessed(

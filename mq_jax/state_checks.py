@@ -5,17 +5,21 @@ a step.
 """
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import Setup, State, preprocessed
+from mq_jax.quantizers import Quantizer
 from mq_jax.selection import named_leaves, select
 
 P = ParamSpec('P')
 T = TypeVar('T')
+_ADDRESS = re.compile(' at 0x[0-9a-f]+')
 # Parts of a state that the setup determines. Another φ explains the
 # differences in the parts that follow φ.
 _FIELDS = (
@@ -26,6 +30,29 @@ _FIELDS = (
   'refine_state',
   'post_update_state',
 )
+
+
+def calls(
+  estimator: GradientEstimator, selected: Mapping[str, Quantizer]
+) -> dict[str, Any]:
+  """Returns the calls that made an estimator and the quantizer of each leaf.
+
+  Args:
+    estimator: The estimator.
+    selected: Path to quantizer.
+
+  Returns:
+    `{'estimator': {call: {}}, 'quantizers': {path: {call: {}}}}`. Calls contain
+    no addresses, which differ between processes.
+  """
+
+  def call(maker: GradientEstimator | Quantizer) -> dict[str, Any]:
+    return {_ADDRESS.sub('', str(maker)): {}}
+
+  return {
+    'estimator': call(estimator),
+    'quantizers': {path: call(q) for path, q in selected.items()},
+  }
 
 
 def check_is_state(state: Any) -> None:
@@ -41,14 +68,13 @@ def check_is_state(state: Any) -> None:
 def check_state(setup: Setup, state: Any) -> None:
   """Checks that this setup could have made the state.
 
-  The states of two estimators whose φ has equal shapes, such as those of
-  `fc_grad` and `multi_fc`, cannot be distinguished.
-
   Raises:
     TypeError: If `state` is not a `State`.
-    ValueError: If a part of the state has another structure or other shapes.
+    ValueError: If another estimator or other quantizers trained the state, or
+      if a part of it has another structure or other shapes.
   """
   check_is_state(state)
+  check_trained_by(setup, state)
   expected = jax.eval_shape(
     functools.partial(_parts, setup),
     state.params,
@@ -68,6 +94,28 @@ def check_state(setup: Setup, state: Any) -> None:
       'state.grads does not have the structure of state.params: restore a'
       ' checkpoint into the structure of train.init(...).'
     )
+
+
+def check_trained_by(setup: Setup, state: State) -> None:
+  """Raises `ValueError` if other quantizers or another estimator trained it."""
+  selected = select(state.params, setup.quantizer)
+  found, wanted = state.trained_by, calls(setup.estimator, selected)
+  if found == wanted:
+    return
+  pairs = [(found['estimator'], wanted['estimator'], '')]
+  no_quantizer: dict[str, Any] = {'full precision': {}}
+  for path in [*wanted['quantizers'], *found['quantizers']]:
+    trained, here = (
+      tree['quantizers'].get(path, no_quantizer) for tree in (found, wanted)
+    )
+    pairs.append((trained, here, f' for {path}'))
+  trained, here, where = next(pair for pair in pairs if pair[0] != pair[1])
+  raise ValueError(
+    f'The state was trained with {next(iter(trained))}{where}, but this train'
+    f' step has {next(iter(here))}: call the functions of the train step that'
+    ' trained the state. To train its weights by this train step, start from'
+    ' them: train.init(key, state.params, state.model_state, batch).'
+  )
 
 
 def _parts(

@@ -214,7 +214,7 @@ def make_train_step(
     phi_loss=explains_donation(phi_loss),
     diagnostics=over_trials(functools.partial(diagnose, setup)),
     selection=lambda params: selection.selection(params, quantizer),
-    pack=explains_donation(functools.partial(pack_state, quantizer)),
+    pack=explains_donation(functools.partial(pack_state, setup)),
   )
 
 

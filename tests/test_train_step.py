@@ -767,10 +767,16 @@ def state_of_lab_and_fc_grad():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'estimator': mq_jax.lstm_fc(hidden=3)}, r'state\.phi lacks head/'),
-    ({'estimator': mq_jax.fc_grad(hidden=4)}, r'0/kernel of shape \(1, 3\)'),
-    ({'quantizer': mq_jax.methods.ttq()}, r'state\.variables lacks first/k'),
-    ({'quantizer': [('last/.*', mq_jax.bwn())]}, r'variables has first/kernel'),
+    (
+      {'estimator': mq_jax.multi_fc(hidden=3, layers=1)},
+      r'fc_grad\(hidden=3\), but this train step has multi_fc\(hidden=3, l',
+    ),
+    ({'estimator': mq_jax.fc_grad(hidden=4)}, r'\(hidden=3\), .*\(hidden=4\)'),
+    ({'quantizer': mq_jax.methods.twn()}, r'lab\(\) for first/k.*, .* twn\(\)'),
+    (
+      {'quantizer': [('last/.*', mq_jax.methods.lab())]},
+      r'lab\(\) for first/kernel, but this train step has full precision',
+    ),
     ({'refine': optax.trace(0.9)}, r'state\.refine_state lacks trace/first'),
   ],
 )
@@ -797,6 +803,39 @@ def test_step_accepts_variables_of_parametrized_quantizer_per_channel():
   assert state.variables['first/kernel'].shape == (6,)
   after, _ = jax.eval_shape(train.step_fn, state, next(problem.batches(1)))
   assert after.variables['first/kernel'].shape == (6,)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (
+      lambda state: {'phi': jax.tree.map(lambda x: x[None], state.phi)},
+      r'phi has 0/kernel of shape \(1, 1, 3\), not \(1, 3\)',
+    ),
+    (
+      lambda state: {'variables': state.variables | {'x': jnp.ones(3)}},
+      'variables has x, which this train step lacks',
+    ),
+    (lambda state: {'phi': ()}, r'phi lacks 0/kernel'),
+  ],
+)
+def test_step_state_with_changed_part_raises(change, message):
+  state = state_of_lab_and_fc_grad()
+  train = problem.make(mq_jax.methods.lab(), mq_jax.fc_grad(hidden=3))
+  with pytest.raises(ValueError, match=message):
+    train.step(state._replace(**change(state)), next(problem.batches(1)))
+
+
+def test_state_checkpoint_of_other_process_is_accepted():
+  """Tests that no address is compared, with a quantizer made by functions."""
+
+  def train():
+    temperature = functools.partial(lambda updates, t: t + updates, t=1.0)
+    return problem.make(mq_jax.methods.slb(1, temperature), mq_jax.ste())
+
+  state = problem.start(train())
+  assert ' at 0x' not in str(state.trained_by)
+  jax.eval_shape(train().step_fn, state, next(problem.batches(1)))
 
 
 def test_step_state_with_restored_dicts_raises():

@@ -17,7 +17,7 @@ import numpy as np
 
 from mq_jax import selection
 from mq_jax.host import on_host
-from mq_jax.late_update import State
+from mq_jax.late_update import Setup, State
 from mq_jax.packing import levels
 from mq_jax.packing.packed_array import (
   PackedArray,
@@ -27,6 +27,7 @@ from mq_jax.packing.packed_array import (
 )
 from mq_jax.quantizers import Quantizer, at_start, dequantize
 from mq_jax.selection import Rules, named_leaves
+from mq_jax.state_checks import check_trained_by
 
 Array = jax.Array
 
@@ -96,7 +97,7 @@ def pack(
 
 
 def pack_state(
-  quantizer: Rules,
+  setup: Setup,
   state: State,
   *,
   model_state: Any = None,
@@ -105,7 +106,7 @@ def pack_state(
   """Packs the network of a state, `TrainStep.pack`. Does not work under jit.
 
   Args:
-    quantizer: The rules of the training.
+    setup: The setup of the train step.
     state: A state of the train step.
     model_state: Pytree that replaces the model state of the state, or None.
     metadata: Additional texts by name.
@@ -117,8 +118,8 @@ def pack_state(
 
   Raises:
     TypeError: If `state` is not a `State`.
-    ValueError: As `pack`; also if the state has the variables of another train
-      step, or contains several trials.
+    ValueError: As `pack`; also if another train step trained the state, or if
+      the state contains several trials.
   """
   if not isinstance(state, State):
     raise TypeError(
@@ -131,7 +132,8 @@ def pack_state(
       f' {jnp.shape(state.step)}: pack one of them,'
       ' jax.tree.map(lambda leaf: leaf[0], state).'
     )
-  _check_variables(state, quantizer)
+  check_trained_by(setup, state)
+  quantizer = setup.quantizer
   _check_finite(state.params, quantizer)
   # TrainStep.quantized is jitted; without jit, rounding could differ.
   params = jax.jit(
@@ -272,23 +274,4 @@ def _check_finite(params: Any, quantizer: Rules) -> None:
     if not np.all(np.isfinite(weight)):
       raise ValueError(
         f'{path} has values that are not finite: pack an earlier checkpoint.'
-      )
-
-
-def _check_variables(state: State, quantizer: Rules) -> None:
-  """Raises `ValueError` unless the rules could have made the state."""
-  selected = selection.select(state.params, quantizer)
-  leaves = named_leaves(state.params)
-  for path in selected.keys() | state.variables.keys():
-    if path not in selected or path not in state.variables:
-      raise ValueError(
-        f'{path} is quantized either by this train step or in the state, but'
-        ' not in both: call pack of the train step that trained the state.'
-      )
-    q = selected[path]
-    wanted: Any = jax.tree.structure(jax.eval_shape(q.init, leaves[path]))
-    if wanted != jax.tree.structure(state.variables[path]):
-      raise ValueError(
-        f'The variables of {path} belong to another quantizer: call pack of the'
-        ' train step that trained the state.'
       )

@@ -795,19 +795,18 @@ def test_pack_state_of_other_train_step_raises():
   assert leaves.keys() == {'first/kernel', 'last/kernel'}
   with pytest.raises(ValueError, match="'v' matches no leaf"):
     pack([('v', mq_jax.bwn())])
-  with pytest.raises(ValueError, match=r'last/kernel is .*trained the state'):
-    pack(rules[:1])
-  with pytest.raises(ValueError, match=r'first/bias is .*trained the state'):
-    pack([*rules, ('first/bias', mq_jax.bwn())])
-  for first, last, path in (
-    (mq_jax.bwn(), mq_jax.bwn(), 'first/kernel'),
-    (lsq, lsq, 'last/kernel'),
+  with pytest.raises(
+    ValueError, match=r'bwn\(\) for last/kernel, .* full precision'
   ):
-    others = [('first/kernel', first), ('last/kernel', last)]
-    with pytest.raises(
-      ValueError, match=f'variables of {path} belong to another quantizer'
-    ):
-      pack(others)
+    pack(rules[:1])
+  with pytest.raises(
+    ValueError, match=r'full precision for first/bias, .* bwn\(\)'
+  ):
+    pack([*rules, ('first/bias', mq_jax.bwn())])
+  # Neither dorefa nor bwn has variables that could give the other away.
+  others = [rules[0], ('last/kernel', mq_jax.dorefa())]
+  with pytest.raises(ValueError, match=r'bwn\(\) for last/.* dorefa\(\)'):
+    pack(others)
 
 
 def test_pack_and_summary_state_name_method_of_train_step():
