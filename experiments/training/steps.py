@@ -124,9 +124,10 @@ def make_steps(
     batch = pipeline.calibrate.batch(0, count)
     sums = losses.make_evaluation(net, losses_of)
     variables = parts.after_training.choose(
-      lambda params: sums(params, batch_stats, batch)[0] / count,
+      lambda params, batch: sums(params, batch_stats, batch)[0] / count,
       parallel.pick(state.params, 0),  # All trials have the same weights.
       parts.rules,
+      batch,
     )
     return state._replace(variables=parallel.stack([variables] * len(seeds)))
 

@@ -103,10 +103,11 @@ class LapqResult(NamedTuple):
 
 
 def lapq(
-  loss: Callable[[Any], Array],
+  loss: Callable[..., Array],
   params: Any,
   rules: selection.Rules,
   *,
+  args: tuple[Any, ...] = (),
   powers: Sequence[float] = tuple(np.linspace(2, 4, 10)),
   sweeps: int = 1,
 ) -> LapqResult:
@@ -120,11 +121,13 @@ def lapq(
   applies the correction of the quantizer.
 
   Args:
-    loss: Pure function `(params) -> scalar`: loss of quantized parameters on a
-      few hundred examples.
+    loss: Pure function `(params, *args) -> scalar`: loss of quantized
+      parameters on a few hundred examples.
     params: Parameters of the trained network.
     rules: Rules as in `make_train_step`, with `clipped_uniform`. The authors
       exclude the first and the last layer.
+    args: Further arguments of `loss`, such as the examples. Arrays that `loss`
+      closes over become constants of the program, which compiles slowly.
     powers: Values of p, at least three.
     sweeps: Iterations of Powell's method; the authors take 1 or 2.
 
@@ -160,23 +163,26 @@ def lapq(
     )
 
   @jax.jit
-  def loss_at(clips: Array) -> Array:
+  def compiled_loss(clips: Array, args: tuple[Any, ...]) -> Array:
     quantized = {
       path: _uncorrected(selected[path], leaves[path], clip).astype(
         leaves[path].dtype
       )
       for path, clip in zip(paths, clips, strict=True)
     }
-    return loss(selection.replace(params, quantized))
+    return loss(selection.replace(params, quantized), *args)
 
-  losses = [float(loss_at(clips_of(power))) for power in powers]
+  def loss_at(clips: Array) -> float:
+    return float(compiled_loss(clips, args))
+
+  losses = [loss_at(clips_of(power)) for power in powers]
   power = _vertex(powers, losses)
   first_clips = clips_of(power)
   start, dtype = np.asarray(first_clips, np.float64), first_clips.dtype
 
   def loss_of_factors(logarithms: np.ndarray) -> float:
     clips = jnp.asarray(start * np.exp(logarithms), dtype)
-    value = float(loss_at(clips))
+    value = loss_at(clips)
     return value if np.isfinite(value) else np.inf
 
   zeros = np.zeros(len(paths))

@@ -41,8 +41,10 @@ METHODS = {
       methods.clipped_uniform(keys.bits, corrected=keys.method.corrected),
       after_training=AfterTraining(
         keys.method.images,
-        lambda loss, params, rules: (
-          methods.lapq(loss, params, rules, sweeps=keys.method.sweeps).variables
+        lambda loss, params, rules, batch: (
+          methods.lapq(
+            loss, params, rules, args=(batch,), sweeps=keys.method.sweeps
+          ).variables
         ),
       ),
     ),

@@ -35,13 +35,13 @@ class AfterTraining(NamedTuple):
 
   Attributes:
     images: Number of training images over which the loss is averaged.
-    choose: `(loss, params, rules) -> variables`, where `loss` maps parameters
-      to the mean loss of these images and `variables` maps each path to the
-      variables of its quantizer.
+    choose: `(loss, params, rules, batch) -> variables`, where `loss` maps
+      parameters and these images, the batch, to the mean loss, and `variables`
+      maps each path to the variables of its quantizer.
   """
 
   images: int
-  choose: Callable[[Callable[[Any], Any], Any, Rules], dict[str, Any]]
+  choose: Callable[[Callable[..., Any], Any, Rules, Any], dict[str, Any]]
 
 
 class MethodParts(NamedTuple):
