@@ -46,13 +46,16 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
         f' of {_brief(batch)}.'
       )
       raise
-    try:
-      loss, (new_model_state, metrics) = returned
-    except (TypeError, ValueError) as error:
-      raise TypeError(
-        'loss_fn must return (loss, (model_state, metrics)), not'
-        f' {jax.tree.structure(returned)}.'
-      ) from error
+    match returned:
+      case (loss, (new_model_state, metrics)):
+        pass
+      case _:
+        is_array = hasattr(returned, 'dtype')
+        kind = '' if is_array else f'a {type(returned).__name__} of '
+        raise TypeError(
+          'loss_fn must return (loss, (model_state, metrics)), not'
+          f' {kind}{_brief(returned)}.'
+        )
     if jnp.shape(loss) != ():
       raise ValueError(
         f'loss_fn returned a loss of shape {jnp.shape(loss)}, not a scalar:'

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import Setup, State, preprocessed
+from mq_jax.printing import describe
 from mq_jax.quantizers import Quantizer
 from mq_jax.selection import named_leaves, select
 
@@ -58,10 +59,12 @@ def calls(
 def check_is_state(state: Any) -> None:
   """Raises `TypeError` unless `state` is a `State`."""
   if not isinstance(state, State):
+    is_array = hasattr(state, 'dtype')
+    found = describe(state) if is_array else f'a {type(state).__name__}'
     raise TypeError(
-      'step takes (state, batch) and returns (state, metrics), but state is a'
-      f' {type(state).__name__}, not a State. Restore a checkpoint into the'
-      ' structure of train.init(...).'
+      'step takes (state, batch) and returns (state, metrics), but state is'
+      f' {found}, not a State. Restore a checkpoint into the structure of'
+      ' train.init(...).'
     )
 
 

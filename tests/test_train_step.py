@@ -538,8 +538,16 @@ def make_failing_step(change):
   ('change', 'error', 'message'),
   [
     (lambda loss, aux: (loss[None], aux), ValueError, r'shape \(1,\)'),
-    (lambda loss, aux: (loss, aux[0]), TypeError, 'must return'),
-    (lambda loss, aux: loss, TypeError, 'must return'),
+    (
+      lambda loss, aux: (loss, aux[0]),
+      TypeError,
+      r'must return .*, not a tuple of an array',
+    ),
+    (
+      lambda loss, aux: loss,
+      TypeError,
+      r'must return .*, not an array float32\[\]\.',
+    ),
     (lambda loss, aux: (loss, (aux[0], loss)), TypeError, 'dict'),
     (
       lambda loss, aux: (loss, ({'seen': 0.0}, aux[1])),
@@ -755,6 +763,8 @@ def test_step_value_that_is_no_state_raises():
   for wrong in (metrics, restored, tuple(state), state.params):
     with pytest.raises(TypeError, match=r'returns \(state, metrics\), but'):
       train.step(wrong, next(problem.batches(1)))
+  with pytest.raises(TypeError, match=r'but state is an array float32\[3\]'):
+    train.step(jnp.ones(3), state)
 
 
 @functools.cache

@@ -158,6 +158,7 @@ def similar_names(name: str, names: Iterable[str]) -> list[str]:
     if name == letters or (len(name) > 2 and name in key)
   ]
   others = [key for key in names if key not in likely]
+  likely.sort(key=lambda key: -difflib.SequenceMatcher(None, name, key).ratio())
   return likely + difflib.get_close_matches(name, others)
 
 

@@ -110,4 +110,5 @@ def test_similar_names_initials_come_first():
   }.items():
     assert key in similar_names(name, KEYS)
   assert similar_names('lr', KEYS)[0] == 'learning_rate'
+  assert similar_names('epoch', KEYS)[0] == 'epochs'
   assert similar_names('zzz', KEYS) == []
