@@ -498,20 +498,41 @@ def test_step_non_finite_input_is_reported_without_error(name):
   assert not metrics['finite']
 
 
+def test_step_phi_gradient_that_optimizer_removes_is_not_finite():
+  estimator = mq_jax.ste()._replace(
+    init=lambda key, leaves: jnp.zeros(()),
+    # The derivative of the root at 0 is infinite.
+    apply=lambda phi, g_hat, w_tilde, g_ste, state: (
+      {path: g * (1 + jnp.sqrt(phi)) for path, g in g_ste.items()},
+      state,
+    ),
+  )
+  train = problem.make(
+    mq_jax.bwn(),
+    estimator,
+    meta_optimizer=optax.apply_if_finite(optax.sgd(0.1), 5),
+  )
+  state, metrics = train.step(problem.start(train), next(problem.batches(1)))
+  assert jnp.isfinite(metrics['loss'])
+  assert state.phi == 0
+  assert not metrics['finite']
+
+
 def test_step_rng_differs_in_every_step():
   def loss_fn(params, model_state, batch, rng):
-    loss, (model_state, _) = problem.loss_fn(params, model_state, batch, rng)
-    return loss, (model_state, {'draw': jax.random.uniform(rng)})
+    loss, (new, _) = problem.loss_fn(params, model_state, batch, rng)
+    return loss, (new | {'mean': jax.random.uniform(rng)}, {})
 
   train = mq_jax.make_train_step(loss_fn, mq_jax.bwn(), mq_jax.ste())
   draws = []
   for seed in (0, 0, 1):
     state = problem.start(train, seed)
+    draws.append(float(state.model_state['mean']))  # that of `init`
     for batch in problem.batches(3):
-      state, metrics = train.step(state, batch)
-      draws.append(float(metrics['draw']))
-  assert draws[:3] == draws[3:6]
-  assert len(set(draws)) == 6
+      state, _ = train.step(state, batch)
+      draws.append(float(state.model_state['mean']))
+  assert draws[:4] == draws[4:8]
+  assert len(set(draws)) == 8
 
 
 def test_init_raw_key_works():

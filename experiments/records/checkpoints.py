@@ -14,37 +14,30 @@ later is set aside, and the one before it is read.
 
 import contextlib
 import errno
-import functools
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import absl.logging
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.common.errors import (
-  InvalidError,
-  UnreadableError,
-  UnwritableError,
+from experiments.common.errors import UnreadableError, UnwritableError
+from experiments.records import leaf_lists
+from experiments.records.orbax_messages import (
+  cause_of,
+  failures,
+  no_orbax_chatter,
 )
-from mq_jax.selection import named_leaves
 
 # Number of newest checkpoints that stay in the folder. If the newest one is
 # damaged, a run resumes from the one before it.
 KEPT = 2
 _JSON_ITEMS = ('progress', 'leaves', 'digests')
-# Message of asyncio about tasks that an error has ended.
-_CLOSED = 'Event loop is closed'
 _REST = ''  # Key of the digest of the items other than `state`.
 
 
@@ -97,7 +90,7 @@ def open_manager(
   # Under `absl.app.run` every save would print dozens of lines. Some come from
   # threads of orbax, so the filter stays until the manager is closed.
   logger = logging.getLogger('absl')
-  logger.addFilter(_no_orbax_chatter)
+  logger.addFilter(no_orbax_chatter)
   try:
     path = Path(directory).absolute()
     # Orbax would notice only when the first checkpoint is written.
@@ -108,7 +101,7 @@ def open_manager(
     with _open(path, options) as manager:
       yield manager
   finally:
-    logger.removeFilter(_no_orbax_chatter)
+    logger.removeFilter(no_orbax_chatter)
 
 
 def _open(
@@ -121,7 +114,7 @@ def _open(
     raise
   except Exception as error:
     raise UnreadableError(
-      f'The checkpoints in {path} cannot be listed ({_cause(error)}). Restore'
+      f'The checkpoints in {path} cannot be listed ({cause_of(error)}). Restore'
       ' the folder from a copy, or delete the newest checkpoint in it and rerun'
       ' the command to resume from the one before it.'
     ) from error
@@ -156,9 +149,9 @@ def save(
       f'step {step} is not above {newest}, the newest checkpoint in'
       f' {manager.directory}. Restore that one first, or use another --workdir.'
     )
-  leaves, digests = _describe(state), _digests(state)
-  digests[_REST] = _digest_of_rest(step, progress, leaves, digests)
-  with _failures() as causes:
+  leaves, digests = leaf_lists.types(state), leaf_lists.digests(state)
+  digests[_REST] = leaf_lists.digest_of_rest(step, progress, leaves, digests)
+  with failures() as causes:
     manager.save(
       step,
       args=ocp.args.Composite(
@@ -247,7 +240,7 @@ def _restore(
     ),
     template,
   )
-  with _failures() as causes:
+  with failures() as causes:
     saved = manager.restore(
       step,
       args=ocp.args.Composite(
@@ -258,20 +251,20 @@ def _restore(
     rest = digests.pop(_REST)
   if causes:
     raise DamagedError(causes[0])
-  if rest != _digest_of_rest(step, progress, leaves, digests):
+  if rest != leaf_lists.digest_of_rest(step, progress, leaves, digests):
     raise DamagedError('its progress or its list of leaves has changed')
   folder = Path(manager.directory) / str(step)
-  _check_fit(folder, _describe(template), leaves)
-  with _failures() as causes:
+  leaf_lists.check_fit(folder, leaf_lists.types(template), leaves)
+  with failures() as causes:
     state = manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(placed))
     ).state
   if causes:
     raise DamagedError(causes[0])
   # Without one of its files, orbax returns the raw numbers of a PRNG key.
-  if _describe(state) != leaves:
+  if leaf_lists.types(state) != leaves:
     raise DamagedError('its state has leaves of other types or shapes')
-  found = _digests(state)
+  found = leaf_lists.digests(state)
   if changed := [path for path in found if found[path] != digests.get(path)]:
     raise DamagedError(f'its leaf {changed[0]} has changed')
   check(state)
@@ -299,109 +292,3 @@ def _set_aside(path: Path) -> Path:
     aside = path.with_name(f'{path.name}.damaged{number}')
   path.rename(aside)
   return aside
-
-
-def _describe(tree: Any) -> dict[str, str]:
-  """Returns type and shape of each leaf, such as `float32[2, 3]`, by path.
-
-  An empty container counts as a leaf, because orbax saves it.
-  """
-
-  def has_no_children(node: Any) -> bool:
-    return not jax.tree_util.treedef_children(jax.tree.structure(node))
-
-  return {
-    path: f'{leaf.dtype}{list(leaf.shape)}'
-    if hasattr(leaf, 'dtype')
-    else type(leaf).__name__
-    for path, leaf in named_leaves(tree, has_no_children).items()
-  }
-
-
-def _digests(state: Any) -> dict[str, str]:
-  """Returns the SHA-256 of the bytes of each leaf by path."""
-
-  def digest(leaf: Any) -> str:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      leaf = jax.random.key_data(leaf)
-    array = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
-    return hashlib.sha256(array.view(np.uint8).data).hexdigest()
-
-  return {path: digest(leaf) for path, leaf in named_leaves(state).items()}
-
-
-def _digest_of_rest(step: int, *parts: Mapping[str, Any]) -> str:
-  """Returns the SHA-256 of the step and of JSON objects."""
-  text = json.dumps([step, *parts], sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _failures() -> Iterator[list[str]]:
-  """Yields a list that receives the cause if the context ends with an error.
-
-  Orbax raises errors of many classes, and its threads print their own.
-  """
-  _hide_remains()
-  causes: list[str] = []
-  try:
-    yield causes
-  except Exception as error:
-    causes.append(_cause(error))
-
-
-@functools.cache
-def _hide_remains() -> None:
-  """Hides what the threads of orbax print after an error.
-
-  They print some of it while the process ends, so nothing is restored.
-  """
-  show, show_unraisable = sys.excepthook, sys.unraisablehook
-
-  def show_other(kind: Any, error: Any, traceback: Any) -> None:
-    if _CLOSED not in str(error):
-      show(kind, error, traceback)
-
-  def show_other_unraisable(unraisable: Any) -> None:
-    if _CLOSED not in str(unraisable.exc_value):
-      show_unraisable(unraisable)
-
-  sys.excepthook, sys.unraisablehook = show_other, show_other_unraisable
-  logging.getLogger('asyncio').addFilter(
-    lambda record: 'was never retrieved' not in record.getMessage()
-  )
-  absl.logging.get_absl_handler().addFilter(
-    lambda record: '_SignalingThread.run() raised' not in record.getMessage()
-  )
-
-
-def _cause(error: Exception) -> str:
-  """Returns the cause of an error of orbax, whose messages fill pages."""
-  if number := re.search(r"os_error_code='(\d+)'", str(error)):
-    return os.strerror(int(number[1]))
-  return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
-
-
-def _check_fit(
-  folder: Path, expected: Mapping[str, str], saved: Mapping[str, str]
-) -> None:
-  """Raises an InvalidError that names the leaves in which two states differ."""
-  differ = [
-    f'  {name}: {saved.get(name, "absent")} in the checkpoint,'
-    f' {expected.get(name, "absent")} in this run'
-    for name in dict.fromkeys([*expected, *saved])
-    if expected.get(name) != saved.get(name)
-  ]
-  if len(differ) > 8:
-    differ[8:] = [f'  and {len(differ) - 8} more']
-  if differ:
-    raise InvalidError(
-      f'The checkpoint {folder} belongs to another configuration:\n'
-      + '\n'.join(differ)
-      + '\nUse another --workdir, or the configuration of that checkpoint.'
-    )
-
-
-def _no_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Returns False for messages of orbax, to filter a log."""
-  return 'orbax' not in Path(record.pathname).parts

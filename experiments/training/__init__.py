@@ -1,7 +1,7 @@
 """Trains and tests one configuration, and resumes it."""
 
+from experiments.training.divergence import TrainingDiverged as TrainingDiverged
 from experiments.training.loop import Stopped as Stopped
-from experiments.training.loop import TrainingDiverged as TrainingDiverged
 from experiments.training.summary import (
   print_next_commands as print_next_commands,
 )

@@ -22,19 +22,19 @@ from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.records.entry import check_complete
+from experiments.training.divergence import not_finite
+from experiments.training.epoch_record import means
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import activation_label, initial_variables
-from experiments.training.loop import (
+from experiments.training.loop import run_epochs
+from experiments.training.network_table import describe_network
+from experiments.training.position import (
   Saved,
   epochs_done,
-  means,
-  not_finite,
   restored_position,
-  run_epochs,
   start_epoch,
   with_codes,
 )
-from experiments.training.network_table import describe_network
 from experiments.training.progress import progress_bar
 from experiments.training.steps import Steps, make_steps
 

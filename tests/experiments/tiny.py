@@ -16,7 +16,7 @@ from experiments.build.parts import make_parts
 from experiments.configs import digits
 from experiments.data.datasets import DATASETS
 from experiments.records import checkpoints, model_file, run_log, workdir
-from experiments.training.loop import with_codes
+from experiments.training.position import with_codes
 from experiments.training.steps import make_steps
 from experiments.training.train import make_pipeline
 from mq_jax.models import BatchNorm

@@ -17,7 +17,7 @@ from experiments.build.base_model import base_config
 from experiments.common import errors
 from experiments.data import datasets
 from experiments.records import checkpoints, model_file, run_log, workdir
-from experiments.training import loop, train
+from experiments.training import divergence, position, train
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -263,9 +263,9 @@ def test_restored_position_of_earlier_version_is_tested_without_seconds(
   sums = [[0.5], [0.25], [0.0]]
   fields = ('step', 'loss_sum', 'accuracy_sum', 'phi_grad_norm_sum', 'seconds')
   progress = dict(zip(fields, [10, *sums, seconds], strict=True))
-  position = loop.restored_position(progress)
+  found = position.restored_position(progress)
   assert position == (10, *sums, seconds, seconds == 0)
-  assert loop.restored_position(position._asdict()) == position
+  assert position.restored_position(found._asdict()) == found
 
 
 def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
@@ -515,11 +515,11 @@ def test_not_finite_names_leaf(part, value):
     | {name: {'a': np.zeros(2, np.float32)} for name in names}
     | {'key': jax.random.key(0), 'step': np.int32(0)}
   )
-  assert not loop.not_finite(state)
+  assert not divergence.not_finite(state)
   getattr(state, part)['a'][1] = value
   # An optimizer may start with an infinite number.
   is_allowed = part == 'refine_state' and value == np.inf
-  assert loop.not_finite(state) == ('' if is_allowed else f'{part}/a')
+  assert divergence.not_finite(state) == ('' if is_allowed else f'{part}/a')
 
 
 def test_run_non_finite_checkpoint_is_not_read(
@@ -527,7 +527,7 @@ def test_run_non_finite_checkpoint_is_not_read(
 ):
   # A checkpoint of an earlier version may contain such a state.
   with monkeypatch.context() as patch:
-    patch.setattr(loop, 'not_finite', lambda state: '')
+    patch.setattr(divergence, 'not_finite', lambda state: '')
     poison(
       patch,
       lambda state: state._replace(phi=filled(state.phi, np.nan)),
