@@ -35,6 +35,7 @@ STEP = 'tests/test_train_step.py tests/test_against_oracle.py'
 ALGORITHM = 'mq_jax/algorithm.py'
 LATE = 'mq_jax/late_update.py'
 TRAIN = 'mq_jax/train_step.py'
+INIT = 'mq_jax/init_checks.py'
 LOSS = 'mq_jax/loss.py'
 CHECKS = 'mq_jax/state_checks.py'
 PARALLEL = 'mq_jax/data_parallel.py'
@@ -203,7 +204,7 @@ MUTANTS = [
     STEP,
   ),
   Mutant(
-    TRAIN,
+    INIT,
     'tied weights train as two',
     '  _check_tied(selection.named_leaves(params), selected.keys())\n',
     '',
@@ -212,12 +213,12 @@ MUTANTS = [
   Mutant(
     TRAIN,
     'weights that no gradient reaches are accepted',
-    '    _check_trainable(is_trainable)\n',
+    '    init_checks.check_trainable(is_trainable)\n',
     '',
     STEP,
   ),
   Mutant(
-    TRAIN,
+    INIT,
     'slices that no gradient reaches are accepted',
     'any_per_table(passes, q.codes(w_tilde, variables)[1]).all()',
     'passes.any()',
@@ -266,10 +267,10 @@ MUTANTS = [
     STEP,
   ),
   Mutant(
-    CHECKS,
-    'a value that is no State is compared as one',
-    '  check_is_state(state)\n  check_trained_by(setup, state)\n',
-    '  check_trained_by(setup, state)\n',
+    ALGORITHM,
+    'a value that is no State takes a step',
+    '  check_is_state(state)\n  if jnp.ndim',
+    '  if jnp.ndim',
     STEP,
   ),
   Mutant(

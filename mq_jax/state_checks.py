@@ -68,15 +68,13 @@ def check_is_state(state: Any) -> None:
     )
 
 
-def check_state(setup: Setup, state: Any) -> None:
+def check_state(setup: Setup, state: State) -> None:
   """Checks that this setup could have made the state.
 
   Raises:
-    TypeError: If `state` is not a `State`.
     ValueError: If another estimator or other quantizers trained the state, or
       if a part of it has another structure or other shapes.
   """
-  check_is_state(state)
   check_trained_by(setup, state)
   expected = jax.eval_shape(
     functools.partial(_parts, setup),

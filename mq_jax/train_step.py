@@ -10,15 +10,20 @@ forward and one backward pass through the network per step.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from mq_jax import algorithm, data_parallel, direction, selection
+from mq_jax import (
+  algorithm,
+  data_parallel,
+  direction,
+  init_checks,
+  selection,
+)
 from mq_jax.checks import check_choice
 from mq_jax.data_parallel import AxisName
 from mq_jax.diagnostics import Diagnostics, codes, diagnose
@@ -28,19 +33,12 @@ from mq_jax.late_update import (
   Schedule,
   Setup,
   State,
-  check_differentiable,
   check_with_stand_in,
 )
 from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
 from mq_jax.printing import describe
-from mq_jax.quantizers import (
-  Quantizer,
-  any_per_table,
-  at_start,
-  forward_weight,
-)
 from mq_jax.selection import Rules, Selection
 from mq_jax.state_checks import (
   check_is_state,
@@ -158,7 +156,7 @@ def make_train_step(
   for name, transformation in transformations.items():
     direction.check_transformation(name, transformation)
   direction.check_stand_in(
-    **transformations, is_learned=_is_learned(estimator, {})
+    **transformations, is_learned=init_checks.is_learned(estimator, {})
   )
   if differentiate_refinement:
     check_with_stand_in(refine)
@@ -175,17 +173,17 @@ def make_train_step(
     axes=data_parallel.axes_of(axis_name),
   )
   first_state = jax.jit(functools.partial(algorithm.first_state, setup))
-  measure = jax.jit(functools.partial(_measure, setup))
+  measure = jax.jit(functools.partial(init_checks.measure, setup))
 
   def init(key: Array, params: Params, model_state: Any, batch: Batch) -> State:
-    _check_init(key, params)
+    init_checks.check_arguments(key, params)
     data_parallel.check_init(setup.axes)
-    _check_params(setup, params)
+    init_checks.check_params(setup, params)
     cosine, is_trainable = measure(params)
     leaves = selection.only(is_trainable, params)
-    learned = is_trainable if _is_learned(estimator, leaves) else ()
+    learned = is_trainable if init_checks.is_learned(estimator, leaves) else ()
     direction.check_refine(cosine, learned)
-    _check_trainable(is_trainable)
+    init_checks.check_trainable(is_trainable)
     try:
       return first_state(key, params, model_state, batch)
     except Exception as error:
@@ -193,6 +191,7 @@ def make_train_step(
       raise
 
   def phi_loss(phi: Any, state: State, batch: Batch) -> Array:
+    check_is_state(state)
     check_state(setup, state)
     return algorithm.loss_after_update(setup, phi, state, batch)[0]
 
@@ -246,106 +245,6 @@ def _over_trials(
     return over(state, *args, **kwargs)
 
   return explains_donation(jax.jit(mapped))
-
-
-def _is_learned(
-  estimator: GradientEstimator, leaves: Mapping[str, Any]
-) -> bool:
-  """Returns True if the estimator has a φ for these leaves."""
-  phi = jax.eval_shape(estimator.init, jax.random.key(0), leaves)
-  return bool(jax.tree.leaves(phi))
-
-
-def _check_init(key: Any, params: Any) -> None:
-  """Raises `TypeError` unless the key is one key and the parameters train."""
-  is_key = isinstance(key, jax.Array | np.ndarray) and (
-    jnp.shape(key) == ()
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    else _type(key) == _type(jax.random.key_data(jax.random.key(0)))
-  )
-  if not is_key:
-    raise TypeError(
-      'init takes (key, params, model_state, batch); the key must be one key'
-      f' such as jax.random.key(0), not {describe(key)}.'
-    )
-  for path, leaf in selection.named_leaves(params).items():
-    if not jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating):
-      raise TypeError(
-        f'params contain {path}, which is {describe(leaf)} and cannot be'
-        ' trained: move it into the model state.'
-      )
-
-
-def _type(array: Any) -> tuple[tuple[int, ...], Any]:
-  return jnp.shape(array), array.dtype
-
-
-def _check_tied(leaves: Mapping[str, Any], quantized: Iterable[str]) -> None:
-  """Raises `ValueError` if two weights are the same array.
-
-  Leaves that are neither quantized nor kernels may share an array, because
-  initial zeros and ones often do.
-  """
-  first: dict[int, str] = {}
-  for path, leaf in leaves.items():
-    other = first.setdefault(id(leaf), path)
-    if other != path and any(
-      name in quantized or selection.is_kernel(name, leaf)
-      for name in (path, other)
-    ):
-      raise ValueError(
-        f'params contain the same array at {other} and {path}, but a train step'
-        ' would train them as two weights. If they are tied, keep the weight at'
-        ' one path and read it twice in loss_fn (nnx.split and eqx.nn.Shared do'
-        f' so). If they are not, copy the array: jnp.copy({path}).'
-      )
-
-
-def _check_params(setup: Setup, params: Params) -> None:
-  """Raises `ValueError` if the setup cannot train these parameters."""
-  selected = selection.select(params, setup.quantizer)
-  _check_tied(selection.named_leaves(params), selected.keys())
-  data_parallel.check_sharding(selection.only(selected, params))
-  if not selected and _is_learned(setup.estimator, {}):
-    raise ValueError(
-      'The estimator has a φ to learn, but no leaf is quantized: train full'
-      ' precision with mq_jax.ste().'
-    )
-  if setup.differentiate_refinement:
-    check_differentiable(setup.refine, params)
-
-
-def _measure(
-  setup: Setup, params: Params
-) -> tuple[dict[str, Array], dict[str, Array]]:
-  """Returns the direction of π by path, and where a gradient reaches W."""
-
-  def passes_gradient(q: Quantizer, w: Array) -> Array:
-    theta, variables = at_start(q, w)
-    w_tilde = q.preprocess(theta, variables)
-    g_hat = jnp.ones_like(forward_weight(q, w_tilde, variables))
-    g_ste = q.straight_through(g_hat, w_tilde, variables)
-    g = q.calibrate(theta, g_ste, variables)
-    passes = ((g != 0) & jnp.isfinite(g)).reshape(*w.shape, -1).any(-1)
-    return any_per_table(passes, q.codes(w_tilde, variables)[1]).all()
-
-  selected = selection.select(params, setup.quantizer)
-  return direction.cosines(setup.refine, params), selection.map_selected(
-    passes_gradient, selected, selection.named_leaves(params)
-  )
-
-
-def _check_trainable(is_trainable: dict[str, Any]) -> None:
-  """Raises `ValueError` if no gradient reaches a quantized leaf."""
-  for path, passes in is_trainable.items():
-    if not isinstance(passes, jax.core.Tracer) and not passes:
-      raise ValueError(
-        f'No gradient passes the quantizer of {path}, or of a slice of it, at'
-        ' its initial values, so these weights would never train. Zeros need'
-        ' small random values; weights that are all beyond the clip of the'
-        ' quantizer need a larger clip. Otherwise keep the leaf in full'
-        f' precision by the rule ({path!r}, None).'
-      )
 
 
 def _schedule(learning_rate: float | Schedule) -> Schedule:

@@ -1,0 +1,119 @@
+"""Checks of the arguments of `TrainStep.init`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mq_jax import data_parallel, direction, selection
+from mq_jax.estimators import GradientEstimator
+from mq_jax.late_update import Params, Setup, check_differentiable
+from mq_jax.printing import describe
+from mq_jax.quantizers import (
+  Quantizer,
+  any_per_table,
+  at_start,
+  forward_weight,
+)
+
+Array = jax.Array
+
+
+def check_arguments(key: Any, params: Any) -> None:
+  """Raises `TypeError` unless the key is one key and the parameters train."""
+  is_key = isinstance(key, jax.Array | np.ndarray) and (
+    jnp.shape(key) == ()
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    else _type(key) == _type(jax.random.key_data(jax.random.key(0)))
+  )
+  if not is_key:
+    raise TypeError(
+      'init takes (key, params, model_state, batch); the key must be one key'
+      f' such as jax.random.key(0), not {describe(key)}.'
+    )
+  for path, leaf in selection.named_leaves(params).items():
+    if not jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating):
+      raise TypeError(
+        f'params contain {path}, which is {describe(leaf)} and cannot be'
+        ' trained: move it into the model state.'
+      )
+
+
+def check_params(setup: Setup, params: Params) -> None:
+  """Raises `ValueError` if the setup cannot train these parameters."""
+  selected = selection.select(params, setup.quantizer)
+  _check_tied(selection.named_leaves(params), selected.keys())
+  data_parallel.check_sharding(selection.only(selected, params))
+  if not selected and is_learned(setup.estimator, {}):
+    raise ValueError(
+      'The estimator has a φ to learn, but no leaf is quantized: train full'
+      ' precision with mq_jax.ste().'
+    )
+  if setup.differentiate_refinement:
+    check_differentiable(setup.refine, params)
+
+
+def measure(
+  setup: Setup, params: Params
+) -> tuple[dict[str, Array], dict[str, Array]]:
+  """Returns the direction of π by path, and where a gradient reaches W."""
+
+  def passes_gradient(q: Quantizer, w: Array) -> Array:
+    theta, variables = at_start(q, w)
+    w_tilde = q.preprocess(theta, variables)
+    g_hat = jnp.ones_like(forward_weight(q, w_tilde, variables))
+    g_ste = q.straight_through(g_hat, w_tilde, variables)
+    g = q.calibrate(theta, g_ste, variables)
+    passes = ((g != 0) & jnp.isfinite(g)).reshape(*w.shape, -1).any(-1)
+    return any_per_table(passes, q.codes(w_tilde, variables)[1]).all()
+
+  selected = selection.select(params, setup.quantizer)
+  return direction.cosines(setup.refine, params), selection.map_selected(
+    passes_gradient, selected, selection.named_leaves(params)
+  )
+
+
+def check_trainable(is_trainable: dict[str, Any]) -> None:
+  """Raises `ValueError` if no gradient reaches a quantized leaf."""
+  for path, passes in is_trainable.items():
+    if not isinstance(passes, jax.core.Tracer) and not passes:
+      raise ValueError(
+        f'No gradient passes the quantizer of {path}, or of a slice of it, at'
+        ' its initial values, so these weights would never train. Zeros need'
+        ' small random values; weights that are all beyond the clip of the'
+        ' quantizer need a larger clip. Otherwise keep the leaf in full'
+        f' precision by the rule ({path!r}, None).'
+      )
+
+
+def is_learned(estimator: GradientEstimator, leaves: Mapping[str, Any]) -> bool:
+  """Returns True if the estimator has a φ for these leaves."""
+  phi = jax.eval_shape(estimator.init, jax.random.key(0), leaves)
+  return bool(jax.tree.leaves(phi))
+
+
+def _check_tied(leaves: Mapping[str, Any], quantized: Iterable[str]) -> None:
+  """Raises `ValueError` if two weights are the same array.
+
+  Leaves that are neither quantized nor kernels may share an array, because
+  initial zeros and ones often do.
+  """
+  first: dict[int, str] = {}
+  for path, leaf in leaves.items():
+    other = first.setdefault(id(leaf), path)
+    if other != path and any(
+      name in quantized or selection.is_kernel(name, leaf)
+      for name in (path, other)
+    ):
+      raise ValueError(
+        f'params contain the same array at {other} and {path}, but a train step'
+        ' would train them as two weights. If they are tied, keep the weight at'
+        ' one path and read it twice in loss_fn (nnx.split and eqx.nn.Shared do'
+        f' so). If they are not, copy the array: jnp.copy({path}).'
+      )
+
+
+def _type(array: Any) -> tuple[tuple[int, ...], Any]:
+  return jnp.shape(array), array.dtype
