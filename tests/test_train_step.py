@@ -162,6 +162,27 @@ def test_phi_gradient_smooth_quantizer_equals_finite_differences(
   )
 
 
+def test_phi_gradient_uses_new_variables_of_quantizer(x64):
+  """Tests ∂loss/∂φ if Ŵ = c · smooth(W), with a c that each step changes."""
+  smooth = problem.smooth()
+
+  def codes(w_tilde, variables):
+    index, levels = smooth.codes(w_tilde, ())
+    return index, variables * levels
+
+  quantizer = smooth._replace(
+    codes=codes,
+    init=lambda w: jnp.ones(()),
+    update=lambda variables, w_tilde, w_hat, g_hat: 1.5 * variables,
+    straight_through=lambda g_hat, w_tilde, variables: variables * g_hat,
+  )
+  train = problem.make(quantizer, mq_jax.multi_fc(hidden=2))
+  state, batch = problem.start(train), next(problem.batches(1))
+  assert_gradient_is_finite_difference(
+    lambda phi: train.phi_loss(phi, state, batch), state.phi
+  )
+
+
 def test_phi_gradient_through_adam_equals_finite_differences(x64):
   train = problem.make(
     problem.smooth(),
