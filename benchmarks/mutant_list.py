@@ -119,13 +119,6 @@ MUTANTS = [
   ),
   Mutant(
     ALGORITHM,
-    'init returns the arrays of the caller',
-    'return jax.tree.map(jnp.copy, state)',
-    'return state',
-    STEP,
-  ),
-  Mutant(
-    ALGORITHM,
     'the optimizer of φ keeps its first state',
     'meta_opt_state=meta_opt_state,',
     'meta_opt_state=state.meta_opt_state,',

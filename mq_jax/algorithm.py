@@ -47,7 +47,7 @@ def first_state(
     batch: Batch of the first loss.
 
   Returns:
-    The state after the first loss, in arrays separate from the arguments.
+    The state after the first loss.
   """
   selected = select(params, setup.quantizer)
   weights = named_leaves(params)
@@ -75,10 +75,7 @@ def first_state(
     step=jnp.zeros((), jnp.int32),
     trained_by=calls(setup.estimator, selected),
   )
-  state = evaluate(setup, state, batch, state.step)[2]
-  # Without copies jit would return the caller's own arrays, and the donation of
-  # the first step would delete them.
-  return jax.tree.map(jnp.copy, state)
+  return evaluate(setup, state, batch, state.step)[2]
 
 
 def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
