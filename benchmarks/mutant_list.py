@@ -162,9 +162,9 @@ MUTANTS = [
   ),
   Mutant(
     LATE,
-    'the gradient of φ flows through π in any case',
-    'g if setup.differentiate_refinement else lax.stop_gradient(g),',
-    'g,',
+    'the gradient of φ never flows through π',
+    '  if not setup.differentiate_refinement:\n',
+    '  if True:\n',
     STEP,
   ),
   Mutant(

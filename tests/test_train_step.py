@@ -162,6 +162,20 @@ def test_phi_gradient_smooth_quantizer_equals_finite_differences(
   )
 
 
+def test_phi_gradient_of_scaled_loss_is_scaled():
+  train = problem.make(problem.smooth())
+  state, batch = problem.start(train), next(problem.batches(1))
+
+  def gradient(factor):
+    return jax.grad(lambda phi: factor * train.phi_loss(phi, state, batch))(
+      state.phi
+    )
+
+  plain = gradient(1.0)
+  assert optax.tree.norm(plain) > 1e-3
+  assert_trees_close(gradient(4.0), jax.tree.map(lambda g: 4 * g, plain))
+
+
 def test_phi_gradient_uses_new_variables_of_quantizer(x64):
   """Tests ∂loss/∂φ if Ŵ = c · smooth(W), with a c that each step changes."""
   smooth = problem.smooth()
@@ -198,22 +212,33 @@ def test_phi_gradient_through_adam_equals_finite_differences(x64):
   )
 
 
-def test_phi_gradient_ignores_residual_of_refine(x64):
-  # With a constant residual, dW'/dg = -alpha for every `refine`. Doubling the
-  # refined gradient changes W' but not its derivative.
+@pytest.mark.parametrize('is_differentiated', [False, True])
+def test_phi_gradient_ignores_derivative_of_refine_unless_asked(
+  x64, is_differentiated
+):
   batch = next(problem.batches(1))
+  # The value of this `refine` is g, and its derivative is 2.
+  doubling = optax.stateless(
+    lambda updates, params: jax.tree.map(
+      lambda g: 2 * g - jax.lax.stop_gradient(g), updates
+    )
+  )
 
   def gradient(refine):
     train = problem.make(
       problem.smooth(),
       refine=refine,
-      learning_rate=0.0,
-      post_update=optax.identity(),
+      differentiate_refinement=is_differentiated,
     )
     state = problem.start(train)
     return jax.grad(train.phi_loss)(state.phi, state, batch)
 
-  assert_trees_close(gradient(optax.scale(2.0)), gradient(optax.identity()))
+  plain = gradient(optax.identity())
+  assert optax.tree.norm(plain) > 1e-3
+  factor = 2 if is_differentiated else 1
+  assert_trees_close(
+    gradient(doubling), jax.tree.map(lambda g: factor * g, plain)
+  )
 
 
 def test_make_train_step_differentiated_adam_without_eps_root_raises():
