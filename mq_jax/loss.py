@@ -50,8 +50,8 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
       case (loss, (new_model_state, metrics)):
         pass
       case _:
-        is_array = hasattr(returned, 'dtype')
-        kind = '' if is_array else f'a {type(returned).__name__} of '
+        is_leaf = jax.tree_util.all_leaves([returned])
+        kind = '' if is_leaf else f'a {type(returned).__name__} of '
         raise TypeError(
           'loss_fn must return (loss, (model_state, metrics)), not'
           f' {kind}{_brief(returned)}.'
