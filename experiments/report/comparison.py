@@ -152,7 +152,7 @@ def published(table: str, config: ConfigDict) -> Published | None:
     config: Setting. Only settings of the paper's protocol are in its tables.
   """
   for entry in _TABLES[table] if table else ():
-    changes = {name: entry[name] for name in entry.keys() & config.keys()}
+    changes = _changes(entry)
     if any(config[name] != value for name, value in changes.items()):
       continue
     theirs = in_protocol('paper', **changes)
@@ -161,3 +161,15 @@ def published(table: str, config: ConfigDict) -> Published | None:
       given = {k: v for k, v in entry.items() if k in Published._fields}
       return Published(base_accuracy=base, **given)
   return None
+
+
+def logged() -> list[tuple[ConfigDict, dict[str, Any]]]:
+  """Returns each setting with logged losses per epoch, and its entry."""
+  return [
+    (in_protocol('paper', **_changes(entry)), entry)
+    for entry in _TABLES['first_epochs']
+  ]
+
+
+def _changes(entry: dict[str, Any]) -> dict[str, Any]:
+  return {name: entry[name] for name in entry.keys() & KEYS.keys()}

@@ -20,7 +20,9 @@ def record(epoch, accuracy, loss=1.0, **more):
   } | more
 
 
-def write(folder, name, config, accuracies, **header):
+def write(
+  folder, name, config, accuracies, loss_of=lambda accuracy: 1.0, **header
+):
   """Writes an entry of the ledger.
 
   Args:
@@ -28,6 +30,7 @@ def write(folder, name, config, accuracies, **header):
     name: Name of the entry.
     config: Changes of the configuration.
     accuracies: One per epoch, or a list of such lists, one per trial.
+    loss_of: Training loss of an epoch, by its accuracy.
     **header: More keys of the first line.
   """
   several = bool(accuracies) and isinstance(accuracies[0], list)
@@ -38,10 +41,11 @@ def write(folder, name, config, accuracies, **header):
     run_config['epochs'] = len(by_trial[0])
   records = []
   for epoch, values in enumerate(zip(*by_trial, strict=True), start=1):
-    mean = record(epoch, sum(values) / len(values))
+    accuracy = sum(values) / len(values)
+    mean = record(epoch, accuracy, loss_of(accuracy))
     if several:
       mean['trials'] = [
-        {'seed': run_config['seed'] + i, **record(epoch, value)}
+        {'seed': run_config['seed'] + i, **record(epoch, value, loss_of(value))}
         for i, value in enumerate(values)
       ]
     records.append(mean)

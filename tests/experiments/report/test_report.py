@@ -10,7 +10,7 @@ import pytest
 from experiments.build.schema import KEYS
 from experiments.common import markdown
 from experiments.common.errors import InvalidError
-from experiments.configs import methods
+from experiments.configs import methods, resnet20
 from experiments.records import cards, ledger
 from experiments.report import __main__ as command
 from experiments.report import comparison, method_table, study_table, write
@@ -24,7 +24,8 @@ ROOT = pathlib.Path(__file__).parents[3]
 def write_run(workdir, epochs=1, done=1, **config):
   header = {
     'date': 'today',
-    'config': {
+    'config': resnet20.get_config().to_dict()
+    | {
       'network': 'resnet20',
       'dataset': 'cifar10',
       'data_dir': '/home/me/data',

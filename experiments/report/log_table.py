@@ -1,0 +1,76 @@
+"""The table of training losses beside those in the authors' logs."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.common.markdown import Table
+from experiments.records import ledger
+from experiments.report import comparison
+from experiments.report.tables import join_distinct, make_table
+
+
+def log_table(runs: Sequence[ledger.Run]) -> Table:
+  """Returns two rows per setting that was run: our losses and the logged ones.
+
+  Our columns end where our runs end.
+  """
+  rows: list[dict[str, str]] = []
+  used: set[str] = set()
+  entries = comparison.logged()
+  for config, entry in entries:
+    ours = comparison.cell(config, runs)
+    if ours is None or not ours.records:
+      continue
+    used |= {*ours.names}
+    setting = '-'.join(
+      (config.network, config.quantizer, config.optimizer, config.estimator)
+    )
+    measured = {
+      str(number): _spread([r[number - 1] for r in ours.records.values()])
+      for number in range(1, ours.epochs + 1)
+    }
+    rows += [
+      _row(setting, 'ours', len(ours.records), measured, entry['raw_loss']),
+      _row(
+        setting,
+        'logs',
+        entry['raw_trials'],
+        entry['raw_loss'],
+        entry['raw_loss'],
+      ),
+    ]
+  devices = {run.header['device']['kind'] for run in runs if run.name in used}
+  note = (
+    'Mean training loss of the epoch, ± standard deviation over trials. The'
+    ' logs of learned rules belong to the order of the released code,'
+    f' config.reapply=True. {len(entries) - len(rows) // 2} of {len(entries)}'
+    f' logged settings have no run yet. Device {join_distinct(devices)}.'
+  )
+  return make_table(
+    'logs', "Training loss beside the authors' logs", rows, note
+  )
+
+
+def _spread(records: Sequence[Mapping[str, Any]]) -> tuple[float, float | None]:
+  losses = [record['train_loss'] for record in records]
+  spread = statistics.stdev(losses) if len(losses) > 1 else None
+  return statistics.fmean(losses), spread
+
+
+def _row(
+  setting: str,
+  source: str,
+  trials: int,
+  losses: Mapping[str, tuple[float, float | None]],
+  epochs: Mapping[str, Any],
+) -> dict[str, str]:
+  """Returns the losses after the logged epochs; '' where there are none."""
+  row = {'setting': f'`{setting}`', 'source': source, 'trials': str(trials)}
+  for epoch in epochs:
+    mean, spread = losses.get(epoch, (None, None))
+    text = '' if mean is None else f'{mean:.4f}'
+    if spread is not None and trials > 1:
+      text += f' ± {spread:.4f}'
+    row[f'epoch {epoch}'] = text
+  return row
