@@ -83,7 +83,10 @@ def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
 @exit_on_user_error()
 def main() -> None:
   """Prints one line per image and class."""
-  options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  options = argparse.ArgumentParser(
+    prog='python -m experiments.predict',
+    description=__doc__.splitlines()[0],
+  )
   options.add_argument('artefact', help='File of a deployed network.')
   options.add_argument(
     'images', nargs='+', metavar='image', help='Image file to classify.'

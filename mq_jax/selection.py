@@ -148,11 +148,14 @@ def _first_match(
     ]
     fresh = [p for p in matched if p not in decided]
     if not fresh:
-      reason = (
-        f'matches only leaves of earlier rules: {_listing(matched)}'
-        if matched
-        else f'matches no leaf. The paths are: {_listing(leaves)}'
-      )
+      reason = f'matches no leaf. The paths are: {_listing(leaves)}'
+      if matched:
+        reason = f'matches only leaves of earlier rules: {_listing(matched)}'
+      elif parts := [p for p in leaves if regex.search(p)]:
+        reason = (
+          f'matches only a part of {_listing(parts)}, but a rule must match'
+          f' the whole path: {f".*{pattern}.*"!r} would'
+        )
       raise ValueError(f'The rule {pattern!r} {reason}.')
     decided.update(dict.fromkeys(fresh, quantizer))
   return {p: q for p in leaves if (q := decided.get(p)) is not None}

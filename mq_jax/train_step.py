@@ -212,7 +212,7 @@ def make_train_step(
     codes=over_trials(functools.partial(codes, setup)),
     phi_loss=explains_donation(phi_loss),
     diagnostics=over_trials(functools.partial(diagnose, setup)),
-    selection=lambda params: selection.selection(params, quantizer),
+    selection=functools.partial(_selection, quantizer),
     pack=explains_donation(functools.partial(pack_state, setup)),
   )
 
@@ -226,6 +226,12 @@ def _donating(
   for name in ('lower', 'trace', 'eval_shape', 'clear_cache'):
     setattr(step, name, getattr(jitted, name))
   return step
+
+
+def _selection(rules: Rules, params: Params) -> Selection:
+  if isinstance(params, State):
+    raise TypeError('selection takes parameters, not a State: state.params.')
+  return selection.selection(params, rules)
 
 
 def _over_trials(

@@ -9,6 +9,7 @@ from flax import nnx
 
 import mq_jax
 from mq_jax import selection
+from tests import problem
 
 PARAMS = {
   'conv': {'kernel': jnp.ones((3, 3, 1, 2)), 'bias': jnp.ones(2)},
@@ -40,8 +41,18 @@ def test_select_unmatched_leaf_keeps_full_precision():
 
 
 def test_select_rule_matching_part_of_path_raises():
-  with pytest.raises(ValueError, match=r"'kernel' matches no leaf.*dense"):
+  with pytest.raises(
+    ValueError, match=r"part of conv/kernel, .*\.\*kernel\.\*' would"
+  ):
     selection.select(PARAMS, [('kernel', ONE)])
+  with pytest.raises(ValueError, match=r"'kernle' matches no leaf.*dense"):
+    selection.select(PARAMS, [('kernle', ONE)])
+
+
+def test_selection_of_state_raises():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  with pytest.raises(TypeError, match=r'not a State: state\.params'):
+    train.selection(problem.start(train))
 
 
 def test_select_rule_shadowed_by_earlier_rule_raises():

@@ -116,8 +116,10 @@ def check_value(name: str, key: Key, value: Any) -> None:
   if not (type(value) in kinds or (value is None and key.default is None)):
     raise ConfigError(f'{name}={value!r} must be of type {key.kind.__name__}.')
   if key.choices is not None and value not in key.choices:
+    near = difflib.get_close_matches(str(value), map(str, key.choices), n=1)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
     raise ConfigError(
-      f'{name}={value!r} must be one of {tuple(key.choices)}. {key.help}'
+      f'{name}={value!r} must be one of {tuple(key.choices)}.{hint} {key.help}'
     )
   if key.bounds and not key.is_in_bounds(value):
     raise ConfigError(f'{name}={value!r} must be {key.bounds}.')

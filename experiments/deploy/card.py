@@ -14,6 +14,7 @@ import rich.console
 import rich.table
 
 import mq_jax
+from experiments.common.console import final_table, print_line
 from experiments.common.markdown import table_lines
 from experiments.data.on_device import ImageSet
 from experiments.deploy import check, packed_network
@@ -105,7 +106,13 @@ def show(
   }
   for row in _file_rows(card, columns):
     table.add_row(*row)
-  (console or rich.console.Console()).print(table)
+  console = console or rich.console.Console()
+  if console.measure(table).minimum <= console.width:
+    console.print(table)
+    return
+  print_line(console, str(table.title))
+  for row in _file_rows(card, columns):
+    final_table(dict(zip(columns, row, strict=True)), console)
 
 
 def _file_rows(card: dict[str, Any], columns: Columns) -> list[list[str]]:
@@ -137,6 +144,7 @@ def markdown(card: dict[str, Any]) -> str:
     f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB without'
     f' preprocessing. Output: `logits`, float32, (N, {len(card["classes"])}),'
     f' of the classes {", ".join(card["classes"])}.',
+    'To classify an image, in a clone of mq_jax:',
     f'```sh\npython -m experiments.predict {last} IMAGE.png\n```',
     '## Layers',
     f'```\n{mq_jax.Summary(tuple(layers), 0)}\n```',

@@ -1,21 +1,23 @@
 """Defers Ctrl-C and SIGTERM until a chunk of steps is done."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STANDARD_ERROR = 2  # File descriptor.
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[Callable[[], int | None]]:
   """Defers both signals, so that a run can save before it exits.
 
-  A second signal of the same kind acts at once, with its usual effect. Python
-  delivers signals to the main thread alone, so in any other thread the context
-  changes nothing.
+  A notice on standard error says so. A second signal of the same kind acts at
+  once, with its usual effect. Python delivers signals to the main thread alone,
+  so in any other thread the context changes nothing.
 
   A signal that arrives after the last call of the yielded function acts at the
   end of the context.
@@ -42,6 +44,15 @@ def defer_signals() -> Iterator[Callable[[], int | None]]:
     del frame
     received.append(number)
     signal.signal(number, handlers[number])
+    name = signal.Signals(number).name
+    # The first line break ends the line of ^C, or of a bar. A print would be an
+    # error if the signal arrived during another print.
+    notice = (
+      f'\n{name} received: the run stops after the current steps, and saves'
+      f' them. A second {name} stops at once, without saving.\n'
+    )
+    with contextlib.suppress(OSError):
+      os.write(_STANDARD_ERROR, notice.encode())
 
   for number in SIGNALS:
     signal.signal(number, receive)

@@ -252,6 +252,8 @@ def _train(
       position = restored_position(restored.progress)
     total = config.epochs * steps.steps_per_epoch
     with show(total, position.step) as bar:
+      if restored is not None:
+        bar.log(f'The run resumes from step {position.step} of {total}.')
       measured: dict[str, Any] = {}
       if restored is None:
         state, measured = start()

@@ -76,6 +76,7 @@ def test_check_any_combination_of_choices_passes(
     ('mesh_data', 0, 'a number of devices, or -1'),
     ('mesh_data', -2, 'at least -1'),
     ('memory_dtype', 'float16', 'must be one of'),
+    ('quantizer', 'dorfa', "Did you mean 'dorefa'"),
   ],
 )
 def test_check_value_out_of_range_names_key_and_remedy(key, value, remedy):

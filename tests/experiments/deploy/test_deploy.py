@@ -212,6 +212,13 @@ def test_deploy_command_shows_size_and_accuracy_of_each_file(deployed):
     assert entry['file'] in line
     assert f'{entry["bytes"]:,}' in line
     assert f'{entry["accuracy"]:.2f} %' in line
+  narrow = io.StringIO()
+  card.show(described, rich.console.Console(file=narrow, width=44))
+  assert '…' not in narrow.getvalue()
+  for entry in described['artefacts']:
+    for shown in (entry['file'], f'{entry["bytes"]:,}'):
+      assert shown in narrow.getvalue()
+  assert max(map(len, narrow.getvalue().splitlines()[1:])) <= 44
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ from experiments.training import signals
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_defer_signals_signal_is_only_recorded(number):
+def test_defer_signals_signal_is_only_recorded(number, capfd):
   before = signal.getsignal(number)
   with pytest.raises(ZeroDivisionError), signals.defer_signals() as received:  # noqa: PT012
     assert received() is None
     signal.raise_signal(number)
     assert received() == number
+    notice = f'{number.name} received: the run stops after the current steps'
+    assert notice in capfd.readouterr().err
     # The signal does not hide an error.
     raise ZeroDivisionError
   assert signal.getsignal(number) == before
