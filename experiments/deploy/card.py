@@ -99,7 +99,7 @@ def show(
   file, *numbers = FILE_COLUMNS
   table.add_column(file, no_wrap=True)
   for name in numbers:
-    table.add_column(name.replace(' ', '\n'), justify='right')
+    table.add_column(name.replace(' ', '\n'), justify='right', no_wrap=True)
   # With the number of images, a terminal of 80 columns would wrap each row.
   columns = FILE_COLUMNS | {
     'equal predictions': lambda card, file: f'{file["equal_predictions"]:,}'
@@ -107,7 +107,8 @@ def show(
   for row in _file_rows(card, columns):
     table.add_row(*row)
   console = console or rich.console.Console()
-  if console.measure(table).minimum <= console.width:
+  unlimited = console.options.update_width(10**4)
+  if console.measure(table, options=unlimited).maximum <= console.width:
     console.print(table)
     return
   print_line(console, str(table.title))
