@@ -724,13 +724,6 @@ MUTANTS = [
     'share = (updates + 1) // every * every / total',
     'tests/methods/test_slb.py',
   ),
-  Mutant(
-    'mq_jax/methods/slb.py',
-    'the last cycle starts again at the end',
-    'in_cycle = jnp.where(elapsed < 1, (elapsed * cycles) % 1, 1)',
-    'in_cycle = (elapsed * cycles) % 1',
-    'tests/methods/test_slb.py',
-  ),
   # Packing.
   Mutant(
     'mq_jax/packing/packed_array.py',

@@ -376,6 +376,11 @@ def test_step_unchecked_map_replicas_are_equal_or_separate(axis_name):
 def test_step_unchecked_map_without_axis_name_raises(kind):
   with pytest.raises(ValueError, match=r"axis_name='data'.*axis_name=\(\)"):
     replicas_after_two_steps(kind, None)
+  # A state from outside of the map.
+  train = make(mq_jax.ste())
+  step = mapped(kind, train.step_fn)
+  with pytest.raises(ValueError, match=r"axis_name='data'.*axis_name=\(\)"):
+    step(problem.start(train), next(problem.batches(1)))
 
 
 def test_step_nan_in_one_part_is_not_finite_on_all_replicas():

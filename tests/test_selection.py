@@ -45,6 +45,8 @@ def test_select_rule_matching_part_of_path_raises():
     ValueError, match=r"part of conv/kernel, .*\.\*kernel\.\*' would"
   ):
     selection.select(PARAMS, [('kernel', ONE)])
+  with pytest.raises(ValueError, match="'conv' matches only a part of conv/"):
+    selection.select(PARAMS, [('conv', ONE)])
   with pytest.raises(ValueError, match=r"'kernle' matches no leaf.*dense"):
     selection.select(PARAMS, [('kernle', ONE)])
 

@@ -154,8 +154,7 @@ def temperature_schedule(
   def schedule(updates: Array) -> Array:
     share = updates // every * every / total
     elapsed = jnp.clip((share - first) / (last - first), 0, 1)
-    in_cycle = jnp.where(elapsed < 1, (elapsed * cycles) % 1, 1)
-    final = jnp.inf if freeze else end
-    return jnp.where(elapsed < 1, SHAPES[kind](start, end, in_cycle), final)
+    rising = SHAPES[kind](start, end, (elapsed * cycles) % 1)
+    return jnp.where(elapsed < 1, rising, jnp.inf if freeze else end)
 
   return schedule

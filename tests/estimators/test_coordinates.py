@@ -39,4 +39,5 @@ def test_map_blocks_zero_cotangent_skips_block(monkeypatch):
   )
   cotangent = jnp.zeros((3, 4)).at[2, 1].set(1.0)
   assert pullback(cotangent)[0] == 17.0
+  assert pullback(-cotangent)[0] == -17.0
   assert jnp.isnan(pullback(jnp.ones((3, 4)))[0])

@@ -62,6 +62,16 @@ def test_lq_nets_one_bit_levels_move_to_channel_means():
   np.testing.assert_allclose(moved, 0.9 * start + 0.1 * v)
 
 
+def test_lq_nets_ridge_pulls_towards_last_levels():
+  """With one weight per channel: min (|w| − v)² + δ (v − v₀)², δ = 1e-4."""
+  w = jnp.array([[0.3, -2.0]])
+  quantizer = methods.lq_nets(1, decay=0.0)
+  start = jnp.array([[5.0], [7.0]])
+  v = quantizer.update(start, w, None, None)
+  best = (np.array([0.3, 2.0]) + 1e-4 * start[:, 0]) / (1 + 1e-4)
+  np.testing.assert_allclose(v[:, 0], best, rtol=1e-12)
+
+
 def test_lq_nets_two_bits_give_four_levels_per_channel():
   w = common.weight(5, (3, 3, 50, 4))
   quantizer = methods.lq_nets(2)

@@ -52,6 +52,24 @@ def test_lsq_values_and_gradients_match_oracle(bits):
     assert s - float(moved) == pytest.approx(1e-3 * gradient, rel=1e-6)
 
 
+def test_lsq_halves_round_upwards():
+  quantizer = methods.lsq(3)
+  w = jnp.array([0.5, 1.5, -0.5, -1.5])
+  variables = quantizer.init(w)._replace(step=jnp.asarray(1.0))
+  w_hat = common.values(quantizer, w, variables)
+  np.testing.assert_array_equal(w_hat, [1, 2, 0, -1])
+
+
+def test_lsq_no_gradient_passes_at_the_bounds():
+  quantizer = methods.lsq(2)
+  w = jnp.array([-2.0, 1.0, 0.25])
+  variables = quantizer.init(w)._replace(step=jnp.asarray(1.0))
+  g = quantizer.straight_through(jnp.ones(3), w, variables)
+  np.testing.assert_array_equal(g, [0, 0, 1])
+  saturated = quantizer.saturated(w, variables)
+  np.testing.assert_array_equal(saturated, [True, True, False])
+
+
 def test_lsq_step_size_stays_positive():
   w = common.weight(3)
   quantizer = methods.lsq(2, optimizer=optax.sgd(1e9))

@@ -23,6 +23,12 @@ def test_twn_matches_hand_computation():
   np.testing.assert_allclose(w_hat, 0.925 * np.array([0, 0, 1, -1, 1, -1]))
 
 
+def test_twn_weights_at_threshold_are_zero_and_not_in_mean():
+  w = jnp.array([1.0, 2.0, 0.0, -1.0])  # Δ = mean |w| = 1
+  w_hat = common.values(methods.twn(threshold=1.0), w, ())
+  np.testing.assert_array_equal(w_hat, [0, 2, 0, 0])
+
+
 def test_twn_two_scales_are_means_of_each_side():
   """Tests the idempotent projection of ProxQuant at the threshold 0.46."""
   w = jnp.array([0.1, -0.2, 1.0, -1.5, 0.6, -0.55])
