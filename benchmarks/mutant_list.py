@@ -622,8 +622,8 @@ MUTANTS = [
   Mutant(
     'mq_jax/methods/incremental.py',
     'INQ chooses its largest power by 3/2 · max|W|',
-    'top = _power_below(4 * jnp.where(largest > 0, largest, 1) / 3)',
-    'top = _power_below(3 * jnp.where(largest > 0, largest, 1) / 2)',
+    'top = _power_below(jnp.where(largest > 0, largest, 1) / 0.75)',
+    'top = _power_below(jnp.where(largest > 0, largest, 1) / 0.667)',
     'tests/methods/test_incremental.py',
   ),
   Mutant(

@@ -75,7 +75,8 @@ class State(NamedTuple):
     step: Number of weight updates taken, int32.
     trained_by: The estimator, and the quantizer of each leaf, as the calls that
       made them (`state_checks.calls`). The calls are keys of dicts without
-      arrays, so they are a part of the structure of the state.
+      arrays, so they are a part of the structure of the state. Quantizers that
+      set no `call` cannot be distinguished.
   """
 
   params: Params

@@ -50,11 +50,9 @@ def checked_loss(loss_fn: LossFn) -> LossFn:
       case (loss, (new_model_state, metrics)):
         pass
       case _:
-        is_leaf = jax.tree_util.all_leaves([returned])
-        kind = '' if is_leaf else f'a {type(returned).__name__} of '
+        found = str(jax.tree.map(describe, returned)).replace("'", '')
         raise TypeError(
-          'loss_fn must return (loss, (model_state, metrics)), not'
-          f' {kind}{_brief(returned)}.'
+          f'loss_fn must return (loss, (model_state, metrics)), not {found}.'
         )
     if jnp.shape(loss) != ():
       raise ValueError(

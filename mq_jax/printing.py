@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import optax
 
 P = ParamSpec('P')
@@ -69,4 +70,11 @@ def _is_default(value: Any, default: Any) -> bool:
 def _text(value: Any) -> str:
   if isinstance(value, optax.GradientTransformation):
     return 'GradientTransformation'
+  # Equal options have equal texts, because states are compared by them.
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)
+  if isinstance(value, list):
+    value = tuple(value)
   return getattr(value, '__name__', None) or repr(value)

@@ -152,9 +152,10 @@ def _first_match(
       if matched:
         reason = f'matches only leaves of earlier rules: {_listing(matched)}'
       elif parts := [p for p in leaves if regex.search(p)]:
+        kernels = [p for p in parts if is_kernel(p, leaves[p])]
         reason = (
           f'matches only a part of {_listing(parts)}, but a rule must match'
-          f' the whole path: {f".*{pattern}.*"!r} would'
+          f' the whole path, such as {(kernels or parts)[0]!r}'
         )
       raise ValueError(f'The rule {pattern!r} {reason}.')
     decided.update(dict.fromkeys(fresh, quantizer))

@@ -20,7 +20,7 @@ from mq_jax.selection import named_leaves, select
 
 P = ParamSpec('P')
 T = TypeVar('T')
-_ADDRESS = re.compile(' at 0x[0-9a-f]+')
+_ADDRESS = re.compile(' at 0x[0-9a-fA-F]+')
 # Parts of a state that the setup determines. Another φ explains the
 # differences in the parts that follow φ.
 _FIELDS = (
@@ -103,6 +103,25 @@ def check_trained_by(setup: Setup, state: State) -> None:
   found, wanted = state.trained_by, calls(setup.estimator, selected)
   if found == wanted:
     return
+  try:
+    trained, here, where = _first_difference(found, wanted)
+  except (KeyError, TypeError, StopIteration) as error:
+    raise ValueError(
+      'state.trained_by is not what init returns: restore a checkpoint into the'
+      ' structure of train.init(...).'
+    ) from error
+  raise ValueError(
+    f'The state was trained with {trained}{where}, but this train step has'
+    f' {here}: call the functions of the train step that trained the state. To'
+    ' train its weights by this train step, start from them:'
+    ' train.init(key, state.params, state.model_state, batch).'
+  )
+
+
+def _first_difference(
+  found: dict[str, Any], wanted: dict[str, Any]
+) -> tuple[str, str, str]:
+  """Returns a call, the call in its place, and the leaf it is for."""
   pairs = [(found['estimator'], wanted['estimator'], '')]
   no_quantizer: dict[str, Any] = {'full precision': {}}
   for path in [*wanted['quantizers'], *found['quantizers']]:
@@ -111,12 +130,7 @@ def check_trained_by(setup: Setup, state: State) -> None:
     )
     pairs.append((trained, here, f' for {path}'))
   trained, here, where = next(pair for pair in pairs if pair[0] != pair[1])
-  raise ValueError(
-    f'The state was trained with {next(iter(trained))}{where}, but this train'
-    f' step has {next(iter(here))}: call the functions of the train step that'
-    ' trained the state. To train its weights by this train step, start from'
-    ' them: train.init(key, state.params, state.model_state, batch).'
-  )
+  return next(iter(trained)), next(iter(here)), where
 
 
 def _parts(

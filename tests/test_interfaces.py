@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import numpy as np
 import optax
 import pytest
 
@@ -151,6 +152,18 @@ def test_factory_wrong_call_names_arguments():
 )
 def test_repr_is_call_of_factory(made, text):
   assert repr(made) == str(made) == text
+
+
+@pytest.mark.parametrize(
+  ('factory', 'values'),
+  [
+    (lambda clip: mq_jax.bwn(clip=clip), (2, 2.0, np.float32(2))),
+    (lambda hidden: mq_jax.fc_grad(hidden=hidden), (3, np.int64(3))),
+    (lambda axes: mq_jax.per(mq_jax.bwn(), axes), ((0, 1), [0, 1])),
+  ],
+)
+def test_repr_of_equal_options_is_equal(factory, values):
+  assert len({repr(factory(value)) for value in values}) == 1
 
 
 @pytest.mark.parametrize(

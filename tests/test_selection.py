@@ -42,7 +42,7 @@ def test_select_unmatched_leaf_keeps_full_precision():
 
 def test_select_rule_matching_part_of_path_raises():
   with pytest.raises(
-    ValueError, match=r"part of conv/kernel, .*\.\*kernel\.\*' would"
+    ValueError, match=r"part of conv/kernel, .* such as 'conv/kernel'"
   ):
     selection.select(PARAMS, [('kernel', ONE)])
   with pytest.raises(ValueError, match="'conv' matches only a part of conv/"):

@@ -608,12 +608,18 @@ def make_failing_step(change):
     (
       lambda loss, aux: (loss, aux[0]),
       TypeError,
-      r'must return .*, not a tuple of an array',
+      r'must return .*, not \(an array float32\[\], \{',
     ),
     (
       lambda loss, aux: loss,
       TypeError,
       r'must return .*, not an array float32\[\]\.',
+    ),
+    (lambda loss, aux: None, TypeError, 'must return .*, not None'),
+    (
+      lambda loss, aux: (loss, (*aux, 1)),
+      TypeError,
+      r'\(an array float32\[\], \(.*, 1\)\)',
     ),
     (lambda loss, aux: (loss, (aux[0], loss)), TypeError, 'dict'),
     (

@@ -30,22 +30,18 @@ def log_table(runs: Sequence[ledger.Run]) -> Table:
       str(number): _spread([r[number - 1] for r in ours.records.values()])
       for number in range(1, ours.epochs + 1)
     }
+    logged = entry['raw_loss']
     rows += [
-      _row(setting, 'ours', len(ours.records), measured, entry['raw_loss']),
-      _row(
-        setting,
-        'logs',
-        entry['raw_trials'],
-        entry['raw_loss'],
-        entry['raw_loss'],
-      ),
+      _row(setting, 'ours', len(ours.records), measured, [*logged]),
+      _row(setting, 'logs', entry['raw_trials'], logged, [*logged]),
     ]
   devices = {run.header['device']['kind'] for run in runs if run.name in used}
   note = (
     'Mean training loss of the epoch, ± standard deviation over trials. The'
     ' logs of learned rules belong to the order of the released code,'
     f' config.reapply=True. {len(entries) - len(rows) // 2} of {len(entries)}'
-    f' logged settings have no run yet. Device {join_distinct(devices)}.'
+    f' logged settings have no run yet.'
+    + (f' Device {join_distinct(devices)}.' if devices else '')
   )
   return make_table(
     'logs', "Training loss beside the authors' logs", rows, note
@@ -63,7 +59,7 @@ def _row(
   source: str,
   trials: int,
   losses: Mapping[str, tuple[float, float | None]],
-  epochs: Mapping[str, Any],
+  epochs: Sequence[str],
 ) -> dict[str, str]:
   """Returns the losses after the logged epochs; '' where there are none."""
   row = {'setting': f'`{setting}`', 'source': source, 'trials': str(trials)}

@@ -1,7 +1,6 @@
 """The position of a run: its state, its step, and the sums over its epoch."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -47,15 +46,6 @@ class Position(NamedTuple):
   phi_grad_norm_sum: list[float]
   seconds: float = 0.0
   tested: bool = True
-
-
-def restored_position(progress: Mapping[str, Any]) -> Position:
-  """Returns the position in a checkpoint.
-
-  Args:
-    progress: Fields of a `Position`. Earlier versions saved no `tested`.
-  """
-  return Position(**{'tested': progress['seconds'] == 0, **progress})
 
 
 def start_epoch(steps: Steps, step: int) -> Position:

@@ -15,8 +15,8 @@ _STANDARD_ERROR = 2  # File descriptor.
 def defer_signals() -> Iterator[Callable[[], int | None]]:
   """Defers both signals, so that a run can save before it exits.
 
-  A notice on standard error says so. A second signal of the same kind acts at
-  once, with its usual effect. Python delivers signals to the main thread alone,
+  A second signal of the same kind acts at once, with its usual effect. A notice
+  on standard error says both. Python delivers signals to the main thread alone,
   so in any other thread the context changes nothing.
 
   A signal that arrives after the last call of the yielded function acts at the
@@ -48,8 +48,8 @@ def defer_signals() -> Iterator[Callable[[], int | None]]:
     # The first line break ends the line of ^C, or of a bar. A print would be an
     # error if the signal arrived during another print.
     notice = (
-      f'\n{name} received: the run stops after the current steps, and saves'
-      f' them. A second {name} stops at once, without saving.\n'
+      f'\n{name} received: the run stops after the current steps, and a rerun'
+      f' resumes there. A second {name} stops at once, without saving.\n'
     )
     with contextlib.suppress(OSError):
       os.write(_STANDARD_ERROR, notice.encode())

@@ -29,9 +29,9 @@ from experiments.training.initial import activation_label, initial_variables
 from experiments.training.loop import run_epochs
 from experiments.training.network_table import describe_network
 from experiments.training.position import (
+  Position,
   Saved,
   epochs_done,
-  restored_position,
   start_epoch,
   with_codes,
 )
@@ -249,7 +249,7 @@ def _train(
       )
     position = start_epoch(steps, 0)
     if restored is not None:
-      position = restored_position(restored.progress)
+      position = Position(**restored.progress)
     total = config.epochs * steps.steps_per_epoch
     with show(total, position.step) as bar:
       if restored is not None:

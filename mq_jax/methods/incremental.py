@@ -53,7 +53,7 @@ def powers_of_two(bits: int) -> Quantizer:
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     largest = jnp.max(jnp.abs(widened(w_tilde)))
-    top = _power_below(4 * jnp.where(largest > 0, largest, 1) / 3)
+    top = _power_below(jnp.where(largest > 0, largest, 1) / 0.75)
     powers = top * (0.5 ** np.arange(count - 1, -1, -1)).astype(top.dtype)
     powers = powers.astype(w_tilde.dtype)
     levels = jnp.concatenate(

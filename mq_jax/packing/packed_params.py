@@ -27,7 +27,7 @@ from mq_jax.packing.packed_array import (
 )
 from mq_jax.quantizers import Quantizer, at_start, dequantize
 from mq_jax.selection import Rules, named_leaves
-from mq_jax.state_checks import check_trained_by
+from mq_jax.state_checks import check_state
 
 Array = jax.Array
 
@@ -132,7 +132,7 @@ def pack_state(
       f' {jnp.shape(state.step)}: pack one of them,'
       ' jax.tree.map(lambda leaf: leaf[0], state).'
     )
-  check_trained_by(setup, state)
+  check_state(setup, state)
   quantizer = setup.quantizer
   _check_finite(state.params, quantizer)
   # TrainStep.quantized is jitted; without jit, rounding could differ.

@@ -63,8 +63,11 @@ def test_lapq_joint_search_lowers_loss():
   params = {'a': common.weight(3, (40, 3)), 'b': common.weight(4, (40, 3))}
   target = jnp.sum(params['a'] * params['b'])
 
-  def loss(params, target=target):
+  def loss_of(params, target):
     return (jnp.sum(params['a'] * params['b']) - target) ** 2
+
+  def loss(params):
+    return loss_of(params, target)
 
   quantizer = methods.clipped_uniform(2, corrected=False)
   rules = [('.*', quantizer)]
@@ -81,7 +84,7 @@ def test_lapq_joint_search_lowers_loss():
   assert found.losses['end'] < 0.1 * found.losses['start']
   assert 2 <= found.power <= 4
   # Arguments of the loss need not be constants of its program.
-  assert methods.lapq(loss, params, rules, args=(target,), sweeps=2) == found
+  assert methods.lapq(loss_of, params, rules, args=(target,), sweeps=2) == found
   start = methods.lapq(loss, params, rules, sweeps=0)
   assert start.losses['end'] == start.losses['start'] == found.losses['start']
 

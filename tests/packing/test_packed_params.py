@@ -803,6 +803,10 @@ def test_pack_state_of_other_train_step_raises():
     ValueError, match=r'full precision for first/bias, .* bwn\(\)'
   ):
     pack([*rules, ('first/bias', mq_jax.bwn())])
+  # The texts of these quantizers are equal, but their variables differ.
+  last = mq_jax.bwn()._replace(init=lambda w: jnp.ones(2))
+  with pytest.raises(ValueError, match=r'state\.variables'):
+    pack([rules[0], ('last/kernel', last)])
   # Neither dorefa nor bwn has variables that could give the other away.
   others = [rules[0], ('last/kernel', mq_jax.dorefa())]
   with pytest.raises(ValueError, match=r'bwn\(\) for last/.* dorefa\(\)'):

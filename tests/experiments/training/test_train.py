@@ -17,7 +17,7 @@ from experiments.build.base_model import base_config
 from experiments.common import errors
 from experiments.data import datasets
 from experiments.records import checkpoints, model_file, run_log, workdir
-from experiments.training import divergence, position, train
+from experiments.training import divergence, train
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -225,7 +225,7 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
 
 @pytest.mark.parametrize('epoch', [1, 2])
 def test_run_stopped_in_a_test_repeats_the_test(
-  tmp_path, uninterrupted, monkeypatch, epoch
+  tmp_path, uninterrupted, monkeypatch, capsys, epoch
 ):
   config, expected, expected_end = uninterrupted
   make_steps, calls = train.make_steps, []
@@ -249,23 +249,15 @@ def test_run_stopped_in_a_test_repeats_the_test(
   assert len(records) == epoch - 1
   # A kill in the repeated test changes nothing.
   kill_run(config, tmp_path, run_log, 'append', 1, before=True)
+  capsys.readouterr()
   result = train.train_and_evaluate(config, tmp_path)
+  step = epoch * expected_end['step'] // config.epochs
+  resumes = f'The run resumes from step {step} of {expected_end["step"]}.'
+  assert resumes in capsys.readouterr().out
   assert tiny.timeless(result.records) == tiny.timeless(expected.records)
   end = tiny.end_of_run(config, tmp_path)
   for part in ('step', 'records', 'model'):
     assert end[part] == expected_end[part]
-
-
-@pytest.mark.parametrize('seconds', [0.0, 1.5])
-def test_restored_position_of_earlier_version_is_tested_without_seconds(
-  seconds,
-):
-  sums = [[0.5], [0.25], [0.0]]
-  fields = ('step', 'loss_sum', 'accuracy_sum', 'phi_grad_norm_sum', 'seconds')
-  progress = dict(zip(fields, [10, *sums, seconds], strict=True))
-  found = position.restored_position(progress)
-  assert position == (10, *sums, seconds, seconds == 0)
-  assert position.restored_position(found._asdict()) == found
 
 
 def test_run_complete_is_not_changed(tmp_path, config, monkeypatch):
