@@ -37,7 +37,7 @@ def test_meta_optimizer_updates_phi_every_n_steps_until_meta_stop():
     meta_stop=2,
     meta_decay_every=1,
   )
-  optimizer = optimizers.make_meta_optimizer(config, steps_per_epoch=5)
+  optimizer = optimizers.make_meta_optimizer(config, steps_per_epoch=6)
   phi, moves = jnp.array(0.0), []
   state = optimizer.init(phi)
   for _ in range(16):
