@@ -51,8 +51,9 @@ def main() -> None:
   ]
   for mutant in chosen:
     mutated(mutant)  # A mutant that no longer applies ends the command here.
-  found = run(chosen, args.workers, args.done)
-  args.done = args.done and str(args.done)  # The table is written as JSON.
+  done = args.done
+  del args.done  # The file of the table has no paths of this machine.
+  found = run(chosen, args.workers, done)
   table.show('Planted bugs that the tests notice', rows(found), args)
 
 
