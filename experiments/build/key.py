@@ -116,7 +116,7 @@ def check_value(name: str, key: Key, value: Any) -> None:
   if not (type(value) in kinds or (value is None and key.default is None)):
     raise ConfigError(f'{name}={value!r} must be of type {key.kind.__name__}.')
   if key.choices is not None and value not in key.choices:
-    near = difflib.get_close_matches(str(value), map(str, key.choices), n=1)
+    near = similar_names(str(value), map(str, key.choices))
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise ConfigError(
       f'{name}={value!r} must be one of {tuple(key.choices)}.{hint} {key.help}'

@@ -104,7 +104,8 @@ def show(
   columns = FILE_COLUMNS | {
     'equal predictions': lambda card, file: f'{file["equal_predictions"]:,}'
   }
-  for row in _file_rows(card, columns):
+  rows = _file_rows(card, columns)
+  for row in rows:
     table.add_row(*row)
   console = console or rich.console.Console()
   unlimited = console.options.update_width(10**4)
@@ -112,7 +113,7 @@ def show(
     console.print(table)
     return
   print_line(console, str(table.title))
-  for row in _file_rows(card, columns):
+  for row in rows:
     final_table(dict(zip(columns, row, strict=True)), console)
 
 

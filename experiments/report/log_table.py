@@ -40,7 +40,7 @@ def log_table(runs: Sequence[ledger.Run]) -> Table:
     'Mean training loss of the epoch, ± standard deviation over trials. The'
     ' logs of learned rules belong to the order of the released code,'
     f' config.reapply=True. {len(entries) - len(rows) // 2} of {len(entries)}'
-    f' logged settings have no run yet.'
+    ' logged settings have no run yet.'
     + (f' Device {join_distinct(devices)}.' if devices else '')
   )
   return make_table(
@@ -61,7 +61,7 @@ def _row(
   losses: Mapping[str, tuple[float, float | None]],
   epochs: Sequence[str],
 ) -> dict[str, str]:
-  """Returns the losses after the logged epochs; '' where there are none."""
+  """Returns one row. The cell of an epoch without a loss is empty."""
   row = {'setting': f'`{setting}`', 'source': source, 'trials': str(trials)}
   for epoch in epochs:
     mean, spread = losses.get(epoch, (None, None))
