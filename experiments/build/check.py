@@ -76,6 +76,16 @@ def _check_seeds(config: ConfigDict) -> None:
       ' weights, but this run starts from random weights: set'
       ' config.pretrained, or run one seed at a time.'
     )
+  if config.new_head and not config.pretrained:
+    raise ConfigError(
+      'config.new_head=True replaces the last layer of a model file: set'
+      ' config.pretrained, or config.new_head=False.'
+    )
+  if config.batch_size % config.accumulate:
+    raise ConfigError(
+      f'config.accumulate={config.accumulate} must divide'
+      f' config.batch_size={config.batch_size}.'
+    )
   if config.mesh_data == 0:
     raise ConfigError('config.mesh_data=0 must be a number of devices, or -1.')
 

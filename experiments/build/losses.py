@@ -30,6 +30,9 @@ LOSSES: dict[str, Losses] = {
   'cross_entropy': cross_entropy,
   'squared_hinge': squared_hinge,
 }
+# Networks with at least this many classes are also judged by their five largest
+# logits, as the papers do for ImageNet.
+TOP5_CLASSES = 100
 
 
 def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
@@ -65,7 +68,7 @@ def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
 
 def make_evaluation(
   net: Any, losses: Losses = cross_entropy
-) -> Callable[..., tuple[Array, Array]]:
+) -> Callable[..., dict[str, Array]]:
   """Makes the sums of losses and of correct answers over one batch.
 
   Args:
@@ -73,22 +76,27 @@ def make_evaluation(
     losses: `(logits, labels) -> loss of each example`.
 
   Returns:
-    `(params, batch_stats, batch) -> (loss sum, number of correct answers)`,
-    where `batch['mask']` is 0 on examples that do not count.
+    `(params, batch_stats, batch) -> sums`, where `batch['mask']` is 0 on
+    examples that do not count. The sums are `loss`, the number `accuracy` of
+    correct answers, and, for `TOP5_CLASSES` or more classes, the number
+    `top5_accuracy` of labels among the five largest logits.
   """
 
   def evaluate(
     params: Any, batch_stats: Any, batch: dict[str, Array]
-  ) -> tuple[Array, Array]:
+  ) -> dict[str, Array]:
     logits = net.apply(
       {'params': params, 'batch_stats': batch_stats},
       batch['image'],
       train=False,
     )
     loss_per_example, correct = _scores(losses, logits, batch['label'])
-    return jnp.sum(loss_per_example * batch['mask']), jnp.sum(
-      correct * batch['mask']
-    )
+    scores = {'loss': loss_per_example, 'accuracy': correct}
+    if logits.shape[-1] >= TOP5_CLASSES:
+      _, largest = jax.lax.top_k(logits, 5)
+      is_among = jnp.any(largest == batch['label'][:, None], axis=-1)
+      scores['top5_accuracy'] = is_among.astype(jnp.float32)
+    return {name: jnp.sum(s * batch['mask']) for name, s in scores.items()}
 
   return evaluate
 

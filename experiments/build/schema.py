@@ -51,6 +51,9 @@ KEYS: dict[str, Key] = {
     ' (.safetensors, .pth or .pt); empty: train one first.',
     file=True,
   ),
+  'new_head': Key(
+    False, 'Start with a random last layer, for classes of your own.'
+  ),
   'pretrain_epochs': Key(
     164,
     'Epochs of the base model; 0: start from random weights.',
@@ -181,6 +184,19 @@ KEYS: dict[str, Key] = {
   ),
   'batch_size': Key(128, 'Images per step.', least=1, base=True, training=True),
   'epochs': Key(100, 'Epochs; 0: only quantize.', least=0),
+  'last_epochs': Key(
+    0,
+    'Last epochs whose mean test accuracy is the result; 0: a tenth of all.',
+    least=0,
+    identity=False,
+  ),
+  'accumulate': Key(
+    1,
+    'Parts of each batch whose gradients are computed in turn, to save memory.',
+    least=1,
+    base=True,
+    training=True,
+  ),
   'epoch_steps': Key(
     0,
     'Maximum steps per epoch; 0: all batches.',

@@ -53,7 +53,7 @@ def fold_run(
   net = make_network(config, len(pipeline.classes))
   evaluate = make_evaluate(pipeline.evaluate, net, losses.LOSSES[config.loss])
   accuracies = {
-    name: evaluate(form.params, form.batch_stats)[1]
+    name: evaluate(form.params, form.batch_stats)['accuracy']
     for name, form in forms.items()
   }
   model_file.save_model(

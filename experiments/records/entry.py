@@ -17,7 +17,11 @@ _CONFIG_KEYS = (
 )
 _EPOCH_KEYS = ('epoch', 'step', 'seconds')  # They are the same in all trials.
 _TRIAL_KEYS = ('train_loss', 'test_loss', 'test_accuracy')
-_PERCENT = ('train_accuracy', 'test_accuracy', 'relaxed_accuracy')
+_PERCENT = (
+  *('train_accuracy', 'test_accuracy', 'test_top5_accuracy'),
+  'relaxed_accuracy',
+)
+_START_PERCENT = ('base_accuracy', 'base_top5_accuracy')
 # Numbers that may be null: a test loss that was not finite, and everything that
 # belongs to training where nothing is trained.
 _NULL = ('test_loss', 'phi_grad_norm')
@@ -83,8 +87,9 @@ def _check_header(header: Mapping[str, Any]) -> None:
   start = header['start']
   if not isinstance(start.get('base', ''), str):
     raise _OddError(f'start.base={start["base"]!r}')
-  if 'base_accuracy' in start:
-    _check_number(start['base_accuracy'], 'start.base_accuracy', True)
+  for name in _START_PERCENT:
+    if name in start:
+      _check_number(start[name], f'start.{name}', True)
   for name in ('s', 'offset'):
     if name in start:
       _check_number(start[name], f'start.{name}')

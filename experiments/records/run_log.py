@@ -158,9 +158,15 @@ def read_log(
   return objects[0], objects[1:]
 
 
-def last_epochs(items: Sequence[_T]) -> Sequence[_T]:
-  """Returns the last tenth of a sequence over epochs, and at least one item."""
-  return items[-max(1, len(items) // 10) :]
+def last_epochs(items: Sequence[_T], count: int = 0) -> Sequence[_T]:
+  """Returns the epochs whose mean is the result of a run.
+
+  Args:
+    items: Sequence over all epochs of the run.
+    count: `config.last_epochs`, which may exceed the epochs that were run; 0
+      for the last tenth. At least one item is returned.
+  """
+  return items[-max(1, count or len(items) // 10) :]
 
 
 def check_same_config(

@@ -36,14 +36,19 @@ class Cell(NamedTuple):
       seed.
     diverged: Seeds of the trials that diverged.
     epochs: Number of epochs of each trial.
+    last_epochs: Number of the last epochs whose mean is the result; 0 for a
+      tenth of all.
     base_accuracy: Test accuracy of the base model, percent; None if not known.
+    base_top5_accuracy: Its top-5 accuracy, likewise.
     names: Names of the entries in the ledger.
   """
 
   records: dict[int, list[dict[str, Any]]]
   diverged: list[int]
   epochs: int
+  last_epochs: int
   base_accuracy: float | None
+  base_top5_accuracy: float | None
   names: list[str]
 
 
@@ -56,6 +61,7 @@ class Published(NamedTuple):
     raw: Accuracy by the authors' logs; None if there are no logs.
     raw_trials: Number of trials in these logs; the paper says 5.
     remark: Error in the printed number, according to the logs.
+    paper_top5: Printed top-5 accuracy; None if there is none.
   """
 
   paper: float
@@ -63,6 +69,7 @@ class Published(NamedTuple):
   raw: float | None = None
   raw_trials: int = 0
   remark: str = ''
+  paper_top5: float | None = None
 
 
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
@@ -97,25 +104,33 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     else:
       records = ledger.trials(run) | records
   first = chosen[0].header
+  epochs = first['config']['epochs']
   return Cell(
     dict(sorted(records.items())),
     sorted(diverged),
-    first['config']['epochs'],
+    epochs,
+    # A shorter run has the mean of the same share of its epochs.
+    config.last_epochs * epochs // max(1, config.epochs),
     first['start'].get('base_accuracy'),
+    first['start'].get('base_top5_accuracy'),
     [run.name for run in chosen],
   )
 
 
-def accuracies(measured: Cell) -> list[float]:
-  """Returns the mean test accuracy of each trial, in percent.
+def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:
+  """Returns the mean accuracy of each trial, in percent, if it was measured.
 
-  The mean is over the last tenth of the epochs.
+  Args:
+    measured: Measurements, whose `last_epochs` are the epochs of the mean.
+    score: Name of the accuracy in the records.
   """
   return [
     statistics.fmean(
-      record['test_accuracy'] for record in run_log.last_epochs(records)
+      record[score]
+      for record in run_log.last_epochs(records, measured.last_epochs)
     )
     for records in measured.records.values()
+    if all(score in record for record in records)
   ]
 
 
@@ -141,26 +156,37 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
   return float(low), float(high)
 
 
-def published(table: str, config: ConfigDict) -> Published | None:
+def published(
+  table: str, config: ConfigDict, setting: str = ''
+) -> Published | None:
   """Returns the paper's cell of a setting, or None.
 
-  An entry of a table names every key in which its setting differs from the
-  default of the protocol 'paper'.
+  An entry of a table names its setting, or every key in which its setting
+  differs from the default of the protocol 'paper'.
 
   Args:
     table: Name of a table in `PUBLISHED`; '' if the setting is in no table.
     config: Setting. Only settings of the paper's protocol are in its tables.
+    setting: Name of the setting in its study.
   """
   for entry in _TABLES[table] if table else ():
+    if 'setting' in entry:
+      if entry['setting'] == setting:
+        return _published(entry, config)
+      continue
     changes = _changes(entry)
     if any(config[name] != value for name, value in changes.items()):
       continue
     theirs = in_protocol('paper', **changes)
     if identity(config.to_dict()) == identity(theirs.to_dict()):
-      base = _TABLES['base_accuracy'][f'{config.network}-{config.dataset}']
-      given = {k: v for k, v in entry.items() if k in Published._fields}
-      return Published(base_accuracy=base, **given)
+      return _published(entry, config)
   return None
+
+
+def _published(entry: dict[str, Any], config: ConfigDict) -> Published:
+  base = _TABLES['base_accuracy'][f'{config.network}-{config.dataset}']
+  given = {k: v for k, v in entry.items() if k in Published._fields}
+  return Published(base_accuracy=base, **given)
 
 
 def logged() -> list[tuple[ConfigDict, dict[str, Any]]]:

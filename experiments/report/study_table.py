@@ -19,6 +19,8 @@ _OF_PAPER = (
   '95 % from',
   'to',
 )
+# Columns that are left out if all rows are empty.
+_TOP5 = ('top-5 %', 'top-5 drop', 'paper top-5 %', 'published top-5 drop')
 
 
 def study_table(
@@ -29,7 +31,7 @@ def study_table(
   The note says how many settings have no run.
   """
   theirs = {
-    setting: comparison.published(study.published, config)
+    setting: comparison.published(study.published, config, setting)
     for setting, config in study.settings.items()
   }
   cells = {
@@ -42,9 +44,11 @@ def study_table(
     for setting, ours in cells.items()
     if ours
   ]
+  empty = [name for name in _TOP5 if not any(row[name] for row in rows)]
+  rows = [{k: v for k, v in row.items() if k not in empty} for row in rows]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
-  note = _note(used, with_paper)
+  note = _note(study, used, with_paper)
   if missing := len(cells) - len(rows):
     of = counted(len(cells), 'setting')
     note += (
@@ -76,11 +80,34 @@ def _row(
     row['drop'] = _number(drop)
   if with_paper:
     row |= dict.fromkeys(_OF_PAPER, '') | _compared(values, theirs)
+  published_drop = study.drops.get(setting)
   if study.drops:
-    published_drop, source = study.drops.get(setting, (None, ''))
-    row |= {'published drop': _number(published_drop), 'of': source}
+    row |= {'published drop': '', 'of': ''}
+  if published_drop:
+    row['published drop'] = _number(published_drop.accuracy)
+    row['of'] = published_drop.source
+  row |= _top5(ours, theirs, published_drop)
   epochs = study.settings[setting].epochs
   return row | {'mark': _mark(ours, theirs, study.trials, epochs)}
+
+
+def _top5(
+  ours: comparison.Cell,
+  theirs: comparison.Published | None,
+  published_drop: spec.Drop | None,
+) -> dict[str, str]:
+  """Returns the columns of top-5 accuracies, measured and published."""
+  values = comparison.accuracies(ours, 'test_top5_accuracy')
+  mean = statistics.fmean(values) if values else None
+  base = ours.base_top5_accuracy
+  drop = None if base is None or mean is None else base - mean
+  columns = (
+    mean,
+    drop,
+    theirs and theirs.paper_top5,
+    published_drop and published_drop.top5_accuracy,
+  )
+  return dict(zip(_TOP5, map(_number, columns), strict=True))
 
 
 def _number(value: float | None) -> str:
@@ -126,10 +153,22 @@ def _mark(
   return ', '.join(remarks)
 
 
-def _note(used: Sequence[ledger.Run], with_paper: bool) -> str:
+def _note(
+  study: spec.Study, used: Sequence[ledger.Run], with_paper: bool
+) -> str:
+  span = (
+    'the last tenth of the epochs, at least one epoch. The paper takes the mean'
+    ' over the last ten epochs.'
+  )
+  if any(config.last_epochs for config in study.settings.values()):
+    last = join_distinct(
+      f'{config.last_epochs} of {config.epochs}'
+      for config in study.settings.values()
+      if config.last_epochs
+    )
+    span = f'the last epochs ({last}, as in the paper), at least one epoch.'
   text = (
-    f'{_measured_on(used)} is the mean over the last tenth of the epochs, at'
-    ' least one epoch. The paper takes the mean over the last ten epochs. The'
+    f'{_measured_on(used)} is the mean over {span} The'
     ' columns std and base % are the standard deviation over trials and the'
     ' accuracy of the full-precision network that the runs start from.'
   )

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.configs.methods import load
-from experiments.study import Study, in_protocol
+from experiments.study import Drop, Study, in_protocol
 
 LONG = {'epochs': 100, 'decay_at': '30 60 90'}
 # A short complete training, for two CPU cores.
@@ -51,15 +51,15 @@ _EQUAL = {
 _BITS = {'1bit': 1, '2bit': 2, '4bit': 4}
 _TABLE = 'MetaQuant, Table 4'
 PUBLISHED = {
-  'resnet20-1bit-metaquant': (0.70, _TABLE),
-  'resnet20-1bit-proxquant': (1.29, _TABLE),
-  'resnet32-1bit-metaquant': (0.39, _TABLE),
-  'resnet32-1bit-proxquant': (1.28, _TABLE),
-  'resnet44-1bit-metaquant': (0.08, _TABLE),
-  'resnet44-1bit-proxquant': (0.99, _TABLE),
-  'labnet-1bit-lab': (1.40, _TABLE),
-  'labnet-1bit-metaquant': (-0.20, _TABLE),
-  'resnet20-ternary-ttq': (0.64, "TTQ's code"),
+  'resnet20-1bit-metaquant': Drop(0.70, _TABLE),
+  'resnet20-1bit-proxquant': Drop(1.29, _TABLE),
+  'resnet32-1bit-metaquant': Drop(0.39, _TABLE),
+  'resnet32-1bit-proxquant': Drop(1.28, _TABLE),
+  'resnet44-1bit-metaquant': Drop(0.08, _TABLE),
+  'resnet44-1bit-proxquant': Drop(0.99, _TABLE),
+  'labnet-1bit-lab': Drop(1.40, _TABLE),
+  'labnet-1bit-metaquant': Drop(-0.20, _TABLE),
+  'resnet20-ternary-ttq': Drop(0.64, "TTQ's code"),
 }
 
 

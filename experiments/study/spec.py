@@ -23,6 +23,20 @@ PROTOCOLS = ('paper', 'fair')
 NAME = re.compile(r'[\w.+-]+')
 
 
+class Drop(NamedTuple):
+  """A published difference from the base model, in percentage points.
+
+  Attributes:
+    accuracy: Drop of the accuracy; negative if the accuracy rises.
+    source: Name of the publication.
+    top5_accuracy: Drop of the top-5 accuracy; None if it is not published.
+  """
+
+  accuracy: float
+  source: str
+  top5_accuracy: float | None = None
+
+
 class Study(NamedTuple):
   """Configurations that are run and compared together.
 
@@ -30,8 +44,8 @@ class Study(NamedTuple):
     title: Title of one line.
     settings: Configuration of each setting, by name.
     trials: Default number of seeds per setting.
-    drops: Published drop from the base model and its source, by the name of the
-      setting. If not empty, the table of the study shows drops.
+    drops: Published drops, by the name of the setting. If not empty, the table
+      of the study shows drops.
     published: Table of experiments/studies/published.json that the study
       reproduces; '' if there is no such table.
     paper_figures: Figures of the paper that the study reproduces, by the name
@@ -43,7 +57,7 @@ class Study(NamedTuple):
   title: str
   settings: dict[str, ConfigDict]
   trials: int = 5
-  drops: Mapping[str, tuple[float, str]] = MappingProxyType({})
+  drops: Mapping[str, Drop] = MappingProxyType({})
   published: str = ''
   paper_figures: Mapping[str, str] = MappingProxyType({})
   figures: bool = True

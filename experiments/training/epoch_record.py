@@ -65,14 +65,13 @@ def _trial_record(
   """Returns the part of an epoch's record that belongs to one trial."""
   diagnostics = jax.device_get(diagnostics)
   count = steps.steps_per_epoch if position.step else math.nan
-  test_loss, test_accuracy = steps.evaluate(
+  scores = steps.evaluate(
     quantized, steps.recalibrate(quantized, batch_stats, between), between
   )
   record = {
     'train_loss': position.loss_sum[trial] / count,
     'train_accuracy': 100 * position.accuracy_sum[trial] / count,
-    'test_loss': test_loss,
-    'test_accuracy': test_accuracy,
+    **{f'test_{name}': score for name, score in scores.items()},
     **diagnostics.factor,
     'flipped': diagnostics.flipped,
     'saturation': diagnostics.saturation,
@@ -85,9 +84,8 @@ def _trial_record(
     record['phi_grad_norm'] = position.phi_grad_norm_sum[trial] / count
   if relaxed is not None:
     # These are the weights that the loss saw.
-    _, record['relaxed_accuracy'] = steps.evaluate(
-      relaxed, batch_stats, between
-    )
+    scores = steps.evaluate(relaxed, batch_stats, between)
+    record['relaxed_accuracy'] = scores['accuracy']
   return record
 
 

@@ -10,7 +10,7 @@ from experiments.build import losses
 from experiments.data.pipeline import Batch, Examples
 from mq_jax.models import batch_statistics
 
-Evaluate = Callable[..., tuple[float, float]]
+Evaluate = Callable[..., dict[str, float]]
 Recalibrate = Callable[..., Any]
 Between = Callable[[], None]
 EVAL_BATCH = 512  # 2, 4, 8, … devices divide it.
@@ -31,8 +31,10 @@ def make_evaluate(
     losses_of: `(logits, labels) -> loss of each example`.
 
   Returns:
-    `(params, batch_stats, between=…) -> (mean loss, accuracy in percent)`.
-    `between` is called before each batch, and may raise an error to stop.
+    `(params, batch_stats, between=…) -> scores`: the mean `loss`, `accuracy`
+    in percent and, with many classes, `top5_accuracy` in percent
+    (`losses.make_evaluation`). `between` is called before each batch, and may
+    raise an error to stop.
   """
   evaluate_batch = losses.make_evaluation(net, losses_of)
 
@@ -46,16 +48,23 @@ def make_evaluate(
 
   def evaluate(
     params: Any, batch_stats: Any, between: Between = _nothing
-  ) -> tuple[float, float]:
-    totals = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+  ) -> dict[str, float]:
+    totals: Any = None
     for index in range(-(-examples.size // EVAL_BATCH)):
       # Otherwise all batches would be in the queue of the device at once.
       jax.block_until_ready(totals)
       between()
       batch = examples.batch(index, EVAL_BATCH)
+      if totals is None:
+        sums = jax.eval_shape(evaluate_batch, params, batch_stats, batch)
+        totals = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
       totals = add_batch(totals, batch, params, batch_stats)
-    loss, correct = jax.device_get(totals)
-    return float(loss) / examples.size, 100 * float(correct) / examples.size
+    means = {
+      name: float(total) / examples.size
+      for name, total in jax.device_get(totals).items()
+    }
+    # Accuracies are in percent.
+    return {n: m if n == 'loss' else 100 * m for n, m in means.items()}
 
   return evaluate
 

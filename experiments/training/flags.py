@@ -30,7 +30,6 @@ DEFAULT = CONFIGS / 'resnet20.py'
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, f'Configuration file. Its keys:\n{help_text()}'
 )
-flags.FLAGS['config'].default_as_str = f"'{DEFAULT}'"
 WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Folder of the run; empty: a dated folder in runs/.'
 )
@@ -43,17 +42,30 @@ _OPTION = re.compile(
 )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags as absl does, but reports a wrong --config in one line."""
+def show_default(path: pathlib.Path) -> None:
+  """Makes `--help` show the configuration file that is the default."""
+  flags.FLAGS['config'].default_as_str = f"'{path}'"
+
+
+show_default(DEFAULT)
+
+
+def parse_flags(argv: list[str], default: pathlib.Path = DEFAULT) -> list[str]:
+  """Parses flags as absl does, but reports a wrong --config in one line.
+
+  Args:
+    argv: Name of the program and its arguments.
+    default: Configuration file if there is no --config.
+  """
   try:
-    return _parse_flags(argv)
+    return _parse_flags(argv, default)
   except UserError as error:
     sys.exit(f'{error}')
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], default: pathlib.Path) -> list[str]:
   if not any(re.fullmatch('--?config(=.*)?', arg) for arg in argv[1:]):
-    argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
+    argv = [argv[0], f'--config={default}', *argv[1:]]
   _check_keys(argv)
   _check_file(argv)
   argv, options = _split_options(argv)

@@ -1,6 +1,7 @@
 """The weights and batch statistics that a run starts from."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,14 +54,20 @@ def initial_variables(
     return variables['params'], variables['batch_stats']
   model = torch_weights.load_any(pathlib.Path(base).expanduser())
   expected = jax.eval_shape(random_variables)
-  params = model.params
+  variables = {'params': model.params, 'batch_stats': model.batch_stats}
+  is_fresh = []
   if model.metadata.get('activations') != activation_label(config):
-    old, new = _numbers(params), _numbers(expected['params'])
-    if new:
-      new = _numbers(jax.jit(random_variables)()['params'])
-    kept = {p: leaf for p, leaf in named_leaves(params).items() if p not in old}
-    params = selection.nested(kept | new)
-  for name, loaded in (('params', params), ('batch_stats', model.batch_stats)):
+    is_fresh.append(_is_number)
+  if config.new_head:
+    is_fresh.append(_is_in_head)
+  if is_fresh:
+    variables = _with_fresh(
+      variables,
+      expected,
+      jax.jit(random_variables),
+      lambda path: any(test(path) for test in is_fresh),
+    )
+  for name, loaded in variables.items():
     wanted, found = dict(_shapes(expected[name])), dict(_shapes(loaded))
     for path in sorted(wanted | found):
       if wanted.get(path) != found.get(path):
@@ -70,15 +77,58 @@ def initial_variables(
           f'{config.network!r} on {config.dataset}: in {name}, the shape of'
           f' {path} is {found.get(path, "absent")} and not'
           f' {wanted.get(path, "absent")}. The file was made for {made_for}:'
-          ' use another file, or set config.network.'
+          f' {_remedy(path)}.'
         )
-  return params, model.batch_stats
+  return variables['params'], variables['batch_stats']
 
 
-def _numbers(params: Any) -> dict[str, Any]:
-  """Returns the numbers that quantized activations train, by path."""
-  leaves = named_leaves(params)
-  return {path: leaves[path] for path in leaves if path.endswith('/number')}
+def _remedy(path: str) -> str:
+  """Returns what to do if the shape of a leaf does not fit."""
+  if _is_in_head(path):
+    return (
+      'set config.new_head=True to start with a random last layer for other'
+      ' classes, or use another file'
+    )
+  return 'use another file, or set config.network'
+
+
+def _is_number(path: str) -> bool:
+  """Returns True for a number that a quantized activation trains."""
+  return path.endswith('/number')
+
+
+def _is_in_head(path: str) -> bool:
+  return path.startswith(('head/', 'head_norm/'))
+
+
+def _with_fresh(
+  loaded: dict[str, Any],
+  expected: dict[str, Any],
+  random_variables: Callable[[], Any],
+  is_fresh: Callable[[str], bool],
+) -> dict[str, Any]:
+  """Replaces some loaded leaves with random ones of the network.
+
+  Args:
+    loaded: Trees of leaves, by collection.
+    expected: The trees of the network, with shapes for leaves.
+    random_variables: Function that computes random leaves of these shapes.
+    is_fresh: Function of a path within a collection; True for the leaves to
+      replace.
+  """
+
+  def selected(path: str) -> bool:
+    return is_fresh(path.split('/', 1)[1])
+
+  new = [path for path in named_leaves(expected) if selected(path)]
+  # Compiling the random leaves takes seconds, so it is left out without need.
+  fresh = named_leaves(random_variables()) if new else {}
+  old = named_leaves(loaded)
+  kept = {path: leaf for path, leaf in old.items() if not selected(path)}
+  collections: dict[str, Any] = {name: {} for name in loaded}
+  return collections | selection.nested(
+    kept | {path: fresh[path] for path in new}
+  )
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:

@@ -21,7 +21,11 @@ HELP = (
   ' of the base model, in folders whose names end in -smoke.'
 )
 # Larger values of the configuration are reduced to these.
-LARGEST: Mapping[str, int] = {'epochs': 1, 'pretrain_epochs': 1, 'trials': 2}
+LARGEST: Mapping[str, int] = {
+  **{'epochs': 1, 'pretrain_epochs': 1, 'trials': 2},
+  # The small batches can be halved.
+  'accumulate': 2,
+}
 VALUES: Mapping[str, Any] = {'epoch_steps': 2, 'batch_size': 16, 'holdout': 64}
 _SUFFIX, _MARK = '-smoke', 'made-by-smoke'
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import losses
+from experiments.build.accumulation import accumulated
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.parts import make_parts
 from experiments.common import parallel
@@ -62,8 +63,8 @@ class Steps(NamedTuple):
       quantizers have the variables that the method chooses on training images.
     state_shape: `() -> state` of shapes and types, without computing one.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
-    evaluate: `(params, batch_stats, between=…) -> (loss, accuracy in percent)`
-      of one trial on the whole test set (`evaluation.make_evaluate`).
+    evaluate: `(params, batch_stats, between=…) -> scores` of one trial on the
+      whole test set (`evaluation.make_evaluate`).
     recalibrate: `(params, batch_stats, between=…) -> batch_stats` of one trial,
       measured with these parameters if the configuration asks for it.
   """
@@ -101,7 +102,8 @@ def make_steps(
   losses_of = losses.LOSSES[config.loss]
   parts = make_parts(config, pipeline.steps_per_epoch)
   train = mq_jax.make_train_step(
-    losses.make_loss(net, losses_of), **parts.step_arguments
+    accumulated(losses.make_loss(net, losses_of), config.accumulate),
+    **parts.step_arguments,
   )
 
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:
@@ -124,7 +126,7 @@ def make_steps(
     batch = pipeline.calibrate.batch(0, count)
     sums = losses.make_evaluation(net, losses_of)
     variables = parts.after_training.choose(
-      lambda params, batch: sums(params, batch_stats, batch)[0] / count,
+      lambda params, batch: sums(params, batch_stats, batch)['loss'] / count,
       parallel.pick(state.params, 0),  # All trials have the same weights.
       parts.rules,
       batch,

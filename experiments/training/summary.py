@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.common.console import final_table, print_line
-from experiments.records.run_log import last_epochs
 from experiments.records.workdir import SCALARS
 from experiments.training import smoke
 from experiments.training.train import Result
@@ -22,13 +21,15 @@ def print_summary(result: Result, console: Console | None = None) -> None:
     result: Result of the run.
     console: Where to print; standard output by default.
   """
-  count, trials = len(last_epochs(result.records)), result.trial_accuracies
+  count, trials = result.last_epochs, result.trial_accuracies
   epochs = 'epoch' if count == 1 else f'{count} epochs'
   rows = {}
   if result.base_accuracy is not None:
     rows['full-precision test accuracy'] = f'{result.base_accuracy:.2f}%'
   mean = f'{result.last_accuracy:.2f}%'
   rows[f'test accuracy, mean of the last {epochs}'] = mean
+  if result.last_top5_accuracy is not None:
+    rows['top-5 test accuracy, likewise'] = f'{result.last_top5_accuracy:.2f}%'
   if len(trials) > 1:
     deviation = statistics.stdev(trials)
     rows[f'standard deviation over {len(trials)} trials'] = f'{deviation:.2f}%'

@@ -48,7 +48,11 @@ class Result(NamedTuple):
   Attributes:
     base_accuracy: Test accuracy in percent of the base model, or of the run
       itself in full precision; None if quantized weights started at random.
-    last_accuracy: Mean test accuracy of the last tenth of the epochs, percent.
+    last_accuracy: Mean test accuracy of the last epochs (`config.last_epochs`),
+      percent.
+    last_top5_accuracy: The same of the top-5 accuracy; None if the data set has
+      few classes.
+    last_epochs: Number of these epochs.
     best_accuracy: Best test accuracy of an epoch, percent.
     seconds_per_epoch: Mean over the epochs.
     model_path: File with the quantized parameters and batch statistics of the
@@ -60,6 +64,8 @@ class Result(NamedTuple):
 
   base_accuracy: float | None
   last_accuracy: float
+  last_top5_accuracy: float | None
+  last_epochs: int
   best_accuracy: float
   seconds_per_epoch: float
   model_path: pathlib.Path
@@ -169,11 +175,13 @@ def _run(
   def start() -> tuple[mq_jax.State, dict[str, Any]]:
     state = steps.start()
     measured = _measure_factors(steps, state)
-    if not is_from_scratch(config):
+    if not is_from_scratch(config) and not config.new_head:
       base_net = make_network(base_config(config), len(pipeline.classes))
       losses_of = losses.LOSSES[config.loss]
       evaluate = make_evaluate(pipeline.evaluate, base_net, losses_of)
-      _, measured['base_accuracy'] = evaluate(params, batch_stats)
+      scores = evaluate(params, batch_stats)
+      del scores['loss']
+      measured |= {f'base_{name}': score for name, score in scores.items()}
     if config.pretrained:
       measured['base'] = model_file.digest(config.pretrained)
     return state, measured
@@ -340,14 +348,18 @@ def _result(config: ConfigDict, folder: pathlib.Path) -> Result:
   header, records = run_log.read_log(log_path)
   check_complete(log_path, header, records)
   accuracies = [record['test_accuracy'] for record in records]
+  last = run_log.last_epochs(records, config.last_epochs)
   by_epoch = [
     [trial['test_accuracy'] for trial in record.get('trials', [record])]
-    for record in run_log.last_epochs(records)
+    for record in last
   ]
+  top5 = [r['test_top5_accuracy'] for r in last if 'test_top5_accuracy' in r]
   final_accuracy = accuracies[-1] if config.quantizer == 'none' else None
   return Result(
     base_accuracy=header['start'].get('base_accuracy', final_accuracy),
-    last_accuracy=statistics.fmean(run_log.last_epochs(accuracies)),
+    last_accuracy=statistics.fmean(r['test_accuracy'] for r in last),
+    last_top5_accuracy=statistics.fmean(top5) if top5 else None,
+    last_epochs=len(last),
     best_accuracy=max(accuracies),
     seconds_per_epoch=statistics.fmean(r['seconds'] for r in records),
     model_path=workdir.model_path(folder, config),

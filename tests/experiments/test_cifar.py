@@ -13,11 +13,11 @@ import types
 
 import pytest
 
-from experiments import cifar, pretrain
+from experiments import pretrain
 from experiments.build.base_model import base_config
 from experiments.common import errors
 from experiments.records import run_log
-from experiments.training import TrainingDiverged
+from experiments.training import TrainingDiverged, command
 from experiments.training import flags as training_flags
 from tests.experiments import tiny
 
@@ -275,7 +275,7 @@ def test_cifar_divergence_is_one_line(tmp_path, set_flags):
   config.learning_rate = 3e38
   set_flags(config, tmp_path / 'run')
   with pytest.raises(SystemExit) as error:
-    cifar.main(['cifar'])
+    command.main(['cifar'])
   assert 'not finite at step 1. There is no checkpoint' in error.value.code
   _, records = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
   assert records == []
@@ -292,7 +292,7 @@ def test_pretrain_writes_base_model_for_cifar(tmp_path, set_flags, capsys):
   assert f'resnet8 on digits: {accuracy} test accuracy' in out
   config.pretrained = re.search(r'--config\.pretrained=(\S+)', out)[1]
   set_flags(config, tmp_path / 'run')
-  cifar.main(['cifar'])
+  command.main(['cifar'])
   out = capsys.readouterr().out
   assert re.search(rf'full-precision test accuracy +│ +{accuracy}', out)
   assert not (tmp_path / 'run' / 'pretrain').exists()

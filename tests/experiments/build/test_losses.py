@@ -51,10 +51,26 @@ def test_make_evaluation_counts_unmasked_examples_only():
   labels[:3] = (labels[:3] + 1) % 10
   batch['label'] = jnp.asarray(labels)
   batch['mask'] = jnp.array([0.0, 1, 1, 0, 1, 1])
-  loss, correct = losses.make_evaluation(net)(
+  sums = losses.make_evaluation(net)(
     weights['params'], weights['batch_stats'], batch
   )
   loss_per_example, _ = oracle(logits, labels)
-  assert float(correct) == 2.0
+  assert sums.keys() == {'loss', 'accuracy'}
+  assert float(sums['accuracy']) == 2.0
   expected = loss_per_example[[1, 2, 4, 5]].sum()
-  assert float(loss) == pytest.approx(expected, rel=1e-5)
+  assert float(sums['loss']) == pytest.approx(expected, rel=1e-5)
+
+
+def test_make_evaluation_of_many_classes_counts_the_top_five():
+  net = tiny.Net(losses.TOP5_CLASSES)
+  weights, batch = tiny.variables(net), make_batch(8)
+  logits = np.asarray(net.apply(weights, batch['image'], train=False))
+  # The label of example i has the rank i; the mask excludes example 2.
+  order = np.argsort(-logits, axis=1)
+  batch['label'] = jnp.asarray(order[np.arange(8), np.arange(8)], jnp.int32)
+  batch['mask'] = jnp.ones(8).at[2].set(0)
+  sums = losses.make_evaluation(net)(
+    weights['params'], weights['batch_stats'], batch
+  )
+  assert float(sums['accuracy']) == 1.0
+  assert float(sums['top5_accuracy']) == 4.0

@@ -178,7 +178,7 @@ def test_factors_have_two_axes_and_band(tmp_path):
       seed: [ledgers.record(1, 1.0, loss) for loss in own]
       for seed, own in enumerate(losses)
     }
-    cell = comparison.Cell(trials, [], 2, None, [])
+    cell = comparison.Cell(trials, [], 2, 0, None, None, [])
     entries.append((f'{hidden}', config, cell))
   left, right = plots.factors(entries, 'figure 4').axes
   assert [line.get_ydata().tolist() for line in left.get_lines()] == [
@@ -205,7 +205,7 @@ def test_histograms_show_shares_of_first_trial():
     ledgers.record(1, 1.0, histogram=list(range(64))),
     ledgers.record(2, 1.0, histogram=[0] * 63 + [5]),
   ]
-  cell = comparison.Cell({0: records, 1: []}, [], 2, None, [])
+  cell = comparison.Cell({0: records, 1: []}, [], 2, 0, None, None, [])
   figure = plots.histograms([('n-q-o-fc', config, cell)])
   (image,) = figure.axes[0].get_images()
   shares = image.get_array()

@@ -351,7 +351,7 @@ def test_study_table_shows_measured_and_published_drops(tmp_path):
       'a': spec.in_protocol('fair', epochs=1),
       'b': spec.in_protocol('fair', estimator='ste'),
     },
-    drops={'a': (0.7, 'Table 4')},
+    drops={'a': spec.Drop(0.7, 'Table 4')},
   )
   ledgers.write(tmp_path, 'a', study.settings['a'].to_dict(), [90.0])
   table = study_table.study_table('mine', study, ledger.read(tmp_path))

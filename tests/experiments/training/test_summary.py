@@ -9,14 +9,13 @@ from rich.console import Console
 from experiments.training import Result, print_summary
 
 
-def printed(width, path, trials):
+def printed(width, path, trials, top5=None):
   """Returns the lines of the summary of a run of 100 epochs."""
   console = Console(
     record=True, width=width, file=io.StringIO(), legacy_windows=False
   )
-  result = Result(
-    92.13, 91.7349, 100.0, 12.3456, pathlib.Path(path), [{}] * 100, trials
-  )
+  path = pathlib.Path(path)
+  result = Result(92.13, 91.7349, top5, 10, 100.0, 12.3456, path, [{}], trials)
   print_summary(result, console)
   return console.export_text().splitlines()
 
@@ -42,6 +41,13 @@ def test_print_summary_long_path_goes_below_in_one_piece(width):
   assert lines[-1] == f'quantized parameters: {path}'
   assert {len(line) for line in lines[:-1]} == {len(lines[0])}
   assert len(lines[0]) <= width
+
+
+def test_print_summary_many_classes_shows_top5():
+  cells = [line.strip('│ ').split('│') for line in printed(80, 'a', [1], 97.4)]
+  assert ['top-5 test accuracy, likewise', '97.40%'] in [
+    [cell.strip() for cell in row] for row in cells
+  ]
 
 
 def test_print_summary_several_trials_shows_each_and_deviation():

@@ -1,0 +1,59 @@
+"""Tests the weights that a run starts from."""
+
+import numpy as np
+import pytest
+
+from experiments.build.check import check
+from experiments.common.errors import ConfigError, InvalidError
+from experiments.records import model_file, run_log
+from experiments.training import initial, train
+from tests.experiments import tiny
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  """Returns a configuration whose base model has a hundred classes."""
+  tiny.put_in(monkeypatch)
+  path = tiny.write_model(tmp_path / 'hundred.safetensors', tiny.Net(100))
+  return tiny.config(pretrained=path, epochs=1, estimator='ste', hidden=100)
+
+
+def test_initial_variables_new_head_keeps_all_other_layers(config):
+  net = tiny.Net(10)
+  with pytest.raises(InvalidError, match=r'set config\.new_head=True'):
+    initial.initial_variables(config, net, (32, 32, 3), config.pretrained)
+  config.new_head = True
+  params, batch_stats = initial.initial_variables(
+    config, net, (32, 32, 3), config.pretrained
+  )
+  loaded = model_file.load_model(config.pretrained)
+  assert tiny.as_bytes(params['norm']) == tiny.as_bytes(loaded.params['norm'])
+  assert tiny.as_bytes(batch_stats) == tiny.as_bytes(loaded.batch_stats)
+  assert params['head']['kernel'].shape == (48, 10)
+  config.seed = 1
+  other, _ = initial.initial_variables(
+    config, net, (32, 32, 3), config.pretrained
+  )
+  assert np.any(other['head']['kernel'] != params['head']['kernel'])
+
+
+def test_run_with_new_head_has_no_base_accuracy(config, tmp_path):
+  config.new_head = True
+  result = train.train_and_evaluate(config, tmp_path / 'run')
+  assert result.base_accuracy is None
+  header, _ = run_log.read_log(tmp_path / 'run' / 'metrics.jsonl')
+  assert 'base_accuracy' not in header['start']
+
+
+def test_check_new_head_without_model_file_raises(config):
+  config.update(new_head=True, pretrained='')
+  with pytest.raises(ConfigError, match=r'set config\.pretrained'):
+    check(config)
+
+
+def test_check_accumulate_that_does_not_divide_the_batch_raises(config):
+  config.accumulate = 3
+  with pytest.raises(ConfigError, match=r'must divide config\.batch_size=256'):
+    check(config)
+  config.accumulate = 4
+  check(config)
