@@ -1,5 +1,6 @@
 """The compared train steps: full precision, and each estimator."""
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -71,30 +72,45 @@ class Problem(NamedTuple):
   batch: dict[str, jax.Array]
 
 
-def problem(network: Any, batch_size: int, dtype: str) -> Problem:
+def problem(
+  network: Any,
+  batch_size: int,
+  dtype: str,
+  image_size: int = 32,
+  classes: int = 10,
+) -> Problem:
   """Returns a problem of random weights and images.
 
   Args:
     network: Linen module, or the name of a declared network.
     batch_size: Number of images.
     dtype: Dtype of the computation.
+    image_size: Both sides of the images.
+    classes: Number of classes.
   """
   net = network
   if isinstance(network, str):
     config = default_config()
     config.update(network=network, dtype=dtype)
-    net = make_network(config, 10)
+    net = make_network(config, classes)
   keys = jax.random.split(jax.random.key(0), 3)
-  shape = (batch_size, 32, 32, 3)
+  shape = (batch_size, image_size, image_size, 3)
   batch = {
     'image': jax.random.normal(keys[0], shape, DTYPES[dtype]),
-    'label': jax.random.randint(keys[1], (batch_size,), 0, 10),
+    'label': jax.random.randint(keys[1], (batch_size,), 0, classes),
   }
   variables = jax.jit(net.init, static_argnames='train')(
     keys[2], batch['image'][:2], train=False
   )
   return Problem(
     losses.make_loss(net), variables['params'], variables['batch_stats'], batch
+  )
+
+
+def problem_of(args: argparse.Namespace) -> Problem:
+  """Returns the problem that the options of a benchmark name."""
+  return problem(
+    args.network, args.batch_size, args.dtype, args.image_size, args.classes
   )
 
 

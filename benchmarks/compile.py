@@ -14,11 +14,11 @@ QUICK = {'network': 'resnet8', 'batch_size': 16}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__)
+  options = table.parser(__doc__, any_images=True)
   options.set_defaults(network='resnet110')
   options.add_argument('--only', nargs='+', choices=tuple(cases.ESTIMATORS))
   args = table.parse(options, QUICK)
-  at = cases.problem(args.network, args.batch_size, args.dtype)
+  at = cases.problem_of(args)
   names = args.only or [cases.STE, 'multi_fc', 'lstm_fc']
   rows = [_row(case) for case in cases.all_cases(at, names, hidden=100)]
   table.show('Time to compile one step', rows, args)

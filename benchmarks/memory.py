@@ -18,10 +18,10 @@ QUICK = {'network': 'resnet8', 'batch_size': 16}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__)
+  options = table.parser(__doc__, any_images=True)
   options.add_argument('--hidden', type=int, default=100)
   args = table.parse(options, QUICK)
-  at = cases.problem(args.network, args.batch_size, args.dtype)
+  at = cases.problem_of(args)
   compared = cases.all_cases(at, None, args.hidden)
   peaks = [peak(case) for case in compared]
   with unblocked():

@@ -15,13 +15,13 @@ QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__)
+  options = table.parser(__doc__, any_images=True)
   options.add_argument('--hidden', type=int, default=100)
   options.add_argument('--only', nargs='+', choices=tuple(cases.ESTIMATORS))
   options.add_argument('--steps', type=int, default=2, help='steps per turn')
   args = table.parse(options, QUICK)
 
-  at = cases.problem(args.network, args.batch_size, args.dtype)
+  at = cases.problem_of(args)
   compared = cases.all_cases(at, args.only, args.hidden)
   operations = [
     flops.count(case.step_fn, case.state, case.batch) for case in compared
@@ -33,6 +33,7 @@ def main() -> None:
       'ms': measure.medians(seconds)[i],
       'time / full precision': measure.ratios(seconds, i, over=0),
       'time / STE': measure.ratios(seconds, i, over=1),
+      'peak MB': program.memory / measure.MB,
       'peak memory / STE': program.memory / programs[1].memory,
       'GFLOP': operations[i] / 1e9,
       'XLA GFLOP': program.xla_flops / 1e9,

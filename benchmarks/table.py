@@ -14,12 +14,20 @@ from experiments.records import run_log
 Row = dict[str, Any]
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-  """Returns the options of a benchmark of one network."""
+def parser(doc: str, *, any_images: bool = False) -> argparse.ArgumentParser:
+  """Returns the options of a benchmark of one network.
+
+  Args:
+    doc: Text that starts with the title of the benchmark.
+    any_images: The sides of the images and the number of classes are options.
+  """
   options = bare_parser(doc)
   options.add_argument('--network', choices=NETWORKS, default='resnet20')
   options.add_argument('--batch_size', type=_positive, default=128)
   options.add_argument('--dtype', choices=tuple(DTYPES), default='float32')
+  if any_images:
+    options.add_argument('--image_size', type=_positive, default=32)
+    options.add_argument('--classes', type=_positive, default=10)
   return options
 
 
@@ -82,6 +90,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     conditions += (
       f'; {sizes["network"]}, batch {sizes["batch_size"]}, {sizes["dtype"]}'
     )
+    side = sizes.get('image_size', 32)
+    conditions += '' if side == 32 else f', {side}x{side} pixels'
   table = table_lines(names, cells, aligned=True)
   lines = [f'{result["title"]}.', f'{conditions}.', '', *table]
   if note := result.get('note'):

@@ -13,14 +13,14 @@ QUICK = {'network': 'resnet8', 'batch_size': 8, 'rounds': 3, 'trials': 3}
 
 def main() -> None:
   """Prints the table."""
-  options = table.parser(__doc__)
+  options = table.parser(__doc__, any_images=True)
   options.add_argument('--trials', type=int, default=5)
   options.add_argument('--steps', type=int, default=2)
   options.add_argument(
     '--estimator', choices=tuple(cases.ESTIMATORS), default='fc_grad'
   )
   args = table.parse(options, QUICK)
-  at = cases.problem(args.network, args.batch_size, args.dtype)
+  at = cases.problem_of(args)
   single = cases.quantized(at, args.estimator, hidden=100)
   compared = [single, _several(single, args.trials)]
   programs, seconds = measure.timed(compared, args.steps, args.rounds)
