@@ -48,7 +48,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 hypothesis.settings.register_profile('compiles', deadline=None)
 hypothesis.settings.load_profile('compiles')
 
-_DATA_FOLDERS = ('cifar-10-batches-bin', 'pretrained')
+_DATA_FOLDERS = ('cifar-10-batches-bin', 'cifar-100-binary', 'pretrained')
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -87,7 +87,7 @@ def x64() -> Iterator[None]:
 def data_dir() -> pathlib.Path:
   """Returns the folder of real data that MQ_DATA_DIR names, or skips the test.
 
-  The folder contains cifar-10-batches-bin/ and pretrained/.
+  The folder contains those in `_DATA_FOLDERS`.
   """
   name = os.environ.get('MQ_DATA_DIR')
   if not name:

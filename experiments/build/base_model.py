@@ -16,6 +16,10 @@ RECIPE: dict[str, Any] = {
 }
 
 
+# Weights that are trained further need smaller steps than random ones.
+FURTHER_LEARNING_RATE = 0.01
+
+
 def base_config(config: ConfigDict) -> ConfigDict:
   """Returns the configuration of the run that makes the base model.
 
@@ -30,6 +34,22 @@ def base_config(config: ConfigDict) -> ConfigDict:
   base = default_config()
   base.update({name: config[name] for name, key in KEYS.items() if key.base})
   base.update(RECIPE, epochs=config.pretrain_epochs)
+  return base
+
+
+def further_config(config: ConfigDict) -> ConfigDict:
+  """Returns the run that makes the base model from the weights of a file.
+
+  It is `base_config` with a learning rate of `FURTHER_LEARNING_RATE`, if
+  `config.pretrained` names a file.
+  """
+  base = base_config(config)
+  if config.pretrained:
+    base.update(
+      pretrained=config.pretrained,
+      new_head=config.new_head,
+      learning_rate=FURTHER_LEARNING_RATE,
+    )
   return base
 
 

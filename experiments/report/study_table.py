@@ -75,12 +75,12 @@ def _row(
     'epochs': str(ours.epochs),
     'base %': _number(base),
   }
-  if study.drops:
+  if study.drops is not None:
     drop = None if base is None or mean is None else base - mean
     row['drop'] = _number(drop)
   if with_paper:
     row |= dict.fromkeys(_OF_PAPER, '') | _compared(values, theirs)
-  published_drop = study.drops.get(setting)
+  published_drop = (study.drops or {}).get(setting)
   if study.drops:
     row |= {'published drop': '', 'of': ''}
   if published_drop:

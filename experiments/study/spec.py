@@ -44,8 +44,8 @@ class Study(NamedTuple):
     title: Title of one line.
     settings: Configuration of each setting, by name.
     trials: Default number of seeds per setting.
-    drops: Published drops, by the name of the setting. If not empty, the table
-      of the study shows drops.
+    drops: Published drops, by the name of the setting, possibly none. The table
+      of the study shows drops; None for a table without drops.
     published: Table of experiments/studies/published.json that the study
       reproduces; '' if there is no such table.
     paper_figures: Figures of the paper that the study reproduces, by the name
@@ -57,7 +57,7 @@ class Study(NamedTuple):
   title: str
   settings: dict[str, ConfigDict]
   trials: int = 5
-  drops: Mapping[str, Drop] = MappingProxyType({})
+  drops: Mapping[str, Drop] | None = None
   published: str = ''
   paper_figures: Mapping[str, str] = MappingProxyType({})
   figures: bool = True

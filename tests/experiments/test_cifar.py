@@ -14,7 +14,7 @@ import types
 import pytest
 
 from experiments import pretrain
-from experiments.build.base_model import base_config
+from experiments.build.base_model import FURTHER_LEARNING_RATE, base_config
 from experiments.common import errors
 from experiments.records import run_log
 from experiments.training import TrainingDiverged, command
@@ -291,6 +291,11 @@ def test_pretrain_writes_base_model_for_cifar(tmp_path, set_flags, capsys):
   accuracy = f'{records[1]["test_accuracy"]:.2f}%'
   assert f'resnet8 on digits: {accuracy} test accuracy' in out
   config.pretrained = re.search(r'--config\.pretrained=(\S+)', out)[1]
+  set_flags(config, tmp_path / 'further')
+  pretrain.main(['pretrain'])
+  further, _ = run_log.read_log(tmp_path / 'further' / 'metrics.jsonl')
+  assert further['config']['learning_rate'] == FURTHER_LEARNING_RATE
+  assert further['start']['base_accuracy'] == records[1]['test_accuracy']
   set_flags(config, tmp_path / 'run')
   command.main(['cifar'])
   out = capsys.readouterr().out

@@ -413,26 +413,53 @@ def test_load_torch_files_of_authors_identifies_networks(data_dir):
 
 # The optimized network tests 10,000 images faster.
 @pytest.mark.optimized
-def test_load_torch_authors_resnet20_has_published_accuracy(data_dir):
-  raw = np.fromfile(data_dir / 'cifar-10-batches-bin/test_batch.bin', np.uint8)
-  raw = raw.reshape(10000, 1 + 3 * 32 * 32)
-  images = raw[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) / 255.0
-  images = (images - (0.4914, 0.4822, 0.4465)) / (0.2023, 0.1994, 0.2010)
-  model = torch_weights.load_torch(
-    data_dir / 'pretrained/MetaQuant-ResNet20-CIFAR10.safetensors'
-  )
+@pytest.mark.parametrize(
+  ('name', 'test_set', 'labels_per_image', 'dataset', 'published'),
+  [
+    (
+      'MetaQuant-ResNet20-CIFAR10',
+      'cifar-10-batches-bin/test_batch.bin',
+      1,
+      'cifar10',
+      9150,
+    ),
+    # The fine label follows the coarse one.
+    (
+      'MetaQuant-ResNet56-CIFAR100',
+      'cifar-100-binary/test.bin',
+      2,
+      'cifar100',
+      7122,
+    ),
+  ],
+)
+def test_load_torch_network_of_authors_has_published_accuracy(
+  data_dir, name, test_set, labels_per_image, dataset, published
+):
+  raw = np.fromfile(data_dir / test_set, np.uint8)
+  raw = raw.reshape(10000, labels_per_image + 3 * 32 * 32)
+  images = raw[:, labels_per_image:].reshape(-1, 3, 32, 32)
+  mean, std = {
+    'cifar10': ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    'cifar100': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+  }[dataset]
+  images = (images.transpose(0, 2, 3, 1) / 255.0 - mean) / std
+  labels = raw[:, labels_per_image - 1]
+  model = torch_weights.load_torch(data_dir / f'pretrained/{name}.safetensors')
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
+  net = getattr(models, model.metadata['network'])(
+    int(model.metadata['num_classes'])
+  )
 
   @jax.jit
   def predict(images):
-    logits = models.resnet20().apply(variables, images, train=False)
-    return jnp.argmax(logits, axis=-1)
+    return jnp.argmax(net.apply(variables, images, train=False), axis=-1)
 
   right = sum(
-    int(np.sum(predict(batch.astype(np.float32)) == labels))
-    for batch, labels in zip(
-      np.split(images, 10), np.split(raw[:, 0], 10), strict=True
+    int(np.sum(predict(batch.astype(np.float32)) == batch_labels))
+    for batch, batch_labels in zip(
+      np.split(images, 10), np.split(labels, 10), strict=True
     )
   )
-  # The published accuracy is 91.50 %; rounding may change one or two images.
-  assert abs(right - 9150) <= 2
+  # Rounding may change one or two images.
+  assert abs(right - published) <= 2
