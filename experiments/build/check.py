@@ -45,7 +45,7 @@ def check(config: ConfigDict) -> None:
     check_value(f'config.{name}', key, config[name])
   # These keys say what network it is. Keys of estimators, such as the hidden
   # size, may keep their values where another estimator is compared.
-  of_network = ('quantizer', 'activation_quantizer')
+  of_network = ('network', 'quantizer', 'activation_quantizer')
   entries = (e for name in of_network for e in TABLES[name].values())
   check_effect(config, {name for entry in entries for name in entry.reads})
   _check_seeds(config)

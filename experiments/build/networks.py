@@ -73,21 +73,32 @@ class Network(NamedTuple):
   reads: tuple[str, ...] = ('head_norm', 'dtype')
 
 
-def _small_images(name: str) -> Network:
-  """Declares a network of `mq_jax.models` for images of 32 by 32 pixels."""
+def _network(name: str, *options: str) -> Network:
+  """Declares a network of `mq_jax.models`.
+
+  Args:
+    name: Name of the function that makes the network.
+    *options: Further arguments of the function, which keys of the same names
+      give.
+  """
   return Network(
     lambda keys, num_classes, activation: getattr(models, name)(
       num_classes=num_classes,
       dtype=DTYPES[keys.dtype],
       activation=activation,
       head_norm=keys.head_norm,
-    )
+      **{option: keys[option] for option in options},
+    ),
+    ('head_norm', 'dtype', *options),
   )
 
 
-_DEPTHS = (8, 20, 32, 44, 56, 110)
+# The networks for CIFAR, then those for ImageNet.
+_DEPTHS = (8, 20, 32, 44, 56, 110, 18, 34, 50)
 _NAMES = (*(f'resnet{depth}' for depth in _DEPTHS), 'vgg_small', 'labnet')
-NETWORKS = {name: _small_images(name) for name in _NAMES}
+NETWORKS = {name: _network(name) for name in _NAMES} | {
+  'mobilenet_v2': _network('mobilenet_v2', 'width', 'padding')
+}
 
 
 def make_activation(config: ConfigDict) -> mq_jax.Activation | None:
@@ -108,6 +119,16 @@ def network_keys(config: ConfigDict) -> tuple[str, ...]:
     'activation_quantizer',
     *ACTIVATION_QUANTIZERS[config.activation_quantizer].reads,
   )
+
+
+def network_options(config: ConfigDict) -> dict[str, str]:
+  """Returns the keys beside its name that a network's weights belong to.
+
+  Model files record them as text. The keys are those that the network reads,
+  without `dtype`: parameters are the same for every type of computation.
+  """
+  reads = NETWORKS[config.network].reads
+  return {key: str(config[key]) for key in reads if key != 'dtype'}
 
 
 def make_network(config: ConfigDict, num_classes: int) -> Any:

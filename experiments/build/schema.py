@@ -19,6 +19,7 @@ from experiments.common.errors import ConfigError, InvalidError
 from experiments.data.datasets import DATASETS
 from mq_jax.estimators import stacks
 from mq_jax.estimators.features import FEATURES
+from mq_jax.models.layers import PADDINGS
 from mq_jax.train_step import PHI_COTANGENTS
 
 # Key to the table of its choices, whose entries have `reads`.
@@ -33,6 +34,13 @@ TABLES: dict[str, Mapping[str, Any]] = {
 KEYS: dict[str, Key] = {
   'network': Key('resnet20', 'Architecture of the network.', base=True),
   'head_norm': Key(False, 'Batch norm after the last layer.', base=True),
+  'width': Key(1.0, 'Factor of the channels.', above=0, base=True),
+  'padding': Key(
+    'torch',
+    "Padding of strided convolutions; same: TensorFlow's.",
+    choices=PADDINGS,
+    base=True,
+  ),
   'activation_quantizer': Key(
     'relu', 'Quantizer of the inputs of layers; relu: full precision.'
   ),
@@ -47,8 +55,8 @@ KEYS: dict[str, Key] = {
   ),
   'pretrained': Key(
     '',
-    'Model file to start from, ours or one with the names of PyTorch'
-    ' (.safetensors, .pth or .pt); empty: train one first.',
+    'Model file to start from, ours or one that import_torch reads'
+    ' (.safetensors, .pth, .pt or .npz); empty: train one first.',
     file=True,
   ),
   'new_head': Key(

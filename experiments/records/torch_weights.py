@@ -1,9 +1,8 @@
-"""Imports the weights of PyTorch networks."""
+"""Imports the weights of networks that other programs trained."""
 
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,27 +11,36 @@ import numpy as np
 
 from experiments.common import files
 from experiments.common.errors import InvalidError
-from experiments.records import model_file, torch_file
-from mq_jax import models, selection
-
-_FIRST_BLOCK = 'layer1.0.conv1.weight'
+from experiments.records import (
+  model_file,
+  npz_weights,
+  torch_file,
+  torch_names,
+)
+from experiments.records.torch_names import Found, few
+from mq_jax import selection
 
 
 def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
-  """Reads the state dict of a PyTorch network.
+  """Reads the weights of a network that was trained by another program.
 
-  Depth and number of classes come from the names and shapes of the weights. A
-  prefix that all names have in common, such as `module.`, is dropped.
+  The network comes from the names and shapes of the weights: its depth or
+  width, and its number of classes. A prefix that all names have in common, such
+  as `module.`, is dropped.
 
   Args:
-    path: File of a ResNet for CIFAR: .safetensors, as `safetensors.torch`
-      writes it, or .pth or .pt, as `torch.save` writes it, which needs PyTorch.
-      A .pth file may have the state dict under 'state_dict', 'model' or 'net'.
+    path: File of a ResNet for CIFAR, or of torchvision's resnet18, resnet34,
+      resnet50 or mobilenet_v2: .safetensors, as `safetensors.torch` writes it,
+      or .pth or .pt, as `torch.save` writes it, which needs PyTorch. A .pth
+      file may have the state dict under 'state_dict', 'model' or 'net'. An .npz
+      file has the MobileNetV2 of TensorFlow that `npz_weights` describes.
 
   Returns:
     Parameters and batch statistics in float32. `metadata` has `network`,
     `num_classes`, and the name and SHA-256 of the file as `source` and
-    `source_sha256`.
+    `source_sha256`. For networks for ImageNet it also has `pixels`, and for
+    mobilenet_v2 `width` and `padding`: the values of these keys of a
+    configuration.
 
   Raises:
     MissingError: If the file does not exist, or PyTorch is needed and missing.
@@ -45,7 +53,7 @@ def load_torch(path: str | os.PathLike[str]) -> model_file.ModelFile:
 
 
 def load_any(path: str | os.PathLike[str]) -> model_file.ModelFile:
-  """Reads a model file or the state dict of a PyTorch network.
+  """Reads a model file or a file of `load_torch`.
 
   The names of the arrays distinguish a model file from one of PyTorch.
 
@@ -72,8 +80,10 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     names = sorted(file.name for file in path.glob('*.safetensors'))
     files = f' It has {", ".join(names)}.' if names else ''
     raise InvalidError(f'{path} is a folder. Name a file of weights.{files}')
+  if path.suffix == '.npz':
+    return npz_weights.read_npz(path), {}
   raise InvalidError(
-    f'{path}: the name of a file of weights must end in .pt, .pth or'
+    f'{path}: the name of a file of weights must end in .npz, .pt, .pth or'
     ' .safetensors.'
   )
 
@@ -81,115 +91,65 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def _from_arrays(
   path: pathlib.Path, arrays: Mapping[str, np.ndarray]
 ) -> model_file.ModelFile:
-  """Converts the state dict that a file contains."""
+  """Converts the weights that a file contains."""
+  is_npz = path.suffix == '.npz'
   try:
-    arrays = _without_prefix(arrays)
-    depth, num_classes, channels = _identify(arrays)
-    variables = _convert(arrays, depth, num_classes, channels)
+    if any(map(model_file.is_model_array, arrays)):
+      raise ValueError('it is a model file of this project. Use it as it is.')
+    if is_npz:
+      arrays = npz_weights.state_dict(arrays)
+    arrays = torch_names.without_prefix(arrays)
+    found = torch_names.identify(arrays)
+    variables = _convert(arrays, found)
   except ValueError as error:
     raise InvalidError(f'{path}: {error}') from error
-  metadata = {
-    'network': f'resnet{depth}',
-    'num_classes': str(num_classes),
-    'source': path.name,
-    'source_sha256': files.sha256(path),
-  }
-  return model_file.ModelFile(**variables, metadata=metadata)
+  metadata = found.metadata | (npz_weights.METADATA if is_npz else {})
+  source = {'source': path.name, 'source_sha256': files.sha256(path)}
+  return model_file.ModelFile(**variables, metadata=metadata | source)
 
 
-def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Drops the part in front of `layer1`, such as `module.`, from all names."""
-  ends = [name for name in arrays if name.endswith(_FIRST_BLOCK)]
-  prefix = ends[0].removesuffix(_FIRST_BLOCK) if ends else ''
-  if not all(name.startswith(prefix) for name in arrays):
-    return dict(arrays)
-  return {name.removeprefix(prefix): array for name, array in arrays.items()}
-
-
-def _identify(arrays: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
-  """Returns the depth, the number of classes and the channels of images."""
-  if any(map(model_file.is_model_array, arrays)):
-    raise ValueError('it is a model file of this project. Use it as it is.')
-  blocks = {
-    match[1]
-    for name in arrays
-    if (match := re.fullmatch(r'layer1\.(\d+)\.conv1\.weight', name))
-  }
-  stem = arrays.get('conv1.weight', np.zeros(()))
-  head = arrays.get('fc.weight', np.zeros(()))
-  has_ends = (stem.ndim, head.ndim) == (4, 2) and stem.size and head.size
-  # 200 blocks per stage are the deepest ResNet for CIFAR, of 1202 layers.
-  is_resnet = 1 <= len(blocks) <= 200 and has_ends
-  if not is_resnet or 'layer4.0.conv1.weight' in arrays:
-    raise ValueError(
-      'it is not a ResNet for CIFAR, which has conv1, layer1 to layer3 and fc.'
-      f' Its tensors: {_few(arrays)}. Save the state dict of such a network.'
-    )
-  return 6 * len(blocks) + 2, head.shape[0], stem.shape[1]
-
-
-def _convert(
-  arrays: Mapping[str, np.ndarray], depth: int, num_classes: int, channels: int
-) -> Any:
+def _convert(arrays: Mapping[str, np.ndarray], found: Found) -> Any:
   """Returns variables of our network; compares every name and shape."""
-  net = models.resnet(depth, num_classes)
   # The shapes of weights do not depend on the size of images.
-  image = jnp.zeros((1, 1, 1, channels))
+  image = jnp.zeros((1, 1, 1, found.channels))
   expected = jax.eval_shape(
-    lambda: net.init(jax.random.key(0), image, train=False)
+    lambda: found.net.init(jax.random.key(0), image, train=False)
   )
   names = {
-    _torch_name(path): leaf
+    torch_names.torch_name(path, found.rules): leaf
     for path, leaf in selection.named_leaves(expected).items()
   }
+  network = found.metadata['network']
   # PyTorch needs the count of batches only for averages over all of them.
   given = {n for n in arrays if not n.endswith('num_batches_tracked')}
   if missing := names.keys() - given:
     raise ValueError(
-      f'it looks like resnet{depth} but lacks {_few(missing)}. Save the'
-      ' complete state dict.'
+      f'it looks like {network} but lacks {few(missing)}. Save the complete'
+      ' state dict.'
     )
   if unknown := given - names.keys():
     raise ValueError(
-      f'resnet{depth} does not have its tensors {_few(unknown)}. Remove them'
-      ' from the state dict.'
+      f'{network} does not have its tensors {few(unknown)}. Remove them from'
+      ' the state dict.'
     )
   return jax.tree.unflatten(
     jax.tree.structure(expected),
-    [_leaf(name, arrays[name], like.shape) for name, like in names.items()],
+    [
+      _leaf(name, arrays[name], like.shape, network)
+      for name, like in names.items()
+    ],
   )
 
 
-def _torch_name(path: str) -> str:
-  """Returns the PyTorch name of a variable.
-
-  It is `layer2.0.downsample.0.weight` for
-  `params/stage2/block0/shortcut/kernel`.
-  """
-  name = path.split('/', 1)[1]
-  for pattern, replacement in (
-    (r'^stem_norm', 'bn1'),
-    (r'^stem', 'conv1'),
-    (r'^head', 'fc'),
-    (r'^stage(\d)/block(\d+)', r'layer\1.\2'),
-    (r'shortcut_norm', 'downsample.1'),
-    (r'shortcut', 'downsample.0'),
-    (r'norm(\d)', r'bn\1'),
-    (r'(kernel|scale)$', 'weight'),
-    (r'(mean|var)$', r'running_\1'),
-    ('/', '.'),
-  ):
-    name = re.sub(pattern, replacement, name)
-  return name
-
-
-def _leaf(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _leaf(
+  name: str, array: np.ndarray, shape: tuple[int, ...], network: str
+) -> np.ndarray:
   """Returns float32 with axes (height, width, in, out) or (in, out)."""
   ours = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
   if ours.shape != shape:
     raise ValueError(
-      f'its tensor {name} becomes {ours.shape}, but the network has {shape}.'
-      ' The layers must have the sizes of a ResNet for CIFAR.'
+      f'its tensor {name} becomes {ours.shape}, but {network} has {shape}.'
+      f' The layers must have the sizes of {network}.'
     )
   if not jnp.issubdtype(ours.dtype, jnp.floating):
     raise ValueError(f'its tensor {name} is {ours.dtype}. Save it as float32.')
@@ -201,9 +161,3 @@ def _leaf(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
       ' weights of a network that has not diverged.'
     )
   return ours
-
-
-def _few(names: Iterable[str], count: int = 4) -> str:
-  names = sorted(names)
-  rest = f' and {len(names) - count} more' if len(names) > count else ''
-  return ', '.join(names[:count]) + rest

@@ -1,13 +1,14 @@
 """The weights and batch statistics that a run starts from."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from experiments.build.networks import network_options
 from experiments.common.errors import InvalidError
 from experiments.records import torch_weights
 from mq_jax import selection
@@ -53,6 +54,7 @@ def initial_variables(
     variables = jax.jit(random_variables)()
     return variables['params'], variables['batch_stats']
   model = torch_weights.load_any(pathlib.Path(base).expanduser())
+  _check_options(config, base, model.metadata)
   expected = jax.eval_shape(random_variables)
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   is_fresh = []
@@ -80,6 +82,25 @@ def initial_variables(
           f' {_remedy(path)}.'
         )
   return variables['params'], variables['batch_stats']
+
+
+def _check_options(
+  config: ConfigDict, base: str, metadata: Mapping[str, str]
+) -> None:
+  """Refuses a base model whose network has other options.
+
+  Some of them, such as the padding, do not change the shape of any array.
+  """
+  if metadata.get('network') != config.network:
+    return  # The shapes of the arrays differ.
+  for name, value in network_options(config).items():
+    recorded = metadata.get(name, value)
+    if recorded != value:
+      raise InvalidError(
+        f'config.pretrained={base!r} was made for config.{name}={recorded}, but'
+        f' this run has config.{name}={value}: set --config.{name}={recorded},'
+        ' or use another file.'
+      )
 
 
 def _remedy(path: str) -> str:

@@ -14,7 +14,7 @@ from experiments.build import losses
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
 from experiments.build.key import subset
-from experiments.build.networks import make_network
+from experiments.build.networks import make_network, network_options
 from experiments.common import parallel
 from experiments.common.console import counted
 from experiments.common.errors import InvalidError
@@ -322,7 +322,7 @@ def _save_models(
     'dataset': config.dataset,
     'num_classes': str(num_classes),
     'activations': activation_label(config),
-  }
+  } | network_options(config)
   # The first trial comes last: its file marks a run as complete.
   for trial, seed in reversed(list(enumerate(steps.seeds))):
     trial_state, measured = parallel.pick(state, trial), by_trial[trial]

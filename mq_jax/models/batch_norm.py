@@ -57,6 +57,7 @@ class BatchNorm(nn.Module):
     *,
     shortcut: Array | None = None,
     relu: bool = False,
+    top: float = math.inf,
   ) -> Array:
     """Normalises a batch, adds a shortcut and applies a ReLU.
 
@@ -66,6 +67,8 @@ class BatchNorm(nn.Module):
         statistics; `apply` then needs `mutable=['batch_stats']`.
       shortcut: Array of the shape of `x`, added to the normalised batch.
       relu: If True, apply a ReLU last.
+      top: Positive number at which the ReLU clips, such as 6 for ReLU6. The
+        gradient is 1 strictly between 0 and `top`, and 0 elsewhere.
 
     Returns:
       Array of the shape of `x`, in `dtype`.
@@ -76,6 +79,7 @@ class BatchNorm(nn.Module):
     """
     wide = jnp.promote_types(jnp.float32, self.dtype)
     shape = (x.shape[-1],)
+    clip = top if relu else None
     scale = self.param('scale', nn.initializers.ones_init(), shape, wide)
     if self.has_variable('params', 'shift'):
       if train:
@@ -84,7 +88,7 @@ class BatchNorm(nn.Module):
           ' before fold_norms.'
         )
       shift: Array = self.get_variable('params', 'shift')
-      return _affine(relu, self.dtype, x, None, scale, shift, shortcut)
+      return _affine(clip, self.dtype, x, None, scale, shift, shortcut)
     bias = self.param('bias', nn.initializers.zeros_init(), shape, wide)
     stats = 'batch_stats'
     running_mean = self.variable(stats, 'mean', jnp.zeros, shape, wide)
@@ -93,7 +97,7 @@ class BatchNorm(nn.Module):
     if not train:
       factor = scale * lax.rsqrt(running_var.value + self.epsilon)
       return _affine(
-        relu, self.dtype, x, running_mean.value, factor, bias, shortcut
+        clip, self.dtype, x, running_mean.value, factor, bias, shortcut
       )
     count = math.prod(x.shape[:-1])
     if count < 2:
@@ -102,7 +106,7 @@ class BatchNorm(nn.Module):
         ' variance. Train on larger batches.'
       )
     y, mean, var = _normalise(
-      relu, self.dtype, self.epsilon, x, scale, bias, shortcut
+      clip, self.dtype, self.epsilon, x, scale, bias, shortcut
     )
     # The batch of `init` only determines shapes; it is not a training batch.
     if not self.is_initializing():
@@ -147,7 +151,7 @@ def batch_statistics(
 
 
 def _affine(
-  relu: bool,
+  clip: float | None,
   dtype: Any,
   x: Array,
   mean: Array | None,
@@ -155,7 +159,10 @@ def _affine(
   bias: Array,
   shortcut: Array | None,
 ) -> Array:
-  """Returns relu((x − mean) · factor + bias + shortcut)."""
+  """Returns (x − mean) · factor + bias + shortcut, from 0 to `clip`.
+
+  None as `clip` means that there is no ReLU.
+  """
   x = x.astype(factor.dtype)
   if mean is not None:
     # Subtracting mean · factor from the bias instead would cancel digits.
@@ -163,22 +170,31 @@ def _affine(
   y = x * _last(factor, x) + _last(bias, x)
   if shortcut is not None:
     y = y + shortcut.astype(y.dtype)
-  return (jnp.maximum(y, 0) if relu else y).astype(dtype)
+  if clip is not None:
+    # Both forms have the same values. The gradient of a minimum is 1/2 where
+    # both numbers are equal.
+    y = jnp.maximum(y, 0) if math.isinf(clip) else _clipped(y, clip)
+  return y.astype(dtype)
+
+
+def _clipped(y: Array, top: float) -> Array:
+  # The comparisons are False for NaN, which stays NaN.
+  return jnp.where(y <= 0, 0, jnp.where(y >= top, top, y))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _normalise(
-  relu: bool, dtype: Any, epsilon: float, *inputs: Any
+  clip: float | None, dtype: Any, epsilon: float, *inputs: Any
 ) -> tuple[Array, Array, Array]:
   """Returns the result, and the mean and biased variance of the batch.
 
   `inputs` are x, scale, bias and shortcut, as in `_normalise_fwd`.
   """
-  return _normalise_fwd(relu, dtype, epsilon, *inputs)[0]
+  return _normalise_fwd(clip, dtype, epsilon, *inputs)[0]
 
 
 def _normalise_fwd(
-  relu: bool,
+  clip: float | None,
   dtype: Any,
   epsilon: float,
   x: Array,
@@ -193,7 +209,7 @@ def _normalise_fwd(
   var = jnp.mean(jnp.square(wide - _last(mean, x)), axis=axes)
   inverse = lax.rsqrt(var + epsilon)
   y = materialize(
-    functools.partial(_affine, relu, dtype),
+    functools.partial(_affine, clip, dtype),
     x,
     mean,
     scale * inverse,
@@ -203,19 +219,25 @@ def _normalise_fwd(
   )
   # The backward pass needs the dtype of the shortcut, not the shortcut.
   like = None if shortcut is None else jnp.zeros((), shortcut.dtype)
-  residuals = x, mean, inverse, scale, y if relu else None, like
+  kept = None if clip is None else y
+  residuals = x, mean, inverse, scale, kept, like
   return (y, mean, var), residuals
 
 
 def _normalise_bwd(
-  relu: bool, _dtype: Any, _epsilon: float, residuals: Any, cotangents: Any
+  clip: float | None,
+  _dtype: Any,
+  _epsilon: float,
+  residuals: Any,
+  cotangents: Any,
 ) -> tuple[Array, Array, Array, Array | None]:
   x, mean, inverse, scale, y, like = residuals
   g, g_mean, g_var = cotangents
   axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
   g = g.astype(scale.dtype)
-  if relu:
-    g = jnp.where(y > 0, g, 0)
+  if clip is not None:
+    inside = y > 0 if math.isinf(clip) else (y > 0) & (y < clip)
+    g = jnp.where(inside, g, 0)
   centred = x.astype(scale.dtype) - _last(mean, x)
   normal = centred * _last(inverse, x)
   d_bias = jnp.sum(g, axis=axes)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from mq_jax.models.batch_norm import BatchNorm
 from mq_jax.models.cpu.bit_convolution import bit_conv_general_dilated
 from mq_jax.models.cpu.convolution import conv_general_dilated
+from mq_jax.models.cpu.depthwise import depthwise_conv_general_dilated
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -18,6 +19,9 @@ HE = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 LECUN = nn.initializers.lecun_normal()
 # Uniform up to √(1.5 / (fan_in + fan_out)), half of Glorot's bound.
 HALF_GLOROT = nn.initializers.variance_scaling(0.25, 'fan_avg', 'uniform')
+# Where a convolution with stride 2 pads: on all sides as in PyTorch, or as
+# TensorFlow's 'SAME', which pads only below and to the right if sides are even.
+PADDINGS = ('torch', 'same')
 
 
 def conv(
@@ -28,6 +32,7 @@ def conv(
   name: str,
   kernel_init: Initializer = HE,
   count_bits: bool = False,
+  padding: str = 'torch',
 ) -> nn.Conv:
   """Returns a convolution without bias that divides the sides by `stride`.
 
@@ -39,15 +44,13 @@ def conv(
     name: Name of the submodule.
     kernel_init: Initializer of the kernel.
     count_bits: True if input and kernel are ±1, so that CPUs count bits.
+    padding: One of `PADDINGS`.
   """
-  # 'SAME' with stride 2 pads only below and to the right, so the weights of a
-  # pretrained network would read other pixels than in training.
-  pad = size // 2
   return nn.Conv(
     features,
     (size, size),
     strides=stride,
-    padding=((pad, pad), (pad, pad)),
+    padding=_pads(size, padding),
     use_bias=False,
     dtype=dtype,
     param_dtype=jnp.promote_types(jnp.float32, dtype),
@@ -57,6 +60,45 @@ def conv(
     ),
     name=name,
   )
+
+
+def depthwise_conv(
+  features: int,
+  size: int,
+  stride: int,
+  dtype: Any,
+  name: str,
+  padding: str = 'torch',
+) -> nn.Conv:
+  """Returns a convolution with one filter per channel, as `conv` otherwise.
+
+  Args:
+    features: Number of channels of the input and of the output.
+    size: Both sides of the kernel, whose shape is `(size, size, 1, features)`.
+    stride: Stride in both directions.
+    dtype: Dtype in which the layer computes; parameters are at least float32.
+    name: Name of the submodule.
+    padding: One of `PADDINGS`.
+  """
+  return nn.Conv(
+    features,
+    (size, size),
+    strides=stride,
+    padding=_pads(size, padding),
+    feature_group_count=features,
+    use_bias=False,
+    dtype=dtype,
+    param_dtype=jnp.promote_types(jnp.float32, dtype),
+    kernel_init=HE,
+    conv_general_dilated=depthwise_conv_general_dilated,
+    name=name,
+  )
+
+
+def _pads(size: int, padding: str) -> str | tuple[tuple[int, int], ...]:
+  """Returns the argument `padding` of `flax.linen.Conv`."""
+  # The weights of a pretrained network need the padding of their training.
+  return 'SAME' if padding == 'same' else ((size // 2, size // 2),) * 2
 
 
 def dense(

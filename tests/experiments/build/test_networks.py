@@ -18,7 +18,7 @@ from tests.experiments import tiny
 @pytest.mark.parametrize('depth', [8, 20, 32, 44, 56, 110])
 def test_make_network_has_depth_and_classes_of_config(depth):
   net = make_network(tiny.config(network=f'resnet{depth}'), 100)
-  assert (net.blocks, net.num_classes) == ((depth - 2) // 6, 100)
+  assert (net.blocks, net.num_classes) == (((depth - 2) // 6,) * 3, 100)
   assert f'resnet{depth}' in KEYS['network'].choices
 
 
