@@ -13,7 +13,11 @@ from experiments.data.batches import Floats3
 from experiments.data.on_device import READS, ImageSet, device_pipeline
 from experiments.data.photo_pipeline import READS as PHOTO_READS
 from experiments.data.photo_pipeline import PhotoSet, photo_pipeline
-from experiments.data.photo_sets import check_photo_keys, read_folder
+from experiments.data.photo_sets import (
+  check_photo_keys,
+  read_folder,
+  read_imagenet,
+)
 from experiments.data.pipeline import Pipeline
 from experiments.data.store import find_prepared, read_prepared
 
@@ -110,6 +114,7 @@ DATASETS = {
   'cifar100': _cifar('cifar100', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   'digits': _in_memory(_digits),
   'folder': _photographs(read_folder),
+  'imagenet': _photographs(read_imagenet),
 }
 
 

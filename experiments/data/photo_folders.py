@@ -36,7 +36,7 @@ class File(NamedTuple):
 
 
 class Folder(NamedTuple):
-  """The photographs of a folder, sorted by path within each split.
+  """The photographs of a folder, sorted by class and path in each split.
 
   Attributes:
     root: The folder.
@@ -110,9 +110,8 @@ def _list_test(
   if not found and read_labels is not None:
     labels = read_labels(root / name, classes)
     files = _files(root, name, 0, ignored)
-    return tuple(
-      file._replace(label=_label_of(file, labels, root)) for file in files
-    )
+    labelled = (f._replace(label=_label_of(f, labels, root)) for f in files)
+    return tuple(sorted(labelled, key=lambda file: (file.label, file.path)))
   if found != classes:
     missing = sorted(set(classes) - set(found))
     extra = sorted(set(found) - set(classes))

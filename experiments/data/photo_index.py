@@ -120,7 +120,7 @@ def index_folder(
   if index != old:
     _write(path, index)
   if damaged and not skip_damaged:
-    raise InvalidError(_damage_message(folder.root, damaged, command))
+    raise InvalidError(damage_message(folder.root, damaged, command))
   return Indexed(_without_left_out(folder, index), index)
 
 
@@ -175,9 +175,14 @@ def _without_left_out(folder: Folder, index: Index) -> Folder:
   return folder._replace(train=kept(folder.train), test=kept(folder.test))
 
 
-def _damage_message(
-  root: Path, damaged: Mapping[str, str], command: str
-) -> str:
+def damage_message(root: Path, damaged: Mapping[str, str], command: str) -> str:
+  """Returns the message about damaged photographs, with both remedies.
+
+  Args:
+    root: Folder of the photographs.
+    damaged: What is wrong, by the path below the folder.
+    command: Command that prepares the folder.
+  """
   lines = [
     f'  {root / name}: {text}'
     for name, text in sorted(damaged.items())[:_SHOWN]
