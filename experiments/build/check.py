@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build.base_model import is_from_scratch
 from experiments.build.estimators import ESTIMATORS
-from experiments.build.key import check_value
+from experiments.build.key import check_value, subset
 from experiments.build.methods import METHODS
 from experiments.build.networks import make_network
 from experiments.build.parts import RunParts, make_parts
@@ -48,6 +48,8 @@ def check(config: ConfigDict) -> None:
   of_network = ('network', 'quantizer', 'activation_quantizer')
   entries = (e for name in of_network for e in TABLES[name].values())
   check_effect(config, {name for entry in entries for name in entry.reads})
+  dataset = DATASETS[config.dataset]
+  dataset.check(subset(config, dataset.reads))
   _check_seeds(config)
   _check_quantizer(config)
   _check_estimator(config)
@@ -143,7 +145,7 @@ def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   """Refuses rules and estimators that do not fit the leaves of the network."""
   if not config.float_layers and not ESTIMATORS[config.estimator].needs_shapes:
     return
-  params = _param_shapes(net, DATASETS[config.dataset].image_shape)
+  params = _param_shapes(net, DATASETS[config.dataset].image_shape(config))
   selected = selection.select(params, parts.rules)
   leaves = selection.named_leaves(params)
   jax.eval_shape(

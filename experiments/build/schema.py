@@ -17,6 +17,7 @@ from experiments.build.methods import METHODS
 from experiments.build.networks import ACTIVATION_QUANTIZERS, DTYPES, NETWORKS
 from experiments.common.errors import ConfigError, InvalidError
 from experiments.data.datasets import DATASETS
+from experiments.data.photo_pipeline import PIXELS
 from mq_jax.estimators import stacks
 from mq_jax.estimators.features import FEATURES
 from mq_jax.models.layers import PADDINGS
@@ -70,6 +71,29 @@ KEYS: dict[str, Key] = {
   ),
   'holdout': Key(
     0, 'Training images to test on instead of the test set.', least=0, base=True
+  ),
+  'image_size': Key(
+    224, 'Side of the crops of photographs, in pixels.', least=8, base=True
+  ),
+  'resize': Key(
+    256,
+    'Short side in pixels that test photographs are scaled to.',
+    least=8,
+    base=True,
+  ),
+  'pixels': Key(
+    'imagenet',
+    'Scale of pixels; imagenet: minus mean, over deviation of each channel;'
+    ' half: (pixel - 128) / 128.',
+    choices=PIXELS,
+    base=True,
+  ),
+  'workers': Key(
+    0,
+    'Threads that decode photographs; 0: one per CPU.',
+    least=0,
+    identity=False,
+    base=True,
   ),
   'dtype': Key(
     'float32',

@@ -61,7 +61,7 @@ class File(NamedTuple):
 
 
 class SourceError(InvalidError):
-  """The source is not a complete CIFAR set."""
+  """The source is not a complete data set."""
 
 
 class _TooLargeError(Exception):
@@ -115,7 +115,7 @@ def open_archive(source: Path, again: str) -> Iterator[Mapping[str, File]]:
     OSError: If the disk fails.
   """
   with contextlib.ExitStack() as stack:
-    with _errors(source, again):
+    with tar_errors(source, again):
       file: Any = stack.enter_context(source.open('rb'))
       is_gzip = file.read(2) == _GZIP
       file.seek(0)
@@ -123,7 +123,9 @@ def open_archive(source: Path, again: str) -> Iterator[Mapping[str, File]]:
         file = stack.enter_context(gzip.GzipFile(fileobj=file))
       bounded: Any = _Bounded(file)
       tar = stack.enter_context(
-        tarfile.open(fileobj=bounded, mode='r:', tarinfo=_counting_headers())
+        tarfile.open(
+          fileobj=bounded, mode='r:', tarinfo=counting_headers(HEADERS)
+        )
       )
       # Links and devices are left out, and paths of members are not used.
       members = [m for m in tar if m.isreg() and not m.issparse()]
@@ -133,7 +135,7 @@ def open_archive(source: Path, again: str) -> Iterator[Mapping[str, File]]:
         pass
 
     def read(member: tarfile.TarInfo) -> bytes:
-      with _errors(source, again):
+      with tar_errors(source, again):
         content = tar.extractfile(member)
         assert content is not None  # It is None for links and devices only.
         return content.read()
@@ -144,8 +146,12 @@ def open_archive(source: Path, again: str) -> Iterator[Mapping[str, File]]:
     }
 
 
-def _counting_headers() -> type[tarfile.TarInfo]:
-  """Returns a class of headers that are bounded in number and length."""
+def counting_headers(most: int) -> type[tarfile.TarInfo]:
+  """Returns a class of headers that are bounded in number and length.
+
+  Args:
+    most: Maximum number of headers.
+  """
   count = 0
 
   class Header(tarfile.TarInfo):
@@ -154,8 +160,8 @@ def _counting_headers() -> type[tarfile.TarInfo]:
       nonlocal count
       header = super().frombuf(buf, encoding, errors)
       count += 1
-      if count > HEADERS:
-        raise _TooLargeError(f'it has more than {HEADERS} headers')
+      if count > most:
+        raise _TooLargeError(f'it has more than {most} headers')
       fits = 0 <= header.size <= LONGEST_HEADER
       if header.type in _EXTENDED and not fits:
         raise _TooLargeError(f'it has a header of {header.size} bytes')
@@ -167,12 +173,18 @@ def _counting_headers() -> type[tarfile.TarInfo]:
 
 
 @contextlib.contextmanager
-def _errors(source: Path, again: str) -> Iterator[None]:
+def tar_errors(source: Path, again: str) -> Iterator[None]:
+  """Replaces the errors of a damaged archive by `SourceError`.
+
+  Args:
+    source: Path of the archive, for the message.
+    again: What to do if it is damaged.
+  """
   try:
     yield
   except _TooLargeError as error:
     raise SourceError(
-      f'{source} is not a CIFAR archive: {error}. {again}'
+      f'{source} is not an official archive: {error}. {again}'
     ) from error
   except _DAMAGE as error:
     if isinstance(error, OSError) and error.errno:

@@ -1,4 +1,4 @@
-"""Declares the data sets: CIFAR-10, CIFAR-100 and scikit-learn's digits."""
+"""Declares the data sets: CIFAR, scikit-learn's digits, and photographs."""
 
 import os
 from collections.abc import Callable
@@ -11,6 +11,13 @@ from ml_collections import ConfigDict
 from experiments.common.errors import InvalidError
 from experiments.data.batches import Floats3
 from experiments.data.on_device import READS, ImageSet, device_pipeline
+from experiments.data.photo_pipeline import READS as PHOTO_READS
+from experiments.data.photo_pipeline import PhotoSet, photo_pipeline
+from experiments.data.photo_sets import (
+  check_photo_keys,
+  read_folder,
+  read_imagenet,
+)
 from experiments.data.pipeline import Pipeline
 from experiments.data.store import find_prepared, read_prepared
 
@@ -21,24 +28,28 @@ class Dataset(NamedTuple):
   """The declaration of a data set.
 
   Attributes:
-    image_shape: Height, width and channels of the images.
+    image_shape: `(keys) -> (height, width, channels)` of the images. `keys` has
+      at least the keys in `reads`.
     pipeline: `(keys, mesh) -> Pipeline` of a run. `keys` has the keys in
       `reads`, and each batch is split over the devices of the mesh.
     reads: Configuration keys that the pipeline depends on.
     load: `(data_dir) -> ImageSet`, for code that needs the raw pixels, such as
       `experiments.deploy`; None if the set does not fit into memory.
+    check: `(keys) -> None`. It raises a `ConfigError` if keys in `reads` do not
+      fit each other, and reads no files.
   """
 
-  image_shape: tuple[int, int, int]
+  image_shape: Callable[[ConfigDict], tuple[int, int, int]]
   pipeline: Callable[[ConfigDict, Mesh], Pipeline]
   reads: tuple[str, ...]
   load: Callable[[DataDir], ImageSet] | None = None
+  check: Callable[[ConfigDict], None] = lambda keys: None
 
 
 def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
   """Declares a data set of 32x32 images that fits into a device's memory."""
   return Dataset(
-    (32, 32, 3),
+    lambda keys: (32, 32, 3),
     lambda keys, mesh: device_pipeline(load(keys.data_dir), keys, mesh),
     ('data_dir', *READS),
     load,
@@ -85,6 +96,16 @@ def _digits(data_dir: DataDir) -> ImageSet:
   )
 
 
+def _photographs(read: Callable[[ConfigDict], PhotoSet]) -> Dataset:
+  """Declares a data set of photographs, which are decoded for each batch."""
+  return Dataset(
+    lambda keys: (keys.image_size, keys.image_size, 3),
+    lambda keys, mesh: photo_pipeline(read(keys), keys, mesh),
+    ('data_dir', *PHOTO_READS),
+    check=check_photo_keys,
+  )
+
+
 # The means and deviations are those of the authors' code.
 DATASETS = {
   'cifar10': _cifar(
@@ -92,6 +113,8 @@ DATASETS = {
   ),
   'cifar100': _cifar('cifar100', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   'digits': _in_memory(_digits),
+  'folder': _photographs(read_folder),
+  'imagenet': _photographs(read_imagenet),
 }
 
 

@@ -57,14 +57,27 @@ def hold_out(images: ImageSet, count: int) -> ImageSet:
   """
   if not count:
     return images
-  order = np.random.default_rng(0).permutation(len(images.train_labels))
-  test, train = np.sort(order[:count]), np.sort(order[count:])
+  test, train = held_out(len(images.train_labels), count)
   return images._replace(
     train_images=images.train_images[train],
     train_labels=images.train_labels[train],
     test_images=images.train_images[test],
     test_labels=images.train_labels[test],
   )
+
+
+def held_out(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Divides training images; the same arguments give the same division.
+
+  Args:
+    size: Number of training images.
+    count: Number of images to test on.
+
+  Returns:
+    The places of the images to test on and of the others, each ascending.
+  """
+  order = np.random.default_rng(0).permutation(size)
+  return np.sort(order[:count]), np.sort(order[count:])
 
 
 def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
@@ -79,7 +92,7 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     ConfigError: If the data set has fewer images than a batch, or the devices
       cannot split a batch evenly.
   """
-  _check_sizes(images, keys, mesh)
+  check_sizes(len(images.train_labels), keys, mesh)
   images = hold_out(images, keys.holdout)
   size = len(images.train_labels)
   steps_per_epoch = batches.steps_per_epoch(size, keys.batch_size)
@@ -158,9 +171,18 @@ def _from_traced(
   return train
 
 
-def _check_sizes(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> None:
-  """Refuses a batch that the data cannot fill or the devices cannot split."""
-  devices, available = mesh.size, len(images.train_labels)
+def check_sizes(available: int, keys: ConfigDict, mesh: Mesh) -> None:
+  """Refuses a batch that the data cannot fill or the devices cannot split.
+
+  Args:
+    available: Number of training images before images are held out.
+    keys: Configuration with at least 'batch_size' and 'holdout'.
+    mesh: Devices that each batch is split over.
+
+  Raises:
+    ConfigError: If a batch or the test has too many images.
+  """
+  devices = mesh.size
   if keys.batch_size % devices:
     raise ConfigError(
       f'config.batch_size={keys.batch_size} must be a multiple of {devices},'

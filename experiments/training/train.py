@@ -166,7 +166,7 @@ def _run(
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
-    config, net, DATASETS[config.dataset].image_shape, base
+    config, net, DATASETS[config.dataset].image_shape(config), base
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
   if message:

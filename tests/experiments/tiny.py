@@ -125,7 +125,9 @@ def last_checkpoint(config, folder):
   """Returns the newest checkpoint of a run; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
-  random = variables(net, image_shape=DATASETS[config.dataset].image_shape)
+  random = variables(
+    net, image_shape=DATASETS[config.dataset].image_shape(config)
+  )
   steps = make_steps(
     config, pipeline, net, random['params'], random['batch_stats']
   )

@@ -134,7 +134,9 @@ def stream(keys, mesh):
   )
 
 
-DATASET = datasets.Dataset(SHAPE, stream, ('data_dir', 'batch_size'))
+DATASET = datasets.Dataset(
+  lambda keys: SHAPE, stream, ('data_dir', 'batch_size')
+)
 
 
 def declare(monkeypatch):

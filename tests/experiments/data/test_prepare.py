@@ -583,7 +583,8 @@ def report(text, total):
   return advance
 
 source, root, stage = sys.argv[1:]
-prepare_data.prepare = lambda source, root, **unused: prepare.prepare(
+original = prepare.prepare
+prepare.prepare = lambda source, root, **unused: original(
   source, root, sizes=cifar_archives.Sizes(50, 20), report=report)
 sys.exit(prepare_data.main(['--source', source, '--data_dir', root]))
 """

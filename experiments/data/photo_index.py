@@ -1,0 +1,259 @@
+"""The index of a folder: which photographs were decoded once, without error.
+
+The index is a file in the folder. It is a memory of inspections, by path, size
+and time of change: photographs that it does not contain are inspected.
+"""
+
+import collections
+import logging
+import os
+import shlex
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.common import files
+from experiments.common.errors import InvalidError, MissingError
+from experiments.data.photo_folders import File, Folder
+from experiments.data.photographs import (
+  KINDS,
+  BadImageError,
+  Inspection,
+  inspect,
+)
+from experiments.data.prefetch import cpu_count, map_bounded
+from mq_jax.files import content_digest, open_atomic
+
+NAME = 'mq_jax_index.npz'
+# Most photographs that a start of training inspects itself.
+LARGEST_UNPREPARED = 20_000
+_VERSION = 1
+_SHOWN = 10
+_CHUNK = 16  # Photographs per task.
+
+Advance = Callable[[int], object]
+Report = Callable[[str, int], Advance]
+
+
+class Entry(NamedTuple):
+  """What the index knows of a file.
+
+  Attributes:
+    size: Number of bytes.
+    modified: Time of the last change in nanoseconds.
+    orientation: Value of EXIF's tag, 1 to 8; 0 for a file to leave out.
+    kinds: Conversions that decoding applies, bit i for `KINDS[i]`.
+  """
+
+  size: int
+  modified: int
+  orientation: int
+  kinds: int
+
+
+Index = dict[str, Entry]
+
+
+class Indexed(NamedTuple):
+  """The photographs of a folder that can be decoded.
+
+  Attributes:
+    folder: The folder, without the files that the index leaves out.
+    entries: Entry of each file, also of those left out.
+  """
+
+  folder: Folder
+  entries: Index
+
+
+def quiet(text: str, total: int) -> Advance:
+  """Reports nothing."""
+  del text, total
+  return lambda n: None
+
+
+def index_folder(
+  folder: Folder,
+  command: str,
+  *,
+  skip_damaged: bool = False,
+  most: int | None = None,
+  report: Report = quiet,
+) -> Indexed:
+  """Inspects the files of a folder that its index does not know.
+
+  Args:
+    folder: Folder to inspect.
+    command: Command that prepares the folder, for messages.
+    skip_damaged: Leave damaged files out instead of raising an error.
+    most: Most files to inspect; None for any number.
+    report: Function `(text, total) -> advance`.
+
+  Raises:
+    MissingError: If more than `most` files are to be inspected.
+    InvalidError: If files are damaged.
+  """
+  path = folder.root / NAME
+  old = read_index(path)
+  listed = (*folder.train, *folder.test)
+  index = {f.path: old[f.path] for f in listed if _is_known(f, old)}
+  new = [file for file in listed if file.path not in index]
+  if most is not None and len(new) > most:
+    kind = 'not inspected yet' if not old else 'new or changed'
+    raise MissingError(
+      f'{len(new):,} photographs in {folder.root} are {kind}. Run\n'
+      f'  {command}\nonce, which decodes each of them.'
+    )
+  damaged: dict[str, str] = {}
+  if new:
+    logging.info('Inspecting %d photographs in %s.', len(new), folder.root)
+    damaged = _inspect(folder.root, new, index, report('inspecting', len(new)))
+  if skip_damaged:
+    known = {file.path: file for file in new}
+    for name in damaged:
+      file = known[name]
+      index[name] = Entry(file.size, file.modified, 0, 0)
+  if index != old:
+    _write(path, index)
+  if damaged and not skip_damaged:
+    raise InvalidError(damage_message(folder.root, damaged, command))
+  return Indexed(_without_left_out(folder, index), index)
+
+
+def _is_known(file: File, index: Index) -> bool:
+  entry = index.get(file.path)
+  return entry is not None and entry[:2] == (file.size, file.modified)
+
+
+def _inspect(
+  root: Path, new: Sequence[File], index: Index, advance: Advance
+) -> dict[str, str]:
+  """Adds the entries of files; returns what is wrong with the others."""
+  damaged = {}
+
+  def inspect_all(
+    chunk: Sequence[File],
+  ) -> list[tuple[File, Inspection | str]]:
+    return [(file, _inspect_file(root / file.path)) for file in chunk]
+
+  chunks = [new[i : i + _CHUNK] for i in range(0, len(new), _CHUNK)]
+  workers = cpu_count()
+  with ThreadPoolExecutor(workers) as pool:
+    for found in map_bounded(pool, inspect_all, chunks, 4 * workers):
+      for file, result in found:
+        if isinstance(result, str):
+          damaged[file.path] = result
+        else:
+          index[file.path] = Entry(
+            file.size, file.modified, result.orientation, _bits(result.kinds)
+          )
+      advance(len(found))
+  return damaged
+
+
+def _inspect_file(path: Path) -> Inspection | str:
+  try:
+    return inspect(path.read_bytes())
+  except (BadImageError, PermissionError, FileNotFoundError) as error:
+    return str(error)
+
+
+def _bits(kinds: Iterable[str]) -> int:
+  return sum(1 << KINDS.index(kind) for kind in kinds)
+
+
+def _without_left_out(folder: Folder, index: Index) -> Folder:
+  """Returns the folder without files that the index leaves out."""
+
+  def kept(split: Sequence[File]) -> tuple[File, ...]:
+    return tuple(file for file in split if index[file.path].orientation)
+
+  return folder._replace(train=kept(folder.train), test=kept(folder.test))
+
+
+def damage_message(root: Path, damaged: Mapping[str, str], command: str) -> str:
+  """Returns the message about damaged photographs, with both remedies.
+
+  Args:
+    root: Folder of the photographs.
+    damaged: What is wrong, by the path below the folder.
+    command: Command that prepares the folder.
+  """
+  lines = [
+    f'  {root / name}: {text}'
+    for name, text in sorted(damaged.items())[:_SHOWN]
+  ]
+  if (more := len(damaged) - _SHOWN) > 0:
+    lines.append(f'  and {more:,} more')
+  listing = '\n'.join(lines)
+  files_are = 'file is' if len(damaged) == 1 else 'files are'
+  return (
+    f'{len(damaged):,} {files_are} not complete images:\n{listing}\n'
+    'Remove or replace them, or run\n'
+    f'  {command} --skip_damaged\n'
+    'which leaves them out.'
+  )
+
+
+def prepare_command(dataset: str, root: Path) -> str:
+  """Returns the command that prepares a folder."""
+  return (
+    f'python -m experiments.prepare_data --dataset {dataset} --source'
+    f' {shlex.quote(str(root))}'
+  )
+
+
+def count_kinds(indexed: Indexed) -> dict[str, int]:
+  """Returns the number of photographs that each conversion applies to."""
+  counts: collections.Counter[str] = collections.Counter()
+  for file in (*indexed.folder.train, *indexed.folder.test):
+    bits = indexed.entries[file.path].kinds
+    counts.update(kind for i, kind in enumerate(KINDS) if bits >> i & 1)
+  return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def read_index(path: Path) -> Index:
+  """Reads an index; returns {} if it is missing, damaged or of other code."""
+  try:
+    with np.load(path, allow_pickle=False) as content:
+      arrays = {name: content[name] for name in content.files}
+    digest = str(arrays.pop('digest'))
+    if digest != content_digest(arrays, _VERSION):
+      raise ValueError('its digest does not match its content')
+    names = os.fsdecode(arrays['paths'].tobytes()).split('\0')
+    columns = [arrays[name].tolist() for name in Entry._fields]
+    rows = zip(*columns, strict=True)
+    return dict(zip(names, (Entry(*row) for row in rows), strict=True))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    logging.warning('%s is not used, since it is damaged: %s', path, error)
+    return {}
+
+
+def _write(path: Path, index: Index) -> None:
+  """Writes an index; logs a warning if the folder is not writable."""
+  names = sorted(index)
+  arrays: dict[str, Any] = {
+    'paths': np.frombuffer(os.fsencode('\0'.join(names)), np.uint8),
+    **{
+      field: np.array([index[name][i] for name in names], np.int64)
+      for i, field in enumerate(Entry._fields)
+    },
+  }
+  digest = content_digest(arrays, _VERSION)
+  try:
+    files.remove_leftovers(path.parent, mine=False)
+    with open_atomic(path) as file:
+      np.savez(file, digest=np.array(digest), **arrays)
+  except OSError as error:
+    logging.warning(
+      '%s cannot be written (%s). Every start has to inspect the photographs'
+      ' again.',
+      path,
+      error,
+    )

@@ -1,0 +1,341 @@
+"""The pipeline of photographs on disk, which threads decode."""
+
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from experiments.common.errors import (
+  ConfigError,
+  MissingError,
+  UnreadableError,
+)
+from experiments.data import batches, crops
+from experiments.data.batches import Floats3
+from experiments.data.on_device import check_sizes, held_out
+from experiments.data.photographs import BadImageError, crop
+from experiments.data.pipeline import Batch, Examples, Pipeline
+from experiments.data.prefetch import cpu_count, prefetched
+
+# The configuration keys that `photo_pipeline` depends on.
+READS = (
+  *('batch_size', 'epoch_steps', 'holdout', 'augment', 'dtype'),
+  *('image_size', 'resize', 'pixels', 'workers'),
+)
+# Mean and deviation of each channel, with pixels in [0, 1].
+PIXELS: dict[str, tuple[Floats3, Floats3]] = {
+  'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  # (x − 128) / 128 of a pixel x in [0, 255].
+  'half': ((128 / 255,) * 3, (128 / 255,) * 3),
+}
+TRAIN_AHEAD, TEST_AHEAD = 3, 1  # Batches.
+LARGEST_KEPT = 2**30  # Bytes of decoded test images.
+_CHUNK = 4  # Photographs per task.
+_ORDER, _CROP = 0xDA7A0011, 0xDA7A0012
+
+Pixels = Callable[[int], np.ndarray]
+
+
+class Photos(NamedTuple):
+  """The photographs of a split.
+
+  Attributes:
+    read: `(i) -> bytes`, the content of the file of photograph i.
+    name: `(i) -> name` for messages.
+    labels: int32 of shape (N,).
+    orientations: Values of EXIF's tag, 1 to 8, of shape (N,).
+  """
+
+  read: Callable[[int], bytes]
+  name: Callable[[int], str]
+  labels: np.ndarray
+  orientations: np.ndarray
+
+
+class PhotoSet(NamedTuple):
+  """A data set of photographs.
+
+  Attributes:
+    classes: Name of each class, in the order of the labels.
+    train: Photographs to train on.
+    test: Photographs to test on; None if there are none.
+    place: Folder of the set, for messages.
+  """
+
+  classes: tuple[str, ...]
+  train: Photos
+  test: Photos | None
+  place: str
+
+
+def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
+  """Makes the pipeline of photographs that are decoded for each batch.
+
+  Args:
+    photos: Data set before photographs are held out.
+    keys: Configuration with at least the keys in `READS`.
+    mesh: Devices that each batch is split over. A process decodes only what its
+      own devices need.
+
+  Raises:
+    ConfigError: If there are no photographs to test on, fewer than a batch to
+      train on, or the devices cannot split a batch evenly.
+  """
+  check_sizes(len(photos.train.labels), keys, mesh)
+  train, test = _splits(photos, keys.holdout)
+  size, batch_size = len(train.labels), keys.batch_size
+  steps_per_epoch = batches.steps_per_epoch(size, batch_size)
+  steps_per_epoch = min(steps_per_epoch, keys.epoch_steps or steps_per_epoch)
+  # Its threads end when the pipeline is no longer used.
+  pool = ThreadPoolExecutor(keys.workers or cpu_count(), 'decode')
+  start = functools.partial(start_batch, pool, mesh, keys.image_size)
+  mean, std = PIXELS[keys.pixels]
+
+  @jax.jit
+  def normalise(image: jax.Array) -> jax.Array:
+    return batches.normalised(image, mean, std, keys.dtype)
+
+  def normalised(batch: Batch) -> Batch:
+    return batch | {'image': normalise(batch['image'])}
+
+  def train_batches(seed: int) -> Callable[[int], Batch]:
+    order_of = functools.lru_cache(2)(
+      lambda epoch: np.random.default_rng([seed, epoch, _ORDER]).permutation(
+        size
+      )
+    )
+
+    def start_train(number: int) -> Future[Batch]:
+      epoch, index = divmod(number, steps_per_epoch)
+      places = order_of(epoch)[index * batch_size :][:batch_size]
+
+      def pixels(row: int) -> np.ndarray:
+        if not keys.augment:
+          return test_pixels(train, keys, places[row])
+        rng = np.random.default_rng([seed, number, row, _CROP])
+        return train_pixels(train, keys, places[row], rng)
+
+      return start(pixels, {'label': train.labels[places]})
+
+    return prefetched(start_train, TRAIN_AHEAD)
+
+  seeds: dict[int, Callable[[int], Batch]] = {}
+
+  def train_batch(seed: int, number: int) -> Batch:
+    if seed not in seeds:
+      seeds[seed] = train_batches(seed)
+    return normalised(seeds[seed](number))
+
+  def examples(split: Photos) -> Examples:
+    return _examples(split, keys, start, normalised)
+
+  return Pipeline(
+    steps_per_epoch=steps_per_epoch,
+    classes=photos.classes,
+    train=train_batch,
+    evaluate=examples(test),
+    calibrate=examples(train),
+  )
+
+
+def train_pixels(
+  photos: Photos, keys: ConfigDict, place: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Returns a random crop of a photograph, mirrored with probability 1/2."""
+  is_mirrored = rng.random() < 0.5
+  pixels = _decoded(
+    photos, keys, place, functools.partial(crops.random_box, rng)
+  )
+  return pixels[:, ::-1] if is_mirrored else pixels
+
+
+def test_pixels(photos: Photos, keys: ConfigDict, place: int) -> np.ndarray:
+  """Returns the central crop of a photograph."""
+  return _decoded(
+    photos,
+    keys,
+    place,
+    functools.partial(
+      crops.central_box, resize=keys.resize, size=keys.image_size
+    ),
+  )
+
+
+def _decoded(
+  photos: Photos,
+  keys: ConfigDict,
+  place: int,
+  choose: Callable[[int, int], crops.Box],
+) -> np.ndarray:
+  remedy = 'Restore the file, or prepare the data set again.'
+  try:
+    return crop(
+      photos.read(place),
+      int(photos.orientations[place]),
+      choose,
+      keys.image_size,
+    )
+  except FileNotFoundError as error:
+    raise MissingError(
+      f'{photos.name(place)} was removed during the run. {remedy}'
+    ) from error
+  except (OSError, BadImageError) as error:
+    raise UnreadableError(
+      f'{photos.name(place)} was readable when the data set was prepared, but'
+      f' is not now: {error}. {remedy}'
+    ) from error
+
+
+def _splits(photos: PhotoSet, holdout: int) -> tuple[Photos, Photos]:
+  """Returns the photographs to train on and those to test on."""
+  if not holdout:
+    if photos.test is None:
+      raise ConfigError(
+        f'{photos.place} has no photographs to test on. Add a folder val with'
+        ' the class folders of train, or set config.holdout to the number of'
+        ' training photographs to test on instead.'
+      )
+    return photos.train, photos.test
+  test, train = held_out(len(photos.train.labels), holdout)
+  return _subset(photos.train, train), _subset(photos.train, test)
+
+
+def _subset(photos: Photos, places: np.ndarray) -> Photos:
+  return Photos(
+    lambda i: photos.read(places[i]),
+    lambda i: photos.name(places[i]),
+    photos.labels[places],
+    photos.orientations[places],
+  )
+
+
+def _examples(
+  photos: Photos,
+  keys: ConfigDict,
+  start: Callable[..., Future[Batch]],
+  normalised: Callable[[Batch], Batch],
+) -> Examples:
+  """Makes the test on the photographs of a split."""
+  size = len(photos.labels)
+  shape = (size, keys.image_size, keys.image_size, 3)
+  # Memory is taken only where pixels are written.
+  is_kept = np.prod(shape, dtype=np.int64) <= LARGEST_KEPT
+  kept = np.empty(shape if is_kept else 0, np.uint8)
+  has = np.zeros(size, bool)
+
+  def start_test(batch_size: int, index: int) -> Future[Batch]:
+    places = index * batch_size + np.arange(batch_size)
+    is_real = places < size
+    places = np.minimum(places, size - 1)
+
+    def pixels(row: int) -> np.ndarray | None:
+      place = places[row]
+      if not is_real[row]:
+        return None
+      if not is_kept:
+        return test_pixels(photos, keys, place)
+      if not has[place]:
+        kept[place] = test_pixels(photos, keys, place)
+        has[place] = True
+      return kept[place]
+
+    labels, mask = photos.labels[places], is_real.astype(np.float32)
+    return start(pixels, {'label': labels, 'mask': mask})
+
+  @functools.lru_cache
+  def batches_of(batch_size: int) -> Callable[[int], Batch]:
+    return prefetched(
+      functools.partial(start_test, batch_size),
+      TEST_AHEAD,
+      -(-size // batch_size),
+    )
+
+  def batch(index: int, batch_size: int) -> Batch:
+    return normalised(batches_of(batch_size)(index))
+
+  return Examples(size, batch)
+
+
+def start_batch(
+  pool: Executor,
+  mesh: Mesh,
+  image_size: int,
+  pixels: Callable[[int], np.ndarray | None],
+  columns: dict[str, np.ndarray],
+) -> Future[Batch]:
+  """Starts to decode a batch, which then goes to the devices.
+
+  Args:
+    pool: Threads.
+    mesh: Devices. They share a batch evenly or, if they cannot, all get it.
+    image_size: Side of the images in pixels.
+    pixels: `(row) -> pixels` of a row of the batch; None leaves it black.
+    columns: Other arrays of the batch, with a leading axis of rows.
+
+  Returns:
+    The batch, its 'image' uint8. It has the error of the first row that failed.
+  """
+  count = len(columns['label'])
+  is_even = count % mesh.size == 0
+  sharding = NamedSharding(mesh, PartitionSpec('data' if is_even else None))
+  # Other processes decode the rows of their own devices.
+  owned = sharding.addressable_devices_indices_map((count,)).values()
+  rows = np.unique(np.concatenate([np.arange(count)[i] for i in owned]))
+  images = np.zeros((len(rows), image_size, image_size, 3), np.uint8)
+  place_of = np.zeros(count, int)
+  place_of[rows] = np.arange(len(rows))
+
+  def to_devices() -> Batch:
+    def to_device(shape: tuple[int, ...], part: Callable[..., Any]) -> Any:
+      return jax.make_array_from_callback(shape, sharding, part)
+
+    def image(index: tuple[slice, ...]) -> np.ndarray:
+      return images[place_of[index[0]]]
+
+    made = {
+      name: to_device(column.shape, column.__getitem__)
+      for name, column in columns.items()
+    }
+    shape = (count, *images.shape[1:])
+    return made | {'image': to_device(shape, image)}
+
+  future: Future[Batch] = Future()
+  chunks = [range(len(rows))[i:][:_CHUNK] for i in range(0, len(rows), _CHUNK)]
+  lock, left = threading.Lock(), [len(chunks)]
+
+  def end(error: BaseException | None) -> None:
+    """Ends the work of a chunk; the last chunk or an error ends the batch."""
+    with lock:
+      if not left[0]:
+        return  # Another chunk has failed.
+      left[0] = 0 if error else left[0] - 1
+      is_end = not left[0]
+    if is_end and future.set_running_or_notify_cancel():
+      try:
+        if error is not None:
+          raise error
+        future.set_result(to_devices())
+      except BaseException as error_of_batch:
+        future.set_exception(error_of_batch)
+
+  def decode(chunk: range) -> None:
+    try:
+      for place in chunk:
+        if future.done():  # Cancelled, or another chunk has failed.
+          return
+        if (found := pixels(int(rows[place]))) is not None:
+          images[place] = found
+    except BaseException as error:
+      end(error)
+    else:
+      end(None)
+
+  for chunk in chunks:
+    pool.submit(decode, chunk)
+  return future

@@ -1,0 +1,126 @@
+"""Reads the data sets of photographs: `folder` and `imagenet`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.common.errors import ConfigError, InvalidError, MissingError
+from experiments.data import (
+  imagenet_labels,
+  imagenet_layout,
+  photo_index,
+  photo_records,
+)
+from experiments.data.photo_folders import File, Folder, list_folder
+from experiments.data.photo_index import Indexed, index_folder
+from experiments.data.photo_pipeline import Photos, PhotoSet
+from experiments.data.store import resolve_data_dir
+
+
+def check_photo_keys(keys: ConfigDict) -> None:
+  """Refuses keys that do not fit each other; reads no files.
+
+  Raises:
+    ConfigError: If the crop is larger than the scaled photograph.
+  """
+  if keys.resize < keys.image_size:
+    raise ConfigError(
+      f'config.resize={keys.resize} must be at least'
+      f' config.image_size={keys.image_size}: the short side of test images is'
+      ' scaled to it before they are cropped.'
+    )
+
+
+def read_folder(keys: ConfigDict) -> PhotoSet:
+  """Reads the data set `folder` in `keys.data_dir`.
+
+  Photographs that the folder's index does not contain are inspected first.
+
+  Raises:
+    ConfigError: If `keys.data_dir` is empty.
+    MissingError: If photographs are missing, or too many are not inspected.
+    InvalidError: If the folder is not as `list_folder` needs it, or photographs
+      are damaged.
+  """
+  if not keys.data_dir:
+    raise ConfigError(
+      "config.data_dir='' must name the folder of the photographs with"
+      " config.dataset='folder'."
+    )
+  return _read_in_place('folder', list_folder(Path(keys.data_dir)))
+
+
+def read_imagenet(keys: ConfigDict) -> PhotoSet:
+  """Reads ImageNet in `keys.data_dir`: class folders, or a prepared set.
+
+  Raises:
+    MissingError: If it is in neither form there, or is not inspected.
+    InvalidError: If it is not ImageNet, or photographs are damaged.
+  """
+  root = resolve_data_dir(keys.data_dir)
+  if (root / 'train').is_dir():
+    return _read_in_place('imagenet', list_imagenet(root))
+  prepared = root / imagenet_layout.SET / imagenet_layout.VERSION
+  if (prepared / 'dataset_info.json').is_file():
+    return photo_records.read_records(
+      prepared, photo_index.prepare_command('imagenet', root)
+    )
+  raise MissingError(
+    f'imagenet is not in {root}. Give a folder with train/WNID/* and val/* as'
+    ' config.data_dir, or prepare one from the archives of image-net.org:\n'
+    '  python -m experiments.prepare_data --dataset imagenet --source'
+    ' FOLDER_OF_THE_ARCHIVES --data_dir DIR'
+  )
+
+
+def list_imagenet(root: Path) -> Folder:
+  """Lists ImageNet's photographs in class folders; val may be flat.
+
+  Raises:
+    MissingError: If a folder is missing.
+    InvalidError: If there are other than ImageNet's 1,000 classes.
+  """
+
+  def read_labels(val: Path, classes: tuple[str, ...]) -> dict[str, int]:
+    return imagenet_labels.find_labels([val, root], classes)
+
+  folder = list_folder(root, read_labels)
+  others = [n for n in folder.classes if not re.fullmatch(r'n\d{8}', n)]
+  expected = imagenet_layout.OFFICIAL.classes
+  if others or len(folder.classes) != expected:
+    found = f'such as {others[0]!r}' if others else 'named as in ImageNet'
+    raise InvalidError(
+      f'{root} has {len(folder.classes)} class folders, {found}, instead of'
+      f" ImageNet's {expected}. Use config.dataset='folder' for other classes."
+    )
+  return folder
+
+
+def _read_in_place(dataset: str, folder: Folder) -> PhotoSet:
+  command = photo_index.prepare_command(dataset, folder.root)
+  most = photo_index.LARGEST_UNPREPARED
+  return photo_set(index_folder(folder, command, most=most))
+
+
+def photo_set(indexed: Indexed) -> PhotoSet:
+  """Returns the data set of files on disk."""
+  folder, entries = indexed
+
+  def photos(files: tuple[File, ...]) -> Photos:
+    return Photos(
+      read=lambda i: (folder.root / files[i].path).read_bytes(),
+      name=lambda i: str(folder.root / files[i].path),
+      labels=np.array([file.label for file in files], np.int32),
+      orientations=np.array(
+        [entries[file.path].orientation for file in files], np.uint8
+      ),
+    )
+
+  return PhotoSet(
+    folder.classes,
+    photos(folder.train),
+    photos(folder.test) if folder.test else None,
+    str(folder.root),
+  )
