@@ -72,7 +72,12 @@ def _work(workdir: pathlib.Path, results: pathlib.Path) -> None:
   )
   if arguments.smoke:
     settings = run.smoke_settings(settings)
-  bases = run.base_models([*settings.values()], arguments.pretrained, workdir)
+  bases = run.base_models(
+    [*settings.values()],
+    arguments.pretrained,
+    workdir,
+    must_exist=not arguments.list,
+  )
   trials = 1 if arguments.smoke else arguments.trials or study.trials
 
   def missing_jobs() -> list[plan.Job]:

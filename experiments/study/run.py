@@ -67,7 +67,11 @@ def smoke_settings(
 
 
 def base_models(
-  configs: Sequence[ConfigDict], folder: str, workdir: pathlib.Path
+  configs: Sequence[ConfigDict],
+  folder: str,
+  workdir: pathlib.Path,
+  *,
+  must_exist: bool = True,
 ) -> dict[str, ConfigDict]:
   """Sets the base model of every configuration.
 
@@ -76,6 +80,7 @@ def base_models(
       empty and the run does not begin with random weights.
     folder: Folder with model files; empty if the study trains its own.
     workdir: Folder of the study.
+    must_exist: False if the runs are only listed, for which no file is needed.
 
   Returns:
     The base models to train first: folder of the run to its configuration.
@@ -89,7 +94,7 @@ def base_models(
   for config in configs:
     if config.pretrained or is_from_scratch(config):
       path = pathlib.Path(config.pretrained).expanduser()
-      if config.pretrained and not path.is_file():
+      if config.pretrained and must_exist and not path.is_file():
         raise MissingError(
           f'The study names pretrained={config.pretrained!r}, but there is no'
           ' such file. Put the file there, or change the study.'
@@ -97,7 +102,7 @@ def base_models(
       continue
     if folder:
       config.pretrained = str(
-        _model_in(pathlib.Path(folder).absolute(), config)
+        _model_in(pathlib.Path(folder).absolute(), config, must_exist)
       )
       continue
     base = base_config(config)
@@ -115,15 +120,20 @@ def base_models(
   return first
 
 
-def _model_in(folder: pathlib.Path, config: ConfigDict) -> pathlib.Path:
+def _model_in(
+  folder: pathlib.Path, config: ConfigDict, must_exist: bool
+) -> pathlib.Path:
   names = [f'{config.network}-{config.dataset}.safetensors']
-  if config.network.startswith('resnet'):
+  # These are the names of the authors' files, of which none is of ImageNet.
+  if config.network.startswith('resnet') and 'cifar' in config.dataset:
     depth = config.network.removeprefix('resnet')
     authors = f'MetaQuant-ResNet{depth}-{config.dataset.upper()}'
     names += [f'{authors}.safetensors', f'{authors}.pth']
   for name in names:
     if (folder / name).is_file():
       return folder / name
+  if not must_exist:
+    return folder / names[0]
   raise MissingError(
     f'{folder} has no base model of {config.network} on {config.dataset}. Name'
     f' the file {" or ".join(names)}, or leave out --pretrained, so that the'

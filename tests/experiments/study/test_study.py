@@ -13,6 +13,7 @@ import pytest
 import rich.console
 
 from experiments.common import errors
+from experiments.configs import resnet18
 from experiments.records import ledger, run_log
 from experiments.study import display as study_display
 from experiments.study import plan as study_plan
@@ -287,6 +288,17 @@ def test_seconds_duration_is_parsed(text, want):
 def test_seconds_invalid_duration_raises(text):
   with pytest.raises(errors.InvalidError, match='must be a duration'):
     study_run.seconds(text)
+
+
+def test_base_models_that_are_only_listed_need_no_file(tmp_path):
+  configs = [resnet18.get_config()]
+  with pytest.raises(
+    errors.MissingError, match=r'Name the file resnet18-imagenet\.safetensors,'
+  ):
+    study_run.base_models(configs, str(tmp_path), tmp_path)
+  study_run.base_models(configs, str(tmp_path), tmp_path, must_exist=False)
+  expected = tmp_path / 'resnet18-imagenet.safetensors'
+  assert configs[0].pretrained == str(expected)
 
 
 def test_base_models_are_found_by_name_in_folder(tmp_path):
