@@ -137,11 +137,12 @@ def convolve(
     float32 or wider.
   """
   wide = jnp.promote_types(jnp.float32, x.dtype)
-  taps = w.reshape(-1, w.shape[-1]).astype(wide)
+  # The transpose sums in the dtype of the shifted arrays.
+  taps = w.reshape(-1, 1, 1, 1, w.shape[-1]).astype(wide)
   products = (
-    shifted.astype(wide) * tap
+    shifted * tap
     for shifted, tap in zip(
-      _shifted(x, w.shape, strides, padding), taps, strict=True
+      _shifted(x.astype(wide), w.shape, strides, padding), taps, strict=True
     )
   )
   return functools.reduce(operator.add, products).astype(x.dtype)
