@@ -12,7 +12,10 @@ from tests.experiments import tiny
 @pytest.mark.parametrize(
   ('options', 'match'),
   [
-    ({'padding': 'same'}, 'config.padding=same, but .* config.padding=torch: set'),
+    (
+      {'padding': 'same'},
+      'config.padding=same, but .* config.padding=torch: set',
+    ),
     ({'width': '0.5'}, 'config.width=0.5, but .*: set --config.width=0.5'),
     ({'head_norm': 'True'}, 'config.head_norm=True, but'),
   ],
