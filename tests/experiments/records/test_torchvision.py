@@ -12,8 +12,9 @@ import pytest
 import safetensors.numpy
 
 from experiments.common import errors
-from experiments.records import torch_weights
+from experiments.records import torch_names, torch_weights
 from mq_jax import models
+from mq_jax.selection import named_leaves
 from tests.models import make_torch_reference
 
 REFERENCE = json.loads(make_torch_reference.PATH.read_text())
@@ -43,14 +44,11 @@ def write(tmp_path, state):
 )
 def test_load_torch_network_gives_logits_of_torchvision(tmp_path, name, cases):
   model = torch_weights.load_torch(write(tmp_path, state_dict(name)))
-  options = {'width': '1.0', 'padding': 'torch'}
   expected = {'network': name, 'num_classes': '5', 'pixels': 'imagenet'}
   if name == 'mobilenet_v2':
-    expected |= options
-  kept = model.metadata.items() - {
-    (key, model.metadata[key]) for key in ('source', 'source_sha256')
-  }
-  assert dict(kept) == expected
+    expected |= {'width': '1.0', 'padding': 'torch'}
+  source = {key: model.metadata[key] for key in ('source', 'source_sha256')}
+  assert model.metadata == expected | source
   net = getattr(models, name)(5)
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   apply = jax.jit(lambda v, x: net.apply(v, x, train=False))
@@ -76,18 +74,13 @@ def scaled(width):
   like = jax.eval_shape(
     lambda: net.init(jax.random.key(0), jnp.zeros((1, 9, 9, 3)), train=False)
   )
-  rules = torch_weights.torch_names.identify(state_dict('mobilenet_v2')).rules
+  rules = torch_names.identify(state_dict('mobilenet_v2')).rules
   state = {}
-  for path, leaf in torch_weights.selection.named_leaves(like).items():
-    shape = leaf.shape
-    if len(shape) > 1:
-      shape = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
-    name = torch_weights.torch_names.torch_name(path, rules)
-    state[name] = np.ones(shape, np.float32)
-  return {
-    name: array.transpose(0, 1, 2, 3) if array.ndim == 4 else array
-    for name, array in state.items()
-  }
+  for path, leaf in named_leaves(like).items():
+    *sides, channels, features = (1, *leaf.shape)
+    shape = (features, channels, *sides[1:]) if sides else (features,)
+    state[torch_names.torch_name(path, rules)] = np.ones(shape, np.float32)
+  return state
 
 
 @pytest.mark.parametrize('width', [0.35, 1.4])
