@@ -1,10 +1,11 @@
-r"""Converts the weights of a PyTorch network to a model file.
+r"""Converts the weights of another program to a model file.
 
   python -m experiments.import_torch MetaQuant-ResNet20-CIFAR10.safetensors \
     resnet20.safetensors
 
-The source is a .safetensors file with the names of PyTorch, or a .pth or .pt
-file where PyTorch is installed. `--config.pretrained` takes the same files.
+The source is a .safetensors file with the names of PyTorch, a .pth or .pt file
+where PyTorch is installed, or an .npz file of a MobileNetV2 of TensorFlow
+(`experiments.records.npz_weights`). `--config.pretrained` takes the same files.
 """
 
 import argparse
@@ -21,9 +22,9 @@ def main(argv: list[str] | None = None) -> None:
   """Converts one file and prints a description of the network."""
   parser = argparse.ArgumentParser(
     prog='python -m experiments.import_torch',
-    description='Converts the weights of a PyTorch network to a model file.',
+    description='Converts the weights of another program to a model file.',
   )
-  parser.add_argument('source', help='.safetensors, .pth or .pt file')
+  parser.add_argument('source', help='.safetensors, .pth, .pt or .npz file')
   parser.add_argument('destination', help='.safetensors file to write')
   arguments = parser.parse_args(argv)
   model = load_torch(arguments.source)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import export
 
 from experiments.common.errors import MissingError
+from experiments.deploy.any_platform import with_default_forms
 
 PLATFORMS = ('cpu', 'cuda')
 OPSET = 21
@@ -46,7 +47,7 @@ def onnx(
   import jax2onnx
 
   model = jax2onnx.to_onnx(
-    logits,
+    with_default_forms(logits),
     [_image_batch(image)],
     model_name='mq_jax',
     opset=OPSET,

@@ -179,7 +179,8 @@ class MobileNetV2(nn.Module):
       'stem',
       padding=self.padding,
     )
-    x = self._clipped_norm(stem(images), train, 'stem_norm')
+    x = stem(images)
+    x = _clipped_norm(x, train, self.activation, self.dtype, 'stem_norm')
     blocks = [
       (expansion, stride if i == 0 else 1)
       for expansion, _, count, stride in GROUPS
@@ -202,7 +203,8 @@ class MobileNetV2(nn.Module):
     last = layers.conv(
       channels[-1], 1, 1, self.dtype, 'last', count_bits=self.count_bits
     )
-    x = self._clipped_norm(last(x), train, 'last_norm')
+    x = last(x)
+    x = _clipped_norm(x, train, self.activation, self.dtype, 'last_norm')
     return layers.logits(
       jnp.mean(x, axis=(1, 2)),
       train,
@@ -211,9 +213,6 @@ class MobileNetV2(nn.Module):
       self.head_norm,
       HEAD_INIT,
     )
-
-  def _clipped_norm(self, x: Array, train: bool, name: str) -> Array:
-    return _clipped_norm(x, train, self.activation, self.dtype, name)
 
 
 def mobilenet_v2(

@@ -201,3 +201,50 @@ def test_batch_statistics_ignore_running_statistics(x64):
   flat = np.asarray(x).reshape(-1, 6)
   np.testing.assert_allclose(stats['mean'], flat.mean(0), rtol=1e-12)
   np.testing.assert_allclose(stats['var'], flat.var(0, ddof=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize('folded', [False, True])
+def test_batch_norm_relu6_gradient_is_one_strictly_inside(folded):
+  net = BatchNorm(epsilon=0.0)
+  x = jnp.array([[-1.0], [0.0], [1e-3], [5.9], [6.0], [7.0], [jnp.nan]])
+  variables = start(net, x)
+  if folded:
+    variables = {'params': {'scale': jnp.ones(1), 'shift': jnp.zeros(1)}}
+
+  def clipped(x):
+    return net.apply(variables, x, train=False, relu=True, top=6.0)
+
+  y, pullback = jax.vjp(clipped, x)
+  expected = np.array([0, 0, 1e-3, 5.9, 6, 6, np.nan], np.float32)
+  np.testing.assert_array_equal(y[:, 0], expected)
+  (gradient,) = pullback(jnp.ones_like(y))
+  np.testing.assert_array_equal(gradient[:6, 0], [0, 0, 1, 1, 0, 0])
+
+
+def test_batch_norm_relu6_in_training_is_clip_of_sum(x64):
+  net = BatchNorm(dtype=jnp.float64)
+  x, shortcut, weight = map(jnp.asarray, batches(3, (5, 4, 2)))
+  variables = start(net, x)
+
+  def outcome(x, shortcut, **options):
+    y, _ = net.apply(
+      variables,
+      x,
+      train=True,
+      mutable=['batch_stats'],
+      shortcut=shortcut,
+      **options,
+    )
+    return y if options else jax.nn.relu6(y)
+
+  y, pullback = jax.vjp(
+    lambda *inputs: outcome(*inputs, relu=True, top=6.0), x, shortcut
+  )
+  expected, expected_pullback = jax.vjp(outcome, x, shortcut)
+  # Some values are below 0, some inside, some above 6.
+  assert {0.0, 6.0} < set(np.unique(y))
+  np.testing.assert_array_equal(y, expected)
+  for ours, theirs in zip(
+    pullback(weight), expected_pullback(weight), strict=True
+  ):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)

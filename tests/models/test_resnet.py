@@ -1,5 +1,7 @@
 """Tests residual networks against NumPy, with the conventions of PyTorch."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from mq_jax import activations, models
 from mq_jax.activations import Activation
-from tests.models import networks
+from mq_jax.models import residual
+from tests.models import make_torch_reference, networks
 from tests.models.networks import images, random_like, start
 
 
@@ -320,6 +323,78 @@ def test_resnet_quantized_step_moves_all_parameters(bits):
   # Gradients reach every parameter through all quantizers.
   assert {at for at, move in moves.items() if move == 0} == set()
   assert any(at.endswith('act2/number') for at in moves) == (bits > 1)
+
+
+@pytest.mark.parametrize(
+  ('name', 'parameters'),
+  [
+    ('resnet18', 11_689_512),
+    ('resnet34', 21_797_672),
+    ('resnet50', 25_557_032),
+  ],
+)
+def test_imagenet_resnet_parameter_count_is_that_of_torchvision(
+  name, parameters
+):
+  make = getattr(models, name)
+  found = networks.named(networks.shapes(make(), jnp.zeros((1, 32, 32, 3))))
+  params = [leaf for at, leaf in found.items() if at.startswith('params/')]
+  assert sum(leaf.size for leaf in params) == parameters
+  assert make.__name__ == name
+  assert f'{parameters:,} parameters' in make.__doc__
+  reference = json.loads(make_torch_reference.PATH.read_text())
+  assert reference['parameters'][name] == parameters
+
+
+def test_resnet50_paths_and_shapes():
+  net = models.resnet50(7)
+  found = networks.named(networks.shapes(net, jnp.zeros((1, 32, 32, 3))))
+  expected = {
+    'params/stem/kernel': (7, 7, 3, 64),
+    'params/stage1/block0/conv1/kernel': (1, 1, 64, 64),
+    'params/stage1/block0/shortcut/kernel': (1, 1, 64, 256),
+    'params/stage2/block0/conv2/kernel': (3, 3, 128, 128),
+    'params/stage2/block0/conv3/kernel': (1, 1, 128, 512),
+    'params/stage4/block2/norm3/scale': (2048,),
+    'params/head/kernel': (2048, 7),
+  }
+  assert {path: found[path].shape for path in expected} == expected
+
+
+def bottleneck(**options):
+  return residual.ResNet(
+    (1, 1), 4, jnp.float32, width=4, bottleneck=True, large_images=True
+  ).clone(**options)
+
+
+@pytest.mark.parametrize(('activation', 'levels'), networks.LEVELS[1:3])
+def test_bottleneck_quantizes_each_convolution_input(activation, levels):
+  net, x = bottleneck(activation=activation), images((2, 16, 16, 3))
+  calls = networks.calls(net, start(net, x), x)
+  at = 'stage2/block0'
+  for conv in ('conv1', 'conv2', 'conv3', 'shortcut'):
+    assert len(np.unique(calls[f'{at}/{conv}'][0])) == levels, conv
+  assert len(np.unique(calls['stem'][0])) > levels
+  # The 3x3 convolution has the stride, as in torchvision.
+  assert calls[f'{at}/conv1'][1].shape == (2, 4, 4, 8)
+  assert calls[f'{at}/conv2'][1].shape == (2, 2, 2, 8)
+
+
+def test_bottleneck_counting_bits_keeps_results():
+  sign = Activation(activations.sign, signed=True, binary=True)
+  net, x = bottleneck(activation=sign), images((2, 16, 16, 3))
+  variables = start(net, x)
+  kernels = {'conv1', 'conv2', 'conv3'}
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.sign(leaf) if path[-2].key in kernels else leaf,
+    variables['params'],
+  )
+  variables = {**variables, 'params': params}
+  expected, counted = (
+    networks.calls(net.clone(count_bits=counts), variables, x)[''][1]
+    for counts in (False, True)
+  )
+  np.testing.assert_allclose(counted, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('depth', [2, 18, 21, 34, -4])

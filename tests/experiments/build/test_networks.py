@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.build.check import check
 from experiments.build.networks import (
   ACTIVATION_QUANTIZERS,
   make_activation,
   make_network,
+  network_options,
 )
 from experiments.build.schema import KEYS
+from experiments.common.errors import ConfigError
 from mq_jax import models
 from tests.experiments import tiny
 
@@ -30,6 +33,30 @@ def test_resnet8_weight_count_matches_docstring():
   )
   leaves = jax.tree.leaves(shapes['params'])
   assert sum(leaf.size for leaf in leaves if leaf.ndim > 1) == 77_360
+
+
+def test_make_network_mobilenet_has_width_and_padding_of_config():
+  config = tiny.config(network='mobilenet_v2', width=0.5, padding='same')
+  net = make_network(config, 7)
+  assert net == models.mobilenet_v2(7, width=0.5, padding='same')
+  assert make_network(tiny.config(network='resnet18'), 7) == models.resnet18(7)
+
+
+def test_network_options_are_what_the_weights_belong_to():
+  config = tiny.config(network='mobilenet_v2', width=0.5, padding='same')
+  expected = {'head_norm': 'False', 'width': '0.5', 'padding': 'same'}
+  assert network_options(config) == expected
+  assert network_options(tiny.config(network='resnet20')) == {
+    'head_norm': 'False'
+  }
+
+
+def test_check_width_without_effect_raises():
+  config = tiny.config(network='resnet20', width=0.5)
+  with pytest.raises(
+    ConfigError, match=r'width=0.5 has no effect .*Only with .*mobilenet_v2\.'
+  ):
+    check(config)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

@@ -347,7 +347,7 @@ def without(name):
     ),
     (
       state_dict() | {'layer4.0.conv1.weight': np.zeros(1, np.float32)},
-      'not a ResNet for CIFAR',
+      r'four stages have \[1, 1, 1, 1\] basic blocks. Use resnet18, resnet34,',
     ),
     (
       without('layer2.0.downsample.0.weight'),
