@@ -1,4 +1,4 @@
-"""Measures how fast photographs are decoded, and how long a step waits for them.
+"""Measures how fast photographs are decoded, and how long steps wait for them.
 
   python -m benchmarks.decode [--quick] [--folder DIR] [--json FILE]
 
@@ -161,7 +161,7 @@ def _step_rows(
 
 
 def _write(root: pathlib.Path, count: int) -> pathlib.Path:
-  """Writes random photographs of ten classes, which need as long as real ones."""
+  """Writes random photographs of ten classes."""
   rng = np.random.default_rng(0)
   for i in range(count):
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
