@@ -117,9 +117,11 @@ def photo_set(indexed: Indexed) -> PhotoSet:
   folder, entries = indexed
 
   def photos(files: tuple[File, ...]) -> Photos:
+    # The other columns of a million files would take as much memory again.
+    paths = [file.path for file in files]
     return Photos(
-      read=lambda i: (folder.root / files[i].path).read_bytes(),
-      name=lambda i: str(folder.root / files[i].path),
+      read=lambda i: (folder.root / paths[i]).read_bytes(),
+      name=lambda i: str(folder.root / paths[i]),
       labels=np.array([file.label for file in files], np.int32),
       orientations=np.array(
         [entries[file.path].orientation for file in files], np.uint8

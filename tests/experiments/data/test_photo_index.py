@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.common.errors import InvalidError, MissingError
 from experiments.data import photo_index
@@ -118,8 +119,6 @@ def test_index_folder_keeps_orientation_and_counts_kinds(tmp_path):
   cats = tmp_path / 'train' / 'cat'
   grey = picture(0)[..., 0]
   (cats / 'grey.png').write_bytes(encoded(grey, 'PNG'))
-  from PIL import Image
-
   turned = Image.fromarray(grey)
   turned.getexif()[0x0112] = 6
   (cats / 'turned.jpg').write_bytes(encoded(turned, exif=turned.getexif()))
@@ -168,3 +167,13 @@ def test_index_folder_read_only_warns_and_continues(
   assert len(found.folder.train) == 14
   assert not (tmp_path / NAME).exists()
   assert 'cannot be written' in caplog.text
+
+
+def test_index_folder_all_photographs_damaged_later_raises(tmp_path):
+  index(write(tmp_path))
+  for path in tmp_path.glob('*/*/*.jpg'):
+    path.write_bytes(b'')
+  for _ in range(2):
+    with pytest.raises(InvalidError, match='20 files are not complete images'):
+      index(tmp_path)
+  assert read_index(tmp_path / NAME) == {}

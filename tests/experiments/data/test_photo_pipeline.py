@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import training
 from experiments.build.check import check
 from experiments.common import parallel
 from experiments.common.errors import (
@@ -19,6 +20,7 @@ from experiments.data import crops, photo_pipeline, photo_sets
 from experiments.data.on_device import held_out
 from experiments.data.photographs import crop
 from experiments.training.train import make_pipeline
+from tests.experiments import tiny, toys
 from tests.experiments.data.photo_files import config, write_folder
 
 
@@ -301,3 +303,26 @@ def test_make_pipeline_inspects_small_folder_only(tmp_path, monkeypatch):
   (tmp_path / 'val' / 'cat' / 'cat_0.jpg').write_bytes(b'')
   with pytest.raises(InvalidError, match=r'cat_0\.jpg: the file is empty'):
     make_pipeline(config(tmp_path))
+
+
+@pytest.mark.usefixtures('compilation_cache')
+def test_training_on_photographs_resumes_bit_for_bit(
+  tmp_path, monkeypatch, root
+):
+  toys.declare(monkeypatch)
+  changes = {'network': 'toy', 'epochs': 1, 'chunk': 1, 'pretrain_epochs': 0}
+  changes |= {'estimator': 'ste', 'quantizer': 'none'}
+  whole = config(root, workers=1, **changes)
+  training.train_and_evaluate(whole, tmp_path / 'whole')
+  asked = iter([False, True])
+  parts = config(root, workers=2, **changes)
+  with pytest.raises(training.Stopped):
+    training.train_and_evaluate(
+      parts, tmp_path / 'parts', stop=lambda: next(asked)
+    )
+  training.train_and_evaluate(parts, tmp_path / 'parts')
+  ends = [
+    tiny.end_of_run(c, tmp_path / name)
+    for c, name in ((whole, 'whole'), (parts, 'parts'))
+  ]
+  assert ends[0] == ends[1]

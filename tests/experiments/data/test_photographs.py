@@ -105,6 +105,15 @@ def test_inspect_invalid_orientation_is_upright():
   assert photographs.inspect(content) == Inspection(1, ())
 
 
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF data')
+@pytest.mark.parametrize('form', ['JPEG', 'PNG'])
+def test_inspect_damaged_exif_is_upright(form):
+  exif = b'Exif\0\0MM\0*\0\0\0\x08\xff\xff' + bytes(range(40))
+  content = encoded(picture(0), form, exif=exif)
+  assert photographs.inspect(content) == Inspection(1, ())
+  assert decode(content).shape == (12, 12, 3)
+
+
 def solid(colour, mode):
   return Image.new(mode, (20, 16), colour)
 
