@@ -274,6 +274,13 @@ def test_check_wrong_keys_raises(root, changes, message):
     check(config(root, network='resnet8', **changes))
 
 
+def test_check_key_of_photographs_with_other_set_raises(root):
+  with pytest.raises(
+    ConfigError, match=r"image_size=16 has no effect.*'cifar10'"
+  ):
+    check(config(root, 'cifar10', network='resnet8', resize=256))
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
