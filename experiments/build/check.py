@@ -48,6 +48,9 @@ def check(config: ConfigDict) -> None:
   of_network = ('network', 'quantizer', 'activation_quantizer')
   entries = (e for name in of_network for e in TABLES[name].values())
   check_effect(config, {name for entry in entries for name in entry.reads})
+  # A size of images that the data set does not have would be ignored.
+  read = {name for entry in DATASETS.values() for name in entry.reads}
+  check_effect(config, {name for name in read if not KEYS[name].training})
   dataset = DATASETS[config.dataset]
   dataset.check(subset(config, dataset.reads))
   _check_seeds(config)

@@ -224,7 +224,8 @@ def read_index(path: Path) -> Index:
     digest = str(arrays.pop('digest'))
     if digest != content_digest(arrays, _VERSION):
       raise ValueError('its digest does not match its content')
-    names = os.fsdecode(arrays['paths'].tobytes()).split('\0')
+    paths = os.fsdecode(arrays['paths'].tobytes())
+    names = paths.split('\0') if paths else []
     columns = [arrays[name].tolist() for name in Entry._fields]
     rows = zip(*columns, strict=True)
     return dict(zip(names, (Entry(*row) for row in rows), strict=True))
@@ -238,8 +239,9 @@ def read_index(path: Path) -> Index:
 def _write(path: Path, index: Index) -> None:
   """Writes an index; logs a warning if the folder is not writable."""
   names = sorted(index)
+  paths = os.fsencode('\0'.join(names))
   arrays: dict[str, Any] = {
-    'paths': np.frombuffer(os.fsencode('\0'.join(names)), np.uint8),
+    'paths': np.array(memoryview(paths), np.uint8),
     **{
       field: np.array([index[name][i] for name in names], np.int64)
       for i, field in enumerate(Entry._fields)

@@ -33,22 +33,30 @@ def check_photo_keys(keys: ConfigDict) -> None:
     )
 
 
+def check_folder_keys(keys: ConfigDict) -> None:
+  """Refuses keys that do not fit each other or name no folder.
+
+  Raises:
+    ConfigError: As `check_photo_keys`, or if `keys.data_dir` is empty.
+  """
+  check_photo_keys(keys)
+  if not keys.data_dir:
+    raise ConfigError(
+      "config.data_dir='' must name the folder of the photographs with"
+      " config.dataset='folder'."
+    )
+
+
 def read_folder(keys: ConfigDict) -> PhotoSet:
   """Reads the data set `folder` in `keys.data_dir`.
 
   Photographs that the folder's index does not contain are inspected first.
 
   Raises:
-    ConfigError: If `keys.data_dir` is empty.
     MissingError: If photographs are missing, or too many are not inspected.
     InvalidError: If the folder is not as `list_folder` needs it, or photographs
       are damaged.
   """
-  if not keys.data_dir:
-    raise ConfigError(
-      "config.data_dir='' must name the folder of the photographs with"
-      " config.dataset='folder'."
-    )
   return _read_in_place('folder', list_folder(Path(keys.data_dir)))
 
 
@@ -109,9 +117,11 @@ def photo_set(indexed: Indexed) -> PhotoSet:
   folder, entries = indexed
 
   def photos(files: tuple[File, ...]) -> Photos:
+    # The other columns of a million files would take as much memory again.
+    paths = [file.path for file in files]
     return Photos(
-      read=lambda i: (folder.root / files[i].path).read_bytes(),
-      name=lambda i: str(folder.root / files[i].path),
+      read=lambda i: (folder.root / paths[i]).read_bytes(),
+      name=lambda i: str(folder.root / paths[i]),
       labels=np.array([file.label for file in files], np.int32),
       orientations=np.array(
         [entries[file.path].orientation for file in files], np.uint8

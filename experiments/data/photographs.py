@@ -58,9 +58,7 @@ def inspect(content: bytes) -> Inspection:
   if not content:
     raise BadImageError('the file is empty')
   with _bad_images(), Image.open(io.BytesIO(content)) as image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation not in range(1, 9):
-      orientation = 1
+    orientation = _orientation(image)
     is_deep = image.mode.startswith('I') or (
       content.startswith(_PNG) and content[_PNG_DEPTH] == 16
     )
@@ -161,10 +159,20 @@ def _decodes_fast(content: bytes) -> bool:
   return True
 
 
+def _orientation(image: Image.Image) -> int:
+  """Returns EXIF's orientation; 1 if it is missing or damaged."""
+  try:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # The parser has no common base class of errors.
+    return 1
+  return orientation if orientation in range(1, 9) else 1
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
   """Loads an image; returns it upright and with 8 bits per channel."""
   image.load()
-  image = ImageOps.exif_transpose(image)
+  if _orientation(image) > 1:
+    image = ImageOps.exif_transpose(image)
   if image.mode == 'F':
     raise BadImageError('its pixels are floating-point numbers')
   if image.mode.startswith('I'):

@@ -12,6 +12,9 @@ S = TypeVar('S')
 
 def cpu_count() -> int:
   """Returns the number of CPUs that this process may use."""
+  # macOS cannot restrict a process to some CPUs.
+  if not hasattr(os, 'sched_getaffinity'):
+    return os.cpu_count() or 1
   return len(os.sched_getaffinity(0))
 
 

@@ -15,6 +15,7 @@ import mq_jax
 from benchmarks import (
   cases,
   compile,
+  decode,
   epoch,
   flops,
   measure,
@@ -201,6 +202,22 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
     monkeypatch, tmp_path, compile, '--only', 'multi_fc', '--batch_size', '4'
   )['rows']
   assert all(row['together s'] > 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('quick_network')
+def test_decode_writes_expected_rows(monkeypatch, tmp_path):
+  args = ['--rounds', '1', '--images', '16', '--steps', '1']
+  result = run_quick(monkeypatch, tmp_path, decode, *args)
+  *decoding, training = result['rows']
+  assert {row['what'].split(',')[0] for row in decoding} == {
+    'train crop',
+    'test crop',
+  }
+  assert all(row['images/s'][0] > 0 for row in result['rows'])
+  assert training['what'] == 'training, batch 8'
+  assert 0 <= training['share of waiting'][0] < 1
+  assert result['config']['folder'] is False
 
 
 def test_methods_writes_expected_rows(monkeypatch, tmp_path):
