@@ -14,7 +14,6 @@ from experiments.data.on_device import READS, ImageSet, device_pipeline
 from experiments.data.photo_pipeline import READS as PHOTO_READS
 from experiments.data.photo_pipeline import PhotoSet, photo_pipeline
 from experiments.data.photo_sets import (
-  check_folder_keys,
   check_photo_keys,
   read_folder,
   read_imagenet,
@@ -97,15 +96,13 @@ def _digits(data_dir: DataDir) -> ImageSet:
   )
 
 
-def _photographs(
-  read: Callable[[ConfigDict], PhotoSet], check: Callable[[ConfigDict], None]
-) -> Dataset:
+def _photographs(read: Callable[[ConfigDict], PhotoSet]) -> Dataset:
   """Declares a data set of photographs, which are decoded for each batch."""
   return Dataset(
     lambda keys: (keys.image_size, keys.image_size, 3),
     lambda keys, mesh: photo_pipeline(read(keys), keys, mesh),
     ('data_dir', *PHOTO_READS),
-    check=check,
+    check=check_photo_keys,
   )
 
 
@@ -116,8 +113,8 @@ DATASETS = {
   ),
   'cifar100': _cifar('cifar100', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   'digits': _in_memory(_digits),
-  'folder': _photographs(read_folder, check_folder_keys),
-  'imagenet': _photographs(read_imagenet, check_photo_keys),
+  'folder': _photographs(read_folder),
+  'imagenet': _photographs(read_imagenet),
 }
 
 

@@ -33,30 +33,22 @@ def check_photo_keys(keys: ConfigDict) -> None:
     )
 
 
-def check_folder_keys(keys: ConfigDict) -> None:
-  """Refuses keys that do not fit each other or name no folder.
-
-  Raises:
-    ConfigError: As `check_photo_keys`, or if `keys.data_dir` is empty.
-  """
-  check_photo_keys(keys)
-  if not keys.data_dir:
-    raise ConfigError(
-      "config.data_dir='' must name the folder of the photographs with"
-      " config.dataset='folder'."
-    )
-
-
 def read_folder(keys: ConfigDict) -> PhotoSet:
   """Reads the data set `folder` in `keys.data_dir`.
 
   Photographs that the folder's index does not contain are inspected first.
 
   Raises:
+    ConfigError: If `keys.data_dir` is empty.
     MissingError: If photographs are missing, or too many are not inspected.
     InvalidError: If the folder is not as `list_folder` needs it, or photographs
       are damaged.
   """
+  if not keys.data_dir:
+    raise ConfigError(
+      "config.data_dir='' must name the folder of the photographs with"
+      " config.dataset='folder'."
+    )
   return _read_in_place('folder', list_folder(Path(keys.data_dir)))
 
 

@@ -266,7 +266,6 @@ def test_threads_end_with_their_pipeline(root):
     ({'image_size': 7}, 'config.image_size=7 must be at least 8'),
     ({'pixels': 'full'}, "config.pixels='full' must be one of"),
     ({'workers': -1}, 'config.workers=-1 must be at least 0'),
-    ({'data_dir': ''}, "config.data_dir='' must name the folder"),
   ],
 )
 def test_check_wrong_keys_raises(root, changes, message):
@@ -287,6 +286,7 @@ def test_check_key_of_photographs_with_other_set_raises(root):
     ({'batch_size': 15}, 'config.batch_size=15 must be at most 14'),
     ({'holdout': 14}, 'config.holdout=14 must be below 14'),
     ({'batch_size': 3, 'mesh_data': 2}, 'must be a multiple of 2'),
+    ({'data_dir': ''}, "config.data_dir='' must name the folder"),
   ],
 )
 def test_make_pipeline_wrong_sizes_raises(root, changes, message):
