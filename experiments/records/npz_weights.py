@@ -21,9 +21,12 @@ from experiments.common.errors import InvalidError, MissingError
 from experiments.records.torch_names import few
 from mq_jax.models import BatchNorm
 
-# What distinguishes the network from one of torchvision: its padding, and
-# pixels of (x − 128) / 128.
-METADATA = {'padding': 'same', 'pixels': 'half'}
+# Key and value in the metadata of a file whose norms are a shift only, so that
+# their statistics are unknown.
+NORMS, FOLDED = 'norms', 'folded'
+# What distinguishes the network from one of torchvision: its padding, pixels of
+# (x − 128) / 128, and folded norms.
+METADATA = {'padding': 'same', 'pixels': 'half', NORMS: FOLDED}
 _HEAD = 'Logits/Conv2d_1c_1x1'
 # The type of each array of a layer.
 _PARTS = {'kernel': 'u1', 'scale': 'f4', 'zero': 'i4', 'bias': 'f4'}

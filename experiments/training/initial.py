@@ -10,8 +10,11 @@ from ml_collections import ConfigDict
 
 from experiments.build.networks import network_options
 from experiments.common.errors import InvalidError
+from experiments.data.datasets import DATASETS
 from experiments.records import torch_weights
+from experiments.records.npz_weights import FOLDED, NORMS
 from mq_jax import selection
+from mq_jax.models import unfold_norms
 from mq_jax.selection import named_leaves
 
 
@@ -29,6 +32,7 @@ def initial_variables(
   net: Any,
   image_shape: tuple[int, int, int],
   base: str,
+  images: Callable[[], jax.Array] | None = None,
 ) -> tuple[Any, Any]:
   """Returns the parameters and batch statistics that a run starts from.
 
@@ -37,6 +41,8 @@ def initial_variables(
     net: Linen module.
     image_shape: Height, width and channels of the images.
     base: Path of the base model; empty for random weights.
+    images: `() -> images` of the training set, not augmented. Norms that the
+      file has in folded form get their statistics; None keeps these norms.
 
   Returns:
     `(params, batch_stats)`.
@@ -81,19 +87,33 @@ def initial_variables(
           f' {wanted.get(path, "absent")}. The file was made for {made_for}:'
           f' {_remedy(path)}.'
         )
-  return variables['params'], variables['batch_stats']
+  params, batch_stats = variables['params'], variables['batch_stats']
+  if images is not None and model.metadata.get(NORMS) == FOLDED:
+    return unfold_norms(net, params, batch_stats, images())
+  return params, batch_stats
+
+
+def recorded_options(config: ConfigDict) -> dict[str, str]:
+  """Returns the keys that the weights of a run belong to, for its model file.
+
+  Another value of one of them is another function of the same weights.
+  """
+  options = network_options(config)
+  if 'pixels' in DATASETS[config.dataset].reads:
+    options['pixels'] = config.pixels
+  return options
 
 
 def _check_options(
   config: ConfigDict, base: str, metadata: Mapping[str, str]
 ) -> None:
-  """Refuses a base model whose network has other options.
+  """Refuses a base model whose network or images have other options.
 
   Some of them, such as the padding, do not change the shape of any array.
   """
   if metadata.get('network') != config.network:
     return  # The shapes of the arrays differ.
-  for name, value in network_options(config).items():
+  for name, value in recorded_options(config).items():
     recorded = metadata.get(name, value)
     if recorded != value:
       raise InvalidError(

@@ -14,18 +14,22 @@ from experiments.build import losses
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
 from experiments.build.key import subset
-from experiments.build.networks import make_network, network_options
+from experiments.build.networks import make_network
 from experiments.common import parallel
 from experiments.common.console import counted
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
-from experiments.data.pipeline import Pipeline
+from experiments.data.pipeline import Examples, Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.records.entry import check_complete
 from experiments.training.divergence import not_finite
 from experiments.training.epoch_record import means
 from experiments.training.evaluation import make_evaluate
-from experiments.training.initial import activation_label, initial_variables
+from experiments.training.initial import (
+  activation_label,
+  initial_variables,
+  recorded_options,
+)
 from experiments.training.loop import run_epochs
 from experiments.training.network_table import describe_network
 from experiments.training.position import (
@@ -166,7 +170,11 @@ def _run(
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
   params, batch_stats = initial_variables(
-    config, net, DATASETS[config.dataset].image_shape(config), base
+    config,
+    net,
+    DATASETS[config.dataset].image_shape(config),
+    base,
+    lambda: first_images(pipeline.calibrate),
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
   if message:
@@ -199,6 +207,11 @@ def _run(
   )
   state = _train(config, folder, steps, start, stop, show_run)
   _save_models(config, folder, steps, state, len(pipeline.classes))
+
+
+def first_images(examples: Examples, most: int = 256) -> jax.Array:
+  """Returns images, by default enough to measure statistics with."""
+  return examples.batch(0, min(most, examples.size))['image']
 
 
 def make_pipeline(config: ConfigDict) -> Pipeline:
@@ -322,7 +335,7 @@ def _save_models(
     'dataset': config.dataset,
     'num_classes': str(num_classes),
     'activations': activation_label(config),
-  } | network_options(config)
+  } | recorded_options(config)
   # The first trial comes last: its file marks a run as complete.
   for trial, seed in reversed(list(enumerate(steps.seeds))):
     trial_state, measured = parallel.pick(state, trial), by_trial[trial]

@@ -18,6 +18,7 @@ from mq_jax.models.resnet import resnet44 as resnet44
 from mq_jax.models.resnet import resnet50 as resnet50
 from mq_jax.models.resnet import resnet56 as resnet56
 from mq_jax.models.resnet import resnet110 as resnet110
+from mq_jax.models.unfolding import unfold_norms as unfold_norms
 from mq_jax.models.vgg import labnet as labnet
 from mq_jax.models.vgg import vgg_small as vgg_small
 from mq_jax.packing.levels import scale_of as scale_of

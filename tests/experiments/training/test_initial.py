@@ -59,6 +59,26 @@ def test_check_accumulate_that_does_not_divide_the_batch_raises(config):
   check(config)
 
 
+def test_run_file_with_folded_norms_measures_their_statistics(tmp_path, config):
+  net = tiny.Net(10)
+  weights = tiny.variables(net)
+  path = tmp_path / 'folded.safetensors'
+  model_file.save_model(
+    path, weights['params'], weights['batch_stats'], {'norms': 'folded'}
+  )
+  kept, _ = initial.initial_variables(config, net, (32, 32, 3), str(path))
+  assert tiny.as_bytes(kept) == tiny.as_bytes(weights['params'])
+  config.update(pretrained=str(path), epochs=1, optimizer='sgd')
+  # Nothing is learned, so that the network is the one of the file, but its
+  # running statistics have moved to those of the training batches.
+  config.update(learning_rate=1e-30)
+  result = train.train_and_evaluate(config, tmp_path / 'run')
+  (record,) = result.records
+  assert record['train_loss'] == pytest.approx(record['test_loss'], rel=0.2)
+  params = model_file.load_model(result.model_path).params
+  assert np.any(params['norm']['scale'] != weights['params']['norm']['scale'])
+
+
 @pytest.mark.parametrize(
   ('options', 'match'),
   [

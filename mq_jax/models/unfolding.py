@@ -1,0 +1,83 @@
+"""Unfolding: the statistics of norms that a file contains in folded form.
+
+A folded norm is a scale and a shift, which say nothing of the mean and the
+variance of its inputs. Training normalises by those of the batch, so that a
+network with folded norms would compute another function in its first step. Here
+the norms get the mean m and the variance v of their inputs on given images, and
+a scale and a bias that give the same function of z, for any norm before:
+
+  (z − mean) / √(var + ε) · scale + bias = f · z + shift
+                                         = (z − m) / √(v + ε) · scale' + bias',
+  scale' = f · √(v + ε),   bias' = shift + f · m.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.selection import named_leaves, replace
+
+Array = jax.Array
+
+
+def unfold_norms(
+  net: nn.Module, params: Any, batch_stats: Any, images: Array
+) -> tuple[Any, Any]:
+  """Returns the same function with norms that have the statistics of images.
+
+  In evaluation the network gives the same logits as before, up to rounding. In
+  training it gives them on these images too, since each norm then has the
+  statistics of the batch.
+
+  Args:
+    net: Network whose norms are `BatchNorm`.
+    params: Nested dicts with the `scale` and `bias` of the norms.
+    batch_stats: Nested dicts with the `mean` and `var` of the norms.
+    images: Normalised images, `(batch, height, width, channels)`.
+
+  Returns:
+    `(params, batch_stats)` with other norms; kernels are the same.
+  """
+  leaves, stats = named_leaves(params), named_leaves(batch_stats)
+  measured = jax.jit(_input_statistics, static_argnums=0)(
+    net, params, batch_stats, images
+  )
+  for norm, (m, v) in measured.items():
+    scale, bias, mean, var = (
+      named[f'{norm}/{name}']
+      for named, name in (
+        *((leaves, 'scale'), (leaves, 'bias')),
+        *((stats, 'mean'), (stats, 'var')),
+      )
+    )
+    factor = scale / jnp.sqrt(var + BatchNorm.epsilon)
+    leaves[f'{norm}/scale'] = factor * jnp.sqrt(v + BatchNorm.epsilon)
+    leaves[f'{norm}/bias'] = bias + factor * (m - mean)
+    stats[f'{norm}/mean'], stats[f'{norm}/var'] = m, v
+  return replace(params, leaves), replace(batch_stats, stats)
+
+
+def _input_statistics(
+  net: nn.Module, params: Any, batch_stats: Any, images: Array
+) -> dict[str, tuple[Array, Array]]:
+  """Returns mean and variance of the inputs of each norm, by its path."""
+  measured: dict[str, tuple[Array, Array]] = {}
+
+  def measure(
+    call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+  ) -> Any:
+    norm = context.module
+    if isinstance(norm, BatchNorm) and context.method_name == '__call__':
+      x = args[0].astype(jnp.promote_types(jnp.float32, args[0].dtype))
+      axes = tuple(range(x.ndim - 1))
+      measured['/'.join(norm.path)] = jnp.mean(x, axes), jnp.var(x, axes)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(measure):
+    net.apply(
+      {'params': params, 'batch_stats': batch_stats}, images, train=False
+    )
+  return measured
