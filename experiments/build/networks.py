@@ -26,11 +26,16 @@ class ActivationQuantizer(NamedTuple):
   reads: tuple[str, ...] = ()
 
 
-def _with_bits(make: Callable[[int], mq_jax.Activation]) -> ActivationQuantizer:
-  """Declares a quantizer with `config.activation_bits` bits."""
+def _with_bits(
+  make: Callable[[int], mq_jax.Activation], *more: str
+) -> ActivationQuantizer:
+  """Declares a quantizer with `config.activation_bits` bits and more keys."""
   return ActivationQuantizer(
-    lambda keys: make(keys.activation_bits), ('activation_bits',)
+    lambda keys: make(keys.activation_bits), ('activation_bits', *more)
   )
+
+
+NUMBER_STARTS = ('constant', 'measured')
 
 
 ACTIVATION_QUANTIZERS = {
@@ -49,14 +54,16 @@ ACTIVATION_QUANTIZERS = {
   'hwgq': _with_bits(lambda bits: mq_jax.Activation(activations.hwgq(bits))),
   # PACT starts with a clip of 10.
   'pact': _with_bits(
-    lambda bits: mq_jax.Activation(activations.pact(bits), start=10.0)
+    lambda bits: mq_jax.Activation(activations.pact(bits), start=10.0),
+    'activation_start',
   ),
   # LSQ starts with 2 E|x| / √(levels). E|x| is 0.4 for a rectified normal
   # distribution.
   'lsq': _with_bits(
     lambda bits: mq_jax.Activation(
       activations.lsq_activation(bits), start=0.8 / (2**bits - 1) ** 0.5
-    )
+    ),
+    'activation_start',
   ),
 }
 

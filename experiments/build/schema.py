@@ -14,7 +14,12 @@ from experiments.build import key, losses, optimizers
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.key import Key
 from experiments.build.methods import METHODS
-from experiments.build.networks import ACTIVATION_QUANTIZERS, DTYPES, NETWORKS
+from experiments.build.networks import (
+  ACTIVATION_QUANTIZERS,
+  DTYPES,
+  NETWORKS,
+  NUMBER_STARTS,
+)
 from experiments.common.errors import ConfigError, InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.photo_pipeline import PIXELS
@@ -46,6 +51,12 @@ KEYS: dict[str, Key] = {
     'relu', 'Quantizer of the inputs of layers; relu: full precision.'
   ),
   'activation_bits': Key(2, 'Bits per activation.'),
+  'activation_start': Key(
+    'constant',
+    'First clip or step of activations; measured: the one of least squared'
+    ' error on training images, per layer.',
+    choices=NUMBER_STARTS,
+  ),
   'dataset': Key('cifar10', 'Data set.', base=True),
   'data_dir': Key(
     '',

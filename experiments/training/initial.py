@@ -12,9 +12,10 @@ from experiments.build.networks import network_options
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.records import torch_weights
+from experiments.records.model_file import ModelFile
 from experiments.records.npz_weights import FOLDED, NORMS
 from mq_jax import selection
-from mq_jax.models import unfold_norms
+from mq_jax.models import measure_numbers, unfold_norms
 from mq_jax.selection import named_leaves
 
 
@@ -42,7 +43,9 @@ def initial_variables(
     image_shape: Height, width and channels of the images.
     base: Path of the base model; empty for random weights.
     images: `() -> images` of the training set, not augmented. Norms that the
-      file has in folded form get their statistics; None keeps these norms.
+      file has in folded form get their statistics, and new numbers of
+      activations fit them if `config.activation_start` is 'measured'. None
+      leaves both as they are.
 
   Returns:
     `(params, batch_stats)`.
@@ -56,10 +59,31 @@ def initial_variables(
     images = jnp.zeros((1, *image_shape))
     return net.init(jax.random.key(config.seed), images, train=False)
 
-  if not base:
+  if base:
+    model = torch_weights.load_any(pathlib.Path(base).expanduser())
+    variables = _fitted(config, base, model, random_variables)
+    has_numbers = model.metadata.get('activations') == activation_label(config)
+    is_folded = model.metadata.get(NORMS) == FOLDED
+  else:
     variables = jax.jit(random_variables)()
-    return variables['params'], variables['batch_stats']
-  model = torch_weights.load_any(pathlib.Path(base).expanduser())
+    has_numbers = is_folded = False
+  params, batch_stats = variables['params'], variables['batch_stats']
+  if images is None:
+    return params, batch_stats
+  if config.activation_start == 'measured' and not has_numbers:
+    params = measure_numbers(net, params, batch_stats, images())
+  if is_folded:
+    params, batch_stats = unfold_norms(net, params, batch_stats, images())
+  return params, batch_stats
+
+
+def _fitted(
+  config: ConfigDict,
+  base: str,
+  model: ModelFile,
+  random_variables: Callable[[], Any],
+) -> dict[str, Any]:
+  """Returns the variables of a base model for the network of a run."""
   _check_options(config, base, model.metadata)
   expected = jax.eval_shape(random_variables)
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
@@ -87,10 +111,7 @@ def initial_variables(
           f' {wanted.get(path, "absent")}. The file was made for {made_for}:'
           f' {_remedy(path)}.'
         )
-  params, batch_stats = variables['params'], variables['batch_stats']
-  if images is not None and model.metadata.get(NORMS) == FOLDED:
-    return unfold_norms(net, params, batch_stats, images())
-  return params, batch_stats
+  return variables
 
 
 def recorded_options(config: ConfigDict) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
 from mq_jax.models.batch_norm import batch_statistics as batch_statistics
+from mq_jax.models.calibration import measure_numbers as measure_numbers
 from mq_jax.models.folding import fold_norms as fold_norms
 from mq_jax.models.folding import fold_scales as fold_scales
 from mq_jax.models.mobilenet import MobileNetV2 as MobileNetV2

@@ -317,6 +317,17 @@ def test_initial_variables_other_activations_get_initial_numbers(
       next_config, net, (32, 32, 3), str(result.model_path)
     )
     assert activation_number(first) == pytest.approx(start)
+  # The file has no number of LSQ, so its number is measured.
+  next_config.activation_start = 'measured'
+  images = np.random.default_rng(0).normal(size=(4, 32, 32, 3))
+  measured, _ = initial.initial_variables(
+    next_config,
+    net,
+    (32, 32, 3),
+    str(result.model_path),
+    lambda: images.astype(np.float32),
+  )
+  assert activation_number(measured) != pytest.approx(start, rel=1e-3)
   del params['head']
   model_file.save_model(tmp_path / 'base.safetensors', params, {}, {})
   config.pretrained = str(tmp_path / 'base.safetensors')
