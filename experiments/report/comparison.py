@@ -57,7 +57,7 @@ class Published(NamedTuple):
 
   Attributes:
     paper: Printed accuracy.
-    base_accuracy: Printed accuracy of the base model.
+    base_accuracy: Printed accuracy of the base model; None if there is none.
     raw: Accuracy by the authors' logs; None if there are no logs.
     raw_trials: Number of trials in these logs; the paper says 5.
     remark: Error in the printed number, according to the logs.
@@ -65,7 +65,7 @@ class Published(NamedTuple):
   """
 
   paper: float
-  base_accuracy: float
+  base_accuracy: float | None
   raw: float | None = None
   raw_trials: int = 0
   remark: str = ''
@@ -184,7 +184,7 @@ def published(
 
 
 def _published(entry: dict[str, Any], config: ConfigDict) -> Published:
-  base = _TABLES['base_accuracy'][f'{config.network}-{config.dataset}']
+  base = _TABLES['base_accuracy'].get(f'{config.network}-{config.dataset}')
   given = {k: v for k, v in entry.items() if k in Published._fields}
   return Published(base_accuracy=base, **given)
 

@@ -59,7 +59,7 @@ def fold_scales(
       )
     alpha = _checked_scale(scale, path, leaves[path])
     kernel = integers(np.asarray(on_host(leaves[path])) / alpha)
-    gain, mean = (f'{_norm(path)}/{name}' for name in ('scale', 'mean'))
+    gain, mean = (f'{norm_of(path)}/{name}' for name in ('scale', 'mean'))
     if kernel is None or gain not in leaves or mean not in stats:
       continue
     leaves[path] = jnp.asarray(kernel)
@@ -114,7 +114,8 @@ def fold_norms(
   return nested(leaves)
 
 
-def _norm(path: str) -> str:
+def norm_of(path: str) -> str:
+  """Returns the path of the norm after the layer of a kernel, if it has one."""
   path = re.sub(r'(^|/)conv(\d+)/kernel$', r'\1norm\2', path)
   return re.sub(r'/kernel$', '_norm', path)
 

@@ -3,12 +3,16 @@
 A folded norm is a scale and a shift, which say nothing of the mean and the
 variance of its inputs. Training normalises by those of the batch, so that a
 network with folded norms would compute another function in its first step. Here
-the norms get the mean m and the variance v of their inputs on given images, and
-a scale and a bias that give the same function of z, for any norm before:
+the norms get the mean m and the variance v of their inputs z on given images,
+and a scale and a bias that give the same function:
 
   (z − mean) / √(var + ε) · scale + bias = f · z + shift
                                          = (z − m) / √(v + ε) · scale' + bias',
   scale' = f · √(v + ε),   bias' = shift + f · m.
+
+The kernel before the norm contains the factor of the folded norm, which acts as
+a learning rate per channel. The kernel is therefore divided by √(v + ε) first,
+so that v is 1, as after an initialization that keeps the variance.
 """
 
 from typing import Any
@@ -16,8 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from mq_jax.models.batch_norm import BatchNorm
+from mq_jax.models.folding import norm_of
 from mq_jax.selection import named_leaves, replace
 
 Array = jax.Array
@@ -39,9 +45,11 @@ def unfold_norms(
     images: Normalised images, `(batch, height, width, channels)`.
 
   Returns:
-    `(params, batch_stats)` with other norms; kernels are the same.
+    `(params, batch_stats)` with other norms, and other kernels before them.
   """
   leaves, stats = named_leaves(params), named_leaves(batch_stats)
+  kernels = {norm_of(path): path for path in leaves if path.endswith('/kernel')}
+  epsilon = BatchNorm.epsilon
   measured = jax.jit(_input_statistics, static_argnums=0)(
     net, params, batch_stats, images
   )
@@ -53,9 +61,18 @@ def unfold_norms(
         *((stats, 'mean'), (stats, 'var')),
       )
     )
-    factor = scale / jnp.sqrt(var + BatchNorm.epsilon)
-    leaves[f'{norm}/scale'] = factor * jnp.sqrt(v + BatchNorm.epsilon)
-    leaves[f'{norm}/bias'] = bias + factor * (m - mean)
+    factor = scale / jnp.sqrt(var + epsilon)
+    offset = bias - factor * mean
+    if norm in kernels:
+      gain = 1 / jnp.sqrt(v + epsilon)
+      layer = kernels[norm].removesuffix('kernel')
+      for path in (f'{layer}kernel', f'{layer}bias'):
+        if path in leaves:
+          leaf = leaves[path]
+          leaves[path] = leaf * lax.expand_dims(gain, range(leaf.ndim - 1))
+      m, v, factor = gain * m, gain**2 * v, factor / gain
+    leaves[f'{norm}/scale'] = factor * jnp.sqrt(v + epsilon)
+    leaves[f'{norm}/bias'] = offset + factor * m
     stats[f'{norm}/mean'], stats[f'{norm}/var'] = m, v
   return replace(params, leaves), replace(batch_stats, stats)
 

@@ -27,12 +27,19 @@ def test_unfold_norms_keeps_logits_in_evaluation_and_gives_them_in_training():
   assert float(jnp.max(jnp.abs(plain - before))) > 0.1
   old, changed = named_leaves(params), named_leaves(new_params)
   for path, leaf in old.items():
-    if path.endswith('kernel') or path.startswith('head'):
+    if path.startswith('head'):
       assert changed[path] is leaf
+    elif path.endswith('kernel'):
+      ratio = np.asarray(changed[path] / leaf)
+      np.testing.assert_allclose(
+        ratio, np.broadcast_to(ratio[0, 0, 0], ratio.shape), rtol=1e-9
+      )
   # The statistics are those of the batch: a step moves the means nowhere.
   means = named_leaves(updated['batch_stats'])
   for path, leaf in named_leaves(new_stats).items():
     assert leaf.shape == means[path].shape
+    if path.endswith('var'):
+      np.testing.assert_allclose(leaf, 1, atol=1e-4)
     if path.endswith('mean'):
       np.testing.assert_allclose(means[path], leaf, rtol=1e-9, atol=1e-9)
 

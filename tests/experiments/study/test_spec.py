@@ -20,14 +20,17 @@ def test_load_all_settings_of_a_study_differ():
 
 @pytest.mark.parametrize(
   ('study', 'cells'),
-  [('table1', 42), ('table2', 28), ('table5', 6), ('table6', 6)],
+  [
+    *(('table1', 42), ('table2', 28), ('table5', 6), ('table6', 6)),
+    *(('table3', 5), ('slb', 24), ('psgd', 1)),
+  ],
 )
 def test_published_each_cell_has_a_setting(study, cells):
   loaded = spec.load_all()[study]
   found = [
     name
     for name, config in loaded.settings.items()
-    if comparison.published(loaded.published, config)
+    if comparison.published(loaded.published, config, name)
   ]
   assert len(found) == cells
 
