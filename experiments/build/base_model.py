@@ -17,7 +17,7 @@ RECIPE: dict[str, Any] = {
 
 
 # Weights that are trained further need smaller steps than random ones.
-FURTHER_LEARNING_RATE = 0.01
+FURTHER_LEARNING_RATE = 1e-3
 
 
 def base_config(config: ConfigDict) -> ConfigDict:
