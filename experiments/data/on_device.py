@@ -209,14 +209,18 @@ def check_sizes(available: int, keys: ConfigDict, mesh: Mesh) -> None:
       f'config.batch_size={keys.batch_size} must be a multiple of {devices},'
       ' the number of devices that config.mesh_data splits a batch over.'
     )
+  needed = (
+    f' A batch and the test need {keys.batch_size + keys.holdout} training'
+    f' images, and there are {available}.'
+  )
   if keys.holdout >= available:
     raise ConfigError(
       f'config.holdout={keys.holdout} must be below {available}, the number of'
-      ' training images.'
+      f' training images.{needed}'
     )
   if keys.batch_size > available - keys.holdout:
     raise ConfigError(
       f'config.batch_size={keys.batch_size} must be at most'
       f' {available - keys.holdout}, the number of training images without'
-      f' the config.holdout={keys.holdout} images for the test.'
+      f' the config.holdout={keys.holdout} images for the test.{needed}'
     )
