@@ -108,7 +108,7 @@ def test_card_of_photographs_records_preprocessing(run):
   assert 'short side is scaled to 20 pixels' in page
 
 
-def test_load_program_takes_resize_from_its_card(run, tmp_path):
+def test_load_program_without_right_resize_says_so(run, tmp_path):
   _, root, described = run
   path = tmp_path / 'model.stablehlo'
   shutil.copy(root / 'small' / path.name, path)
@@ -117,8 +117,6 @@ def test_load_program_takes_resize_from_its_card(run, tmp_path):
   assert alone.resize is None
   assert 'its crop of photographs are unknown' in notices[0]
   card = tmp_path / loading.CARD
-  shutil.copy(root / 'small' / card.name, card)
-  assert loading.load(path).resize == 20
   card.write_text(json.dumps(sealed.seal(described | {'resize': 15})))
   with pytest.raises(InvalidError, match='resize=15 does not fit images'):
     loading.load(path)
