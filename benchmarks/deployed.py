@@ -22,7 +22,7 @@ from benchmarks import measure, table
 from experiments.build.networks import make_network
 from experiments.common.errors import MissingError
 from experiments.configs import resnet20
-from experiments.data.on_device import ImageSet
+from experiments.data.raw_images import Inputs
 from experiments.deploy import artefact, export, packed_network
 from mq_jax.models import fold_norms, fold_scales
 
@@ -30,6 +30,8 @@ QUICK = {'rounds': 3}
 BATCHES = (1, 64)
 ROUND_SECONDS = 0.3
 IMAGE = (32, 32, 3)
+HALF = (0.5, 0.5, 0.5)
+INPUTS = Inputs(IMAGE, HALF, HALF, tuple('0123456789'))
 
 
 def main() -> None:
@@ -68,23 +70,11 @@ def _network() -> mq_jax.PackedParams:
     if leaf.ndim >= 2
   }
   params, batch_stats = fold_scales(w_hat, variables['batch_stats'], scales)
-  half = (0.5, 0.5, 0.5)
-  no_images = np.zeros((0, *IMAGE), np.uint8)
-  dataset = ImageSet(
-    no_images,
-    no_images,
-    no_images,
-    no_images,
-    half,
-    half,
-    tuple('0123456789'),
-    True,
-  )
   return mq_jax.pack(
     fold_norms(params, batch_stats),
     mq_jax.bwn(),
     quantized=True,
-    metadata=packed_network.make_metadata(config, dataset),
+    metadata=packed_network.make_metadata(config, INPUTS),
   )
 
 
@@ -98,7 +88,7 @@ def _formats() -> dict[str, Callable[[Any], bytes]]:
   except MissingError as error:
     print(f'ONNX is left out: {error}')
     return exporters
-  return exporters | {'.onnx': lambda logits: export.onnx(logits, IMAGE, ())}
+  return exporters | {'.onnx': lambda logits: export.onnx(logits, INPUTS)}
 
 
 def _rows(

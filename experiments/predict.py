@@ -4,7 +4,9 @@
 
 An artefact is a file that `python -m experiments.deploy` wrote. A .stablehlo
 file needs only jax, flatbuffers and Pillow, an .onnx file only onnxruntime and
-Pillow. Images are scaled to the size that the network takes.
+Pillow; networks for photographs also need simplejpeg. Photographs are turned,
+scaled and cropped as in the test of the network. For other networks, images are
+scaled to the size that the network takes.
 """
 
 import argparse
@@ -16,9 +18,11 @@ import numpy as np
 from experiments.common.errors import (
   InvalidError,
   MissingError,
+  UserError,
   exit_on_user_error,
 )
 from experiments.deploy import loading
+from experiments.deploy.artefact import Artefact
 
 
 def predict(
@@ -39,7 +43,7 @@ def predict(
     InvalidError: If a file is damaged or is not an image.
   """
   network = loading.load(path)
-  pixels = [_read(image, network.shape) for image in images]
+  pixels = [_read(image, network) for image in images]
   for image, rgb in zip(images, pixels, strict=True):
     logits = network.logits(rgb[None])[0].astype(np.float64)
     probabilities = np.exp(logits - logits.max())
@@ -52,7 +56,38 @@ def predict(
     yield image, [(names[i], float(probabilities[i])) for i in best]
 
 
-def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
+def _read(path: str, network: Artefact) -> np.ndarray:
+  """Returns the pixels of an image file as the network takes them."""
+  try:
+    if network.resize is None:
+      return _scaled(path, network.shape)
+    return _cropped(path, network.resize, network.shape[0])
+  except UserError:
+    raise
+  except FileNotFoundError as error:
+    raise MissingError(f'There is no image {path}.') from error
+  except (OSError, ValueError) as error:
+    raise InvalidError(
+      f'{path} is not an image or is damaged: {error}'
+    ) from error
+
+
+def _cropped(path: str, resize: int, size: int) -> np.ndarray:
+  """Decodes, turns, scales and crops a photograph as the test does."""
+  try:
+    from experiments.data import photographs
+  except ImportError as error:
+    raise MissingError(
+      'Reading photographs needs Pillow and simplejpeg: pip install pillow'
+      ' simplejpeg'
+    ) from error
+  content = pathlib.Path(path).read_bytes()
+  orientation = photographs.inspect(content).orientation
+  return photographs.central_crop(content, orientation, resize, size)
+
+
+def _scaled(path: str, shape: tuple[int, int]) -> np.ndarray:
+  """Decodes an image, and scales it to height and width."""
   try:
     from PIL import Image, ImageOps
   except ImportError as error:
@@ -64,12 +99,8 @@ def _read(path: str, shape: tuple[int, int]) -> np.ndarray:
       is_deep = image.mode == 'F' or image.mode.startswith('I')
       # The EXIF data say how the camera was held.
       colours = ImageOps.exif_transpose(image).convert('RGB')
-  except FileNotFoundError as error:
-    raise MissingError(f'There is no image {path}.') from error
-  except (OSError, ValueError, Image.DecompressionBombError) as error:
-    raise InvalidError(
-      f'{path} is not an image or is damaged: {error}'
-    ) from error
+  except Image.DecompressionBombError as error:
+    raise ValueError(str(error)) from error
   if is_deep:
     raise InvalidError(
       f'{path} has more than 8 bits per channel. Save it with 8.'

@@ -91,20 +91,49 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _prepare_photos(options: argparse.Namespace, report: Report) -> str:
   """Prepares photographs; returns how to use them."""
-  root, lines = prepare_photos.prepare(
+  prepared = prepare_photos.prepare(
     options.dataset,
     options.source,
     options.data_dir,
     skip_damaged=options.skip_damaged,
     report=report,
   )
-  listing = ''.join(f'  {escape(line)}\n' for line in lines)
-  return (
-    f'[bold]{escape(str(root))}[/] is ready.\n{listing}\n'
-    'Train with it:\n'
-    f'  python -m experiments.cifar --config.dataset={options.dataset}'
-    f' --config.data_dir={escape(shlex.quote(str(root)))}'
+  listing = ''.join(f'  {escape(line)}\n' for line in prepared.lines)
+  command = train_command(options.dataset, prepared)
+  text = (
+    f'[bold]{escape(str(prepared.data_dir))}[/] is ready.\n{listing}\n'
+    f'Train with it:\n  {escape(command)}'
   )
+  if options.dataset != 'folder':
+    return text
+  return (
+    f'{text}\n'
+    'It first trains a base model from random weights. If you have few'
+    ' photographs, start from weights of ImageNet: add'
+    ' --config.pretrained=FILE --config.new_head=True'
+    ' (docs/your_photographs.md).'
+  )
+
+
+def train_command(dataset: str, prepared: prepare_photos.Prepared) -> str:
+  """Returns a command that trains on photographs, also on few of them."""
+  # The import is slow.
+  from experiments.build.schema import KEYS
+
+  options = [
+    f'--config.dataset={dataset}',
+    f'--config.data_dir={shlex.quote(str(prepared.data_dir))}',
+  ]
+  train = prepared.train
+  if not prepared.test:
+    holdout = max(1, train // 5)
+    train -= holdout
+    options.append(f'--config.holdout={holdout}')
+  if train < KEYS['batch_size'].default:
+    # At least two steps per epoch, if there are two photographs.
+    size = 2 ** (max(1, train // 2).bit_length() - 1)
+    options.append(f'--config.batch_size={size}')
+  return ' '.join(['python -m experiments.imagenet', *options])
 
 
 def _prepare_cifar(options: argparse.Namespace, report: Report) -> str:

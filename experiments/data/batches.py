@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from experiments.data.raw_images import Floats3
+
 Array = jax.Array
-Floats3 = tuple[float, float, float]
 
 # These numbers are larger than any step that a run folds into a key.
 _ORDER, _AUGMENT = 0xDA7A0001, 0xDA7A0002

@@ -9,8 +9,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.common.errors import InvalidError
-from experiments.data.batches import Floats3
-from experiments.data.on_device import READS, ImageSet, device_pipeline
+from experiments.data.on_device import (
+  READS,
+  ImageSet,
+  device_pipeline,
+  raw_images,
+)
 from experiments.data.photo_pipeline import READS as PHOTO_READS
 from experiments.data.photo_pipeline import PhotoSet, photo_pipeline
 from experiments.data.photo_sets import (
@@ -19,9 +23,18 @@ from experiments.data.photo_sets import (
   read_imagenet,
 )
 from experiments.data.pipeline import Pipeline
+from experiments.data.raw_images import Floats3, RawImages
+from experiments.data.raw_photos import raw_photos
 from experiments.data.store import find_prepared, read_prepared
 
 DataDir = str | os.PathLike[str] | None
+
+
+class SmokeSizes(NamedTuple):
+  """The sizes of a smoke run, as in the configuration."""
+
+  batch_size: int
+  holdout: int
 
 
 class Dataset(NamedTuple):
@@ -33,17 +46,22 @@ class Dataset(NamedTuple):
     pipeline: `(keys, mesh) -> Pipeline` of a run. `keys` has the keys in
       `reads`, and each batch is split over the devices of the mesh.
     reads: Configuration keys that the pipeline depends on.
-    load: `(data_dir) -> ImageSet`, for code that needs the raw pixels, such as
-      `experiments.deploy`; None if the set does not fit into memory.
+    test: `(keys) -> RawImages`, the test images of `pipeline` before they are
+      normalised, which `experiments.deploy` needs; None if it cannot deploy.
+    load: `(data_dir) -> ImageSet`, all images in memory; None if they do not
+      fit into it.
     check: `(keys) -> None`. It raises a `ConfigError` if keys in `reads` do not
       fit each other, and reads no files.
+    smoke: Batch size and number of test images of a smoke run.
   """
 
   image_shape: Callable[[ConfigDict], tuple[int, int, int]]
   pipeline: Callable[[ConfigDict, Mesh], Pipeline]
   reads: tuple[str, ...]
+  test: Callable[[ConfigDict], RawImages] | None = None
   load: Callable[[DataDir], ImageSet] | None = None
   check: Callable[[ConfigDict], None] = lambda keys: None
+  smoke: SmokeSizes = SmokeSizes(batch_size=16, holdout=64)
 
 
 def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
@@ -52,6 +70,7 @@ def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
     lambda keys: (32, 32, 3),
     lambda keys, mesh: device_pipeline(load(keys.data_dir), keys, mesh),
     ('data_dir', *READS),
+    lambda keys: raw_images(load(keys.data_dir), keys.holdout),
     load,
   )
 
@@ -102,7 +121,10 @@ def _photographs(read: Callable[[ConfigDict], PhotoSet]) -> Dataset:
     lambda keys: (keys.image_size, keys.image_size, 3),
     lambda keys, mesh: photo_pipeline(read(keys), keys, mesh),
     ('data_dir', *PHOTO_READS),
+    lambda keys: raw_photos(read(keys), keys),
     check=check_photo_keys,
+    # A folder may have few photographs.
+    smoke=SmokeSizes(batch_size=8, holdout=8),
   )
 
 

@@ -1,7 +1,7 @@
 """The pipeline of a data set that fits into the memory of a device."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from experiments.common import parallel
 from experiments.common.errors import ConfigError
 from experiments.data import batches
-from experiments.data.batches import Floats3, Split
+from experiments.data.batches import Split
 from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
+from experiments.data.raw_images import Floats3, Inputs, RawImages
 
 Array = jax.Array
 # The configuration keys that `device_pipeline` depends on.
@@ -78,6 +79,26 @@ def held_out(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
   """
   order = np.random.default_rng(0).permutation(size)
   return np.sort(order[:count]), np.sort(order[count:])
+
+
+def raw_images(images: ImageSet, holdout: int) -> RawImages:
+  """Returns the test images of a data set.
+
+  Args:
+    images: Data set before images are held out.
+    holdout: Number of training images that replace the test set.
+  """
+  images = hold_out(images, holdout)
+
+  def batches_of(size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(images.test_images), size):
+      yield images.test_images[start : start + size]
+
+  height, width, channels = images.test_images.shape[1:]
+  inputs = Inputs(
+    (height, width, channels), images.mean, images.std, images.class_names
+  )
+  return RawImages(inputs, images.test_labels, batches_of)
 
 
 def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
@@ -188,14 +209,18 @@ def check_sizes(available: int, keys: ConfigDict, mesh: Mesh) -> None:
       f'config.batch_size={keys.batch_size} must be a multiple of {devices},'
       ' the number of devices that config.mesh_data splits a batch over.'
     )
+  needed = (
+    f' A batch and the test need {keys.batch_size + keys.holdout} training'
+    f' images, and there are {available}.'
+  )
   if keys.holdout >= available:
     raise ConfigError(
       f'config.holdout={keys.holdout} must be below {available}, the number of'
-      ' training images.'
+      f' training images.{needed}'
     )
   if keys.batch_size > available - keys.holdout:
     raise ConfigError(
       f'config.batch_size={keys.batch_size} must be at most'
       f' {available - keys.holdout}, the number of training images without'
-      f' the config.holdout={keys.holdout} images for the test.'
+      f' the config.holdout={keys.holdout} images for the test.{needed}'
     )

@@ -17,11 +17,11 @@ from experiments.common.errors import (
   UnreadableError,
 )
 from experiments.data import batches, crops
-from experiments.data.batches import Floats3
 from experiments.data.on_device import check_sizes, held_out
-from experiments.data.photographs import BadImageError, crop
+from experiments.data.photographs import BadImageError, central_crop, crop
 from experiments.data.pipeline import Batch, Examples, Pipeline
 from experiments.data.prefetch import cpu_count, prefetched
+from experiments.data.raw_images import Floats3
 
 # The configuration keys that `photo_pipeline` depends on.
 READS = (
@@ -88,7 +88,7 @@ def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
       train on, or the devices cannot split a batch evenly.
   """
   check_sizes(len(photos.train.labels), keys, mesh)
-  train, test = _splits(photos, keys.holdout)
+  train, test = split_photos(photos, keys.holdout)
   size, batch_size = len(train.labels), keys.batch_size
   steps_per_epoch = batches.steps_per_epoch(size, batch_size)
   steps_per_epoch = min(steps_per_epoch, keys.epoch_steps or steps_per_epoch)
@@ -149,8 +149,13 @@ def train_pixels(
 ) -> np.ndarray:
   """Returns a random crop of a photograph, mirrored with probability 1/2."""
   is_mirrored = rng.random() < 0.5
+  choose = functools.partial(crops.random_box, rng)
   pixels = _decoded(
-    photos, keys, place, functools.partial(crops.random_box, rng)
+    photos,
+    place,
+    lambda content, orientation: crop(
+      content, orientation, choose, keys.image_size
+    ),
   )
   return pixels[:, ::-1] if is_mirrored else pixels
 
@@ -159,28 +164,18 @@ def test_pixels(photos: Photos, keys: ConfigDict, place: int) -> np.ndarray:
   """Returns the central crop of a photograph."""
   return _decoded(
     photos,
-    keys,
     place,
-    functools.partial(
-      crops.central_box, resize=keys.resize, size=keys.image_size
-    ),
+    functools.partial(central_crop, resize=keys.resize, size=keys.image_size),
   )
 
 
 def _decoded(
-  photos: Photos,
-  keys: ConfigDict,
-  place: int,
-  choose: Callable[[int, int], crops.Box],
+  photos: Photos, place: int, decode: Callable[[bytes, int], np.ndarray]
 ) -> np.ndarray:
+  """Decodes a photograph by a function of its content and orientation."""
   remedy = 'Restore the file, or prepare the data set again.'
   try:
-    return crop(
-      photos.read(place),
-      int(photos.orientations[place]),
-      choose,
-      keys.image_size,
-    )
+    return decode(photos.read(place), int(photos.orientations[place]))
   except FileNotFoundError as error:
     raise MissingError(
       f'{photos.name(place)} was removed during the run. {remedy}'
@@ -192,8 +187,16 @@ def _decoded(
     ) from error
 
 
-def _splits(photos: PhotoSet, holdout: int) -> tuple[Photos, Photos]:
-  """Returns the photographs to train on and those to test on."""
+def split_photos(photos: PhotoSet, holdout: int) -> tuple[Photos, Photos]:
+  """Returns the photographs to train on and those to test on.
+
+  Args:
+    photos: Data set before photographs are held out.
+    holdout: Number of photographs to test on instead of `photos.test`.
+
+  Raises:
+    ConfigError: If there are no photographs to test on.
+  """
   if not holdout:
     if photos.test is None:
       raise ConfigError(

@@ -5,6 +5,7 @@ stays at least as large as the result. Pillow decodes all other files.
 """
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,13 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from experiments.data.crops import Box, stored_box, stored_size, upright
+from experiments.data.crops import (
+  Box,
+  central_box,
+  stored_box,
+  stored_size,
+  upright,
+)
 
 _JPEG = b'\xff\xd8'
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -111,6 +118,27 @@ def crop(
     return np.asarray(
       colours.resize((size, size), Image.Resampling.BILINEAR, box=box)
     )
+
+
+def central_crop(
+  content: bytes, orientation: int, resize: int, size: int
+) -> np.ndarray:
+  """Decodes a photograph as a test sees it.
+
+  Args:
+    content: Content of the file.
+    orientation: Value of EXIF's tag, from `inspect`.
+    resize: Short side in pixels that the photograph is scaled to.
+    size: Side in pixels of the central crop, at most `resize`.
+
+  Returns:
+    uint8 of shape (size, size, 3).
+
+  Raises:
+    BadImageError: If the content is not a complete image.
+  """
+  choose = functools.partial(central_box, resize=resize, size=size)
+  return crop(content, orientation, choose, size)
 
 
 def _fast_size(content: bytes) -> tuple[int, int] | None:

@@ -26,10 +26,14 @@ class Prepared(NamedTuple):
   Attributes:
     data_dir: Value of config.data_dir.
     lines: Description for the user, one line each.
+    train: Number of photographs to train on.
+    test: Number of photographs to test on.
   """
 
   data_dir: Path
   lines: list[str]
+  train: int
+  test: int
 
 
 def prepare(
@@ -77,7 +81,7 @@ def prepare(
     counts = photo_records.index_records(
       folder, command, skip_damaged=skip_damaged, report=report
     )
-    return Prepared(root, _record_lines(counts))
+    return _prepared_records(root, counts)
   if not is_archives:
     raise MissingError(
       f'{root} has no folder train, no {imagenet_layout.TRAIN} and no folder'
@@ -99,7 +103,7 @@ def prepare(
     sizes=sizes,
     report=report,
   )
-  return Prepared(target, _record_lines(counts))
+  return _prepared_records(target, counts)
 
 
 def _prepare_folder(
@@ -122,12 +126,14 @@ def _prepare_folder(
     lines.append('not photographs by name: ' + _counts(dict(listed.ignored)))
   if not kept.test:
     lines.append('Nothing to test on: train with config.holdout=NUMBER.')
-  return Prepared(root, lines)
+  return Prepared(root, lines, len(kept.train), len(kept.test))
 
 
 def _counts(counts: dict[str, int]) -> str:
   return ', '.join(f'{count:,} {name}' for name, count in counts.items())
 
 
-def _record_lines(counts: dict[str, int]) -> list[str]:
-  return [f'{k}: {counted(n, "photograph")}' for k, n in counts.items()]
+def _prepared_records(root: Path, counts: dict[str, int]) -> Prepared:
+  lines = [f'{k}: {counted(n, "photograph")}' for k, n in counts.items()]
+  train, test = (counts[split] for split in photo_records.SPLITS)
+  return Prepared(root, lines, train, test)

@@ -9,7 +9,8 @@ into bits. Writes the packed weights, programs that unpack them, and a card to
 --out. Each file is opened in a fresh process and run on the test images. If one
 of them does not return what the trained network returns, nothing is written.
 --results also enters the card into the ledger in that folder. --smoke deploys
-the smoke run that `python -m experiments.cifar --smoke` made.
+the smoke run that `python -m experiments.cifar --smoke`, or the same command of
+`experiments.imagenet`, made.
 """
 
 import signal

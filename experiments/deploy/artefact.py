@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common.errors import InvalidError, MissingError
+from experiments.data.raw_images import RawImages
 
-BATCH = 250
+# Most images of a batch, and most pixels of its images.
+BATCH, BATCH_PIXELS = 250, 2_500_000
 _ONNX_LOGITS = 'tensor(float)'
 
 Logits = Callable[[np.ndarray], np.ndarray]
@@ -28,11 +30,15 @@ class Artefact(NamedTuple):
       least 1, to float32 of shape (N, classes); NumPy arrays.
     shape: Height and width of the images.
     classes: Names of the classes, empty if they are unknown.
+    resize: Short side in pixels that a photograph is scaled to before its
+      centre is cropped to `shape`; None if images are scaled to `shape` as a
+      whole, or if it is unknown.
   """
 
   logits: Logits
   shape: tuple[int, int]
   classes: tuple[str, ...]
+  resize: int | None = None
 
 
 def open_here(path: pathlib.Path) -> Artefact:
@@ -54,10 +60,19 @@ def open_here(path: pathlib.Path) -> Artefact:
   return _LOADERS[path.suffix](path)
 
 
-def run_in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
-  """Returns the logits of many images, computed `BATCH` images at a time."""
-  starts = range(0, len(images), BATCH)
-  return np.concatenate([logits(images[i : i + BATCH]) for i in starts])
+def batch_size(shape: Sequence[int]) -> int:
+  """Returns the number of images to compute at a time.
+
+  Args:
+    shape: Height and width of the images, and further axes.
+  """
+  return min(BATCH, max(1, BATCH_PIXELS // (shape[0] * shape[1])))
+
+
+def run_in_batches(logits: Logits, images: RawImages) -> np.ndarray:
+  """Returns the logits of test images, in batches of `batch_size`."""
+  size = batch_size(images.inputs.shape)
+  return np.concatenate([logits(batch) for batch in images.batches(size)])
 
 
 def _load_stablehlo(path: pathlib.Path) -> Artefact:
@@ -88,6 +103,7 @@ def _load_onnx(path: pathlib.Path) -> Artefact:
   metadata = session.get_modelmeta().custom_metadata_map
   try:
     classes = tuple(map(str, json.loads(metadata.get('classes', '[]'))))
+    resize = checked_resize(json.loads(metadata.get('resize', 'null')), shape)
     is_right = outputs == [([len(classes) or outputs[0][0][0]], _ONNX_LOGITS)]
   except (ValueError, RecursionError, TypeError, LookupError):
     is_right = False
@@ -104,7 +120,7 @@ def _load_onnx(path: pathlib.Path) -> Artefact:
       cause = str(error).partition('\n')[0]
       raise InvalidError(f'{path} does not run here: {cause}') from error
 
-  return Artefact(logits, shape, classes)
+  return Artefact(logits, shape, classes, resize)
 
 
 def _load_safetensors(path: pathlib.Path) -> Artefact:
@@ -139,3 +155,20 @@ def image_size(
     f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3).'
     ' Use a file that python -m experiments.deploy wrote.'
   )
+
+
+def checked_resize(resize: Any, shape: Sequence[int]) -> int | None:
+  """Returns `Artefact.resize` of a file.
+
+  Args:
+    resize: Value in the file.
+    shape: Height and width of the images.
+
+  Raises:
+    ValueError: If no photograph can be scaled and cropped with this value.
+  """
+  if resize is None:
+    return None
+  if not isinstance(resize, int) or not shape[0] == shape[1] <= resize:
+    raise ValueError(f'resize={resize!r} does not fit images of {shape}')
+  return resize

@@ -5,7 +5,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,11 @@ import rich.table
 import mq_jax
 from experiments.common.console import final_table, print_line
 from experiments.common.markdown import table_lines
-from experiments.data.on_device import ImageSet
-from experiments.deploy import check, packed_network
+from experiments.data.raw_images import Inputs
+from experiments.deploy import packed_network
 from experiments.records import ledger, run_log
 
+_LARGEST_LISTING = 100  # Names of classes on the page.
 Columns = dict[str, Callable[[dict[str, Any], dict[str, Any]], str]]
 # `(card, artefact) -> text` of each column in a table of files.
 FILE_COLUMNS: Columns = {
@@ -40,8 +41,8 @@ def describe(
   header: dict[str, Any],
   path: pathlib.Path,
   packed: mq_jax.PackedParams,
-  dataset: ImageSet,
-  logits: np.ndarray,
+  inputs: Inputs,
+  accuracy: float,
 ) -> dict[str, Any]:
   """Returns the card, without its artefacts.
 
@@ -49,30 +50,32 @@ def describe(
     header: Header of the run's log.
     path: File of the trained network, in the folder of the run.
     packed: Deployed network.
-    dataset: Data set whose test images the files are tested on.
-    logits: Logits of the trained network on the test images.
+    inputs: Images that the network takes, and its classes.
+    accuracy: Test accuracy of the trained network, percent.
 
   Returns:
     JSON: 'name' (folder of the run), 'classes', 'images' (shape of an image),
-    'count_bits' (whether convolutions of ±1 count bits), 'accuracy' of the
-    trained network (percent), 'trained_bytes' of its file, 'layers' (fields of
-    `mq_jax.Summary`), 'run' and 'made' (headers of `run_log.describe_run`),
-    'artefacts' (empty: `check.compare` makes them).
+    'resize' (as in `Inputs`), 'pixels' ('mean' and 'std' of the channels, which
+    the files subtract and divide by), 'count_bits' (whether convolutions of ±1
+    count bits), 'accuracy', 'trained_bytes' of the trained network's file,
+    'layers' (fields of `mq_jax.Summary`), 'run' and 'made' (headers of
+    `run_log.describe_run`), 'artefacts' (empty: `check.compare` makes them).
   """
-  shape = dataset.test_images.shape[1:]
   layers = mq_jax.summary(
     packed,
     apply_fn=lambda params, images: packed_network.make_logits(
       packed._replace(params=params)
     )(images),
-    inputs=[jax.ShapeDtypeStruct((1, *shape), np.uint8)],
+    inputs=[jax.ShapeDtypeStruct((1, *inputs.shape), np.uint8)],
   )
   return {
     'name': path.parent.resolve().name,
-    'classes': list(dataset.class_names),
-    'images': list(shape),
+    'classes': list(inputs.classes),
+    'images': list(inputs.shape),
+    'resize': inputs.resize,
+    'pixels': {'mean': list(inputs.mean), 'std': list(inputs.std)},
     'count_bits': json.loads(packed.metadata['count_bits']),
-    'accuracy': check.accuracy(logits, dataset.test_labels),
+    'accuracy': accuracy,
     'trained_bytes': path.stat().st_size,
     'layers': [
       layer._asdict() | {'shape': list(layer.shape)} for layer in layers.layers
@@ -128,7 +131,6 @@ def markdown(card: dict[str, Any]) -> str:
   """Returns the card as a page of Markdown."""
   run, made = card['run'], card['made']
   config = run['config']
-  height, width, channels = card['images']
   first = card['artefacts'][0]
   # The last file needs the fewest packages to run.
   last = card['artefacts'][-1]['file']
@@ -143,9 +145,8 @@ def markdown(card: dict[str, Any]) -> str:
     '\n'.join(table_lines(tuple(FILE_COLUMNS), _file_rows(card, FILE_COLUMNS))),
     'Each file was opened in a fresh process. Errors of logits are relative to'
     ' the largest logit of the image in the trained network.',
-    f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB without'
-    f' preprocessing. Output: `logits`, float32, (N, {len(card["classes"])}),'
-    f' of the classes {", ".join(card["classes"])}.',
+    f'{_input(card)} Output: `logits`, float32, (N, {len(card["classes"])}),'
+    f' of the classes {_names(card["classes"])}.',
     'To classify an image, in a clone of mq_jax:',
     f'```sh\npython -m experiments.predict {last} IMAGE.png\n```',
     '## Layers',
@@ -159,3 +160,25 @@ def markdown(card: dict[str, Any]) -> str:
     f' {made["versions"]["jax"]}. The whole configuration is in card.json.',
   ]
   return '\n\n'.join(paragraphs) + '\n'
+
+
+def _input(card: dict[str, Any]) -> str:
+  """Returns a sentence about the images that the files take."""
+  height, width, channels = card['images']
+  form = f'Input: `images`, uint8, (N, {height}, {width}, {channels}), RGB'
+  if card['resize'] is None:
+    return f'{form} without preprocessing.'
+  return (
+    f'{form}: the centre of an upright photograph whose short side is scaled to'
+    f' {card["resize"]} pixels (bilinear, with antialiasing). The files'
+    ' normalise the pixels.'
+  )
+
+
+def _names(classes: Sequence[str]) -> str:
+  """Returns the names of the classes, or the first of very many."""
+  more = len(classes) - _LARGEST_LISTING
+  if more <= 0:
+    return ', '.join(classes)
+  listed = ', '.join(classes[:_LARGEST_LISTING])
+  return f'{listed} and {more:,} more, which are in card.json'

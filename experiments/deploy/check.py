@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.common import files
 from experiments.common.errors import InvalidError
+from experiments.data.raw_images import RawImages
 from experiments.deploy import worker
 from experiments.deploy.artefact import run_in_batches
 from experiments.records import model_file
@@ -19,7 +20,7 @@ TOLERANCE = 1e-4
 BORDERLINE = 1e-3
 
 
-def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
+def run_in_fresh_process(path: pathlib.Path, images: RawImages) -> np.ndarray:
   """Returns the logits of an artefact, computed in a separate process.
 
   Raises:

@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
 from experiments.common.errors import MissingError
+from experiments.data.raw_images import Inputs
 from experiments.deploy.any_platform import with_default_forms
 
 PLATFORMS = ('cpu', 'cuda')
@@ -31,15 +32,13 @@ def stablehlo(logits: Logits, image: tuple[int, ...]) -> bytes:
   return bytes(exported(_image_batch(image)).serialize(vjp_order=0))
 
 
-def onnx(
-  logits: Logits, image: tuple[int, ...], classes: Sequence[str]
-) -> bytes:
+def onnx(logits: Logits, inputs: Inputs) -> bytes:
   """Exports the same program as an ONNX model, with jax2onnx.
 
   Args:
     logits: `(images) -> logits`. Its constants become part of the model.
-    image: Height, width and channels of the uint8 images.
-    classes: Names of the classes, which the model stores as JSON.
+    inputs: Images and classes. The model stores the names of the classes and
+      `resize` as JSON.
 
   Returns:
     A serialized ModelProto with the input `images` and the output `logits`.
@@ -48,7 +47,7 @@ def onnx(
 
   model = jax2onnx.to_onnx(
     with_default_forms(logits),
-    [_image_batch(image)],
+    [_image_batch(inputs.shape)],
     model_name='mq_jax',
     opset=OPSET,
     input_names=['images'],
@@ -57,7 +56,9 @@ def onnx(
   # A runtime infers the shapes of intermediate results, which take a third of
   # the file.
   del model.graph.value_info[:]
-  model.metadata_props.add(key='classes', value=json.dumps(classes))
+  model.metadata_props.add(key='classes', value=json.dumps(inputs.classes))
+  if inputs.resize is not None:
+    model.metadata_props.add(key='resize', value=json.dumps(inputs.resize))
   content: bytes = model.SerializeToString()
   return content
 

@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from experiments.common import files, sealed
 from experiments.common.errors import InvalidError, MissingError
@@ -29,7 +30,8 @@ def load(
     notify: `(text)`, receives a message if no card confirms a program.
 
   Returns:
-    The `Artefact`, with the classes of the file or of the card beside it.
+    The `Artefact`, with `classes` and `resize` of the file or of the card
+    beside it.
 
   Raises:
     MissingError: If the file or a package that opens it is missing.
@@ -45,7 +47,7 @@ def load(
     )
   if not path.is_file():
     raise MissingError(f'There is no file {path}.')
-  digest, names = _read_card(path)
+  digest, names, resize = _read_card(path)
   if digest and digest != files.sha256(path):
     raise InvalidError(
       f'{path} is not the file that {CARD} beside it describes, because its'
@@ -55,16 +57,30 @@ def load(
   if path.suffix == '.safetensors':
     return artefact.open_here(path)
   if not digest:
+    # A program does not store these facts; an ONNX model does.
+    unknown = (
+      ' The names of its classes and its crop of photographs are unknown.'
+    )
     notify(
       f'No {CARD} beside {path} has its SHA-256, so nothing shows that it is'
-      ' undamaged.'
+      f' undamaged.{unknown if path.suffix == ".stablehlo" else ""}'
     )
   network = worker.start(path)
-  return network._replace(classes=network.classes or names)
+  try:
+    resize = artefact.checked_resize(network.resize or resize, network.shape)
+  except ValueError as error:
+    raise InvalidError(
+      f'{path.with_name(CARD)} does not describe {path}: {error}. Copy both'
+      ' again.'
+    ) from error
+  return network._replace(classes=network.classes or names, resize=resize)
 
 
-def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...]]:
-  """Returns SHA-256 and classes from the card beside a file, if it lists it.
+def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...], Any]:
+  """Returns facts from the card beside a file, if the card lists the file.
+
+  Returns:
+    SHA-256 of the file, names of the classes, and `Artefact.resize`.
 
   Raises:
     InvalidError: If the card is damaged.
@@ -73,7 +89,9 @@ def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...]]:
     place = path.with_name(CARD)
     card = sealed.unseal(place, json.loads(place.read_text(encoding='utf-8')))
     digests = {entry['file']: entry['sha256'] for entry in card['artefacts']}
-    return str(digests[path.name]), tuple(map(str, card['classes']))
+    classes = tuple(map(str, card['classes']))
+    # Cards of earlier versions have no such key.
+    return str(digests[path.name]), classes, card.get('resize')
   except InvalidError:
     raise
   except (
@@ -84,4 +102,4 @@ def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...]]:
     LookupError,
     TypeError,
   ):
-    return '', ()
+    return '', (), None

@@ -9,12 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import mq_jax
+from experiments.build.key import subset
 from experiments.build.networks import make_activation, make_network
 from experiments.build.parts import make_parts
 from experiments.common import files
 from experiments.common.errors import InvalidError
-from experiments.data import datasets
-from experiments.data.on_device import hold_out
+from experiments.data.datasets import DATASETS
+from experiments.data.raw_images import Inputs, RawImages
 from experiments.deploy import (
   artefact,
   card,
@@ -132,15 +133,15 @@ def _make_files(
 ) -> dict[str, Any]:
   """Makes and checks all files in a folder, and returns the card."""
   model = model_file.load_model(path)
-  dataset = datasets.load(config.dataset, config.data_dir)
-  dataset = hold_out(dataset, config.holdout)
+  images = test_images(config)
+  inputs = images.inputs
   trained = mq_jax.PackedParams(
     model.params,
     model.batch_stats,
-    packed_network.make_metadata(config, dataset),
+    packed_network.make_metadata(config, inputs),
   )
   expected = artefact.run_in_batches(
-    packed_network.compiled_logits(trained), dataset.test_images
+    packed_network.compiled_logits(trained), images
   )
   exact = make_activation(config) is None and config.dtype == 'float32'
   if exact or count_bits:
@@ -154,20 +155,37 @@ def _make_files(
     make_parts(config, steps_per_epoch=1).rules,
     quantized=True,
     model_state=batch_stats,
-    metadata=packed_network.make_metadata(config, dataset, count_bits),
+    metadata=packed_network.make_metadata(config, inputs, count_bits),
   )
-  described = card.describe(header, path, packed, dataset, expected)
-  check.check_accuracy(described['accuracy'], model)
+  accuracy = check.accuracy(expected, images.labels)
+  described = card.describe(header, path, packed, inputs, accuracy)
+  check.check_accuracy(accuracy, model)
   for format_name in formats:
     file = folder / FORMATS[format_name]
-    _write_file(file, packed, described)
-    found = check.run_in_fresh_process(file, dataset.test_images)
+    _write_file(file, packed, inputs)
+    found = check.run_in_fresh_process(file, images)
     described['artefacts'].append(
-      check.compare(file, found, expected, dataset.test_labels)
+      check.compare(file, found, expected, images.labels)
     )
   hint = ' --count_bits needs kernels of ±1.' if count_bits else ''
   check.check_artefacts(described['artefacts'], exact, hint)
   return described
+
+
+def test_images(config: ConfigDict) -> RawImages:
+  """Returns the test images of a run.
+
+  Raises:
+    InvalidError: If the data set declares no `test`.
+    MissingError: If the data is missing.
+  """
+  declared = DATASETS[config.dataset]
+  if declared.test is None:
+    raise InvalidError(
+      f'The declaration of config.dataset={config.dataset!r} has no `test`,'
+      ' which returns the test images. Add it in experiments.data.datasets.'
+    )
+  return declared.test(subset(config, declared.reads))
 
 
 def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
@@ -178,18 +196,17 @@ def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
 
 
 def _write_file(
-  path: pathlib.Path, packed: mq_jax.PackedParams, described: dict[str, Any]
+  path: pathlib.Path, packed: mq_jax.PackedParams, inputs: Inputs
 ) -> None:
   """Writes a file in the format of its suffix."""
   if path.suffix == '.safetensors':
     mq_jax.save_packed(path, packed)
     return
   logits = packed_network.make_logits(packed)
-  image = tuple(described['images'])
   if path.suffix == '.stablehlo':
-    path.write_bytes(export.stablehlo(logits, image))
+    path.write_bytes(export.stablehlo(logits, inputs.shape))
   else:
-    path.write_bytes(export.onnx(logits, image, described['classes']))
+    path.write_bytes(export.onnx(logits, inputs))
 
 
 def _move_files(

@@ -17,30 +17,33 @@ from experiments.build.networks import DTYPES, make_network, network_keys
 from experiments.build.schema import recorded_config
 from experiments.common.errors import InvalidError
 from experiments.data import batches
-from experiments.data.on_device import ImageSet
-from experiments.deploy.artefact import Artefact, Logits
+from experiments.data.raw_images import Inputs
+from experiments.deploy.artefact import Artefact, Logits, checked_resize
 
 Array = jax.Array
 
 
 def make_metadata(
-  config: ConfigDict, dataset: ImageSet, count_bits: bool = False
+  config: ConfigDict, inputs: Inputs, count_bits: bool = False
 ) -> dict[str, str]:
   """Returns the metadata of packed parameters, from which the network is built.
 
   Args:
     config: Configuration of the run.
-    dataset: Data set of the run.
+    inputs: Images and classes of the data set of the run.
     count_bits: Compute convolutions of ±1 with ±1 by counting bits.
   """
-  return {
+  metadata = {
     'network': json.dumps({key: config[key] for key in network_keys(config)}),
     'count_bits': json.dumps(count_bits),
-    'pixels': json.dumps({'mean': dataset.mean, 'std': dataset.std}),
-    'images': json.dumps(dataset.test_images.shape[1:]),
-    'classes': json.dumps(dataset.class_names),
+    'pixels': json.dumps({'mean': inputs.mean, 'std': inputs.std}),
+    'images': json.dumps(inputs.shape),
+    'classes': json.dumps(inputs.classes),
     'quantizer': config.quantizer,
   }
+  if inputs.resize is not None:
+    metadata['resize'] = json.dumps(inputs.resize)
+  return metadata
 
 
 def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
@@ -99,4 +102,7 @@ def load(path: pathlib.Path) -> Artefact:
     )
   height, width, _ = json.loads(packed.metadata['images'])
   classes = tuple(json.loads(packed.metadata['classes']))
-  return Artefact(compiled_logits(packed), (height, width), classes)
+  resize = checked_resize(
+    json.loads(packed.metadata.get('resize', 'null')), (height, width)
+  )
+  return Artefact(compiled_logits(packed), (height, width), classes, resize)

@@ -111,7 +111,8 @@ def start(path: pathlib.Path) -> Artefact:
   end = weakref.finalize(logits, _end, process, log)
   with _calling_on_error(end):
     opened = answer('opening it', SECONDS_TO_OPEN)
-  return Artefact(logits, tuple(opened['shape']), tuple(opened['classes']))
+  shape, classes = tuple(opened['shape']), tuple(opened['classes'])
+  return Artefact(logits, shape, classes, opened['resize'])
 
 
 @contextlib.contextmanager
@@ -222,7 +223,12 @@ def main(arguments: list[str]) -> None:
   try:
     with _limit(SECONDS_TO_OPEN):
       network = open_here(pathlib.Path(path))
-    _send(answers, shape=network.shape, classes=network.classes)
+    _send(
+      answers,
+      shape=network.shape,
+      classes=network.classes,
+      resize=network.resize,
+    )
     while request := _receive(requests):
       with _limit(_seconds_for(len(request['array']))):
         found = network.logits(request['array'])

@@ -50,11 +50,13 @@ def make_evaluate(
     params: Any, batch_stats: Any, between: Between = _nothing
   ) -> dict[str, float]:
     totals: Any = None
-    for index in range(-(-examples.size // EVAL_BATCH)):
+    # Few images are not padded to a large batch, which would take as long.
+    size = min(EVAL_BATCH, 1 << (examples.size - 1).bit_length())
+    for index in range(-(-examples.size // size)):
       # Otherwise all batches would be in the queue of the device at once.
       jax.block_until_ready(totals)
       between()
-      batch = examples.batch(index, EVAL_BATCH)
+      batch = examples.batch(index, size)
       if totals is None:
         sums = jax.eval_shape(evaluate_batch, params, batch_stats, batch)
         totals = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)

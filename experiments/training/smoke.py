@@ -1,19 +1,19 @@
 """Smoke runs: `--smoke` runs a command in seconds, in folders of its own.
 
 A smoke run trains the same network by the same code, on two small batches, and
-tests it on a few training images. These values are part of the configuration,
-so no table mistakes the run for another one.
+tests it on a few training images; data sets declare their numbers. These values
+are part of the configuration, so no table mistakes the run for another one.
 """
 
 import contextlib
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.common.errors import InvalidError
+from experiments.data.datasets import DATASETS
 from experiments.records import workdir
 
 HELP = (
@@ -26,7 +26,7 @@ LARGEST: Mapping[str, int] = {
   # The small batches can be halved.
   'accumulate': 2,
 }
-VALUES: Mapping[str, Any] = {'epoch_steps': 2, 'batch_size': 16, 'holdout': 64}
+STEPS = 2
 _SUFFIX, _MARK = '-smoke', 'made-by-smoke'
 
 
@@ -34,7 +34,8 @@ def smoke_config(config: ConfigDict) -> ConfigDict:
   """Returns the configuration of the smoke run of a configuration."""
   changed = config.copy_and_resolve_references()
   changed.update({k: min(config[k], most) for k, most in LARGEST.items()})
-  changed.update(VALUES)
+  sizes = DATASETS[config.dataset].smoke
+  changed.update(epoch_steps=STEPS, **sizes._asdict())
   return changed
 
 

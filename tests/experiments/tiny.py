@@ -34,7 +34,7 @@ class Net(nn.Module):
 
   @nn.compact
   def __call__(self, images, train):
-    x = nn.avg_pool(images, (8, 8), (8, 8)).reshape(len(images), -1)
+    x = nn.avg_pool(images, (8, 8), (8, 8)).reshape(images.shape[0], -1)
     x = BatchNorm(self.dtype, name='norm')(x, train)
     return nn.Dense(
       self.num_classes, dtype=self.dtype, param_dtype=self.dtype, name='head'

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from mq_jax.models.cpu.depthwise import depthwise_conv_general_dilated
 from mq_jax.packing.macs import layer_macs
 from tests.packing import small_network
 
@@ -261,3 +262,21 @@ def test_layer_macs_elementwise_product_counts_zero():
   weights = {'w': jnp.ones((2, 3)), 'v': jnp.ones((3, 2))}
   found = layer_macs(weights, lambda p: p['w'] @ p['v'])
   assert found == {'w': 12, 'v': 12}
+
+
+@pytest.mark.parametrize(('stride', 'side'), [(1, 8), (2, 4)])
+@pytest.mark.parametrize('is_compiled', [False, True])
+def test_layer_macs_depthwise_convolution_counts_one_filter_per_channel(
+  stride, side, is_compiled
+):
+  weights = {'w': jnp.ones((3, 3, 1, 6))}
+
+  def network(params, x):
+    # On CPU its form has no convolution, but it multiplies as often.
+    return depthwise_conv_general_dilated(
+      x, params['w'], (stride, stride), 'SAME', feature_group_count=6
+    )
+
+  network = jax.jit(network) if is_compiled else network
+  found = layer_macs(weights, network, jnp.ones((1, 8, 8, 6)))
+  assert found == {'w': side * side * 6 * 3 * 3}

@@ -95,8 +95,9 @@ def trained_logits(net, workdir):
 def artefact_logits(path):
   """Returns the logits of an artefact on the test images."""
   network = loading.load(path)
-  images = datasets.load('digits').test_images
-  return artefact.run_in_batches(network.logits, images)
+  return artefact.run_in_batches(
+    network.logits, make.test_images(digits_config())
+  )
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +124,8 @@ def test_deploy_each_file_equals_trained_network(deployed, kind):
   out, described, expected = deployed
   network = loading.load(out / make.FORMATS[kind])
   dataset = datasets.load('digits')
-  logits = artefact.run_in_batches(network.logits, dataset.test_images)
+  images = make.test_images(digits_config())
+  logits = artefact.run_in_batches(network.logits, images)
   error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
   assert error.max() < 1e-4
   np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))

@@ -17,15 +17,12 @@ import mq_jax
 from experiments.build.networks import make_network
 from experiments.common.errors import InvalidError, MissingError
 from experiments.configs import digits
-from experiments.data.on_device import ImageSet
+from experiments.data.raw_images import Inputs
 from experiments.deploy import export, loading, packed_network, program, worker
 from tests.experiments import tiny
 
 IMAGE = (32, 32, 3)
-NO_IMAGES = np.zeros((0, *IMAGE), np.uint8)
-DATASET = ImageSet(
-  *(NO_IMAGES,) * 4, (0.5,) * 3, (0.5,) * 3, tuple('0123456789'), True
-)
+INPUTS = Inputs(IMAGE, (0.5,) * 3, (0.5,) * 3, tuple('0123456789'))
 
 
 def exported(network, quantizer, *, count_bits=False, **changes):
@@ -37,7 +34,7 @@ def exported(network, quantizer, *, count_bits=False, **changes):
     variables['params'],
     quantizer,
     model_state=variables['batch_stats'],
-    metadata=packed_network.make_metadata(config, DATASET, count_bits),
+    metadata=packed_network.make_metadata(config, INPUTS, count_bits),
   )
   return export.stablehlo(packed_network.make_logits(packed), IMAGE)
 
@@ -313,7 +310,7 @@ def test_worker_needs_no_training_code(tmp_path):
     [sys.executable, '-c', code, path], input=b'', capture_output=True
   )
   assert done.returncode == 0, done.stderr
-  assert done.stdout == b'{"shape": [32, 32], "classes": []}\n'
+  assert done.stdout == b'{"shape": [32, 32], "classes": [], "resize": null}\n'
 
 
 def test_start_missing_package_raises_its_error(tmp_path, monkeypatch):

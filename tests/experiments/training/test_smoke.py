@@ -4,9 +4,12 @@ import shutil
 
 import pytest
 
-from experiments.common.errors import BusyError, InvalidError
+from experiments.build.schema import default_config
+from experiments.common.errors import BusyError, ConfigError, InvalidError
 from experiments.records import workdir
 from experiments.training import smoke
+from experiments.training.train import make_pipeline
+from tests.experiments.data import photo_files
 
 
 @pytest.mark.parametrize(
@@ -94,3 +97,20 @@ def test_empty_smoke_folder_of_other_origin_raises(tmp_path):
   path.touch()
   with pytest.raises(InvalidError, match='is a file, not a folder'):
     smoke.empty_smoke_folder(tmp_path / 'run')
+
+
+def test_smoke_config_of_photographs_needs_few(tmp_path):
+  root = photo_files.write_folder(tmp_path / 'photos', train=8, val=0)
+  config = smoke.smoke_config(photo_files.config(root, batch_size=128))
+  pipeline = make_pipeline(config)
+  assert (pipeline.steps_per_epoch, pipeline.evaluate.size) == (1, 8)
+  (root / 'train' / 'cat' / 'cat_0.jpg').unlink()
+  with pytest.raises(
+    ConfigError, match='need 16 training images, and there are 15'
+  ):
+    make_pipeline(config)
+
+
+def test_smoke_config_of_images_in_memory_is_unchanged():
+  config = smoke.smoke_config(default_config())
+  assert (config.epoch_steps, config.batch_size, config.holdout) == (2, 16, 64)

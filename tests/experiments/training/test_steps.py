@@ -14,6 +14,7 @@ from experiments.build import check, losses, networks, optimizers
 from experiments.common import parallel
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
+from experiments.data.pipeline import Examples
 from experiments.training import evaluation
 from experiments.training.steps import make_steps
 from tests.experiments import tiny
@@ -203,6 +204,25 @@ def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
   expected = tiny.numpy_test(weights['params'], weights['batch_stats'], dataset)
   assert scores['loss'] == pytest.approx(expected[0], rel=1e-5)
   assert scores['accuracy'] == pytest.approx(expected[1], rel=1e-6)
+
+
+def test_evaluate_few_images_does_not_fill_a_large_batch():
+  sizes, net = [], tiny.Net(10)
+  weights = tiny.variables(net)
+
+  def batch(index, batch_size):
+    sizes.append((index, batch_size))
+    return {
+      'image': jnp.zeros((batch_size, 32, 32, 3)),
+      'label': jnp.zeros(batch_size, jnp.int32),
+      'mask': (jnp.arange(batch_size) < 12).astype(jnp.float32),
+    }
+
+  evaluate = evaluation.make_evaluate(
+    Examples(12, batch), net, losses.LOSSES['cross_entropy']
+  )
+  evaluate(weights['params'], weights['batch_stats'])
+  assert sizes == [(0, 16)]
 
 
 def use_float64(monkeypatch):
