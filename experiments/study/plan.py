@@ -113,6 +113,20 @@ def jobs(
   return planned
 
 
+def missing(
+  study: str,
+  settings: Mapping[str, ConfigDict],
+  trials: int,
+  results: pathlib.Path,
+  workdir: pathlib.Path,
+  *,
+  together: bool,
+) -> list[Job]:
+  """Returns `jobs` for the runs that the ledger in `results` has now."""
+  runs = ledger.read(results)
+  return jobs(study, settings, trials, runs, workdir, together=together)
+
+
 def status(job: Job) -> tuple[str, int]:
   """Returns `(status, epochs done)` of a run that is not in the ledger."""
   log = job.workdir / LOG
