@@ -240,8 +240,6 @@ if __name__ == '__main__':
     'launch_params',
     '',
     'Parameters of submitit, such as timeout_min=240,slurm_partition=gpu; by'
-    ' default '
-    + ','.join(f'{k}={v}' for k, v in cluster.SLURM_DEFAULTS.items())
-    + ' on SLURM.',
+    f' default {cluster.default_text()} on SLURM, where 0 leaves out a request.',
   )
   app.run(main)

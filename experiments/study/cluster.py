@@ -34,6 +34,11 @@ _FIXED = {
 _LONGEST_WARNING = 300  # Seconds.
 
 
+def default_text() -> str:
+  """Returns the defaults on SLURM, as `--launch_params` takes them."""
+  return ','.join(f'{name}={value}' for name, value in SLURM_DEFAULTS.items())
+
+
 def check_submitit() -> None:
   """Checks that submitit is installed.
 
@@ -91,8 +96,8 @@ def make_executor(
   Args:
     kind: LOCAL or SLURM.
     logs: Folder of the logs.
-    parameters: Result of `parse`, which replaces defaults. Zero GPUs leave out
-      the request for a GPU.
+    parameters: Result of `parse`, which replaces defaults. A value of 0
+      leaves out the request to SLURM.
     jobs: Number of jobs of one submission that SLURM runs at a time.
     name: Name of the jobs.
     after: Jobs that must have ended well before SLURM starts these jobs.
@@ -120,7 +125,8 @@ def make_executor(
       'slurm_array_parallelism': jobs,
       'slurm_additional_parameters': more,
     }
-    chosen['gpus_per_node'] = chosen['gpus_per_node'] or None
+    for key in SLURM_DEFAULTS:
+      chosen[key] = chosen[key] or None
   try:
     executor = submitit.AutoExecutor(logs, cluster=kind)
     executor.update_parameters(**chosen)

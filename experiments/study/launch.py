@@ -125,7 +125,7 @@ def _submit(
   except (FailedJobError, FailedSubmissionError) as error:
     raise InvalidError(
       f'SLURM refused the jobs: {error}. Change --launch_params, whose defaults'
-      f' are {cluster.SLURM_DEFAULTS}.'
+      f' are {cluster.default_text()}; 0 leaves out a request.'
     ) from error
   numbers = [str(job.job_id) for job in jobs]
   queued.record(
