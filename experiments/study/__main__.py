@@ -240,6 +240,6 @@ if __name__ == '__main__':
     'launch_params',
     '',
     'Parameters of submitit, such as timeout_min=240,slurm_partition=gpu; by'
-    f' default {cluster.default_text()} on SLURM, where 0 leaves out a request.',
+    f' default {cluster.default_text()} on SLURM. 0 leaves out a request.',
   )
   app.run(main)

@@ -21,7 +21,10 @@ SLURM_DEFAULTS: dict[str, Any] = {
 }
 # SLURM's limits protect a shared cluster. On one's own machine a run takes as
 # long as it takes: a year.
-LOCAL_DEFAULTS: dict[str, Any] = {'timeout_min': 365 * 24 * 60}
+LOCAL_DEFAULTS: dict[str, Any] = {
+  'timeout_min': 365 * 24 * 60,
+  'gpus_per_node': 1,
+}
 # A run is one process on one machine, and other flags set the rest.
 _FIXED = {
   'nodes': 'a run of a study is one process',
@@ -90,7 +93,8 @@ def make_executor(
   jobs: int,
   name: str,
   after: tuple[str, ...] = (),
-) -> 'submitit.AutoExecutor':
+  gpus: tuple[int, ...] = (),
+) -> 'submitit.Executor':
   """Makes the executor that submits the jobs of a study.
 
   Args:
@@ -101,6 +105,7 @@ def make_executor(
     jobs: Number of jobs of one submission that SLURM runs at a time.
     name: Name of the jobs.
     after: Jobs that must have ended well before SLURM starts these jobs.
+    gpus: Numbers of the GPUs of a LOCAL job.
 
   Raises:
     InvalidError: If submitit does not know a parameter, or refuses its value.
@@ -128,8 +133,12 @@ def make_executor(
     for key in SLURM_DEFAULTS:
       chosen[key] = chosen[key] or None
   try:
-    executor = submitit.AutoExecutor(logs, cluster=kind)
+    executor: submitit.Executor = submitit.AutoExecutor(logs, cluster=kind)
     executor.update_parameters(**chosen)
+    if kind == LOCAL:
+      checked = executor.parameters
+      executor = submitit.LocalExecutor(logs)
+      executor.update_parameters(**checked | {'visible_gpus': gpus})
   except RuntimeError as error:
     raise MissingError(
       f'--launch={SLURM} needs the commands of SLURM, such as sbatch and srun:'

@@ -211,9 +211,10 @@ def _run_group(
 
 def _start(options: Options, logs: pathlib.Path, slot: int, task: Task) -> Any:
   executor = cluster.make_executor(
-    *(options.kind, logs, options.parameters | _gpus(options, slot)),
+    *(options.kind, logs, options.parameters),
     jobs=options.jobs,
     name=options.study,
+    gpus=slot_gpus(options, slot),
   )
   # Jobs ignore Ctrl-C, which a terminal sends to all processes: submitit would
   # kill them before they have saved. They get SIGTERM instead.
@@ -224,19 +225,25 @@ def _start(options: Options, logs: pathlib.Path, slot: int, task: Task) -> Any:
     signal.signal(signal.SIGINT, before)
 
 
-def _gpus(options: Options, slot: int) -> dict[str, Any]:
-  """Returns the parameters that give a slot its own GPUs of this machine."""
-  count = options.parameters.get('gpus_per_node', 1)
-  if not isinstance(count, int) or 'local_visible_gpus' in options.parameters:
-    return {}
+def slot_gpus(options: Options, slot: int) -> tuple[int, ...]:
+  """Returns the GPUs of this machine that belong to one of the jobs at a time.
+
+  Raises:
+    InvalidError: If CUDA_VISIBLE_DEVICES has fewer GPUs than the jobs need.
+  """
+  default = cluster.LOCAL_DEFAULTS['gpus_per_node']
+  count = options.parameters.get('gpus_per_node', default)
+  if not isinstance(count, int):
+    return ()  # submitit refuses the value.
   visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
   found = [int(text) for text in visible.split(',') if text.strip().isdigit()]
-  end = (slot + 1) * count
-  chosen = found[slot * count : end] if found else range(slot * count, end)
-  return {
-    'gpus_per_node': len(chosen),
-    'local_visible_gpus': tuple(chosen),
-  }
+  if found and len(found) < count * options.jobs:
+    raise InvalidError(
+      f'--launch_jobs={options.jobs} with {count} GPUs per job needs more than'
+      f' CUDA_VISIBLE_DEVICES={visible} has. Use fewer jobs.'
+    )
+  numbers = found or range(count * options.jobs)
+  return tuple(numbers[slot * count : (slot + 1) * count])
 
 
 def _print_end(task: Task, job: Any) -> None:

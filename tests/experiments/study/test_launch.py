@@ -181,17 +181,19 @@ def test_in_queue_without_slurm_raises_only_after_a_launch(
     queued.in_queue(tmp_path)
 
 
-def test_gpus_each_slot_has_its_own(tmp_path, monkeypatch):
-  def gpus(slot, **parameters):
-    at = options(tmp_path)._replace(parameters=parameters)
-    return launch._gpus(at, slot)
+def test_slot_gpus_each_slot_has_its_own(tmp_path, monkeypatch):
+  def gpus(slot, jobs=2, **parameters):
+    at = options(tmp_path, cluster.LOCAL, jobs)._replace(parameters=parameters)
+    return launch.slot_gpus(at, slot)
 
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-  assert gpus(1) == {'gpus_per_node': 1, 'local_visible_gpus': (1,)}
-  assert gpus(1, gpus_per_node=2)['local_visible_gpus'] == (2, 3)
-  assert gpus(1, local_visible_gpus=(5,)) == {}
+  assert gpus(1) == (1,)
+  assert gpus(1, gpus_per_node=2) == (2, 3)
+  assert gpus(1, gpus_per_node=0) == ()
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
-  assert gpus(1)['local_visible_gpus'] == (6,)
+  assert gpus(1) == (6,)
+  with pytest.raises(InvalidError, match='Use fewer jobs'):
+    gpus(0, jobs=3)
 
 
 @pytest.fixture
