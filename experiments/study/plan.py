@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
 from experiments.common import files
+from experiments.common.errors import UnwritableError
 from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import LOG
 
@@ -146,6 +147,9 @@ def claim_run(workdir: pathlib.Path) -> Iterator[bool]:
 
   Yields:
     True, or False if another process has the run.
+
+  Raises:
+    UnwritableError: If the file system has no locks.
   """
   lock = _lock(workdir)
   lock.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +160,15 @@ def claim_run(workdir: pathlib.Path) -> Iterator[bool]:
 def _try_lock(file: IO[str]) -> bool:
   # A process that calls `status` holds the lock for an instant.
   for _ in range(10):
-    if files.try_lock(file):
-      return True
+    try:
+      if files.try_lock(file):
+        return True
+    except OSError as error:
+      raise UnwritableError(
+        f'{file.name} cannot be locked: {error.strerror}. A study divides its'
+        ' runs between processes by locks: use a --workdir on a file system'
+        ' that has them.'
+      ) from error
     time.sleep(0.02)
   return False
 
