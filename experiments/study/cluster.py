@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import pathlib
 import re
 from typing import TYPE_CHECKING, Any
@@ -148,3 +149,31 @@ def make_executor(
     reason = str(error).split('\n')[0]
     raise InvalidError(f'--launch_params is not valid: {reason}') from error
   return executor
+
+
+def slot_gpus(
+  parameters: dict[str, Any], jobs: int, slot: int
+) -> tuple[int, ...]:
+  """Returns the GPUs of this machine that belong to one of the jobs at a time.
+
+  Args:
+    parameters: Result of `parse`.
+    jobs: Number of jobs at a time.
+    slot: Number of the job among them, from 0.
+
+  Raises:
+    InvalidError: If CUDA_VISIBLE_DEVICES has fewer GPUs than the jobs need.
+  """
+  default = LOCAL_DEFAULTS['gpus_per_node']
+  count = parameters.get('gpus_per_node', default)
+  if not isinstance(count, int):
+    return ()  # submitit refuses the value.
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+  found = [int(text) for text in visible.split(',') if text.strip().isdigit()]
+  if found and len(found) < count * jobs:
+    raise InvalidError(
+      f'--launch_jobs={jobs} with {count} GPUs per job needs more than'
+      f' CUDA_VISIBLE_DEVICES={visible} has. Use fewer jobs.'
+    )
+  numbers = found or range(count * jobs)
+  return tuple(numbers[slot * count : (slot + 1) * count])

@@ -20,6 +20,7 @@ from experiments.study import display, plan, run
 
 # The number that submitit's local executor starts a job again for.
 _LOCAL_REQUEUE = 144
+_STOPPED = 128 + signal.SIGTERM
 _RESTARTS_WITHOUT_STEP = 3
 
 
@@ -82,9 +83,13 @@ def run_task(task: Task) -> None:
         run.run_study(task.jobs, task.bases, task.results, stop, shown)
     except training.Stopped:
       pass
-    except SystemExit:
+    except SystemExit as error:
       # Training defers SIGTERM itself, saves, and exits.
+      if error.code != _STOPPED:
+        raise
       received.append(signal.SIGTERM)
+    except KeyboardInterrupt:
+      sys.exit(128 + signal.SIGINT)
     if not received or task.is_done():
       return
     sys.exit(_put_back(received, _checkpoints(task) != before))
@@ -140,16 +145,15 @@ def _put_back(received: list[int], has_saved: bool) -> int:
   Returns:
     The exit status of the job.
   """
-  stopped = 128 + signal.SIGTERM
   if os.environ.get('SUBMITIT_EXECUTOR') == 'local':
     # SIGTERM comes from the user there.
     is_limit = _time_limit_signal() in received
-    return _LOCAL_REQUEUE if is_limit else stopped
+    return _LOCAL_REQUEUE if is_limit else _STOPPED
   job = _slurm_job()
   state = _output('squeue', '--noheader', f'--jobs={job}', '--format=%T')
   if state != 'RUNNING':
     print(f'SLURM says {state or "nothing"} of job {job}, which ends.')
-    return stopped
+    return _STOPPED
   restarts = int(os.environ.get('SLURM_RESTART_COUNT', 0))
   if not has_saved and restarts >= _RESTARTS_WITHOUT_STEP:
     print(
@@ -157,10 +161,10 @@ def _put_back(received: list[int], has_saved: bool) -> int:
       ' before its first checkpoint: give a larger timeout_min, then launch the'
       ' study again.'
     )
-    return stopped
+    return _STOPPED
   print(f'Job {job} goes back into the queue.', flush=True)
   _output('scontrol', 'requeue', job)
-  return stopped
+  return _STOPPED
 
 
 def _slurm_job() -> str:

@@ -214,7 +214,7 @@ def _start(options: Options, logs: pathlib.Path, slot: int, task: Task) -> Any:
     *(options.kind, logs, options.parameters),
     jobs=options.jobs,
     name=options.study,
-    gpus=slot_gpus(options, slot),
+    gpus=cluster.slot_gpus(options.parameters, options.jobs, slot),
   )
   # Jobs ignore Ctrl-C, which a terminal sends to all processes: submitit would
   # kill them before they have saved. They get SIGTERM instead.
@@ -223,27 +223,6 @@ def _start(options: Options, logs: pathlib.Path, slot: int, task: Task) -> Any:
     return executor.submit(run_task, task)
   finally:
     signal.signal(signal.SIGINT, before)
-
-
-def slot_gpus(options: Options, slot: int) -> tuple[int, ...]:
-  """Returns the GPUs of this machine that belong to one of the jobs at a time.
-
-  Raises:
-    InvalidError: If CUDA_VISIBLE_DEVICES has fewer GPUs than the jobs need.
-  """
-  default = cluster.LOCAL_DEFAULTS['gpus_per_node']
-  count = options.parameters.get('gpus_per_node', default)
-  if not isinstance(count, int):
-    return ()  # submitit refuses the value.
-  visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
-  found = [int(text) for text in visible.split(',') if text.strip().isdigit()]
-  if found and len(found) < count * options.jobs:
-    raise InvalidError(
-      f'--launch_jobs={options.jobs} with {count} GPUs per job needs more than'
-      f' CUDA_VISIBLE_DEVICES={visible} has. Use fewer jobs.'
-    )
-  numbers = found or range(count * options.jobs)
-  return tuple(numbers[slot * count : (slot + 1) * count])
 
 
 def _print_end(task: Task, job: Any) -> None:

@@ -181,10 +181,9 @@ def test_in_queue_without_slurm_raises_only_after_a_launch(
     queued.in_queue(tmp_path)
 
 
-def test_slot_gpus_each_slot_has_its_own(tmp_path, monkeypatch):
+def test_slot_gpus_each_slot_has_its_own(monkeypatch):
   def gpus(slot, jobs=2, **parameters):
-    at = options(tmp_path, cluster.LOCAL, jobs)._replace(parameters=parameters)
-    return launch.slot_gpus(at, slot)
+    return cluster.slot_gpus(parameters, jobs, slot)
 
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
   assert gpus(1) == (1,)
