@@ -9,6 +9,10 @@ import types
 
 import pytest
 
+# Its first import closes the streams of log handlers. Those of a captured test
+# are the streams of pytest.
+import submitit  # noqa: F401
+
 from experiments import training
 from experiments.common.errors import BusyError, InvalidError, MissingError
 from experiments.records import ledger
@@ -304,7 +308,7 @@ def run_tiny_task(task):
 
 @pytest.mark.slow
 def test_launch_local_killed_job_is_resumed_and_no_run_twice(
-  tmp_path, monkeypatch, capfd
+  tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setattr(launch, 'run_task', run_tiny_task)
   tiny.put_in(monkeypatch)
@@ -313,7 +317,7 @@ def test_launch_local_killed_job_is_resumed_and_no_run_twice(
   first, rest = make_tasks(tmp_path, base)
   assert (first, len(rest)) == ([], 2)
   launch.launch_local(at, first, rest)
-  out = capfd.readouterr().out
+  out = capsys.readouterr().out
   assert 'Done: tiny-ste-2epochs-seed1.' in out
   assert 'Not done: tiny-ste-2epochs-seed0. See ' in out
   names = [entry.name for entry in ledger.read(tmp_path / 'results')]
