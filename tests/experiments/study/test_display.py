@@ -56,15 +56,15 @@ def test_print_status_shows_job_in_queue(tmp_path):
 def test_print_status_shows_cost_of_epochs_that_are_left(tmp_path):
   config = spec.in_protocol('fair', estimator='ste')
   planned = plan.jobs('mine', {'ste': config}, 2, [], tmp_path, together=False)
-  step = cost.Measured('resnet20', 32, 128, 100, 'ste', 'float32', 90.0, 'A')
+  step = cost.Measured('resnet20', 32, 128, 100, 'ste', 'float32', 100.0, 'A')
   text = io.StringIO()
   console = rich.console.Console(file=text, width=80)
   display.print_status(
     *('Mine', {'ste': config}, 2, [], planned), {}, [step], console
   )
-  # 0.09 s, 390 steps, 100 epochs, two trials.
-  assert re.search(r'│ +2.0 │', text.getvalue())
-  assert '2.0 GPU hours are left for 2 of 2 runs' in text.getvalue()
+  # 0.1 s, 390 steps, 100 epochs, two trials.
+  assert re.search(r'│ +2.2 │', text.getvalue())
+  assert '2.2 GPU hours are left for 2 of 2 runs' in text.getvalue()
 
 
 @pytest.mark.slow
