@@ -3,24 +3,42 @@ r"""Runs the missing runs of a study, which is a grid of configurations.
   python -m experiments.study --study=experiments/studies/table1.py \
     --workdir=runs/table1 --pretrained=FOLDER [--only REGEX] [--trials 5]
     [--epochs N] [--budget 8m] [--list] [--smoke]
+    [--launch local|slurm] [--launch_jobs N] [--launch_params NAME=VALUE,…]
 
 Rerun the command to resume after any stop; --budget stops it after a time.
 Finished runs enter the ledger, `WORKDIR/results` or --results, from which
 `python -m experiments.report --results=…` makes tables and figures. Several
-processes may work on one folder: each run belongs to one of them.
+processes may work on one folder: each run belongs to one of them. `--launch`
+makes each missing run a job, on this machine or on a SLURM cluster.
 """
 
+import functools
 import math
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from experiments.common import files, runtime
-from experiments.common.errors import InvalidError, exit_on_user_error
+from experiments.common.errors import (
+  InvalidError,
+  MissingError,
+  exit_on_user_error,
+)
 from experiments.records import ledger
-from experiments.study import display, plan, run, spec
+from experiments.study import (
+  cluster,
+  cost,
+  display,
+  launch,
+  plan,
+  queued,
+  run,
+  spec,
+)
 from experiments.training import smoke
 
 
@@ -33,6 +51,7 @@ def main(argv: list[str]) -> None:
   # A run has the path of its base model in its log, so the path must not
   # depend on the folder that the command is run in.
   workdir = pathlib.Path(arguments.workdir).absolute()
+  _check_launch()
   if not arguments.smoke:
     _work(workdir, pathlib.Path(arguments.results or workdir / 'results'))
     return
@@ -53,6 +72,25 @@ def _refuse_sizes() -> None:
         '--smoke runs one trial of one epoch, with a ledger of its own: leave'
         f' out --{name}.'
       )
+
+
+def _check_launch() -> None:
+  """Refuses flags that do not fit --launch, and a missing package."""
+  arguments = flags.FLAGS
+  if not arguments.launch:
+    for name in ('launch_jobs', 'launch_params'):
+      if getattr(arguments, name):
+        raise InvalidError(
+          f'--{name} has no effect without --launch=local or --launch=slurm.'
+        )
+    return
+  if arguments.smoke or arguments.budget:
+    raise InvalidError(
+      '--launch takes neither --smoke nor --budget: leave them out. The time'
+      ' of a job is timeout_min in --launch_params.'
+    )
+  cluster.check_submitit()
+  cluster.parse(arguments.launch_params)
 
 
 def _work(workdir: pathlib.Path, results: pathlib.Path) -> None:
@@ -80,30 +118,35 @@ def _work(workdir: pathlib.Path, results: pathlib.Path) -> None:
   )
   trials = 1 if arguments.smoke else arguments.trials or study.trials
 
-  def missing_jobs() -> list[plan.Job]:
+  missing_jobs = functools.partial(
+    plan.missing,
+    *(name, settings, trials, results, workdir),
     # On CPU a batch of trials is slower than one program per trial, and the
-    # first trial is done sooner.
-    return plan.jobs(
-      name,
-      settings,
-      trials,
-      ledger.read(results),
-      workdir,
-      together=jax.default_backend() != 'cpu',
-    )
+    # first trial is done sooner. Jobs run at the same time.
+    together=not arguments.launch and jax.default_backend() != 'cpu',
+  )
+  measured = cost.read()
 
   def print_status(missing: list[plan.Job]) -> None:
     display.print_status(
-      study.title, settings, trials, ledger.read(results), missing
+      *(study.title, settings, trials, ledger.read(results), missing),
+      queued=_in_queue(workdir),
+      measured=measured,
     )
 
   missing = missing_jobs()
   print_status(missing)
   if arguments.list:
     return
-  runtime.configure(fast_compilation=arguments.smoke)
   files.remove_leftovers(results, mine=False)
-  if missing:
+  if missing and arguments.launch:
+    _launch(missing_jobs, bases, results, workdir)
+    if arguments.launch == cluster.SLURM:
+      return
+    missing = missing_jobs()
+    print_status(missing)
+  elif missing:
+    runtime.configure(fast_compilation=arguments.smoke)
     with display.open_display(len(missing)) as progress:
       run.run_study(
         missing_jobs, bases, results, lambda: time.monotonic() >= end, progress
@@ -120,6 +163,36 @@ def _work(workdir: pathlib.Path, results: pathlib.Path) -> None:
       f'All runs are in {results}. To make tables and figures, run python -m'
       f' experiments.report --results={results} --out={workdir / "report"}'
     )
+
+
+def _launch(
+  missing_jobs: Callable[[], list[plan.Job]],
+  bases: dict[str, ConfigDict],
+  results: pathlib.Path,
+  workdir: pathlib.Path,
+) -> None:
+  """Makes each missing run of a study a job."""
+  arguments = flags.FLAGS
+  kind = arguments.launch
+  options = launch.Options(
+    kind,
+    arguments.launch_jobs or launch.DEFAULT_JOBS[kind],
+    cluster.parse(arguments.launch_params),
+    pathlib.Path(arguments.study).stem,
+    workdir,
+  )
+  start = launch.launch_slurm if kind == cluster.SLURM else launch.launch_local
+  start(options, *launch.tasks(missing_jobs, bases, results))
+
+
+def _in_queue(workdir: pathlib.Path) -> dict[pathlib.Path, str]:
+  """Returns the numbers of the jobs that wait or run, by folder."""
+  try:
+    return {folder: at.job for folder, at in queued.in_queue(workdir).items()}
+  except MissingError as error:
+    # The list is also of use on a machine without SLURM.
+    print(error)
+    return {}
 
 
 if __name__ == '__main__':
@@ -147,5 +220,26 @@ if __name__ == '__main__':
   )
   flags.DEFINE_bool(
     'list', False, 'Print which runs are done and which are missing, and exit.'
+  )
+  flags.DEFINE_enum(
+    'launch',
+    None,
+    [cluster.LOCAL, cluster.SLURM],
+    'Make each missing run a job: local, processes of this machine; slurm, jobs'
+    ' of a cluster.',
+  )
+  flags.DEFINE_integer(
+    'launch_jobs',
+    None,
+    'Jobs at a time; by default '
+    + ', '.join(f'{kind}: {n}' for kind, n in launch.DEFAULT_JOBS.items())
+    + '.',
+    lower_bound=1,
+  )
+  flags.DEFINE_string(
+    'launch_params',
+    '',
+    'Parameters of submitit, such as timeout_min=240,slurm_partition=gpu; by'
+    f' default {cluster.default_text()} on SLURM. 0 leaves out a request.',
   )
   app.run(main)

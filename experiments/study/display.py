@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import rich.console
@@ -13,7 +15,7 @@ from ml_collections import ConfigDict
 from experiments.build.fingerprint import identity
 from experiments.common.console import print_line
 from experiments.records import ledger
-from experiments.study import plan
+from experiments.study import cost, plan
 from experiments.training import progress
 
 Show = Callable[..., Any]
@@ -83,6 +85,8 @@ def print_status(
   trials: int,
   runs: Sequence[ledger.Run],
   planned: Sequence[plan.Job],
+  queued: Mapping[pathlib.Path, str] = MappingProxyType({}),
+  measured: Sequence[cost.Measured] = (),
   console: rich.console.Console | None = None,
 ) -> None:
   """Prints which trials of each setting are done and which are not.
@@ -93,6 +97,8 @@ def print_status(
     trials: Number of trials wanted of each setting.
     runs: Runs in the ledger.
     planned: Runs that the ledger lacks.
+    queued: Folders of runs to the numbers of their jobs in SLURM's queue.
+    measured: Measured steps, from which the cost of the rest follows.
     console: Console to print on; standard output by default.
   """
   console = console or rich.console.Console()
@@ -103,26 +109,44 @@ def print_status(
   jobs: dict[str, list[plan.Job]] = {}
   for job in planned:
     jobs.setdefault(identity(job.config.to_dict()), []).append(job)
+  costs = {job.workdir: _cost(job, measured) for job in planned}
+  known = [found for found in costs.values() if found]
+  if known:
+    table.add_column('GPU hours left', justify='right')
   trials_done = 0
   for name, config in settings.items():
     done = plan.done_seeds(config.to_dict(), runs) & set(range(trials))
     trials_done += len(done)
-    table.add_row(
-      name,
-      f'{len(done)}/{trials}',
-      _states(jobs.get(identity(config.to_dict()), [])),
-    )
+    left = jobs.get(identity(config.to_dict()), [])
+    row = [name, f'{len(done)}/{trials}', _states(left, queued)]
+    if known:
+      row.append(cost.describe([costs[job.workdir] for job in left]))
+    table.add_row(*row)
   console.print(table)
   console.print(f'{trials_done} of {len(settings) * trials} trials are done.')
+  if known:
+    print_line(console, cost.note(known, len(planned)))
 
 
-def _states(planned: Sequence[plan.Job]) -> str:
+def _cost(job: plan.Job, measured: Sequence[cost.Measured]) -> cost.Cost | None:
+  """Returns the cost of the epochs that a run has left."""
+  _, done = plan.status(job)
+  return cost.of_epochs(job.config, job.config.epochs - done, measured)
+
+
+def _states(
+  planned: Sequence[plan.Job], queued: Mapping[pathlib.Path, str]
+) -> str:
   """Lists the seeds that are not done, grouped by how far they are."""
   seeds: dict[str, list[str]] = {}
   for job in planned:
     state, epochs = plan.status(job)
-    if state != plan.MISSING:
-      state += f' ({epochs}/{job.config.epochs} epochs)'
+    begun = f' ({epochs}/{job.config.epochs} epochs)'
+    if state != plan.RUNNING and job.workdir in queued:
+      state = f'in the queue as {queued[job.workdir]}'
+      state += begun * bool(epochs)
+    elif state != plan.MISSING:
+      state += begun
     first, trials = job.config.seed, job.config.trials
     text = f'{first}' if trials == 1 else f'{first} to {first + trials - 1}'
     seeds.setdefault(state, []).append(text)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
 from experiments.common import files
+from experiments.common.errors import UnwritableError
 from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import LOG
 
@@ -113,6 +114,20 @@ def jobs(
   return planned
 
 
+def missing(
+  study: str,
+  settings: Mapping[str, ConfigDict],
+  trials: int,
+  results: pathlib.Path,
+  workdir: pathlib.Path,
+  *,
+  together: bool,
+) -> list[Job]:
+  """Returns `jobs` for the runs that the ledger in `results` has now."""
+  runs = ledger.read(results)
+  return jobs(study, settings, trials, runs, workdir, together=together)
+
+
 def status(job: Job) -> tuple[str, int]:
   """Returns `(status, epochs done)` of a run that is not in the ledger."""
   log = job.workdir / LOG
@@ -132,6 +147,9 @@ def claim_run(workdir: pathlib.Path) -> Iterator[bool]:
 
   Yields:
     True, or False if another process has the run.
+
+  Raises:
+    UnwritableError: If the file system has no locks.
   """
   lock = _lock(workdir)
   lock.parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +160,15 @@ def claim_run(workdir: pathlib.Path) -> Iterator[bool]:
 def _try_lock(file: IO[str]) -> bool:
   # A process that calls `status` holds the lock for an instant.
   for _ in range(10):
-    if files.try_lock(file):
-      return True
+    try:
+      if files.try_lock(file):
+        return True
+    except OSError as error:
+      raise UnwritableError(
+        f'{file.name} cannot be locked: {error.strerror}. A study divides its'
+        ' runs between processes by locks: use a --workdir on a file system'
+        ' that has them.'
+      ) from error
     time.sleep(0.02)
   return False
 

@@ -176,11 +176,8 @@ def run_study(
     InvalidError: If a finished run does not appear in the ledger.
   """
   try:
-    for folder, config in bases.items():
-      path = pathlib.Path(folder)
-      used = (pathlib.Path(job.config.pretrained) for job in plan())
-      if any(path in file.parents for file in used):
-        _make_base(config, path, stop, display)
+    for folder, config in used_bases(plan(), bases).items():
+      make_base(config, pathlib.Path(folder), stop, display)
     ended: set[pathlib.Path] = set()
     # The plan is made again after each run: another process may have released
     # a run by now, and one run may have become several.
@@ -209,13 +206,35 @@ def run_study(
     return
 
 
-def _make_base(
+def used_bases(
+  jobs: Sequence[study_plan.Job], bases: Mapping[str, ConfigDict]
+) -> dict[str, ConfigDict]:
+  """Returns those of the result of `base_models` that runs start from."""
+  files = [pathlib.Path(job.config.pretrained) for job in jobs]
+  return {
+    folder: config
+    for folder, config in bases.items()
+    if any(pathlib.Path(folder) in file.parents for file in files)
+  }
+
+
+def make_base(
   config: ConfigDict,
   folder: pathlib.Path,
   stop: Stop,
   display: study_display.Display,
 ) -> None:
-  """Trains a base model, or waits for the process that trains it."""
+  """Trains a base model, or waits for the process that trains it.
+
+  Args:
+    config: Configuration of the base model.
+    folder: Folder of its run.
+    stop: Function that is called before the run and between its steps.
+    display: Display of the progress.
+
+  Raises:
+    Stopped: If `stop` returned True during training.
+  """
   while not stop():
     with (
       contextlib.suppress(BusyError),

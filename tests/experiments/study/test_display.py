@@ -7,17 +7,19 @@ import pytest
 import rich.console
 
 from experiments.records import ledger
-from experiments.study import display, plan, spec
+from experiments.study import cost, display, plan, spec
 from tests.experiments import ledgers
 from tests.experiments.terminal import in_terminal
 
 
-def status_text(tmp_path, study, trials):
+def status_text(tmp_path, study, trials, queued=None):
   runs = ledger.read(tmp_path / 'results')
   planned = plan.jobs('mine', study, trials, runs, tmp_path, together=False)
   text = io.StringIO()
   console = rich.console.Console(file=text, width=80)
-  display.print_status('Mine', study, trials, runs, planned, console)
+  display.print_status(
+    *('Mine', study, trials, runs, planned), queued or {}, (), console
+  )
   return text.getvalue()
 
 
@@ -40,6 +42,29 @@ def test_print_status_lists_every_name_of_a_setting(tmp_path):
     'other': ['0/3', 'missing: 0, 1, 2'],
   }
   assert '2 of 9 trials are done.' in text
+
+
+def test_print_status_shows_job_in_queue(tmp_path):
+  study = {'ste': spec.in_protocol('fair', epochs=2, estimator='ste')}
+  first, _ = plan.jobs('mine', study, 2, [], tmp_path, together=False)
+  text = status_text(tmp_path, study, 2, {first.workdir: '12_0'})
+  assert 'in the queue as 12_0: 0; missing: 1' in ' '.join(
+    text.replace('│', ' ').split()
+  )
+
+
+def test_print_status_shows_cost_of_epochs_that_are_left(tmp_path):
+  config = spec.in_protocol('fair', estimator='ste')
+  planned = plan.jobs('mine', {'ste': config}, 2, [], tmp_path, together=False)
+  step = cost.Measured('resnet20', 32, 128, 100, 'ste', 'float32', 100.0, 'A')
+  text = io.StringIO()
+  console = rich.console.Console(file=text, width=80)
+  display.print_status(
+    *('Mine', {'ste': config}, 2, [], planned), {}, [step], console
+  )
+  # 0.1 s, 390 steps, 100 epochs, two trials.
+  assert re.search(r'│ +2.2 │', text.getvalue())
+  assert '2.2 GPU hours are left for 2 of 2 runs' in text.getvalue()
 
 
 @pytest.mark.slow

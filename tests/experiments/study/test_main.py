@@ -28,6 +28,9 @@ def call(monkeypatch, tmp_path):
       'budget': '',
       'smoke': True,
       'list': False,
+      'launch': None,
+      'launch_jobs': None,
+      'launch_params': '',
     }
     arguments = types.SimpleNamespace(**{**values, **changes})
     monkeypatch.setattr(command.flags, 'FLAGS', arguments)

@@ -1,11 +1,13 @@
 """Tests which runs are missing, and that only one process claims each run."""
 
+import errno
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from experiments.common.errors import UnwritableError
 from experiments.records import ledger, model_file
 from experiments.study import plan as study_plan
 from experiments.study import spec
@@ -211,6 +213,16 @@ def test_claim_run_error_ends_claim(tmp_path):
     raise KeyError
   with study_plan.claim_run(job.workdir) as is_claimed:
     assert is_claimed
+
+
+def test_claim_run_file_system_without_locks_raises(tmp_path, monkeypatch):
+  def flock(file, operation):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(study_plan.files.fcntl, 'flock', flock)
+  claim = study_plan.claim_run(plan(tmp_path)[0].workdir)
+  with pytest.raises(UnwritableError, match='cannot be locked: No locks'):
+    claim.__enter__()
 
 
 @pytest.mark.slow
