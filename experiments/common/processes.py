@@ -109,8 +109,8 @@ def _check(
     return
   if missing := [name for name in manual if name not in given]:
     raise InvalidError(
-      f'{" and ".join(given)} needs {" and ".join(missing)} too: give'
-      ' --coordinator=HOST:PORT --processes=N --process_id=I.'
+      f'{" and ".join(given)} without {" and ".join(missing)}: give all of'
+      ' --coordinator=HOST:PORT --processes=N --process_id=I, or none of them.'
     )
   coordinator, processes, process_id = manual.values()
   if not re.fullmatch(r'.+:\d+', coordinator):

@@ -30,7 +30,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from experiments.common import parallel, processes
-from experiments.common.errors import UnreadableError, UnwritableError
+from experiments.common.errors import (
+  MissingError,
+  UnreadableError,
+  UnwritableError,
+)
 from experiments.records import leaf_lists
 from experiments.records.orbax_messages import (
   cause_of,
@@ -117,11 +121,9 @@ def _check_access(path: Path) -> None:
   Orbax would notice only when the first checkpoint is written.
   """
   if not path.is_dir():
-    raise FileNotFoundError(
-      errno.ENOENT,
-      'is missing here, and exists in process 0. All processes need the same'
-      ' folder on a shared disk',
-      str(path),
+    raise MissingError(
+      f'{path} exists in process 0, but not in process {jax.process_index()}.'
+      ' All processes need the same --workdir on a shared disk.'
     )
   if not os.access(path, os.W_OK | os.X_OK):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

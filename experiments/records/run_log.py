@@ -40,9 +40,9 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
   Returns:
     A JSON object: date (UTC, ISO 8601), config, device (kind, platform,
-    count), processes if there are several, host_cpus, versions, commit and dirty. `dirty` is true if `mq_jax`
-    or `experiments` differ from the commit. Both are None if the code does not
-    run from a git checkout.
+    count), processes if there are several, host_cpus, versions, commit and
+    dirty. `dirty` is true if `mq_jax` or `experiments` differ from the commit.
+    Both are None if the code does not run from a git checkout.
   """
   devices = jax.devices()
   versions = {name: _version(name) for name in PACKAGES}
