@@ -106,11 +106,12 @@ def _shared(leaf: Any, sharding: NamedSharding) -> Any:
   """
   if isinstance(leaf, jax.core.Tracer):
     return jax.device_put(leaf, sharding)
-  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+  is_array = isinstance(leaf, jax.Array)
+  if is_array and not leaf.is_fully_addressable:
     if leaf.is_fully_replicated:
       return leaf
     return jax.jit(lambda leaf: leaf, out_shardings=sharding)(leaf)
-  if jnp.issubdtype(getattr(leaf, 'dtype', None), jax.dtypes.prng_key):
+  if is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     data = _shared(jax.random.key_data(leaf), sharding)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
   host = np.asarray(leaf)

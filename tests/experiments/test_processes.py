@@ -26,18 +26,18 @@ pytestmark = [
   pytest.mark.slow,
   pytest.mark.usefixtures('compilation_cache'),
 ]
-STEPS = 80  # per epoch
+STEPS = 60  # per epoch
 VALUES = {
   'network': 'resnet8',
-  'estimator': 'lstm_fc',
-  'hidden': 3,
+  'estimator': 'fc_grad',
+  'layers': 1,
   'optimizer': 'adam',
   'batch_size': 4,
   'epoch_steps': STEPS,
   'epochs': 2,
   'pretrain_epochs': 1,
   'chunk': 2,
-  'checkpoint_every': 40,
+  'checkpoint_every': 30,
   'mesh_data': -1,
 }
 PEER_TIMEOUT = 10  # Seconds.
@@ -166,7 +166,7 @@ def test_two_processes_decode_photographs_of_their_devices(tmp_path, two):
     **{'dataset': 'folder', 'data_dir': str(root), 'image_size': 32},
     **{'resize': 36, 'epoch_steps': 4, 'batch_size': 8, 'epochs': 1},
     **{'estimator': 'ste', 'recalibrate': 1, 'trials': 2},
-    'hidden': KEYS['hidden'].default,
+    'layers': KEYS['layers'].default,
     'pretrained': tiny.write_model(tmp_path / 'base.safetensors', tiny.Net(2)),
     'pretrain_epochs': KEYS['pretrain_epochs'].default,
   }
