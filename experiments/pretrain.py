@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from experiments.build.base_model import further_config
 from experiments.build.check import check
 from experiments.build.schema import KEYS
-from experiments.common import runtime
+from experiments.common import processes, runtime
 from experiments.common.errors import ConfigError, exit_on_user_error
 from experiments.training import flags as training_flags
-from experiments.training import train_and_evaluate
+from experiments.training import process_flags, train_and_evaluate
 from experiments.training.smoke import smoke_config
 
 flags.adopt_module_key_flags(training_flags)
@@ -50,9 +50,12 @@ def _chosen_config() -> ConfigDict:
 def main(_: list[str]) -> None:
   """Trains the base model and prints how to use it."""
   runtime.configure(fast_compilation=training_flags.SMOKE.value)
+  process_flags.start()
   config = further_config(_chosen_config())
   workdir, hint = training_flags.workdir_for(config)
   result = train_and_evaluate(config, workdir, message=hint)
+  if not processes.is_first():
+    return
   print(
     f'{config.network} on {config.dataset}:'
     f' {result.records[-1]["test_accuracy"]:.2f}% test accuracy.\n'

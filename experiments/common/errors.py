@@ -47,6 +47,22 @@ class BusyError(UserError, RuntimeError):
   """Another process is working in a folder."""
 
 
+class UnreachableError(UserError, RuntimeError):
+  """Another process of the run cannot be reached."""
+
+
+class PeerError(UserError, RuntimeError):
+  """Another process of the run has failed, and this process ends with it.
+
+  Attributes:
+    is_shown: False if the other process prints the message.
+  """
+
+  def __init__(self, message: str, *, is_shown: bool) -> None:
+    super().__init__(message)
+    self.is_shown = is_shown
+
+
 def report_missing_package(
   kind: type[BaseException],
   error: BaseException,
@@ -85,6 +101,8 @@ def exit_on_user_error(other: type[Exception] = UserError) -> Iterator[None]:
   logging.getLogger().setLevel(logging.WARNING)
   try:
     yield
+  except PeerError as error:
+    sys.exit(f'{error}' if error.is_shown else 1)
   except (UserError, other) as error:
     sys.exit(f'{error}')
   except OSError as error:

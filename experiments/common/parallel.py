@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments.common import processes
 from experiments.common.errors import InvalidError
 
 
@@ -62,9 +64,15 @@ def data_mesh(devices: int) -> Mesh:
   """Returns a mesh of this many devices, or of all devices if it is -1.
 
   Raises:
-    InvalidError: If there are fewer devices.
+    InvalidError: If there are fewer devices, or several processes do not use
+      all of them.
   """
   available = jax.devices()
+  if processes.are_several() and devices not in (-1, len(available)):
+    raise InvalidError(
+      f'config.mesh_data={devices} must be -1 if several processes train'
+      f' together: they use all of their {len(available)} devices.'
+    )
   if devices > len(available):
     raise InvalidError(
       f'config.mesh_data={devices}, but jax sees {len(available)} devices.'
@@ -80,8 +88,50 @@ def data_mesh(devices: int) -> Mesh:
 
 
 def replicated(tree: Any, mesh: Mesh) -> Any:
-  """Copies a whole pytree to every device."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  """Copies a whole pytree to every device.
+
+  All processes must have the same pytree; nothing is sent between them.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec())
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(lambda leaf: _shared(leaf, sharding), tree)
+
+
+def _shared(leaf: Any, sharding: NamedSharding) -> Any:
+  """Makes an array of several processes from the equal array of each of them.
+
+  For an array of one process, `jax.device_put` would send it to all processes
+  to compare it.
+  """
+  if isinstance(leaf, jax.core.Tracer):
+    return jax.device_put(leaf, sharding)
+  is_array = isinstance(leaf, jax.Array)
+  if is_array and not leaf.is_fully_addressable:
+    if leaf.is_fully_replicated:
+      return leaf
+    return jax.jit(lambda leaf: leaf, out_shardings=sharding)(leaf)
+  if is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    data = _shared(jax.random.key_data(leaf), sharding)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+  host = np.asarray(leaf)
+  return jax.make_array_from_callback(
+    host.shape, sharding, host.__getitem__, dtype=host.dtype
+  )
+
+
+def shared(tree: Any) -> Any:
+  """Copies a pytree to all devices if several processes train together.
+
+  They can compute only with arrays that are on the devices of all of them. With
+  one process the function returns its argument.
+  """
+  return replicated(tree, data_mesh(-1)) if processes.are_several() else tree
+
+
+def everywhere() -> NamedSharding:
+  """Returns the sharding of a whole array on all devices of all processes."""
+  return NamedSharding(data_mesh(-1), PartitionSpec())
 
 
 def keep_replicated(tree: Any, mesh: Mesh) -> Any:

@@ -130,7 +130,7 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     def batch(split: Split, index: Array, batch_size: int) -> Batch:
       batch = normalised(batches.eval_batch(split, index, batch_size))
       if batch_size % mesh.size:
-        return batch
+        return parallel.keep_replicated(batch, mesh)
       return parallel.split_batch(batch, mesh)
 
     return Examples(len(split.labels), functools.partial(batch, split))

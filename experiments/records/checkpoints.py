@@ -10,6 +10,9 @@ of the template, and loads arrays whose bytes have changed on the disk.
 Orbax writes into a temporary folder and renames it. If a process is killed,
 only the checkpoint that it was writing is lost. A checkpoint that is damaged
 later is set aside, and the one before it is read.
+
+Several processes that train together save and restore together: orbax writes
+each array once, and all of them read the same folder.
 """
 
 import contextlib
@@ -26,7 +29,12 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from experiments.common.errors import UnreadableError, UnwritableError
+from experiments.common import parallel, processes
+from experiments.common.errors import (
+  MissingError,
+  UnreadableError,
+  UnwritableError,
+)
 from experiments.records import leaf_lists
 from experiments.records.orbax_messages import (
   cause_of,
@@ -93,15 +101,32 @@ def open_manager(
   logger.addFilter(no_orbax_chatter)
   try:
     path = Path(directory).absolute()
-    # Orbax would notice only when the first checkpoint is written.
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK | os.X_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    _clear_places(path)
+    processes.from_first(lambda: _make_folder(path))
+    processes.together(lambda: _check_access(path))
     with _open(path, options) as manager:
       yield manager
   finally:
     logger.removeFilter(no_orbax_chatter)
+
+
+def _make_folder(path: Path) -> None:
+  path.mkdir(parents=True, exist_ok=True)
+  _check_access(path)
+  _clear_places(path)
+
+
+def _check_access(path: Path) -> None:
+  """Refuses a folder that cannot be written.
+
+  Orbax would notice only when the first checkpoint is written.
+  """
+  if not path.is_dir():
+    raise MissingError(
+      f'{path} exists in process 0, but not in process {jax.process_index()}.'
+      ' All processes need the same --workdir on a shared disk.'
+    )
+  if not os.access(path, os.W_OK | os.X_OK):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _open(
@@ -199,6 +224,48 @@ def restore_latest(
     UnreadableError: If every checkpoint is damaged; none is set aside then.
     InvalidError: If the state does not fit the template.
   """
+  if not processes.are_several():
+    return _newest_undamaged(manager, template, check, notify)
+  directory = Path(manager.directory)
+
+  def find() -> int | None:
+    with ocp.CheckpointManager(directory, options=_alone()) as alone:
+      found = _newest_undamaged(alone, template, check, notify)
+    return None if found is None else found.step
+
+  # Process 0 decides alone, because a wait of orbax for the other processes
+  # would not end if only some of them could read a file.
+  step = processes.from_first(find)
+  manager.reload()
+  if step is None:
+    return None
+  try:
+    return _restore(manager, step, template, check, parallel.everywhere())
+  except DamagedError as error:
+    raise UnreadableError(
+      f'The checkpoint of step {step} in {directory} is readable in process 0,'
+      f' but not in process {jax.process_index()} ({error}). All processes need'
+      ' the same folder on a shared disk.'
+    ) from error
+
+
+def _alone() -> ocp.CheckpointManagerOptions:
+  """Returns the options of a manager that process 0 has for itself."""
+  own = ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix='alone'
+  )
+  return ocp.CheckpointManagerOptions(
+    create=False, read_only=True, multiprocessing_options=own
+  )
+
+
+def _newest_undamaged(
+  manager: ocp.CheckpointManager,
+  template: Any,
+  check: Callable[[Any], None],
+  notify: Callable[[str], object],
+) -> Restored | None:
+  """Reads the newest undamaged checkpoint, and sets newer ones aside."""
   directory = Path(manager.directory)
   damaged: dict[int, str] = {}
   for step in sorted(manager.all_steps(), reverse=True):
@@ -231,9 +298,13 @@ def _restore(
   step: int,
   template: Any,
   check: Callable[[Any], None],
+  sharding: jax.sharding.Sharding | None = None,
 ) -> Restored:
-  """Reads one checkpoint; raises a DamagedError if it cannot be used."""
-  default = jnp.zeros(()).sharding
+  """Reads one checkpoint; raises a DamagedError if it cannot be used.
+
+  Leaves of the template without a sharding get `sharding`.
+  """
+  default = sharding or jnp.zeros(()).sharding
   placed = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=leaf.sharding or default

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import jax
 
 from experiments.build.fingerprint import without_places
-from experiments.common import files
+from experiments.common import files, processes
 from experiments.common.errors import InvalidError
 from mq_jax.files import write_atomic
 
@@ -40,9 +40,9 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
   Returns:
     A JSON object: date (UTC, ISO 8601), config, device (kind, platform,
-    count), host_cpus, versions, commit and dirty. `dirty` is true if `mq_jax`
-    or `experiments` differ from the commit. Both are None if the code does not
-    run from a git checkout.
+    count), processes if there are several, host_cpus, versions, commit and
+    dirty. `dirty` is true if `mq_jax` or `experiments` differ from the commit.
+    Both are None if the code does not run from a git checkout.
   """
   devices = jax.devices()
   versions = {name: _version(name) for name in PACKAGES}
@@ -55,6 +55,7 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
       'platform': devices[0].platform,
       'count': len(devices),
     },
+    **({'processes': jax.process_count()} if processes.are_several() else {}),
     'host_cpus': os.cpu_count(),
     'versions': {'python': platform.python_version(), **versions},
     **_source(Path(__file__).resolve().parents[2]),

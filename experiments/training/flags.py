@@ -15,13 +15,14 @@ from experiments.build.check import check
 from experiments.build.key import check_value, from_text, similar_names
 from experiments.build.methods import METHODS, check_options
 from experiments.build.schema import KEYS, check_effect, help_text
+from experiments.common import processes
 from experiments.common.errors import (
   ConfigError,
   InvalidError,
   MissingError,
   UserError,
 )
-from experiments.training import smoke
+from experiments.training import process_flags, smoke
 
 CONFIGS = pathlib.Path(configs.__file__).parent
 DEFAULT = CONFIGS / 'resnet20.py'
@@ -34,6 +35,7 @@ WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Folder of the run; empty: a dated folder in runs/.'
 )
 SMOKE = flags.DEFINE_bool('smoke', False, smoke.HELP)
+flags.adopt_module_key_flags(process_flags)
 _KEY = re.compile(
   r'--?(?:no)?config\.(?P<name>method(?=\.)|[^=]*)(?:[=.].*)?', re.DOTALL
 )
@@ -206,6 +208,10 @@ def workdir_for(config: ConfigDict) -> tuple[pathlib.Path, str]:
   Returns:
     The folder, and a notice that says how to resume the run there.
   """
+  return processes.from_first(lambda: _workdir_for(config))
+
+
+def _workdir_for(config: ConfigDict) -> tuple[pathlib.Path, str]:
   keys = ('network', 'quantizer', 'estimator', 'optimizer')
   name = '-'.join([time.strftime('%Y%m%d-%H%M%S'), *(config[k] for k in keys)])
   folder = WORKDIR.value or f'runs/{name}'

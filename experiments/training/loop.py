@@ -8,7 +8,7 @@ import contextlib
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 import mq_jax
+from experiments.common import processes
 from experiments.records import checkpoints, run_log, workdir
 from experiments.training import signals
 from experiments.training.divergence import check_finite, divergence
@@ -86,21 +87,20 @@ def run_epochs(
   total = config.epochs * per_epoch
   scalars_path = folder / workdir.SCALARS
   with (
-    contextlib.closing(
-      run_log.open_scalars(scalars_path, epochs_done(steps, position))
-    ) as scalars,
-    signals.defer_signals() as signal_number,
+    _open_scalars(scalars_path, epochs_done(steps, position)) as scalars,
+    signals.agreed_signals() as signal_number,
   ):
     outputs = _Outputs(manager, folder / workdir.LOG, scalars, bar)
 
     def between() -> None:
-      if signal_number() is not None:
+      # The processes of a run compute the test together, to its end.
+      if not processes.are_several() and signal_number() is not None:
         raise _SignalArrived
 
     if not total:
       record = epoch_record(steps, saved, position)
       check_finite(saved.state, position.step, manager, record)
-      run_log.append(outputs.log, record)
+      _append(outputs, record)
     while position.step < total or is_untested(steps, position):
       if not is_untested(steps, position):
         step = position.step
@@ -120,7 +120,7 @@ def run_epochs(
             steps, saved, position, between, outputs
           )
       has_signal = signal_number() is not None
-      must_stop = step < total and not has_signal and stop()
+      must_stop = step < total and not has_signal and processes.agreed(stop)
       if must_stop or has_signal or is_end or step % every == 0:
         _save(manager, saved, position)
       if must_stop or has_signal:
@@ -149,14 +149,29 @@ def _test_epoch(
   """
   record = epoch_record(steps, saved, position, between)
   check_finite(saved.state, position.step, outputs.manager, record)
-  run_log.append(outputs.log, record)
-  run_log.write_scalars(outputs.scalars, record)
+  _append(outputs, record)
+  if outputs.scalars is not None:
+    run_log.write_scalars(outputs.scalars, record)
   outputs.bar.end_epoch(
     epoch=record['epoch'],
     test_loss=record['test_loss'],
     accuracy=record['test_accuracy'],
   )
   return with_codes(steps, saved.state), start_epoch(steps, position.step)
+
+
+@contextlib.contextmanager
+def _open_scalars(folder: pathlib.Path, epochs_done: int) -> Iterator[Any]:
+  """Yields the writer of scalars; None in a process that writes no files."""
+  if not processes.is_first():
+    yield None
+    return
+  with contextlib.closing(run_log.open_scalars(folder, epochs_done)) as writer:
+    yield writer
+
+
+def _append(outputs: _Outputs, record: dict[str, Any]) -> None:
+  processes.from_first(lambda: run_log.append(outputs.log, record))
 
 
 def _remaining(steps: Steps, position: Position, total: int) -> str:
@@ -173,7 +188,7 @@ def _save(
 
   After its test, a state is already known to be finite.
   """
-  if position.step == manager.latest_step():
+  if position.step == processes.from_first(manager.latest_step):
     # The run resumed in a test. A rerun would repeat only this test.
     return
   if not position.tested:

@@ -178,6 +178,17 @@ def progress_bar(
           print_line(console, _past_line(task, console.width))
 
 
+@contextlib.contextmanager
+def hidden_bar(*args: object, **kwargs: object) -> Iterator[Bar]:
+  """Replaces `progress_bar` and shows nothing."""
+  del args, kwargs
+
+  def nothing(*args: object, **kwargs: object) -> None:
+    del args, kwargs
+
+  yield Bar(nothing, nothing, nothing)
+
+
 class _LineColumn(ProgressColumn):
   """Shows a task in one line that leaves out what has no room."""
 

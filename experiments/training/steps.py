@@ -99,6 +99,7 @@ def make_steps(
   """
   seeds = tuple(range(config.seed, config.seed + config.trials))
   mesh = parallel.data_mesh(config.mesh_data)
+  params, batch_stats = parallel.shared((params, batch_stats))
   losses_of = losses.LOSSES[config.loss]
   parts = make_parts(config, pipeline.steps_per_epoch)
   train = mq_jax.make_train_step(
@@ -108,7 +109,9 @@ def make_steps(
 
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:
     states = [
-      train.init(jax.random.key(seed), params, batch_stats, batch)
+      train.init(
+        parallel.shared(jax.random.key(seed)), params, batch_stats, batch
+      )
       for seed, batch in zip(seeds, batches, strict=True)
     ]
     return parallel.replicated(parallel.stack(states), mesh)

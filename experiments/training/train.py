@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build import losses
+from experiments.build import fingerprint, losses
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
 from experiments.build.key import subset
 from experiments.build.networks import make_network
-from experiments.common import parallel
+from experiments.common import parallel, processes
 from experiments.common.console import counted
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
@@ -39,7 +40,7 @@ from experiments.training.position import (
   start_epoch,
   with_codes,
 )
-from experiments.training.progress import progress_bar
+from experiments.training.progress import hidden_bar, progress_bar
 from experiments.training.steps import Steps, make_steps
 
 # On two CPU cores, per kernel: compiling the first state and the step.
@@ -118,15 +119,26 @@ def train_and_evaluate(
   """
   check(config)
   folder = pathlib.Path(folder)
+  processes.check_equal(_by_name(config), 'the same configuration')
+  if not processes.is_first():
+    show, message = hidden_bar, ''
   # The result of a complete run can be read in a folder without permission to
   # write, and by several processes.
-  if _is_complete(config, folder):
-    return _result(config, folder)
-  with workdir.lock(folder):
+  is_complete = functools.partial(_is_complete, config, folder)
+  result = functools.partial(_result, config, folder)
+  if processes.from_first(is_complete):
+    return processes.from_first(result)
+  with processes.in_first(lambda: workdir.lock(folder)):
     # Another process may have completed the run in the meantime.
-    if not _is_complete(config, folder):
+    if not processes.from_first(is_complete):
       _run(config, folder, stop, show, message)
-  return _result(config, folder)
+  return processes.from_first(result)
+
+
+def _by_name(config: ConfigDict) -> dict[str, str]:
+  """Returns the values that the processes of a run must share."""
+  values = fingerprint.without_places(config.to_dict())
+  return {f'config.{name}': repr(value) for name, value in values.items()}
 
 
 def _is_complete(config: ConfigDict, folder: pathlib.Path) -> bool:
@@ -166,16 +178,23 @@ def _run(
     )
     message = ''
     base = str(result.model_path)
-    print(f'The base model is {base}.', flush=True)
-  pipeline = make_pipeline(config)
+    if processes.is_first():
+      print(f'The base model is {base}.', flush=True)
+  pipeline = processes.together(lambda: make_pipeline(config))
   net = make_network(config, len(pipeline.classes))
-  params, batch_stats = initial_variables(
-    config,
-    net,
-    DATASETS[config.dataset].image_shape(config),
-    base,
-    lambda: first_images(pipeline.calibrate),
+  params, batch_stats = parallel.shared(
+    processes.together(
+      lambda: initial_variables(
+        config,
+        net,
+        DATASETS[config.dataset].image_shape(config),
+        base,
+        lambda: _first_images(pipeline.calibrate),
+      )
+    )
   )
+  if processes.are_several():
+    _check_same_files(pipeline, base)
   steps = make_steps(config, pipeline, net, params, batch_stats)
   if message:
     print(message, flush=True)
@@ -209,9 +228,24 @@ def _run(
   _save_models(config, folder, steps, state, len(pipeline.classes))
 
 
-def first_images(examples: Examples, most: int = 256) -> jax.Array:
+def _first_images(examples: Examples, most: int = 256) -> Any:
   """Returns images, by default enough to measure statistics with."""
-  return examples.batch(0, min(most, examples.size))['image']
+  images = examples.batch(0, min(most, examples.size))['image']
+  if not processes.are_several():
+    return images
+  return multihost_utils.process_allgather(images, tiled=True)
+
+
+def _check_same_files(pipeline: Pipeline, base: str) -> None:
+  """Refuses other data or another base model than those of process 0."""
+  values = {
+    'the list of classes': ' '.join(pipeline.classes),
+    'the number of steps per epoch': str(pipeline.steps_per_epoch),
+    'the number of test images': str(pipeline.evaluate.size),
+  }
+  if base:
+    values[f'the digest of {base}'] = model_file.digest(base)
+  processes.check_equal(values, 'the same files')
 
 
 def make_pipeline(config: ConfigDict) -> Pipeline:
@@ -255,14 +289,15 @@ def _train(
   log_path = folder / workdir.LOG
   with checkpoints.open_manager(folder / workdir.CHECKPOINTS) as manager:
     restored = None
-    if manager.latest_step() is not None:
+    if processes.from_first(manager.latest_step) is not None:
       template = jax.eval_shape(
         lambda state: with_codes(steps, state), steps.state_shape()
       )
       restored = checkpoints.restore_latest(
         manager, template, check=_check_finite
       )
-    if restored is not None and not log_path.exists():
+    has_log = processes.from_first(log_path.exists)
+    if restored is not None and not has_log:
       # Only the log has the configuration that the checkpoints belong to.
       raise InvalidError(
         f'{manager.directory} has checkpoints, but {log_path} is missing: put'
@@ -281,10 +316,12 @@ def _train(
         saved = with_codes(steps, state)
       else:
         saved = restored.state
-      run_log.start_log(
-        log_path,
-        run_log.describe_run(config.to_dict()) | {'start': measured},
-        epochs_done=epochs_done(steps, position),
+      processes.from_first(
+        lambda: run_log.start_log(
+          log_path,
+          run_log.describe_run(config.to_dict()) | {'start': measured},
+          epochs_done=epochs_done(steps, position),
+        )
       )
       return run_epochs(
         config, folder, steps, saved, position, manager, stop, bar
@@ -328,7 +365,8 @@ def _save_models(
   If the loss saw other weights than the quantized ones, the function also
   writes these, as `trained.safetensors`: other methods can quantize them.
   """
-  _, records = run_log.read_log(folder / workdir.LOG)
+  log_path = folder / workdir.LOG
+  _, records = processes.from_first(lambda: run_log.read_log(log_path))
   by_trial = records[-1].get('trials', [records[-1]])
   metadata = {
     'network': config.network,
@@ -340,19 +378,23 @@ def _save_models(
   for trial, seed in reversed(list(enumerate(steps.seeds))):
     trial_state, measured = parallel.pick(state, trial), by_trial[trial]
     if steps.relaxed:
-      model_file.save_model(
+      _save_model(
         workdir.model_path(folder, config, seed, 'trained'),
         steps.train.forward_params(trial_state),
         trial_state.model_state,
         metadata | {'accuracy': f'{measured["relaxed_accuracy"]:.2f}'},
       )
     params = steps.train.quantized(trial_state)
-    model_file.save_model(
+    _save_model(
       workdir.model_path(folder, config, seed),
       params,
       steps.recalibrate(params, trial_state.model_state),
       metadata | {'accuracy': f'{measured["test_accuracy"]:.2f}'},
     )
+
+
+def _save_model(*arguments: Any) -> None:
+  processes.from_first(lambda: model_file.save_model(*arguments))
 
 
 def _result(config: ConfigDict, folder: pathlib.Path) -> Result:

@@ -17,7 +17,7 @@ from experiments import pretrain
 from experiments.build.base_model import FURTHER_LEARNING_RATE, base_config
 from experiments.common import errors
 from experiments.records import run_log
-from experiments.training import TrainingDiverged, command
+from experiments.training import TrainingDiverged, command, process_flags
 from experiments.training import flags as training_flags
 from tests.experiments import tiny
 
@@ -260,6 +260,7 @@ def test_cifar_user_error_is_one_line(tmp_path, environment):
 def set_flags(monkeypatch):
   """Returns a function that sets the flags of a command with a tiny network."""
   tiny.put_in(monkeypatch)
+  monkeypatch.setattr(process_flags, 'start', lambda: None)
 
   def apply(config, work):
     values = {'CONFIG': config, 'WORKDIR': work and str(work), 'SMOKE': False}

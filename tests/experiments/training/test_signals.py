@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from experiments.common import processes
 from experiments.training import signals
 
 
@@ -106,3 +107,51 @@ def test_defer_signals_other_thread_sets_no_handler():
   thread.start()
   thread.join()
   assert seen == [None, before]
+
+
+@pytest.mark.usefixtures('interruptible')
+@pytest.mark.parametrize(
+  ('calls', 'preempted', 'other', 'error', 'code'),
+  [
+    # The number that another process gives, before and after its signal.
+    (2, [False] * 3, [0, signal.SIGINT, 0], KeyboardInterrupt, ()),
+    (1, [True], [0], SystemExit, (143,)),
+  ],
+)
+def test_agreed_signals_signal_of_other_process_acts_here(
+  monkeypatch, calls, preempted, other, error, code
+):
+  given = iter(other)
+  monkeypatch.setattr(processes, 'are_several', lambda: True)
+  monkeypatch.setattr(processes, 'is_preempted', iter(preempted).__next__)
+  monkeypatch.setattr(
+    processes, 'largest', lambda number: max(number, next(given))
+  )
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(error) as raised, signals.agreed_signals() as number:  # noqa: PT012
+    # JAX receives SIGTERM.
+    assert signal.getsignal(signal.SIGTERM) == before
+    answers = [number() for _ in range(calls)]
+    assert answers[:-1] == [None] * (calls - 1)
+    assert answers[-1] is not None
+  assert raised.value.args == code
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_agreed_signals_own_ctrl_c_is_sent_to_others(monkeypatch):
+  sent = []
+  monkeypatch.setattr(processes, 'are_several', lambda: True)
+  monkeypatch.setattr(processes, 'is_preempted', lambda: False)
+  monkeypatch.setattr(
+    processes, 'largest', lambda number: sent.append(number) or number
+  )
+
+  def run():
+    with signals.agreed_signals() as number:
+      assert number() is None
+      signal.raise_signal(signal.SIGINT)
+      assert number() == signal.SIGINT
+
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  assert sent == [0, signal.SIGINT]
