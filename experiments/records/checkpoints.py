@@ -129,12 +129,25 @@ def _check_access(path: Path) -> None:
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
+class _Manager(ocp.CheckpointManager):
+  """A manager that leaves the question of preemption to `processes`.
+
+  Orbax would ask JAX with the number of the step. JAX keeps the largest number
+  that it was asked with, and would then miss a signal for as many of our calls.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Returns False."""
+    del step
+    return False
+
+
 def _open(
   path: Path, options: ocp.CheckpointManagerOptions
 ) -> ocp.CheckpointManager:
   """Opens a folder; orbax reads the description of each checkpoint."""
   try:
-    return ocp.CheckpointManager(path, options=options)
+    return _Manager(path, options=options)
   except OSError:
     raise
   except Exception as error:

@@ -39,7 +39,8 @@ class Cell(NamedTuple):
     last_epochs: Number of the last epochs whose mean is the result; 0 for a
       tenth of all.
     base_accuracy: Test accuracy of the base model, percent; None if not known.
-    base_top5_accuracy: Its top-5 accuracy, likewise.
+    base_top5_accuracy: Top-5 accuracy of the base model, percent; None if not
+      known.
     names: Names of the entries in the ledger.
   """
 
@@ -109,8 +110,7 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     dict(sorted(records.items())),
     sorted(diverged),
     epochs,
-    # A shorter run has the mean of the same share of its epochs.
-    config.last_epochs * epochs // max(1, config.epochs),
+    config.last_epochs,
     first['start'].get('base_accuracy'),
     first['start'].get('base_top5_accuracy'),
     [run.name for run in chosen],
@@ -184,9 +184,12 @@ def published(
 
 
 def _published(entry: dict[str, Any], config: ConfigDict) -> Published:
-  base = _TABLES['base_accuracy'].get(f'{config.network}-{config.dataset}')
+  # Tables of other papers have base models of their own.
+  bases = {} if 'setting' in entry else _TABLES['base_accuracy']
+  base = bases.get(f'{config.network}-{config.dataset}')
   given = {k: v for k, v in entry.items() if k in Published._fields}
-  return Published(base_accuracy=base, **given)
+  fields: dict[str, Any] = {'base_accuracy': base} | given
+  return Published(**fields)
 
 
 def logged() -> list[tuple[ConfigDict, dict[str, Any]]]:

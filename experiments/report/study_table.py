@@ -156,17 +156,16 @@ def _mark(
 def _note(
   study: spec.Study, used: Sequence[ledger.Run], with_paper: bool
 ) -> str:
-  span = (
-    'the last tenth of the epochs, at least one epoch. The paper takes the mean'
-    ' over the last ten epochs.'
-  )
-  if any(config.last_epochs for config in study.settings.values()):
-    last = join_distinct(
-      f'{config.last_epochs} of {config.epochs}'
-      for config in study.settings.values()
-      if config.last_epochs
-    )
-    span = f'the last epochs ({last}, as in the paper), at least one epoch.'
+  last = {
+    f'{config.last_epochs} of {config.epochs}'
+    for config in study.settings.values()
+    if config.last_epochs
+  }
+  span = 'the last tenth of the epochs, at least one epoch.'
+  if last:
+    span = f'the last epochs ({join_distinct(last)}).'
+  if study.paper_mean:
+    span += f' {study.paper_mean}'
   text = (
     f'{_measured_on(used)} is the mean over {span} The'
     ' columns std and base % are the standard deviation over trials and the'

@@ -63,6 +63,7 @@ def get_study() -> Study:
     settings,
     trials=3,
     drops=MappingProxyType({}),
+    paper_mean='',
     figures=False,
   )
 

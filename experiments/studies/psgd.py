@@ -35,5 +35,6 @@ def get_study() -> Study:
     'PSGD: layer-wise quantization after training',
     settings,
     published='psgd',
+    paper_mean='',
     figures=False,
   )

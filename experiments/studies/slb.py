@@ -56,6 +56,7 @@ def get_study() -> Study:
     'SLB: bits of weights and activations',
     settings,
     published='slb',
+    paper_mean='',
     figures=False,
   )
 

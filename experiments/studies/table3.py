@@ -31,5 +31,6 @@ def get_study() -> Study:
       for (quantizer, estimator), layers in ROWS.items()
     },
     published='table_3',
+    paper_mean='The paper takes the mean over the last five epochs.',
     paper_figures={'resnet18-dorefa': 'figure 15'},
   )

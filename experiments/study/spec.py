@@ -50,6 +50,8 @@ class Study(NamedTuple):
       reproduces; '' if there is no such table.
     paper_figures: Figures of the paper that the study reproduces, by the name
       of ours: 'NETWORK-QUANTIZER' for curves, 'factor' for the factor s.
+    paper_mean: Sentence on the epochs whose mean the paper prints; '' if it is
+      not known.
     figures: The study has figures. False if its settings differ in more than
       one respect, which only a table can show.
   """
@@ -60,6 +62,7 @@ class Study(NamedTuple):
   drops: Mapping[str, Drop] | None = None
   published: str = ''
   paper_figures: Mapping[str, str] = MappingProxyType({})
+  paper_mean: str = 'The paper takes the mean over the last ten epochs.'
   figures: bool = True
 
 

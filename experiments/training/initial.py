@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,29 @@ def activation_label(config: ConfigDict) -> str:
   return f'{config.activation_quantizer} {config.activation_bits}'
 
 
+class Initial(NamedTuple):
+  """The variables of a file, or random ones.
+
+  Attributes:
+    params: Parameters of the network.
+    batch_stats: Statistics of the norms.
+    has_numbers: The parameters contain trained clips and step sizes of the
+      activations.
+    is_folded: The statistics of the norms are unknown.
+  """
+
+  params: Any
+  batch_stats: Any
+  has_numbers: bool = False
+  is_folded: bool = False
+
+
 def initial_variables(
   config: ConfigDict,
   net: Any,
   image_shape: tuple[int, int, int],
   base: str,
-  images: Callable[[], jax.Array] | None = None,
-) -> tuple[Any, Any]:
+) -> Initial:
   """Returns the parameters and batch statistics that a run starts from.
 
   Args:
@@ -42,13 +58,6 @@ def initial_variables(
     net: Linen module.
     image_shape: Height, width and channels of the images.
     base: Path of the base model; empty for random weights.
-    images: `() -> images` of the training set, not augmented. Norms that the
-      file has in folded form get their statistics, and new numbers of
-      activations fit them if `config.activation_start` is 'measured'. None
-      leaves both as they are.
-
-  Returns:
-    `(params, batch_stats)`.
 
   Raises:
     MissingError: If the base model is missing.
@@ -59,17 +68,39 @@ def initial_variables(
     images = jnp.zeros((1, *image_shape))
     return net.init(jax.random.key(config.seed), images, train=False)
 
-  if base:
-    model = torch_weights.load_any(pathlib.Path(base).expanduser())
-    variables = _fitted(config, base, model, random_variables)
-    has_numbers = model.metadata.get('activations') == activation_label(config)
-    is_folded = model.metadata.get(NORMS) == FOLDED
-  else:
-    variables = jax.jit(random_variables)()
-    has_numbers = is_folded = False
-  params, batch_stats = variables['params'], variables['batch_stats']
-  if images is None:
-    return params, batch_stats
+  if not base:
+    return Initial(**jax.jit(random_variables)())
+  model = torch_weights.load_any(pathlib.Path(base).expanduser())
+  return Initial(
+    **_fitted(config, base, model, random_variables),
+    has_numbers=model.metadata.get('activations') == activation_label(config),
+    is_folded=model.metadata.get(NORMS) == FOLDED,
+  )
+
+
+def fit_to_images(
+  config: ConfigDict,
+  net: Any,
+  initial: Initial,
+  images: Callable[[], jax.Array],
+) -> tuple[Any, Any]:
+  """Returns the variables after what images determine.
+
+  New clips and step sizes of activations fit the images, if
+  `config.activation_start` is 'measured'. Norms that a file has in folded form
+  get the statistics of the images.
+
+  Args:
+    config: A checked configuration.
+    net: Linen module.
+    initial: Result of `initial_variables`.
+    images: `() -> images` of the training set, not augmented. It is called only
+      if they are needed.
+
+  Returns:
+    `(params, batch_stats)`.
+  """
+  params, batch_stats, has_numbers, is_folded = initial
   if config.activation_start == 'measured' and not has_numbers:
     params = measure_numbers(net, params, batch_stats, images())
   if is_folded:

@@ -28,6 +28,7 @@ from experiments.training.epoch_record import means
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import (
   activation_label,
+  fit_to_images,
   initial_variables,
   recorded_options,
 )
@@ -45,14 +46,17 @@ from experiments.training.steps import Steps, make_steps
 
 # On two CPU cores, per kernel: compiling the first state and the step.
 COMPILE_SECONDS = 1.0
+MEASURED_IMAGES = 256  # for statistics of norms, and numbers of activations
 
 
 class Result(NamedTuple):
   """The outcome of a run.
 
   Attributes:
-    base_accuracy: Test accuracy in percent of the base model, or of the run
-      itself in full precision; None if quantized weights started at random.
+    base_accuracy: Test accuracy in percent of the weights in the base model
+      that the run started from. If it started from random weights, or with a
+      random last layer, it is the last accuracy of a run in full precision, and
+      None for quantized weights.
     last_accuracy: Mean test accuracy of the last epochs (`config.last_epochs`),
       percent.
     last_top5_accuracy: The same of the top-5 accuracy; None if the data set has
@@ -182,19 +186,19 @@ def _run(
       print(f'The base model is {base}.', flush=True)
   pipeline = processes.together(lambda: make_pipeline(config))
   net = make_network(config, len(pipeline.classes))
-  params, batch_stats = parallel.shared(
-    processes.together(
-      lambda: initial_variables(
-        config,
-        net,
-        DATASETS[config.dataset].image_shape(config),
-        base,
-        lambda: _first_images(pipeline.calibrate),
-      )
+  initial = processes.together(
+    lambda: initial_variables(
+      config, net, DATASETS[config.dataset].image_shape(config), base
     )
   )
   if processes.are_several():
     _check_same_files(pipeline, base)
+  # Several processes make the images together.
+  params, batch_stats = parallel.shared(
+    fit_to_images(
+      config, net, initial, lambda: _first_images(pipeline.calibrate)
+    )
+  )
   steps = make_steps(config, pipeline, net, params, batch_stats)
   if message:
     print(message, flush=True)
@@ -228,9 +232,9 @@ def _run(
   _save_models(config, folder, steps, state, len(pipeline.classes))
 
 
-def _first_images(examples: Examples, most: int = 256) -> Any:
-  """Returns images, by default enough to measure statistics with."""
-  images = examples.batch(0, min(most, examples.size))['image']
+def _first_images(examples: Examples) -> Any:
+  """Returns images to measure statistics with."""
+  images = examples.batch(0, min(MEASURED_IMAGES, examples.size))['image']
   if not processes.are_several():
     return images
   return multihost_utils.process_allgather(images, tiled=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mq_jax.models.activation import QuantizedInput
@@ -17,7 +18,7 @@ from mq_jax.selection import named_leaves, replace
 Array = jax.Array
 # Candidates are `start` times powers of 2, 2^(1/8) apart.
 _OCTAVES, _PER_OCTAVE = 8, 8
-_MOST_VALUES = 2**18  # Inputs per layer; an even sample of more inputs.
+_MOST_VALUES = 2**18  # Inputs per layer; a sample of the positions of more.
 
 
 def measure_numbers(
@@ -27,8 +28,9 @@ def measure_numbers(
 
     number = argmin_c Σ (function(x, c) − x)²,   c = start · 2^(i/8), |i| ≤ 64
 
-  The sum is over an even sample of the inputs x of a layer, in evaluation, if
-  no activation with a number is quantized.
+  The sum is over the inputs x of a layer in evaluation, or over all channels of
+  a random sample of their positions, if no activation with a number is
+  quantized. A number keeps its `start` if all candidates are equally good.
 
   Args:
     net: Network with `QuantizedInput` layers.
@@ -70,8 +72,11 @@ def _best_numbers(
     start, function = layer.activation.start, layer.activation.function
     if start is None:
       return call(*args, **kwargs)
-    x = args[0].reshape(-1)
-    x = x[:: -(-x.size // _MOST_VALUES)]
+    x = args[0].reshape(-1, args[0].shape[-1])
+    most = max(1, _MOST_VALUES // x.shape[1])
+    if len(x) > most:
+      # Even steps could visit a single channel or a single column.
+      x = x[np.random.default_rng(0).integers(len(x), size=most)]
     x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
     candidates = start * 2.0 ** (jnp.arange(-steps, steps + 1) / _PER_OCTAVE)
 
@@ -79,7 +84,9 @@ def _best_numbers(
       return jnp.mean((function(x, number.astype(x.dtype)) - x) ** 2)
 
     errors = jax.lax.map(error, candidates)
-    number = candidates[jnp.argmin(errors)]
+    # All numbers fit a layer whose inputs are zero.
+    is_same = jnp.max(errors) == jnp.min(errors)
+    number = jnp.where(is_same, start, candidates[jnp.argmin(errors)])
     found['/'.join((*layer.path, 'number'))] = number.astype(x.dtype)
     return args[0]
 

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from mq_jax import activations, models
 from mq_jax.activations import Activation
+from mq_jax.models import calibration
 
 
 def error(kind, bits, x, number):
@@ -57,3 +59,28 @@ def test_measure_numbers_without_numbers_returns_params():
     models.measure_numbers(net, params, variables['batch_stats'], images)
     is params
   )
+
+
+class Wide(nn.Module):
+  """A quantized input of more values than are measured."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    activation = Activation(activations.pact(3), start=1.0)
+    return models.QuantizedInput(activation, name='act')(x)
+
+
+def test_measure_numbers_of_large_input_uses_all_channels(monkeypatch):
+  monkeypatch.setattr(calibration, '_MOST_VALUES', 2**10)
+  # The first channel, which every 16th value is of, is dead.
+  x = np.random.default_rng(0).uniform(0, 4, (8, 32, 32, 16))
+  x[..., 0] = 0
+  params = models.measure_numbers(
+    Wide(), {'act': {'number': jnp.float32(1)}}, {}, jnp.asarray(x, jnp.float32)
+  )
+  assert 3 < float(params['act']['number']) < 5
+  # Every number fits a dead layer, which keeps its start.
+  params = models.measure_numbers(
+    Wide(), {'act': {'number': jnp.float32(1)}}, {}, jnp.zeros((2, 4, 4, 16))
+  )
+  assert float(params['act']['number']) == 1

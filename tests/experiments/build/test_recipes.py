@@ -313,19 +313,18 @@ def test_initial_variables_other_activations_get_initial_numbers(
     next_config = load(name)
     next_config.pretrained = str(result.model_path)
     net = networks.make_network(next_config, 10)
-    first, _ = initial.initial_variables(
+    first, *_ = initial.initial_variables(
       next_config, net, (32, 32, 3), str(result.model_path)
     )
     assert activation_number(first) == pytest.approx(start)
   # The file has no number of LSQ, so its number is measured.
   next_config.activation_start = 'measured'
   images = np.random.default_rng(0).normal(size=(4, 32, 32, 3))
-  measured, _ = initial.initial_variables(
-    next_config,
-    net,
-    (32, 32, 3),
-    str(result.model_path),
-    lambda: images.astype(np.float32),
+  loaded = initial.initial_variables(
+    next_config, net, (32, 32, 3), str(result.model_path)
+  )
+  measured, _ = initial.fit_to_images(
+    next_config, net, loaded, lambda: images.astype(np.float32)
   )
   assert activation_number(measured) != pytest.approx(start, rel=1e-3)
   del params['head']

@@ -23,7 +23,7 @@ def test_initial_variables_new_head_keeps_all_other_layers(config):
   with pytest.raises(InvalidError, match=r'set config\.new_head=True'):
     initial.initial_variables(config, net, (32, 32, 3), config.pretrained)
   config.new_head = True
-  params, batch_stats = initial.initial_variables(
+  params, batch_stats, *_ = initial.initial_variables(
     config, net, (32, 32, 3), config.pretrained
   )
   loaded = model_file.load_model(config.pretrained)
@@ -31,7 +31,7 @@ def test_initial_variables_new_head_keeps_all_other_layers(config):
   assert tiny.as_bytes(batch_stats) == tiny.as_bytes(loaded.batch_stats)
   assert params['head']['kernel'].shape == (48, 10)
   config.seed = 1
-  other, _ = initial.initial_variables(
+  other, *_ = initial.initial_variables(
     config, net, (32, 32, 3), config.pretrained
   )
   assert np.any(other['head']['kernel'] != params['head']['kernel'])
@@ -66,7 +66,7 @@ def test_run_file_with_folded_norms_measures_their_statistics(tmp_path, config):
   model_file.save_model(
     path, weights['params'], weights['batch_stats'], {'norms': 'folded'}
   )
-  kept, _ = initial.initial_variables(config, net, (32, 32, 3), str(path))
+  kept, *_ = initial.initial_variables(config, net, (32, 32, 3), str(path))
   assert tiny.as_bytes(kept) == tiny.as_bytes(weights['params'])
   config.update(pretrained=str(path), epochs=1, optimizer='sgd')
   # Nothing is learned, so that the network is the one of the file, but its
