@@ -128,7 +128,7 @@ def quantizers(
 
 
 def _quantized(params: Any, quantizer: Any, variables: Any = None) -> Any:
-  """Returns the levels of every kernel; None stands for first variables."""
+  """Returns the levels of every kernel; None means the first variables."""
   new = {}
   for path, leaf in _kernels(params).items():
     w = jnp.asarray(leaf)

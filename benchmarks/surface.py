@@ -18,6 +18,7 @@ from experiments.build import losses
 from mq_jax import selection
 
 STEPS = np.linspace(-1, 1, 9)
+CENTRE = len(STEPS) // 2
 LARGEST_LOSS = 5.0  # Larger losses would hide the centre.
 
 
@@ -76,7 +77,7 @@ def draw(net: Any, models: Mapping[str, Any], batch: Any, path: str) -> None:
     filled = panel.contourf(
       STEPS, STEPS, np.minimum(values, LARGEST_LOSS), levels, cmap='viridis'
     )
-    panel.set_title(f'{name}: {values[4, 4]:.2f} at the centre')
+    panel.set_title(f'{name}: {values[CENTRE, CENTRE]:.2f} at the centre')
     panel.set_xlabel('first direction')
   panels[0].set_ylabel('second direction')
   figure.colorbar(filled, ax=list(panels), label='test loss')

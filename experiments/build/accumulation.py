@@ -20,8 +20,8 @@ LossFn = Callable[..., tuple[Array, tuple[Any, dict[str, Array]]]]
 def accumulated(loss_fn: LossFn, parts: int) -> LossFn:
   """Returns the loss of a batch that is computed part by part.
 
-  Part i has the examples i, i + parts, i + 2 · parts, …, so that every device
-  has an equal share of each part.
+  Part i has the examples i, i + parts, i + 2 · parts, …, so that devices which
+  share the batch share each part too, if their number divides its size.
 
   Args:
     loss_fn: `(params, batch_stats, batch, rng) -> (loss, (batch_stats,

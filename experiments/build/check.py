@@ -54,6 +54,7 @@ def check(config: ConfigDict) -> None:
   dataset = DATASETS[config.dataset]
   dataset.check(subset(config, dataset.reads))
   _check_seeds(config)
+  _check_start_and_batch(config)
   _check_quantizer(config)
   _check_estimator(config)
   _check_decay(config)
@@ -81,6 +82,10 @@ def _check_seeds(config: ConfigDict) -> None:
       ' weights, but this run starts from random weights: set'
       ' config.pretrained, or run one seed at a time.'
     )
+
+
+def _check_start_and_batch(config: ConfigDict) -> None:
+  """Refuses a new last layer of no file, and batches that cannot be split."""
   if config.new_head and not config.pretrained:
     raise ConfigError(
       'config.new_head=True replaces the last layer of a model file: set'

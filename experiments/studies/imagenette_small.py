@@ -4,9 +4,17 @@ r"""Ten classes of ImageNet at 128 pixels: a small study of photographs.
     --workdir=runs/imagenette --data_dir=IMAGENETTE --pretrained=FOLDER
 
 `IMAGENETTE` has folders `train` and `val` of ten classes. `FOLDER` holds the
-full-precision networks `mobilenet_v2-folder.safetensors`, trained on from
-weights of ImageNet, and `resnet18-folder.safetensors`, trained from random
-weights. docs/photographs.md has the commands that make both.
+full-precision networks `mobilenet_v2-folder.safetensors`, trained further from
+TensorFlow's weights of ImageNet, and `resnet18-folder.safetensors`, trained
+from random weights. `experiments.pretrain` makes both, each with
+`--config.dataset=folder --config.data_dir=IMAGENETTE --config.image_size=128
+--config.resize=146 --config.batch_size=64`:
+
+  python -m experiments.pretrain --config=experiments/configs/mobilenet_v2.py \
+    --config.padding=same --config.pixels=half --config.new_head=True \
+    --config.pretrained=mobilenet_v2_imagenet.npz --config.pretrain_epochs=3
+  python -m experiments.pretrain --config=experiments/configs/resnet18.py \
+    --config.pretrain_epochs=60
 
 The study is small: some thousand photographs, few epochs. Its drops say how the
 rules compare here, and not what they are on ImageNet.

@@ -3,10 +3,10 @@
   python -m experiments.study --study=experiments/studies/psgd.py \
     --workdir=runs/psgd [--only=resnet32] [--pretrained=FOLDER]
 
-Each network of full precision is trained on by PSGD, whose gradients pull the
-weights to the grid, or by plain SGD, and is then quantized layer by layer on
-that grid. Only weights are quantized. `benchmarks.psgd` quantizes the networks
-of two such runs in other ways and prunes them.
+Each network of full precision is trained further by PSGD, whose gradients pull
+the weights to the grid, or by plain SGD, and is then quantized layer by layer
+on that grid. Only weights are quantized. `benchmarks.psgd` quantizes the
+networks of two such runs in other ways and prunes them.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def get_study() -> Study:
       for rule, start in (('psgd', 0.0), ('sgd', 1.0)):
         config = load('psgd')
         config.update(network=network, dataset=DATASETS[network], bits=bits)
-        # Gradients are never scaled from the end of the run on.
+        # A start of 1 is the end of the run, so that gradients keep their size.
         config.method.start = start
         # The authors use no weight decay for targets of 2 bits.
         config.weight_decay = 0.0 if bits == 2 else config.weight_decay

@@ -1,14 +1,13 @@
-"""SLB's tables: VGG-Small, ResNet20 and ResNet18, and what its parts are worth.
+"""SLB's tables: VGG-Small, ResNet20 and ResNet18, and ablations of its parts.
 
   python -m experiments.study --study=experiments/studies/slb.py \
     --workdir=runs/slb [--only=vgg_small]
 
-W/A stands for the bits of weights and activations; 32 is full precision. Every
+W/A means the bits of weights and activations; 32 is full precision. Every
 network starts from random weights, and its first and last layer keep full
-precision. Three parts are left out, one at a time: the temperature schedule
-(the inverse temperature is constant), State Batch Norm (the statistics are
-those of training), and they are compared with three restarts of the
-temperature.
+precision. Two parts are left out, one at a time: the temperature schedule
+(the inverse temperature is constant) and State Batch Norm (the statistics are
+those of training). One setting has three restarts of the temperature.
 """
 
 from typing import Any

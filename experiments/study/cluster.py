@@ -125,7 +125,9 @@ def make_executor(
     if isinstance(minutes, int):
       # The run has this long to save before the time limit.
       chosen.setdefault(
-        'slurm_signal_delay_s', min(_LONGEST_WARNING, 15 * minutes)
+        # With 0 minutes, the limit is that of the partition.
+        'slurm_signal_delay_s',
+        min(_LONGEST_WARNING, 15 * minutes or _LONGEST_WARNING),
       )
     chosen |= {
       'slurm_array_parallelism': jobs,
@@ -162,18 +164,31 @@ def slot_gpus(
     slot: Number of the job among them, from 0.
 
   Raises:
-    InvalidError: If CUDA_VISIBLE_DEVICES has fewer GPUs than the jobs need.
+    InvalidError: If CUDA_VISIBLE_DEVICES has names instead of numbers, or there
+      are fewer GPUs than the jobs need.
   """
   default = LOCAL_DEFAULTS['gpus_per_node']
   count = parameters.get('gpus_per_node', default)
   if not isinstance(count, int):
     return ()  # submitit refuses the value.
-  visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
-  found = [int(text) for text in visible.split(',') if text.strip().isdigit()]
-  if found and len(found) < count * jobs:
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+  if visible is None:
+    # A machine without GPUs has none of these files.
+    available = len(list(pathlib.Path('/dev').glob('nvidia[0-9]*')))
+    numbers = list(range(available or count * jobs))
+  else:
+    texts = [text.strip() for text in visible.split(',') if text.strip()]
+    if not all(text.isdecimal() for text in texts):
+      raise InvalidError(
+        f'CUDA_VISIBLE_DEVICES={visible} must have the numbers of GPUs, from'
+        ' which --launch=local chooses those of a job.'
+      )
+    numbers = [int(text) for text in texts]
+    if not numbers:
+      return ()  # All GPUs are hidden.
+  if len(numbers) < count * jobs:
     raise InvalidError(
-      f'--launch_jobs={jobs} with {count} GPUs per job needs more than'
-      f' CUDA_VISIBLE_DEVICES={visible} has. Use fewer jobs.'
+      f'--launch_jobs={jobs} with {count} GPUs per job needs more than the'
+      f' {len(numbers)} GPUs that there are. Use fewer jobs.'
     )
-  numbers = found or range(count * jobs)
   return tuple(numbers[slot * count : (slot + 1) * count])

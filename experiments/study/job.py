@@ -150,9 +150,15 @@ def _put_back(received: list[int], has_saved: bool) -> int:
     is_limit = _time_limit_signal() in received
     return _LOCAL_REQUEUE if is_limit else _STOPPED
   job = _slurm_job()
-  state = _output('squeue', '--noheader', f'--jobs={job}', '--format=%T')
+  try:
+    state = _output('squeue', '--noheader', f'--jobs={job}', '--format=%T')
+  except (subprocess.SubprocessError, OSError):
+    state = 'RUNNING'  # SLURM does not answer; the job was not cancelled.
   if state != 'RUNNING':
-    print(f'SLURM says {state or "nothing"} of job {job}, which ends.')
+    print(
+      f'SLURM reports the state {state or "none"} for job {job}, so the job'
+      ' ends and is not requeued.'
+    )
     return _STOPPED
   restarts = int(os.environ.get('SLURM_RESTART_COUNT', 0))
   if not has_saved and restarts >= _RESTARTS_WITHOUT_STEP:

@@ -29,7 +29,8 @@ def print_summary(result: Result, console: Console | None = None) -> None:
   mean = f'{result.last_accuracy:.2f}%'
   rows[f'test accuracy, mean of the last {epochs}'] = mean
   if result.last_top5_accuracy is not None:
-    rows['top-5 test accuracy, likewise'] = f'{result.last_top5_accuracy:.2f}%'
+    top5 = f'{result.last_top5_accuracy:.2f}%'
+    rows['top-5 test accuracy, mean of these epochs'] = top5
   if len(trials) > 1:
     deviation = statistics.stdev(trials)
     rows[f'standard deviation over {len(trials)} trials'] = f'{deviation:.2f}%'
