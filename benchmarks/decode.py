@@ -47,7 +47,7 @@ def main() -> None:
   command.add_argument('--steps', type=int, default=20)
   command.add_argument('--image_size', type=int, default=224)
   command.add_argument('--folder', help='photographs as train/CLASS/*')
-  command.set_defaults(network='resnet20', batch_size=64)
+  command.set_defaults(network='resnet18', batch_size=64)
   args = table.parse(command, QUICK)
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(
@@ -128,7 +128,15 @@ def _step_rows(
   )
   pipeline = make_pipeline(config)
   case = cases.quantized(
-    cases.problem(args.network, args.batch_size, args.dtype), cases.STE, 1
+    cases.problem(
+      args.network,
+      args.batch_size,
+      args.dtype,
+      args.image_size,
+      len(pipeline.classes),
+    ),
+    cases.STE,
+    1,
   )
   step = jax.jit(case.step_fn)
   number = [0]

@@ -40,7 +40,12 @@ TABLES: dict[str, Mapping[str, Any]] = {
 KEYS: dict[str, Key] = {
   'network': Key('resnet20', 'Architecture of the network.', base=True),
   'head_norm': Key(False, 'Batch norm after the last layer.', base=True),
-  'width': Key(1.0, 'Factor of the channels.', above=0, base=True),
+  'width': Key(
+    1.0,
+    'Width multiplier: factor of the number of channels.',
+    above=0,
+    base=True,
+  ),
   'padding': Key(
     'torch',
     "Padding of strided convolutions; same: TensorFlow's.",
@@ -94,7 +99,7 @@ KEYS: dict[str, Key] = {
   ),
   'pixels': Key(
     'imagenet',
-    'Scale of pixels; imagenet: minus mean, over deviation of each channel;'
+    'Scale of pixels; imagenet: (pixel - mean) / deviation per channel;'
     ' half: (pixel - 128) / 128.',
     choices=PIXELS,
     base=True,
@@ -235,7 +240,7 @@ KEYS: dict[str, Key] = {
   ),
   'accumulate': Key(
     1,
-    'Parts of each batch whose gradients are computed in turn, to save memory.',
+    'Parts of each batch, computed one after another to save memory.',
     least=1,
     base=True,
     training=True,

@@ -26,7 +26,7 @@ from experiments.common.errors import (
   UserError,
 )
 
-# Seconds without a sign of life after which a process counts as dead.
+# Seconds without a heartbeat after which a process counts as dead.
 PEER_TIMEOUT = 100
 _LEAST_LENGTH = 1024  # Bytes. Each power of two above it is compiled once.
 # JAX counts calls and not steps: all processes agree on the number of a call.
@@ -52,7 +52,7 @@ def start(
     coordinator: Address HOST:PORT of process 0, which every process can reach.
     processes: Number of processes.
     process_id: Number of this process, from 0.
-    peer_timeout: Seconds without a sign of life after which a process counts as
+    peer_timeout: Seconds without a heartbeat after which a process counts as
       dead, and JAX ends the others.
 
   Raises:

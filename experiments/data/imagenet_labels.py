@@ -9,7 +9,7 @@ classes are in use; these are read, in this order of preference:
 - imagenet_2012_validation_synset_labels.txt of TensorFlow: one WNID per line,
   in the order of the images;
 - ILSVRC2012_devkit_t12.tar.gz, or the folder in it. Its ground truth has
-  numbers from 1 in an order that only its meta.mat tells.
+  numbers from 1 in an order that only its meta.mat defines.
 """
 
 import io
@@ -48,7 +48,7 @@ def find_labels(folders: Sequence[Path], classes: tuple[str, ...]) -> Labels:
   bare = [folder / TRUTH for folder in folders if (folder / TRUTH).exists()]
   hint = (
     f' {bare[0]} alone does not suffice, because {META} of the same development'
-    ' kit tells what its numbers mean.'
+    ' kit defines its numbers.'
     if bare
     else ''
   )

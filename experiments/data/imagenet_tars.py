@@ -70,7 +70,7 @@ def prepare_tars(
 
   Raises:
     MissingError: If an archive or the list is missing.
-    InvalidError: If an archive is damaged, or photographs are.
+    InvalidError: If an archive or a photograph is damaged.
     OSError: If the folder of the set cannot be written or exists.
   """
   for name in (TRAIN, VAL):

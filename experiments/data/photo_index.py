@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import files
+from experiments.common import files, processes
 from experiments.common.errors import InvalidError, MissingError
 from experiments.data.photo_folders import File, Folder
 from experiments.data.photographs import (
@@ -105,13 +105,20 @@ def index_folder(
   if most is not None and len(new) > most:
     kind = 'not inspected yet' if not old else 'new or changed'
     raise MissingError(
-      f'{len(new):,} photographs in {folder.root} are {kind}. Run\n'
-      f'  {command}\nonce, which decodes each of them.'
+      f'{len(new):,} photographs in {folder.root} are {kind}. Run this once; it'
+      f' decodes every photograph:\n  {command}'
     )
   damaged: dict[str, str] = {}
   if new:
     logging.info('Inspecting %d photographs in %s.', len(new), folder.root)
-    damaged = _inspect(folder.root, new, index, report('inspecting', len(new)))
+    try:
+      damaged = _inspect(
+        folder.root, new, index, report('inspecting', len(new))
+      )
+    except BaseException:
+      # The next start resumes from what was inspected before Ctrl-C.
+      _write(path, index)
+      raise
   if skip_damaged:
     known = {file.path: file for file in new}
     for name in damaged:
@@ -190,9 +197,11 @@ def damage_message(root: Path, damaged: Mapping[str, str], command: str) -> str:
   if (more := len(damaged) - _SHOWN) > 0:
     lines.append(f'  and {more:,} more')
   listing = '\n'.join(lines)
-  files_are = 'file is' if len(damaged) == 1 else 'files are'
+  are = 'file is not a complete image'
+  if len(damaged) > 1:
+    are = 'files are not complete images'
   return (
-    f'{len(damaged):,} {files_are} not complete images:\n{listing}\n'
+    f'{len(damaged):,} {are}:\n{listing}\n'
     'Remove or replace them, or run\n'
     f'  {command} --skip_damaged\n'
     'which leaves them out.'
@@ -237,7 +246,12 @@ def read_index(path: Path) -> Index:
 
 
 def _write(path: Path, index: Index) -> None:
-  """Writes an index; logs a warning if the folder is not writable."""
+  """Writes an index; logs a warning if the folder is not writable.
+
+  If several processes train, the first one writes.
+  """
+  if not processes.is_first():
+    return
   names = sorted(index)
   paths = os.fsencode('\0'.join(names))
   arrays: dict[str, Any] = {

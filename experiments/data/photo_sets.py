@@ -89,11 +89,16 @@ def list_imagenet(root: Path) -> Folder:
   folder = list_folder(root, read_labels)
   others = [n for n in folder.classes if not re.fullmatch(r'n\d{8}', n)]
   expected = imagenet_layout.OFFICIAL.classes
-  if others or len(folder.classes) != expected:
-    found = f'such as {others[0]!r}' if others else 'named as in ImageNet'
+  hint = "Use config.dataset='folder' for other classes."
+  if others:
     raise InvalidError(
-      f'{root} has {len(folder.classes)} class folders, {found}, instead of'
-      f" ImageNet's {expected}. Use config.dataset='folder' for other classes."
+      f'{root} has a class folder {others[0]!r}, but those of ImageNet have'
+      f' names such as n01440764. {hint}'
+    )
+  if len(folder.classes) != expected:
+    raise InvalidError(
+      f'{root} has {len(folder.classes)} class folders instead of the'
+      f' {expected} of ImageNet. {hint}'
     )
   return folder
 

@@ -64,7 +64,9 @@ def prepare(
   """
   root = Path(source).expanduser()
   if not root.is_dir():
-    raise MissingError(f'--source={source} is not a folder.')
+    raise MissingError(
+      f'--source={source} is not a folder. Name the folder that contains train.'
+    )
   is_records = (root / imagenet_layout.SET / imagenet_layout.VERSION).is_dir()
   is_archives = (root / imagenet_layout.TRAIN).is_file()
   in_place = (root / 'train').is_dir() or dataset == 'folder'

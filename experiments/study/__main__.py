@@ -190,7 +190,7 @@ def _in_queue(workdir: pathlib.Path) -> dict[pathlib.Path, str]:
   try:
     return {folder: at.job for folder, at in queued.in_queue(workdir).items()}
   except MissingError as error:
-    # The list is also of use on a machine without SLURM.
+    # The list is also useful on a machine without SLURM.
     print(error)
     return {}
 

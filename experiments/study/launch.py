@@ -83,7 +83,7 @@ def launch_slurm(
   Raises:
     BusyError: If another process is submitting jobs of this study.
     InvalidError: If SLURM refuses the jobs.
-    MissingError: If SLURM is not there.
+    MissingError: If SLURM is not installed.
   """
   with _lock(options.workdir):
     before = queued.in_queue(options.workdir)
@@ -94,7 +94,7 @@ def launch_slurm(
     _submit(options, new_rest, 'runs', after)
   waiting = len(first) + len(rest) - len(new_first) - len(new_rest)
   if waiting:
-    print(f'{counted(waiting, "job")} of this study were in the queue already.')
+    print(f'{counted(waiting, "job")} of this study are already in the queue.')
   print(
     f'Logs: {options.workdir / queued.FOLDER / _LOGS}. To follow, rerun this'
     ' command with --list; to stop a job, use scancel. Rerun this command to'
@@ -150,7 +150,7 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
     if not files.try_lock(file):
       raise BusyError(
         f'Another process is submitting jobs of the study in {workdir}. Rerun'
-        ' the command when it has ended.'
+        ' the command after that process has ended.'
       )
     yield
 

@@ -23,7 +23,7 @@ PROCESS_ID = flags.DEFINE_integer(
 PEER_TIMEOUT = flags.DEFINE_integer(
   'peer_timeout',
   processes.PEER_TIMEOUT,
-  'Seconds without a sign of life after which a process counts as dead, and the'
+  'Seconds without a heartbeat after which a process counts as dead, and the'
   ' others end.',
 )
 

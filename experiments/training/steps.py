@@ -217,7 +217,7 @@ def _host_loop(
       leaf.delete()
     for step in range(first, first + steps):
       for i, seed in enumerate(seeds):
-        # A pipeline may move its batches to the devices as it likes.
+        # A pipeline may move its batches to the devices in any way.
         with jax.transfer_guard('allow'):
           batch = pipeline.train(seed, step + 1)
         carries[i] = jitted_advance(carries[i], batch)
