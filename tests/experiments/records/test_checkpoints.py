@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 from experiments.records import checkpoints
 from tests.experiments.tiny import assert_same
@@ -88,6 +89,18 @@ def test_open_manager_keeps_and_reads_newest(tmp_path):
     )
   assert (step, progress) == (9, {'at': 9})
   np.testing.assert_array_equal(state['a'], [9, 9, 9])
+
+
+def test_save_does_not_ask_jax_for_preemption(tmp_path, monkeypatch):
+  # JAX would keep the number of the step, and miss a signal until our count of
+  # calls is larger.
+  def ask(step):
+    raise AssertionError(step)
+
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', ask)
+  with checkpoints.open_manager(tmp_path) as manager:
+    assert not manager.reached_preemption(7)
+    checkpoints.save(manager, 7, make_state(), {})
 
 
 def test_save_donated_state_is_unchanged(manager):

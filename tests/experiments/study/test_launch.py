@@ -151,7 +151,9 @@ def test_launch_slurm_again_submits_only_what_is_gone(tmp_path, slurm, capsys):
   assert 'Submitted runs: 2_0 to 2_1, after 1_0.' in capsys.readouterr().out
   launch.launch_slurm(options(tmp_path), *make_tasks(tmp_path))
   assert len(slurm.submissions) == 2
-  assert '3 jobs of this study were in the queue' in capsys.readouterr().out
+  assert (
+    '3 jobs of this study are already in the queue' in capsys.readouterr().out
+  )
   del slurm.states['2_1']  # It died without a trace.
   launch.launch_slurm(options(tmp_path), *make_tasks(tmp_path))
   assert slurm.submissions[2:] == [(runs[1:], ('1_0',))]

@@ -264,7 +264,7 @@ def test_run_study_missing_entry_is_an_error(tmp_path, monkeypatch):
     ),
     (('--only=(',), "--only='(' is not a regular expression"),
     (('--budget=8',), "--budget='8' must be a duration such as 90s, 8m"),
-    (('--pretrained=nowhere',), 'Name the file resnet8-digits.safetensors or'),
+    (('--pretrained=nowhere',), 'Name the file resnet8-digits.safetensors, or'),
     (('--study=none.py',), 'There is no study none.py'),
   ],
 )
