@@ -8,7 +8,6 @@ import collections
 import logging
 import os
 import shlex
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import files, processes
+from experiments.common import processes
 from experiments.common.errors import InvalidError, MissingError
+from experiments.data import index_file
 from experiments.data.photo_folders import File, Folder
 from experiments.data.photographs import (
   KINDS,
@@ -26,7 +26,7 @@ from experiments.data.photographs import (
   inspect,
 )
 from experiments.data.prefetch import cpu_count, map_bounded
-from mq_jax.files import content_digest, open_atomic
+from mq_jax.files import content_digest
 
 NAME = 'mq_jax_index.npz'
 # Most photographs that a start of training inspects itself.
@@ -40,7 +40,7 @@ Report = Callable[[str, int], Advance]
 
 
 class Entry(NamedTuple):
-  """What the index knows of a file.
+  """The entry of a file in the index.
 
   Attributes:
     size: Number of bytes.
@@ -227,22 +227,18 @@ def count_kinds(indexed: Indexed) -> dict[str, int]:
 
 def read_index(path: Path) -> Index:
   """Reads an index; returns {} if it is missing, damaged or of other code."""
-  try:
-    with np.load(path, allow_pickle=False) as content:
-      arrays = {name: content[name] for name in content.files}
-    digest = str(arrays.pop('digest'))
-    if digest != content_digest(arrays, _VERSION):
-      raise ValueError('its digest does not match its content')
-    paths = os.fsdecode(arrays['paths'].tobytes())
-    names = paths.split('\0') if paths else []
-    columns = [arrays[name].tolist() for name in Entry._fields]
-    rows = zip(*columns, strict=True)
-    return dict(zip(names, (Entry(*row) for row in rows), strict=True))
-  except FileNotFoundError:
+  content = index_file.read(path)
+  if content is None:
     return {}
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    logging.warning('%s is not used, since it is damaged: %s', path, error)
+  arrays, digest = content
+  if digest != content_digest(arrays, _VERSION):
+    index_file.warn_of_damage(path, 'its digest does not match its content')
     return {}
+  paths = os.fsdecode(arrays['paths'].tobytes())
+  names = paths.split('\0') if paths else []
+  columns = [arrays[name].tolist() for name in Entry._fields]
+  rows = zip(*columns, strict=True)
+  return dict(zip(names, (Entry(*row) for row in rows), strict=True))
 
 
 def _write(path: Path, index: Index) -> None:
@@ -261,11 +257,8 @@ def _write(path: Path, index: Index) -> None:
       for i, field in enumerate(Entry._fields)
     },
   }
-  digest = content_digest(arrays, _VERSION)
   try:
-    files.remove_leftovers(path.parent, mine=False)
-    with open_atomic(path) as file:
-      np.savez(file, digest=np.array(digest), **arrays)
+    index_file.write(path, arrays, content_digest(arrays, _VERSION))
   except OSError as error:
     logging.warning(
       '%s cannot be written (%s). Every start has to inspect the photographs'

@@ -64,7 +64,7 @@ class PhotoSet(NamedTuple):
   Attributes:
     classes: Name of each class, in the order of the labels.
     train: Photographs to train on.
-    test: Photographs to test on; None if there are none.
+    test: Photographs to test on; None if the set has no such photographs.
     place: Folder of the set, for messages.
   """
 

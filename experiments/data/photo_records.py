@@ -4,8 +4,6 @@ A file beside the records keeps the class and the orientation of each
 photograph, found by decoding all of them once.
 """
 
-import logging
-import zipfile
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import files
 from experiments.common.errors import InvalidError, MissingError
+from experiments.data import index_file
 from experiments.data.photo_index import Report, damage_message, quiet
 from experiments.data.photo_pipeline import Photos, PhotoSet
 from experiments.data.photographs import BadImageError, inspect
 from experiments.data.prefetch import cpu_count, map_bounded
-from mq_jax.files import content_digest, open_atomic
+from mq_jax.files import content_digest
 
 NAME = 'mq_jax_records.npz'
 SPLITS = ('train', 'validation')
@@ -120,10 +118,9 @@ def index_records(
     }
   if damaged and not skip_damaged:
     raise InvalidError(damage_message(folder, damaged, command))
-  digest = content_digest(arrays, _shards(folder))
-  files.remove_leftovers(folder, mine=False)
-  with open_atomic(folder / NAME) as file:
-    np.savez(file, digest=np.array(digest), **arrays)
+  index_file.write(
+    folder / NAME, arrays, content_digest(arrays, _shards(folder))
+  )
   return {
     split: int((arrays[f'{split}_orientations'] > 0).sum()) for split in SPLITS
   }
@@ -199,14 +196,8 @@ def _photos(
 
 def _read_index(folder: Path) -> dict[str, np.ndarray] | None:
   """Reads the file beside the records; None if it does not belong to them."""
-  path = folder / NAME
-  try:
-    with np.load(path, allow_pickle=False) as content:
-      arrays = {name: content[name] for name in content.files}
-    digest = str(arrays.pop('digest'))
-    return arrays if digest == content_digest(arrays, _shards(folder)) else None
-  except FileNotFoundError:
+  content = index_file.read(folder / NAME)
+  if content is None:
     return None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    logging.warning('%s is not used, since it is damaged: %s', path, error)
-    return None
+  arrays, digest = content
+  return arrays if digest == content_digest(arrays, _shards(folder)) else None

@@ -42,7 +42,7 @@ class BadImageError(ValueError):
 
 
 class Inspection(NamedTuple):
-  """What an inspection found.
+  """The result of the inspection of a photograph.
 
   Attributes:
     orientation: Value of EXIF's tag, 1 to 8.

@@ -58,7 +58,7 @@ def prepare(
     sizes: Numbers of classes and images that the archives must have.
 
   Raises:
-    MissingError: If the source is none of these.
+    MissingError: If the source is not one of these forms.
     InvalidError: If the source or photographs are damaged.
     OSError: If a folder cannot be written.
   """

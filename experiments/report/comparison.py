@@ -58,11 +58,13 @@ class Published(NamedTuple):
 
   Attributes:
     paper: Printed accuracy.
-    base_accuracy: Printed accuracy of the base model; None if there is none.
+    base_accuracy: Printed accuracy of the base model; None if the paper prints
+      no such accuracy.
     raw: Accuracy by the authors' logs; None if there are no logs.
     raw_trials: Number of trials in these logs; the paper says 5.
     remark: Error in the printed number, according to the logs.
-    paper_top5: Printed top-5 accuracy; None if there is none.
+    paper_top5: Printed top-5 accuracy; None if the paper prints no such
+      accuracy.
   """
 
   paper: float

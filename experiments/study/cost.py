@@ -80,7 +80,7 @@ class Cost(NamedTuple):
 
 
 def read(folder: pathlib.Path = BENCHMARKS) -> list[Measured]:
-  """Reads the steps that were measured on GPUs; [] if there are none."""
+  """Reads the steps that were measured on GPUs; the list may be empty."""
   found = []
   for path in sorted(folder.glob(_FILES)):
     report = json.loads(path.read_text(encoding='utf-8'))

@@ -109,7 +109,14 @@ def print_status(
   jobs: dict[str, list[plan.Job]] = {}
   for job in planned:
     jobs.setdefault(identity(job.config.to_dict()), []).append(job)
-  costs = {job.workdir: _cost(job, measured) for job in planned}
+  # Reading a status takes the lock of a run and reads its log.
+  statuses = {job.workdir: plan.status(job) for job in planned}
+  costs = {
+    job.workdir: cost.of_epochs(
+      job.config, job.config.epochs - statuses[job.workdir][1], measured
+    )
+    for job in planned
+  }
   known = [found for found in costs.values() if found]
   if known:
     table.add_column('GPU hours left', justify='right')
@@ -118,7 +125,7 @@ def print_status(
     done = plan.done_seeds(config.to_dict(), runs) & set(range(trials))
     trials_done += len(done)
     left = jobs.get(identity(config.to_dict()), [])
-    row = [name, f'{len(done)}/{trials}', _states(left, queued)]
+    row = [name, f'{len(done)}/{trials}', _states(left, statuses, queued)]
     if known:
       row.append(cost.describe([costs[job.workdir] for job in left]))
     table.add_row(*row)
@@ -128,19 +135,15 @@ def print_status(
     print_line(console, cost.note(known, len(planned)))
 
 
-def _cost(job: plan.Job, measured: Sequence[cost.Measured]) -> cost.Cost | None:
-  """Returns the cost of the epochs that a run has left."""
-  _, done = plan.status(job)
-  return cost.of_epochs(job.config, job.config.epochs - done, measured)
-
-
 def _states(
-  planned: Sequence[plan.Job], queued: Mapping[pathlib.Path, str]
+  planned: Sequence[plan.Job],
+  statuses: Mapping[pathlib.Path, tuple[str, int]],
+  queued: Mapping[pathlib.Path, str],
 ) -> str:
   """Lists the seeds that are not done, grouped by how far they are."""
   seeds: dict[str, list[str]] = {}
   for job in planned:
-    state, epochs = plan.status(job)
+    state, epochs = statuses[job.workdir]
     begun = f' ({epochs}/{job.config.epochs} epochs)'
     if state != plan.RUNNING and job.workdir in queued:
       state = f'in the queue as {queued[job.workdir]}'

@@ -25,7 +25,7 @@ _RESTARTS_WITHOUT_STEP = 3
 
 
 class Task(NamedTuple):
-  """What a job does. It is pickled, so it contains no closures.
+  """The task of a job. Tasks are pickled, so they contain no closures.
 
   Attributes:
     name: Name for the user.

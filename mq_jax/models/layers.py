@@ -46,19 +46,17 @@ def conv(
     count_bits: True if input and kernel are ±1, so that CPUs count bits.
     padding: One of `PADDINGS`.
   """
-  return nn.Conv(
+  return _plain_conv(
     features,
-    (size, size),
-    strides=stride,
-    padding=_pads(size, padding),
-    use_bias=False,
-    dtype=dtype,
-    param_dtype=jnp.promote_types(jnp.float32, dtype),
+    size,
+    stride,
+    dtype,
+    name,
+    padding,
     kernel_init=kernel_init,
     conv_general_dilated=(
       bit_conv_general_dilated if count_bits else conv_general_dilated
     ),
-    name=name,
   )
 
 
@@ -80,25 +78,42 @@ def depthwise_conv(
     name: Name of the submodule.
     padding: One of `PADDINGS`.
   """
+  return _plain_conv(
+    features,
+    size,
+    stride,
+    dtype,
+    name,
+    padding,
+    kernel_init=HE,
+    feature_group_count=features,
+    conv_general_dilated=depthwise_conv_general_dilated,
+  )
+
+
+def _plain_conv(
+  features: int,
+  size: int,
+  stride: int,
+  dtype: Any,
+  name: str,
+  padding: str,
+  **more: Any,
+) -> nn.Conv:
+  """Returns a convolution without bias; `more` are arguments of `nn.Conv`."""
+  # The weights of a pretrained network need the padding of their training.
+  pads = 'SAME' if padding == 'same' else ((size // 2, size // 2),) * 2
   return nn.Conv(
     features,
     (size, size),
     strides=stride,
-    padding=_pads(size, padding),
-    feature_group_count=features,
+    padding=pads,
     use_bias=False,
     dtype=dtype,
     param_dtype=jnp.promote_types(jnp.float32, dtype),
-    kernel_init=HE,
-    conv_general_dilated=depthwise_conv_general_dilated,
     name=name,
+    **more,
   )
-
-
-def _pads(size: int, padding: str) -> str | tuple[tuple[int, int], ...]:
-  """Returns the argument `padding` of `flax.linen.Conv`."""
-  # The weights of a pretrained network need the padding of their training.
-  return 'SAME' if padding == 'same' else ((size // 2, size // 2),) * 2
 
 
 def dense(

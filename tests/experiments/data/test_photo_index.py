@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.common.errors import InvalidError, MissingError
-from experiments.data import photo_index
+from experiments.data import index_file, photo_index
 from experiments.data.photo_folders import list_folder
 from experiments.data.photo_index import NAME, index_folder, read_index
 from tests.experiments.data.photo_files import encoded, jpeg, picture
@@ -162,7 +162,7 @@ def test_index_folder_read_only_warns_and_continues(
   def refuse(path):
     raise PermissionError(13, 'Permission denied', str(path))
 
-  monkeypatch.setattr(photo_index, 'open_atomic', refuse)
+  monkeypatch.setattr(index_file, 'open_atomic', refuse)
   found = index(write(tmp_path))
   assert len(found.folder.train) == 14
   assert not (tmp_path / NAME).exists()
