@@ -98,6 +98,11 @@ def _check_start_and_batch(config: ConfigDict) -> None:
     )
   if config.mesh_data == 0:
     raise ConfigError('config.mesh_data=0 must be a number of devices, or -1.')
+  if config.fsdp and config.mesh_data == 1:
+    raise ConfigError(
+      'config.fsdp=True divides weights over several devices: set'
+      ' config.mesh_data to their number, or to -1.'
+    )
 
 
 def _check_quantizer(config: ConfigDict) -> None:

@@ -133,6 +133,12 @@ KEYS: dict[str, Key] = {
     identity=False,
     base=True,
   ),
+  'fsdp': Key(
+    False,
+    'Divide weights and states over these devices too, not only batches.',
+    identity=False,
+    base=True,
+  ),
   'quantizer': Key(
     'dorefa', 'Method that quantizes the weights; none: full precision.'
   ),

@@ -4,8 +4,9 @@ Trials of one configuration differ in their seeds. All arrays have a leading
 axis of trials, even if there is only one trial.
 
 Devices form one axis, 'data', over which each batch is split. All other arrays
-are replicated. XLA inserts the sums between the devices: gradients and batch
-statistics are those of the whole batch.
+are replicated, unless `placement` divides those of the state. XLA inserts the
+sums between the devices: gradients and batch statistics are those of the whole
+batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -120,6 +121,16 @@ def _shared(leaf: Any, sharding: NamedSharding) -> Any:
   )
 
 
+def host_array(leaf: Any) -> np.ndarray:
+  """Copies a whole array to the host, also one divided among processes.
+
+  All processes must call the function, with the same array.
+  """
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    leaf = _shared(leaf, everywhere())
+  return np.asarray(leaf)
+
+
 def shared(tree: Any) -> Any:
   """Copies a pytree to all devices if several processes train together.
 
@@ -136,15 +147,16 @@ def everywhere() -> NamedSharding:
 
 def keep_replicated(tree: Any, mesh: Mesh) -> Any:
   """Keeps a whole pytree on every device, inside jit."""
-  return _constrained(tree, mesh, PartitionSpec())
+  return constrained(tree, mesh, PartitionSpec())
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:
   """Splits the leading axis of arrays over the devices, inside jit."""
-  return _constrained(batch, mesh, PartitionSpec('data'))
+  return constrained(batch, mesh, PartitionSpec('data'))
 
 
-def _constrained(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+def constrained(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+  """Keeps the arrays of a pytree divided as `spec` says, inside jit."""
   if mesh.size == 1:
     return tree
   return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))

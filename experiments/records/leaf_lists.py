@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import parallel
 from experiments.common.errors import InvalidError
 from mq_jax.selection import named_leaves
 
@@ -37,7 +38,7 @@ def digests(state: Any) -> dict[str, str]:
   def digest(leaf: Any) -> str:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
-    array = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
+    array = np.ascontiguousarray(parallel.host_array(leaf)).reshape(-1)
     return hashlib.sha256(array.view(np.uint8).data).hexdigest()
 
   return {path: digest(leaf) for path, leaf in named_leaves(state).items()}

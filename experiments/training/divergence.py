@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 import mq_jax
+from experiments.common import parallel
 from experiments.common.errors import UserError
 from mq_jax.selection import named_leaves
 
@@ -30,7 +30,7 @@ def not_finite(state: mq_jax.State) -> str:
   for path, leaf in named_leaves(state._asdict()).items():
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       continue
-    values = np.asarray(jax.device_get(leaf))
+    values = parallel.host_array(leaf)
     strict = path.startswith(_FINITE)
     if not np.isfinite(values).all() and (strict or np.isnan(values).any()):
       return path

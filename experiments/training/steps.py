@@ -20,6 +20,7 @@ from experiments.build.accumulation import accumulated
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.parts import make_parts
 from experiments.common import parallel
+from experiments.common.placement import Placement, make_placement
 from experiments.data.pipeline import Batch, Pipeline, TracedBatches
 from experiments.training import evaluation
 
@@ -99,6 +100,7 @@ def make_steps(
   """
   seeds = tuple(range(config.seed, config.seed + config.trials))
   mesh = parallel.data_mesh(config.mesh_data)
+  placement = make_placement(mesh, fsdp=config.fsdp)
   params, batch_stats = parallel.shared((params, batch_stats))
   losses_of = losses.LOSSES[config.loss]
   parts = make_parts(config, pipeline.steps_per_epoch)
@@ -114,7 +116,7 @@ def make_steps(
       )
       for seed, batch in zip(seeds, batches, strict=True)
     ]
-    return parallel.replicated(parallel.stack(states), mesh)
+    return placement.put(parallel.stack(states))
 
   def start() -> mq_jax.State:
     state = first_states([pipeline.train(seed, 0) for seed in seeds])
@@ -147,7 +149,7 @@ def make_steps(
     state_shape=lambda: jax.eval_shape(
       first_states, [pipeline.train(seeds[0], 0)] * len(seeds)
     ),
-    run=_make_run(train.step_fn, pipeline, seeds, mesh),
+    run=_make_run(train.step_fn, pipeline, seeds, mesh, placement),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),
     recalibrate=evaluation.make_recalibrate(
       pipeline.calibrate, net, config.recalibrate
@@ -156,14 +158,18 @@ def make_steps(
 
 
 def _make_run(
-  step_fn: Any, pipeline: Pipeline, seeds: tuple[int, ...], mesh: Mesh
+  step_fn: Any,
+  pipeline: Pipeline,
+  seeds: tuple[int, ...],
+  mesh: Mesh,
+  placement: Placement,
 ) -> RunChunk:
   """Makes the function that runs a chunk of steps within one epoch."""
 
   def advance(carry: Carry, batch: Batch) -> Carry:
     state, totals = carry
     state, metrics = step_fn(state, batch)
-    return parallel.keep_replicated(state, mesh), Totals(
+    return state, Totals(
       totals.steps + totals.finite.astype(jnp.int32),
       totals.loss + metrics['loss'].astype(jnp.float32),
       totals.accuracy + metrics['accuracy'].astype(jnp.float32),
@@ -174,10 +180,10 @@ def _make_run(
   # On CPU, a convolution in a loop of XLA is about forty times slower than in a
   # loop of Python. XLA would also compute the batch again for each reader.
   if pipeline.traced is None or jax.default_backend() == 'cpu':
-    run_chunk = _host_loop(advance, pipeline, seeds)
+    run_chunk = _host_loop(advance, pipeline, seeds, placement)
   else:
     run_chunk = _device_loop(
-      advance, pipeline.traced, pipeline.steps_per_epoch, seeds, mesh
+      advance, pipeline.traced, pipeline.steps_per_epoch, seeds, mesh, placement
     )
 
   def run(state: mq_jax.State, first: int, steps: int) -> Carry:
@@ -191,7 +197,7 @@ def _make_run(
     loss, accuracy, norm = jnp.zeros((3, count), jnp.float32)
     no_steps, finite = jnp.zeros(count, jnp.int32), jnp.ones(count, bool)
     totals = Totals(no_steps, loss, accuracy, norm, finite)
-    carry = parallel.replicated((state, totals), mesh)
+    carry = placement.put(state), parallel.replicated(totals, mesh)
     # An implicit transfer would make the host wait for the device, or the
     # device for the host.
     with jax.transfer_guard('disallow'):
@@ -204,11 +210,20 @@ def _host_loop(
   advance: Callable[[Carry, Batch], Carry],
   pipeline: Pipeline,
   seeds: tuple[int, ...],
+  placement: Placement,
 ) -> Callable[[Carry, int, int], Carry]:
   """Runs steps one by one; trials take turns."""
   on_cpu = jax.default_backend() == 'cpu'
-  jitted_advance = jax.jit(advance, donate_argnums=0)
-  split = jax.jit(lambda carry: parallel.split(carry, len(seeds)))
+
+  def keep(carry: Carry) -> Carry:
+    return placement.keep(carry[0], has_trials=False), carry[1]
+
+  jitted_advance = jax.jit(
+    lambda carry, batch: keep(advance(carry, batch)), donate_argnums=0
+  )
+  split = jax.jit(
+    lambda carry: [keep(part) for part in parallel.split(carry, len(seeds))]
+  )
   stack = jax.jit(parallel.stack)
 
   def run_chunk(carry: Carry, first: int, steps: int) -> Carry:
@@ -235,6 +250,7 @@ def _device_loop(
   steps_per_epoch: int,
   seeds: tuple[int, ...],
   mesh: Mesh,
+  placement: Placement,
 ) -> Callable[[Carry, int, int], Carry]:
   """Runs a chunk as one program; trials are a batch axis."""
 
@@ -248,10 +264,14 @@ def _device_loop(
 
   step_of_trials = parallel.over_trials(step_of_trial, len(seeds))
 
+  def next_carry(carry: Carry, shared: Any, contexts: Any) -> Carry:
+    state, totals = step_of_trials((*carry, contexts), shared)
+    return placement.keep(state, has_trials=True), totals
+
   def chunk(carry: Carry, shared: Any, contexts: Any, steps: Array) -> Carry:
     return lax.while_loop(
       lambda carry: (carry[1].steps[0] < steps) & jnp.all(carry[1].finite),
-      lambda carry: step_of_trials((*carry, contexts), shared),
+      lambda carry: next_carry(carry, shared, contexts),
       carry,
     )
 

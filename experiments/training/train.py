@@ -397,8 +397,11 @@ def _save_models(
     )
 
 
-def _save_model(*arguments: Any) -> None:
-  processes.from_first(lambda: model_file.save_model(*arguments))
+def _save_model(
+  path: pathlib.Path, params: Any, batch_stats: Any, metadata: dict[str, str]
+) -> None:
+  trees = jax.tree.map(parallel.host_array, (params, batch_stats))
+  processes.from_first(lambda: model_file.save_model(path, *trees, metadata))
 
 
 def _result(config: ConfigDict, folder: pathlib.Path) -> Result:

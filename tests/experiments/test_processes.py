@@ -5,6 +5,7 @@ Their sums have two terms, whose order does not matter, so that all numbers are
 equal bit for bit.
 """
 
+import functools
 import os
 import re
 import signal
@@ -109,12 +110,13 @@ def statuses(running):
 
 def test_two_processes_killed_and_preempted_end_as_one_process(tmp_path, two):
   work, reference = tmp_path / 'two', tmp_path / 'one'
+  start = functools.partial(two, fsdp=True)
   config = digits.get_config()
-  config.update(VALUES)
+  config.update(VALUES, fsdp=True)
   train_and_evaluate(config, reference, show=hidden_bar)
 
   # The death of one process ends the other, which waits for it.
-  running, outputs = two(work, 'killed')
+  running, outputs = start(work, 'killed')
   test_cifar.wait_for(
     running[0], lambda: test_cifar.saved_steps(work), 'its first checkpoint'
   )
@@ -126,7 +128,7 @@ def test_two_processes_killed_and_preempted_end_as_one_process(tmp_path, two):
   killed_at = test_cifar.saved_steps(work)[-1]
 
   # The signal of one process stops both at the same step.
-  running, outputs = two(work, 'preempted')
+  running, outputs = start(work, 'preempted')
   test_cifar.wait_for(
     running[0],
     lambda: 'epoch ' in outputs[0].read_text(),
@@ -139,7 +141,7 @@ def test_two_processes_killed_and_preempted_end_as_one_process(tmp_path, two):
   stopped_at = int(re.search(r'Checkpoint saved at step (\d+)', shown)[1])
   assert killed_at < stopped_at == test_cifar.saved_steps(work)[-1]
 
-  running, outputs = two(work, 'resumed')
+  running, outputs = start(work, 'resumed')
   assert statuses(running) == [0, 0], outputs[0].read_text()
   shown, silent = (path.read_text() for path in outputs)
   assert f'The run resumes from step {stopped_at} of' in shown

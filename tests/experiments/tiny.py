@@ -13,6 +13,7 @@ from flax import linen as nn
 import mq_jax
 from experiments.build.networks import NETWORKS, Network, make_network
 from experiments.build.parts import make_parts
+from experiments.common import placement
 from experiments.configs import digits
 from experiments.data.datasets import DATASETS
 from experiments.records import checkpoints, model_file, run_log, workdir
@@ -46,6 +47,7 @@ def put_in(monkeypatch):
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
+  monkeypatch.setattr(placement, 'DIVIDED_FROM', 16)
 
 
 def program(module):

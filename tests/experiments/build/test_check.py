@@ -75,6 +75,7 @@ def test_check_any_combination_of_choices_passes(
     ('trials', 0, 'at least 1'),
     ('mesh_data', 0, 'a number of devices, or -1'),
     ('mesh_data', -2, 'at least -1'),
+    ('fsdp', True, 'mesh_data to their number'),
     ('memory_dtype', 'float16', 'must be one of'),
     ('quantizer', 'dorfa', "Did you mean 'dorefa'"),
   ],

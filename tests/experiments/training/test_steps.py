@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from experiments.build import check, losses, networks, optimizers
-from experiments.common import parallel
+from experiments.common import parallel, placement
 from experiments.data import batches
 from experiments.data.on_device import ImageSet, device_pipeline
 from experiments.data.pipeline import Examples
 from experiments.training import evaluation
 from experiments.training.steps import make_steps
+from mq_jax import selection
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -296,6 +298,50 @@ def test_run_batch_split_over_devices_gives_equal_state(monkeypatch, backend):
   for leaf in jax.tree.leaves(actual):
     assert leaf.sharding.is_fully_replicated
     assert len(leaf.sharding.device_set) == 2
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+@pytest.mark.parametrize('estimator', ['lstm_fc', 'ste'])
+def test_run_fsdp_divides_large_arrays_and_gives_equal_state(
+  monkeypatch, backend, estimator
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(placement, 'DIVIDED_FROM', 32)
+  config = {
+    'batch_size': 4,
+    'optimizer': 'momentum',
+    'estimator': estimator,
+    'hidden': 4,
+    'trials': 2,
+    'mesh_data': 2,
+  }
+  replicated = tiny_steps(tiny.config(**config))
+  divided = tiny_steps(tiny.config(**config, fsdp=True))
+  expected, _ = replicated.run(replicated.start(), 0, STEPS_PER_EPOCH)
+  actual, _ = divided.run(divided.start(), 0, STEPS_PER_EPOCH)
+  assert_close(actual, expected)
+  for state in (actual, divided.start()):
+    for path, leaf in selection.named_leaves(state._asdict()).items():
+      assert len(leaf.sharding.device_set) == 2, path
+      shard = leaf.addressable_shards[0].data
+      is_even = any(length % 2 == 0 for length in leaf.shape[1:])
+      is_divided = is_even and leaf.size // 2 >= placement.DIVIDED_FROM
+      assert shard.size == leaf.size // (2 if is_divided else 1), path
+      assert shard.shape[0] == leaf.shape[0] == 2, path
+
+
+@pytest.mark.parametrize(
+  ('shape', 'spec'),
+  [
+    ((3, 3, 64, 128), (None, None, None, 'data')),
+    ((7, 1000, 100), (None, 'data')),
+    ((1025, 3), ()),
+    ((8, 8), ()),
+    ((), ()),
+  ],
+)
+def test_spec_of_divides_the_longest_axis(shape, spec):
+  assert placement.spec_of(shape, 2) == PartitionSpec(*spec)
 
 
 def test_data_mesh_too_many_devices_raises():
