@@ -8,7 +8,7 @@ are used.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -20,26 +20,18 @@ from experiments.common import parallel
 DIVIDED_FROM = 1024
 
 
-class Keep(Protocol):
-  """Keeps a state where it is placed, inside jit.
-
-  `has_trials` is True if the arrays have a leading axis of trials.
-  """
-
-  def __call__(self, state: Any, *, has_trials: bool) -> Any: ...
-
-
 class Placement(NamedTuple):
   """Functions that place a state on the devices.
 
   Attributes:
     put: `(state) -> state`, outside jit. Its leading axis of trials is never
       divided.
-    keep: `(state, has_trials=…) -> state`, inside jit.
+    keep: `(state, has_trials=…) -> state`, inside jit. `has_trials` is True if
+      the arrays have a leading axis of trials.
   """
 
   put: Callable[[Any], Any]
-  keep: Keep
+  keep: Callable[..., Any]
 
 
 def make_placement(mesh: Mesh, *, fsdp: bool) -> Placement:

@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.common.console import final_table, print_line
 from experiments.records.workdir import SCALARS
 from experiments.training import smoke
-from experiments.training.train import Result
+from experiments.training.result import Result
 
 
 def print_summary(result: Result, console: Console | None = None) -> None:

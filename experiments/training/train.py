@@ -2,9 +2,8 @@
 
 import functools
 import pathlib
-import statistics
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -22,15 +21,12 @@ from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Examples, Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
-from experiments.records.entry import check_complete
 from experiments.training.divergence import not_finite
 from experiments.training.epoch_record import means
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import (
-  activation_label,
   fit_to_images,
   initial_variables,
-  recorded_options,
 )
 from experiments.training.loop import run_epochs
 from experiments.training.network_table import describe_network
@@ -42,44 +38,14 @@ from experiments.training.position import (
   with_codes,
 )
 from experiments.training.progress import hidden_bar, progress_bar
+from experiments.training.result import Result, read_result
+from experiments.training.saving import save_models
+from experiments.training.state_memory import available_memory, describe_state
 from experiments.training.steps import Steps, make_steps
 
 # On two CPU cores, per kernel: compiling the first state and the step.
 COMPILE_SECONDS = 1.0
 MEASURED_IMAGES = 256  # for statistics of norms, and numbers of activations
-
-
-class Result(NamedTuple):
-  """The outcome of a run.
-
-  Attributes:
-    base_accuracy: Test accuracy in percent of the weights in the base model
-      that the run started from. If it started from random weights, or with a
-      random last layer, it is the last accuracy of a run in full precision, and
-      None for quantized weights.
-    last_accuracy: Mean test accuracy of the last epochs (`config.last_epochs`),
-      percent.
-    last_top5_accuracy: The same of the top-5 accuracy; None if the data set has
-      few classes.
-    last_epochs: Number of these epochs.
-    best_accuracy: Best test accuracy of an epoch, percent.
-    seconds_per_epoch: Mean over the epochs.
-    model_path: File with the quantized parameters and batch statistics of the
-      first trial. The files of the other trials are in the same folder.
-    records: One dict per epoch, as in metrics.jsonl. If there are several
-      trials, the numbers are means, and 'trials' has the records of each.
-    trial_accuracies: `last_accuracy` of each trial.
-  """
-
-  base_accuracy: float | None
-  last_accuracy: float
-  last_top5_accuracy: float | None
-  last_epochs: int
-  best_accuracy: float
-  seconds_per_epoch: float
-  model_path: pathlib.Path
-  records: list[dict[str, Any]]
-  trial_accuracies: list[float]
 
 
 def train_and_evaluate(
@@ -129,7 +95,7 @@ def train_and_evaluate(
   # The result of a complete run can be read in a folder without permission to
   # write, and by several processes.
   is_complete = functools.partial(_is_complete, config, folder)
-  result = functools.partial(_result, config, folder)
+  result = functools.partial(read_result, config, folder)
   if processes.from_first(is_complete):
     return processes.from_first(result)
   with processes.in_first(lambda: workdir.lock(folder)):
@@ -219,9 +185,15 @@ def _run(
 
   selection = steps.train.selection(params)
   device = jax.devices()[0].device_kind
+  devices = parallel.data_mesh(config.mesh_data).size
+  memory = describe_state(
+    steps.state_shape(),
+    divided_over=devices if config.fsdp else 1,
+    available=available_memory(),
+  )
   show_run = functools.partial(
     show,
-    description=describe_network(config, selection, device),
+    description=f'{describe_network(config, selection, device)}\n  {memory}',
     epochs=config.epochs,
     waiting=_waiting(
       config, sum(len(s) > 1 for s in selection.shapes.values())
@@ -229,7 +201,7 @@ def _run(
     device=device,
   )
   state = _train(config, folder, steps, start, stop, show_run)
-  _save_models(config, folder, steps, state, len(pipeline.classes))
+  save_models(config, folder, steps, state, len(pipeline.classes))
 
 
 def _first_images(examples: Examples) -> Any:
@@ -355,78 +327,3 @@ def _measure_factors(steps: Steps, state: mq_jax.State) -> dict[str, Any]:
   if len(by_trial) > 1:
     measured['trials'] = by_trial
   return measured
-
-
-def _save_models(
-  config: ConfigDict,
-  folder: pathlib.Path,
-  steps: Steps,
-  state: mq_jax.State,
-  num_classes: int,
-) -> None:
-  """Writes the model file of each trial.
-
-  If the loss saw other weights than the quantized ones, the function also
-  writes these, as `trained.safetensors`: other methods can quantize them.
-  """
-  log_path = folder / workdir.LOG
-  _, records = processes.from_first(lambda: run_log.read_log(log_path))
-  by_trial = records[-1].get('trials', [records[-1]])
-  metadata = {
-    'network': config.network,
-    'dataset': config.dataset,
-    'num_classes': str(num_classes),
-    'activations': activation_label(config),
-  } | recorded_options(config)
-  # The first trial comes last: its file marks a run as complete.
-  for trial, seed in reversed(list(enumerate(steps.seeds))):
-    trial_state, measured = parallel.pick(state, trial), by_trial[trial]
-    if steps.relaxed:
-      _save_model(
-        workdir.model_path(folder, config, seed, 'trained'),
-        steps.train.forward_params(trial_state),
-        trial_state.model_state,
-        metadata | {'accuracy': f'{measured["relaxed_accuracy"]:.2f}'},
-      )
-    params = steps.train.quantized(trial_state)
-    _save_model(
-      workdir.model_path(folder, config, seed),
-      params,
-      steps.recalibrate(params, trial_state.model_state),
-      metadata | {'accuracy': f'{measured["test_accuracy"]:.2f}'},
-    )
-
-
-def _save_model(
-  path: pathlib.Path, params: Any, batch_stats: Any, metadata: dict[str, str]
-) -> None:
-  trees = jax.tree.map(parallel.host_array, (params, batch_stats))
-  processes.from_first(lambda: model_file.save_model(path, *trees, metadata))
-
-
-def _result(config: ConfigDict, folder: pathlib.Path) -> Result:
-  """Reads the result of a complete run."""
-  log_path = folder / workdir.LOG
-  header, records = run_log.read_log(log_path)
-  check_complete(log_path, header, records)
-  accuracies = [record['test_accuracy'] for record in records]
-  last = run_log.last_epochs(records, config.last_epochs)
-  by_epoch = [
-    [trial['test_accuracy'] for trial in record.get('trials', [record])]
-    for record in last
-  ]
-  top5 = [r['test_top5_accuracy'] for r in last if 'test_top5_accuracy' in r]
-  final_accuracy = accuracies[-1] if config.quantizer == 'none' else None
-  return Result(
-    base_accuracy=header['start'].get('base_accuracy', final_accuracy),
-    last_accuracy=statistics.fmean(r['test_accuracy'] for r in last),
-    last_top5_accuracy=statistics.fmean(top5) if top5 else None,
-    last_epochs=len(last),
-    best_accuracy=max(accuracies),
-    seconds_per_epoch=statistics.fmean(r['seconds'] for r in records),
-    model_path=workdir.model_path(folder, config),
-    records=records,
-    trial_accuracies=[
-      statistics.fmean(trial) for trial in zip(*by_epoch, strict=True)
-    ],
-  )
