@@ -1,5 +1,7 @@
 """Tests quantizers against hand-computed numbers and closed forms."""
 
+import fractions
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import mq_jax
+from mq_jax import methods
 from mq_jax.quantizers import projected, quantize
 
 # Few shapes, because JAX compiles every operation for each of them.
@@ -38,6 +41,28 @@ def test_dorefa_2_bits_equals_hand_computed_values():
   np.testing.assert_allclose(
     quantize(quantizer, w, ()), [1, -1 / 3, 1 / 3, 1 / 3], rtol=1e-6
   )
+
+
+@pytest.mark.parametrize(
+  'quantizer',
+  [
+    *[mq_jax.dorefa(bits) for bits in range(1, 9)],
+    *[methods.clipped_uniform(bits, corrected=False) for bits in range(1, 9)],
+    *[methods.slb(bits, lambda n: 1.0) for bits in range(1, 5)],
+  ],
+  ids=str,
+)
+def test_even_levels_are_the_nearest_float32_numbers(quantizer):
+  """A sum of such levels that differ from the exact ones has a bias."""
+  w = jnp.array([[-1.0], [0.5]])
+  if quantizer.parametrized is not None:
+    w = quantizer.parametrized(w)
+  variables = quantizer.init(w)
+  _, levels = quantizer.codes(quantizer.preprocess(w, variables), variables)
+  steps = len(levels) - 1
+  exact = [fractions.Fraction(2 * k - steps, steps) for k in range(steps + 1)]
+  expected = np.array([float(level) for level in exact], np.float32)
+  np.testing.assert_array_equal(levels, expected)
 
 
 def test_dorefa_calibrate_equals_printed_equation_4():

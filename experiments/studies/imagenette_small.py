@@ -30,7 +30,7 @@ from experiments.configs.methods import load
 from experiments.study import Study
 
 PHOTOGRAPHS = {'dataset': 'folder', 'image_size': 96, 'resize': 110}
-TRAINED = {'epochs': 6, 'decay_at': '4', 'batch_size': 64, 'last_epochs': 1}
+TRAINED = {'epochs': 4, 'decay_at': '3', 'batch_size': 64, 'last_epochs': 1}
 # The weights of ImageNet that exist as a small file are from TensorFlow.
 MOBILENET = {'padding': 'same', 'pixels': 'half'}
 # Rates that all rules are tried with, by network.

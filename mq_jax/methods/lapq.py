@@ -11,7 +11,7 @@ from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, dequantize
+from mq_jax.quantizers import Quantizer, dequantize, even_levels
 
 Array = jax.Array
 _FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, as candidates for clips
@@ -45,7 +45,7 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
     w = widened(w_tilde)
     share = (w / variables + 1) / 2
     code = jnp.clip(jnp.floor(steps * share + 0.5), 0, steps).astype(jnp.uint8)
-    levels = _even_levels(variables, steps + 1)
+    levels = variables * even_levels(steps, variables.dtype)
     if corrected:
       axes = tuple(range(w.ndim - 1))
       shift = jnp.mean(w - dequantize(code, levels), axis=axes, keepdims=True)
@@ -55,14 +55,10 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
   return Quantizer(codes, init=init)
 
 
-def _even_levels(clip: Array, count: int) -> Array:
-  return clip * (2 * jnp.arange(count, dtype=clip.dtype) / (count - 1) - 1)
-
-
 def _uncorrected(quantizer: Quantizer, w: Array, clip: Array) -> Array:
   """Returns Ŵ of `clipped_uniform` without the correction."""
   code, levels = quantizer.codes(w, clip)
-  return _even_levels(clip, levels.shape[-1])[code]
+  return clip * even_levels(levels.shape[-1] - 1, clip.dtype)[code]
 
 
 def lp_clip(quantizer: Quantizer, w: Array, power: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least, check_bits, check_choice
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, even_levels
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
@@ -61,7 +61,7 @@ def slb(
 
   def levels(dtype: jnp.dtype) -> Array:
     wide = jnp.promote_types(dtype, jnp.float32)
-    return jnp.linspace(-1, 1, 2**bits, dtype=wide).astype(dtype)
+    return even_levels(2**bits - 1, wide).astype(dtype)
 
   def last_axis_levels(w: Array) -> Array:
     return levels(w.dtype).reshape((1,) * w.ndim + (2**bits,))

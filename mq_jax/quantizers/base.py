@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mq_jax.printing import prints_call
 
@@ -101,6 +102,21 @@ def table_per_weight(levels: Array, shape: tuple[int, ...]) -> Array:
         levels, length // tables, axis, total_repeat_length=length
       )
   return jnp.broadcast_to(levels, (*shape, levels.shape[-1]))
+
+
+def even_levels(steps: int, dtype: jax.typing.DTypeLike) -> Array:
+  """Returns `steps` + 1 even levels from −1 to 1, of shape `(steps + 1,)`.
+
+  Each is the number of `dtype` nearest to its exact value, so a level and its
+  opposite add up to 0. 2k/n − 1 would round to levels that are all too large or
+  all too small, and the sums of a layer would have a bias.
+
+  Args:
+    steps: Number of intervals.
+    dtype: A floating point type.
+  """
+  # XLA may multiply by 1 / steps instead, which rounds twice.
+  return jnp.asarray(np.arange(-steps, steps + 1, 2) / steps, dtype)
 
 
 def any_per_table(mask: Array, levels: Array) -> Array:

@@ -12,6 +12,7 @@ from mq_jax.quantizers.base import (
   Variables,
   check_clip,
   clip_gradient,
+  even_levels,
   is_clipped,
 )
 from mq_jax.quantizers.bwn import bwn
@@ -73,9 +74,8 @@ def dorefa(
     # jnp.round would round ½ down to the even 0.
     w = widened(w_tilde)
     rounded = jnp.floor(steps * w + 0.5)
-    levels = 2 * jnp.arange(steps + 1, dtype=w.dtype) / steps - 1
     code = jnp.clip(rounded, 0, steps).astype(jnp.uint8)
-    return code, levels.astype(w_tilde.dtype)
+    return code, even_levels(steps, w.dtype).astype(w_tilde.dtype)
 
   return Quantizer(
     codes,
