@@ -33,6 +33,8 @@ PHOTOGRAPHS = {'dataset': 'folder', 'image_size': 96, 'resize': 110}
 TRAINED = {'epochs': 4, 'decay_at': '3', 'batch_size': 64, 'last_epochs': 1}
 # The weights of ImageNet that exist as a small file are from TensorFlow.
 MOBILENET = {'padding': 'same', 'pixels': 'half'}
+# LAPQ's search computes the loss of these images some two thousand times.
+LAPQ_IMAGES = 64
 # Rates that all rules are tried with, by network.
 RATES = {'mobilenet_v2': ('1e-4', '3e-4'), 'resnet18': ('3e-4', '1e-3')}
 # The learned rules start at random, as in the paper, or at the straight-through
@@ -69,6 +71,7 @@ def get_study() -> Study:
     settings[f'mobilenet_v2-4bit-{quantizer}'] = _recipe(
       quantizer, epochs=0, bits=4, **MOBILENET
     )
+  settings['mobilenet_v2-4bit-lapq'].method.images = LAPQ_IMAGES
   settings['mobilenet_v2-4bit-psgd'] = _recipe(
     'psgd', **TRAINED, bits=4, **MOBILENET
   )
