@@ -165,7 +165,9 @@ def quantizers(
     return _quantized(params, quantizer, result.variables)
 
   found = {'uniform': uniform}
-  return found | {'lapq': lapq} if bits in LAPQ_BITS else found
+  if bits in LAPQ_BITS:
+    found['lapq'] = lapq
+  return found
 
 
 def _quantized(params: Any, quantizer: Any, variables: Any = None) -> Any:

@@ -16,6 +16,7 @@ from benchmarks import (
   cases,
   compile,
   decode,
+  depthwise,
   epoch,
   flops,
   measure,
@@ -218,6 +219,14 @@ def test_decode_writes_expected_rows(monkeypatch, tmp_path):
   assert training['what'] == 'training, batch 8'
   assert 0 <= training['share of waiting'][0] < 1
   assert result['config']['folder'] is False
+
+
+def test_depthwise_writes_expected_rows(monkeypatch, tmp_path):
+  monkeypatch.setattr(depthwise, 'SHAPES', ((4, 8, 2),))
+  (row,) = run_quick(monkeypatch, tmp_path, depthwise)['rows']
+  assert (row['image'], row['stride']) == ('4x4x8', 2)
+  for name in ("result / XLA's", "gradients / XLA's"):
+    assert all(ratio > 0 for ratio in row[name])
 
 
 def test_methods_writes_expected_rows(monkeypatch, tmp_path):
