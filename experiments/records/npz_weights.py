@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.common.errors import InvalidError, MissingError
-from experiments.records.torch_names import few
+from experiments.records.torch_names import MOBILENET_RULES, few, torch_name
 from mq_jax.models import BatchNorm
 
 # Key and value in the metadata of a file whose norms are a shift only, so that
@@ -34,25 +34,14 @@ _PARTS = {'kernel': 'u1', 'scale': 'f4', 'zero': 'i4', 'bias': 'f4'}
 _MOST_EXPANSION = 20
 
 
-def _layers() -> dict[str, tuple[str, str]]:
-  """Returns the PyTorch names of each convolution and of its norm."""
-  layers = {'Conv': ('features.0.0', 'features.0.1')}
+def _layers() -> dict[str, str]:
+  """Returns our path of each layer that has a norm."""
+  ours = {'Conv': 'stem', 'Conv_1': 'last'}
   for block in range(17):
-    ours, theirs = 'expanded_conv', f'features.{block + 1}.conv'
-    names = {
-      'expand': (f'{theirs}.0.0', f'{theirs}.0.1'),
-      'depthwise': (f'{theirs}.1.0', f'{theirs}.1.1'),
-      'project': (f'{theirs}.2', f'{theirs}.3'),
-    }
-    if block == 0:
-      names = {
-        'depthwise': (f'{theirs}.0.0', f'{theirs}.0.1'),
-        'project': (f'{theirs}.1', f'{theirs}.2'),
-      }
-    else:
-      ours = f'{ours}_{block}'
-    layers |= {f'{ours}/{kind}': pair for kind, pair in names.items()}
-  return layers | {'Conv_1': ('features.18.0', 'features.18.1')}
+    name = f'expanded_conv_{block}' if block else 'expanded_conv'
+    kinds = ('expand', 'depthwise', 'project')[0 if block else 1 :]
+    ours |= {f'{name}/{kind}': f'block{block}/{kind}' for kind in kinds}
+  return ours
 
 
 _LAYERS = _layers()
@@ -108,17 +97,23 @@ def state_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
       ' Remove them from the file.'
     )
   head, bias = _kernel_and_bias(arrays, _HEAD)
-  tensors = {'classifier.1.weight': head[:, :, 0, 0], 'classifier.1.bias': bias}
-  for layer, (conv, norm) in _LAYERS.items():
+  variables = {
+    'params/head/kernel': head[:, :, 0, 0],
+    'params/head/bias': bias,
+  }
+  for layer, path in _LAYERS.items():
     kernel, bias = _kernel_and_bias(arrays, layer)
-    tensors |= {
-      f'{conv}.weight': kernel,
-      f'{norm}.weight': np.ones_like(bias),
-      f'{norm}.bias': bias,
-      f'{norm}.running_mean': np.zeros_like(bias),
-      f'{norm}.running_var': np.full_like(bias, 1 - BatchNorm.epsilon),
+    variables |= {
+      f'params/{path}/kernel': kernel,
+      f'params/{path}_norm/scale': np.ones_like(bias),
+      f'params/{path}_norm/bias': bias,
+      f'batch_stats/{path}_norm/mean': np.zeros_like(bias),
+      f'batch_stats/{path}_norm/var': np.full_like(bias, 1 - BatchNorm.epsilon),
     }
-  return tensors
+  return {
+    torch_name(path, MOBILENET_RULES): array
+    for path, array in variables.items()
+  }
 
 
 def _kernel_and_bias(

@@ -62,7 +62,7 @@ _RESNET_RULES = (
   *_ENDS,
 )
 # In a block without expansion, the layers have smaller numbers.
-_MOBILENET_RULES = (
+MOBILENET_RULES = (
   (r'^stem_norm', 'features.0.1'),
   (r'^stem', 'features.0.0'),
   (r'^last_norm', 'features.18.1'),
@@ -197,7 +197,7 @@ def _mobilenet(arrays: Mapping[str, np.ndarray]) -> Found | None:
     'pixels': 'imagenet',
   }
   net = models.mobilenet_v2(num_classes, width=width)
-  return Found(net, channels, metadata, _MOBILENET_RULES)
+  return Found(net, channels, metadata, MOBILENET_RULES)
 
 
 def _blocks(arrays: Mapping[str, np.ndarray], stage: int) -> int:

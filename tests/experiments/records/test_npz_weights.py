@@ -158,5 +158,5 @@ def test_load_any_missing_npz_raises(tmp_path):
 
 
 def test_layers_name_each_convolution_once():
-  pairs = [name for pair in npz_weights._LAYERS.values() for name in pair]
-  assert len(pairs) == len(set(pairs)) == 2 * 52
+  paths = list(npz_weights._LAYERS.values())
+  assert len(paths) == len(set(paths)) == 52
