@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.common.errors import (
   MissingError,
   UnreadableError,
 )
-from experiments.data import crops, photo_pipeline, photo_sets
+from experiments.data import crops, device_batch, photo_pipeline, photo_sets
 from experiments.data.on_device import held_out
 from experiments.data.photographs import crop
 from experiments.training.train import make_pipeline
@@ -210,15 +211,15 @@ def test_start_batch_decodes_only_rows_of_own_devices(monkeypatch):
     made[shape] = part((slice(3, 6), *[slice(None)] * (len(shape) - 1)))
     return made[shape]
 
-  monkeypatch.setattr(photo_pipeline, 'NamedSharding', Sharding)
+  monkeypatch.setattr(device_batch, 'NamedSharding', Sharding)
   monkeypatch.setattr(jax, 'make_array_from_callback', make)
 
   def pixels(row):
     decoded.append(row)
     return np.full((2, 2, 3), row, np.uint8)
 
-  with photo_pipeline.ThreadPoolExecutor(2) as pool:
-    batch = photo_pipeline.start_batch(
+  with ThreadPoolExecutor(2) as pool:
+    batch = device_batch.start_batch(
       pool, mesh, 2, pixels, {'label': np.arange(6)}
     ).result()
   assert sorted(decoded) == [3, 4, 5]
