@@ -17,11 +17,12 @@ from experiments.common import runtime
 from experiments.common.console import counted
 from experiments.records import workdir
 from experiments.study import display, plan, run
+from mq_jax.files import write_atomic
 
 # The number that submitit's local executor starts a job again for.
 _LOCAL_REQUEUE = 144
 _STOPPED = 128 + signal.SIGTERM
-_RESTARTS_WITHOUT_STEP = 3
+_MOST_STOPS = 3  # In a row, before the first checkpoint.
 
 
 class Task(NamedTuple):
@@ -90,9 +91,11 @@ def run_task(task: Task) -> None:
       received.append(signal.SIGTERM)
     except KeyboardInterrupt:
       sys.exit(128 + signal.SIGINT)
+    has_saved = _checkpoints(task) != before
     if not received or task.is_done():
+      _count_stops(task, has_saved=True)
       return
-    sys.exit(_put_back(received, _checkpoints(task) != before))
+    sys.exit(_put_back(received, _count_stops(task, has_saved)))
 
 
 @contextlib.contextmanager
@@ -135,12 +138,29 @@ def _checkpoints(task: Task) -> set[pathlib.Path]:
   }
 
 
-def _put_back(received: list[int], has_saved: bool) -> int:
+def _count_stops(task: Task, has_saved: bool) -> int:
+  """Returns how often the job of a run has stopped without a new checkpoint.
+
+  The count is that of stops in a row, in a file beside the folder of the run.
+  It starts again after a checkpoint, and after more than `_MOST_STOPS` stops.
+  """
+  path = task.folder.with_name(f'{task.folder.name}.stops')
+  count = 0
+  if not has_saved:
+    count = 1 + (int(path.read_text()) if path.exists() else 0)
+  if 0 < count <= _MOST_STOPS:
+    write_atomic(path, str(count).encode())
+  else:
+    path.unlink(missing_ok=True)
+  return count
+
+
+def _put_back(received: list[int], stops: int) -> int:
   """Puts this job back into the queue if it should run again.
 
   Args:
     received: Signals that arrived.
-    has_saved: True if the job has saved a checkpoint since it started.
+    stops: Result of `_count_stops`.
 
   Returns:
     The exit status of the job.
@@ -160,12 +180,10 @@ def _put_back(received: list[int], has_saved: bool) -> int:
       ' ends and is not requeued.'
     )
     return _STOPPED
-  restarts = int(os.environ.get('SLURM_RESTART_COUNT', 0))
-  if not has_saved and restarts >= _RESTARTS_WITHOUT_STEP:
+  if stops > _MOST_STOPS:
     print(
-      f'Job {job} was started again {counted(restarts, "time")} and stopped'
-      ' before its first checkpoint: give a larger timeout_min, then launch the'
-      ' study again.'
+      f'Job {job} has stopped {counted(stops, "time")} in a row without a new'
+      ' checkpoint: give a larger timeout_min, then launch the study again.'
     )
     return _STOPPED
   print(f'Job {job} goes back into the queue.', flush=True)

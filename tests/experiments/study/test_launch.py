@@ -214,7 +214,7 @@ def stopped_job(tmp_path, monkeypatch):
   monkeypatch.delenv('SUBMITIT_EXECUTOR', raising=False)
   monkeypatch.setattr(job.runtime, 'configure', lambda: None)
 
-  def call(number=None, state='RUNNING', restarts=0, at_step=3):
+  def call(number=None, state='RUNNING', at_step=3):
     commands = []
 
     def output(*command):
@@ -239,7 +239,6 @@ def stopped_job(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr(job.display, 'open_display', open_display)
     monkeypatch.setattr(job, '_output', output)
-    monkeypatch.setenv('SLURM_RESTART_COUNT', str(restarts))
     task = make_tasks(tmp_path, base, trials=1)[1][0]
     status = 0
     try:
@@ -275,23 +274,20 @@ def test_run_task_job_that_slurm_has_ended_is_not_put_back(stopped_job):
   assert stopped_job(signal.SIGTERM, 'COMPLETING') == (143, ['squeue'])
 
 
-def test_put_back_stops_after_restarts_without_checkpoint(monkeypatch, capsys):
-  monkeypatch.setenv('SLURM_JOB_ID', '5')
-  monkeypatch.setenv('SLURM_RESTART_COUNT', '3')
-  monkeypatch.delenv('SUBMITIT_EXECUTOR', raising=False)
-  monkeypatch.delenv('SLURM_ARRAY_JOB_ID', raising=False)
-  commands = []
-
-  def output(*command):
-    commands.append(command[0])
-    return 'RUNNING'
-
-  monkeypatch.setattr(job, '_output', output)
-  assert job._put_back([signal.SIGUSR2], has_saved=False) == 143
-  assert commands == ['squeue']
-  assert 'give a larger timeout_min' in capsys.readouterr().out
-  job._put_back([signal.SIGUSR2], has_saved=True)
-  assert commands[1:] == ['squeue', 'scontrol']
+def test_run_task_that_never_saves_is_put_back_three_times(
+  monkeypatch, capsys, stopped_job
+):
+  save = training.loop._save
+  monkeypatch.setattr(training.loop, '_save', lambda *args: None)
+  for _ in range(3):
+    assert stopped_job(signal.SIGUSR2) == (143, ['squeue', 'scontrol'])
+  assert stopped_job(signal.SIGUSR2) == (143, ['squeue'])
+  assert 'has stopped 4 times in a row' in capsys.readouterr().out
+  # A later launch counts anew, and so does a job after a checkpoint.
+  assert stopped_job(signal.SIGUSR2) == (143, ['squeue', 'scontrol'])
+  monkeypatch.setattr(training.loop, '_save', save)
+  for _ in range(5):
+    assert stopped_job(signal.SIGUSR2) == (143, ['squeue', 'scontrol'])
 
 
 def run_tiny_task(task):
