@@ -48,7 +48,7 @@ def bytes_per_device(state: mq_jax.State, divided_over: int) -> dict[str, int]:
 def describe_state(
   state: mq_jax.State, *, divided_over: int, available: int | None
 ) -> str:
-  """Returns a line with the size of the state and of its parts.
+  """Returns a line with the size of the state and of its large parts.
 
   Args:
     state: As for `bytes_per_device`.
@@ -64,7 +64,8 @@ def describe_state(
   if divided_over > 1:
     line += ' per device'
   sizes = sorted(parts.items(), key=lambda item: -item[1])
-  line += ' (' + ', '.join(f'{part} {decimal(n)}' for part, n in sizes) + ')'
+  large = [(part, n) for part, n in sizes if n > whole / 1000]
+  line += ' (' + ', '.join(f'{part} {decimal(n)}' for part, n in large) + ')'
   if available is not None and whole > available:
     remedy = 'config.fsdp=True with several devices'
     if sizes[0][0] == 'estimator':
