@@ -25,7 +25,11 @@ from experiments.build.schema import default_config
 from experiments.data.datasets import DATASETS
 from experiments.records import torch_weights
 from experiments.training.evaluation import make_evaluate
-from experiments.training.initial import fit_to_images, initial_variables
+from experiments.training.initial import (
+  first_images,
+  fit_to_images,
+  initial_variables,
+)
 from experiments.training.train import make_pipeline
 from mq_jax import methods, selection
 
@@ -36,7 +40,6 @@ QUICK: dict[str, Any] = {'holdout': 100}
 # Powell's search of LAPQ computes the loss of these images some 800 times.
 LAPQ_IMAGES = 128
 LAPQ_BITS = (4, 2)
-CLIP_IMAGES = 256
 
 
 def main() -> None:
@@ -86,7 +89,7 @@ def main() -> None:
         rows.append(
           _row(name, method, f'{bits}', accuracy(quantized), quantized)
         )
-    clipped = _with_clips(rounding, rounding_net, path, pipeline)
+    clipped, stats = _with_clips(rounding, rounding_net, path, pipeline)
     for bits in BITS:
       quantized = _quantized(clipped, methods.uniform(bits))
       score = evaluate_rounding(quantized, stats)['accuracy']
@@ -96,7 +99,8 @@ def main() -> None:
     for sparsity in SPARSITIES:
       pruned = prune(params, sparsity)
       rows.append(_row(name, 'pruned', '', accuracy(pruned), pruned))
-  args.networks = sorted(files)
+  figure, args.networks = args.figure, sorted(files)
+  del args.figure, args.data_dir  # Paths are of no interest to readers.
   table.show(
     'Networks of PSGD and SGD after quantization or pruning without training',
     rows,
@@ -105,17 +109,18 @@ def main() -> None:
     ' training. A pruned layer lacks its smallest weights, the same fraction in'
     ' every layer.',
   )
-  if args.figure:
+  if figure:
     images = pipeline.evaluate.batch(0, 1000)
-    surface.draw(net, models, images, args.figure)
+    surface.draw(net, models, images, figure)
 
 
 def _with_clips(config: Any, net: Any, path: str, pipeline: Any) -> Any:
-  """Returns the weights of a file, with measured clips of activations."""
+  """Returns the variables of a file, with measured clips of activations."""
   shape = DATASETS[config.dataset].image_shape(config)
   initial = initial_variables(config, net, shape, path)
-  images = pipeline.calibrate.batch(0, CLIP_IMAGES)['image']
-  return fit_to_images(config, net, initial, lambda: images)[0]
+  return fit_to_images(
+    config, net, initial, lambda: first_images(pipeline.calibrate)
+  )
 
 
 def _row(
@@ -164,7 +169,7 @@ def quantizers(
     )
     return _quantized(params, quantizer, result.variables)
 
-  found = {'uniform': uniform}
+  found: dict[str, Callable[[Any], Any]] = {'uniform': uniform}
   if bits in LAPQ_BITS:
     found['lapq'] = lapq
   return found

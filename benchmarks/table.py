@@ -87,9 +87,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     f' jax {result["versions"]["jax"]}'
   )
   if 'network' in sizes:
-    conditions += (
-      f'; {sizes["network"]}, batch {sizes["batch_size"]}, {sizes["dtype"]}'
-    )
+    conditions += f'; {sizes["network"]}'
+    if 'batch_size' in sizes:
+      conditions += f', batch {sizes["batch_size"]}, {sizes["dtype"]}'
     side = sizes.get('image_size', 32)
     conditions += '' if side == 32 else f', {side}x{side} pixels'
   table = table_lines(names, cells, aligned=True)

@@ -53,7 +53,6 @@ def test_dorefa_2_bits_equals_hand_computed_values():
   ids=str,
 )
 def test_even_levels_are_the_nearest_float32_numbers(quantizer):
-  """A sum of such levels that differ from the exact ones has a bias."""
   w = jnp.array([[-1.0], [0.5]])
   if quantizer.parametrized is not None:
     w = quantizer.parametrized(w)
@@ -63,6 +62,7 @@ def test_even_levels_are_the_nearest_float32_numbers(quantizer):
   exact = [fractions.Fraction(2 * k - steps, steps) for k in range(steps + 1)]
   expected = np.array([float(level) for level in exact], np.float32)
   np.testing.assert_array_equal(levels, expected)
+  np.testing.assert_array_equal(levels, -levels[::-1])
 
 
 def test_dorefa_calibrate_equals_printed_equation_4():

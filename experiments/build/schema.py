@@ -135,7 +135,7 @@ KEYS: dict[str, Key] = {
   ),
   'fsdp': Key(
     False,
-    'Divide weights and states over these devices too, not only batches.',
+    'Divide weights and states over the devices of mesh_data.',
     identity=False,
     base=True,
   ),

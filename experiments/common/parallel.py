@@ -9,6 +9,7 @@ sums between the devices: gradients and batch statistics are those of the whole
 batch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ def _shared(leaf: Any, sharding: NamedSharding) -> Any:
   if is_array and not leaf.is_fully_addressable:
     if leaf.is_fully_replicated:
       return leaf
-    return jax.jit(lambda leaf: leaf, out_shardings=sharding)(leaf)
+    return _placed(sharding)(leaf)
   if is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     data = _shared(jax.random.key_data(leaf), sharding)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -119,6 +120,12 @@ def _shared(leaf: Any, sharding: NamedSharding) -> Any:
   return jax.make_array_from_callback(
     host.shape, sharding, host.__getitem__, dtype=host.dtype
   )
+
+
+@functools.cache
+def _placed(sharding: NamedSharding) -> Callable[[Any], Any]:
+  """Returns a function that copies an array of all processes to `sharding`."""
+  return jax.jit(lambda leaf: leaf, out_shardings=sharding)
 
 
 def host_array(leaf: Any) -> np.ndarray:

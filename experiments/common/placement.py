@@ -15,21 +15,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.common import parallel
 
-# Numbers per array: copies of a smaller one between devices cost more than its
-# division saves.
-DIVIDED_FROM = 1024
+# Numbers. Copies of a smaller array between devices cost more than its division
+# saves.
+MIN_DIVIDED_SIZE = 1024
 
 
 class Placement(NamedTuple):
-  """Functions that place a state on the devices.
+  """Functions that place the arrays of a state on the devices.
+
+  States have a leading axis of trials, which is never divided, unless
+  `trial_axes` is 0.
 
   Attributes:
-    put: `(state) -> state`, outside jit. Its leading axis of trials is never
-      divided.
-    keep: `(state, has_trials=…) -> state`, inside jit. `has_trials` is True if
-      the arrays have a leading axis of trials.
+    shapes: `(state, trial_axes=1) -> shapes` with the shardings of the arrays;
+      the state may consist of shapes too.
+    put: `(state) -> state`, outside jit. It makes no copy of an array that is
+      already there.
+    keep: `(state, trial_axes=1) -> state`, inside jit.
   """
 
+  shapes: Callable[..., Any]
   put: Callable[[Any], Any]
   keep: Callable[..., Any]
 
@@ -42,44 +47,58 @@ def make_placement(mesh: Mesh, *, fsdp: bool) -> Placement:
     fsdp: True divides the large arrays; False copies all to every device.
   """
 
-  def keep_replicated(state: Any, *, has_trials: bool) -> Any:
-    del has_trials  # No axis is divided.
-    return parallel.keep_replicated(state, mesh)
-
-  if not fsdp:
-    return Placement(
-      lambda state: parallel.replicated(state, mesh), keep_replicated
-    )
-
   def spec(leaf: Any, trial_axes: int) -> PartitionSpec:
+    if not fsdp:
+      return PartitionSpec()
     of_trial = spec_of(leaf.shape[trial_axes:], mesh.size)
     return PartitionSpec(*[None] * trial_axes, *of_trial)
 
-  def put(leaf: Any) -> Any:
-    sharding = NamedSharding(mesh, spec(leaf, 1))
-    if sharding.is_fully_addressable:
-      return jax.device_put(leaf, sharding)
-    whole = parallel.replicated(leaf, mesh)
-    return jax.jit(lambda leaf: leaf, out_shardings=sharding)(whole)
-
-  def keep(state: Any, *, has_trials: bool) -> Any:
+  def shapes(state: Any, trial_axes: int = 1) -> Any:
     return jax.tree.map(
-      lambda leaf: parallel.constrained(leaf, mesh, spec(leaf, has_trials)),
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape,
+        leaf.dtype,
+        sharding=NamedSharding(mesh, spec(leaf, trial_axes)),
+      ),
       state,
     )
 
-  return Placement(lambda state: jax.tree.map(put, state), keep)
+  def put(state: Any) -> Any:
+    if not fsdp:
+      return parallel.replicated(state, mesh)
+    shardings = jax.tree.map(lambda shape: shape.sharding, shapes(state))
+    if all(jax.tree.leaves(jax.tree.map(_is_placed, state, shardings))):
+      return state
+    if NamedSharding(mesh, PartitionSpec()).is_fully_addressable:
+      return jax.device_put(state, shardings)
+    whole = parallel.replicated(state, mesh)
+    return jax.jit(lambda state: state, out_shardings=shardings)(whole)
+
+  def keep(state: Any, trial_axes: int = 1) -> Any:
+    return jax.tree.map(
+      lambda leaf: parallel.constrained(leaf, mesh, spec(leaf, trial_axes)),
+      state,
+    )
+
+  return Placement(shapes, put, keep)
 
 
 def spec_of(shape: Sequence[int], devices: int) -> PartitionSpec:
   """Returns how an array of this shape is divided over the devices.
 
-  Its longest axis is divided, of those whose length is a multiple of the number
-  of devices. The memory of LSTMFC has blocks that are computed one after the
-  other: their longest axis is that of the weights within a block.
+  The longer of the last two axes is divided, of those whose length is a
+  multiple of the number of devices. Other axes stay whole: those of a filter,
+  and the blocks of LSTMFC's memory, which are computed one after the other.
   """
-  fits = [axis for axis, length in enumerate(shape) if length % devices == 0]
-  if not fits or math.prod(shape) < DIVIDED_FROM:
+  last_two = range(max(0, len(shape) - 2), len(shape))
+  fits = [axis for axis in last_two if shape[axis] % devices == 0]
+  if not fits or math.prod(shape) < MIN_DIVIDED_SIZE:
     return PartitionSpec()
   longest = max(fits, key=lambda axis: shape[axis])
   return PartitionSpec(*[None] * longest, 'data')
+
+
+def _is_placed(leaf: Any, sharding: NamedSharding) -> bool:
+  return isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(
+    sharding, leaf.ndim
+  )

@@ -242,8 +242,11 @@ def restore_latest(
   directory = Path(manager.directory)
 
   def find() -> int | None:
+    own = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template
+    )
     with ocp.CheckpointManager(directory, options=_alone()) as alone:
-      found = _newest_undamaged(alone, template, check, notify)
+      found = _newest_undamaged(alone, own, check, notify)
     return None if found is None else found.step
 
   # Process 0 decides alone, because a wait of orbax for the other processes

@@ -9,7 +9,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import mq_jax
-from experiments.common import parallel
 from experiments.common.errors import UserError
 from mq_jax.selection import named_leaves
 
@@ -30,11 +29,20 @@ def not_finite(state: mq_jax.State) -> str:
   for path, leaf in named_leaves(state._asdict()).items():
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       continue
-    values = parallel.host_array(leaf)
-    strict = path.startswith(_FINITE)
-    if not np.isfinite(values).all() and (strict or np.isnan(values).any()):
+    if not _may_continue(leaf, strict=path.startswith(_FINITE)):
       return path
   return ''
+
+
+def _may_continue(leaf: Any, strict: bool) -> bool:
+  """Returns True if a leaf has no NaN and, if `strict`, no infinity."""
+  # NumPy needs no compilation, but one process may not have all of an array.
+  xp: Any = jnp
+  if leaf.is_fully_addressable or leaf.is_fully_replicated:
+    xp, leaf = np, np.asarray(leaf)
+  if xp.isfinite(leaf).all():
+    return True
+  return not strict and not xp.isnan(leaf).any()
 
 
 def check_finite(

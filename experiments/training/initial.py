@@ -6,17 +6,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from experiments.build.networks import network_options
+from experiments.common import processes
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
+from experiments.data.pipeline import Examples
 from experiments.records import torch_weights
 from experiments.records.model_file import ModelFile
 from experiments.records.npz_weights import FOLDED, NORMS
 from mq_jax import selection
 from mq_jax.models import measure_numbers, unfold_norms
 from mq_jax.selection import named_leaves
+
+MEASURED_IMAGES = 256
 
 
 def activation_label(config: ConfigDict) -> str:
@@ -76,6 +81,14 @@ def initial_variables(
     has_numbers=model.metadata.get('activations') == activation_label(config),
     is_folded=model.metadata.get(NORMS) == FOLDED,
   )
+
+
+def first_images(examples: Examples) -> Any:
+  """Returns images to measure statistics and numbers of activations with."""
+  images = examples.batch(0, min(MEASURED_IMAGES, examples.size))['image']
+  if not processes.are_several():
+    return images
+  return multihost_utils.process_allgather(images, tiled=True)
 
 
 def fit_to_images(

@@ -5,14 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 from rich.filesize import decimal
 
-import mq_jax
 from experiments.common.errors import InvalidError
-from experiments.common.placement import spec_of
+from experiments.training.position import Saved
 
 # Fields of `mq_jax.State`, by the part of the description that they belong to.
-_PARTS = {
+# The others have a few bytes.
+PARTS = {
   'weights': ('params', 'model_state', 'variables'),
   'gradients': ('grads',),
   'optimizer': ('refine_state', 'post_update_state'),
@@ -20,63 +21,74 @@ _PARTS = {
 }
 
 
-def bytes_per_device(state: mq_jax.State, divided_over: int) -> dict[str, int]:
+def bytes_per_device(shapes: Saved) -> dict[str, int]:
   """Returns the bytes that one device keeps between steps, by part.
 
   Args:
-    state: Arrays, or their shapes, with a leading axis of trials.
-    divided_over: Devices that the large arrays are divided over, or 1.
+    shapes: Shapes, types and shardings of all arrays.
   """
 
   def size(leaf: Any) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return 0
-    count = math.prod(leaf.shape)
-    if spec_of(leaf.shape[1:], divided_over):
-      count //= divided_over
-    return int(count * leaf.dtype.itemsize)
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * int(leaf.dtype.itemsize)
 
-  fields = state._asdict()
+  def sizes(tree: Any) -> int:
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
+
+  fields = shapes.state._asdict()
   return {
-    part: sum(
-      size(leaf) for name in names for leaf in jax.tree.leaves(fields[name])
-    )
-    for part, names in _PARTS.items()
-  }
+    part: sizes([fields[name] for name in names])
+    for part, names in PARTS.items()
+  } | {'codes': sizes(shapes.codes)}
 
 
 def describe_state(
-  state: mq_jax.State, *, divided_over: int, available: int | None
+  config: ConfigDict, shapes: Saved, available: int | None
 ) -> str:
   """Returns a line with the size of the state and of its large parts.
 
   Args:
-    state: As for `bytes_per_device`.
-    divided_over: As for `bytes_per_device`.
-    available: Bytes of memory of one device; None if it is not known.
+    config: Configuration of the run.
+    shapes: As for `bytes_per_device`.
+    available: Bytes that JAX may use on one device; None if they are unknown.
 
   Raises:
-    InvalidError: If the state alone is larger than the memory.
+    InvalidError: If the state alone is larger than that.
   """
-  parts = bytes_per_device(state, divided_over)
+  parts = bytes_per_device(shapes)
   whole = sum(parts.values())
-  line = f'state: {decimal(whole)}'
-  if divided_over > 1:
-    line += ' per device'
   sizes = sorted(parts.items(), key=lambda item: -item[1])
   large = [(part, n) for part, n in sizes if n > whole / 1000]
-  line += ' (' + ', '.join(f'{part} {decimal(n)}' for part, n in large) + ')'
+  listed = ', '.join(f'{part} {decimal(n)}' for part, n in large)
   if available is not None and whole > available:
-    remedy = 'config.fsdp=True with several devices'
-    if sizes[0][0] == 'estimator':
-      remedy += ', config.memory_dtype=bfloat16, or a smaller config.hidden'
     raise InvalidError(
-      f'The device has {decimal(available)} of memory, which is less than the'
-      f' {line}. Try fewer config.trials, {remedy}.'
+      f'The state of this run needs {decimal(whole)} per device ({listed}), but'
+      f' JAX may use {decimal(available)} there.'
+      f' {_remedy(config, sizes[0][0])}'
     )
-  return line
+  per_device = ' per device' if config.fsdp else ''
+  return f'state: {decimal(whole)}{per_device} ({listed})'
 
 
 def available_memory() -> int | None:
-  """Returns the bytes of memory of a device; None if JAX does not know them."""
+  """Returns the bytes that JAX may use on a device; None if they are unknown.
+
+  They are unknown on CPU.
+  """
   return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+
+
+def _remedy(config: ConfigDict, largest: str) -> str:
+  """Returns what makes the state smaller."""
+  ways = []
+  if config.trials > 1:
+    ways.append('fewer config.trials')
+  if not config.fsdp:
+    ways.append('config.fsdp=True with several devices (config.mesh_data)')
+  if largest == 'estimator' and config.memory_dtype == 'float32':
+    ways.append('config.memory_dtype=bfloat16')
+  if largest == 'estimator':
+    ways.append('a smaller config.hidden')
+  return f'Try {" or ".join(ways)}.' if ways else 'Use a smaller network.'

@@ -55,6 +55,7 @@ class Steps(NamedTuple):
   """The compiled steps of a run. States have a leading axis of trials.
 
   Attributes:
+    placement: Where states are on the devices.
     steps_per_epoch: Number of steps per epoch.
     seeds: Seed of each trial.
     relaxed: True if the loss sees other weights than the quantized ones.
@@ -62,7 +63,8 @@ class Steps(NamedTuple):
     train: Train step of one trial.
     start: `() -> state` before the first step. If the run has no epochs, its
       quantizers have the variables that the method chooses on training images.
-    state_shape: `() -> state` of shapes and types, without computing one.
+    state_shape: `() -> state` of shapes, types and shardings, without computing
+      one.
     run: `(state, first step, steps) -> (state, Totals)`; donates the state.
     evaluate: `(params, batch_stats, between=…) -> scores` of one trial on the
       whole test set (`evaluation.make_evaluate`).
@@ -70,6 +72,7 @@ class Steps(NamedTuple):
       measured with these parameters if the configuration asks for it.
   """
 
+  placement: Placement
   steps_per_epoch: int
   seeds: tuple[int, ...]
   relaxed: bool
@@ -110,19 +113,27 @@ def make_steps(
   )
 
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:
-    states = [
-      train.init(
-        parallel.shared(jax.random.key(seed)), params, batch_stats, batch
-      )
+    arguments = [
+      (parallel.shared(jax.random.key(seed)), params, batch_stats, batch)
       for seed, batch in zip(seeds, batches, strict=True)
     ]
-    return placement.put(parallel.stack(states))
+    init = train.init
+    if config.fsdp:
+      # No device ever has the whole state.
+      shapes = placement.shapes(
+        jax.eval_shape(init, *arguments[0]), trial_axes=0
+      )
+      shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
+      init = jax.jit(init, out_shardings=shardings)
+    return parallel.stack([init(*of_trial) for of_trial in arguments])
 
   def start() -> mq_jax.State:
     state = first_states([pipeline.train(seed, 0) for seed in seeds])
-    if config.epochs:
-      return state
-    # The first loss changed the statistics, but nothing is trained here.
+    return placement.put(state if config.epochs else chosen(state))
+
+  def chosen(state: mq_jax.State) -> mq_jax.State:
+    """Returns the state of a run that trains nothing."""
+    # The first loss changed the statistics.
     statistics = parallel.stack([batch_stats] * len(seeds))
     state = state._replace(model_state=statistics)
     if parts.after_training is None:
@@ -139,6 +150,7 @@ def make_steps(
     return state._replace(variables=parallel.stack([variables] * len(seeds)))
 
   return Steps(
+    placement=placement,
     steps_per_epoch=pipeline.steps_per_epoch,
     seeds=seeds,
     relaxed=parts.relaxed,
@@ -146,8 +158,8 @@ def make_steps(
     train=train,
     start=start,
     # Only the shapes of batches count here; a pipeline cannot be traced.
-    state_shape=lambda: jax.eval_shape(
-      first_states, [pipeline.train(seeds[0], 0)] * len(seeds)
+    state_shape=lambda: placement.shapes(
+      jax.eval_shape(first_states, [pipeline.train(seeds[0], 0)] * len(seeds))
     ),
     run=_make_run(train.step_fn, pipeline, seeds, mesh, placement),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),
@@ -216,7 +228,7 @@ def _host_loop(
   on_cpu = jax.default_backend() == 'cpu'
 
   def keep(carry: Carry) -> Carry:
-    return placement.keep(carry[0], has_trials=False), carry[1]
+    return placement.keep(carry[0], trial_axes=0), carry[1]
 
   jitted_advance = jax.jit(
     lambda carry, batch: keep(advance(carry, batch)), donate_argnums=0
@@ -224,7 +236,11 @@ def _host_loop(
   split = jax.jit(
     lambda carry: [keep(part) for part in parallel.split(carry, len(seeds))]
   )
-  stack = jax.jit(parallel.stack)
+
+  @jax.jit
+  def stack(carries: Sequence[Carry]) -> Carry:
+    state, totals = parallel.stack(carries)
+    return placement.keep(state), totals
 
   def run_chunk(carry: Carry, first: int, steps: int) -> Carry:
     carries = split(carry)
@@ -266,7 +282,7 @@ def _device_loop(
 
   def next_carry(carry: Carry, shared: Any, contexts: Any) -> Carry:
     state, totals = step_of_trials((*carry, contexts), shared)
-    return placement.keep(state, has_trials=True), totals
+    return placement.keep(state), totals
 
   def chunk(carry: Carry, shared: Any, contexts: Any, steps: Array) -> Carry:
     return lax.while_loop(

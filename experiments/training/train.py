@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 import mq_jax
@@ -19,12 +18,13 @@ from experiments.common import parallel, processes
 from experiments.common.console import counted
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
-from experiments.data.pipeline import Examples, Pipeline
+from experiments.data.pipeline import Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.divergence import not_finite
 from experiments.training.epoch_record import means
 from experiments.training.evaluation import make_evaluate
 from experiments.training.initial import (
+  first_images,
   fit_to_images,
   initial_variables,
 )
@@ -45,7 +45,6 @@ from experiments.training.steps import Steps, make_steps
 
 # On two CPU cores, per kernel: compiling the first state and the step.
 COMPILE_SECONDS = 1.0
-MEASURED_IMAGES = 256  # for statistics of norms, and numbers of activations
 
 
 def train_and_evaluate(
@@ -162,7 +161,7 @@ def _run(
   # Several processes make the images together.
   params, batch_stats = parallel.shared(
     fit_to_images(
-      config, net, initial, lambda: _first_images(pipeline.calibrate)
+      config, net, initial, lambda: first_images(pipeline.calibrate)
     )
   )
   steps = make_steps(config, pipeline, net, params, batch_stats)
@@ -185,11 +184,11 @@ def _run(
 
   selection = steps.train.selection(params)
   device = jax.devices()[0].device_kind
-  devices = parallel.data_mesh(config.mesh_data).size
-  memory = describe_state(
-    steps.state_shape(),
-    divided_over=devices if config.fsdp else 1,
-    available=available_memory(),
+  shapes = steps.placement.shapes(
+    jax.eval_shape(lambda state: with_codes(steps, state), steps.state_shape())
+  )
+  memory = processes.together(
+    lambda: describe_state(config, shapes, available_memory())
   )
   show_run = functools.partial(
     show,
@@ -200,16 +199,8 @@ def _run(
     ),
     device=device,
   )
-  state = _train(config, folder, steps, start, stop, show_run)
+  state = _train(config, folder, steps, shapes, start, stop, show_run)
   save_models(config, folder, steps, state, len(pipeline.classes))
-
-
-def _first_images(examples: Examples) -> Any:
-  """Returns images to measure statistics with."""
-  images = examples.batch(0, min(MEASURED_IMAGES, examples.size))['image']
-  if not processes.are_several():
-    return images
-  return multihost_utils.process_allgather(images, tiled=True)
 
 
 def _check_same_files(pipeline: Pipeline, base: str) -> None:
@@ -254,23 +245,22 @@ def _train(
   config: ConfigDict,
   folder: pathlib.Path,
   steps: Steps,
+  shapes: Saved,
   start: Callable[[], tuple[mq_jax.State, dict[str, Any]]],
   stop: Callable[[], bool],
   show: Callable[..., Any],
 ) -> mq_jax.State:
   """Starts or restores a run, and runs the remaining epochs.
 
-  `show` takes the number of steps of the run, and the step to start at.
+  `shapes` are those of a checkpoint. `show` takes the number of steps of the
+  run, and the step to start at.
   """
   log_path = folder / workdir.LOG
   with checkpoints.open_manager(folder / workdir.CHECKPOINTS) as manager:
     restored = None
     if processes.from_first(manager.latest_step) is not None:
-      template = jax.eval_shape(
-        lambda state: with_codes(steps, state), steps.state_shape()
-      )
       restored = checkpoints.restore_latest(
-        manager, template, check=_check_finite
+        manager, shapes, check=_check_finite
       )
     has_log = processes.from_first(log_path.exists)
     if restored is not None and not has_log:

@@ -60,8 +60,7 @@ def slb(
     raise ValueError(f'sharpness={sharpness!r} must be positive.')
 
   def levels(dtype: jnp.dtype) -> Array:
-    wide = jnp.promote_types(dtype, jnp.float32)
-    return even_levels(2**bits - 1, wide).astype(dtype)
+    return even_levels(2**bits - 1, dtype)
 
   def last_axis_levels(w: Array) -> Array:
     return levels(w.dtype).reshape((1,) * w.ndim + (2**bits,))

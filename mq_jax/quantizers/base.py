@@ -108,8 +108,8 @@ def even_levels(steps: int, dtype: jax.typing.DTypeLike) -> Array:
   """Returns `steps` + 1 even levels from −1 to 1, of shape `(steps + 1,)`.
 
   Each is the number of `dtype` nearest to its exact value, so a level and its
-  opposite add up to 0. 2k/n − 1 would round to levels that are all too large or
-  all too small, and the sums of a layer would have a bias.
+  opposite add up to 0. The rounding errors of 2k/n − 1 do not cancel in this
+  way, and give the sums of a layer a bias.
 
   Args:
     steps: Number of intervals.

@@ -75,7 +75,7 @@ def dorefa(
     w = widened(w_tilde)
     rounded = jnp.floor(steps * w + 0.5)
     code = jnp.clip(rounded, 0, steps).astype(jnp.uint8)
-    return code, even_levels(steps, w.dtype).astype(w_tilde.dtype)
+    return code, even_levels(steps, w_tilde.dtype)
 
   return Quantizer(
     codes,

@@ -22,9 +22,11 @@ from benchmarks import (
   measure,
   memory,
   methods,
+  psgd,
   report,
   scaling,
   step_time,
+  surface,
   trials,
 )
 from experiments.build import networks
@@ -32,6 +34,7 @@ from experiments.common import markdown
 from experiments.configs import methods as recipes
 from mq_jax import models
 from mq_jax.models import BatchNorm
+from tests.experiments import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -219,6 +222,36 @@ def test_decode_writes_expected_rows(monkeypatch, tmp_path):
   assert training['what'] == 'training, batch 8'
   assert 0 <= training['share of waiting'][0] < 1
   assert result['config']['folder'] is False
+
+
+def test_psgd_writes_rows_and_figure(monkeypatch, tmp_path):
+  tiny.put_in(monkeypatch)
+  monkeypatch.setattr(psgd, 'BITS', (4,))
+  monkeypatch.setattr(psgd, 'SPARSITIES', (0.5,))
+  monkeypatch.setattr(surface, 'STEPS', (-1, 0, 1))
+  monkeypatch.setattr(surface, 'CENTRE', 1)
+  path = tiny.write_model(tmp_path / 'net.safetensors', tiny.Net(10))
+  figure = tmp_path / 'surface.png'
+  rows = run_quick(
+    monkeypatch,
+    tmp_path,
+    psgd,
+    *('--networks', f'sgd={path}', '--figure', str(figure)),
+    *('--dataset', 'digits', '--network', 'resnet8'),
+  )['rows']
+  assert [(row['method'], row['bits of activations']) for row in rows] == [
+    ('none', ''),
+    ('uniform', ''),
+    ('lapq', ''),
+    ('uniform', '8'),
+    ('pruned', ''),
+  ]
+  # At 4 bits, a network of one layer loses little.
+  assert rows[1]['accuracy %'] == pytest.approx(rows[0]['accuracy %'], abs=15)
+  # The tiny network has no activations to round.
+  assert rows[3]['accuracy %'] == rows[1]['accuracy %']
+  assert rows[-1]['zero weights %'] == 50
+  assert figure.stat().st_size > 1000
 
 
 def test_depthwise_writes_expected_rows(monkeypatch, tmp_path):

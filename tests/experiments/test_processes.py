@@ -108,11 +108,14 @@ def statuses(running):
   return [process.wait(SECONDS) for process in running]
 
 
-def test_two_processes_killed_and_preempted_end_as_one_process(tmp_path, two):
+@pytest.mark.parametrize('fsdp', [False, True])
+def test_two_processes_killed_and_preempted_end_as_one_process(
+  tmp_path, two, fsdp
+):
   work, reference = tmp_path / 'two', tmp_path / 'one'
-  start = functools.partial(two, fsdp=True)
+  start = functools.partial(two, fsdp=fsdp)
   config = digits.get_config()
-  config.update(VALUES, fsdp=True)
+  config.update(VALUES, fsdp=fsdp)
   train_and_evaluate(config, reference, show=hidden_bar)
 
   # The death of one process ends the other, which waits for it.
@@ -144,6 +147,7 @@ def test_two_processes_killed_and_preempted_end_as_one_process(tmp_path, two):
   running, outputs = start(work, 'resumed')
   assert statuses(running) == [0, 0], outputs[0].read_text()
   shown, silent = (path.read_text() for path in outputs)
+  assert ('per device' in shown) == fsdp
   assert f'The run resumes from step {stopped_at} of' in shown
   # Only gloo prints in the other process.
   assert all(line.startswith('[Gloo]') for line in silent.splitlines())

@@ -43,11 +43,11 @@ class Net(nn.Module):
 
 
 def put_in(monkeypatch):
-  """Replaces every network by the tiny one."""
+  """Replaces every network by the tiny one, whose weights can be divided."""
   tiny = Network(lambda keys, num_classes, activation: Net(num_classes), ())
   for name in NETWORKS:
     monkeypatch.setitem(NETWORKS, name, tiny)
-  monkeypatch.setattr(placement, 'DIVIDED_FROM', 16)
+  monkeypatch.setattr(placement, 'MIN_DIVIDED_SIZE', 16)
 
 
 def program(module):

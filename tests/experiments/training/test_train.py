@@ -279,6 +279,30 @@ def test_run_resumes_after_data_moved(tmp_path, config):
   assert len(train.train_and_evaluate(config, tmp_path).records) == 2
 
 
+def test_run_of_divided_weights_resumes_divided_and_bit_for_bit(
+  tmp_path, config, monkeypatch, capsys
+):
+  config.update(estimator='lstm_fc', hidden=4, mesh_data=2, fsdp=True)
+  complete = train.train_and_evaluate(config, tmp_path / 'complete')
+  assert ' per device (estimator ' in capsys.readouterr().out
+  resumed = tmp_path / 'resumed'
+  kill_run(config, resumed, checkpoints, 'save', 1, before=False)
+  run_epochs, divided = train.run_epochs, []
+
+  def check_and_run(config, folder, steps, saved, *others):
+    memory = saved.state.estimator_state.memory
+    divided.extend(not leaf.is_fully_replicated for leaf in memory)
+    return run_epochs(config, folder, steps, saved, *others)
+
+  monkeypatch.setattr(train, 'run_epochs', check_and_run)
+  result = train.train_and_evaluate(config, resumed)
+  assert divided == [True, True]
+  assert tiny.timeless(result.records) == tiny.timeless(complete.records)
+  assert tiny.end_of_run(config, resumed) == tiny.end_of_run(
+    config, tmp_path / 'complete'
+  )
+
+
 def test_run_without_base_model_trains_one_once(
   tmp_path, config, monkeypatch, capsys
 ):
