@@ -1,13 +1,13 @@
 """A depthwise convolution that is fast on CPU too.
 
-XLA's CPU compiler runs a convolution with one filter per channel 4 to 15 times
-slower than the sum of shifted products
+XLA's CPU compiler runs a convolution with one filter per channel many times
+slower (docs/performance.md) than the sum of shifted products
 
   y[n, h, v, c] = Σ_{i,j} x[n, s·h + i − p, s·v + j − q, c] · w[i, j, c],
 
-which fuses into one loop, and its gradients 37 to 64 times slower than sums of
-such products (docs/performance.md). On other platforms the convolution and its
-gradients are those of `lax.conv_general_dilated`.
+which fuses into one loop, and its gradients many times slower than sums of such
+products. On other platforms the convolution and its gradients are those of
+`lax.conv_general_dilated`.
 """
 
 import functools
