@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -10,14 +9,13 @@ import pytest
 
 from experiments import training
 from experiments.build.check import check
-from experiments.common import parallel
 from experiments.common.errors import (
   ConfigError,
   InvalidError,
   MissingError,
   UnreadableError,
 )
-from experiments.data import crops, device_batch, photo_pipeline, photo_sets
+from experiments.data import crops, photo_pipeline, photo_sets
 from experiments.data.on_device import held_out
 from experiments.data.photographs import crop
 from experiments.training.train import make_pipeline
@@ -192,40 +190,6 @@ def test_batches_on_two_devices_are_split_and_equal(root):
     assert bits(two.evaluate.batch(0, size)) == bits(
       one.evaluate.batch(0, size)
     )
-
-
-def test_start_batch_decodes_only_rows_of_own_devices(monkeypatch):
-  """Imitates a process that owns the second of two devices."""
-  mesh = parallel.data_mesh(2)
-  second = jax.devices()[1]
-  decoded, made = [], {}
-
-  class Sharding:
-    def __init__(self, *unused):
-      pass
-
-    def addressable_devices_indices_map(self, shape):
-      return {second: (slice(3, 6),)}
-
-  def make(shape, sharding, part):
-    made[shape] = part((slice(3, 6), *[slice(None)] * (len(shape) - 1)))
-    return made[shape]
-
-  monkeypatch.setattr(device_batch, 'NamedSharding', Sharding)
-  monkeypatch.setattr(jax, 'make_array_from_callback', make)
-
-  def pixels(row):
-    decoded.append(row)
-    return np.full((2, 2, 3), row, np.uint8)
-
-  with ThreadPoolExecutor(2) as pool:
-    batch = device_batch.start_batch(
-      pool, mesh, 2, pixels, {'label': np.arange(6)}
-    ).result()
-  assert sorted(decoded) == [3, 4, 5]
-  np.testing.assert_array_equal(batch['label'], [3, 4, 5])
-  np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], [3, 4, 5])
-  assert set(made) == {(6,), (6, 2, 2, 3)}
 
 
 def test_train_damaged_or_missing_photograph_is_named(tmp_path):
