@@ -125,6 +125,11 @@ def make_steps(
       )
       shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
       init = jax.jit(init, out_shardings=shardings)
+      # XLA would also choose where an argument without a placement is.
+      arguments = [
+        (*parallel.replicated(of_trial[:3], mesh), of_trial[3])
+        for of_trial in arguments
+      ]
     return parallel.stack([init(*of_trial) for of_trial in arguments])
 
   def start() -> mq_jax.State:
