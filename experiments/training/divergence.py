@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -37,9 +38,10 @@ def not_finite(state: mq_jax.State) -> str:
 def _may_continue(leaf: Any, strict: bool) -> bool:
   """Returns True if a leaf has no NaN and, if `strict`, no infinity."""
   # NumPy needs no compilation, but one process may not have all of an array.
-  xp: Any = jnp
-  if leaf.is_fully_addressable or leaf.is_fully_replicated:
-    xp, leaf = np, np.asarray(leaf)
+  is_global = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+  if not is_global or leaf.is_fully_replicated:
+    leaf = np.asarray(leaf)
+  xp: Any = jnp if isinstance(leaf, jax.Array) else np
   if xp.isfinite(leaf).all():
     return True
   return not strict and not xp.isnan(leaf).any()
