@@ -39,7 +39,7 @@ SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 QUICK: dict[str, Any] = {'holdout': 100}
 # Powell's search of LAPQ computes the loss of these images some 800 times.
 LAPQ_IMAGES = 128
-LAPQ_BITS = (4, 2)
+LAPQ_BITS = (4,)
 
 
 def main() -> None:
