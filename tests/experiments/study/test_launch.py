@@ -283,7 +283,7 @@ def test_run_task_that_never_saves_is_put_back_three_times(
     assert stopped_job(signal.SIGUSR2) == (143, ['squeue', 'scontrol'])
   assert stopped_job(signal.SIGUSR2) == (143, ['squeue'])
   assert 'has stopped 4 times in a row' in capsys.readouterr().out
-  # A later launch counts anew, and so does a job after a checkpoint.
+  # The next launch counts from 0, and each checkpoint sets the count to 0.
   assert stopped_job(signal.SIGUSR2) == (143, ['squeue', 'scontrol'])
   monkeypatch.setattr(training.loop, '_save', save)
   for _ in range(5):
