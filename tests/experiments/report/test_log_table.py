@@ -3,10 +3,11 @@
 import json
 import math
 
+from experiments.build.fingerprint import identity
 from experiments.records import ledger
 from experiments.report import comparison
 from experiments.report.log_table import log_table
-from experiments.study import in_protocol
+from experiments.study import in_protocol, spec
 from tests.experiments import ledgers
 
 
@@ -41,3 +42,12 @@ def test_logged_settings_differ_and_sums_equal_checked_values():
   means = [mean for entry in entries for mean, _ in entry['raw_loss'].values()]
   assert math.isclose(sum(means), 33.1349, abs_tol=1e-9)
   assert sum(entry['raw_trials'] for entry in entries) == 24
+
+
+def test_as_released_has_exactly_the_logged_settings():
+  def settings(configs):
+    return {str(identity(c.to_dict() | {'epochs': 5})) for c in configs}
+
+  study = spec.load_all()['as_released']
+  logged = [config for config, _ in comparison.logged()]
+  assert settings(study.settings.values()) == settings(logged)
