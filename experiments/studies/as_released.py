@@ -1,14 +1,14 @@
-"""The first epochs of the authors' logs: ResNet20, in the order of their code.
+r"""The first epochs of the authors' logs: ResNet20, in their released order.
 
-  python -m experiments.study --study=experiments/studies/as_released.py \\
+  python -m experiments.study --study=experiments/studies/as_released.py \
     --workdir=runs/as_released --pretrained=FOLDER
 
-`FOLDER` holds MetaQuant-ResNet20-CIFAR10.safetensors. The logs have the training
-loss of each epoch, which varies little between trials: `python -m
-experiments.report` prints ours beside it. The released code applies each update
-of a learned rule twice in the forward pass, so the learned rules have
-`reapply=True` here. Their other options follow the logs: MultiFC has three
-layers, LSTMFC carries no memory, γ is constant.
+`FOLDER` holds MetaQuant-ResNet20-CIFAR10.safetensors. The logs have the loss of
+each epoch, which varies little between trials; `experiments.report` prints ours
+beside it. The released code applies each update of a learned rule twice in the
+forward pass, so the learned rules have `reapply=True` here. Their other options
+follow the logs: MultiFC has three layers, LSTMFC carries no memory, γ is
+constant.
 """
 
 from experiments.study import Study, in_protocol
