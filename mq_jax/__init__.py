@@ -5,6 +5,7 @@ from mq_jax import methods as methods
 from mq_jax.activations import Activation as Activation
 from mq_jax.diagnostics import Diagnostics as Diagnostics
 from mq_jax.estimators import GradientEstimator as GradientEstimator
+from mq_jax.estimators import Signals as Signals
 from mq_jax.estimators import fc_grad as fc_grad
 from mq_jax.estimators import feature_fc as feature_fc
 from mq_jax.estimators import kernel_wise as kernel_wise

@@ -143,7 +143,9 @@ def loss_after_update(
     rule, rule_phi = ste(), ()
   else:
     rule, rule_phi = setup.estimator, lax.stop_gradient(phi)
-  cotangent, _ = weight_gradient(rule, selected, rule_phi, evaluated)
+  cotangent, _ = weight_gradient(
+    rule, selected, rule_phi, evaluated._replace(step=state.step + 1)
+  )
   loss = with_cotangent(
     loss, only(selected, updated.params), only(selected, cotangent)
   )

@@ -15,9 +15,9 @@ import optax
 from jax import lax
 
 from mq_jax.derivatives import with_derivative_of
-from mq_jax.estimators import GradientEstimator
+from mq_jax.estimators import GradientEstimator, Signals
 from mq_jax.loss import LossFn
-from mq_jax.quantizers import Quantizer, forward_weight
+from mq_jax.quantizers import Quantizer, cell_of, forward_weight
 from mq_jax.selection import Rules, map_selected, named_leaves, only, replace
 
 Array = jax.Array
@@ -105,6 +105,39 @@ def preprocessed(
   )
 
 
+def signals_of(selected: Mapping[str, Quantizer], state: State) -> Signals:
+  """Returns what the pending gradients show to an estimator.
+
+  Args:
+    selected: Path to quantizer.
+    state: Only `params`, `grads`, `variables` and `step` are read.
+  """
+  g_hat, variables = only(selected, state.grads), state.variables
+  w_tilde = preprocessed(selected, state.params, variables)
+  cells = {
+    path: cell
+    for path, cell in map_selected(
+      cell_of, selected, w_tilde, variables
+    ).items()
+    if cell is not None
+  }
+  return Signals(
+    g_hat=g_hat,
+    g_ste=map_selected(
+      lambda q, g, w, v: q.straight_through(g, w, v),
+      selected,
+      g_hat,
+      w_tilde,
+      variables,
+    ),
+    w_tilde=w_tilde,
+    w_hat=map_selected(forward_weight, selected, w_tilde, variables),
+    distance={path: cell.distance for path, cell in cells.items()},
+    cell={path: cell.width for path, cell in cells.items()},
+    step=state.step,
+  )
+
+
 def weight_gradient(
   estimator: GradientEstimator,
   selected: Mapping[str, Quantizer],
@@ -117,7 +150,8 @@ def weight_gradient(
     estimator: Estimator of g_tilde on the quantized leaves.
     selected: Path to quantizer.
     phi: Parameters of the estimator.
-    state: Only `params`, `grads`, `variables`, `estimator_state` are read.
+    state: Only `params`, `grads`, `variables`, `estimator_state` and `step` are
+      read.
 
   Returns:
     `(gradients, estimator state)`: M_φ(g_hat, w_tilde) · ∂W̃/∂W on quantized
@@ -126,19 +160,11 @@ def weight_gradient(
   Raises:
     AssertionError: If the estimator changes a path or a shape.
   """
-  g_hat, variables = only(selected, state.grads), state.variables
-  w_tilde = preprocessed(selected, state.params, variables)
-  g_ste = map_selected(
-    lambda q, g, w, v: q.straight_through(g, w, v),
-    selected,
-    g_hat,
-    w_tilde,
-    variables,
-  )
+  signals, variables = signals_of(selected, state), state.variables
   g_tilde, estimator_state = estimator.apply(
-    phi, g_hat, w_tilde, g_ste, state.estimator_state
+    phi, signals, state.estimator_state
   )
-  chex.assert_trees_all_equal_shapes(dict(g_tilde), w_tilde)
+  chex.assert_trees_all_equal_shapes(dict(g_tilde), signals.w_tilde)
   g = map_selected(
     lambda q, w, g, v: q.calibrate(w, g, v).astype(w.dtype),
     selected,

@@ -548,8 +548,8 @@ def test_step_phi_gradient_that_optimizer_removes_is_not_finite():
   estimator = mq_jax.ste()._replace(
     init=lambda key, leaves: jnp.zeros(()),
     # The derivative of the root at 0 is infinite.
-    apply=lambda phi, g_hat, w_tilde, g_ste, state: (
-      {path: g * (1 + jnp.sqrt(phi)) for path, g in g_ste.items()},
+    apply=lambda phi, signals, state: (
+      {path: g * (1 + jnp.sqrt(phi)) for path, g in signals.g_ste.items()},
       state,
     ),
   )
@@ -646,8 +646,8 @@ def test_step_invalid_loss_function_raises(change, error, message):
 
 def test_step_estimator_changing_shapes_raises():
   estimator = mq_jax.ste()._replace(
-    apply=lambda phi, g_hat, w_tilde, g_ste, state: (
-      {path: g.ravel() for path, g in g_hat.items()},
+    apply=lambda phi, signals, state: (
+      {path: g.ravel() for path, g in signals.g_hat.items()},
       state,
     )
   )

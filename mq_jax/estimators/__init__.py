@@ -11,6 +11,7 @@ References for all estimators:
 """
 
 from mq_jax.estimators.base import GradientEstimator as GradientEstimator
+from mq_jax.estimators.base import Signals as Signals
 from mq_jax.estimators.features import feature_fc as feature_fc
 from mq_jax.estimators.fully_connected import fc_grad as fc_grad
 from mq_jax.estimators.fully_connected import multi_fc as multi_fc

@@ -1,6 +1,7 @@
 """The interface of all gradient estimators."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -11,19 +12,56 @@ Leaves = Mapping[str, Array]
 Phi = Any
 
 
+class Signals(NamedTuple):
+  """What an estimator may read: the last loss, seen from the quantized leaves.
+
+  Each field but `step` maps the path of a leaf to an array of the shape of W.
+  A compiled step does not compute what the estimator does not read.
+
+  Attributes:
+    g_hat: g_Ŵ, ∂loss/∂Ŵ.
+    g_ste: The straight-through gradient of the quantizer.
+    w_tilde: W̃.
+    w_hat: Ŵ, the weights that the loss received.
+    distance: Distance of the unrounded weight from the threshold at which its
+      code changes, on the scale of the levels (`quantizers.cells`). It has no
+      entry for a leaf whose quantizer does not round to the nearest level.
+    cell: Distance between the two levels around that threshold, for the same
+      leaves as `distance`.
+    step: Number of weight updates taken, int32 of shape ().
+  """
+
+  g_hat: Leaves
+  g_ste: Leaves
+  w_tilde: Leaves
+  w_hat: Leaves = MappingProxyType({})
+  distance: Leaves = MappingProxyType({})
+  cell: Leaves = MappingProxyType({})
+  step: Array | int = 0
+
+
+def at_path(signals: Signals, path: str) -> Signals:
+  """Returns the signals of one leaf."""
+  return Signals(
+    *(
+      field if name == 'step' else {path: field[path]} if path in field else {}
+      for name, field in signals._asdict().items()
+    )
+  )
+
+
 class GradientEstimator(NamedTuple):
   """The backward pass of quantized training, for all quantized leaves at once.
 
-  `leaves`, `g_hat`, `w_tilde` and `g_ste` map the path of a leaf to its array.
-  All functions are pure. The order of coordinates must not affect the results.
+  `leaves` and the fields of `signals` map the path of a leaf to its array. All
+  functions are pure. The order of coordinates must not affect the results.
 
   Attributes:
     init: `(key, leaves) -> phi`; `()` if nothing is learned.
     init_state: `(key, leaves) -> state`. The train step keeps the state between
       steps; it is `()` for an estimator without state.
-    apply: `(phi, g_hat, w_tilde, g_ste, state) -> (g_tilde, state)`. `g_tilde`
-      has the paths and shapes of `w_tilde`. `g_ste` is the straight-through
-      gradient of the quantizer.
+    apply: `(phi, signals, state) -> (g_tilde, state)`. `signals` are `Signals`;
+      `g_tilde` has the paths and shapes of `signals.w_tilde`.
     factor: `(phi) -> {'s': slope, ...}`, the scalars that a stack without
       activation reduces to, or an empty dict.
     call: Text that prints the estimator, the call of its factory.
@@ -31,7 +69,7 @@ class GradientEstimator(NamedTuple):
 
   init: Callable[[Array, Leaves], Phi]
   init_state: Callable[[Array, Leaves], Any]
-  apply: Callable[[Phi, Leaves, Leaves, Leaves, Any], tuple[Leaves, Any]]
+  apply: Callable[[Phi, Signals, Any], tuple[Leaves, Any]]
   factor: Callable[[Phi], dict[str, Array]]
   call: str = 'GradientEstimator(...)'
 

@@ -1,33 +1,26 @@
 """A meta quantizer that reads the usual inputs of learned optimizers."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, stacks
-from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.estimators.base import (
+  GradientEstimator,
+  Leaves,
+  Signals,
+  phi_dtype,
+  times,
+)
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
 Array = jax.Array
 
 FEATURES = ('gradient', 'momentum', 'distance', 'progress')
-
-
-class FeatureState(NamedTuple):
-  """State of `feature_fc` between steps.
-
-  Attributes:
-    momentum: Path to the running mean of the straight-through gradient, in
-      float32 or wider.
-    step: Number of steps taken, int32.
-  """
-
-  momentum: dict[str, Array]
-  step: Array
 
 
 @prints_call
@@ -58,7 +51,8 @@ def feature_fc(
     threshold: W̃ at which codes flip: 0.5 in dorefa at 1 bit, 0 in bwn.
 
   Returns:
-    A `GradientEstimator`. Its state takes one number per coordinate.
+    A `GradientEstimator`. Its state is the running mean of the straight-through
+    gradient, in float32 or wider.
 
   Raises:
     ValueError: If an argument is out of range.
@@ -86,25 +80,20 @@ def feature_fc(
     last = stacks.init_layer(last_key, (hidden, 1), True, dtype)
     return first, stacks.constant_one(last)
 
-  def init_state(key: Array, leaves: Leaves) -> FeatureState:
+  def init_state(key: Array, leaves: Leaves) -> dict[str, Array]:
     del key  # The state has no random part.
-    return FeatureState(
-      {path: jnp.zeros_like(widened(leaf)) for path, leaf in leaves.items()},
-      jnp.zeros((), jnp.int32),
-    )
+    return {
+      path: jnp.zeros_like(widened(leaf)) for path, leaf in leaves.items()
+    }
 
   def apply(
-    phi: Any,
-    g_hat: Leaves,
-    w_tilde: Leaves,
-    g_ste: Leaves,
-    state: FeatureState,
-  ) -> tuple[Leaves, FeatureState]:
+    phi: Any, signals: Signals, state: dict[str, Array]
+  ) -> tuple[Leaves, dict[str, Array]]:
+    g_ste, w_tilde = signals.g_ste, signals.w_tilde
     momentum = {
-      path: decay * state.momentum[path] + (1 - decay) * g
-      for path, g in g_ste.items()
+      path: decay * state[path] + (1 - decay) * g for path, g in g_ste.items()
     }
-    progress = jnp.minimum(state.step / steps, 1.0)
+    progress = jnp.minimum(signals.step / steps, 1.0)
     inputs = {
       'gradient': _over_rms(g_ste),
       'momentum': _over_rms(momentum),
@@ -121,7 +110,7 @@ def feature_fc(
     factor = coordinates.from_blocks(
       coordinates.map_blocks(_factor, phi, blocks), g_ste
     )
-    return times(g_ste, factor), FeatureState(momentum, state.step + 1)
+    return times(g_ste, factor), momentum
 
   return GradientEstimator(init, init_state, apply, factor=lambda phi: {})
 

@@ -5,7 +5,13 @@ from typing import Any
 import jax
 
 from mq_jax.estimators import stacks
-from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.estimators.base import (
+  GradientEstimator,
+  Leaves,
+  Signals,
+  phi_dtype,
+  times,
+)
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -53,9 +59,10 @@ def fc_grad(
     return stacks.identity(phi) if identity else phi
 
   def apply(
-    phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
+    phi: stacks.Phi, signals: Signals, state: Any
   ) -> tuple[Leaves, Any]:
-    return stacks.apply(phi, activation, g_ste if identity else g_hat), state
+    g = signals.g_ste if identity else signals.g_hat
+    return stacks.apply(phi, activation, g), state
 
   return GradientEstimator(
     init=init_phi,
@@ -102,10 +109,10 @@ def multi_fc(
     return (*first, stacks.constant_one(last) if identity else last)
 
   def apply(
-    phi: stacks.Phi, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
+    phi: stacks.Phi, signals: Signals, state: Any
   ) -> tuple[Leaves, Any]:
-    factor = stacks.apply(phi, activation, w_tilde)
-    return times(g_ste if identity else g_hat, factor), state
+    factor = stacks.apply(phi, activation, signals.w_tilde)
+    return times(signals.g_ste if identity else signals.g_hat, factor), state
 
   return GradientEstimator(
     init=init_phi,

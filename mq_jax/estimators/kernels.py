@@ -7,7 +7,13 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_count
 from mq_jax.estimators import stacks
-from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.estimators.base import (
+  GradientEstimator,
+  Leaves,
+  Signals,
+  phi_dtype,
+  times,
+)
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -61,9 +67,7 @@ def kernel_wise(
     last = stacks.init_layer(last_key, (hidden, size**2), identity, dtype)
     return first, stacks.constant_one(last) if identity else last
 
-  def apply(
-    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
-  ) -> tuple[Leaves, Any]:
+  def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
     first, last = phi
     matrix = first['kernel'] @ last['kernel']
     offset = last.get('bias', jnp.zeros(size**2, matrix.dtype))
@@ -72,8 +76,8 @@ def kernel_wise(
       rows = kernels.reshape(size**2, -1)
       return (matrix.T @ rows + offset[:, None]).reshape(kernels.shape)
 
-    factors = {path: factor(kernels) for path, kernels in w_tilde.items()}
-    return times(g_ste if identity else g_hat, factors), state
+    factors = {path: factor(w) for path, w in signals.w_tilde.items()}
+    return times(signals.g_ste if identity else signals.g_hat, factors), state
 
   return GradientEstimator(
     init=init_phi,

@@ -8,7 +8,13 @@ from jax import lax
 
 from mq_jax.checks import check_count
 from mq_jax.estimators import coordinates, lstm_cell, stacks
-from mq_jax.estimators.base import GradientEstimator, Leaves, phi_dtype, times
+from mq_jax.estimators.base import (
+  GradientEstimator,
+  Leaves,
+  Signals,
+  phi_dtype,
+  times,
+)
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
@@ -80,9 +86,8 @@ def lstm_fc(
     h = lstm_cell.cell(phi['lstm'], x, memory).h
     return stacks.linear(phi['head'], h)[:, 0]
 
-  def apply(
-    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
-  ) -> tuple[Leaves, Any]:
+  def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
+    w_tilde = signals.w_tilde
     blocks = widened(coordinates.to_blocks(w_tilde))
     memory = lstm_cell.recall(state, memory_dtype) if carry else None
     factor = coordinates.from_blocks(
@@ -92,7 +97,7 @@ def lstm_fc(
       # Later steps treat the state as a constant, so its derivative with
       # respect to the φ of this step is never used.
       state = lax.stop_gradient(lstm_cell.History(memory, phi['lstm'], blocks))
-    return times(g_ste if identity else g_hat, factor), state
+    return times(signals.g_ste if identity else signals.g_hat, factor), state
 
   return GradientEstimator(
     init=init_phi, init_state=init_state, apply=apply, factor=lambda phi: {}

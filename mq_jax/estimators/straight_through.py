@@ -10,6 +10,6 @@ def ste() -> GradientEstimator:
   return GradientEstimator(
     init=lambda key, leaves: (),
     init_state=lambda key, leaves: (),
-    apply=lambda phi, g_hat, w_tilde, g_ste, state: (g_ste, state),
+    apply=lambda phi, signals, state: (signals.g_ste, state),
     factor=lambda phi: {},
   )

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mq_jax.estimators.base import GradientEstimator, Leaves
+from mq_jax.estimators.base import (
+  GradientEstimator,
+  Leaves,
+  Signals,
+  at_path,
+)
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -53,11 +58,11 @@ def slim(estimator: GradientEstimator) -> GradientEstimator:
     return SlimState(key, estimator.init_state(inner_key, leaves))
 
   def apply(
-    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: SlimState
+    phi: Any, signals: Signals, state: SlimState
   ) -> tuple[Leaves, SlimState]:
     key, draw = jax.random.split(state.key)
-    drawn = jax.random.randint(draw, (), 0, len(g_hat))
-    g_tilde, inner = estimator.apply(phi, g_hat, w_tilde, g_ste, state.inner)
+    drawn = jax.random.randint(draw, (), 0, len(signals.g_hat))
+    g_tilde, inner = estimator.apply(phi, signals, state.inner)
     trained = {
       path: jnp.where(drawn == index, g, lax.stop_gradient(g))
       for index, (path, g) in enumerate(g_tilde.items())
@@ -91,18 +96,12 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
       for index, (path, leaf) in enumerate(leaves.items())
     }
 
-  def apply(
-    phi: Any, g_hat: Leaves, w_tilde: Leaves, g_ste: Leaves, state: Any
-  ) -> tuple[Leaves, Any]:
+  def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
     g_tilde: dict[str, Array] = {}
     new_state = {}
-    for path in g_hat:
+    for path in signals.g_hat:
       estimated, new_state[path] = estimator.apply(
-        phi[path],
-        {path: g_hat[path]},
-        {path: w_tilde[path]},
-        {path: g_ste[path]},
-        state[path],
+        phi[path], at_path(signals, path), state[path]
       )
       g_tilde.update(estimated)
     return g_tilde, new_state

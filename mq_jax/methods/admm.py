@@ -12,7 +12,7 @@ from mq_jax import selection
 from mq_jax.checks import check_at_least, check_count
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, Variables, projected
+from mq_jax.quantizers import Quantizer, Variables, projected, w_itself
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ def scaled_levels(values: Sequence[float], *, iterations: int = 5) -> Quantizer:
     table = (alpha * levels).astype(w_tilde.dtype)
     return nearest(alpha).astype(jnp.uint8), table
 
-  return Quantizer(codes)
+  return Quantizer(codes, unrounded=w_itself)
 
 
 class AdmmState(NamedTuple):

@@ -23,6 +23,7 @@ from mq_jax.quantizers import (
   check_plain,
   projected,
   unquantized,
+  w_itself,
 )
 
 Array = jax.Array
@@ -61,7 +62,7 @@ def powers_of_two(bits: int) -> Quantizer:
     )
     return _nearest(w_tilde, levels), levels
 
-  return Quantizer(codes)
+  return Quantizer(codes, unrounded=w_itself)
 
 
 def _power_below(x: Array) -> Array:
@@ -103,6 +104,7 @@ def fixed_levels(projection: Quantizer) -> Quantizer:
   return Quantizer(
     codes=lambda w_tilde, variables: (_nearest(w_tilde, variables), variables),
     init=lambda w: projection.codes(w, ())[1],
+    unrounded=w_itself,
   )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer
+from mq_jax.quantizers import Quantizer, w_itself
 
 Array = jax.Array
 _TINY = 1e-8
@@ -53,4 +53,5 @@ def lab(*, decay: float = 0.999) -> Quantizer:
     update=lambda variables, w_tilde, w_hat, g_hat: (
       decay * variables + (1 - decay) * widened(g_hat) ** 2
     ),
+    unrounded=w_itself,
   )

@@ -9,7 +9,7 @@ import optax
 from mq_jax.checks import check_bits
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, Variables
+from mq_jax.quantizers import Quantizer, Variables, w_itself
 
 Array = jax.Array
 
@@ -110,4 +110,5 @@ def lsq(
     straight_through=straight_through,
     update=update,
     saturated=saturated,
+    unrounded=w_itself,
   )

@@ -15,7 +15,13 @@ import optax
 
 from mq_jax import selection
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, Variables, check_plain, projected
+from mq_jax.quantizers import (
+  Quantizer,
+  Variables,
+  check_plain,
+  projected,
+  w_itself,
+)
 
 Array = jax.Array
 Schedule = Callable[[Array], Any]
@@ -38,7 +44,9 @@ def binary() -> Quantizer:
     return (w_tilde >= 0).astype(jnp.uint8), levels
 
   return Quantizer(
-    codes, saturated=lambda w_tilde, variables: jnp.abs(w_tilde) >= 1
+    codes,
+    saturated=lambda w_tilde, variables: jnp.abs(w_tilde) >= 1,
+    unrounded=w_itself,
   )
 
 

@@ -10,7 +10,7 @@ from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, Variables, projected
+from mq_jax.quantizers import Quantizer, Variables, projected, w_itself
 
 Array = jax.Array
 
@@ -43,7 +43,7 @@ def uniform(bits: int) -> Quantizer:
     grid = jnp.arange(-q_max, q_max + 1, dtype=w.dtype)
     return code.astype(jnp.uint8), (grid * step).astype(w_tilde.dtype)
 
-  return Quantizer(codes)
+  return Quantizer(codes, unrounded=w_itself)
 
 
 def scale_by_position(

@@ -25,6 +25,9 @@ from mq_jax.quantizers.base import projected as projected
 from mq_jax.quantizers.base import quantize as quantize
 from mq_jax.quantizers.base import table_per_weight as table_per_weight
 from mq_jax.quantizers.base import unquantized as unquantized
+from mq_jax.quantizers.base import w_itself as w_itself
 from mq_jax.quantizers.bwn import bwn as bwn
+from mq_jax.quantizers.cells import Cell as Cell
+from mq_jax.quantizers.cells import cell_of as cell_of
 from mq_jax.quantizers.dorefa import dorefa as dorefa
 from mq_jax.quantizers.per import per as per

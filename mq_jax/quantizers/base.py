@@ -37,6 +37,10 @@ class Quantizer(NamedTuple):
       loss, which used these `variables`.
     saturated: `(w_tilde, variables) -> bool array`, true for weights outside
       the range in which a gradient can still flip their codes.
+    unrounded: `(w_tilde, variables) -> value`, W̃ on the scale of the levels: Q
+      rounds this value to the nearest of the levels, which ascend. None if Q
+      has other thresholds; estimators that read the distance from a threshold
+      then do not apply.
     relaxed: `(w_tilde, variables) -> w_hat`. A method that quantizes gradually
       trains with this value in the loss. If None, the loss uses Q(W̃).
     parametrized: `(w) -> theta`. The optimizer trains theta instead of `w`, and
@@ -59,6 +63,7 @@ class Quantizer(NamedTuple):
   saturated: Callable[[Array, Variables], Array] = lambda w_tilde, variables: (
     jnp.zeros(w_tilde.shape, bool)
   )
+  unrounded: Callable[[Array, Variables], Array] | None = None
   relaxed: Callable[[Array, Variables], Array] | None = None
   parametrized: Callable[[Array], Array] | None = None
   call: str = 'Quantizer(...)'
@@ -135,6 +140,11 @@ def any_per_table(mask: Array, levels: Array) -> Array:
   return mask.reshape(blocks).any(axis=tuple(range(1, len(blocks), 2)))
 
 
+def w_itself(w_tilde: Array, variables: Variables) -> Array:
+  """Returns W̃: the `unrounded` of a quantizer whose levels are on its scale."""
+  return w_tilde
+
+
 def at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Variables]:
   """Returns the trained array, θ or W, and the variables before training."""
   theta = w if quantizer.parametrized is None else quantizer.parametrized(w)
@@ -208,6 +218,7 @@ def unquantized(projection: Quantizer) -> Quantizer:
     init=projection.init,
     update=projection.update,
     saturated=projection.saturated,
+    unrounded=projection.unrounded,
     relaxed=lambda w_tilde, variables: w_tilde,
   )
 

@@ -10,6 +10,7 @@ from mq_jax.quantizers.base import (
   check_clip,
   clip_gradient,
   is_clipped,
+  w_itself,
 )
 
 Array = jax.Array
@@ -61,4 +62,5 @@ def bwn(*, clip: float | None = 1.0, scaled_gradient: bool = True) -> Quantizer:
     codes,
     straight_through=straight_through,
     saturated=lambda w_tilde, variables: is_clipped(w_tilde, clip),
+    unrounded=w_itself,
   )

@@ -77,6 +77,9 @@ def dorefa(
     code = jnp.clip(rounded, 0, steps).astype(jnp.uint8)
     return code, even_levels(steps, w_tilde.dtype)
 
+  def unrounded(w_tilde: Array, variables: Variables) -> Array:
+    return 2 * w_tilde - 1
+
   return Quantizer(
     codes,
     preprocess=lambda w, variables: (
@@ -89,6 +92,8 @@ def dorefa(
       g_tilde * (1 - jnp.tanh(widened(w)) ** 2) / _tanh_range(w)
     ).astype(g_tilde.dtype),
     saturated=lambda w_tilde, variables: (
-      (jnp.abs(2 * w_tilde - 1) > 0.99) | is_clipped(w_tilde, clip)
+      (jnp.abs(unrounded(w_tilde, variables)) > 0.99)
+      | is_clipped(w_tilde, clip)
     ),
+    unrounded=unrounded,
   )

@@ -24,6 +24,7 @@ _TYPES = {
   'calibrate': ('theta', 'theta', 'variables', 'theta'),
   'update': ('variables', 'theta', 'weight', 'weight', 'variables'),
   'saturated': ('theta', 'variables', 'weight'),
+  'unrounded': ('theta', 'variables', 'weight'),
   'relaxed': ('theta', 'variables', 'weight'),
   'parametrized': ('weight', 'theta'),
 }

@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 
+import mq_jax
+
 LAYER_SHAPES = {'a/kernel': (3, 3, 2, 4), 'b/kernel': (5, 7)}
 
 
@@ -20,12 +22,19 @@ def gradients():
   return g_hat, w_tilde, g_ste
 
 
-def apply(estimator, phi, state=None):
+def signals(**changes):
   g_hat, w_tilde, g_ste = gradients()
+  return mq_jax.Signals(g_hat, g_ste, w_tilde)._replace(**changes)
+
+
+def apply(estimator, phi, state=None, **changes):
+  read = signals(**changes)
   state = (
-    estimator.init_state(jax.random.key(9), w_tilde) if state is None else state
+    estimator.init_state(jax.random.key(9), read.w_tilde)
+    if state is None
+    else state
   )
-  return estimator.apply(phi, g_hat, w_tilde, g_ste, state)
+  return estimator.apply(phi, read, state)
 
 
 def assert_close(ours, theirs, tolerance):

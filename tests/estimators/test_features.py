@@ -39,7 +39,9 @@ def test_feature_fc_steps_equal_numpy(x64, monkeypatch):
   momentum = dict.fromkeys(w, 0.0)
   for step in range(4):
     g = leaves(10 + step)
-    g_tilde, state = estimator.apply(phi, {}, w, g, state)
+    g_tilde, state = estimator.apply(
+      phi, mq_jax.Signals({}, g, w, step=step), state
+    )
     for path in w:
       momentum[path] = 0.8 * momentum[path] + 0.2 * np.asarray(g[path])
       columns = [
@@ -72,7 +74,7 @@ def test_feature_fc_training_starts_at_ste_and_then_differs(x64):
   for batch in rest:
     state, metrics = train.step(state, batch)
     assert metrics['finite']
-  assert int(state.estimator_state.step) == 40
+  assert int(state.step) == 40
   assert np.any(state.phi[1]['kernel'] != 0)
 
 
@@ -81,9 +83,11 @@ def test_feature_fc_zero_gradients_give_zero():
   zeros = {'a': jnp.zeros((2, 3))}
   phi = estimator.init(jax.random.key(0), zeros)
   state = estimator.init_state(jax.random.key(0), zeros)
-  g_tilde, state = estimator.apply(phi, zeros, zeros, zeros, state)
+  g_tilde, state = estimator.apply(
+    phi, mq_jax.Signals(zeros, zeros, zeros), state
+  )
   assert not np.any(g_tilde['a'])
-  assert np.all(np.isfinite(state.momentum['a']))
+  assert np.all(np.isfinite(state['a']))
 
 
 @pytest.mark.parametrize(

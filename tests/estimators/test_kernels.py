@@ -26,7 +26,7 @@ def test_kernel_wise_equals_two_layers_per_kernel(x64, size, init):
   first, last = jax.tree.map(np.asarray, phi)
   assert first['kernel'].shape == (size**2, 5)
   assert last['kernel'].shape == (5, size**2)
-  g_tilde, _ = estimator.apply(phi, g_hat, w, g_ste, ())
+  g_tilde, _ = estimator.apply(phi, mq_jax.Signals(g_hat, g_ste, w), ())
   g = g_ste if init == 'identity' else g_hat
   for path, leaf in w.items():
     for i in range(leaf.shape[2]):
@@ -45,7 +45,7 @@ def test_kernel_wise_identity_init_equals_straight_through_rule():
   estimator = mq_jax.kernel_wise(init='identity')
   w, g_hat, g_ste = (leaves(seed) for seed in range(3))
   phi = estimator.init(jax.random.key(0), w)
-  g_tilde, _ = estimator.apply(phi, g_hat, w, g_ste, ())
+  g_tilde, _ = estimator.apply(phi, mq_jax.Signals(g_hat, g_ste, w), ())
   jax.tree.map(np.testing.assert_array_equal, g_tilde, g_ste)
 
 

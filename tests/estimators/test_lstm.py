@@ -92,8 +92,9 @@ def test_lstm_fc_bfloat16_memory_rounds_once_per_step(x64):
   x = jnp.concatenate([leaf.ravel() for leaf in leaves.values()])
   memory = lstm_cell.Memory(jnp.zeros((13, 4)), jnp.zeros((13, 4)))
   for _ in range(4):
+    ones = {k: jnp.ones_like(v) for k, v in leaves.items()}
     factor, state = estimator.apply(
-      phi, {k: jnp.ones_like(v) for k, v in leaves.items()}, leaves, {}, state
+      phi, mq_jax.Signals(ones, {}, leaves), state
     )
     memory = lstm_cell.cell(phi['lstm'], x, memory)
     expected = memory.h @ phi['head']['kernel'] + phi['head']['bias'][None]

@@ -29,11 +29,11 @@ def test_per_layer_equals_separate_estimators(x64, inner):
   assert np.all(first['a'] != first['b'])
   for _ in range(2):
     before = state
-    g_tilde, state = estimator.apply(phi, g, w, g, state)
+    g_tilde, state = estimator.apply(phi, mq_jax.Signals(g, g, w), state)
     for path in w:
       layer_g, layer_w = {path: g[path]}, {path: w[path]}
       alone, alone_state = inner.apply(
-        phi[path], layer_g, layer_w, layer_g, before[path]
+        phi[path], mq_jax.Signals(layer_g, layer_g, layer_w), before[path]
       )
       np.testing.assert_array_equal(g_tilde[path], alone[path])
       jax.tree.map(np.testing.assert_array_equal, state[path], alone_state)

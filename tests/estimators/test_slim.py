@@ -32,7 +32,9 @@ def leaves(seed):
 def phi_gradient(estimator, phi, state, cotangent):
   g, w = leaves(0), leaves(1)
   g_tilde, pullback, new_state = jax.vjp(
-    lambda phi: estimator.apply(phi, g, w, g, state), phi, has_aux=True
+    lambda phi: estimator.apply(phi, mq_jax.Signals(g, g, w), state),
+    phi,
+    has_aux=True,
   )
   return g_tilde, pullback(cotangent)[0], new_state
 
@@ -75,7 +77,9 @@ def test_slim_draws_layers_uniformly():
 
   def draw(state, _):
     _, pullback, state = jax.vjp(
-      lambda phi: slim.apply(phi, w, w, w, state), phi, has_aux=True
+      lambda phi: slim.apply(phi, mq_jax.Signals(w, w, w), state),
+      phi,
+      has_aux=True,
     )
     return state, pullback(cotangent)[0][0]['kernel'][0, 0]
 

@@ -44,9 +44,8 @@ METHOD = methods.Method(
 
 
 def factor(start):
-  def apply(phi, g_hat, w_tilde, g_ste, state):
-    del g_hat, w_tilde
-    return {path: phi * g for path, g in g_ste.items()}, state
+  def apply(phi, signals, state):
+    return {path: phi * g for path, g in signals.g_ste.items()}, state
 
   return mq_jax.ste()._replace(
     init=lambda key, leaves: jnp.float32(start),

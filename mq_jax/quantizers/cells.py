@@ -1,0 +1,50 @@
+"""The cell of a weight: the two adjacent levels that it is between."""
+
+from typing import NamedTuple
+
+import jax
+
+from mq_jax.quantizers.base import Quantizer, Variables, dequantize
+
+Array = jax.Array
+
+
+class Cell(NamedTuple):
+  """Where the weights of one layer are between two adjacent levels.
+
+  A weight beyond the outermost levels belongs to the outermost cell.
+
+  Attributes:
+    distance: Distance of the unrounded weight from the middle of its cell,
+      where its code changes; positive on the side of the upper level.
+    width: Distance between the two levels.
+  """
+
+  distance: Array
+  width: Array
+
+
+def cell_of(
+  quantizer: Quantizer, w_tilde: Array, variables: Variables
+) -> Cell | None:
+  """Returns the cells of the weights of one layer, of the shape of `w_tilde`.
+
+  Args:
+    quantizer: Any quantizer.
+    w_tilde: W̃.
+    variables: Variables of the quantizer.
+
+  Returns:
+    A `Cell`; None if Q does not round to the nearest level
+    (`Quantizer.unrounded`).
+  """
+  if quantizer.unrounded is None:
+    return None
+  value = quantizer.unrounded(w_tilde, variables)
+  codes, levels = quantizer.codes(w_tilde, variables)
+  last = levels.shape[-1] - 1
+  code = codes.astype(jnp.int32)
+  is_upper = (code == last) | ((code > 0) & (value < dequantize(code, levels)))
+  lower = code - is_upper
+  low, high = dequantize(lower, levels), dequantize(lower + 1, levels)
+  return Cell(value - (low + high) / 2, high - low)
