@@ -1,6 +1,7 @@
 """Training networks of 1 to 8 bit weights, with learned gradients, in JAX."""
 
 from mq_jax import activations as activations
+from mq_jax import estimators as estimators
 from mq_jax import methods as methods
 from mq_jax.activations import Activation as Activation
 from mq_jax.diagnostics import Diagnostics as Diagnostics

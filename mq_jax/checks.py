@@ -26,6 +26,13 @@ def check_at_least(minimum: float, **arguments: Any) -> None:
       raise ValueError(f'{name}={value!r} must be at least {minimum}.')
 
 
+def check_positive(**arguments: Any) -> None:
+  """Raises `ValueError` if one of the named arguments is not positive."""
+  for name, value in arguments.items():
+    if not value > 0:
+      raise ValueError(f'{name}={value!r} must be positive.')
+
+
 def check_count(name: str, value: Any) -> None:
   """Raises `ValueError` unless `value` is a positive integer."""
   is_integer = isinstance(value, numbers.Integral)

@@ -17,6 +17,16 @@ from mq_jax.estimators.fully_connected import fc_grad as fc_grad
 from mq_jax.estimators.fully_connected import multi_fc as multi_fc
 from mq_jax.estimators.kernels import kernel_wise as kernel_wise
 from mq_jax.estimators.lstm import lstm_fc as lstm_fc
+from mq_jax.estimators.slopes import adaste as adaste
+from mq_jax.estimators.slopes import approx_sign as approx_sign
+from mq_jax.estimators.slopes import dsq as dsq
+from mq_jax.estimators.slopes import ede as ede
+from mq_jax.estimators.slopes import ewgs as ewgs
+from mq_jax.estimators.slopes import measured_deltas as measured_deltas
+from mq_jax.estimators.slopes import rbnn as rbnn
+from mq_jax.estimators.slopes import reste as reste
+from mq_jax.estimators.slopes import stableqat as stableqat
+from mq_jax.estimators.slopes import swish_sign as swish_sign
 from mq_jax.estimators.straight_through import ste as ste
 from mq_jax.estimators.wrappers import per_layer as per_layer
 from mq_jax.estimators.wrappers import slim as slim

@@ -6,7 +6,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_at_least, check_bits, check_choice
+from mq_jax.checks import (
+  check_at_least,
+  check_bits,
+  check_choice,
+  check_positive,
+)
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, even_levels
 
@@ -56,8 +61,7 @@ def slb(
     to 10 and "sharpening", fits the inverse temperature only.
   """
   check_bits(bits, 1, 4)
-  if not sharpness > 0:
-    raise ValueError(f'sharpness={sharpness!r} must be positive.')
+  check_positive(sharpness=sharpness)
 
   def levels(dtype: jnp.dtype) -> Array:
     return even_levels(2**bits - 1, dtype)

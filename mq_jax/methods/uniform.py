@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.checks import check_at_least, check_bits
+from mq_jax.checks import check_at_least, check_bits, check_positive
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, projected, w_itself
@@ -83,8 +83,7 @@ def scale_by_position(
     Pruning <https://arxiv.org/abs/2005.11035>`_, 2020, eqs. (5) to (7)
   """
   check_at_least(0, epsilon=epsilon)
-  if not strength > 0:
-    raise ValueError(f'strength={strength!r} must be positive.')
+  check_positive(strength=strength)
 
   def scaled(quantizer: Quantizer, w: Array, g: Array) -> Array:
     nearest = projected(quantizer, w) if target is None else target(w)

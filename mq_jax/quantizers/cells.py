@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mq_jax.quantizers.base import Quantizer, Variables, dequantize
 

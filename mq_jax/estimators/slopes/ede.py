@@ -1,0 +1,55 @@
+"""EDE, the error decay estimator of IR-Net."""
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax.checks import check_count, check_positive
+from mq_jax.estimators.base import GradientEstimator
+from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.printing import prints_call
+
+Array = jax.Array
+
+
+def temperature(
+  start: float, end: float, progress: Array
+) -> tuple[Array, Array]:
+  """Returns T, which grows log-linearly, and k = max(1/T, 1)."""
+  t = start * (end / start) ** progress
+  return t, jnp.maximum(1 / t, 1)
+
+
+@prints_call
+def ede(
+  steps: int, *, start: float = 0.1, end: float = 10.0
+) -> GradientEstimator:
+  """Multiplies g_ste by k T (1 − tanh²(T x)), x the distance from a threshold.
+
+  T grows from `start` to `end` log-linearly, and k = max(1/T, 1): the rule
+  begins near the straight-through rule and ends near the derivative of sign.
+  In IR-Net x is a standardized weight: use `methods.libra()`.
+
+  Args:
+    steps: Number of weight updates of the schedule.
+    start: First T.
+    end: Last T.
+
+  Returns:
+    A `GradientEstimator`.
+
+  Raises:
+    ValueError: If `steps`, `start` or `end` is not positive.
+
+  References:
+    Qin et al., `Forward and Backward Information Retention for Accurate Binary
+    Neural Networks <https://arxiv.org/abs/1909.10788>`_, 2020, eqs. (9) to
+    (11), and the authors' code
+  """
+  check_count('steps', steps)
+  check_positive(start=start, end=end)
+
+  def slope(weights: Weights) -> Array:
+    t, k = temperature(start, end, weights.progress)
+    return k * t * (1 - jnp.tanh(t * weights.distance) ** 2)
+
+  return slope_rule(slope, steps=steps)
