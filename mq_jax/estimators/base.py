@@ -42,11 +42,18 @@ class Signals(NamedTuple):
 
 def at_path(signals: Signals, path: str) -> Signals:
   """Returns the signals of one leaf."""
+
+  def at(field: Leaves) -> Leaves:
+    return {path: field[path]} if path in field else {}
+
   return Signals(
-    *(
-      field if name == 'step' else {path: field[path]} if path in field else {}
-      for name, field in signals._asdict().items()
-    )
+    g_hat=at(signals.g_hat),
+    g_ste=at(signals.g_ste),
+    w_tilde=at(signals.w_tilde),
+    w_hat=at(signals.w_hat),
+    distance=at(signals.distance),
+    cell=at(signals.cell),
+    step=signals.step,
   )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
+from mq_jax.checks import check_positive
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import (
   Quantizer,
@@ -126,8 +127,7 @@ def clip_weights(
   Raises:
     ValueError: If `bound` is not positive.
   """
-  if not bound > 0:
-    raise ValueError(f'bound={bound!r} must be positive.')
+  check_positive(bound=bound)
 
   def clip_weight(_: Quantizer, w: Array, move: Array) -> Array:
     clipped = jnp.clip(w + move, -bound, bound) - w

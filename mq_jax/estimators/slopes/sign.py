@@ -21,8 +21,8 @@ def approx_sign() -> GradientEstimator:
     A `GradientEstimator`.
 
   References:
-    Liu et al., `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_, 2018, eq. (9);
-    `larq.quantizers.approx_sign`
+    Liu et al., `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_, 2018, eq.
+    (9); `larq.quantizers.approx_sign`
   """
   return slope_rule(
     lambda weights: jnp.maximum(2 - 2 * jnp.abs(weights.distance), 0)
