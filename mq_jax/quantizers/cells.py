@@ -13,7 +13,8 @@ Array = jax.Array
 class Cell(NamedTuple):
   """Where the weights of one layer are between two adjacent levels.
 
-  A weight beyond the outermost levels belongs to the outermost cell.
+  A weight beyond the outermost levels belongs to the outermost cell, and a
+  weight at a level between others to the cell above it.
 
   Attributes:
     distance: Distance of the unrounded weight from the middle of its cell,

@@ -1,0 +1,69 @@
+"""Tests the cells of weights of every quantizer against plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mq_jax
+from mq_jax import methods
+from mq_jax.quantizers import at_start, cell_of, table_per_weight
+from tests.test_interfaces import QUANTIZERS
+
+# These do not round to the nearest of ascending levels.
+OTHERS = {'aciq', 'clipped_uniform', 'lq_nets', 'slb', 'ttq', 'twn'}
+
+
+def weights():
+  return jax.random.normal(jax.random.key(0), (6, 5, 4), jnp.float64)
+
+
+@pytest.mark.parametrize('name', sorted(set(QUANTIZERS) - OTHERS))
+def test_cells_of_each_quantizer_equal_brute_force(x64, name):
+  quantizer = QUANTIZERS[name]()
+  theta, variables = at_start(quantizer, weights())
+  w_tilde = quantizer.preprocess(theta, variables)
+  codes, levels = quantizer.codes(w_tilde, variables)
+  value = np.asarray(quantizer.unrounded(w_tilde, variables))
+  tables = np.asarray(
+    table_per_weight(
+      levels.reshape(
+        levels.shape if levels.ndim > 1 else (1,) * codes.ndim + levels.shape
+      ),
+      codes.shape,
+    )
+  )
+  assert np.all(np.diff(tables, axis=-1) > 0)
+  # Q rounds to the nearest level.
+  distances = np.abs(value[..., None] - tables)
+  np.testing.assert_array_equal(codes, np.argmin(distances, axis=-1))
+  cell = cell_of(quantizer, w_tilde, variables)
+  for index in np.ndindex(value.shape):
+    table, x = tables[index], value[index]
+    upper = np.clip(np.searchsorted(table, x), 1, len(table) - 1)
+    low, high = table[upper - 1], table[upper]
+    np.testing.assert_allclose(cell.width[index], high - low, rtol=1e-14)
+    np.testing.assert_allclose(
+      cell.distance[index], x - (low + high) / 2, rtol=1e-12, atol=1e-15
+    )
+    # The code changes where the distance changes its sign.
+    assert codes[index] == upper - (cell.distance[index] < 0)
+
+
+@pytest.mark.parametrize('name', sorted(OTHERS))
+def test_other_quantizers_have_no_cells(name):
+  quantizer = QUANTIZERS[name]()
+  assert cell_of(quantizer, jnp.ones((3, 4)), None) is None
+
+
+def test_cells_by_hand(x64):
+  w = jnp.array([-3.0, -0.4, 0.0, 0.6, 2.0])  # levels −3, 0, 3
+  cell = cell_of(methods.uniform(2), w, ())
+  np.testing.assert_allclose(cell.distance, [-1.5, 1.1, -1.5, -0.9, 0.5])
+  np.testing.assert_array_equal(cell.width, 5 * [3])
+
+
+def test_cells_of_zeros_are_finite():
+  cell = cell_of(mq_jax.bwn(), jnp.zeros((2, 3)), ())
+  assert not np.any(cell.distance)
+  assert not np.any(cell.width)
