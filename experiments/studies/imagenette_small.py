@@ -14,7 +14,7 @@ from random weights. `experiments.pretrain` makes both, each with
     --config.padding=same --config.pixels=half --config.new_head=True \
     --config.pretrained=mobilenet_v2_imagenet.npz --config.pretrain_epochs=4
   python -m experiments.pretrain --config=experiments/configs/resnet18.py \
-    --config.pretrain_epochs=60
+    --config.pretrain_epochs=30
 
 The study is small: some thousand photographs, few epochs. Its drops say how the
 rules compare here, and not what they are on ImageNet.
