@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from experiments.build import options
 from experiments.build.key import as_declared
-from experiments.build.methods import METHODS
+from experiments.build.options import OPTIONS
 from experiments.build.schema import KEYS, unread_keys
 
 
@@ -23,9 +24,8 @@ def identity(config: Mapping[str, Any], *, without: Iterable[str] = ()) -> str:
     read. A base model counts by the name of its file.
   """
   complete = as_declared(KEYS, config)
-  if complete['quantizer'] in METHODS:
-    options = METHODS[complete['quantizer']].options
-    complete['method'] = as_declared(options, dict(complete['method']))
+  for field in OPTIONS:
+    complete[field] = options.complete(field, complete)
   excluded = {name for name, key in KEYS.items() if not key.identity}
   excluded |= {*unread_keys(complete), *without}
   kept = {

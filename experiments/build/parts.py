@@ -6,7 +6,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from experiments.build import methods, optimizers
+from experiments.build import methods, optimizers, options
 from experiments.build.estimators import (
   ESTIMATORS,
   EstimatorContext,
@@ -55,7 +55,11 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
       refine, optax.scale_by_learning_rate(learning_rate)
     ),
   )
-  method = methods.make_method(config, context)
+  for field in options.OPTIONS:
+    options.check_options(field, config)
+  method = methods.make_method(
+    config, options.complete('method', config), context
+  )
   relaxed = bool(method.quantizer and method.quantizer.relaxed)
   if relaxed and ESTIMATORS[config.estimator].learned:
     raise ValueError(
@@ -73,7 +77,9 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
   step_arguments = {
     'quantizer': rules,
     'estimator': make_estimator(
-      config, EstimatorContext(steps_per_epoch, method.threshold)
+      config,
+      options.complete('rule', config),
+      EstimatorContext(context.steps, steps_per_epoch, method.threshold),
     ),
     'refine': refine,
     'learning_rate': learning_rate,

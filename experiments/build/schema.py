@@ -20,6 +20,7 @@ from experiments.build.networks import (
   NETWORKS,
   NUMBER_STARTS,
 )
+from experiments.build.options import OPTIONS
 from experiments.common.errors import ConfigError, InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.photo_pipeline import PIXELS
@@ -144,6 +145,7 @@ KEYS: dict[str, Key] = {
   ),
   'bits': Key(1, 'Bits per weight.'),
   'method': Key({}, 'Options of the method, as --config.method.NAME=VALUE.'),
+  'rule': Key({}, 'Options of the estimator, as --config.rule.NAME=VALUE.'),
   'recalibrate': Key(
     0,
     'Batches that batch statistics are measured on before each test; 0: keep'
@@ -307,10 +309,11 @@ def help_text() -> str:
   lines = key.help_lines(
     {name: KEYS[name]._replace(help=text) for name, text in helps.items()}
   )
-  for name, method in METHODS.items():
-    if method.options:
-      lines += ['', f'Options of --config.quantizer={name}:']
-      lines += key.help_lines(method.options, 'config.method')
+  for field, (chooser, table) in OPTIONS.items():
+    for name, entry in table.items():
+      if entry.options:
+        lines += ['', f'Options of --config.{chooser}={name}:']
+        lines += key.help_lines(entry.options, f'config.{field}')
   return '\n'.join(lines)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.build.key import defaults
-from experiments.build.methods import METHODS
+from experiments.build.options import OPTIONS, declared
 from experiments.configs import resnet20
 
 
@@ -14,14 +14,16 @@ class Recipe:
 
   Attributes:
     quantizer: Name of the method in `experiments.build.methods.METHODS`.
+    estimator: Name of the backward rule in
+      `experiments.build.estimators.ESTIMATORS`.
     name: Name of the recipe in tables, with the bits of weights and activations
       if both are quantized.
     changes: Changes to forward pass, backward pass, optimizer and schedule.
     published: Network and published test accuracy in percent, on CIFAR-10
       unless it says otherwise; (r): recalled, not checked.
     status: Known differences from the paper.
-    values: Values of the configuration, by key; `method` may be a dict of
-      options.
+    values: Values of the configuration, by key; `method` and `rule` may be
+      dicts of options.
   """
 
   def __init__(
@@ -30,19 +32,21 @@ class Recipe:
     name: str,
     *,
     changes: str,
+    estimator: str = 'ste',
     published: str = '',
     status: str = '',
     **values: Any,
   ) -> None:
-    self.quantizer, self.name, self.changes = quantizer, name, changes
+    self.quantizer, self.estimator = quantizer, estimator
+    self.name, self.changes = name, changes
     self.published, self.status, self.values = published, status, values
 
   def __call__(self) -> ConfigDict:
-    """Returns the configuration, which lists all options of the method.
-
-    Its estimator is 'ste'.
-    """
-    config = resnet20.get_config(quantizer=self.quantizer, estimator='ste')
-    config.method = defaults(METHODS[self.quantizer].options)
+    """Returns the configuration, which lists all options of its method."""
+    config = resnet20.get_config(
+      quantizer=self.quantizer, estimator=self.estimator
+    )
+    for field in OPTIONS:
+      config[field] = defaults(declared(field, config))
     config.update(self.values)
     return config

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import configs
 from experiments.build.check import check
 from experiments.build.key import check_value, from_text, similar_names
-from experiments.build.methods import METHODS, check_options
+from experiments.build.options import OPTIONS, check_names, declared
 from experiments.build.schema import KEYS, check_effect, help_text
 from experiments.common import processes
 from experiments.common.errors import (
@@ -37,10 +37,13 @@ WORKDIR = flags.DEFINE_string(
 SMOKE = flags.DEFINE_bool('smoke', False, smoke.HELP)
 flags.adopt_module_key_flags(process_flags)
 _KEY = re.compile(
-  r'--?(?:no)?config\.(?P<name>method(?=\.)|[^=]*)(?:[=.].*)?', re.DOTALL
+  r'--?(?:no)?config\.(?P<name>(?:method|rule)(?=\.)|[^=]*)(?:[=.].*)?',
+  re.DOTALL,
 )
 _OPTION = re.compile(
-  r'--?(?P<no>no)?config\.method\.(?P<name>[^=]*)(?:=(?P<value>.*))?', re.DOTALL
+  r'--?(?P<no>no)?config\.(?P<field>method|rule)\.'
+  r'(?P<name>[^=]*)(?:=(?P<value>.*))?',
+  re.DOTALL,
 )
 
 
@@ -132,23 +135,24 @@ def _check_keys(argv: Sequence[str]) -> None:
 
 def _split_options(
   argv: Sequence[str],
-) -> tuple[list[str], list[tuple[str, str | None]]]:
-  """Splits a command line into other arguments, and options of the method.
+) -> tuple[list[str], list[tuple[str, str, str | None]]]:
+  """Splits a command line into other arguments, and options of `OPTIONS`.
 
   ml_collections would take only options that the configuration file lists.
 
   Returns:
-    Other arguments, and the name and the text of each option. The text is None
-    if the command line has none.
+    Other arguments, and per option the key of `OPTIONS`, its name and its text.
+    The text is None if the command line has none.
   """
   switches = {
-    name
-    for method in METHODS.values()
-    for name, key in method.options.items()
+    (field, name)
+    for field, options in OPTIONS.items()
+    for entry in options.table.values()
+    for name, key in entry.options.items()
     if key.kind is bool
   }
   others: list[str] = []
-  options: list[tuple[str, str | None]] = []
+  options: list[tuple[str, str, str | None]] = []
   waiting = list(argv)
   while waiting:
     arg = waiting.pop(0)
@@ -156,33 +160,33 @@ def _split_options(
     if match is None:
       others.append(arg)
       continue
-    name, text = match['name'], match['value']
+    field, name, text = match['field'], match['name'], match['value']
     # As in absl, a switch does not take the next argument.
-    if name in switches and text is None:
+    if (field, name) in switches and text is None:
       text = 'false' if match['no'] else 'true'
     elif match['no']:
-      raise ConfigError(f'{arg} must be --config.method.{name}=VALUE.')
+      raise ConfigError(f'{arg} must be --config.{field}.{name}=VALUE.')
     elif text is None and waiting and not waiting[0].startswith('--'):
       text = waiting.pop(0)
-    options.append((name, text))
+    options.append((field, name, text))
   return others, options
 
 
 def _set_options(
-  config: ConfigDict, options: Sequence[tuple[str, str | None]]
+  config: ConfigDict, options: Sequence[tuple[str, str, str | None]]
 ) -> None:
-  """Sets the options of the method that the command line contains."""
-  if not options:
-    return
-  check_value('config.quantizer', KEYS['quantizer'], config.quantizer)
-  check_options(config.quantizer, [name for name, _ in options])
-  declared = METHODS[config.quantizer].options
-  with config.unlocked():
-    for name, text in options:
-      full_name = f'config.method.{name}'
-      if text is None:
-        raise ConfigError(f'--{full_name} needs a value: --{full_name}=VALUE.')
-      config.method[name] = from_text(full_name, declared[name], text)
+  """Sets the options that the command line contains."""
+  for field, name, text in options:
+    chooser = OPTIONS[field].chooser
+    # A missing attribute becomes an error that names the key.
+    check_value(f'config.{chooser}', KEYS[chooser], getattr(config, chooser))
+    check_names(field, config, [name])
+    full_name = f'config.{field}.{name}'
+    if text is None:
+      raise ConfigError(f'--{full_name} needs a value: --{full_name}=VALUE.')
+    value = from_text(full_name, declared(field, config)[name], text)
+    with config.unlocked():
+      getattr(config, field)[name] = value
 
 
 def chosen_config() -> ConfigDict:

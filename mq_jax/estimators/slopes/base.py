@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mq_jax.estimators.base import GradientEstimator, Leaves, Signals
+from mq_jax.estimators.base import GradientEstimator, Signals
 from mq_jax.precision import widened
 
 Array = jax.Array
@@ -80,22 +80,16 @@ def weights_at(signals: Signals, path: str, steps: int = 1) -> Weights:
     ValueError: If the quantizer of the leaf does not round to the nearest
       level.
   """
-  check_distances(signals.w_tilde, signals)
+  if path not in signals.distance:
+    raise ValueError(
+      f'The estimator reads the distance of {path} from a threshold, but its'
+      ' quantizer does not round to the nearest level. Use mq_jax.dorefa() or'
+      ' mq_jax.bwn(), or another quantizer that sets `unrounded`, or the'
+      ' estimator mq_jax.ste().'
+    )
   return Weights(
     g=signals.g_ste[path],
     distance=widened(signals.distance[path]),
     cell=widened(signals.cell[path]),
     progress=jnp.minimum(jnp.asarray(signals.step) / steps, 1.0),
   )
-
-
-def check_distances(leaves: Leaves, signals: Signals) -> None:
-  """Raises `ValueError` if a leaf has no distance from a threshold."""
-  for path in leaves:
-    if path not in signals.distance:
-      raise ValueError(
-        f'The estimator reads the distance of {path} from a threshold, but its'
-        ' quantizer does not round to the nearest level. Use mq_jax.dorefa() or'
-        ' mq_jax.bwn(), or another quantizer that sets `unrounded`, or the'
-        ' estimator mq_jax.ste().'
-      )

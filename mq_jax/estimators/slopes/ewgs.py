@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mq_jax.checks import check_at_least, check_count
 from mq_jax.estimators.base import GradientEstimator, Leaves, Signals
 from mq_jax.estimators.slopes.base import weights_at
+from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -40,7 +41,9 @@ def ewgs(*, delta: float = 1e-3) -> GradientEstimator:
 
   def init_state(key: Array, leaves: Leaves) -> dict[str, Array]:
     del key  # The state has no random part.
-    return {path: jnp.asarray(delta, w.dtype) for path, w in leaves.items()}
+    return {
+      path: jnp.asarray(delta, widened(w).dtype) for path, w in leaves.items()
+    }
 
   def apply(
     phi: Any, signals: Signals, state: dict[str, Array]
@@ -82,7 +85,7 @@ def measured_deltas(
     samples: Number of random v.
 
   Returns:
-    Path to δ, shape ().
+    Path to δ, shape (), in float32 or wider; 0 for a constant gradient.
 
   Raises:
     ValueError: If `samples` is not a positive integer.
@@ -107,8 +110,11 @@ def measured_deltas(
   g = gradient(w_hat)
   deltas = {}
   for path, w in w_hat.items():
-    scale = 3 * jnp.std(g[path])
-    mean = jnp.mean(traces[path]) / w.size
-    ratio = mean / jnp.where(scale > 0, scale, 1)
-    deltas[path] = jnp.where(scale > 0, jnp.maximum(ratio, 0), 0)
+    gradients = widened(g[path])
+    scale = 3 * jnp.std(gradients)
+    # The rounding of the mean gives a constant gradient a deviation.
+    residue = 100 * jnp.finfo(w.dtype).eps * jnp.max(jnp.abs(gradients))
+    mean = jnp.mean(widened(traces[path])) / w.size
+    ratio = jnp.maximum(mean, 0) / jnp.where(scale > residue, scale, 1)
+    deltas[path] = jnp.where(scale > residue, ratio, 0)
   return deltas

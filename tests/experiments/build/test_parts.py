@@ -7,7 +7,7 @@ import pytest
 
 from experiments.build.parts import make_parts
 from mq_jax import models, selection
-from mq_jax.estimators import features, wrappers
+from mq_jax.estimators import wrappers
 from tests.experiments import tiny
 
 
@@ -46,7 +46,7 @@ def test_rules_float_layers_are_not_quantized():
   ('values', 'state'),
   [
     ({'estimator': 'multi_fc', 'slim': True}, wrappers.SlimState),
-    ({'estimator': 'feature_fc'}, features.FeatureState),
+    ({'estimator': 'feature_fc'}, dict),
     ({'estimator': 'fc_grad', 'per_layer': True}, dict),
     (
       {'estimator': 'lstm_fc', 'slim': True, 'per_layer': True},

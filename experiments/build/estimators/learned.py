@@ -1,48 +1,15 @@
-"""The gradient estimators that `config.estimator` names."""
+"""The straight-through rule, and the estimators that learn a φ."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build.key import subset
+from experiments.build.estimators.declaration import (
+  Estimator,
+  EstimatorContext,
+)
 from experiments.build.networks import DTYPES
-
-
-class EstimatorContext(NamedTuple):
-  """The properties of a run that its estimator depends on.
-
-  Attributes:
-    steps_per_epoch: Number of updates per epoch.
-    threshold: W̃ at the border of the two levels; None if there are more.
-  """
-
-  steps_per_epoch: int
-  threshold: float | None
-
-
-class Estimator(NamedTuple):
-  """The declaration of an estimator.
-
-  Attributes:
-    make: `(keys, context) -> mq_jax.GradientEstimator`. `keys` has the keys in
-      `reads`.
-    reads: Configuration keys that the estimator depends on.
-    colour: Colour in all figures, from the palette of Okabe and Ito, which
-      colour-blind readers can distinguish.
-    marker: Marker in all figures, as matplotlib names it.
-    learned: The estimator has parameters φ.
-    needs_shapes: The estimator fits only kernels of certain shapes.
-  """
-
-  make: Callable[[ConfigDict, EstimatorContext], mq_jax.GradientEstimator]
-  reads: tuple[str, ...]
-  colour: str
-  marker: str
-  learned: bool = True
-  needs_shapes: bool = False
-
 
 # None keeps the type of the weights, which may be float64.
 _MEMORY_DTYPES = DTYPES | {'float32': None}
@@ -98,7 +65,9 @@ ESTIMATORS = {
     '^',
   ),
   'kernel_wise': Estimator(
-    lambda keys, context: mq_jax.kernel_wise(**keys),
+    lambda keys, context: mq_jax.kernel_wise(
+      hidden=keys.hidden, init=keys.init
+    ),
     ('hidden', 'init'),
     '#CC79A7',
     'v',
@@ -108,20 +77,3 @@ ESTIMATORS = {
     _feature_fc, ('hidden', 'features', 'progress_epochs'), '#E69F00', 'P'
   ),
 }
-
-
-def make_estimator(
-  config: ConfigDict, context: EstimatorContext
-) -> mq_jax.GradientEstimator:
-  """Makes the estimator that `config.estimator` names.
-
-  Raises:
-    ValueError: If a value is out of range, or the estimator does not fit the
-      quantizer.
-  """
-  declared = ESTIMATORS[config.estimator]
-  estimator = declared.make(subset(config, declared.reads), context)
-  if not declared.learned:
-    return estimator
-  estimator = mq_jax.per_layer(estimator) if config.per_layer else estimator
-  return mq_jax.slim(estimator) if config.slim else estimator

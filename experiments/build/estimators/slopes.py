@@ -1,0 +1,104 @@
+"""Rules whose slope depends on where a weight is in its cell.
+
+Schedules span the run, so that a run of any length reaches their ends.
+"""
+
+from experiments.build.estimators.declaration import Estimator
+from experiments.build.key import Key
+from mq_jax import estimators
+
+
+def _temperatures(start: float) -> dict[str, Key]:
+  return {
+    'start': Key(start, 'T at the start.', above=0),
+    'end': Key(10.0, 'T at the end of the run.', above=0),
+  }
+
+
+ESTIMATORS = {
+  'ede': Estimator(
+    lambda keys, context: estimators.ede(context.steps, **keys.rule),
+    (),
+    '#56B4E9',
+    'o',
+    learned=False,
+    options=_temperatures(0.1),
+  ),
+  'rbnn': Estimator(
+    lambda keys, context: estimators.rbnn(context.steps, **keys.rule),
+    (),
+    '#56B4E9',
+    's',
+    learned=False,
+    options=_temperatures(0.01),
+  ),
+  'reste': Estimator(
+    lambda keys, context: estimators.reste(context.steps, **keys.rule),
+    (),
+    '#56B4E9',
+    'D',
+    learned=False,
+    options={
+      'power': Key(3.0, 'o at the end of the run.', least=1),
+      'clip': Key(1.5, 'Distance beyond which the slope is 0.', above=0),
+      'secant': Key(
+        0.1, 'Distance below which the slope is constant.', above=0
+      ),
+    },
+  ),
+  'approx_sign': Estimator(
+    lambda keys, context: estimators.approx_sign(),
+    (),
+    '#CC79A7',
+    'o',
+    learned=False,
+  ),
+  'swish_sign': Estimator(
+    lambda keys, context: estimators.swish_sign(**keys.rule),
+    (),
+    '#CC79A7',
+    's',
+    learned=False,
+    options={'beta': Key(5.0, 'Steepness.', above=0)},
+  ),
+  'stableqat': Estimator(
+    lambda keys, context: estimators.stableqat(**keys.rule),
+    (),
+    '#E69F00',
+    'o',
+    learned=False,
+    options={'amplitude': Key(0.21, 'Amplitude of the series.', least=0)},
+  ),
+  'adaste': Estimator(
+    lambda keys, context: estimators.adaste(**keys.rule),
+    (),
+    '#E69F00',
+    's',
+    learned=False,
+    options={
+      'largest': Key(0.5, 'Largest slope towards a threshold.', least=0),
+      'least_gradient': Key(
+        1e-3, 'Size of a gradient below which the slope is 1.', least=0
+      ),
+    },
+  ),
+  'ewgs': Estimator(
+    lambda keys, context: estimators.ewgs(**keys.rule),
+    (),
+    '#E69F00',
+    'D',
+    learned=False,
+    options={'delta': Key(1e-3, 'Factor of the rounding error.', least=0)},
+  ),
+  'dsq': Estimator(
+    lambda keys, context: estimators.dsq(**keys.rule),
+    (),
+    '#E69F00',
+    'v',
+    learned=False,
+    options={
+      'alpha': Key(0.2, 'Distance of the soft level from the level.', above=0),
+      'learning_rate': Key(0.0, 'Step size of alpha.', least=0),
+    },
+  ),
+}
