@@ -63,7 +63,9 @@ def measure(
   def passes_gradient(q: Quantizer, w: Array) -> Array:
     theta, variables = at_start(q, w)
     w_tilde = q.preprocess(theta, variables)
-    g_hat = jnp.ones_like(forward_weight(q, w_tilde, variables))
+    w_hat = forward_weight(q, w_tilde, variables)
+    # A constant gradient never passes an A that subtracts the mean.
+    g_hat = jax.random.normal(jax.random.key(0), w_hat.shape, w_hat.dtype)
     g_ste = q.straight_through(g_hat, w_tilde, variables)
     g = q.calibrate(theta, g_ste, variables)
     passes = ((g != 0) & jnp.isfinite(g)).reshape(*w.shape, -1).any(-1)

@@ -1,0 +1,186 @@
+"""Weights that oscillate between two levels: freezing and dampening."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mq_jax import selection
+from mq_jax.checks import check_at_least
+from mq_jax.precision import widened
+from mq_jax.printing import prints_call
+from mq_jax.quantizers import (
+  Quantizer,
+  check_plain,
+  dequantize,
+  projected,
+)
+
+Array = jax.Array
+
+
+class Oscillation(NamedTuple):
+  """State of `freeze_oscillating` for one leaf, arrays of the shape of W.
+
+  Attributes:
+    codes: Codes after the last update, int32.
+    direction: Sign of the last change of the code; 0 before the first change.
+    frequency: Running mean of the changes that reversed the change before.
+    mean_code: Running mean of the codes.
+    frozen: True where the weight is frozen.
+    value: Value of a frozen weight; 0 of the others.
+  """
+
+  codes: Array
+  direction: Array
+  frequency: Array
+  mean_code: Array
+  frozen: Array
+  value: Array
+
+
+class OscillationState(NamedTuple):
+  """State of `freeze_oscillating`.
+
+  Attributes:
+    updates: Number of updates so far, int32.
+    leaves: Path to `Oscillation`.
+  """
+
+  updates: Array
+  leaves: dict[str, Oscillation]
+
+
+@prints_call
+def freeze_oscillating(
+  rules: selection.Rules,
+  *,
+  threshold: float | Callable[[Array], Any],
+  momentum: float = 0.01,
+) -> optax.GradientTransformation:
+  """Freezes weights whose codes change to and fro.
+
+  A change of the code is an oscillation if it has the opposite sign of the
+  change before. A weight whose running mean of oscillations exceeds `threshold`
+  is set to the level of its rounded mean code, and stays there. Use it as
+  `post_update`.
+
+  Args:
+    rules: Rules as in `make_train_step`, whose quantizers have no variables and
+      W̃ = W.
+    threshold: Largest frequency of a weight that moves, or a function of the
+      number of updates; the authors lower it from 0.04 to 0.01.
+    momentum: Weight of the last step in both running means, in (0, 1).
+
+  Returns:
+    A transformation of weight updates, which needs the parameters.
+
+  Raises:
+    ValueError: If an argument is out of range, or, at `init`, if a quantizer
+      pre-processes its weights.
+
+  References:
+    Nagel et al., `Overcoming Oscillations in Quantization-Aware Training
+    <https://arxiv.org/abs/2203.11086>`_, 2022, algorithm 1 and eqs. (4) to (6)
+  """
+  if not 0 < momentum < 1:
+    raise ValueError(f'momentum={momentum!r} must be between 0 and 1.')
+  if not callable(threshold):
+    check_at_least(0, threshold=threshold)
+
+  def start(quantizer: Quantizer, w: Array) -> Oscillation:
+    check_plain(quantizer)
+    codes = quantizer.codes(w, ())[0].astype(jnp.int32)
+    zeros = jnp.zeros(w.shape, widened(w).dtype)
+    return Oscillation(
+      codes=codes,
+      direction=jnp.zeros_like(codes),
+      frequency=zeros,
+      mean_code=codes.astype(zeros.dtype),
+      frozen=jnp.zeros(w.shape, bool),
+      value=jnp.zeros_like(w),
+    )
+
+  def init(params: Any) -> OscillationState:
+    selected = selection.select(params, rules)
+    leaves = selection.map_selected(
+      start, selected, selection.named_leaves(params)
+    )
+    return OscillationState(jnp.zeros((), jnp.int32), leaves)
+
+  def followed(
+    quantizer: Quantizer, w: Array, old: Oscillation, limit: Any
+  ) -> Oscillation:
+    """Returns the state of one leaf at the moved weights `w`."""
+    codes, levels = quantizer.codes(w, ())
+    codes = jnp.where(old.frozen, old.codes, codes.astype(jnp.int32))
+    change = jnp.sign(codes - old.codes)
+    oscillates = change * old.direction == -1
+    frequency = momentum * oscillates + (1 - momentum) * old.frequency
+    newly = (frequency > limit) & ~old.frozen
+    level = jnp.floor(old.mean_code + 0.5).astype(jnp.int32)
+    return Oscillation(
+      codes=jnp.where(newly, level, codes),
+      direction=jnp.where(change != 0, change, old.direction),
+      frequency=frequency,
+      mean_code=momentum * codes + (1 - momentum) * old.mean_code,
+      frozen=old.frozen | newly,
+      value=jnp.where(newly, dequantize(level, levels), old.value),
+    )
+
+  def update(
+    moves: Any, state: OscillationState, params: Any = None
+  ) -> tuple[Any, OscillationState]:
+    selected = selection.select(params, rules)
+    limit = threshold(state.updates) if callable(threshold) else threshold
+    leaves = selection.map_selected(
+      lambda q, w, move, old: followed(q, w + move, old, limit),
+      selected,
+      selection.named_leaves(params),
+      selection.named_leaves(moves),
+      state.leaves,
+    )
+
+    def stopped(_: Quantizer, w: Array, move: Array, now: Oscillation) -> Array:
+      return jnp.where(now.frozen, now.value - w, move)
+
+    moves = selection.transform(stopped, rules, params, moves, leaves)
+    return moves, OscillationState(state.updates + 1, leaves)
+
+  return optax.GradientTransformation(init, update)
+
+
+@prints_call
+def dampen(
+  rules: selection.Rules, *, strength: float
+) -> optax.GradientTransformation:
+  """Adds the gradient of λ Σ (W − Ŵ)², with constant Ŵ, to the gradient.
+
+  The term pulls each weight to its level, away from the threshold at which its
+  code would change. Use it as the first part of `refine`.
+
+  Args:
+    rules: Rules as in `make_train_step`, whose quantizers have no variables and
+      W̃ = W. Leaves without a quantizer keep their gradients.
+    strength: λ, at least 0.
+
+  Returns:
+    A transformation of gradients, which needs the parameters.
+
+  Raises:
+    ValueError: If `strength` is negative.
+
+  References:
+    Nagel et al., Overcoming Oscillations, 2022, eq. (7). Their W is clipped to
+    the range of the levels first.
+  """
+  check_at_least(0, strength=strength)
+
+  def pulled(quantizer: Quantizer, w: Array, g: Array) -> Array:
+    return g + 2 * strength * (w - projected(quantizer, w))
+
+  return optax.stateless(
+    lambda grads, params: selection.transform(pulled, rules, params, grads)
+  )

@@ -1,0 +1,131 @@
+"""Binary weights as the limit of a smooth function: MD-tanh and BayesBiNN."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mq_jax.checks import check_positive
+from mq_jax.precision import widened
+from mq_jax.printing import prints_call
+from mq_jax.quantizers import Quantizer
+
+Array = jax.Array
+Schedule = Callable[[Array], Any]
+
+
+def _sign_codes(w_tilde: Array, variables: Any) -> tuple[Array, Array]:
+  levels = jnp.array([-1, 1], w_tilde.dtype)
+  return (w_tilde >= 0).astype(jnp.uint8), levels
+
+
+@prints_call
+def md_tanh(beta: Schedule, *, mirror: bool = True) -> Quantizer:
+  """Trains with tanh(β W), and quantizes to sign(W); sign(0) = +1.
+
+  In mirror descent W is the dual variable of tanh(β W), so the gradient at
+  tanh(β W) moves W unchanged. Otherwise the gradient is the exact one, times
+  β (1 − tanh²(β W)). A norm layer must follow.
+
+  Args:
+    beta: β as an increasing function of the number of updates so far.
+    mirror: True for mirror descent, False for the exact gradient.
+
+  Returns:
+    A `Quantizer` whose variables are the number of updates so far.
+
+  References:
+    Ajanthan, Gupta, Torr, Hartley, Dokania, `Mirror Descent View for Neural
+    Network Quantization <https://arxiv.org/abs/1910.08237>`_, 2021, eqs. (8) to
+    (11): MD-tanh-s, and its projected-gradient counterpart
+  """
+
+  def relaxed(w_tilde: Array, variables: Array) -> Array:
+    return jnp.tanh(beta(variables) * w_tilde).astype(w_tilde.dtype)
+
+  def exact(g_hat: Array, w_tilde: Array, variables: Array) -> Array:
+    slope = beta(variables) * (1 - relaxed(w_tilde, variables) ** 2)
+    return (g_hat * slope).astype(g_hat.dtype)
+
+  return Quantizer(
+    _sign_codes,
+    init=lambda w: jnp.zeros((), jnp.int32),
+    straight_through=(lambda g_hat, w_tilde, variables: g_hat)
+    if mirror
+    else exact,
+    update=lambda variables, w_tilde, w_hat, g_hat: variables + 1,
+    relaxed=relaxed,
+  )
+
+
+class Sampled(NamedTuple):
+  """Variables of `bayes_binn` for one layer: the key of the next noise."""
+
+  key: Array
+
+
+@prints_call
+def bayes_binn(
+  *, temperature: float = 1.0, seed: int = 0, stability: float = 1e-10
+) -> Quantizer:
+  """Trains a Bernoulli distribution over binary weights: BayesBiNN.
+
+  W is λ, the natural parameter of the distribution. The loss receives
+  w = tanh((λ + δ)/τ) with δ = ½ ln(u/(1 − u)), u uniform, and the gradient of λ
+  is g_hat (1 − w²) / (τ (1 − tanh²(λ))). A weight is quantized to sign(λ). For
+  the prior λ = 0 add a weight decay. A norm layer must follow.
+
+  Args:
+    temperature: τ, positive.
+    seed: Seed of the noise. Layers with different first weights have different
+      noise.
+    stability: Number added to 1 − w² and 1 − tanh²(λ).
+
+  Returns:
+    A `Quantizer` with `Sampled`.
+
+  Raises:
+    ValueError: If `temperature` is not positive.
+
+  References:
+    Meng, Bachmann, Khan, `Training Binary Neural Networks using the Bayesian
+    Learning Rule <https://arxiv.org/abs/2002.10778>`_, 2020, eqs. (7) to (9),
+    with one sample per step
+  """
+  check_positive(temperature=temperature)
+
+  def init(w: Array) -> Sampled:
+    # A quantizer gets no key, so the weights distinguish the layers.
+    size = jnp.sum(jnp.abs(w)).astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(size, jnp.uint32)
+    key = jax.random.fold_in(jax.random.key(seed), bits)
+    return Sampled(jax.random.key_data(key))
+
+  def relaxed(w_tilde: Array, variables: Sampled) -> Array:
+    key = jax.random.wrap_key_data(variables.key)
+    wide = widened(w_tilde)
+    noise = jax.random.logistic(key, wide.shape, wide.dtype) / 2
+    return jnp.tanh((wide + noise) / temperature).astype(w_tilde.dtype)
+
+  def straight_through(
+    g_hat: Array, w_tilde: Array, variables: Sampled
+  ) -> Array:
+    sampled = widened(relaxed(w_tilde, variables))
+    mean = jnp.tanh(widened(w_tilde))
+    slope = (1 - sampled**2 + stability) / temperature
+    return (g_hat * slope / (1 - mean**2 + stability)).astype(g_hat.dtype)
+
+  def update(
+    variables: Sampled, w_tilde: Array, w_hat: Array, g_hat: Array
+  ) -> Sampled:
+    key = jax.random.wrap_key_data(variables.key)
+    return Sampled(jax.random.key_data(jax.random.split(key, 1)[0]))
+
+  return Quantizer(
+    _sign_codes,
+    init=init,
+    straight_through=straight_through,
+    update=update,
+    relaxed=relaxed,
+  )
