@@ -13,7 +13,9 @@ from mq_jax.estimators import GradientEstimator
 from mq_jax.quantizers import Quantizer
 
 QUANTIZERS = {
+  'absmean': methods.absmean,
   'aciq': lambda: methods.aciq(4),
+  'bayes_binn': methods.bayes_binn,
   'binary': methods.binary,
   'binary_relax': lambda: methods.binary_relax(mq_jax.bwn(), lambda step: 1.0),
   'bwn': mq_jax.bwn,
@@ -22,11 +24,15 @@ QUANTIZERS = {
   'fixed_levels': lambda: methods.fixed_levels(methods.powers_of_two(3)),
   'inq': methods.inq,
   'lab': methods.lab,
+  'libra': methods.libra,
   'lq_nets': methods.lq_nets,
   'lsq': lambda: methods.lsq(4),
+  'md_tanh': lambda: methods.md_tanh(lambda step: 1.0),
   'per': lambda: mq_jax.per(mq_jax.bwn(), axes=-1),
   'powers_of_two': lambda: methods.powers_of_two(3),
   'scaled_levels': lambda: methods.scaled_levels((-1, 1)),
+  'recu': lambda: methods.recu(10),
+  'seq': methods.seq,
   'slb': lambda: methods.slb(1, lambda step: 1.0),
   'ttq': methods.ttq,
   'twn': methods.twn,

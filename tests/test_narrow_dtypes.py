@@ -71,7 +71,11 @@ def test_quantizer_narrow_dtype_matches_float32(name, dtype):
   # W̃ of dorefa and θ of slb are rounded, which moves weights near a threshold.
   assert np.mean(codes != true_codes) < 0.005
   assert np.max(np.abs(codes - true_codes)) <= 1
-  np.testing.assert_allclose(g, true_g, atol=0.01 * np.max(np.abs(true_g)))
+  # A gradient of libra is so small that float16 has few values near it.
+  spacing = float(jnp.finfo(dtype).smallest_subnormal)
+  np.testing.assert_allclose(
+    g, true_g, atol=0.01 * np.max(np.abs(true_g)) + spacing
+  )
 
 
 @pytest.mark.parametrize('dtype', NARROW)

@@ -10,7 +10,6 @@ import optax
 from mq_jax import selection
 from mq_jax.checks import check_at_least
 from mq_jax.precision import widened
-from mq_jax.printing import prints_call
 from mq_jax.quantizers import (
   Quantizer,
   check_plain,
@@ -53,7 +52,6 @@ class OscillationState(NamedTuple):
   leaves: dict[str, Oscillation]
 
 
-@prints_call
 def freeze_oscillating(
   rules: selection.Rules,
   *,
@@ -152,7 +150,6 @@ def freeze_oscillating(
   return optax.GradientTransformation(init, update)
 
 
-@prints_call
 def dampen(
   rules: selection.Rules, *, strength: float
 ) -> optax.GradientTransformation:

@@ -67,7 +67,11 @@ class Sampled(NamedTuple):
 
 @prints_call
 def bayes_binn(
-  *, temperature: float = 1.0, seed: int = 0, stability: float = 1e-10
+  *,
+  temperature: float = 1.0,
+  start: float | None = None,
+  seed: int = 0,
+  stability: float = 1e-10,
 ) -> Quantizer:
   """Trains a Bernoulli distribution over binary weights: BayesBiNN.
 
@@ -78,6 +82,8 @@ def bayes_binn(
 
   Args:
     temperature: τ, positive.
+    start: λ starts at `start` · W / mean|W| of the layer, so that samples of
+      trained weights keep most signs. None starts at W; the authors draw ±10.
     seed: Seed of the noise. Layers with different first weights have different
       noise.
     stability: Number added to 1 − w² and 1 − tanh²(λ).
@@ -86,7 +92,7 @@ def bayes_binn(
     A `Quantizer` with `Sampled`.
 
   Raises:
-    ValueError: If `temperature` is not positive.
+    ValueError: If `temperature` or `start` is not positive.
 
   References:
     Meng, Bachmann, Khan, `Training Binary Neural Networks using the Bayesian
@@ -94,26 +100,33 @@ def bayes_binn(
     with one sample per step
   """
   check_positive(temperature=temperature)
+  if start is not None:
+    check_positive(start=start)
+  first = 1.0 if start is None else start
 
   def init(w: Array) -> Sampled:
     # A quantizer gets no key, so the weights distinguish the layers.
-    size = jnp.sum(jnp.abs(w)).astype(jnp.float32)
+    size = jnp.sum(jnp.abs(widened(w))).astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(size, jnp.uint32)
     key = jax.random.fold_in(jax.random.key(seed), bits)
     return Sampled(jax.random.key_data(key))
 
-  def relaxed(w_tilde: Array, variables: Sampled) -> Array:
+  def parametrized(w: Array) -> Array:
+    size = jnp.mean(jnp.abs(widened(w)))
+    return (first * w / jnp.where(size > 0, size, 1)).astype(w.dtype)
+
+  def sample(w_tilde: Array, variables: Sampled) -> Array:
     key = jax.random.wrap_key_data(variables.key)
     wide = widened(w_tilde)
     noise = jax.random.logistic(key, wide.shape, wide.dtype) / 2
-    return jnp.tanh((wide + noise) / temperature).astype(w_tilde.dtype)
+    return jnp.tanh((wide + noise) / temperature)
 
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: Sampled
   ) -> Array:
-    sampled = widened(relaxed(w_tilde, variables))
     mean = jnp.tanh(widened(w_tilde))
-    slope = (1 - sampled**2 + stability) / temperature
+    variance = 1 - sample(w_tilde, variables) ** 2
+    slope = (variance + stability) / temperature
     return (g_hat * slope / (1 - mean**2 + stability)).astype(g_hat.dtype)
 
   def update(
@@ -127,5 +140,8 @@ def bayes_binn(
     init=init,
     straight_through=straight_through,
     update=update,
-    relaxed=relaxed,
+    relaxed=lambda w_tilde, variables: sample(w_tilde, variables).astype(
+      w_tilde.dtype
+    ),
+    parametrized=None if start is None else parametrized,
   )

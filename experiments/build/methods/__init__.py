@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.build.key import subset
-from experiments.build.methods import after_training, basic, gradual
+from experiments.build.methods import after_training, basic, binary, gradual
 from experiments.build.methods.declaration import AfterTraining as AfterTraining
 from experiments.build.methods.declaration import Method as Method
 from experiments.build.methods.declaration import MethodContext as MethodContext
@@ -14,6 +14,7 @@ from experiments.common.errors import ConfigError
 
 METHODS: dict[str, Method] = {
   **basic.METHODS,
+  **binary.METHODS,
   **gradual.METHODS,
   **after_training.METHODS,
 }

@@ -6,6 +6,7 @@ import mq_jax
 from experiments.build.key import Key
 from experiments.build.methods.declaration import Method, MethodParts
 from mq_jax import methods
+from mq_jax.methods import balanced
 
 
 def per_channel(
@@ -67,6 +68,16 @@ METHODS = {
       threshold=0.0 if keys.bits == 1 else None,
     ),
     ('bits',),
+  ),
+  'seq': Method(
+    lambda keys, context: MethodParts(methods.seq(keys.method.levels)),
+    options={
+      'levels': Key(4, 'Number of levels.', choices=balanced.SEQ_LEVELS)
+    },
+  ),
+  'absmean': Method(
+    lambda keys, context: MethodParts(methods.absmean(scale=keys.method.scale)),
+    options={'scale': Key(1.0, 'Scale as a multiple of mean |W|.', above=0)},
   ),
   'lab': Method(
     lambda keys, context: MethodParts(

@@ -12,7 +12,7 @@ from experiments import training
 from experiments.build import losses, networks
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
-from experiments.build.methods import METHODS
+from experiments.build.options import OPTIONS, declared
 from experiments.build.parts import make_parts
 from experiments.common import errors
 from experiments.configs.methods import NAMES, load
@@ -29,6 +29,21 @@ from tests.experiments import tiny
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 # Number of levels of a kernel, and True if each channel has other levels.
 LEVELS = {
+  'adaste': (2, False),
+  'approx_sign': (2, True),
+  'bayes_binn': (2, False),
+  'bitnet': (3, False),
+  'bnn_plus': (2, True),
+  'dsq': (2, False),
+  'ewgs': (2, False),
+  'ir_net': (2, True),
+  'md_tanh': (2, False),
+  'oscillation': (2, False),
+  'rbnn': (2, True),
+  'recu': (2, True),
+  'reste': (2, False),
+  'seq': (4, False),
+  'stableqat': (4, False),
   'binaryconnect': (2, False),
   'bwn': (2, True),
   'xnor': (2, True),
@@ -150,7 +165,8 @@ def test_recipe_lists_all_options_and_passes_check(name):
   check(config)
   assert name in LEVELS
   # The command line can change only listed options.
-  assert set(config.method) == set(METHODS[config.quantizer].options)
+  for field in OPTIONS:
+    assert set(config[field]) == set(declared(field, config))
 
 
 @pytest.mark.parametrize('name', NAMES)

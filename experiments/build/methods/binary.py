@@ -1,0 +1,103 @@
+"""Methods for binary weights that are newer than MetaQuant.
+
+Schedules span the run, so that a run of any length reaches their ends.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+import mq_jax
+from experiments.build.key import Key
+from experiments.build.methods.basic import per_channel
+from experiments.build.methods.declaration import (
+  Method,
+  MethodContext,
+  MethodParts,
+)
+from mq_jax import methods
+
+
+def _recu(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  quantizer = methods.recu(
+    context.steps, start=keys.method.start, end=keys.method.end
+  )
+  return MethodParts(per_channel(quantizer, keys), threshold=0.0)
+
+
+def _oscillation(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  is_binary = keys.method.levels == 'binary'
+  levels = mq_jax.bwn() if is_binary else methods.uniform(keys.bits)
+  first, last = keys.method.first, keys.method.last
+
+  def threshold(updates: Any) -> Any:
+    progress = jnp.minimum(updates / context.steps, 1.0)
+    return last + (first - last) * (1 + jnp.cos(jnp.pi * progress)) / 2
+
+  return MethodParts(
+    levels,
+    lambda rules: methods.dampen(rules, strength=keys.method.dampening),
+    lambda rules: methods.freeze_oscillating(
+      rules, threshold=threshold, momentum=keys.method.momentum
+    ),
+    threshold=0.0 if is_binary else None,
+  )
+
+
+def _md_tanh(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  beta = optax.exponential_decay(
+    keys.method.first, context.steps, keys.method.last / keys.method.first
+  )
+  return MethodParts(methods.md_tanh(beta, mirror=keys.method.mirror))
+
+
+METHODS = {
+  'libra': Method(
+    lambda keys, context: MethodParts(
+      per_channel(methods.libra(), keys), threshold=0.0
+    ),
+    ('per_channel',),
+  ),
+  'recu': Method(
+    _recu,
+    ('per_channel',),
+    {
+      'start': Key(0.85, 'τ at the start.', least=0.5, most=1),
+      'end': Key(0.99, 'τ at the end of the run.', least=0.5, most=1),
+    },
+  ),
+  'oscillation': Method(
+    _oscillation,
+    ('bits',),
+    {
+      'levels': Key(
+        'binary', 'Levels of the weights.', choices=('binary', 'uniform')
+      ),
+      'first': Key(0.04, 'Frequency above which weights freeze.', least=0),
+      'last': Key(0.01, 'The same at the end of the run.', least=0),
+      'momentum': Key(0.01, 'Weight of a step in the frequency.', above=0),
+      'dampening': Key(0.0, 'Strength of the pull to the levels.', least=0),
+    },
+  ),
+  'md_tanh': Method(
+    _md_tanh,
+    options={
+      'first': Key(1.0, 'β at the start, which rises exponentially.', above=0),
+      'last': Key(100.0, 'β at the end of the run.', above=0),
+      'mirror': Key(True, 'Mirror descent; False: the exact gradient.'),
+    },
+  ),
+  'bayes_binn': Method(
+    lambda keys, context: MethodParts(
+      methods.bayes_binn(
+        temperature=keys.method.temperature, start=keys.method.start
+      )
+    ),
+    options={
+      'temperature': Key(1.0, 'Temperature of the samples.', above=0),
+      'start': Key(2.0, 'First size of λ, the mean over a layer.', above=0),
+    },
+  ),
+}
