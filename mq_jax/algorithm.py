@@ -78,8 +78,17 @@ def first_state(
   return evaluate(setup, state, batch, state.step)[2]
 
 
-def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
+def step(
+  setup: Setup, state: State, batch: Batch, learning_rate: Any = None
+) -> tuple[State, Metrics]:
   """Runs one iteration: late update, loss, and update of φ.
+
+  Args:
+    setup: The `Setup`.
+    state: State before the iteration.
+    batch: Batch of the loss.
+    learning_rate: α of this update, which may be traced; None: that of the
+      setup.
 
   Raises:
     TypeError: If `state` is not a `State`.
@@ -94,6 +103,8 @@ def step(setup: Setup, state: State, batch: Batch) -> tuple[State, Metrics]:
     )
   check_state(setup, state)
   data_parallel.check_bound(setup.axes)
+  if learning_rate is not None:
+    setup = setup._replace(learning_rate=lambda step: learning_rate)
   (loss, (new, loss_metrics)), phi_grad = jax.value_and_grad(
     functools.partial(loss_after_update, setup), has_aux=True
   )(state.phi, state, batch)

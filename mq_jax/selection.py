@@ -68,10 +68,15 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
   Raises:
     TypeError: If `rules` has another type, or a selected leaf is not floating
       point.
-    ValueError: If a rule applies to no leaf, or if `rules` is a bare quantizer
-      and no leaf is a kernel.
+    ValueError: If a rule applies to no leaf, if `rules` is a bare quantizer and
+      no leaf is a kernel, or if `params` is None.
   """
   check_rules(rules)
+  if params is None:
+    raise ValueError(
+      'A transformation of the leaves that rules select needs the parameters:'
+      ' update(updates, state, params).'
+    )
   leaves = named_leaves(params)
   if isinstance(rules, Quantizer):
     selected = {p: rules for p, leaf in leaves.items() if is_kernel(p, leaf)}

@@ -57,7 +57,9 @@ class TrainStep(NamedTuple):
     init: `(key, params, model_state, batch) -> state`. Iteration 0 of
       Algorithm 1: the first forward and backward pass, which updates no weight.
       Copies its inputs.
-    step: `(state, batch) -> (state, metrics)`, jitted; the state is donated.
+    step: `(state, batch, learning_rate=None) -> (state, metrics)`, jitted; the
+      state is donated. A `learning_rate` replaces that of the train step in
+      this update; another value compiles nothing again.
     step_fn: The pure function behind `step`, for scan, vmap and sharding.
     quantized: `(state) -> params` with Ŵ on quantized leaves.
     forward_params: `(state) -> params` as the loss receives them: Ŵ on
@@ -76,8 +78,8 @@ class TrainStep(NamedTuple):
   """
 
   init: Callable[[Array, Params, Any, Batch], State]
-  step: Callable[[State, Batch], tuple[State, Metrics]]
-  step_fn: Callable[[State, Batch], tuple[State, Metrics]]
+  step: Callable[..., tuple[State, Metrics]]
+  step_fn: Callable[..., tuple[State, Metrics]]
   quantized: Callable[[State], Params]
   forward_params: Callable[[State], Params]
   codes: Callable[[State], dict[str, Array]]
@@ -218,8 +220,8 @@ def make_train_step(
 
 
 def _donating(
-  step_fn: Callable[[State, Batch], tuple[State, Metrics]],
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  step_fn: Callable[..., tuple[State, Metrics]],
+) -> Callable[..., tuple[State, Metrics]]:
   """Returns the jitted step, which deletes the arrays of its state."""
   jitted = jax.jit(step_fn, donate_argnums=0)
   step = explains_donation(jitted)

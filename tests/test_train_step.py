@@ -277,6 +277,43 @@ def test_step_with_and_without_jit_agree(x64, name):
   assert_trees_close(metrics, plain_metrics, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_step_with_learning_rate_equals_train_step_of_that_rate(x64, name):
+  traces = []
+
+  def loss_fn(params, model_state, batch, rng):
+    traces.append(())
+    return problem.loss_fn(params, model_state, batch, rng)
+
+  train = mq_jax.make_train_step(
+    loss_fn, mq_jax.dorefa(), ESTIMATORS[name], learning_rate=lambda step: 1 / 0
+  )
+  state = problem.start(train)
+  first, *others = [
+    problem.make(estimator=ESTIMATORS[name], learning_rate=rate)
+    for rate in (0.1, 0.02, 0.5)
+  ]
+  expected = problem.start(first)
+  traces.clear()
+  batches = problem.batches(3)
+  for rate, fixed, batch in zip(
+    (0.1, 0.02, 0.5), (first, *others), batches, strict=True
+  ):
+    state, _ = train.step(state, batch, learning_rate=rate)
+    expected, _ = fixed.step(expected, batch)
+    assert_trees_close(state.params, expected.params, 1e-12, 1e-12)
+  assert len(traces) == 1  # Three rates share one program.
+  # Trials with separate rates are a batch axis.
+  states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+  rates, batch = jnp.array([0.1, 0.3]), next(problem.batches(1))
+  together, _ = jax.vmap(train.step_fn, in_axes=(0, None, 0))(
+    states, batch, rates
+  )
+  alone, _ = train.step_fn(state, batch, 0.3)
+  ours = jax.tree.map(lambda x: x[1], together.params)
+  assert_trees_close(ours, alone.params, 1e-12, 1e-12)
+
+
 def test_step_fn_scan_equals_loop(x64):
   train = problem.make(estimator=mq_jax.lstm_fc(hidden=3))
   batches = list(problem.batches(4))

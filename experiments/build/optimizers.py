@@ -57,17 +57,21 @@ def make_refine(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def make_learning_rate(
-  config: ConfigDict, steps_per_epoch: int, *, cosine: bool = False
+  config: ConfigDict,
+  steps_per_epoch: int,
+  initial: float,
+  *,
+  cosine: bool = False,
 ) -> Schedule:
   """Makes α as a function of the number of updates so far.
 
   Args:
     config: A checked configuration.
     steps_per_epoch: Number of updates per epoch.
+    initial: α of the first update.
     cosine: True if α follows a cosine to 0 instead of the steps that the
       configuration gives.
   """
-  initial = config.learning_rate
   if cosine:
     return optax.cosine_decay_schedule(initial, config.epochs * steps_per_epoch)
   if not config.decay_at:

@@ -1,5 +1,6 @@
 """The parts of one run, each made once from the configuration."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,8 @@ class RunParts(NamedTuple):
     rules: Quantizer of each leaf.
     step_arguments: Arguments of `mq_jax.make_train_step` by name, without the
       loss.
+    relative_rate: α as a multiple of `config.learning_rate`, a function of the
+      number of updates so far.
     relaxed: The loss gets other weights than the quantized ones.
     after_training: Choice of the quantizers' variables in a run that trains
       nothing; None if the method makes no such choice.
@@ -29,6 +32,7 @@ class RunParts(NamedTuple):
 
   rules: selection.Rules
   step_arguments: dict[str, Any]
+  relative_rate: Callable[[Any], Any]
   relaxed: bool
   after_training: methods.AfterTraining | None
 
@@ -45,8 +49,14 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     ValueError: If a value is out of range, or two parts do not fit together.
   """
   refine = optimizers.make_refine(config)
-  learning_rate = optimizers.make_learning_rate(
-    config, steps_per_epoch, cosine=methods.METHODS[config.quantizer].cosine
+  learning_rate, relative_rate = (
+    optimizers.make_learning_rate(
+      config,
+      steps_per_epoch,
+      initial,
+      cosine=methods.METHODS[config.quantizer].cosine,
+    )
+    for initial in (config.learning_rate, 1.0)
   )
   context = methods.MethodContext(
     steps=max(1, config.epochs * steps_per_epoch),
@@ -88,7 +98,9 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     'differentiate_refinement': config.differentiate_refinement,
     'phi_cotangent': config.phi_cotangent,
   }
-  return RunParts(rules, step_arguments, relaxed, method.after_training)
+  return RunParts(
+    rules, step_arguments, relative_rate, relaxed, method.after_training
+  )
 
 
 def _post_update(

@@ -112,6 +112,13 @@ def make_steps(
     **parts.step_arguments,
   )
 
+  def step_at(
+    state: mq_jax.State, batch: Batch, rate: Array
+  ) -> tuple[mq_jax.State, Any]:
+    # α is an argument of the compiled chunk, so that all values of
+    # config.learning_rate share one program.
+    return train.step_fn(state, batch, rate * parts.relative_rate(state.step))
+
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:
     arguments = [
       (parallel.shared(jax.random.key(seed)), params, batch_stats, batch)
@@ -166,7 +173,14 @@ def make_steps(
     state_shape=lambda: placement.shapes(
       jax.eval_shape(first_states, [pipeline.train(seeds[0], 0)] * len(seeds))
     ),
-    run=_make_run(train.step_fn, pipeline, seeds, mesh, placement),
+    run=_make_run(
+      step_at,
+      np.float32(config.learning_rate),
+      pipeline,
+      seeds,
+      mesh,
+      placement,
+    ),
     evaluate=evaluation.make_evaluate(pipeline.evaluate, net, losses_of),
     recalibrate=evaluation.make_recalibrate(
       pipeline.calibrate, net, config.recalibrate
@@ -175,17 +189,27 @@ def make_steps(
 
 
 def _make_run(
-  step_fn: Any,
+  step_at: Callable[[mq_jax.State, Batch, Array], tuple[mq_jax.State, Any]],
+  rate: np.float32,
   pipeline: Pipeline,
   seeds: tuple[int, ...],
   mesh: Mesh,
   placement: Placement,
 ) -> RunChunk:
-  """Makes the function that runs a chunk of steps within one epoch."""
+  """Makes the function that runs a chunk of steps within one epoch.
 
-  def advance(carry: Carry, batch: Batch) -> Carry:
+  Args:
+    step_at: Step of one trial at a rate.
+    rate: α at the first step of the run.
+    pipeline: Data of the run.
+    seeds: Seed of each trial.
+    mesh: Devices of the run.
+    placement: Where states are on the devices.
+  """
+
+  def advance(carry: Carry, batch: Batch, rate: Array) -> Carry:
     state, totals = carry
-    state, metrics = step_fn(state, batch)
+    state, metrics = step_at(state, batch, rate)
     return state, Totals(
       totals.steps + totals.finite.astype(jnp.int32),
       totals.loss + metrics['loss'].astype(jnp.float32),
@@ -215,20 +239,21 @@ def _make_run(
     no_steps, finite = jnp.zeros(count, jnp.int32), jnp.ones(count, bool)
     totals = Totals(no_steps, loss, accuracy, norm, finite)
     carry = placement.put(state), parallel.replicated(totals, mesh)
+    rates = parallel.replicated(rate, mesh)
     # An implicit transfer would make the host wait for the device, or the
     # device for the host.
     with jax.transfer_guard('disallow'):
-      return run_chunk(carry, first, steps)
+      return run_chunk(carry, rates, first, steps)
 
   return run
 
 
 def _host_loop(
-  advance: Callable[[Carry, Batch], Carry],
+  advance: Callable[[Carry, Batch, Array], Carry],
   pipeline: Pipeline,
   seeds: tuple[int, ...],
   placement: Placement,
-) -> Callable[[Carry, int, int], Carry]:
+) -> Callable[[Carry, Array, int, int], Carry]:
   """Runs steps one by one; trials take turns."""
   on_cpu = jax.default_backend() == 'cpu'
 
@@ -236,7 +261,8 @@ def _host_loop(
     return placement.keep(carry[0], trial_axes=0), carry[1]
 
   jitted_advance = jax.jit(
-    lambda carry, batch: keep(advance(carry, batch)), donate_argnums=0
+    lambda carry, batch, rate: keep(advance(carry, batch, rate)),
+    donate_argnums=0,
   )
   split = jax.jit(
     lambda carry: [keep(part) for part in parallel.split(carry, len(seeds))]
@@ -247,7 +273,7 @@ def _host_loop(
     state, totals = parallel.stack(carries)
     return placement.keep(state), totals
 
-  def run_chunk(carry: Carry, first: int, steps: int) -> Carry:
+  def run_chunk(carry: Carry, rate: Array, first: int, steps: int) -> Carry:
     carries = split(carry)
     for leaf in jax.tree.leaves(carry):
       leaf.delete()
@@ -256,7 +282,7 @@ def _host_loop(
         # A pipeline may move its batches to the devices in any way.
         with jax.transfer_guard('allow'):
           batch = pipeline.train(seed, step + 1)
-        carries[i] = jitted_advance(carries[i], batch)
+        carries[i] = jitted_advance(carries[i], batch, rate)
       # Reading the flag would make an accelerator wait for the next batch.
       if on_cpu and not all(totals.finite for _, totals in carries):
         break
@@ -266,22 +292,22 @@ def _host_loop(
 
 
 def _device_loop(
-  advance: Callable[[Carry, Batch], Carry],
+  advance: Callable[[Carry, Batch, Array], Carry],
   traced: TracedBatches,
   steps_per_epoch: int,
   seeds: tuple[int, ...],
   mesh: Mesh,
   placement: Placement,
-) -> Callable[[Carry, int, int], Carry]:
+) -> Callable[[Carry, Array, int, int], Carry]:
   """Runs a chunk as one program; trials are a batch axis."""
 
   def step_of_trial(
     trial: tuple[mq_jax.State, Totals, Any], shared: Any
   ) -> Carry:
     state, totals, context = trial
-    return advance(
-      (state, totals), traced.batch(shared, context, state.step + 1)
-    )
+    images, rate = shared
+    batch = traced.batch(images, context, state.step + 1)
+    return advance((state, totals), batch, rate)
 
   step_of_trials = parallel.over_trials(step_of_trial, len(seeds))
 
@@ -299,7 +325,7 @@ def _device_loop(
   jitted_chunk = jax.jit(chunk, donate_argnums=0)
   make_contexts = jax.jit(jax.vmap(traced.context, in_axes=(0, None)))
 
-  def run_chunk(carry: Carry, first: int, steps: int) -> Carry:
+  def run_chunk(carry: Carry, rate: Array, first: int, steps: int) -> Carry:
     seed_array, epoch, limit = parallel.replicated(
       (
         np.asarray(seeds, np.int32),
@@ -309,6 +335,6 @@ def _device_loop(
       mesh,
     )
     contexts = make_contexts(seed_array, epoch)
-    return jitted_chunk(carry, traced.shared, contexts, limit)
+    return jitted_chunk(carry, (traced.shared, rate), contexts, limit)
 
   return run_chunk

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mq_jax.checks import check_positive
 from mq_jax.precision import widened
@@ -36,14 +37,16 @@ def seq(levels: int = 4) -> Quantizer:
   if levels not in SEQ_LEVELS:
     raise ValueError(f'levels={levels!r} must be one of {SEQ_LEVELS}.')
 
+  # Of numbers that are rounded once, each has an exact opposite.
+  middles = np.arange(1 - levels, levels, 2) / levels
+
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     w = widened(w_tilde)
     largest = jnp.max(jnp.abs(w))
     share = w / jnp.where(largest > 0, largest, 1)
     # The middles of `levels` equal parts of [−1, 1].
     code = jnp.floor((share + 1) / 2 * levels)
-    middles = (2 * jnp.arange(levels, dtype=w.dtype) + 1) / levels - 1
-    table = largest * middles
+    table = largest * jnp.asarray(middles, w.dtype)
     return (
       jnp.clip(code, 0, levels - 1).astype(jnp.uint8),
       table.astype(w_tilde.dtype),

@@ -12,6 +12,7 @@ from mq_jax.checks import check_at_least
 from mq_jax.precision import widened
 from mq_jax.quantizers import (
   Quantizer,
+  check_no_variables,
   check_plain,
   dequantize,
   projected,
@@ -77,7 +78,7 @@ def freeze_oscillating(
 
   Raises:
     ValueError: If an argument is out of range, or, at `init`, if a quantizer
-      pre-processes its weights.
+      pre-processes its weights or has variables.
 
   References:
     Nagel et al., `Overcoming Oscillations in Quantization-Aware Training
@@ -90,6 +91,7 @@ def freeze_oscillating(
 
   def start(quantizer: Quantizer, w: Array) -> Oscillation:
     check_plain(quantizer)
+    check_no_variables(quantizer)
     codes = quantizer.codes(w, ())[0].astype(jnp.int32)
     zeros = jnp.zeros(w.shape, widened(w).dtype)
     return Oscillation(
@@ -134,7 +136,9 @@ def freeze_oscillating(
     selected = selection.select(params, rules)
     limit = threshold(state.updates) if callable(threshold) else threshold
     leaves = selection.map_selected(
-      lambda q, w, move, old: followed(q, w + move, old, limit),
+      lambda q, w, move, old: followed(
+        q, w + jnp.where(old.frozen, 0, move), old, limit
+      ),
       selected,
       selection.named_leaves(params),
       selection.named_leaves(moves),

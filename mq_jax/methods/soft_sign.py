@@ -20,6 +20,12 @@ def _sign_codes(w_tilde: Array, variables: Any) -> tuple[Array, Array]:
   return (w_tilde >= 0).astype(jnp.uint8), levels
 
 
+def _sech2(x: Array) -> Array:
+  """Returns 1 − tanh²(x), without the cancellation at large |x|."""
+  decay = jnp.exp(-2 * jnp.abs(x))
+  return 4 * decay / (1 + decay) ** 2
+
+
 @prints_call
 def md_tanh(beta: Schedule, *, mirror: bool = True) -> Quantizer:
   """Trains with tanh(β W), and quantizes to sign(W); sign(0) = +1.
@@ -35,18 +41,23 @@ def md_tanh(beta: Schedule, *, mirror: bool = True) -> Quantizer:
   Returns:
     A `Quantizer` whose variables are the number of updates so far.
 
+  Raises:
+    TypeError: If `beta` is not a function.
+
   References:
     Ajanthan, Gupta, Torr, Hartley, Dokania, `Mirror Descent View for Neural
     Network Quantization <https://arxiv.org/abs/1910.08237>`_, 2021, eqs. (8) to
     (11): MD-tanh-s, and its projected-gradient counterpart
   """
+  if not callable(beta):
+    raise TypeError(f'beta={beta!r} must be a function of the updates so far.')
 
   def relaxed(w_tilde: Array, variables: Array) -> Array:
     return jnp.tanh(beta(variables) * w_tilde).astype(w_tilde.dtype)
 
   def exact(g_hat: Array, w_tilde: Array, variables: Array) -> Array:
-    slope = beta(variables) * (1 - relaxed(w_tilde, variables) ** 2)
-    return (g_hat * slope).astype(g_hat.dtype)
+    b = beta(variables)
+    return (g_hat * b * _sech2(b * widened(w_tilde))).astype(g_hat.dtype)
 
   return Quantizer(
     _sign_codes,
@@ -86,48 +97,49 @@ def bayes_binn(
       trained weights keep most signs. None starts at W; the authors draw ±10.
     seed: Seed of the noise. Layers with different first weights have different
       noise.
-    stability: Number added to 1 − w² and 1 − tanh²(λ).
+    stability: Positive number added to 1 − w² and 1 − tanh²(λ).
 
   Returns:
     A `Quantizer` with `Sampled`.
 
   Raises:
-    ValueError: If `temperature` or `start` is not positive.
+    ValueError: If `temperature`, `start` or `stability` is not positive.
 
   References:
     Meng, Bachmann, Khan, `Training Binary Neural Networks using the Bayesian
     Learning Rule <https://arxiv.org/abs/2002.10778>`_, 2020, eqs. (7) to (9),
     with one sample per step
   """
-  check_positive(temperature=temperature)
+  check_positive(temperature=temperature, stability=stability)
   if start is not None:
     check_positive(start=start)
   first = 1.0 if start is None else start
 
   def init(w: Array) -> Sampled:
-    # A quantizer gets no key, so the weights distinguish the layers.
-    size = jnp.sum(jnp.abs(widened(w))).astype(jnp.float32)
-    bits = jax.lax.bitcast_convert_type(size, jnp.uint32)
-    key = jax.random.fold_in(jax.random.key(seed), bits)
-    return Sampled(jax.random.key_data(key))
+    # A quantizer gets no key, so the weights distinguish the layers: their
+    # product with random numbers depends on all signs and places.
+    key = jax.random.key(seed)
+    numbers = jax.random.normal(key, w.shape, jnp.float32)
+    product = jnp.sum(numbers * w.astype(jnp.float32))
+    bits = jax.lax.bitcast_convert_type(product, jnp.uint32)
+    return Sampled(jax.random.key_data(jax.random.fold_in(key, bits)))
 
   def parametrized(w: Array) -> Array:
     size = jnp.mean(jnp.abs(widened(w)))
     return (first * w / jnp.where(size > 0, size, 1)).astype(w.dtype)
 
-  def sample(w_tilde: Array, variables: Sampled) -> Array:
+  def noisy(w_tilde: Array, variables: Sampled) -> Array:
     key = jax.random.wrap_key_data(variables.key)
     wide = widened(w_tilde)
     noise = jax.random.logistic(key, wide.shape, wide.dtype) / 2
-    return jnp.tanh((wide + noise) / temperature)
+    return (wide + noise) / temperature
 
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: Sampled
   ) -> Array:
-    mean = jnp.tanh(widened(w_tilde))
-    variance = 1 - sample(w_tilde, variables) ** 2
-    slope = (variance + stability) / temperature
-    return (g_hat * slope / (1 - mean**2 + stability)).astype(g_hat.dtype)
+    slope = _sech2(noisy(w_tilde, variables)) + stability
+    slope /= temperature * (_sech2(widened(w_tilde)) + stability)
+    return (g_hat * slope).astype(g_hat.dtype)
 
   def update(
     variables: Sampled, w_tilde: Array, w_hat: Array, g_hat: Array
@@ -140,8 +152,8 @@ def bayes_binn(
     init=init,
     straight_through=straight_through,
     update=update,
-    relaxed=lambda w_tilde, variables: sample(w_tilde, variables).astype(
-      w_tilde.dtype
-    ),
+    relaxed=lambda w_tilde, variables: jnp.tanh(
+      noisy(w_tilde, variables)
+    ).astype(w_tilde.dtype),
     parametrized=None if start is None else parametrized,
   )

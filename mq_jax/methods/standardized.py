@@ -53,12 +53,15 @@ def libra() -> Quantizer:
   """
 
   def preprocess(w: Array, variables: Variables) -> Array:
-    centred = _balanced(w)
-    count = max(w.size - 1, 1)
-    variance = jnp.sum(jnp.square(centred)) / count
-    # A root of 0 has no finite derivative.
-    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    return (centred / deviation).astype(w.dtype)
+    wide = widened(w)
+    # W̃ does not depend on the scale of W, and squares of tiny weights are 0.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide)))
+    centred = _balanced(wide / jnp.where(largest > 0, largest, 1))
+    variance = jnp.sum(jnp.square(centred)) / max(w.size - 1, 1)
+    # The rounding of the mean gives equal weights a deviation.
+    varies = variance > (8 * jnp.finfo(wide.dtype).eps) ** 2
+    deviation = jnp.sqrt(jnp.where(varies, variance, 1))
+    return jnp.where(varies, centred / deviation, 0).astype(w.dtype)
 
   def scale(w_tilde: Array) -> Array:
     size = jnp.mean(jnp.abs(widened(w_tilde)))
@@ -110,15 +113,15 @@ def recu(steps: int, *, start: float = 0.85, end: float = 0.99) -> Quantizer:
     if not 0.5 < value < 1:
       raise ValueError(f'{name}={value!r} must be between 0.5 and 1.')
 
-  def tau(updates: Array) -> Array:
-    progress = jnp.minimum(updates / steps, 1.0)
+  def tau(updates: Array, dtype: Any) -> Array:
+    progress = jnp.minimum(updates.astype(dtype) / steps, 1.0)
     return start + (end - start) * jnp.expm1(progress) / math.expm1(1)
 
   def preprocess(w: Array, variables: Array) -> Array:
     centred = _balanced(w)
     variance = jnp.sum(jnp.square(centred)) / max(w.size - 1, 1)
     x = centred / (jnp.sqrt(variance + _RECU_VARIANCE) / _RECU_UNIT)
-    bound = -jnp.mean(jnp.abs(x)) * jnp.log(2 - 2 * tau(variables))
+    bound = -jnp.mean(jnp.abs(x)) * jnp.log(2 - 2 * tau(variables, x.dtype))
     bound = jax.lax.stop_gradient(bound)
     return jnp.clip(x, -bound, bound).astype(w.dtype)
 

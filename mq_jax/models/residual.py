@@ -189,7 +189,10 @@ class ResNet(nn.Module):
     stem_norm = BatchNorm(self.dtype, name='stem_norm')
     x = stem_norm(x, train, relu=needs_relu(self.activation))
     if self.large_images:
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      # jax2onnx ignores padding here, and takes these arguments by name only.
+      sides = ((0, 0), (1, 1), (1, 1), (0, 0))
+      x = jnp.pad(x, sides, constant_values=-jnp.inf)
+      x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     for i, blocks in enumerate(self.blocks):
       stage = _Stage(
         self.width * 2**i,

@@ -99,7 +99,7 @@ class _VGG(nn.Module):
       )
       x = conv(x)
       if i % 2 == 0:
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
       x = self._normalised(x, train, f'norm{i}')
     x = x.reshape(x.shape[0], -1)
     for i, width in enumerate(self.dense, start=1):

@@ -177,14 +177,19 @@ def projected(
       `variables` is `()`.
   """
   check_plain(quantizer)
-  has_variables = quantizer.init is not Quantizer._field_defaults['init']
-  if has_variables and isinstance(variables, tuple) and not variables:
+  if isinstance(variables, tuple) and not variables:
+    check_no_variables(quantizer)
+  return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
+
+
+def check_no_variables(quantizer: Quantizer) -> None:
+  """Raises `ValueError` if the quantizer has variables."""
+  if quantizer.init is not Quantizer._field_defaults['init']:
     raise ValueError(
       'The quantizer has variables, but this method keeps none: use a quantizer'
       ' without variables, such as mq_jax.methods.twn(), or wrap the quantizer'
       ' in mq_jax.methods.fixed_levels.'
     )
-  return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
 
 
 def check_plain(quantizer: Quantizer) -> None:

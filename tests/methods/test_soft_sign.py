@@ -55,23 +55,22 @@ def test_md_tanh_matches_oracle(x64, updates, mirror):
   slope = 1.0 if mirror else b * (1 - np.tanh(b * x) ** 2)
   np.testing.assert_allclose(g_ste, g * slope, rtol=1e-11, atol=1e-13)
   if not mirror:
-    delta = 1e-6
-    high, low = np.tanh(b * (x + delta)), np.tanh(b * (x - delta))
-    exact = np.asarray(g) * (high - low) / (2 * delta)
+    high, low = (np.tanh(b * (x + d)) for d in (1e-6, -1e-6))
+    exact = np.asarray(g) * (high - low) / 2e-6
     np.testing.assert_allclose(g_ste, exact, rtol=1e-6, atol=1e-9)
 
 
-def noise(quantizer, weights, variables, temperature):
-  """Returns δ, from artanh(w) τ − λ."""
+def noise(quantizer, weights, variables, temperature=1.0):
+  """Returns δ = artanh(w) τ − λ of each weight."""
   w = np.asarray(quantizer.relaxed(weights, variables))
-  return np.arctanh(w) * temperature - np.asarray(weights)
+  return np.ravel(np.arctanh(w) * temperature - np.asarray(weights))
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.6, 3.0])
 def test_bayes_binn_noise_is_half_logistic(x64, temperature):
   w = common.weight(3, (400, 250))
   quantizer = methods.bayes_binn(temperature=temperature)
-  delta = noise(quantizer, w, quantizer.init(w), temperature).ravel()
+  delta = noise(quantizer, w, quantizer.init(w), temperature)
   assert abs(np.mean(delta)) < 0.01
   assert np.std(delta) == pytest.approx(np.pi / (2 * np.sqrt(3)), rel=0.01)
   p = np.array([0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999])
@@ -79,10 +78,6 @@ def test_bayes_binn_noise_is_half_logistic(x64, temperature):
   quantiles = np.log(p / (1 - p)) / 2
   share = np.mean(delta[:, None] < quantiles, axis=0)
   assert np.all(np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / delta.size))
-  # Kolmogorov-Smirnov: 1.95 has a probability of 0.001.
-  cdf = 1 / (1 + np.exp(-2 * np.sort(delta)))
-  rank = (np.arange(delta.size) + 0.5) / delta.size
-  assert np.max(np.abs(cdf - rank)) < 1.95 / np.sqrt(delta.size)
   assert abs(np.corrcoef(delta, np.ravel(w))[0, 1]) < 0.016
   assert abs(np.corrcoef(delta[1:], delta[:-1])[0, 1]) < 0.016
 
@@ -90,21 +85,18 @@ def test_bayes_binn_noise_is_half_logistic(x64, temperature):
 def test_bayes_binn_noise_is_fresh_for_each_update_layer_and_seed(x64):
   quantizer, w = methods.bayes_binn(), common.weight(4, (100, 100))
   variables = quantizer.init(w)
-  first = noise(quantizer, w, variables, 1.0)
-  np.testing.assert_array_equal(first, noise(quantizer, w, variables, 1.0))
-  others = [
-    noise(quantizer, w, after(quantizer, w, count), 1.0) for count in (1, 2)
-  ]
+  first = noise(quantizer, w, variables)
+  np.testing.assert_array_equal(first, noise(quantizer, w, variables))
+  others = [noise(quantizer, w, after(quantizer, w, count)) for count in (1, 2)]
   seeded = methods.bayes_binn(seed=1)
-  others.append(noise(seeded, w, seeded.init(w), 1.0))
+  others.append(noise(seeded, w, seeded.init(w)))
   for other in (common.weight(5, w.shape), 2 * w):
-    others.append(noise(quantizer, other, quantizer.init(other), 1.0))
-  samples = np.corrcoef([x.ravel() for x in (first, *others)])
+    others.append(noise(quantizer, other, quantizer.init(other)))
+  samples = np.corrcoef([first, *others])
   # The standard deviation of each correlation is 0.01.
   assert np.max(np.abs(samples - np.eye(len(samples)))) < 0.05
 
 
-@pytest.mark.xfail(reason='The noise depends on the weights by Σ|W| only.')
 @pytest.mark.parametrize('axes', [None, 0])
 def test_bayes_binn_layers_of_constant_size_have_different_noise(axes):
   """Tests λ = ±10, the first weights of the authors."""
@@ -135,7 +127,6 @@ def test_bayes_binn_matches_oracle(x64, temperature, stability):
   np.testing.assert_allclose(
     quantizer.straight_through(g, w, variables), expected, rtol=1e-8
   )
-  np.testing.assert_array_equal(quantizer.calibrate(w, g, variables), g)
 
 
 def test_bayes_binn_loss_and_gradient_use_same_sample(x64):
@@ -146,9 +137,8 @@ def test_bayes_binn_loss_and_gradient_use_same_sample(x64):
   def loss_fn(params, model_state, batch, rng):
     return jnp.sum(batch * params['w'] ** 2) / 2, (model_state, {})
 
-  train = mq_jax.make_train_step(
-    loss_fn, quantizer, mq_jax.ste(), learning_rate=0.1
-  )
+  ste = mq_jax.ste()
+  train = mq_jax.make_train_step(loss_fn, quantizer, ste, learning_rate=0.1)
   state = train.init(jax.random.key(0), {'w': w}, {}, c)
   for _ in range(3):
     old = np.asarray(state.params['w'])
@@ -161,30 +151,9 @@ def test_bayes_binn_loss_and_gradient_use_same_sample(x64):
     )
 
 
-@pytest.mark.parametrize('size', [5.0, 9.0, 20.0, 50.0])
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_bayes_binn_large_parameters_stay_finite(size, dtype):
-  w = jnp.asarray(size * sign(common.weight(10, (50, 40))), dtype)
-  quantizer = methods.bayes_binn()
-  variables = quantizer.init(w)
-  sample = quantizer.relaxed(w, variables)
-  g = quantizer.straight_through(jnp.ones_like(w), w, variables)
-  for array in (sample, g):
-    assert np.all(np.isfinite(np.asarray(array, np.float64)))
-  assert np.all(np.asarray(g, np.float64) >= 0)
-
-
-@pytest.mark.parametrize(
-  'size',
-  [
-    *(3.0, 5.0),
-    pytest.param(
-      8.0, marks=pytest.mark.xfail(reason='1 − tanh²(λ) is 0 in float32.')
-    ),
-  ],
-)
+@pytest.mark.parametrize('size', [3.0, 5.0, 10.0])
 def test_bayes_binn_float32_factor_of_gradient_has_its_distribution(size):
-  """Tests that the factor is near e^(−2δ) = (1 − u)/u for large λ."""
+  """For large λ it is about e^(−2δ) = (1 − u)/u; the authors start at ±10."""
   w, quantizer = jnp.full(10_000, size), methods.bayes_binn()
   factor = quantizer.straight_through(jnp.ones_like(w), w, quantizer.init(w))
   for bound in (2, 10):
@@ -198,7 +167,7 @@ def test_bayes_binn_invalid_temperature_raises():
 
 @pytest.mark.parametrize('name', QUANTIZERS)
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('size', [0.0, 1.0])
+@pytest.mark.parametrize('size', [0.0, 1.0, 9.0, 50.0])
 def test_soft_sign_narrow_dtype_is_kept_and_finite(name, dtype, size):
   quantizer = QUANTIZERS[name]()
   w = jnp.asarray(size * common.weight(11), dtype)

@@ -40,7 +40,10 @@ def test_base_config_ignores_keys_of_quantized_training():
 def test_base_config_learning_rate_follows_cosine_to_zero():
   base = base_config(tiny.config(pretrain_epochs=4))
   rate = optimizers.make_learning_rate(
-    base, steps_per_epoch=5, cosine=METHODS[base.quantizer].cosine
+    base,
+    steps_per_epoch=5,
+    initial=base.learning_rate,
+    cosine=METHODS[base.quantizer].cosine,
   )
   rates = [float(rate(step)) for step in (0, 5, 10, 20)]
   expected = [0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0.0]

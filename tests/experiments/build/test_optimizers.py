@@ -12,7 +12,9 @@ from tests.experiments import tiny
 def test_learning_rate_drops_at_configured_epochs():
   def rates(steps, **values):
     config = tiny.config(learning_rate=0.5, **values)
-    rate = optimizers.make_learning_rate(config, steps_per_epoch=5)
+    rate = optimizers.make_learning_rate(
+      config, steps_per_epoch=5, initial=config.learning_rate
+    )
     return [float(rate(step)) for step in steps]
 
   np.testing.assert_allclose(

@@ -1,6 +1,7 @@
 """Tests chunks of steps: their batches, their sums, and the test."""
 
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -159,8 +160,8 @@ def test_run_device_loop_equals_host_loop(monkeypatch, x64):
   ('backend', 'loop'), [('cpu', 'host'), ('gpu', 'host'), ('gpu', 'device')]
 )
 def test_run_non_finite_loss_is_last_counted_step(monkeypatch, backend, loop):
-  def rate(config, steps_per_epoch, cosine):
-    return lambda step: jnp.where(step < 1, 1e-3, jnp.inf)
+  def rate(config, steps_per_epoch, initial, cosine):
+    return lambda step: jnp.where(step < 1, initial, jnp.inf)
 
   monkeypatch.setattr(optimizers, 'make_learning_rate', rate)
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
@@ -176,6 +177,27 @@ def test_run_non_finite_loss_is_last_counted_step(monkeypatch, backend, loop):
   _, totals = steps.run(steps.start(), 0, STEPS_PER_EPOCH)
   assert totals.finite.tolist() == [False]
   assert totals.steps.tolist() == [2]
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_run_learning_rates_share_one_program(monkeypatch, backend):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  cache = pathlib.Path(jax.config.jax_compilation_cache_dir)
+  moves, programs = [], []
+  for rate in (0.1, 0.2):
+    steps = tiny_steps(tiny.config(batch_size=4, learning_rate=rate))
+    start = steps.start()
+    before = jax.tree.map(np.array, start.params)
+    state, _ = steps.run(start, 0, 1)
+    moves.append(jax.tree.map(np.subtract, state.params, before))
+    programs.append(sorted(path.name for path in cache.iterdir()))
+  assert programs[0] == programs[1] != []
+  jax.tree.map(
+    lambda small, large: np.testing.assert_allclose(
+      large, 2 * small, rtol=1e-2, atol=1e-6
+    ),
+    *moves,
+  )
 
 
 def test_run_chunk_across_epochs_raises():

@@ -590,10 +590,9 @@ def test_run_checkpoints_without_log_raise(tmp_path, config):
 
 
 def test_run_non_finite_loss_stops(tmp_path, config, monkeypatch):
-  def rate(config, steps_per_epoch, cosine):
+  def rate(config, steps_per_epoch, initial, cosine):
     # Counted from 1, the ninth step is the first with an infinite rate.
-    alpha = config.learning_rate
-    return lambda step: jax.numpy.where(step < 8, alpha, jax.numpy.inf)
+    return lambda step: jax.numpy.where(step < 8, initial, jax.numpy.inf)
 
   writer = mock.Mock()
   monkeypatch.setattr(run_log, 'open_scalars', lambda *args: writer)

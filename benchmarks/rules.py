@@ -1,0 +1,70 @@
+"""Compares time and memory of the rules without φ with straight-through.
+
+python -m benchmarks.rules [--quick] [--json FILE]
+"""
+
+import jax
+
+import mq_jax
+from benchmarks import cases, measure, table
+from experiments.build import options
+from experiments.build.estimators import (
+  ESTIMATORS,
+  EstimatorContext,
+  make_estimator,
+)
+from experiments.build.schema import default_config
+
+QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
+CONTEXT = EstimatorContext(steps=1000, steps_per_epoch=390, threshold=0.5)
+
+
+def rules() -> dict[str, mq_jax.GradientEstimator]:
+  """Returns the estimators without φ by name, with their default options."""
+  made = {}
+  for name, declared in ESTIMATORS.items():
+    if not declared.learned:
+      config = default_config()
+      config.estimator = name
+      made[name] = make_estimator(
+        config, options.complete('rule', config), CONTEXT
+      )
+  return made
+
+
+def make_case(
+  at: cases.Problem, name: str, rule: mq_jax.GradientEstimator
+) -> cases.Case:
+  """Returns one rule under SGD, with dorefa at 1 bit in every layer."""
+  train = mq_jax.make_train_step(at.loss_fn, mq_jax.dorefa(), rule)
+  state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
+  return cases.Case(name, train.step_fn, jax.device_get(state), at.batch)
+
+
+def main() -> None:
+  """Prints the table."""
+  parser = table.parser(__doc__)
+  parser.add_argument('--steps', type=int, default=2, help='steps per turn')
+  args = table.parse(parser, QUICK)
+  at = cases.problem(args.network, args.batch_size, args.dtype)
+  compared = [make_case(at, name, rule) for name, rule in rules().items()]
+  programs, seconds = measure.timed(compared, args.steps, args.rounds)
+  rows = [
+    {
+      'rule': program.name,
+      'ms': measure.medians(seconds)[i],
+      'time / STE': measure.ratios(seconds, i, over=0),
+      'peak memory / STE': program.memory / programs[0].memory,
+    }
+    for i, program in enumerate(programs)
+  ]
+  table.show(
+    'One step of each rule without φ: median (minimum-maximum) of'
+    f' {args.rounds} interleaved rounds of {args.steps} steps',
+    rows,
+    args,
+  )
+
+
+if __name__ == '__main__':
+  main()
