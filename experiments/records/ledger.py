@@ -133,14 +133,18 @@ def trials(run: Run) -> dict[int, list[dict[str, Any]]]:
   }
 
 
-def read(results: str | pathlib.Path = RESULTS) -> list[Run]:
-  """Returns all entries of the ledger, sorted by name.
+def read(results: str | pathlib.Path = RESULTS, names: str = '*') -> list[Run]:
+  """Returns the entries of the ledger, sorted by name.
+
+  Args:
+    results: Folder of the ledger.
+    names: Pattern of their names, such as 'table1-*'.
 
   Raises:
     InvalidError: If an entry is incomplete or damaged; the message names it.
   """
   runs = []
-  for path in sorted(pathlib.Path(results).glob('*.jsonl')):
+  for path in sorted(pathlib.Path(results).glob(f'{names}.jsonl')):
     header, records = run_log.read_log(path, ended=True)
     # Its message says more than that of the digest.
     check_complete(path, header, records)
