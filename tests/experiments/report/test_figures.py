@@ -217,12 +217,18 @@ def test_histograms_show_shares_of_first_trial():
 
 
 def test_colours_differ_for_colour_blind_readers():
-  """Tests that markers differ, and colours too without one type of cone."""
+  """Tests that markers differ, and colours too without one type of cone.
+
+  Eight colours differ in this way; rules of one kind share a colour.
+  """
   assert len({e.marker for e in ESTIMATORS.values()}) == len(ESTIMATORS)
+  learned = [e.colour for e in ESTIMATORS.values() if e.learned]
+  assert len(set(learned)) == len(learned)
+  assert ESTIMATORS['ste'].colour not in learned
   rgb = np.array(
     [
       matplotlib.colors.to_rgb(c)
-      for c in (e.colour for e in ESTIMATORS.values())
+      for c in sorted({e.colour for e in ESTIMATORS.values()})
     ]
   )
   # Viénot, Brettel and Mollon 1999; blue is an average of the other two.
