@@ -25,12 +25,15 @@ from benchmarks import (
   methods,
   psgd,
   report,
+  rules,
   scaling,
+  slopes,
   step_time,
   surface,
   trials,
 )
 from experiments.build import networks
+from experiments.build.estimators import ESTIMATORS
 from experiments.common import markdown
 from experiments.configs import methods as recipes
 from mq_jax import models
@@ -253,6 +256,35 @@ def test_psgd_writes_rows_and_figure(monkeypatch, tmp_path):
   assert rows[3]['accuracy %'] == rows[1]['accuracy %']
   assert rows[-1]['zero weights %'] == 50
   assert figure.stat().st_size > 1000
+
+
+def test_rules_has_one_row_per_rule_without_phi(
+  quick_network, monkeypatch, tmp_path
+):
+  rows = run_quick(monkeypatch, tmp_path, rules)['rows']
+  assert rows[0]['rule'] == 'ste'
+  assert {row['rule'] for row in rows} == {
+    name for name, declared in ESTIMATORS.items() if not declared.learned
+  }
+
+
+def test_slopes_by_hand_and_one_panel_per_rule():
+  middle = len(slopes.DISTANCES) // 2
+  made = rules.rules()
+  np.testing.assert_array_equal(slopes.slope(made['ste'], 0.5), 1)
+  approx = slopes.slope(made['approx_sign'], 0.0)
+  np.testing.assert_allclose(
+    approx, np.maximum(2 - 2 * np.abs(slopes.DISTANCES), 0), atol=1e-6
+  )
+  assert slopes.slope(made['ede'], 1.0)[middle] == pytest.approx(10)
+  # AdaSTE depends on the sign of the gradient.
+  against = slopes.slope(made['adaste'], 0.0, g=-1.0)
+  np.testing.assert_array_equal(
+    against, slopes.slope(made['adaste'], 0.0)[::-1]
+  )
+  figure = slopes.draw()
+  titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+  assert titles == list(made)
 
 
 def test_depthwise_writes_expected_rows(monkeypatch, tmp_path):
