@@ -16,18 +16,23 @@ from experiments.build.estimators import (
 from experiments.build.schema import default_config
 
 QUICK = {'network': 'resnet8', 'batch_size': 16, 'rounds': 3}
-CONTEXT = EstimatorContext(steps=1000, steps_per_epoch=390, threshold=0.5)
+STEPS = 1000  # of the schedules
 
 
-def rules() -> dict[str, mq_jax.GradientEstimator]:
-  """Returns the estimators without φ by name, with their default options."""
+def rules(steps: int = STEPS) -> dict[str, mq_jax.GradientEstimator]:
+  """Returns the estimators without φ by name, with their default options.
+
+  Args:
+    steps: Number of updates of their schedules.
+  """
   made = {}
+  context = EstimatorContext(steps, steps_per_epoch=steps, threshold=0.5)
   for name, declared in ESTIMATORS.items():
     if not declared.learned:
       config = default_config()
       config.estimator = name
       made[name] = make_estimator(
-        config, options.complete('rule', config), CONTEXT
+        config, options.complete('rule', config), context
       )
   return made
 

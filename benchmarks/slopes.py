@@ -28,7 +28,7 @@ def slope(
 
   Args:
     rule: Estimator without φ.
-    progress: Share of the schedule of `rules.CONTEXT` that is done.
+    progress: Share of the schedule that is done.
     g: Straight-through gradient.
   """
   w = {'w': jnp.asarray(DISTANCES, jnp.float32)}
@@ -41,7 +41,7 @@ def slope(
     w_tilde=w,
     distance={'w': cell.distance},
     cell={'w': cell.width},
-    step=round(progress * rules.CONTEXT.steps),
+    step=round(progress * rules.STEPS),
   )
   state = rule.init_state(jax.random.key(0), w)
   return np.asarray(rule.apply((), signals, state)[0]['w']) / g
