@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 import mq_jax
 from benchmarks import rules
-from mq_jax.quantizers import cell_of
 
 PROGRESS = (0.0, 0.5, 1.0)
 COLOURS = ('#56B4E9', '#0072B2', '#D55E00')  # of Okabe and Ito
@@ -32,15 +31,13 @@ def slope(
     g: Straight-through gradient.
   """
   w = {'w': jnp.asarray(DISTANCES, jnp.float32)}
-  cell = cell_of(mq_jax.methods.binary(), w['w'], ())
-  assert cell is not None
   ones = {'w': jnp.full_like(w['w'], g)}
   signals = mq_jax.Signals(
     g_hat=ones,
     g_ste=ones,
     w_tilde=w,
-    distance={'w': cell.distance},
-    cell={'w': cell.width},
+    distance=w,
+    cell={'w': jnp.full_like(w['w'], 2)},
     step=round(progress * rules.STEPS),
   )
   state = rule.init_state(jax.random.key(0), w)
@@ -53,7 +50,7 @@ def draw() -> Figure:
   rows = -(-len(drawn) // COLUMNS)
   figure = Figure((2.3 * COLUMNS, 2.2 * rows), layout='constrained')
   panels = figure.subplots(rows, COLUMNS, sharex=True, squeeze=False).flat
-  for panel, (name, rule) in zip(panels, drawn.items(), strict=False):
+  for (name, rule), panel in zip(drawn.items(), panels, strict=False):
     for progress, colour in zip(PROGRESS, COLOURS, strict=True):
       line = slope(rule, progress)
       panel.plot(DISTANCES, line, color=colour, linewidth=1.5)

@@ -75,7 +75,11 @@ def first_state(
     step=jnp.zeros((), jnp.int32),
     trained_by=calls(setup.estimator, selected),
   )
-  return evaluate(setup, state, batch, state.step)[2]
+  state = evaluate(setup, state, batch, state.step)[2]
+  # A rule that does not fit a quantizer fails here, and not in the first step.
+  # The compiler removes the unused result.
+  weight_gradient(setup.estimator, selected, phi, state)
+  return state
 
 
 def step(
@@ -103,8 +107,7 @@ def step(
     )
   check_state(setup, state)
   data_parallel.check_bound(setup.axes)
-  if learning_rate is not None:
-    setup = setup._replace(learning_rate=lambda step: learning_rate)
+  setup = at_rate(setup, learning_rate)
   (loss, (new, loss_metrics)), phi_grad = jax.value_and_grad(
     functools.partial(loss_after_update, setup), has_aux=True
   )(state.phi, state, batch)
@@ -124,6 +127,13 @@ def step(
     'finite': _all_finite(values),
   }
   return new, loss_metrics | step_metrics
+
+
+def at_rate(setup: Setup, learning_rate: Any) -> Setup:
+  """Returns the setup with another α; the same setup if α is None."""
+  if learning_rate is None:
+    return setup
+  return setup._replace(learning_rate=lambda step: learning_rate)
 
 
 def loss_after_update(

@@ -11,7 +11,7 @@ forward and one backward pass through the network per step.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,15 @@ Array = jax.Array
 PHI_COTANGENTS = ('ste', 'estimator')
 
 
+class StepFn(Protocol):
+  """The type of a train step."""
+
+  def __call__(
+    self, state: State, batch: Batch, learning_rate: Any = None
+  ) -> tuple[State, Metrics]:
+    """Runs one iteration."""
+
+
 class TrainStep(NamedTuple):
   """Functions that train one network.
 
@@ -58,15 +67,15 @@ class TrainStep(NamedTuple):
       Algorithm 1: the first forward and backward pass, which updates no weight.
       Copies its inputs.
     step: `(state, batch, learning_rate=None) -> (state, metrics)`, jitted; the
-      state is donated. A `learning_rate` replaces that of the train step in
-      this update; another value compiles nothing again.
+      state is donated. A `learning_rate`, a number, replaces that of the train
+      step in this update; another value compiles nothing again.
     step_fn: The pure function behind `step`, for scan, vmap and sharding.
     quantized: `(state) -> params` with Ŵ on quantized leaves.
     forward_params: `(state) -> params` as the loss receives them: Ŵ on
       quantized leaves unless a quantizer is `relaxed`.
     codes: `(state) -> {path: integer codes}`, a snapshot.
-    phi_loss: `(phi, state, batch) -> loss` of a step as a function of φ.
-      `jax.grad` of it is the φ-gradient of the step.
+    phi_loss: `(phi, state, batch, learning_rate=None) -> loss` of a step as a
+      function of φ. `jax.grad` of it is the φ-gradient of the step.
     diagnostics: `(state, since=None) -> Diagnostics`; `since` is an earlier
       snapshot of the codes.
     selection: `(params) -> Selection`, which prints the quantizer of each leaf.
@@ -78,12 +87,12 @@ class TrainStep(NamedTuple):
   """
 
   init: Callable[[Array, Params, Any, Batch], State]
-  step: Callable[..., tuple[State, Metrics]]
-  step_fn: Callable[..., tuple[State, Metrics]]
+  step: StepFn
+  step_fn: StepFn
   quantized: Callable[[State], Params]
   forward_params: Callable[[State], Params]
   codes: Callable[[State], dict[str, Array]]
-  phi_loss: Callable[[Any, State, Batch], Array]
+  phi_loss: Callable[..., Array]
   diagnostics: Callable[..., Diagnostics]
   selection: Callable[[Params], Selection]
   pack: Callable[..., PackedParams]
@@ -192,10 +201,13 @@ def make_train_step(
       error.add_note('init takes (key, params, model_state, batch).')
       raise
 
-  def phi_loss(phi: Any, state: State, batch: Batch) -> Array:
+  def phi_loss(
+    phi: Any, state: State, batch: Batch, learning_rate: Any = None
+  ) -> Array:
     check_is_state(state)
     check_state(setup, state)
-    return algorithm.loss_after_update(setup, phi, state, batch)[0]
+    at_rate = algorithm.at_rate(setup, learning_rate)
+    return algorithm.loss_after_update(at_rate, phi, state, batch)[0]
 
   step_fn = functools.partial(algorithm.step, setup)
   over_trials = functools.partial(_over_trials, setup)
@@ -219,12 +231,19 @@ def make_train_step(
   )
 
 
-def _donating(
-  step_fn: Callable[..., tuple[State, Metrics]],
-) -> Callable[..., tuple[State, Metrics]]:
+def _donating(step_fn: StepFn) -> StepFn:
   """Returns the jitted step, which deletes the arrays of its state."""
   jitted = jax.jit(step_fn, donate_argnums=0)
-  step = explains_donation(jitted)
+
+  @explains_donation
+  def step(
+    state: State, batch: Batch, learning_rate: Any = None
+  ) -> tuple[State, Metrics]:
+    if learning_rate is None:
+      return jitted(state, batch)
+    # Numbers of different types would each compile a program.
+    return jitted(state, batch, _rate(learning_rate))
+
   for name in ('lower', 'trace', 'eval_shape', 'clear_cache'):
     setattr(step, name, getattr(jitted, name))
   return step
@@ -258,10 +277,21 @@ def _over_trials(
 def _schedule(learning_rate: float | Schedule) -> Schedule:
   if callable(learning_rate):
     return learning_rate
-  no_number = learning_rate is None or isinstance(learning_rate, bool | str)
+  _check_rate(learning_rate, ', or a schedule')
+  return lambda step: learning_rate
+
+
+def _rate(learning_rate: Any) -> Array:
+  """Returns the α that `step` receives as an array of one type."""
+  if not isinstance(learning_rate, jax.core.Tracer):
+    _check_rate(learning_rate)
+  return jnp.asarray(learning_rate, jnp.result_type(float))
+
+
+def _check_rate(learning_rate: Any, hint: str = '') -> None:
+  no_number = learning_rate is None or callable(learning_rate)
+  no_number |= isinstance(learning_rate, bool | str)
   if no_number or not float(learning_rate) >= 0:
     raise ValueError(
-      f'learning_rate={learning_rate!r} must be a number of at least 0, or a'
-      ' schedule.'
+      f'learning_rate={learning_rate!r} must be a number of at least 0{hint}.'
     )
-  return lambda step: learning_rate

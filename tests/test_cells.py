@@ -10,10 +10,10 @@ from mq_jax import methods
 from mq_jax.quantizers import at_start, cell_of, table_per_weight
 from tests.test_interfaces import QUANTIZERS
 
-# These do not round to the nearest of ascending levels.
+# These do not round to the nearest of ascending levels, or not in the loss.
 OTHERS = {
-  *('aciq', 'bayes_binn', 'clipped_uniform', 'lq_nets'),
-  *('md_tanh', 'slb', 'ttq', 'twn'),
+  *('aciq', 'bayes_binn', 'binary_relax', 'clipped_uniform', 'inq'),
+  *('lq_nets', 'md_tanh', 'slb', 'ttq', 'twn', 'unquantized'),
 }
 
 

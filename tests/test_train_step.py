@@ -314,6 +314,45 @@ def test_step_with_learning_rate_equals_train_step_of_that_rate(x64, name):
   assert_trees_close(ours, alone.params, 1e-12, 1e-12)
 
 
+def test_phi_loss_with_learning_rate_gives_gradient_of_step(x64):
+  train = problem.make(estimator=mq_jax.fc_grad(hidden=3), learning_rate=1e-3)
+  state = problem.start(train)
+  first, second = problem.batches(2)
+  state, _ = train.step(state, first)
+  gradient = jax.grad(train.phi_loss)(state.phi, state, second, 0.1)
+  _, metrics = train.step(state, second, learning_rate=0.1)
+  np.testing.assert_allclose(
+    optax.tree.norm(gradient), metrics['phi_grad_norm'], rtol=1e-12
+  )
+
+
+@pytest.mark.parametrize('rate', [True, -1.0, float('nan'), '1', lambda s: 1.0])
+def test_step_invalid_learning_rate_raises_and_keeps_state(rate):
+  train = problem.make()
+  state = problem.start(train)
+  batch = next(problem.batches(1))
+  with pytest.raises(ValueError, match=r'learning_rate=.*number of at least 0'):
+    train.step(state, batch, learning_rate=rate)
+  train.step(state, batch, learning_rate=0)
+
+
+def test_step_learning_rates_of_any_type_share_one_program():
+  traces = []
+
+  def loss_fn(params, model_state, batch, rng):
+    traces.append(())
+    return problem.loss_fn(params, model_state, batch, rng)
+
+  train = mq_jax.make_train_step(loss_fn, mq_jax.dorefa(), mq_jax.ste())
+  state = problem.start(train)
+  traces.clear()
+  rates = (0.1, 1, np.float32(0.5), jnp.array(0.2))
+  for rate, batch in zip(rates, problem.batches(4), strict=True):
+    state, _ = train.step(state, batch, rate)
+  state, _ = train.step(state, batch, learning_rate=0.3)
+  assert len(traces) == 1
+
+
 def test_step_fn_scan_equals_loop(x64):
   train = problem.make(estimator=mq_jax.lstm_fc(hidden=3))
   batches = list(problem.batches(4))
@@ -681,7 +720,7 @@ def test_step_invalid_loss_function_raises(change, error, message):
     make_failing_step(change)()
 
 
-def test_step_estimator_changing_shapes_raises():
+def test_init_estimator_changing_shapes_raises():
   estimator = mq_jax.ste()._replace(
     apply=lambda phi, signals, state: (
       {path: g.ravel() for path, g in signals.g_hat.items()},
@@ -689,9 +728,8 @@ def test_step_estimator_changing_shapes_raises():
     )
   )
   train = problem.make(estimator=estimator)
-  state = problem.start(train)
   with pytest.raises(AssertionError, match='shape'):
-    train.step(state, next(problem.batches(1)))
+    problem.start(train)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The check of a configuration, before any long work starts."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -123,7 +124,13 @@ def _check_quantizer(config: ConfigDict) -> None:
 
 
 def _check_estimator(config: ConfigDict) -> None:
-  """Refuses a learned estimator if nothing can be learned."""
+  """Refuses an estimator if there is nothing to estimate or to learn."""
+  name = f'config.estimator={config.estimator!r}'
+  if config.quantizer == 'none' and config.estimator != 'ste':
+    raise ConfigError(
+      f"{name} has nothing to estimate with config.quantizer='none': set"
+      " config.estimator='ste'."
+    )
   if not ESTIMATORS[config.estimator].learned:
     if config.slim or config.per_layer:
       raise ConfigError(
@@ -131,12 +138,6 @@ def _check_estimator(config: ConfigDict) -> None:
         ' and config.per_layer must be False.'
       )
     return
-  name = f'config.estimator={config.estimator!r}'
-  if config.quantizer == 'none':
-    raise ConfigError(
-      f"{name} has nothing to estimate with config.quantizer='none': set"
-      " config.estimator='ste'."
-    )
   if config.epochs == 0:
     raise ConfigError(
       f"{name} learns nothing with config.epochs=0: set config.estimator='ste'."
@@ -156,17 +157,33 @@ def _check_decay(config: ConfigDict) -> None:
 
 def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   """Refuses rules and estimators that do not fit the leaves of the network."""
-  if not config.float_layers and not ESTIMATORS[config.estimator].needs_shapes:
+  declared = ESTIMATORS[config.estimator]
+  if not (config.float_layers or declared.needs_shapes or declared.reads_cells):
     return
   params = _param_shapes(net, DATASETS[config.dataset].image_shape(config))
   selected = selection.select(params, parts.rules)
   leaves = selection.named_leaves(params)
+  if declared.reads_cells and selected:
+    _check_cells(config, selected)
   jax.eval_shape(
     lambda leaves: parts.step_arguments['estimator'].init(
       jax.random.key(0), leaves
     ),
     {path: leaves[path] for path in selected},
   )
+
+
+def _check_cells(
+  config: ConfigDict, selected: Mapping[str, mq_jax.Quantizer]
+) -> None:
+  """Refuses a rule of the distance from a threshold if there is none."""
+  for path, quantizer in selected.items():
+    if quantizer.unrounded is None:
+      raise ConfigError(
+        f'config.estimator={config.estimator!r} reads the distance of {path}'
+        f' from a threshold, but config.quantizer={config.quantizer!r} does not'
+        " round to the nearest level in the loss: set config.estimator='ste'."
+      )
 
 
 @functools.lru_cache

@@ -1,5 +1,6 @@
 """The parts of one run, each made once from the configuration."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,19 +46,18 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     steps_per_epoch: Number of updates per epoch, which schedules count.
 
   Raises:
-    ConfigError: If an option of the method is unknown or out of range.
+    ConfigError: If an option of the method or of the estimator is unknown or
+      out of range.
     ValueError: If a value is out of range, or two parts do not fit together.
   """
   refine = optimizers.make_refine(config)
-  learning_rate, relative_rate = (
-    optimizers.make_learning_rate(
-      config,
-      steps_per_epoch,
-      initial,
-      cosine=methods.METHODS[config.quantizer].cosine,
-    )
-    for initial in (config.learning_rate, 1.0)
+  rate_from = functools.partial(
+    optimizers.make_learning_rate,
+    config,
+    steps_per_epoch,
+    cosine=methods.METHODS[config.quantizer].cosine,
   )
+  learning_rate = rate_from(config.learning_rate)
   context = methods.MethodContext(
     steps=max(1, config.epochs * steps_per_epoch),
     steps_per_epoch=steps_per_epoch,
@@ -99,7 +99,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     'phi_cotangent': config.phi_cotangent,
   }
   return RunParts(
-    rules, step_arguments, relative_rate, relaxed, method.after_training
+    rules, step_arguments, rate_from(1.0), relaxed, method.after_training
   )
 
 

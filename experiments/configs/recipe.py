@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.build.key import defaults
-from experiments.build.options import OPTIONS, declared
+from experiments.build.options import declared
 from experiments.configs import resnet20
 
 
@@ -42,11 +42,15 @@ class Recipe:
     self.published, self.status, self.values = published, status, values
 
   def __call__(self) -> ConfigDict:
-    """Returns the configuration, which lists all options of its method."""
+    """Returns the configuration.
+
+    It lists all options of its method, but of its rule only those that the
+    recipe sets, because the command line may choose another rule.
+    """
     config = resnet20.get_config(
       quantizer=self.quantizer, estimator=self.estimator
     )
-    for field in OPTIONS:
-      config[field] = defaults(declared(field, config))
-    config.update(self.values)
+    config.method = defaults(declared('method', config))
+    with config.unlocked():
+      config.update(self.values)
     return config

@@ -9,50 +9,65 @@ has no setting here.
 """
 
 import pathlib
+from collections.abc import Iterable, Mapping
 
+from experiments.build.fingerprint import identity
 from experiments.records import ledger
 from experiments.studies import fair_search
 from experiments.study import Study
-from experiments.study.plan import done_seeds
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'results'
 
 
+def held_out_accuracies(runs: Iterable[ledger.Run]) -> dict[str, float]:
+  """Returns the accuracy of each run by the identity of its configuration.
+
+  A run that diverged has the accuracy 0.
+  """
+  return {
+    identity(run.header['config']): run.records[-1]['test_accuracy']
+    if len(run.records) == run.header['config']['epochs']
+    else 0.0
+    for run in runs
+  }
+
+
 def best_rate(
-  optimizer: str, rule: str, runs: list[ledger.Run]
+  optimizer: str, rule: str, accuracies: Mapping[str, float]
 ) -> float | None:
   """Returns the best α of a rule; None if the search is not complete.
 
   Args:
     optimizer: Key of `fair_search.RATES`.
     rule: Key of `fair_search.RULES`.
-    runs: Runs of the search.
+    accuracies: `held_out_accuracies` of the search.
   """
   found: dict[float, float] = {}
   for rate in fair_search.RATES[optimizer]:
     config = fair_search.setting(
-      optimizer, rule, rate, holdout=fair_search.HELD_OUT
-    ).to_dict()
-    for run in runs:
-      if done_seeds(config, [run]):
-        # A run that diverged has no epochs.
-        records = run.records
-        found[rate] = records[-1]['test_accuracy'] if records else 0.0
-  if set(found) < set(fair_search.RATES[optimizer]):
-    return None
+      optimizer,
+      rule,
+      rate,
+      holdout=fair_search.HELD_OUT,
+      pretrained=fair_search.BASE,
+    )
+    name = identity(config.to_dict())
+    if name not in accuracies:
+      return None
+    found[rate] = accuracies[name]
   return max(found, key=found.__getitem__)
 
 
 def get_study() -> Study:
   """Returns one setting per optimizer and rule whose search is complete."""
-  runs = ledger.read(RESULTS, 'fair_search-*')
+  accuracies = held_out_accuracies(ledger.read(RESULTS, 'fair_search-*'))
   return Study(
     'Backward rules at their best step sizes: ResNet20, 1 bit, two epochs',
     {
       f'{optimizer}-{rule}': fair_search.setting(optimizer, rule, rate)
       for optimizer in fair_search.RATES
       for rule in fair_search.RULES
-      if (rate := best_rate(optimizer, rule, runs)) is not None
+      if (rate := best_rate(optimizer, rule, accuracies)) is not None
     },
     figures=False,
   )

@@ -1,7 +1,7 @@
 """The step size of every backward rule, searched with an equal budget.
 
   python -m experiments.study --study=experiments/studies/fair_search.py \\
-    --workdir=runs/fair --pretrained=FOLDER
+    --workdir=runs/fair_search --results=results --pretrained=FOLDER
 
 Each rule gets the same step sizes, with one seed, two epochs and a test on
 5,000 training images that are held out. `fair.py` compares the rules at the
@@ -43,6 +43,8 @@ RATES = {
   'adam': (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 HELD_OUT = 5000
+# Name of the base model, the authors' network, in FOLDER.
+BASE = 'MetaQuant-ResNet20-CIFAR10.safetensors'
 EPOCHS = 2
 
 

@@ -46,6 +46,11 @@ def select_settings(
       f'--only={only!r} is not a regular expression: {error}'
     ) from error
   chosen = {k: v for k, v in study.settings.items() if pattern.search(k)}
+  if not study.settings:
+    raise InvalidError(
+      f'The study {study.title!r} has no setting yet: its file says what it'
+      ' needs first.'
+    )
   if not chosen:
     raise InvalidError(
       f'--only={only!r} matches no setting. The study has:\n  '

@@ -36,12 +36,13 @@ WORKDIR = flags.DEFINE_string(
 )
 SMOKE = flags.DEFINE_bool('smoke', False, smoke.HELP)
 flags.adopt_module_key_flags(process_flags)
+_FIELDS = '|'.join(OPTIONS)
 _KEY = re.compile(
-  r'--?(?:no)?config\.(?P<name>(?:method|rule)(?=\.)|[^=]*)(?:[=.].*)?',
+  rf'--?(?:no)?config\.(?P<name>(?:{_FIELDS})(?=\.)|[^=]*)(?:[=.].*)?',
   re.DOTALL,
 )
 _OPTION = re.compile(
-  r'--?(?P<no>no)?config\.(?P<field>method|rule)\.'
+  rf'--?(?P<no>no)?config\.(?P<field>{_FIELDS})\.'
   r'(?P<name>[^=]*)(?:=(?P<value>.*))?',
   re.DOTALL,
 )
@@ -175,7 +176,17 @@ def _split_options(
 def _set_options(
   config: ConfigDict, options: Sequence[tuple[str, str, str | None]]
 ) -> None:
-  """Sets the options that the command line contains."""
+  """Sets the options that the command line contains.
+
+  A rule that the command line chooses does not get options of the rule of the
+  file, which it may not have.
+  """
+  if 'estimator' in given_keys(sys.argv) and 'rule' in config:
+    check_value('config.estimator', KEYS['estimator'], config.estimator)
+    own = declared('rule', config)
+    with config.unlocked():
+      for name in set(config.rule) - set(own):
+        del config.rule[name]
   for field, name, text in options:
     chooser = OPTIONS[field].chooser
     # A missing attribute becomes an error that names the key.

@@ -116,7 +116,8 @@ def make_steps(
     state: mq_jax.State, batch: Batch, rate: Array
   ) -> tuple[mq_jax.State, Any]:
     # α is an argument of the compiled chunk, so that all values of
-    # config.learning_rate share one program.
+    # config.learning_rate share one program, except for a method whose scales
+    # are trained by the optimizer of the weights.
     return train.step_fn(state, batch, rate * parts.relative_rate(state.step))
 
   def first_states(batches: Sequence[Batch]) -> mq_jax.State:

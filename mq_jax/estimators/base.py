@@ -1,7 +1,6 @@
 """The interface of all gradient estimators."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,9 @@ import jax.numpy as jnp
 Array = jax.Array
 Leaves = Mapping[str, Array]
 Phi = Any
+
+
+_NONE: Leaves = {}
 
 
 class Signals(NamedTuple):
@@ -34,9 +36,9 @@ class Signals(NamedTuple):
   g_hat: Leaves
   g_ste: Leaves
   w_tilde: Leaves
-  w_hat: Leaves = MappingProxyType({})
-  distance: Leaves = MappingProxyType({})
-  cell: Leaves = MappingProxyType({})
+  w_hat: Leaves = _NONE
+  distance: Leaves = _NONE
+  cell: Leaves = _NONE
   step: Array | int = 0
 
 

@@ -29,8 +29,7 @@ class Oscillation(NamedTuple):
     direction: Sign of the last change of the code; 0 before the first change.
     frequency: Running mean of the changes that reversed the change before.
     mean_code: Running mean of the codes.
-    frozen: True where the weight is frozen.
-    value: Value of a frozen weight; 0 of the others.
+    frozen: True where the weight is frozen; it keeps its code.
   """
 
   codes: Array
@@ -38,7 +37,6 @@ class Oscillation(NamedTuple):
   frequency: Array
   mean_code: Array
   frozen: Array
-  value: Array
 
 
 class OscillationState(NamedTuple):
@@ -63,8 +61,10 @@ def freeze_oscillating(
 
   A change of the code is an oscillation if it has the opposite sign of the
   change before. A weight whose running mean of oscillations exceeds `threshold`
-  is set to the level of its rounded mean code, and stays there. Use it as
-  `post_update`.
+  keeps its rounded mean code from then on: it is the level of this code, and
+  moves only with the levels. A scale that the weights determine, such as max|W|,
+  can change when a weight freezes; frozen weights follow in the next update. Use
+  it as `post_update`.
 
   Args:
     rules: Rules as in `make_train_step`, whose quantizers have no variables and
@@ -100,7 +100,6 @@ def freeze_oscillating(
       frequency=zeros,
       mean_code=codes.astype(zeros.dtype),
       frozen=jnp.zeros(w.shape, bool),
-      value=jnp.zeros_like(w),
     )
 
   def init(params: Any) -> OscillationState:
@@ -112,8 +111,8 @@ def freeze_oscillating(
 
   def followed(
     quantizer: Quantizer, w: Array, old: Oscillation, limit: Any
-  ) -> Oscillation:
-    """Returns the state of one leaf at the moved weights `w`."""
+  ) -> tuple[Oscillation, Array]:
+    """Returns the state of one leaf at the moved weights, and their values."""
     codes, levels = quantizer.codes(w, ())
     codes = jnp.where(old.frozen, old.codes, codes.astype(jnp.int32))
     change = jnp.sign(codes - old.codes)
@@ -121,21 +120,23 @@ def freeze_oscillating(
     frequency = momentum * oscillates + (1 - momentum) * old.frequency
     newly = (frequency > limit) & ~old.frozen
     level = jnp.floor(old.mean_code + 0.5).astype(jnp.int32)
-    return Oscillation(
-      codes=jnp.where(newly, level, codes),
+    codes_now = jnp.where(newly, level, codes)
+    frozen = old.frozen | newly
+    now = Oscillation(
+      codes=codes_now,
       direction=jnp.where(change != 0, change, old.direction),
       frequency=frequency,
       mean_code=momentum * codes + (1 - momentum) * old.mean_code,
-      frozen=old.frozen | newly,
-      value=jnp.where(newly, dequantize(level, levels), old.value),
+      frozen=frozen,
     )
+    return now, jnp.where(frozen, dequantize(codes_now, levels), w)
 
   def update(
     moves: Any, state: OscillationState, params: Any = None
   ) -> tuple[Any, OscillationState]:
     selected = selection.select(params, rules)
     limit = threshold(state.updates) if callable(threshold) else threshold
-    leaves = selection.map_selected(
+    followed_leaves = selection.map_selected(
       lambda q, w, move, old: followed(
         q, w + jnp.where(old.frozen, 0, move), old, limit
       ),
@@ -145,10 +146,15 @@ def freeze_oscillating(
       state.leaves,
     )
 
-    def stopped(_: Quantizer, w: Array, move: Array, now: Oscillation) -> Array:
-      return jnp.where(now.frozen, now.value - w, move)
+    leaves = {path: now for path, (now, _) in followed_leaves.items()}
 
-    moves = selection.transform(stopped, rules, params, moves, leaves)
+    def stopped(
+      _: Quantizer, w: Array, move: Array, now_and_value: Any
+    ) -> Array:
+      now, value = now_and_value
+      return jnp.where(now.frozen, value - w, move)
+
+    moves = selection.transform(stopped, rules, params, moves, followed_leaves)
     return moves, OscillationState(state.updates + 1, leaves)
 
   return optax.GradientTransformation(init, update)

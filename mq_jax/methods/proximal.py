@@ -174,7 +174,6 @@ def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
     <https://arxiv.org/abs/1801.06313>`_, 2018, eq. (6) and algorithm 1
   """
   check_plain(projection)
-  unrounded = projection.unrounded
 
   def relaxed(w_tilde: Array, variables: Relaxation) -> Array:
     level = projected(projection, w_tilde, variables.variables)
@@ -196,8 +195,5 @@ def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
     ),
     init=lambda w: Relaxation(jnp.zeros((), jnp.int32), projection.init(w)),
     update=update,
-    unrounded=None
-    if unrounded is None
-    else lambda w_tilde, variables: unrounded(w_tilde, variables.variables),
     relaxed=relaxed,
   )

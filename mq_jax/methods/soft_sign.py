@@ -95,8 +95,8 @@ def bayes_binn(
     temperature: τ, positive.
     start: λ starts at `start` · W / mean|W| of the layer, so that samples of
       trained weights keep most signs. None starts at W; the authors draw ±10.
-    seed: Seed of the noise. Layers with different first weights have different
-      noise.
+    seed: Seed of the noise, which also depends on the first weights of a layer,
+      and from the second step on on its gradients.
     stability: Positive number added to 1 − w² and 1 − tanh²(λ).
 
   Returns:
@@ -115,14 +115,16 @@ def bayes_binn(
     check_positive(start=start)
   first = 1.0 if start is None else start
 
-  def init(w: Array) -> Sampled:
-    # A quantizer gets no key, so the weights distinguish the layers: their
-    # product with random numbers depends on all signs and places.
-    key = jax.random.key(seed)
-    numbers = jax.random.normal(key, w.shape, jnp.float32)
-    product = jnp.sum(numbers * w.astype(jnp.float32))
+  def folded(key: Array, values: Array) -> Array:
+    """Folds a number that depends on all signs and places into a key."""
+    numbers = jax.random.normal(key, values.shape, jnp.float32)
+    product = jnp.sum(numbers * values.astype(jnp.float32))
     bits = jax.lax.bitcast_convert_type(product, jnp.uint32)
-    return Sampled(jax.random.key_data(jax.random.fold_in(key, bits)))
+    return jax.random.key_data(jax.random.fold_in(key, bits))
+
+  def init(w: Array) -> Sampled:
+    # A quantizer gets no key, so the weights distinguish the layers.
+    return Sampled(folded(jax.random.key(seed), w))
 
   def parametrized(w: Array) -> Array:
     size = jnp.mean(jnp.abs(widened(w)))
@@ -144,8 +146,9 @@ def bayes_binn(
   def update(
     variables: Sampled, w_tilde: Array, w_hat: Array, g_hat: Array
   ) -> Sampled:
+    # The gradient distinguishes trials, which may start from equal weights.
     key = jax.random.wrap_key_data(variables.key)
-    return Sampled(jax.random.key_data(jax.random.split(key, 1)[0]))
+    return Sampled(folded(jax.random.split(key, 1)[0], g_hat))
 
   return Quantizer(
     _sign_codes,

@@ -90,7 +90,8 @@ def recu(steps: int, *, start: float = 0.85, end: float = 0.99) -> Quantizer:
   weight beyond q gets no gradient of its own. τ grows from `start` to `end` as
   (e^progress − 1)/(e − 1). The gradient passes Q times the scale; the authors'
   scale is a trained number per filter instead. `per(recu(steps), axes=-1)` has
-  the statistics of one filter.
+  the statistics of one filter, also mean|·|, which the authors take over the
+  layer.
 
   Args:
     steps: Number of weight updates of the schedule of τ.

@@ -39,8 +39,8 @@ class Quantizer(NamedTuple):
       the range in which a gradient can still flip their codes.
     unrounded: `(w_tilde, variables) -> value`, W̃ on the scale of the levels: Q
       rounds this value to the nearest of the levels, which ascend. None if Q
-      has other thresholds; estimators that read the distance from a threshold
-      then do not apply.
+      has other thresholds, or if the loss does not use Q(W̃); estimators that
+      read the distance from a threshold then do not apply.
     relaxed: `(w_tilde, variables) -> w_hat`. A method that quantizes gradually
       trains with this value in the loss. If None, the loss uses Q(W̃).
     parametrized: `(w) -> theta`. The optimizer trains theta instead of `w`, and
@@ -223,7 +223,6 @@ def unquantized(projection: Quantizer) -> Quantizer:
     init=projection.init,
     update=projection.update,
     saturated=projection.saturated,
-    unrounded=projection.unrounded,
     relaxed=lambda w_tilde, variables: w_tilde,
   )
 

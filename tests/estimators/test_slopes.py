@@ -306,3 +306,23 @@ def test_measured_deltas_rounded_constant_gradient_gives_zero(size):
     lambda w: jnp.sum(w['a'] ** 2) / 2, w_hat, jax.random.key(0), samples=1
   )
   assert deltas['a'] == 0
+
+
+def test_signals_pass_through_jit():
+  g = {'a': jnp.ones(3)}
+  rule = jax.jit(lambda signals: mq_jax.ste().apply((), signals, ())[0])
+  np.testing.assert_array_equal(rule(mq_jax.Signals(g, g, g))['a'], 1)
+
+
+@pytest.mark.parametrize(
+  'quantizer',
+  [
+    mq_jax.methods.twn(),
+    mq_jax.unquantized(mq_jax.bwn()),
+    mq_jax.methods.binary_relax(mq_jax.bwn(), lambda updates: 1.0),
+  ],
+)
+def test_init_refuses_rule_without_distance(quantizer):
+  train = problem.make(quantizer, estimator=estimators.ede(10))
+  with pytest.raises(ValueError, match='first/kernel from a threshold'):
+    problem.start(train)

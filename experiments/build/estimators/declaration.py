@@ -35,6 +35,8 @@ class Estimator(NamedTuple):
     marker: Marker in all figures, as matplotlib names it.
     learned: The estimator has parameters φ.
     needs_shapes: The estimator fits only kernels of certain shapes.
+    reads_cells: The estimator reads the distance of a weight from a threshold,
+      so the quantizer must round to the nearest level.
     options: Keys of `config.rule`.
   """
 
@@ -44,4 +46,5 @@ class Estimator(NamedTuple):
   marker: str
   learned: bool = True
   needs_shapes: bool = False
+  reads_cells: bool = False
   options: Mapping[str, Key] = {}

@@ -22,6 +22,7 @@ ESTIMATORS = {
     '#56B4E9',
     'X',
     learned=False,
+    reads_cells=True,
     options=_temperatures(0.1),
   ),
   'rbnn': Estimator(
@@ -30,6 +31,7 @@ ESTIMATORS = {
     '#56B4E9',
     'p',
     learned=False,
+    reads_cells=True,
     options=_temperatures(0.01),
   ),
   'reste': Estimator(
@@ -38,6 +40,7 @@ ESTIMATORS = {
     '#56B4E9',
     '*',
     learned=False,
+    reads_cells=True,
     options={
       'power': Key(3.0, 'o at the end of the run.', least=1),
       'clip': Key(1.5, 'Distance beyond which the slope is 0.', above=0),
@@ -52,6 +55,7 @@ ESTIMATORS = {
     '#CC79A7',
     'h',
     learned=False,
+    reads_cells=True,
   ),
   'swish_sign': Estimator(
     lambda keys, context: estimators.swish_sign(**keys.rule),
@@ -59,6 +63,7 @@ ESTIMATORS = {
     '#CC79A7',
     '8',
     learned=False,
+    reads_cells=True,
     options={'beta': Key(5.0, 'Steepness.', above=0)},
   ),
   'stableqat': Estimator(
@@ -67,7 +72,10 @@ ESTIMATORS = {
     '#E69F00',
     '<',
     learned=False,
-    options={'amplitude': Key(0.21, 'Amplitude of the series.', least=0)},
+    reads_cells=True,
+    options={
+      'amplitude': Key(0.21, 'Amplitude of the series.', least=0, most=0.225)
+    },
   ),
   'adaste': Estimator(
     lambda keys, context: estimators.adaste(**keys.rule),
@@ -75,6 +83,7 @@ ESTIMATORS = {
     '#E69F00',
     '>',
     learned=False,
+    reads_cells=True,
     options={
       'largest': Key(0.5, 'Largest slope towards a threshold.', least=0),
       'least_gradient': Key(
@@ -88,6 +97,7 @@ ESTIMATORS = {
     '#E69F00',
     'd',
     learned=False,
+    reads_cells=True,
     options={'delta': Key(1e-3, 'Factor of the rounding error.', least=0)},
   ),
   'dsq': Estimator(
@@ -96,8 +106,11 @@ ESTIMATORS = {
     '#E69F00',
     'H',
     learned=False,
+    reads_cells=True,
     options={
-      'alpha': Key(0.2, 'Distance of the soft level from the level.', above=0),
+      'alpha': Key(
+        0.2, 'Distance of the soft level from the level.', least=1e-3, most=0.5
+      ),
       'learning_rate': Key(0.0, 'Step size of alpha.', least=0),
     },
   ),

@@ -17,6 +17,7 @@ from experiments.build.methods.declaration import (
   MethodContext,
   MethodParts,
 )
+from experiments.common.errors import ConfigError
 from mq_jax import methods
 
 
@@ -47,6 +48,11 @@ def _oscillation(keys: ConfigDict, context: MethodContext) -> MethodParts:
 
 
 def _md_tanh(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  if keys.method.first > keys.method.last:
+    raise ConfigError(
+      f'config.method.first={keys.method.first!r} must be at most'
+      f' config.method.last={keys.method.last!r}: β rises.'
+    )
   beta = optax.exponential_decay(
     keys.method.first, context.steps, keys.method.last / keys.method.first
   )
@@ -64,8 +70,8 @@ METHODS = {
     _recu,
     ('per_channel',),
     {
-      'start': Key(0.85, 'τ at the start.', least=0.5, most=1),
-      'end': Key(0.99, 'τ at the end of the run.', least=0.5, most=1),
+      'start': Key(0.85, 'τ at the start.', least=0.51, most=0.999),
+      'end': Key(0.99, 'τ at the end of the run.', least=0.51, most=0.999),
     },
   ),
   'oscillation': Method(
@@ -77,7 +83,9 @@ METHODS = {
       ),
       'first': Key(0.04, 'Frequency above which weights freeze.', least=0),
       'last': Key(0.01, 'The same at the end of the run.', least=0),
-      'momentum': Key(0.01, 'Weight of a step in the frequency.', above=0),
+      'momentum': Key(
+        0.01, 'Weight of a step in the frequency.', least=1e-6, most=0.999
+      ),
       'dampening': Key(0.0, 'Strength of the pull to the levels.', least=0),
     },
   ),

@@ -4,8 +4,9 @@
     --config=experiments/configs/methods/adaste.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-All layers are binary. The rates are ours; the authors' loss receives a smooth
-weight near the level.
+All layers are binary. Where a gradient is below 1e-3, as most are here, the
+slope is 1, as in the authors' code. The rates are ours; the authors' loss
+receives a smooth weight near the level.
 """
 
 from experiments.configs.recipe import Recipe

@@ -15,6 +15,7 @@ get_config = Recipe(
   'dorefa',
   'EWGS',
   estimator='ewgs',
+  rule={'delta': 0.1},
   changes='forward as DoReFa; backward g_ste·(1 + δ sign(g)(W̃ − Ŵ))',
   published='ResNet20 W1A1 85.6 (r)',
   status='constant δ; activations in full precision; no trained range'

@@ -15,7 +15,8 @@ get_config = Recipe(
   'ReCU',
   changes='forward mean|W̃|·sign of clamped filters; backward straight-through',
   published='ResNet20 W1A1 87.5',
-  status='activations in full precision; scale not trained; three steps of α',
+  status='activations in full precision; mean size per filter; scale not'
+  ' trained; three steps of α',
   per_channel=True,
   float_layers='(stem|head)/kernel',
   optimizer='momentum',

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least
 from mq_jax.estimators.base import GradientEstimator
-from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -43,8 +43,8 @@ def adaste(
     0, largest=largest, least_gradient=least_gradient, margin=margin
   )
 
-  def slope(weights: Weights) -> Array:
-    theta, g = weights.relative, weights.g
+  def slope(position: Position) -> Array:
+    theta, g = position.relative, position.g
     decided = (jnp.abs(theta) > margin) & (jnp.abs(g) > least_gradient)
     towards = jnp.sign(theta) == jnp.sign(g)
     size = jnp.maximum(jnp.abs(theta), margin)

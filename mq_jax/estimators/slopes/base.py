@@ -12,7 +12,7 @@ from mq_jax.precision import widened
 Array = jax.Array
 
 
-class Weights(NamedTuple):
+class Position(NamedTuple):
   """What a slope may depend on, for one leaf.
 
   Attributes:
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
 
   @property
   def error(self) -> Array:
-    """W̃ − Ŵ on the scale of the levels."""
+    """Rounding error: W̃ on the scale of the levels, minus its level."""
     half = self.cell / 2
     return jnp.where(
       self.distance >= 0, self.distance - half, self.distance + half
@@ -43,14 +43,14 @@ class Weights(NamedTuple):
 
 
 def slope_rule(
-  slope: Callable[[Weights], Array], *, steps: int = 1
+  slope: Callable[[Position], Array], *, steps: int = 1
 ) -> GradientEstimator:
   """Makes the estimator g_W̃ = g_ste · slope, without a φ and without a state.
 
   Args:
     slope: Slope of the smooth function that replaces Q, relative to that of the
       straight-through rule.
-    steps: Number of weight updates after which `Weights.progress` is 1.
+    steps: Number of weight updates after which `Position.progress` is 1.
 
   Returns:
     A `GradientEstimator`. Its `apply` raises `ValueError` if the quantizer of a
@@ -61,7 +61,7 @@ def slope_rule(
     phi: Any, signals: Signals, state: Any
   ) -> tuple[dict[str, Array], Any]:
     return {
-      path: (g * slope(weights_at(signals, path, steps))).astype(g.dtype)
+      path: (g * slope(position_at(signals, path, steps))).astype(g.dtype)
       for path, g in signals.g_ste.items()
     }, state
 
@@ -73,7 +73,7 @@ def slope_rule(
   )
 
 
-def weights_at(signals: Signals, path: str, steps: int = 1) -> Weights:
+def position_at(signals: Signals, path: str, steps: int = 1) -> Position:
   """Returns what the slope of one leaf may depend on.
 
   Raises:
@@ -87,7 +87,7 @@ def weights_at(signals: Signals, path: str, steps: int = 1) -> Weights:
       ' mq_jax.bwn(), or another quantizer that sets `unrounded`, or the'
       ' estimator mq_jax.ste().'
     )
-  return Weights(
+  return Position(
     g=signals.g_ste[path],
     distance=widened(signals.distance[path]),
     cell=widened(signals.cell[path]),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least
 from mq_jax.estimators.base import GradientEstimator, Leaves, Signals
-from mq_jax.estimators.slopes.base import Weights, weights_at
+from mq_jax.estimators.slopes.base import Position, position_at
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
@@ -61,29 +61,29 @@ def dsq(*, alpha: float = 0.2, learning_rate: float = 0.0) -> GradientEstimator:
       path: jnp.asarray(alpha, widened(w).dtype) for path, w in leaves.items()
     }
 
-  def slope(weights: Weights, alpha: Array) -> Array:
-    x = weights.relative
+  def slope(position: Position, alpha: Array) -> Array:
+    x = position.relative
     return jax.jvp(lambda x: soft_value(alpha, x), (x,), (jnp.ones_like(x),))[1]
 
-  def moved(weights: Weights, alpha: Array) -> Array:
+  def moved(position: Position, alpha: Array) -> Array:
     change = jax.jvp(
-      lambda a: soft_value(a, weights.relative),
+      lambda a: soft_value(a, position.relative),
       (alpha,),
       (jnp.ones_like(alpha),),
     )[1]
-    gradient = jnp.sum(weights.g * change * weights.cell / 2)
+    gradient = jnp.sum(position.g * change * position.cell / 2)
     return jnp.clip(alpha - learning_rate * gradient, _LEAST, _LARGEST)
 
   def apply(
     phi: Any, signals: Signals, state: dict[str, Array]
   ) -> tuple[dict[str, Array], dict[str, Array]]:
-    weights = {path: weights_at(signals, path) for path in signals.g_ste}
+    positions = {path: position_at(signals, path) for path in signals.g_ste}
     g_tilde = {
-      path: (g * slope(weights[path], state[path])).astype(g.dtype)
+      path: (g * slope(positions[path], state[path])).astype(g.dtype)
       for path, g in signals.g_ste.items()
     }
     if learning_rate:
-      state = {path: moved(w, state[path]) for path, w in weights.items()}
+      state = {path: moved(at, state[path]) for path, at in positions.items()}
     return g_tilde, state
 
   return GradientEstimator(

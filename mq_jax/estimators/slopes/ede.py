@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_count, check_positive
 from mq_jax.estimators.base import GradientEstimator
-from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -48,8 +48,8 @@ def ede(
   check_count('steps', steps)
   check_positive(start=start, end=end)
 
-  def slope(weights: Weights) -> Array:
-    t, k = temperature(start, end, weights.progress)
-    return k * t * (1 - jnp.tanh(t * weights.distance) ** 2)
+  def slope(position: Position) -> Array:
+    t, k = temperature(start, end, position.progress)
+    return k * t * (1 - jnp.tanh(t * position.distance) ** 2)
 
   return slope_rule(slope, steps=steps)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least, check_count
 from mq_jax.estimators.base import GradientEstimator, Leaves, Signals
-from mq_jax.estimators.slopes.base import weights_at
+from mq_jax.estimators.slopes.base import position_at
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 
@@ -50,7 +50,7 @@ def ewgs(*, delta: float = 1e-3) -> GradientEstimator:
   ) -> tuple[dict[str, Array], dict[str, Array]]:
     g_tilde = {}
     for path, g in signals.g_ste.items():
-      error = weights_at(signals, path).error
+      error = position_at(signals, path).error
       g_tilde[path] = (g * (1 + state[path] * jnp.sign(g) * error)).astype(
         g.dtype
       )

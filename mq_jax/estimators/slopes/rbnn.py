@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_count, check_positive
 from mq_jax.estimators.base import GradientEstimator
-from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.estimators.slopes.ede import temperature
 from mq_jax.printing import prints_call
 
@@ -42,10 +42,10 @@ def rbnn(
   check_count('steps', steps)
   check_positive(start=start, end=end)
 
-  def slope(weights: Weights) -> Array:
-    t, k = temperature(start, end, weights.progress)
+  def slope(position: Position) -> Array:
+    t, k = temperature(start, end, position.progress)
     return k * jnp.maximum(
-      math.sqrt(2) * t - t**2 * jnp.abs(weights.distance), 0
+      math.sqrt(2) * t - t**2 * jnp.abs(position.distance), 0
     )
 
   return slope_rule(slope, steps=steps)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_count, check_positive
 from mq_jax.estimators.base import GradientEstimator
-from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -46,10 +46,10 @@ def reste(
   if not power >= 1:
     raise ValueError(f'power={power!r} must be at least 1.')
 
-  def slope(weights: Weights) -> Array:
-    grown = 1 - jnp.cos(jnp.pi / 2 * weights.progress)
+  def slope(position: Position) -> Array:
+    grown = 1 - jnp.cos(jnp.pi / 2 * position.progress)
     o = 1 + grown * (power - 1)
-    size = jnp.abs(weights.distance)
+    size = jnp.abs(position.distance)
     # The secant's end keeps the power finite where it is not used.
     curve = jnp.maximum(size, secant) ** ((1 - o) / o) / o
     inner = secant ** (1 / o) / secant

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_positive
 from mq_jax.estimators.base import GradientEstimator
-from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -25,7 +25,7 @@ def approx_sign() -> GradientEstimator:
     (9); `larq.quantizers.approx_sign`
   """
   return slope_rule(
-    lambda weights: jnp.maximum(2 - 2 * jnp.abs(weights.distance), 0)
+    lambda position: jnp.maximum(2 - 2 * jnp.abs(position.distance), 0)
   )
 
 
@@ -51,8 +51,8 @@ def swish_sign(*, beta: float = 5.0) -> GradientEstimator:
   """
   check_positive(beta=beta)
 
-  def slope(weights: Weights) -> Array:
-    bx = beta * weights.distance
+  def slope(position: Position) -> Array:
+    bx = beta * position.distance
     # 1 / (1 + cosh(x)) without the overflow of cosh.
     decay = jnp.exp(-jnp.abs(bx))
     over_cosh = 2 * decay / (1 + decay) ** 2

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least
 from mq_jax.estimators.base import GradientEstimator
-from mq_jax.estimators.slopes.base import Weights, slope_rule
+from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -44,9 +44,9 @@ def stableqat(*, amplitude: float = 0.21) -> GradientEstimator:
       f'amplitude={amplitude!r} must be below 1/(√2 π) = {_POLE:.4f}.'
     )
 
-  def slope(weights: Weights) -> Array:
+  def slope(position: Position) -> Array:
     # A threshold is in the middle of a cell.
-    from_threshold = weights.relative / 2
+    from_threshold = position.relative / 2
     offset = from_threshold - jnp.floor(from_threshold) - 0.5
     s = amplitude / _POLE * jnp.cos(jnp.pi * offset)
     return (1 - s) / (1 + s)

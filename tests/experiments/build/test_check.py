@@ -154,6 +154,24 @@ def test_check_unknown_or_missing_key_is_named():
     ({'estimator': 'feature_fc', 'features': ''}, r'features=\(\) must be'),
     ({'estimator': 'feature_fc', 'features': 'age'}, r"\['age'\]"),
     ({'estimator': 'feature_fc', 'bits': 2}, "leave 'distance' out, or use"),
+    (
+      {'estimator': 'ede', 'quantizer': 'twn'},
+      "reads the distance of .*/kernel .*quantizer='twn' does not round",
+    ),
+    ({'estimator': 'ede', 'quantizer': 'proxquant'}, 'reads the distance'),
+    ({'estimator': 'ede', 'quantizer': 'none'}, 'has nothing to estimate'),
+    (
+      {'estimator': 'ede', 'rule': {'delta': 1.0}},
+      r"rule\.delta is not an option of .*'ede'.*end, start.*=ewgs",
+    ),
+    (
+      {'estimator': 'dsq', 'rule': {'alpha': 0.9}},
+      r'config\.rule\.alpha=0\.9 must be from 0\.001 to 0\.5',
+    ),
+    (
+      {'quantizer': 'md_tanh', 'estimator': 'ste', 'method': {'first': 200.0}},
+      r'first=200\.0 must be at most config\.method\.last=100\.0',
+    ),
     ({'estimator': 'ste', 'slim': True}, 'must be False'),
     ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],

@@ -5,6 +5,7 @@ import sys
 import pytest
 from absl import flags as absl_flags
 
+from experiments.build.check import check
 from experiments.build.key import similar_names
 from experiments.build.schema import KEYS
 from experiments.training import flags
@@ -97,6 +98,44 @@ def test_parse_flags_option_of_method_without_value_exits(parse):
     parse(
       '--config.quantizer=aciq', '--config.method.prior', '--config.epochs=0'
     )
+
+
+def test_parse_flags_options_of_rule_and_method(parse):
+  config = parse(
+    *('--config.quantizer=aciq', '--config.method.prior=range'),
+    *('--config.estimator=ede', '--config.rule.end=5'),
+  )
+  assert (config.method.prior, config.rule.end) == ('range', 5.0)
+
+
+def test_parse_flags_option_of_another_rule_exits(parse):
+  with pytest.raises(
+    SystemExit, match=r"rule\.delta is not an option of .*'ede'.*=ewgs"
+  ):
+    parse('--config.estimator=ede', '--config.rule.delta=1')
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'arguments', 'rule'),
+  [
+    ('dsq', (), {'learning_rate': 1e-4}),
+    ('dsq', ('--config.estimator=dsq',), {'learning_rate': 1e-4}),
+    ('dsq', ('--config.estimator=ste',), {}),
+    ('ir_net', ('--config.estimator=rbnn',), {}),
+    (
+      'ir_net',
+      ('--config.rule.end=5', '--config.estimator=rbnn'),
+      {'end': 5.0},
+    ),
+  ],
+)
+def test_parse_flags_chosen_rule_has_no_options_of_rule_of_file(
+  parse, recipe, arguments, rule
+):
+  path = flags.CONFIGS / 'methods' / f'{recipe}.py'
+  config = parse(f'--config={path}', *arguments)
+  assert config.rule.to_dict() == rule
+  check(config)
 
 
 def test_similar_names_initials_come_first():
