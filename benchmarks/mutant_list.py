@@ -83,17 +83,15 @@ MUTANTS = [
   Mutant(
     ALGORITHM,
     'the cotangent of φ uses old variables of quantizers',
-    'weight_gradient(rule, selected, rule_phi, evaluated)',
-    'weight_gradient(\n    rule, selected, rule_phi,'
-    ' evaluated._replace(variables=state.variables)\n  )',
+    'evaluated._replace(step=state.step + 1)',
+    'evaluated._replace(step=state.step + 1, variables=state.variables)',
     STEP,
   ),
   Mutant(
     ALGORITHM,
     'the cotangent of φ uses the pending gradients of the last loss',
-    'weight_gradient(rule, selected, rule_phi, evaluated)',
-    'weight_gradient(\n    rule, selected, rule_phi,'
-    ' evaluated._replace(grads=state.grads)\n  )',
+    'evaluated._replace(step=state.step + 1)',
+    'evaluated._replace(step=state.step + 1, grads=state.grads)',
     STEP,
   ),
   Mutant(

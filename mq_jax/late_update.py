@@ -106,7 +106,7 @@ def preprocessed(
 
 
 def signals_of(selected: Mapping[str, Quantizer], state: State) -> Signals:
-  """Returns what the pending gradients show to an estimator.
+  """Returns the inputs of the estimator for the pending gradients.
 
   Args:
     selected: Path to quantizer.

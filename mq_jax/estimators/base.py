@@ -15,7 +15,7 @@ _NONE: Leaves = {}
 
 
 class Signals(NamedTuple):
-  """What an estimator may read: the last loss, seen from the quantized leaves.
+  """The inputs of an estimator: gradients and weights of the quantized leaves.
 
   Each field but `step` maps the path of a leaf to an array of the shape of W.
   A compiled step does not compute what the estimator does not read.

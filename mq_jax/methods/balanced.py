@@ -37,7 +37,7 @@ def seq(levels: int = 4) -> Quantizer:
   if levels not in SEQ_LEVELS:
     raise ValueError(f'levels={levels!r} must be one of {SEQ_LEVELS}.')
 
-  # Of numbers that are rounded once, each has an exact opposite.
+  # Each number is rounded once, so each level has an exact opposite.
   middles = np.arange(1 - levels, levels, 2) / levels
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:

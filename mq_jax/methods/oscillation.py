@@ -57,14 +57,14 @@ def freeze_oscillating(
   threshold: float | Callable[[Array], Any],
   momentum: float = 0.01,
 ) -> optax.GradientTransformation:
-  """Freezes weights whose codes change to and fro.
+  """Freezes weights whose codes oscillate between levels.
 
   A change of the code is an oscillation if it has the opposite sign of the
   change before. A weight whose running mean of oscillations exceeds `threshold`
   keeps its rounded mean code from then on: it is the level of this code, and
-  moves only with the levels. A scale that the weights determine, such as max|W|,
-  can change when a weight freezes; frozen weights follow in the next update. Use
-  it as `post_update`.
+  moves only with the levels. A scale that the weights determine, such as
+  max|W|, can change when a weight freezes; frozen weights follow in the next
+  update. Use it as `post_update`.
 
   Args:
     rules: Rules as in `make_train_step`, whose quantizers have no variables and

@@ -1,4 +1,4 @@
-"""The cell of a weight: the two adjacent levels that it is between."""
+"""The cell of a weight: the interval between two adjacent levels."""
 
 from typing import NamedTuple
 

@@ -31,6 +31,7 @@ from benchmarks import (
   slopes,
   step_time,
   surface,
+  trajectories,
   trials,
 )
 from experiments.build import networks
@@ -286,6 +287,36 @@ def test_slopes_by_hand_and_one_panel_per_rule():
   figure = slopes.draw()
   titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
   assert titles == list(made)
+
+
+def test_trajectories_has_matched_rates_and_distances(monkeypatch, tmp_path):
+  tiny.put_in(monkeypatch)
+  some = {
+    name: rule
+    for name, rule in rules.rules(2).items()
+    if name in ('ste', 'approx_sign', 'ewgs')
+  }
+  monkeypatch.setattr(rules, 'rules', lambda steps: some)
+  path = tiny.write_model(tmp_path / 'net.safetensors', tiny.Net(10))
+  rows = run_quick(
+    monkeypatch,
+    tmp_path,
+    trajectories,
+    *('--pretrained', str(path), '--optimizers', 'sgd'),
+    *('--dataset', 'digits', '--network', 'resnet8'),
+  )['rows']
+  names = [trajectories.OTHER_BATCHES, 'approx_sign', 'ewgs']
+  rates = trajectories.OPTIMIZERS['sgd'][1]
+  assert [row['rule'] for row in rows] == names * len(rates)
+  for rate, (noise, approx, ewgs) in zip(
+    rates, zip(*[iter(rows)] * 3, strict=True), strict=True
+  ):
+    assert float(noise['α']) == float(ewgs['α']) == rate
+    # Its slopes are from 0 to 2, so its gradients have another length.
+    assert float(approx['α']) != rate
+    distances = [row['distance / move of STE'] for row in (noise, approx, ewgs)]
+    assert 0 < distances[2] < distances[0]
+    assert all(0 <= row['equal codes %'] <= 100 for row in (noise, approx))
 
 
 def test_depthwise_writes_expected_rows(monkeypatch, tmp_path):

@@ -1,11 +1,11 @@
-"""Oscillation freezing: weights that flip to and fro freeze.
+"""Oscillation freezing: weights whose codes oscillate are frozen.
 
   python -m experiments.cifar \
     --config=experiments/configs/methods/oscillation.py \
     --config.pretrained=MetaQuant-ResNet20-CIFAR10.safetensors
 
-Binary weights as in BWN; weights whose codes oscillate are frozen. The
-published recipes are for MobileNets of 3 and 4 bits.
+Weights are binary as in BWN. The published recipes are for MobileNets of 3 and
+4 bits.
 """
 
 from experiments.configs.recipe import Recipe

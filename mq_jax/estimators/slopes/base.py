@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 class Position(NamedTuple):
-  """What a slope may depend on, for one leaf.
+  """The inputs of a slope for one leaf.
 
   Attributes:
     g: The straight-through gradient.
@@ -74,7 +74,7 @@ def slope_rule(
 
 
 def position_at(signals: Signals, path: str, steps: int = 1) -> Position:
-  """Returns what the slope of one leaf may depend on.
+  """Returns the inputs of the slope of one leaf.
 
   Raises:
     ValueError: If the quantizer of the leaf does not round to the nearest
