@@ -225,8 +225,8 @@ MUTANTS = [
   Mutant(
     TRAIN,
     'phi_loss accepts the state of another train step',
-    '    check_state(setup, state)\n    return algorithm.loss',
-    '    return algorithm.loss',
+    '    check_state(setup, state)\n    at_rate',
+    '    at_rate',
     STEP,
   ),
   Mutant(
@@ -555,8 +555,8 @@ MUTANTS = [
   Mutant(
     'mq_jax/estimators/fully_connected.py',
     'MultiFC multiplies g_ste in any case',
-    'return times(g_ste if identity else g_hat, factor), state',
-    'return times(g_ste, factor), state',
+    'return times(signals.g_ste if identity else signals.g_hat, factor), state',
+    'return times(signals.g_ste, factor), state',
     _tests_in('tests/estimators', 'test_fully_connected.py')
     + ' tests/test_against_oracle.py',
   ),
@@ -612,8 +612,8 @@ MUTANTS = [
   Mutant(
     'mq_jax/estimators/features.py',
     'progress exceeds 1',
-    'jnp.minimum(state.step / steps, 1.0)',
-    'state.step / steps',
+    'jnp.minimum(signals.step / steps, 1.0)',
+    'signals.step / steps',
     _tests_in('tests/estimators', 'test_features.py'),
   ),
   # Methods of other papers.
