@@ -50,16 +50,6 @@ class End(NamedTuple):
   codes: Leaves
 
 
-def norm(leaves: Leaves) -> float:
-  """Returns the length of all leaves as one vector."""
-  return float(np.sqrt(sum(np.sum(np.square(x)) for x in leaves.values())))
-
-
-def difference(ours: Leaves, theirs: Leaves) -> Leaves:
-  """Returns the difference of each leaf."""
-  return {path: ours[path] - theirs[path] for path in ours}
-
-
 def equal_codes(ours: End, theirs: End) -> float:
   """Returns the share of weights that have the same code, in percent."""
   same = [ours.codes[path] == theirs.codes[path] for path in ours.codes]
@@ -117,7 +107,7 @@ def main() -> None:
     }
     for rate in rates:
       ste = run('ste', rate)
-      moved = norm(difference(ste.weights, before.weights))
+      moved = _distance(ste, before)
       ends = {OTHER_BATCHES: (rate, run('ste', rate, seed=1))}
       for name in made:
         if name != 'ste':
@@ -131,8 +121,7 @@ def main() -> None:
           'α': f'{alpha:.3g}',
           'equal codes %': equal_codes(end, ste),
           'flipped by STE %': 100 - equal_codes(ste, before),
-          'distance / move of STE': norm(difference(end.weights, ste.weights))
-          / moved,
+          'distance / move of STE': _distance(end, ste) / moved,
         }
         for name, (alpha, end) in ends.items()
       ]
@@ -145,6 +134,10 @@ def main() -> None:
     'Distances are over all quantized weights W, relative to the way of the'
     ' straight-through rule from the start.',
   )
+
+
+def _distance(ours: End, theirs: End) -> float:
+  return float(optax.tree.norm(optax.tree.sub(ours.weights, theirs.weights)))
 
 
 def _end(train: mq_jax.TrainStep, state: mq_jax.State) -> End:

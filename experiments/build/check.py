@@ -176,7 +176,7 @@ def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
 def _check_cells(
   config: ConfigDict, selected: Mapping[str, mq_jax.Quantizer]
 ) -> None:
-  """Refuses a rule of the distance from a threshold if there is none."""
+  """Refuses a rule that reads distances if a quantizer has no distances."""
   for path, quantizer in selected.items():
     if quantizer.unrounded is None:
       raise ConfigError(

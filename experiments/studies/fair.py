@@ -16,7 +16,7 @@ from experiments.records import ledger
 from experiments.studies import fair_search
 from experiments.study import Study
 
-RESULTS = pathlib.Path(__file__).parents[2] / 'results'
+RESULTS = pathlib.Path(__file__).parents[2] / ledger.RESULTS
 
 
 def held_out_accuracies(runs: Iterable[ledger.Run]) -> dict[str, float]:

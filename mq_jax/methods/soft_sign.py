@@ -7,17 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_positive
+from mq_jax.methods.proximal import binary
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
 Schedule = Callable[[Array], Any]
-
-
-def _sign_codes(w_tilde: Array, variables: Any) -> tuple[Array, Array]:
-  levels = jnp.array([-1, 1], w_tilde.dtype)
-  return (w_tilde >= 0).astype(jnp.uint8), levels
 
 
 def _sech2(x: Array) -> Array:
@@ -60,7 +56,7 @@ def md_tanh(beta: Schedule, *, mirror: bool = True) -> Quantizer:
     return (g_hat * b * _sech2(b * widened(w_tilde))).astype(g_hat.dtype)
 
   return Quantizer(
-    _sign_codes,
+    binary().codes,
     init=lambda w: jnp.zeros((), jnp.int32),
     straight_through=(lambda g_hat, w_tilde, variables: g_hat)
     if mirror
@@ -151,7 +147,7 @@ def bayes_binn(
     return Sampled(folded(jax.random.split(key, 1)[0], g_hat))
 
   return Quantizer(
-    _sign_codes,
+    binary().codes,
     init=init,
     straight_through=straight_through,
     update=update,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mq_jax.checks import check_count
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, Variables, w_itself
+from mq_jax.quantizers import Quantizer, Variables, bwn, w_itself
 
 Array = jax.Array
 # ReCU divides by the deviation, then by this number.
@@ -126,19 +126,9 @@ def recu(steps: int, *, start: float = 0.85, end: float = 0.99) -> Quantizer:
     bound = jax.lax.stop_gradient(bound)
     return jnp.clip(x, -bound, bound).astype(w.dtype)
 
-  def scale(w_tilde: Array) -> Array:
-    return jnp.mean(jnp.abs(w_tilde))
-
-  def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
-    alpha = scale(w_tilde)
-    return (w_tilde >= 0).astype(jnp.uint8), jnp.stack([-alpha, alpha])
-
-  return Quantizer(
-    codes,
+  return bwn(clip=None)._replace(
     init=lambda w: jnp.zeros((), jnp.int32),
     preprocess=preprocess,
-    straight_through=lambda g_hat, w_tilde, variables: scale(w_tilde) * g_hat,
     calibrate=_calibrated(preprocess),
     update=lambda variables, w_tilde, w_hat, g_hat: variables + 1,
-    unrounded=w_itself,
   )

@@ -3,9 +3,13 @@
 Schedules span the run, so that a run of any length reaches their ends.
 """
 
+import functools
+
 from experiments.build.estimators.declaration import Estimator
 from experiments.build.key import Key
 from mq_jax import estimators
+
+_rule = functools.partial(Estimator, reads=(), learned=False, reads_cells=True)
 
 
 def _temperatures(start: float) -> dict[str, Key]:
@@ -16,31 +20,22 @@ def _temperatures(start: float) -> dict[str, Key]:
 
 
 ESTIMATORS = {
-  'ede': Estimator(
+  'ede': _rule(
     lambda keys, context: estimators.ede(context.steps, **keys.rule),
-    (),
-    '#56B4E9',
-    'X',
-    learned=False,
-    reads_cells=True,
+    colour='#56B4E9',
+    marker='X',
     options=_temperatures(0.1),
   ),
-  'rbnn': Estimator(
+  'rbnn': _rule(
     lambda keys, context: estimators.rbnn(context.steps, **keys.rule),
-    (),
-    '#56B4E9',
-    'p',
-    learned=False,
-    reads_cells=True,
+    colour='#56B4E9',
+    marker='p',
     options=_temperatures(0.01),
   ),
-  'reste': Estimator(
+  'reste': _rule(
     lambda keys, context: estimators.reste(context.steps, **keys.rule),
-    (),
-    '#56B4E9',
-    '*',
-    learned=False,
-    reads_cells=True,
+    colour='#56B4E9',
+    marker='*',
     options={
       'power': Key(3.0, 'o at the end of the run.', least=1),
       'clip': Key(1.5, 'Distance beyond which the slope is 0.', above=0),
@@ -49,41 +44,29 @@ ESTIMATORS = {
       ),
     },
   ),
-  'approx_sign': Estimator(
+  'approx_sign': _rule(
     lambda keys, context: estimators.approx_sign(),
-    (),
-    '#CC79A7',
-    'h',
-    learned=False,
-    reads_cells=True,
+    colour='#CC79A7',
+    marker='h',
   ),
-  'swish_sign': Estimator(
+  'swish_sign': _rule(
     lambda keys, context: estimators.swish_sign(**keys.rule),
-    (),
-    '#CC79A7',
-    '8',
-    learned=False,
-    reads_cells=True,
+    colour='#CC79A7',
+    marker='8',
     options={'beta': Key(5.0, 'Steepness.', above=0)},
   ),
-  'stableqat': Estimator(
+  'stableqat': _rule(
     lambda keys, context: estimators.stableqat(**keys.rule),
-    (),
-    '#E69F00',
-    '<',
-    learned=False,
-    reads_cells=True,
+    colour='#E69F00',
+    marker='<',
     options={
       'amplitude': Key(0.21, 'Amplitude of the series.', least=0, most=0.225)
     },
   ),
-  'adaste': Estimator(
+  'adaste': _rule(
     lambda keys, context: estimators.adaste(**keys.rule),
-    (),
-    '#E69F00',
-    '>',
-    learned=False,
-    reads_cells=True,
+    colour='#E69F00',
+    marker='>',
     options={
       'largest': Key(0.5, 'Largest slope towards a threshold.', least=0),
       'least_gradient': Key(
@@ -91,22 +74,16 @@ ESTIMATORS = {
       ),
     },
   ),
-  'ewgs': Estimator(
+  'ewgs': _rule(
     lambda keys, context: estimators.ewgs(**keys.rule),
-    (),
-    '#E69F00',
-    'd',
-    learned=False,
-    reads_cells=True,
+    colour='#E69F00',
+    marker='d',
     options={'delta': Key(1e-3, 'Factor of the rounding error.', least=0)},
   ),
-  'dsq': Estimator(
+  'dsq': _rule(
     lambda keys, context: estimators.dsq(**keys.rule),
-    (),
-    '#E69F00',
-    'H',
-    learned=False,
-    reads_cells=True,
+    colour='#E69F00',
+    marker='H',
     options={
       'alpha': Key(
         0.2, 'Distance of the soft level from the level.', least=1e-3, most=0.5

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mq_jax.checks import check_count
 from mq_jax.estimators.base import GradientEstimator, Signals
 from mq_jax.precision import widened
 
@@ -55,7 +56,11 @@ def slope_rule(
   Returns:
     A `GradientEstimator`. Its `apply` raises `ValueError` if the quantizer of a
     leaf does not round to the nearest level.
+
+  Raises:
+    ValueError: If `steps` is not a positive integer.
   """
+  check_count('steps', steps)
 
   def apply(
     phi: Any, signals: Signals, state: Any

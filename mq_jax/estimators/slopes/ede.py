@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count, check_positive
+from mq_jax.checks import check_positive
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
@@ -45,7 +45,6 @@ def ede(
     Neural Networks <https://arxiv.org/abs/1909.10788>`_, 2020, eqs. (9) to
     (11), and the authors' code
   """
-  check_count('steps', steps)
   check_positive(start=start, end=end)
 
   def slope(position: Position) -> Array:

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count, check_positive
+from mq_jax.checks import check_positive
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.estimators.slopes.ede import temperature
@@ -39,7 +39,6 @@ def rbnn(
     <https://arxiv.org/abs/2009.13055>`_, 2020, eqs. (15) to (17), and the
     authors' code
   """
-  check_count('steps', steps)
   check_positive(start=start, end=end)
 
   def slope(position: Position) -> Array:

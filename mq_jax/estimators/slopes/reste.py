@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count, check_positive
+from mq_jax.checks import check_positive
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
@@ -41,7 +41,6 @@ def reste(
     <https://arxiv.org/abs/2308.06689>`_, 2023, eqs. (5) to (8), and the
     authors' code
   """
-  check_count('steps', steps)
   check_positive(clip=clip, secant=secant)
   if not power >= 1:
     raise ValueError(f'power={power!r} must be at least 1.')
