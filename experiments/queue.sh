@@ -16,8 +16,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # One line per study: its name, then the options of experiments.study.
 queue=(
   'as_released --trials=2'
-  'fair_search'
-  'fair'
+  'fair_search --only=sgd'
+  'fair --only=sgd'
+  'fair_search --only=adam'
+  'fair --only=adam'
   'table1 --only=resnet20-(dorefa|bwn)-sgd --trials=1'
   'table1 --only=resnet20-(dorefa|bwn)-adam --trials=1'
   'table2 --only=resnet56-dorefa-sgd --trials=1 --epochs=5'

@@ -72,6 +72,13 @@ def test_dorefa_calibrate_equals_printed_equation_4():
   np.testing.assert_allclose(g, [1.5, 3.75, -2.0], rtol=1e-6)
 
 
+def test_dorefa_calibrate_of_large_weight_keeps_precision():
+  w = np.array([0, 2, 4, 6, 8], np.float32)
+  expected = 1 / np.cosh(np.float64(w)) ** 2 / np.tanh(8)
+  out = mq_jax.dorefa(1).calibrate(w, jnp.ones_like(w), ())
+  np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize('bits', [1, 2, 3, 8])
 def test_dorefa_calibrate_is_twice_derivative_of_preprocess(x64, bits):
   quantizer = mq_jax.dorefa(bits)

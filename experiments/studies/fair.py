@@ -44,12 +44,8 @@ def best_rate(
   """
   found: dict[float, float] = {}
   for rate in fair_search.RATES[optimizer]:
-    config = fair_search.setting(
-      optimizer,
-      rule,
-      rate,
-      holdout=fair_search.HELD_OUT,
-      pretrained=fair_search.BASE,
+    config = fair_search.searched(
+      optimizer, rule, rate, pretrained=fair_search.BASE
     )
     name = identity(config.to_dict())
     if name not in accuracies:

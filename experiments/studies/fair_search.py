@@ -3,11 +3,11 @@
   python -m experiments.study --study=experiments/studies/fair_search.py \\
     --workdir=runs/fair_search --results=results --pretrained=FOLDER
 
-Each rule gets the same step sizes, with one seed, two epochs and a test on
-5,000 training images that are held out. `fair.py` compares the rules at the
-step size that was best for each of them. All layers have 1 bit (dorefa, whose
-weights are between −1 and 1 before they are rounded, which is the scale that
-the rules assume).
+Each rule gets the same step sizes, with one seed, twice half an epoch and a
+test on 5,000 training images that are held out. `fair.py` compares the rules at
+the step size that was best for each of them. All layers have 1 bit (dorefa,
+whose weights are between −1 and 1 before they are rounded, which is the scale
+that the rules assume).
 """
 
 from typing import Any
@@ -20,29 +20,31 @@ from experiments.study import Study, in_protocol
 # rule; the scalars learn one step size per network or per layer.
 RULES: dict[str, dict[str, Any]] = {
   'ste': {'estimator': 'ste'},
-  'ede': {'estimator': 'ede'},
-  'reste': {'estimator': 'reste'},
-  'rbnn': {'estimator': 'rbnn'},
-  'approx_sign': {'estimator': 'approx_sign'},
-  'swish_sign': {'estimator': 'swish_sign'},
-  'ewgs': {'estimator': 'ewgs', 'rule': {'delta': 0.1}},
-  'stableqat': {'estimator': 'stableqat'},
-  'dsq': {'estimator': 'dsq'},
-  'adaste': {'estimator': 'adaste'},
-  'multi_fc': {'estimator': 'multi_fc', 'init': 'identity'},
   'fc_grad': {'estimator': 'fc_grad', 'init': 'identity'},
+  'reste': {'estimator': 'reste'},
+  'stableqat': {'estimator': 'stableqat'},
+  'ede': {'estimator': 'ede'},
+  'dsq': {'estimator': 'dsq'},
+  'ewgs': {'estimator': 'ewgs', 'rule': {'delta': 0.1}},
+  'approx_sign': {'estimator': 'approx_sign'},
+  'multi_fc': {'estimator': 'multi_fc', 'init': 'identity'},
   'scalar_per_layer': {
     'estimator': 'fc_grad',
     'layers': 1,
     'init': 'identity',
     'per_layer': True,
   },
+  'adaste': {'estimator': 'adaste'},
+  'swish_sign': {'estimator': 'swish_sign'},
+  'rbnn': {'estimator': 'rbnn'},
 }
 RATES = {
   'sgd': (0.01, 0.03, 0.1, 0.3, 1.0),
   'adam': (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 HELD_OUT = 5000
+# Number of steps in half an epoch of CIFAR-10.
+HALF_EPOCH = 195
 # Name of the base model, the authors' network, in FOLDER.
 BASE = 'MetaQuant-ResNet20-CIFAR10.safetensors'
 EPOCHS = 2
@@ -74,6 +76,20 @@ def setting(
   )
 
 
+def searched(
+  optimizer: str, rule: str, rate: float, **changes: Any
+) -> ConfigDict:
+  """Returns the setting of the search for one rule at one step size."""
+  return setting(
+    optimizer,
+    rule,
+    rate,
+    holdout=HELD_OUT,
+    epoch_steps=HALF_EPOCH,
+    **changes,
+  )
+
+
 def name_of(optimizer: str, rule: str, rate: float) -> str:
   """Returns the name of a setting of the search."""
   return f'{optimizer}-{rule}-{rate:g}'
@@ -84,9 +100,7 @@ def get_study() -> Study:
   return Study(
     'Search for the step size of each rule: accuracy on held-out images',
     {
-      name_of(optimizer, rule, rate): setting(
-        optimizer, rule, rate, holdout=HELD_OUT
-      )
+      name_of(optimizer, rule, rate): searched(optimizer, rule, rate)
       for optimizer, rates in RATES.items()
       for rule in RULES
       for rate in rates

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_positive
+from mq_jax.derivatives import sech_squared
 from mq_jax.methods.proximal import binary
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
@@ -14,12 +15,6 @@ from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
 Schedule = Callable[[Array], Any]
-
-
-def _sech2(x: Array) -> Array:
-  """Returns 1 − tanh²(x), without the cancellation at large |x|."""
-  decay = jnp.exp(-2 * jnp.abs(x))
-  return 4 * decay / (1 + decay) ** 2
 
 
 @prints_call
@@ -53,7 +48,7 @@ def md_tanh(beta: Schedule, *, mirror: bool = True) -> Quantizer:
 
   def exact(g_hat: Array, w_tilde: Array, variables: Array) -> Array:
     b = beta(variables)
-    return (g_hat * b * _sech2(b * widened(w_tilde))).astype(g_hat.dtype)
+    return (g_hat * b * sech_squared(b * widened(w_tilde))).astype(g_hat.dtype)
 
   return Quantizer(
     binary().codes,
@@ -135,8 +130,8 @@ def bayes_binn(
   def straight_through(
     g_hat: Array, w_tilde: Array, variables: Sampled
   ) -> Array:
-    slope = _sech2(noisy(w_tilde, variables)) + stability
-    slope /= temperature * (_sech2(widened(w_tilde)) + stability)
+    slope = sech_squared(noisy(w_tilde, variables)) + stability
+    slope /= temperature * (sech_squared(widened(w_tilde)) + stability)
     return (g_hat * slope).astype(g_hat.dtype)
 
   def update(

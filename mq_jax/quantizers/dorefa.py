@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_bits
+from mq_jax.derivatives import sech_squared
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers.base import (
@@ -89,7 +90,7 @@ def dorefa(
       g_hat, w_tilde, clip
     ),
     calibrate=lambda w, g_tilde, variables: (
-      g_tilde * (1 - jnp.tanh(widened(w)) ** 2) / _tanh_range(w)
+      g_tilde * sech_squared(widened(w)) / _tanh_range(w)
     ).astype(g_tilde.dtype),
     saturated=lambda w_tilde, variables: (
       (jnp.abs(unrounded(w_tilde, variables)) > 0.99)

@@ -154,6 +154,15 @@ def test_rule_equals_oracle(x64, rule, is_default):
       check(out, path, rule, step, **options)
 
 
+@pytest.mark.parametrize('rule', [ede, dsq])
+def test_small_slope_keeps_precision_in_float32(rule):
+  x = np.linspace(-4, 4, 9, dtype=np.float32)
+  leaves = [{'w': v} for v in (x, np.ones_like(x), np.ones_like(x))]
+  out, _ = run(make(rule), *leaves, 4, dtype=jnp.float32)
+  expected = rule(np.float64(x), 1.0, 1.0, 4)
+  np.testing.assert_allclose(out['w'], expected, rtol=2e-6)
+
+
 @pytest.mark.parametrize(('rule', 'option'), [(ewgs, 'delta'), (dsq, 'alpha')])
 def test_state_holds_the_option_of_each_path(x64, rule, option):
   state = {'a/w': jnp.asarray(0.1), 'b/w': jnp.asarray(0.4)}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_at_least
+from mq_jax.derivatives import sech_squared
 from mq_jax.estimators.base import GradientEstimator, Leaves, Signals
 from mq_jax.estimators.slopes.base import Position, position_at
 from mq_jax.precision import widened
@@ -16,6 +17,10 @@ Array = jax.Array
 _LEAST, _LARGEST = 1e-3, 0.5
 
 
+def _steepness(alpha: Array) -> Array:
+  return jnp.log(2 / alpha - 1) / 2
+
+
 def soft_value(alpha: Array, x: Array) -> Array:
   """Returns the soft level tanh(c x) / (1 − α), c = ½ ln(2/α − 1).
 
@@ -23,7 +28,7 @@ def soft_value(alpha: Array, x: Array) -> Array:
     alpha: α, the distance of the curve from its level at the level.
     x: Distance from the threshold in half cells.
   """
-  return jnp.tanh(jnp.log(2 / alpha - 1) / 2 * x) / (1 - alpha)
+  return jnp.tanh(_steepness(alpha) * x) / (1 - alpha)
 
 
 @prints_call
@@ -62,8 +67,8 @@ def dsq(*, alpha: float = 0.2, learning_rate: float = 0.0) -> GradientEstimator:
     }
 
   def slope(position: Position, alpha: Array) -> Array:
-    x = position.relative
-    return jax.jvp(lambda x: soft_value(alpha, x), (x,), (jnp.ones_like(x),))[1]
+    c = _steepness(alpha)
+    return c * sech_squared(c * position.relative) / (1 - alpha)
 
   def moved(position: Position, alpha: Array) -> Array:
     change = jax.jvp(

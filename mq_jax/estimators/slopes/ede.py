@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mq_jax.checks import check_positive
+from mq_jax.derivatives import sech_squared
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
@@ -49,6 +50,6 @@ def ede(
 
   def slope(position: Position) -> Array:
     t, k = temperature(start, end, position.progress)
-    return k * t * (1 - jnp.tanh(t * position.distance) ** 2)
+    return k * t * sech_squared(t * position.distance)
 
   return slope_rule(slope, steps=steps)

@@ -11,12 +11,8 @@ from tests.experiments import ledgers
 def write_search(folder, accuracies, optimizer='sgd', rule='ede'):
   """Writes the runs of a search, with the accuracies of their two epochs."""
   for rate, (first, last) in accuracies.items():
-    config = fair_search.setting(
-      optimizer,
-      rule,
-      rate,
-      holdout=fair_search.HELD_OUT,
-      pretrained=f'elsewhere/{fair_search.BASE}',
+    config = fair_search.searched(
+      optimizer, rule, rate, pretrained=f'elsewhere/{fair_search.BASE}'
     )
     name = f'fair_search-{fair_search.name_of(optimizer, rule, rate)}'
     ledgers.write(folder, name, config.to_dict(), [first, last])
@@ -46,7 +42,7 @@ def test_fair_has_settings_of_complete_searches_only(tmp_path, monkeypatch):
   (setting,) = fair.get_study().settings.items()
   assert setting[0] == 'sgd-ede'
   assert setting[1].learning_rate == max(rates)
-  assert setting[1].holdout == 0
+  assert setting[1].holdout == setting[1].epoch_steps == 0
 
 
 def test_every_rule_has_the_same_budget():
@@ -54,9 +50,9 @@ def test_every_rule_has_the_same_budget():
   for optimizer, rates in fair_search.RATES.items():
     budget = [c for c in settings if c.optimizer == optimizer]
     assert len(budget) == len(fair_search.RULES) * len(rates)
-  assert {(c.epochs, c.holdout, c.decay_at) for c in settings} == {
-    (2, 5000, '1')
-  }
+  assert {
+    (c.epochs, c.epoch_steps, c.holdout, c.decay_at) for c in settings
+  } == {(2, 195, 5000, '1')}
   assert (
     pytest.approx(0.1)
     == fair_search.get_study().settings['sgd-ewgs-0.1'].rule.delta
