@@ -52,6 +52,9 @@ def check(config: ConfigDict) -> None:
   # A size of images that the data set does not have would be ignored.
   read = {name for entry in DATASETS.values() for name in entry.reads}
   check_effect(config, {name for name in read if not KEYS[name].training})
+  check_effect(
+    config, {n for n, key in KEYS.items() if key.needs} | {'distill'}
+  )
   dataset = DATASETS[config.dataset]
   dataset.check(subset(config, dataset.reads))
   _check_seeds(config)
@@ -91,6 +94,13 @@ def _check_start_and_batch(config: ConfigDict) -> None:
     raise ConfigError(
       'config.new_head=True replaces the last layer of a model file: set'
       ' config.pretrained, or config.new_head=False.'
+    )
+  if config.distill and (is_from_scratch(config) or config.new_head):
+    raise ConfigError(
+      f'config.distill={config.distill!r} takes soft labels from the network'
+      ' that the run starts from, but its last layer is random: set'
+      ' config.pretrained or config.pretrain_epochs with config.new_head=False,'
+      ' or config.distill=0.'
     )
   if config.batch_size % config.accumulate:
     raise ConfigError(

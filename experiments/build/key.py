@@ -30,6 +30,7 @@ class Key(NamedTuple):
     file: The value is the path of a file, which counts by its name alone.
     folder: The value is the path of a folder, which does not count.
     replaced_by: Name of the key that replaces this one where it is set.
+    needs: Name of the key without which this one has no effect.
   """
 
   default: Any
@@ -47,6 +48,7 @@ class Key(NamedTuple):
   file: bool = False
   folder: bool = False
   replaced_by: str = ''
+  needs: str = ''
 
   @property
   def kind(self) -> type:

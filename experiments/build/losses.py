@@ -1,7 +1,7 @@
 """Losses of a network: the mean in training, and sums in a test."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +35,51 @@ LOSSES: dict[str, Losses] = {
 TOP5_CLASSES = 100
 
 
-def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
+class Distillation(NamedTuple):
+  """A loss that also compares with the logits of a teacher.
+
+  Attributes:
+    share: Share of the comparison in the loss, from 0 to 1.
+    temperature: T, by which both logits are divided.
+  """
+
+  share: float
+  temperature: float
+
+
+# Logits of the teacher in a batch.
+TEACHER_LOGITS = 'teacher_logits'
+
+
+def soft_label_loss(
+  logits: Array, teacher_logits: Array, temperature: float
+) -> Array:
+  """Returns T² KL(softmax(z_teacher/T) || softmax(z/T)) of each example.
+
+  The factor T² keeps the size of the gradient for all temperatures.
+
+  References:
+    Hinton, Vinyals, Dean, `Distilling the Knowledge in a Neural Network
+    <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.1
+  """
+  divergence = optax.losses.kl_divergence_with_log_targets(
+    jax.nn.log_softmax(logits / temperature),
+    jax.nn.log_softmax(teacher_logits / temperature),
+  )
+  return temperature**2 * divergence
+
+
+def make_loss(
+  net: Any,
+  losses: Losses = cross_entropy,
+  distillation: Distillation | None = None,
+) -> Callable[..., Any]:
   """Makes the mean loss of a network with batch statistics.
 
   Args:
     net: Linen module: `(images, train) -> logits`.
     losses: `(logits, labels) -> loss of each example`.
+    distillation: Comparison with `batch['teacher_logits']`; None: none.
 
   Returns:
     `loss_fn(params, batch_stats, batch, rng)` as `mq_jax.make_train_step`
@@ -58,6 +97,13 @@ def make_loss(net: Any, losses: Losses = cross_entropy) -> Callable[..., Any]:
       mutable=['batch_stats'],
     )
     loss_per_example, correct = _scores(losses, logits, batch['label'])
+    if distillation:
+      share, temperature = distillation
+      wide = jnp.promote_types(logits.dtype, jnp.float32)
+      soft = soft_label_loss(
+        logits.astype(wide), batch[TEACHER_LOGITS].astype(wide), temperature
+      )
+      loss_per_example = (1 - share) * loss_per_example + share * soft
     return loss_per_example.mean(), (
       new['batch_stats'],
       {'accuracy': correct.mean()},

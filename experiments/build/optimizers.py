@@ -41,6 +41,8 @@ OPTIMIZERS = {
   'rmsprop': Optimizer(lambda keys: optax.scale_by_rms()),
   'lion': Optimizer(lambda keys: optax.scale_by_lion(), decoupled=True),
 }
+# Courses of α over a run.
+SCHEDULES = ('steps', 'cosine')
 META_OPTIMIZERS = {'adam': optax.adam, 'sgd': optax.sgd}
 
 

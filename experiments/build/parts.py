@@ -55,7 +55,8 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     optimizers.make_learning_rate,
     config,
     steps_per_epoch,
-    cosine=methods.METHODS[config.quantizer].cosine,
+    cosine=config.schedule == 'cosine'
+    or methods.METHODS[config.quantizer].cosine,
   )
   learning_rate = rate_from(config.learning_rate)
   context = methods.MethodContext(

@@ -206,6 +206,13 @@ KEYS: dict[str, Key] = {
     1e-3, 'α, step size of the network.', least=0, training=True
   ),
   'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0, learned=True),
+  'schedule': Key(
+    'steps',
+    'Course of α: it falls in steps, or follows a cosine to 0.',
+    choices=optimizers.SCHEDULES,
+    training=True,
+    quantized=True,
+  ),
   'decay_every': Key(
     30,
     'Epochs after which α falls; 0: never.',
@@ -234,6 +241,22 @@ KEYS: dict[str, Key] = {
   ),
   'loss': Key(
     'cross_entropy', 'Loss of the network.', choices=losses.LOSSES, base=True
+  ),
+  'distill': Key(
+    0.0,
+    "Share of the base model's soft labels in the loss, from 0 to 1.",
+    least=0,
+    most=1,
+    training=True,
+    quantized=True,
+  ),
+  'distill_temperature': Key(
+    4.0,
+    'Temperature of the soft labels.',
+    above=0,
+    training=True,
+    quantized=True,
+    needs='distill',
   ),
   'augment': Key(
     True, 'Crop and mirror training images.', base=True, training=True
@@ -330,9 +353,10 @@ def unread_keys(config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the keys that a run does not depend on, with the reason.
 
   A key that entries of tables declare is read if a chosen entry declares it.
-  Every run reads the other keys, with two exceptions: another key replaces the
-  key, or the key is for training, quantization, learned estimators or a rate
-  that falls in steps, and the run has no such part.
+  Every run reads the other keys, with three exceptions: another key replaces
+  the key, the key needs one that is not set, or the key is for training,
+  quantization, learned estimators or a rate that falls in steps, and the run
+  has no such part.
 
   Args:
     config: All keys of a configuration.
@@ -365,11 +389,15 @@ def _unread_because(declaration: Key, config: Mapping[str, Any]) -> str:
   replaced_by, estimator = declaration.replaced_by, config['estimator']
   if replaced_by and config[replaced_by]:
     return replaced_by
+  if declaration.needs and not config[declaration.needs]:
+    return declaration.needs
   if (declaration.training or declaration.stepwise) and not config['epochs']:
     return 'epochs'
   method = METHODS.get(config['quantizer'])
   if declaration.stepwise and method and method.cosine:
     return 'quantizer'
+  if declaration.stepwise and config['schedule'] == 'cosine':
+    return 'schedule'
   if declaration.quantized and config['quantizer'] == 'none':
     return 'quantizer'
   learns = estimator not in ESTIMATORS or ESTIMATORS[estimator].learned

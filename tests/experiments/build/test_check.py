@@ -173,6 +173,21 @@ def test_check_unknown_or_missing_key_is_named():
       r'first=200\.0 must be at most config\.method\.last=100\.0',
     ),
     ({'estimator': 'ste', 'slim': True}, 'must be False'),
+    ({'distill': 1.5}, 'distill=1.5 must be from 0 to 1'),
+    ({'distill_temperature': 2.0}, 'no effect with config.distill=0.0'),
+    (
+      {'distill': 0.5, 'quantizer': 'none', 'estimator': 'ste'},
+      "no effect with config.quantizer='none'",
+    ),
+    (
+      {'distill': 0.5, 'pretrain_epochs': 0},
+      'its last layer is random: set config.pretrained',
+    ),
+    (
+      {'distill': 0.5, 'pretrained': 'x.safetensors', 'new_head': True},
+      'its last layer is random',
+    ),
+    ({'schedule': 'linear'}, "schedule='linear' must be one of"),
     ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],
 )

@@ -59,7 +59,14 @@ def test_identity_ignores_replaced_keys_and_training_keys_without_epochs():
   cosine = named | {'quantizer': 'none'}
   steps = {'decay_at': '30', 'decay_every': 7, 'decay_factor': 0.5}
   assert identity(cosine | steps) == identity(cosine)
+  assert identity(cosine | {'schedule': 'cosine'}) == identity(cosine)
   assert identity(named | {'decay_factor': 0.5}) != identity(named)
+  cosine = named | {'schedule': 'cosine'}
+  assert identity(cosine | steps) == identity(cosine) != identity(named)
+  warm = {'distill_temperature': 2.0}
+  assert identity(named | warm) == identity(named)
+  distilled = named | {'distill': 0.5}
+  assert identity(distilled | warm) != identity(distilled) != identity(named)
   # Options have defaults too. A log may contain options that no longer exist.
   ttq = named | {'quantizer': 'ttq'}
   full = ttq | {'method': {'threshold': 0.05}}

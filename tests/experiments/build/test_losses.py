@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from experiments.build import losses
 from tests.experiments import tiny
@@ -40,6 +41,35 @@ def test_make_loss_is_mean_over_batch_in_training_mode():
   assert float(metrics['accuracy']) == pytest.approx(hits.mean())
   assert tiny.as_bytes(stats) == tiny.as_bytes(new['batch_stats'])
   assert tiny.as_bytes(stats) != tiny.as_bytes(weights['batch_stats'])
+
+
+@pytest.mark.parametrize(
+  ('share', 'temperature'), [(0.0, 3.0), (0.3, 1.0), (1.0, 4.0)]
+)
+def test_make_loss_with_teacher_adds_divergence_of_soft_labels(
+  share, temperature
+):
+  net, batch = tiny.Net(10), make_batch()
+  weights = tiny.variables(net)
+  rng = np.random.default_rng(1)
+  teacher = rng.normal(size=(6, 10), scale=3).astype(np.float32)
+  batch['teacher_logits'] = jnp.asarray(teacher)
+  loss, _ = losses.make_loss(
+    net,
+    losses.cross_entropy,
+    losses.Distillation(share, temperature),
+  )(weights['params'], weights['batch_stats'], batch, jax.random.key(0))
+  logits, _ = net.apply(
+    weights, batch['image'], train=True, mutable=['batch_stats']
+  )
+  hard, _ = oracle(logits, batch['label'])
+  student, target = (
+    special.softmax(np.asarray(z, np.float64) / temperature, axis=1)
+    for z in (logits, teacher)
+  )
+  soft = temperature**2 * special.rel_entr(target, student).sum(axis=1)
+  expected = ((1 - share) * hard + share * soft).mean()
+  assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_make_evaluation_counts_unmasked_examples_only():

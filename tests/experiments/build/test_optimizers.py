@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.build import optimizers
+from experiments.build.parts import make_parts
 from tests.experiments import tiny
 
 
@@ -28,6 +29,17 @@ def test_learning_rate_drops_at_configured_epochs():
     rates((4, 5, 14, 15), decay_at='1 3', decay_factor=0.5),
     [0.5, 0.25, 0.25, 0.125],
     rtol=1e-6,
+  )
+
+
+def test_weights_follow_cosine_to_zero_where_schedule_says_so():
+  config = tiny.config(schedule='cosine', epochs=4, learning_rate=0.5)
+  rate = make_parts(config, 5).step_arguments['learning_rate']
+  np.testing.assert_allclose(
+    [float(rate(step)) for step in (0, 5, 10, 20)],
+    [0.5, 0.25 * (1 + np.sqrt(0.5)), 0.25, 0],
+    rtol=1e-6,
+    atol=1e-9,
   )
 
 

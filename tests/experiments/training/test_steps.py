@@ -74,7 +74,9 @@ def run_plain_steps(config, steps):
   """
   dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
-  train = tiny.step_of(config, losses.make_loss(net), STEPS_PER_EPOCH)
+  soft = losses.Distillation(config.distill, config.distill_temperature)
+  loss_fn = losses.make_loss(net, distillation=soft if config.distill else None)
+  train = tiny.step_of(config, loss_fn, STEPS_PER_EPOCH)
   split = batches.to_device(dataset.train_images, dataset.train_labels)
 
   @jax.jit
@@ -92,7 +94,8 @@ def run_plain_steps(config, steps):
     )
     mean, std = dataset.mean, dataset.std
     image = batches.normalised(batch['image'], mean, std, jnp.float32)
-    return batch | {'image': image}
+    teacher_logits = net.apply(weights, image, train=False)
+    return batch | {'image': image, 'teacher_logits': teacher_logits}
 
   state = train.init(
     jax.random.key(config.seed),
@@ -115,8 +118,12 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-6):
     np.testing.assert_allclose(leaf, expected[path], rtol=rtol, atol=atol)
 
 
-def test_run_chunks_take_batches_in_order():
-  config = tiny.config(batch_size=4, estimator='fc_grad', optimizer='momentum')
+@pytest.mark.parametrize('distill', [0.0, 0.7])
+def test_run_chunks_take_batches_in_order(monkeypatch, distill):
+  tiny.put_in(monkeypatch)
+  config = tiny.config(
+    batch_size=4, estimator='fc_grad', optimizer='momentum', distill=distill
+  )
   steps = tiny_steps(config)
   assert steps.steps_per_epoch == STEPS_PER_EPOCH
   state, sums = steps.start(), []
@@ -141,11 +148,13 @@ def test_run_chunks_take_batches_in_order():
   )
 
 
-def test_run_device_loop_equals_host_loop(monkeypatch, x64):
+@pytest.mark.parametrize('distill', [0.0, 0.7])
+def test_run_device_loop_equals_host_loop(monkeypatch, x64, distill):
+  tiny.put_in(monkeypatch)
   use_float64(monkeypatch)
   net = tiny.Net(10, jnp.float64)
   weights = to_float64(tiny.variables(net))
-  config = tiny.config(batch_size=4, estimator='fc_grad')
+  config = tiny.config(batch_size=4, estimator='fc_grad', distill=distill)
   ends = []
   for backend in ('cpu', 'gpu'):
     monkeypatch.setattr(jax, 'default_backend', lambda name=backend: name)

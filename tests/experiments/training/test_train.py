@@ -185,12 +185,12 @@ def kill_run(config, folder, module, name, call, before):
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
-  """Config, result and end of a complete run: LSTM under Adam."""
+  """Config, result and end of a complete run: LSTM, Adam, soft labels."""
   folder = tmp_path_factory.mktemp('uninterrupted')
   with pytest.MonkeyPatch.context() as patch:
     tiny.put_in(patch)
     path = tiny.write_model(folder / 'base.safetensors', tiny.Net(10))
-    config = tiny.config(pretrained=path)
+    config = tiny.config(pretrained=path, distill=0.5)
     result = train.train_and_evaluate(config, folder / 'run')
     return config, result, tiny.end_of_run(config, folder / 'run')
 
