@@ -16,6 +16,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # One line per study: its name, then the options of experiments.study.
 queue=(
   'as_released --trials=2'
+  'best_1bit_search'
+  'small_files'
+  'best_1bit --only=-(1|2|4)$'
   'fair_search --only=sgd'
   'fair --only=sgd'
   'fair_search --only=adam'

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.records import ledger
-from experiments.report import comparison, plots
+from experiments.report import comparison, minutes, plots
 from experiments.report.plots import Measured
 from experiments.study.spec import Study
 
@@ -37,7 +37,9 @@ def write_all(
   """
   paths = []
   drawn_entries: list[set[str]] = []
-  drawn = [name for name, study in studies.items() if study.figures]
+  drawn = [
+    n for n, study in studies.items() if study.figures or study.over_time
+  ]
   for name in sorted(drawn, key=lambda n: (not studies[n].published, n)):
     study = studies[name]
     measured = [
@@ -46,7 +48,11 @@ def write_all(
       if (cell := comparison.cell(config, runs)) and cell.records
     ]
     with mpl.rc_context(STYLE):
-      figures = _figures(study.paper_figures, measured, drawn_entries)
+      figures = {}
+      if study.figures:
+        figures = _figures(study.paper_figures, measured, drawn_entries)
+      if study.over_time and (complete := minutes.complete(measured)):
+        figures['minutes'] = minutes.over_time(complete, study.title)
       for label, figure in figures.items():
         paths += _save(figure, out / f'{name}-{label}')
   return paths

@@ -65,7 +65,7 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
     )
     _label_epochs(axis)
   if kind == 'accuracy':
-    label = f'{_images(group)} {label}'
+    label = f'{images_of(group)} {label}'
   for axis in axes[::COLUMNS]:
     axis.set_ylabel(label)
   figure.suptitle(title)
@@ -98,7 +98,8 @@ def _grid(
   return figure, list(axes.flat[:number])
 
 
-def _images(group: Measured) -> str:
+def images_of(group: Measured) -> str:
+  """Returns what the accuracy of a group was measured on."""
   return 'held-out' if group[0][1].holdout else 'test'
 
 
@@ -202,7 +203,7 @@ def ends(group: Measured, title: str) -> Figure:
     )
     axis.set_ylim(len(panel) - 0.5, -0.5)
     axis.set_title(optimizer)
-  axes[-1].set_xlabel(f'{_images(group)} accuracy, %')
+  axes[-1].set_xlabel(f'{images_of(group)} accuracy, %')
   epochs = group[0][2].epochs
   figure.suptitle(f'{title}, {epochs} epoch{"s" if epochs > 1 else ""}')
   return figure

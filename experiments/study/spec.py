@@ -56,6 +56,8 @@ class Study(NamedTuple):
       not known.
     figures: The study has figures. False if its settings differ in more than
       one respect, which only a table can show.
+    over_time: The study has a figure of accuracy over minutes. The names of its
+      settings are 'RECIPE-EPOCHS'.
   """
 
   title: str
@@ -66,6 +68,7 @@ class Study(NamedTuple):
   paper_figures: Mapping[str, str] = MappingProxyType({})
   paper_mean: str = 'The paper takes the mean over the last ten epochs.'
   figures: bool = True
+  over_time: bool = False
 
 
 def load(path: str | pathlib.Path) -> Study:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.build.estimators import ESTIMATORS
 from experiments.records import ledger
-from experiments.report import comparison, figures, plots
+from experiments.report import comparison, figures, minutes, plots
 from experiments.study import spec
 from tests.experiments import ledgers
 
@@ -276,3 +276,47 @@ def test_write_all_draws_each_figure_once(tmp_path, measured):
   )
   assert again == paths  # The other study has no new figure.
   assert {p: p.read_bytes() for p in paths} == before
+
+
+def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
+  runs_of = {
+    'slow-1': (1, 20.0),
+    'slow-3': (3, 40.0),
+    'quick-1': (1, 30.0),
+    # The ledger has no run of four epochs, so the cell is that of one epoch.
+    'quick-4': (4, None),
+  }
+  settings_ = {
+    name: spec.in_protocol(
+      'fair',
+      epochs=epochs,
+      last_epochs=1,
+      estimator='ste' if name.startswith('slow') else 'multi_fc',
+    )
+    for name, (epochs, _) in runs_of.items()
+  }
+  for name, (epochs, accuracy) in runs_of.items():
+    if accuracy:
+      config = settings_[name].to_dict()
+      each = [[accuracy] * epochs, [accuracy + 10] * epochs]
+      ledgers.write(tmp_path, name, config, each)
+  study = spec.Study('Title', settings_, figures=False, over_time=True)
+  (png, svg) = figures.write_all(
+    {'s': study}, ledger.read(tmp_path), tmp_path / 'out'
+  )
+  assert (png.name, svg.name) == ('s-minutes.png', 's-minutes.svg')
+  runs = ledger.read(tmp_path)
+  measured = [
+    (name, config, comparison.cell(config, runs))
+    for name, config in settings_.items()
+  ]
+  complete = minutes.complete(measured)
+  assert [name for name, _, _ in complete] == ['slow-1', 'slow-3', 'quick-1']
+  (axis,) = minutes.over_time(complete, 'Title').axes
+  slow, quick = (
+    np.array(bars.lines[0].get_data(), np.float64) for bars in axis.containers
+  )
+  # An epoch of the ledger takes three seconds.
+  np.testing.assert_allclose(slow, [[0.05, 0.15], [25, 45]])
+  np.testing.assert_allclose(quick, [[0.05], [35]])
+  assert axis.get_legend_handles_labels()[1] == ['slow', 'quick']
