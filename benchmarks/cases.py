@@ -130,13 +130,18 @@ def full_precision(at: Problem) -> Case:
   )
 
 
-def quantized(at: Problem, name: str, hidden: int) -> Case:
+def with_estimator(
+  at: Problem, name: str, estimator: mq_jax.GradientEstimator
+) -> Case:
   """Returns one estimator under SGD, with dorefa at 1 bit in every layer."""
-  train = mq_jax.make_train_step(
-    at.loss_fn, mq_jax.dorefa(), ESTIMATORS[name](hidden=hidden)
-  )
+  train = mq_jax.make_train_step(at.loss_fn, mq_jax.dorefa(), estimator)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return Case(name, train.step_fn, jax.device_get(state), at.batch)
+
+
+def quantized(at: Problem, name: str, hidden: int) -> Case:
+  """Returns one estimator of the paper by name (`with_estimator`)."""
+  return with_estimator(at, name, ESTIMATORS[name](hidden=hidden))
 
 
 def all_cases(at: Problem, names: list[str] | None, hidden: int) -> list[Case]:

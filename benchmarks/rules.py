@@ -3,8 +3,6 @@
 python -m benchmarks.rules [--quick] [--json FILE]
 """
 
-import jax
-
 import mq_jax
 from benchmarks import cases, measure, table
 from experiments.build import options
@@ -37,22 +35,15 @@ def rules(steps: int = STEPS) -> dict[str, mq_jax.GradientEstimator]:
   return made
 
 
-def make_case(
-  at: cases.Problem, name: str, rule: mq_jax.GradientEstimator
-) -> cases.Case:
-  """Returns one rule under SGD, with dorefa at 1 bit in every layer."""
-  train = mq_jax.make_train_step(at.loss_fn, mq_jax.dorefa(), rule)
-  state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
-  return cases.Case(name, train.step_fn, jax.device_get(state), at.batch)
-
-
 def main() -> None:
   """Prints the table."""
   parser = table.parser(__doc__)
   parser.add_argument('--steps', type=int, default=2, help='steps per turn')
   args = table.parse(parser, QUICK)
   at = cases.problem(args.network, args.batch_size, args.dtype)
-  compared = [make_case(at, name, rule) for name, rule in rules().items()]
+  compared = [
+    cases.with_estimator(at, name, rule) for name, rule in rules().items()
+  ]
   programs, seconds = measure.timed(compared, args.steps, args.rounds)
   rows = [
     {

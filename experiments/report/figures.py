@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.records import ledger
-from experiments.report import comparison, minutes, plots
+from experiments.report import comparison, minutes, paired, plots
 from experiments.report.plots import Measured
 from experiments.study.spec import Study
 
@@ -38,7 +38,9 @@ def write_all(
   paths = []
   drawn_entries: list[set[str]] = []
   drawn = [
-    n for n, study in studies.items() if study.figures or study.over_time
+    n
+    for n, study in studies.items()
+    if study.figures or study.over_time or study.baselines
   ]
   for name in sorted(drawn, key=lambda n: (not studies[n].published, n)):
     study = studies[name]
@@ -53,6 +55,10 @@ def write_all(
         figures = _figures(study.paper_figures, measured, drawn_entries)
       if study.over_time and (complete := minutes.complete(measured)):
         figures['minutes'] = minutes.over_time(complete, study.title)
+      if study.baselines and (
+        differences := paired.draw(measured, study.baselines, study.title)
+      ):
+        figures['differences'] = differences
       for label, figure in figures.items():
         paths += _save(figure, out / f'{name}-{label}')
   return paths

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report import comparison
-from experiments.report.tables import join_distinct, make_table
+from experiments.report.tables import join_distinct, make_table, without_run
 
 
 def log_table(runs: Sequence[ledger.Run]) -> Table:
@@ -36,11 +36,11 @@ def log_table(runs: Sequence[ledger.Run]) -> Table:
       _row(setting, 'logs', entry['raw_trials'], logged, [*logged]),
     ]
   devices = {run.header['device']['kind'] for run in runs if run.name in used}
+  missing = len(entries) - len(rows) // 2
   note = (
     'Mean training loss of the epoch, ± standard deviation over trials. The'
     ' logs of learned rules belong to the order of the released code,'
-    f' config.reapply=True. {len(entries) - len(rows) // 2} of {len(entries)}'
-    ' logged settings have no run yet.'
+    f' config.reapply=True.{without_run(missing, len(entries))}'
     + (f' Device {join_distinct(devices)}.' if devices else '')
   )
   return make_table(

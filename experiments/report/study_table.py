@@ -1,13 +1,12 @@
 """The table of one study: measured and published accuracy per setting."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from experiments.common.console import counted
 from experiments.common.markdown import Table
 from experiments.records import ledger
-from experiments.report import comparison
-from experiments.report.tables import join_distinct, make_table
+from experiments.report import comparison, paired
+from experiments.report.tables import join_distinct, make_table, without_run
 from experiments.study import spec
 
 _OF_PAPER = (
@@ -41,6 +40,7 @@ def study_table(
   with_paper = any(theirs.values())
   rows = [
     _row(setting, study, ours, theirs[setting], with_paper)
+    | _added(setting, study, cells)
     for setting, ours in cells.items()
     if ours
   ]
@@ -49,12 +49,21 @@ def study_table(
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]
   note = _note(study, used, with_paper)
-  if missing := len(cells) - len(rows):
-    of = counted(len(cells), 'setting')
-    note += (
-      f' {missing} of {of} {"has" if missing == 1 else "have"} no run yet.'
-    )
+  note += paired.NOTE if study.baselines else ''
+  note += without_run(len(cells) - len(rows), len(cells))
   return make_table(name, study.title, rows, note)
+
+
+def _added(
+  setting: str,
+  study: spec.Study,
+  cells: Mapping[str, comparison.Cell | None],
+) -> dict[str, str]:
+  """Returns the columns of a study that compares settings seed by seed."""
+  if not study.baselines:
+    return {}
+  rate = study.settings[setting].learning_rate
+  return {'α': f'{rate:g}'} | paired.columns(setting, cells, study.baselines)
 
 
 def _row(

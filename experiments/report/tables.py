@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.common.console import counted
 from experiments.common.markdown import Table, markdown
 
 NO_RUN = 'no run'
@@ -28,6 +29,19 @@ def join_distinct(values: Iterable[Any]) -> str:
 def join_conditions(values: Mapping[str, Iterable[Any]]) -> str:
   """Returns each name with its distinct values."""
   return '; '.join(f'{name} {join_distinct(v)}' for name, v in values.items())
+
+
+def without_run(missing: int, settings: int) -> str:
+  """Returns the sentence on settings that have no run; '' if none is missing.
+
+  Args:
+    missing: Number of settings without a run.
+    settings: Number of all settings.
+  """
+  if not missing:
+    return ''
+  of = counted(settings, 'setting')
+  return f' {missing} of {of} {"has" if missing == 1 else "have"} no run yet.'
 
 
 def comma_separated(table: Table) -> str:

@@ -57,13 +57,19 @@ def best_rate(
 def get_study() -> Study:
   """Returns one setting per optimizer and rule whose search is complete."""
   accuracies = held_out_accuracies(ledger.read(RESULTS, 'fair_search-*'))
+  settings = {
+    f'{optimizer}-{rule}': fair_search.setting(optimizer, rule, rate)
+    for optimizer in fair_search.RATES
+    for rule in fair_search.RULES
+    if (rate := best_rate(optimizer, rule, accuracies)) is not None
+  }
   return Study(
     'Backward rules at their best step sizes: ResNet20, 1 bit, two epochs',
-    {
-      f'{optimizer}-{rule}': fair_search.setting(optimizer, rule, rate)
-      for optimizer in fair_search.RATES
-      for rule in fair_search.RULES
-      if (rate := best_rate(optimizer, rule, accuracies)) is not None
-    },
+    settings,
     figures=False,
+    baselines={
+      name: f'{config.optimizer}-ste'
+      for name, config in settings.items()
+      if config.estimator != 'ste'
+    },
   )

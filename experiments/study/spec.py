@@ -58,6 +58,8 @@ class Study(NamedTuple):
       one respect, which only a table can show.
     over_time: The study has a figure of accuracy over minutes. The names of its
       settings are 'RECIPE-EPOCHS'.
+    baselines: Setting to the setting that it is compared with, seed by seed.
+      The study has a column and a figure of these differences.
   """
 
   title: str
@@ -69,6 +71,7 @@ class Study(NamedTuple):
   paper_mean: str = 'The paper takes the mean over the last ten epochs.'
   figures: bool = True
   over_time: bool = False
+  baselines: Mapping[str, str] = MappingProxyType({})
 
 
 def load(path: str | pathlib.Path) -> Study:

@@ -6,6 +6,7 @@ import numpy as np
 
 import mq_jax
 from mq_jax.quantizers import dequantize
+from tests import problem
 
 SHAPE = (3, 2, 4)
 
@@ -40,3 +41,15 @@ def linear(quantizer, w, g, steps, **options):
 
 def kernel(state):
   return state.params['layer']['kernel']
+
+
+def check_training_stays_finite(quantizer):
+  """Trains for four steps, which must move the weights."""
+  train = problem.make(quantizer, mq_jax.ste())
+  state = problem.start(train)
+  before = state.params['first']['kernel'].copy()
+  for batch in problem.batches(4):
+    state, metrics = train.step(state, batch)
+  for leaf in jax.tree.leaves((state.params, metrics)):
+    assert np.all(np.isfinite(leaf))
+  assert np.any(state.params['first']['kernel'] != before)

@@ -1,0 +1,100 @@
+"""Tests differences that are paired over seeds."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.records import ledger
+from experiments.report import figures, paired, study_table
+from experiments.study import spec
+from tests.experiments import ledgers
+
+# Three seeds each. The seeds differ by more than the rules.
+STE = [80.0, 85.0, 90.0]
+EDE = [81.0, 85.5, 92.5]
+
+
+def make_study():
+  settings = {
+    f'{optimizer}-{rule}': spec.in_protocol(
+      'fair', optimizer=optimizer, estimator=rule, epochs=1, learning_rate=0.3
+    )
+    for optimizer in ('sgd', 'adam')
+    for rule in ('ste', 'ede', 'dsq')
+  }
+  return spec.Study(
+    'Rules',
+    settings,
+    figures=False,
+    baselines={
+      name: f'{config.optimizer}-ste'
+      for name, config in settings.items()
+      if config.estimator != 'ste'
+    },
+  )
+
+
+def write(folder, study, **accuracies):
+  for name, values in accuracies.items():
+    config = study.settings[name.replace('_', '-', 1)].to_dict()
+    ledgers.write(folder, name, config, [[value] for value in values])
+  return ledger.read(folder)
+
+
+def rows_of(study, runs):
+  table = study_table.study_table('rules', study, runs)
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  return {row['setting'].strip('`'): row for row in rows}, table.note
+
+
+def test_difference_is_paired_and_has_the_interval_of_student(tmp_path):
+  study = make_study()
+  runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=EDE)
+  rows, note = rows_of(study, runs)
+  differences = np.subtract(EDE, STE)
+  half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
+  expected = differences.mean() + np.array([0, -half, half])
+  ours = [rows['sgd-ede'][name] for name in paired.COLUMNS]
+  assert ours == [f'{number:+.2f}' for number in expected]
+  assert rows['sgd-ede']['α'] == '0.3'
+  assert [rows['sgd-ste'][name] for name in paired.COLUMNS] == ['', '', '']
+  assert "Student's" in note
+
+
+def test_difference_uses_common_seeds_only(tmp_path):
+  study = make_study()
+  runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=EDE[:2])
+  rows, _ = rows_of(study, runs)
+  assert [rows['sgd-ede'][name] for name in paired.COLUMNS] == ['+0.75', '', '']
+  assert rows['sgd-ede']['mark'] == '2 of 5 trials'
+
+
+def test_difference_from_a_baseline_without_run_is_empty(tmp_path):
+  study = make_study()
+  runs = write(tmp_path, study, adam_ste=STE, sgd_ede=EDE)
+  rows, _ = rows_of(study, runs)
+  assert rows['sgd-ede'][paired.COLUMNS[0]] == ''
+  assert figures.write_all({'rules': study}, runs, tmp_path / 'out') == []
+
+
+def test_figure_has_a_panel_per_optimizer_and_a_bar_per_rule(tmp_path):
+  study = make_study()
+  runs = write(
+    tmp_path, study, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=STE[::-1], adam_ste=STE
+  )
+  (png, _) = figures.write_all({'rules': study}, runs, tmp_path / 'out')
+  assert png.name == 'rules-differences.png'
+  group = [
+    (name, config, cell)
+    for name, config in study.settings.items()
+    if (cell := paired.comparison.cell(config, runs))
+  ]
+  figure = paired.draw(group, study.baselines, 'Rules')
+  (axis,) = figure.axes
+  assert axis.get_title() == 'sgd'
+  assert [text.get_text() for text in axis.get_yticklabels()] == ['ede', 'dsq']
+  means = [
+    np.asarray(bar.lines[0].get_xdata(), np.float64).item()
+    for bar in axis.containers
+  ]
+  assert means == pytest.approx([4 / 3, 0])
