@@ -23,6 +23,7 @@ queue=(
   'fair --only=sgd'
   'fair_search --only=adam'
   'fair --only=adam'
+  'fair_more'
   'table1 --only=resnet20-(dorefa|bwn)-sgd --trials=1'
   'table1 --only=resnet20-(dorefa|bwn)-adam --trials=1'
   'table2 --only=resnet56-dorefa-sgd --trials=1 --epochs=5'

@@ -9,7 +9,10 @@ has no setting here.
 """
 
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping
+
+from ml_collections import ConfigDict
 
 from experiments.build.fingerprint import identity
 from experiments.records import ledger
@@ -19,44 +22,60 @@ from experiments.study import Study
 RESULTS = pathlib.Path(__file__).parents[2] / ledger.RESULTS
 
 
-def held_out_accuracies(runs: Iterable[ledger.Run]) -> dict[str, float]:
-  """Returns the accuracy of each run by the identity of its configuration.
+def final_accuracies(runs: Iterable[ledger.Run]) -> dict[str, dict[int, float]]:
+  """Returns the last accuracy of each seed, by the identity of its setting.
 
   A run that diverged has the accuracy 0.
   """
-  return {
-    identity(run.header['config']): run.records[-1]['test_accuracy']
-    if len(run.records) == run.header['config']['epochs']
-    else 0.0
-    for run in runs
-  }
+  found: dict[str, dict[int, float]] = {}
+  for run in runs:
+    of_setting = found.setdefault(identity(run.header['config']), {})
+    if 'diverged' in run.header:
+      of_setting |= dict.fromkeys(ledger.seeds(run), 0.0)
+    else:
+      of_setting |= {
+        seed: records[-1]['test_accuracy']
+        for seed, records in ledger.trials(run).items()
+      }
+  return found
+
+
+def accuracies_of(
+  config: ConfigDict, accuracies: Mapping[str, dict[int, float]]
+) -> list[float]:
+  """Returns the accuracies of a setting, from the base model of the study.
+
+  Args:
+    config: Setting.
+    accuracies: `final_accuracies` of the ledger.
+  """
+  complete = config.to_dict() | {'pretrained': fair_search.BASE}
+  return [*accuracies.get(identity(complete), {}).values()]
 
 
 def best_rate(
-  optimizer: str, rule: str, accuracies: Mapping[str, float]
+  optimizer: str, rule: str, accuracies: Mapping[str, dict[int, float]]
 ) -> float | None:
   """Returns the best α of a rule; None if the search is not complete.
 
   Args:
     optimizer: Key of `fair_search.RATES`.
     rule: Key of `fair_search.RULES`.
-    accuracies: `held_out_accuracies` of the search.
+    accuracies: `final_accuracies` of the search.
   """
   found: dict[float, float] = {}
   for rate in fair_search.RATES[optimizer]:
-    config = fair_search.searched(
-      optimizer, rule, rate, pretrained=fair_search.BASE
-    )
-    name = identity(config.to_dict())
-    if name not in accuracies:
+    config = fair_search.searched(optimizer, rule, rate)
+    values = accuracies_of(config, accuracies)
+    if not values:
       return None
-    found[rate] = accuracies[name]
+    found[rate] = statistics.fmean(values)
   return max(found, key=found.__getitem__)
 
 
 def get_study() -> Study:
   """Returns one setting per optimizer and rule whose search is complete."""
-  accuracies = held_out_accuracies(ledger.read(RESULTS, 'fair_search-*'))
+  accuracies = final_accuracies(ledger.read(RESULTS, 'fair_search-*'))
   settings = {
     f'{optimizer}-{rule}': fair_search.setting(optimizer, rule, rate)
     for optimizer in fair_search.RATES

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.records import ledger
-from experiments.studies import fair, fair_search
+from experiments.studies import fair, fair_more, fair_search
 from experiments.study import spec
 from tests.experiments import ledgers
 
@@ -16,7 +16,7 @@ def write_search(folder, accuracies, optimizer='sgd', rule='ede'):
     )
     name = f'fair_search-{fair_search.name_of(optimizer, rule, rate)}'
     ledgers.write(folder, name, config.to_dict(), [first, last])
-  return fair.held_out_accuracies(ledger.read(folder, 'fair_search-*'))
+  return fair.final_accuracies(ledger.read(folder, 'fair_search-*'))
 
 
 def test_best_rate_has_highest_last_accuracy(tmp_path):
@@ -57,3 +57,45 @@ def test_every_rule_has_the_same_budget():
     pytest.approx(0.1)
     == fair_search.get_study().settings['sgd-ewgs-0.1'].rule.delta
   )
+
+
+def write_fair(folder, accuracies, trials=5):
+  """Writes complete searches under SGD, and trials of every rule."""
+  for rule in fair_search.RULES:
+    rates = fair_search.RATES['sgd']
+    write_search(folder, {rate: (rate, rate) for rate in rates}, rule=rule)
+  for name, config in fair.get_study().settings.items():
+    rule = name.removeprefix('sgd-')
+    each = [[0.0, accuracies.get(rule, 50.0) + seed] for seed in range(trials)]
+    values = config.to_dict() | {'pretrained': fair_search.BASE}
+    ledgers.write(folder, f'fair-{name}', values, each)
+
+
+def test_fair_more_has_ste_the_best_learned_rule_and_two_others(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(fair, 'RESULTS', tmp_path)
+  assert fair_more.get_study().settings == {}
+  best = {'multi_fc': 60.0, 'fc_grad': 59.0, 'dsq': 80.0, 'ede': 70.0}
+  write_fair(tmp_path, best)
+  study = fair_more.get_study()
+  rules = ('ste', 'multi_fc', 'dsq', 'ede')
+  assert [*study.settings] == [
+    f'sgd-{rule}-{change}'
+    for rule in rules
+    for change in ('10epochs', 'float_ends')
+  ]
+  assert study.baselines['sgd-dsq-10epochs'] == 'sgd-ste-10epochs'
+  assert 'sgd-ste-10epochs' not in study.baselines
+  long, ends = (
+    study.settings[f'sgd-dsq-{c}'] for c in ('10epochs', 'float_ends')
+  )
+  assert (long.epochs, long.float_layers) == (10, '')
+  assert (ends.epochs, ends.float_layers) == (2, '(stem|head)/kernel')
+  assert long.learning_rate == ends.learning_rate == 1.0
+
+
+def test_fair_more_waits_for_all_trials(tmp_path, monkeypatch):
+  monkeypatch.setattr(fair, 'RESULTS', tmp_path)
+  write_fair(tmp_path, {}, trials=4)
+  assert fair_more.get_study().settings == {}
