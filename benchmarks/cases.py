@@ -96,11 +96,11 @@ def problem(
   keys = jax.random.split(jax.random.key(0), 3)
   shape = (batch_size, image_size, image_size, 3)
   batch = {
-    'image': jax.random.normal(keys[0], shape, DTYPES[dtype]),
+    'input': jax.random.normal(keys[0], shape, DTYPES[dtype]),
     'label': jax.random.randint(keys[1], (batch_size,), 0, classes),
   }
   variables = jax.jit(net.init, static_argnames='train')(
-    keys[2], batch['image'][:2], train=False
+    keys[2], batch['input'][:2], train=False
   )
   return Problem(
     losses.make_loss(net), variables['params'], variables['batch_stats'], batch

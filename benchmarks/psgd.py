@@ -116,8 +116,8 @@ def main() -> None:
 
 def _with_clips(config: Any, net: Any, path: str, pipeline: Any) -> Any:
   """Returns the variables of a file, with measured clips of activations."""
-  shape = DATASETS[config.dataset].image_shape(config)
-  initial = initial_variables(config, net, shape, path)
+  spec = DATASETS[config.dataset].input_spec(config)
+  initial = initial_variables(config, net, spec, path)
   return fit_to_images(
     config, net, initial, lambda: first_images(pipeline.calibrate)
   )

@@ -145,6 +145,39 @@ def hwgq(bits: int) -> Callable[[Array], Array]:
   return activation
 
 
+def absmax(bits: int) -> Callable[[Array], Array]:
+  """Returns round(clip(q x/γ, −q, q)) γ/q, with γ = max|x| over the last axis.
+
+  q = 2ᵏ⁻¹ − 1. Each token has its own γ, which is constant in the gradient; the
+  gradient is 1. A token of zeros stays zero.
+
+  Args:
+    bits: k, 2 to 8.
+
+  Returns:
+    `(x) -> y`.
+
+  Raises:
+    ValueError: If `bits` is not an integer from 2 to 8.
+
+  References:
+    Ma et al., `The Era of 1-bit LLMs <https://arxiv.org/abs/2402.17764>`_,
+    2024, section 2, and Wang et al., `BitNet
+    <https://arxiv.org/abs/2310.11453>`_, 2023, eq. (4)
+  """
+  check_bits(bits, 2, 8)
+  q = 2 ** (bits - 1) - 1
+
+  def activation(x: Array) -> Array:
+    size = jnp.where(jnp.isinf(x), 0, jnp.abs(x))
+    largest = jnp.max(size, axis=-1, keepdims=True)
+    largest = jnp.where(largest == 0, 1, largest)
+    value = jnp.clip(_round_half_up(x / largest * q), -q, q) * (largest / q)
+    return _with_slope(value.astype(x.dtype), (x, jnp.ones_like(x)))
+
+  return activation
+
+
 def pact(bits: int) -> Callable[[Array, Array], Array]:
   """Returns PACT, round(clip(x, 0, α) (2ᵏ−1)/α) α/(2ᵏ−1), with a trained α.
 

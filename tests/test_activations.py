@@ -46,6 +46,27 @@ def test_dorefa_activation_matches_formula(bits):
   np.testing.assert_array_equal(gradient(function, X)[0], (X >= 0) & (X <= 1))
 
 
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_absmax_scales_each_token_and_has_slope_one(bits):
+  q = 2 ** (bits - 1) - 1
+  largest = np.abs(X).max(axis=-1, keepdims=True)
+  want = np.floor(X / largest * q + 0.5) * largest / q
+  function = activations.absmax(bits)
+  np.testing.assert_allclose(function(jnp.asarray(X)), want, rtol=1e-15)
+  np.testing.assert_array_equal(gradient(function, X)[0], np.ones_like(X))
+  # A token is quantized alone.
+  np.testing.assert_array_equal(function(jnp.asarray(X[1:2])), want[1:2])
+
+
+def test_absmax_of_zeros_and_of_infinities():
+  function = activations.absmax(8)
+  np.testing.assert_array_equal(function(jnp.zeros((2, 3))), np.zeros((2, 3)))
+  x = jnp.array([np.inf, -np.inf, 2.0, -1.0, np.nan])
+  y = np.asarray(function(x[:4]))
+  np.testing.assert_allclose(y, [2, -2, 2, -1], atol=0.01)
+  assert np.isnan(function(x)).any()
+
+
 @pytest.mark.parametrize('bits', [1, 2, 3, 4])
 def test_hwgq_levels_minimize_error_for_normal_inputs(bits):
   x = np.abs(np.random.default_rng(0).normal(size=400_000))

@@ -13,12 +13,13 @@ from experiments.build.base_model import is_from_scratch
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.key import check_value, subset
 from experiments.build.methods import METHODS
-from experiments.build.networks import make_network
+from experiments.build.networks import NETWORKS, make_network
 from experiments.build.parts import RunParts, make_parts
 from experiments.build.schema import KEYS, TABLES, check_effect
 from experiments.common.errors import ConfigError
 from experiments.data.datasets import DATASETS
 from mq_jax import selection
+from mq_jax.quantizers import quantize
 
 LARGEST_SEED = 2**31 - 1  # A jax key of 32 bits takes no larger seed.
 
@@ -56,6 +57,14 @@ def check(config: ConfigDict) -> None:
     config, {n for n, key in KEYS.items() if key.needs} | {'distill'}
   )
   dataset = DATASETS[config.dataset]
+  network = NETWORKS[config.network]
+  if network.inputs != dataset.inputs:
+    fitting = [n for n, d in DATASETS.items() if d.inputs == network.inputs]
+    raise ConfigError(
+      f'config.network={config.network!r} takes {network.inputs}, but'
+      f' config.dataset={config.dataset!r} has {dataset.inputs}: set'
+      f' config.dataset to {" or ".join(fitting)}, or use another network.'
+    )
   dataset.check(subset(config, dataset.reads))
   _check_seeds(config)
   _check_start_and_batch(config)
@@ -168,18 +177,26 @@ def _check_decay(config: ConfigDict) -> None:
 def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   """Refuses rules and estimators that do not fit the leaves of the network."""
   declared = ESTIMATORS[config.estimator]
-  if not (config.float_layers or declared.needs_shapes or declared.reads_cells):
+  by_shape = declared.needs_shapes or declared.reads_cells
+  by_shape |= bool(NETWORKS[config.network].stacked)
+  if not (config.float_layers or config.group_size or by_shape):
     return
-  params = _param_shapes(net, DATASETS[config.dataset].image_shape(config))
+  params = _param_shapes(net, DATASETS[config.dataset].input_spec(config))
   selected = selection.select(params, parts.rules)
   leaves = selection.named_leaves(params)
   if declared.reads_cells and selected:
     _check_cells(config, selected)
+  chosen = {path: leaves[path] for path in selected}
   jax.eval_shape(
-    lambda leaves: parts.step_arguments['estimator'].init(
-      jax.random.key(0), leaves
+    lambda leaves: (
+      {
+        path: quantize(q, leaves[path], q.init(leaves[path]))
+        for path, q in selected.items()
+        if q.parametrized is None
+      },
+      parts.step_arguments['estimator'].init(jax.random.key(0), leaves),
     ),
-    {path: leaves[path] for path in selected},
+    chosen,
   )
 
 
@@ -197,10 +214,10 @@ def _check_cells(
 
 
 @functools.lru_cache
-def _param_shapes(net: Any, image_shape: tuple[int, int, int]) -> Any:
+def _param_shapes(net: Any, input_spec: jax.ShapeDtypeStruct) -> Any:
   """Returns the shapes of a network's parameters, without computing any."""
-  images = jnp.zeros((1, *image_shape))
+  inputs = jnp.zeros((1, *input_spec.shape), input_spec.dtype)
   variables = jax.eval_shape(
-    lambda: net.init(jax.random.key(0), images, train=False)
+    lambda: net.init(jax.random.key(0), inputs, train=False)
   )
   return variables['params']

@@ -92,7 +92,7 @@ def make_loss(
     del rng  # No layer of these networks is random.
     logits, new = net.apply(
       {'params': params, 'batch_stats': batch_stats},
-      batch['image'],
+      batch['input'],
       train=True,
       mutable=['batch_stats'],
     )
@@ -103,7 +103,9 @@ def make_loss(
       soft = soft_label_loss(
         logits.astype(wide), batch[TEACHER_LOGITS].astype(wide), temperature
       )
-      loss_per_example = (1 - share) * loss_per_example + share * soft
+      loss_per_example = (1 - share) * loss_per_example + share * per_example(
+        soft
+      )
     return loss_per_example.mean(), (
       new['batch_stats'],
       {'accuracy': correct.mean()},
@@ -133,12 +135,12 @@ def make_evaluation(
   ) -> dict[str, Array]:
     logits = net.apply(
       {'params': params, 'batch_stats': batch_stats},
-      batch['image'],
+      batch['input'],
       train=False,
     )
     loss_per_example, correct = _scores(losses, logits, batch['label'])
     scores = {'loss': loss_per_example, 'accuracy': correct}
-    if logits.shape[-1] >= TOP5_CLASSES:
+    if logits.ndim == 2 and logits.shape[-1] >= TOP5_CLASSES:
       _, largest = jax.lax.top_k(logits, 5)
       is_among = jnp.any(largest == batch['label'][:, None], axis=-1)
       scores['top5_accuracy'] = is_among.astype(jnp.float32)
@@ -151,5 +153,10 @@ def _scores(
   losses: Losses, logits: Array, labels: Array
 ) -> tuple[Array, Array]:
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-  correct = jnp.argmax(logits, axis=-1) == labels
-  return losses(logits, labels), correct.astype(jnp.float32)
+  correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+  return per_example(losses(logits, labels)), per_example(correct)
+
+
+def per_example(values: Array) -> Array:
+  """Returns the mean of each example, which may have a value per token."""
+  return jnp.mean(values.reshape(len(values), -1), axis=1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from flax.nnx import bridge
 from ml_collections import ConfigDict
 
 import mq_jax
@@ -48,6 +49,9 @@ ACTIVATION_QUANTIZERS = {
       activations.bi_real_sign, signed=True, binary=True
     )
   ),
+  'absmax': _with_bits(
+    lambda bits: mq_jax.Activation(activations.absmax(bits), signed=True)
+  ),
   'dorefa': _with_bits(
     lambda bits: mq_jax.Activation(activations.dorefa_activation(bits))
   ),
@@ -74,10 +78,18 @@ class Network(NamedTuple):
   Attributes:
     make: `(keys, num_classes, activation) -> Linen module`.
     reads: Configuration keys that it depends on.
+    inputs: What it maps to logits: 'images' or 'tokens'.
+    stacked: Regular expression of the kernels that are quantized, if their
+      first axis is that of layers; '' if every kernel is one layer.
+    ends: Regular expression of further leaves, which `config.quantize_ends`
+      quantizes.
   """
 
   make: Callable[[ConfigDict, int, mq_jax.Activation | None], Any]
   reads: tuple[str, ...] = ('head_norm', 'dtype')
+  inputs: str = 'images'
+  stacked: str = ''
+  ends: str = ''
 
 
 def _network(name: str, *options: str) -> Network:
@@ -100,11 +112,35 @@ def _network(name: str, *options: str) -> Network:
   )
 
 
+def _gpt(
+  keys: ConfigDict, num_classes: int, activation: mq_jax.Activation | None
+) -> Any:
+  """Makes the transformer, whose classes are the tokens."""
+  # A module of NNX is built when it is called, after the check of its sizes.
+  return bridge.to_linen(
+    models.Gpt,
+    num_classes,
+    keys.depth,
+    keys.embed_dim,
+    keys.heads,
+    tied=keys.tied,
+    activation=activation,
+    dtype=DTYPES[keys.dtype],
+  )
+
+
 # The networks for CIFAR, then those for ImageNet.
 _DEPTHS = (8, 20, 32, 44, 56, 110, 18, 34, 50)
 _NAMES = (*(f'resnet{depth}' for depth in _DEPTHS), 'vgg_small', 'labnet')
 NETWORKS = {name: _network(name) for name in _NAMES} | {
-  'mobilenet_v2': _network('mobilenet_v2', 'width', 'padding')
+  'mobilenet_v2': _network('mobilenet_v2', 'width', 'padding'),
+  'gpt': Network(
+    _gpt,
+    ('depth', 'embed_dim', 'heads', 'tied', 'quantize_ends', 'dtype'),
+    inputs='tokens',
+    stacked='blocks/.*/kernel',
+    ends='embed/embedding|head/kernel',
+  ),
 }
 
 

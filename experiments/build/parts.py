@@ -8,12 +8,14 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+import mq_jax
 from experiments.build import methods, optimizers, options
 from experiments.build.estimators import (
   ESTIMATORS,
   EstimatorContext,
   make_estimator,
 )
+from experiments.build.networks import NETWORKS
 from mq_jax import selection
 
 
@@ -80,9 +82,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     )
   rules: selection.Rules = [('.*', None)]
   if method.quantizer is not None:
-    rules = method.quantizer
-    if config.float_layers:
-      rules = [(config.float_layers, None), ('.*/kernel', method.quantizer)]
+    rules = _rules(config, method.quantizer)
   if method.refine is not None:
     refine = optax.chain(method.refine(rules), refine)
   step_arguments = {
@@ -102,6 +102,32 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
   return RunParts(
     rules, step_arguments, rate_from(1.0), relaxed, method.after_training
   )
+
+
+def _rules(config: ConfigDict, quantizer: mq_jax.Quantizer) -> selection.Rules:
+  """Returns the quantizer of each leaf.
+
+  A stack of layers has separate scales for them, and `config.group_size` makes
+  scales for groups of inputs.
+  """
+  network = NETWORKS[config.network]
+  if not (config.float_layers or config.group_size or network.stacked):
+    return quantizer
+
+  def sliced(*axes: int) -> mq_jax.Quantizer:
+    if config.group_size:
+      return mq_jax.per(quantizer, (*axes, -1), group_size=config.group_size)
+    return mq_jax.per(quantizer, axes) if axes else quantizer
+
+  rules: list[tuple[str, mq_jax.Quantizer | None]] = []
+  if config.float_layers:
+    rules.append((config.float_layers, None))
+  if not network.stacked:
+    return [*rules, ('.*/kernel', sliced())]
+  rules.append((network.stacked, sliced(0)))
+  if config.quantize_ends:
+    rules.append((network.ends, sliced()))
+  return rules
 
 
 def _post_update(

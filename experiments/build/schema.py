@@ -105,6 +105,18 @@ KEYS: dict[str, Key] = {
     choices=PIXELS,
     base=True,
   ),
+  'data': Key(
+    '',
+    'Text file to train on; empty: the documentation of this project.',
+    base=True,
+    file=True,
+  ),
+  'context': Key(128, 'Tokens per example.', least=2, base=True),
+  'depth': Key(4, 'Blocks of the transformer.', least=1, base=True),
+  'embed_dim': Key(128, 'Length of the embeddings.', least=2, base=True),
+  'heads': Key(4, 'Attention heads per block.', least=1, base=True),
+  'tied': Key(False, 'The head is the transposed embedding.', base=True),
+  'quantize_ends': Key(False, 'Quantize embedding and head too.'),
   'workers': Key(
     0,
     'Threads that decode photographs; 0: one per CPU.',
@@ -155,6 +167,12 @@ KEYS: dict[str, Key] = {
   'per_channel': Key(False, 'One scale per filter.'),
   'clip': Key(1.0, 'Clip of the straight-through rule; 0: none.', least=0),
   'scaled_gradient': Key(True, 'Scale the straight-through gradient by α.'),
+  'group_size': Key(
+    0,
+    'Inputs per scale in each output channel; 0: one scale per layer.',
+    least=0,
+    quantized=True,
+  ),
   'float_layers': Key(
     '',
     'Regular expression of the leaves that stay in full precision.',

@@ -121,7 +121,7 @@ def train_batch(
     padding: Number of pixels around an image; 0 leaves out the crop.
 
   Returns:
-    'image' uint8 of shape (B, H, W, C), 'label' int32 of shape (B,).
+    'input' uint8 of shape (B, H, W, C), 'label' int32 of shape (B,).
 
   Raises:
     ValueError: If the padding is negative or there is no such batch.
@@ -135,7 +135,7 @@ def train_batch(
   key = jax.random.fold_in(_key(seed, _AUGMENT), epoch)
   key = jax.random.fold_in(key, index)
   images = _augmented(split.images, chosen, key, flip, padding)
-  return {'image': images, 'label': split.labels[chosen]}
+  return {'input': images, 'label': split.labels[chosen]}
 
 
 def _augmented(
@@ -191,14 +191,14 @@ def eval_batch(
     batch_size: Number of images, B.
 
   Returns:
-    'image' uint8 of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask'
+    'input' uint8 of shape (B, H, W, C), 'label' int32 of shape (B,), and 'mask'
     float32 of shape (B,): 1 for an image, 0 for the padding of the last batch.
     Over all batches every image has the mask 1 exactly once.
   """
   places = index * batch_size + jnp.arange(batch_size)
   chosen = jnp.minimum(places, len(split.labels) - 1)
   return {
-    'image': split.images[chosen],
+    'input': split.images[chosen],
     'label': split.labels[chosen],
     'mask': (places < len(split.labels)).astype(jnp.float32),
   }

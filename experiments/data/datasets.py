@@ -1,9 +1,11 @@
 """Declares the data sets: CIFAR, scikit-learn's digits, and photographs."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -26,23 +28,18 @@ from experiments.data.pipeline import Pipeline
 from experiments.data.raw_images import Floats3, RawImages
 from experiments.data.raw_photos import raw_photos
 from experiments.data.store import find_prepared, read_prepared
+from experiments.data.text import READS as TEXT_READS
+from experiments.data.text import read_text, text_pipeline
 
 DataDir = str | os.PathLike[str] | None
-
-
-class SmokeSizes(NamedTuple):
-  """The sizes of a smoke run, as in the configuration."""
-
-  batch_size: int
-  holdout: int
 
 
 class Dataset(NamedTuple):
   """The declaration of a data set.
 
   Attributes:
-    image_shape: `(keys) -> (height, width, channels)` of the images. `keys` has
-      at least the keys in `reads`.
+    input_spec: `(keys) -> shape and type` of one input of the network, such as
+      (height, width, channels). `keys` has at least the keys in `reads`.
     pipeline: `(keys, mesh) -> Pipeline` of a run. `keys` has the keys in
       `reads`, and each batch is split over the devices of the mesh.
     reads: Configuration keys that the pipeline depends on.
@@ -52,22 +49,31 @@ class Dataset(NamedTuple):
       fit into it.
     check: `(keys) -> None`. It raises a `ConfigError` if keys in `reads` do not
       fit each other, and reads no files.
-    smoke: Batch size and number of test images of a smoke run.
+    smoke: Sizes of a smoke run, by key of the configuration.
+    inputs: What its examples are: 'images' or 'tokens'.
+    symbol: What a label is, if the loss of the test is also given in bits per
+      symbol; '' if it is not.
   """
 
-  image_shape: Callable[[ConfigDict], tuple[int, int, int]]
+  input_spec: Callable[[ConfigDict], jax.ShapeDtypeStruct]
   pipeline: Callable[[ConfigDict, Mesh], Pipeline]
   reads: tuple[str, ...]
   test: Callable[[ConfigDict], RawImages] | None = None
   load: Callable[[DataDir], ImageSet] | None = None
   check: Callable[[ConfigDict], None] = lambda keys: None
-  smoke: SmokeSizes = SmokeSizes(batch_size=16, holdout=64)
+  smoke: Mapping[str, int] = MappingProxyType({'batch_size': 16, 'holdout': 64})
+  inputs: str = 'images'
+  symbol: str = ''
+
+
+def _pixels(side: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((side, side, 3), np.float32)
 
 
 def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
   """Declares a data set of 32x32 images that fits into a device's memory."""
   return Dataset(
-    lambda keys: (32, 32, 3),
+    lambda keys: _pixels(32),
     lambda keys, mesh: device_pipeline(load(keys.data_dir), keys, mesh),
     ('data_dir', *READS),
     lambda keys: raw_images(load(keys.data_dir), keys.holdout),
@@ -118,13 +124,13 @@ def _digits(data_dir: DataDir) -> ImageSet:
 def _photographs(read: Callable[[ConfigDict], PhotoSet]) -> Dataset:
   """Declares a data set of photographs, which are decoded for each batch."""
   return Dataset(
-    lambda keys: (keys.image_size, keys.image_size, 3),
+    lambda keys: _pixels(keys.image_size),
     lambda keys, mesh: photo_pipeline(read(keys), keys, mesh),
     ('data_dir', *PHOTO_READS),
     lambda keys: raw_photos(read(keys), keys),
     check=check_photo_keys,
     # A folder may have few photographs.
-    smoke=SmokeSizes(batch_size=8, holdout=8),
+    smoke={'batch_size': 8, 'holdout': 8},
   )
 
 
@@ -137,6 +143,14 @@ DATASETS = {
   'digits': _in_memory(_digits),
   'folder': _photographs(read_folder),
   'imagenet': _photographs(read_imagenet),
+  'text': Dataset(
+    lambda keys: jax.ShapeDtypeStruct((keys.context,), np.int32),
+    lambda keys, mesh: text_pipeline(read_text(keys.data), keys, mesh),
+    TEXT_READS,
+    smoke={'batch_size': 8, 'context': 16},
+    inputs='tokens',
+    symbol='byte',
+  ),
 }
 
 

@@ -31,7 +31,7 @@ def start_batch(
     columns: Other arrays of the batch, with a leading axis of rows.
 
   Returns:
-    The batch, its 'image' uint8. It has the error of the first row that failed.
+    The batch, its 'input' uint8. It has the error of the first row that failed.
   """
   count = len(columns['label'])
   is_even = count % mesh.size == 0
@@ -55,7 +55,7 @@ def start_batch(
       for name, column in columns.items()
     }
     shape = (count, *images.shape[1:])
-    return made | {'image': to_device(shape, image)}
+    return made | {'input': to_device(shape, image)}
 
   future: Future[Batch] = Future()
   chunks = [range(len(rows))[i:][:_CHUNK] for i in range(0, len(rows), _CHUNK)]

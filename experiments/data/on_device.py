@@ -121,9 +121,9 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
 
   def normalised(batch: Batch) -> Batch:
     pixels = batches.normalised(
-      batch['image'], images.mean, images.std, keys.dtype
+      batch['input'], images.mean, images.std, keys.dtype
     )
-    return batch | {'image': pixels}
+    return batch | {'input': pixels}
 
   def examples(split: Split) -> Examples:
     @functools.partial(jax.jit, static_argnames='batch_size')
@@ -164,14 +164,14 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
   return Pipeline(
     steps_per_epoch=steps_per_epoch,
     classes=images.class_names,
-    train=_from_traced(traced, steps_per_epoch, mesh),
+    train=from_traced(traced, steps_per_epoch, mesh),
     evaluate=examples(test_split),
     calibrate=examples(train_split),
     traced=traced,
   )
 
 
-def _from_traced(
+def from_traced(
   traced: TracedBatches, steps_per_epoch: int, mesh: Mesh
 ) -> Callable[[int, int], Batch]:
   """Makes `Pipeline.train` from batches that are made inside jit."""

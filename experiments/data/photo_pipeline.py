@@ -101,7 +101,7 @@ def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     return batches.normalised(image, mean, std, keys.dtype)
 
   def normalised(batch: Batch) -> Batch:
-    return batch | {'image': normalise(batch['image'])}
+    return batch | {'input': normalise(batch['input'])}
 
   def train_batches(seed: int) -> Callable[[int], Batch]:
     order_of = functools.lru_cache(2)(

@@ -18,7 +18,7 @@ class Examples(NamedTuple):
 
   Attributes:
     size: Number of images.
-    batch: `(index, batch_size) -> batch` with 'image' of shape
+    batch: `(index, batch_size) -> batch` with 'input' of shape
       (batch_size, height, width, channels), 'label' int32 of shape
       (batch_size,), and 'mask' float32 of shape (batch_size,): 1 for an image,
       0 for the padding of the last batch. Any size from 1 is valid, also one
@@ -51,7 +51,7 @@ class Pipeline(NamedTuple):
   Attributes:
     steps_per_epoch: Number of training batches per epoch.
     classes: Name of each class, in the order of the labels.
-    train: `(seed, number) -> batch` with 'image' and 'label', on the devices.
+    train: `(seed, number) -> batch` with 'input' and 'label', on the devices.
       `number` counts batches from 0 over all epochs. A batch depends only on
       the two arguments, so that a resumed run gets the same batches.
     evaluate: Test images.

@@ -181,9 +181,12 @@ def test_images(config: ConfigDict) -> RawImages:
   """
   declared = DATASETS[config.dataset]
   if declared.test is None:
+    hint = ' Add it in experiments.data.datasets.'
+    if declared.symbol:
+      hint = ' Use python -m experiments.sample to write text.'
     raise InvalidError(
       f'The declaration of config.dataset={config.dataset!r} has no `test`,'
-      ' which returns the test images. Add it in experiments.data.datasets.'
+      f' which returns the test images.{hint}'
     )
   return declared.test(subset(config, declared.reads))
 

@@ -120,7 +120,7 @@ def of_epochs(
   backward = _backward(config)
   if images is None or backward is None:
     return None
-  side = DATASETS[config.dataset].image_shape(config)[0]
+  side = DATASETS[config.dataset].input_spec(config).shape[0]
   wanted = (config.network, side, config.batch_size, config.hidden, backward)
   matching = [step for step in measured if step[:5] == wanted]
   if not matching:

@@ -93,7 +93,7 @@ def make_recalibrate(
 
   @jax.jit
   def add_batch(totals: Any, batch: Batch, params: Any) -> Any:
-    statistics = batch_statistics(net, params, totals, batch['image'])
+    statistics = batch_statistics(net, params, totals, batch['input'])
     return jax.tree.map(jnp.add, totals, statistics)
 
   def recalibrate(

@@ -53,7 +53,7 @@ class Initial(NamedTuple):
 def initial_variables(
   config: ConfigDict,
   net: Any,
-  image_shape: tuple[int, int, int],
+  input_spec: jax.ShapeDtypeStruct,
   base: str,
 ) -> Initial:
   """Returns the parameters and batch statistics that a run starts from.
@@ -61,7 +61,7 @@ def initial_variables(
   Args:
     config: A checked configuration.
     net: Linen module.
-    image_shape: Height, width and channels of the images.
+    input_spec: Shape and type of one input.
     base: Path of the base model; empty for random weights.
 
   Raises:
@@ -70,11 +70,12 @@ def initial_variables(
   """
 
   def random_variables() -> Any:
-    images = jnp.zeros((1, *image_shape))
-    return net.init(jax.random.key(config.seed), images, train=False)
+    inputs = jnp.zeros((1, *input_spec.shape), input_spec.dtype)
+    return net.init(jax.random.key(config.seed), inputs, train=False)
 
   if not base:
-    return Initial(**jax.jit(random_variables)())
+    # A network without norms of batches has no statistics.
+    return Initial(**{'batch_stats': {}} | jax.jit(random_variables)())
   model = torch_weights.load_any(pathlib.Path(base).expanduser())
   return Initial(
     **_fitted(config, base, model, random_variables),
@@ -85,7 +86,7 @@ def initial_variables(
 
 def first_images(examples: Examples) -> Any:
   """Returns images to measure statistics and numbers of activations with."""
-  images = examples.batch(0, min(MEASURED_IMAGES, examples.size))['image']
+  images = examples.batch(0, min(MEASURED_IMAGES, examples.size))['input']
   if not processes.are_several():
     return images
   return multihost_utils.process_allgather(images, tiled=True)

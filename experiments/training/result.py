@@ -1,11 +1,13 @@
 """The outcome of a complete run, read from its folder."""
 
+import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments.data.datasets import DATASETS
 from experiments.records import run_log, workdir
 from experiments.records.entry import check_complete
 
@@ -27,6 +29,8 @@ class Result(NamedTuple):
     seconds_per_epoch: Mean over the epochs.
     model_path: File with the quantized parameters and batch statistics of the
       first trial. The files of the other trials are in the same folder.
+    bits: Mean test loss of the last epochs in bits, and what they are bits per;
+      None if the data set declares no symbol.
     records: One dict per epoch, as in metrics.jsonl. If there are several
       trials, the numbers are means, and 'trials' has the records of each.
     trial_accuracies: `last_accuracy` of each trial.
@@ -39,6 +43,7 @@ class Result(NamedTuple):
   best_accuracy: float
   seconds_per_epoch: float
   model_path: pathlib.Path
+  bits: tuple[float, str] | None
   records: list[dict[str, Any]]
   trial_accuracies: list[float]
 
@@ -55,6 +60,7 @@ def read_result(config: ConfigDict, folder: pathlib.Path) -> Result:
     for record in last
   ]
   top5 = [r['test_top5_accuracy'] for r in last if 'test_top5_accuracy' in r]
+  symbol = DATASETS[config.dataset].symbol
   final_accuracy = accuracies[-1] if config.quantizer == 'none' else None
   return Result(
     base_accuracy=header['start'].get('base_accuracy', final_accuracy),
@@ -64,6 +70,12 @@ def read_result(config: ConfigDict, folder: pathlib.Path) -> Result:
     best_accuracy=max(accuracies),
     seconds_per_epoch=statistics.fmean(r['seconds'] for r in records),
     model_path=workdir.model_path(folder, config),
+    bits=(
+      statistics.fmean(r['test_loss'] for r in last) / math.log(2),
+      symbol,
+    )
+    if symbol
+    else None,
     records=records,
     trial_accuracies=[
       statistics.fmean(trial) for trial in zip(*by_epoch, strict=True)

@@ -35,7 +35,7 @@ def smoke_config(config: ConfigDict) -> ConfigDict:
   changed = config.copy_and_resolve_references()
   changed.update({k: min(config[k], most) for k, most in LARGEST.items()})
   sizes = DATASETS[config.dataset].smoke
-  changed.update(epoch_steps=STEPS, **sizes._asdict())
+  changed.update(epoch_steps=STEPS, **sizes)
   return changed
 
 

@@ -31,6 +31,9 @@ def print_summary(result: Result, console: Console | None = None) -> None:
   if result.last_top5_accuracy is not None:
     top5 = f'{result.last_top5_accuracy:.2f}%'
     rows['top-5 test accuracy, mean of these epochs'] = top5
+  if result.bits:
+    bits, symbol = result.bits
+    rows[f'test bits per {symbol}, mean of these epochs'] = f'{bits:.3f}'
   if len(trials) > 1:
     deviation = statistics.stdev(trials)
     rows[f'standard deviation over {len(trials)} trials'] = f'{deviation:.2f}%'
@@ -56,7 +59,9 @@ def print_next_commands(
   if importlib.util.find_spec('tensorboard') is None:
     install = '  (pip install tensorboard)'
   lines = [f'tensorboard --logdir={folder}/{SCALARS}{install}']
-  if config.quantizer != 'none':
+  if config.quantizer != 'none' and config.dataset == 'text':
+    lines.append(f'python -m experiments.sample --workdir={folder}')
+  elif config.quantizer != 'none':
     if is_smoke:
       folder = shlex.quote(str(smoke.run_folder(workdir)))
     lines.append(
@@ -64,6 +69,6 @@ def print_next_commands(
       + ' --smoke' * is_smoke
     )
   console = Console()
-  print_line(console, 'Next commands, to see curves and to make small files:')
+  print_line(console, 'Next commands, to see curves and to use the network:')
   for line in lines:
     print_line(console, f'  {line}')

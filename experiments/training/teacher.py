@@ -42,7 +42,7 @@ def make_teacher(
   net = make_network(base_config(config), num_classes)
 
   def add_logits(variables: dict[str, Any], batch: Batch) -> Batch:
-    logits = net.apply(variables, batch['image'], train=False)
+    logits = net.apply(variables, batch['input'], train=False)
     return batch | {losses.TEACHER_LOGITS: logits}
 
   return Teacher(

@@ -153,7 +153,7 @@ def _run(
   net = make_network(config, len(pipeline.classes))
   initial = processes.together(
     lambda: initial_variables(
-      config, net, DATASETS[config.dataset].image_shape(config), base
+      config, net, DATASETS[config.dataset].input_spec(config), base
     )
   )
   if processes.are_several():

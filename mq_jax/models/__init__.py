@@ -1,4 +1,4 @@
-"""Flax Linen networks and their layers. No other package imports flax."""
+"""Networks and their layers, in Flax. No other package imports flax."""
 
 from mq_jax.models.activation import QuantizedInput as QuantizedInput
 from mq_jax.models.batch_norm import BatchNorm as BatchNorm
@@ -6,6 +6,7 @@ from mq_jax.models.batch_norm import batch_statistics as batch_statistics
 from mq_jax.models.calibration import measure_numbers as measure_numbers
 from mq_jax.models.folding import fold_norms as fold_norms
 from mq_jax.models.folding import fold_scales as fold_scales
+from mq_jax.models.gpt import Gpt as Gpt
 from mq_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from mq_jax.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from mq_jax.models.residual import ResNet as ResNet

@@ -79,9 +79,9 @@ def config(**overrides):
   return result
 
 
-def variables(net, seed=7, image_shape=(32, 32, 3)):
+def variables(net, seed=7, image_shape=(32, 32, 3), dtype=jnp.float32):
   """Returns random weights of a network; compiles nothing."""
-  images = jnp.zeros((1, *image_shape))
+  images = jnp.zeros((1, *image_shape), dtype)
   shapes = jax.eval_shape(
     lambda: net.init(jax.random.key(0), images, train=False)
   )
@@ -127,11 +127,10 @@ def last_checkpoint(config, folder):
   """Returns the newest checkpoint of a run; compiles nothing."""
   pipeline = make_pipeline(config)
   net = make_network(config, len(pipeline.classes))
-  random = variables(
-    net, image_shape=DATASETS[config.dataset].image_shape(config)
-  )
+  spec = DATASETS[config.dataset].input_spec(config)
+  random = variables(net, image_shape=spec.shape, dtype=spec.dtype)
   steps = make_steps(
-    config, pipeline, net, random['params'], random['batch_stats']
+    config, pipeline, net, random['params'], random.get('batch_stats', {})
   )
   template = jax.eval_shape(
     lambda state: with_codes(steps, state), steps.state_shape()

@@ -105,7 +105,7 @@ def stream(keys, mesh):
 
   def batch_of(places):
     return {
-      'image': (images[places] / 128 - 1).astype(np.float32),
+      'input': (images[places] / 128 - 1).astype(np.float32),
       'label': labels[places],
     }
 

@@ -22,7 +22,7 @@ def oracle(logits, labels):
 def make_batch(size=6):
   rng = np.random.default_rng(0)
   return {
-    'image': jnp.asarray(rng.normal(size=(size, 32, 32, 3)), jnp.float32),
+    'input': jnp.asarray(rng.normal(size=(size, 32, 32, 3)), jnp.float32),
     'label': jnp.asarray(rng.integers(0, 10, size), jnp.int32),
   }
 
@@ -34,7 +34,7 @@ def test_make_loss_is_mean_over_batch_in_training_mode():
     weights['params'], weights['batch_stats'], batch, jax.random.key(0)
   )
   logits, new = net.apply(
-    weights, batch['image'], train=True, mutable=['batch_stats']
+    weights, batch['input'], train=True, mutable=['batch_stats']
   )
   loss_per_example, hits = oracle(logits, batch['label'])
   assert float(loss) == pytest.approx(loss_per_example.mean(), rel=1e-5)
@@ -60,7 +60,7 @@ def test_make_loss_with_teacher_adds_divergence_of_soft_labels(
     losses.Distillation(share, temperature),
   )(weights['params'], weights['batch_stats'], batch, jax.random.key(0))
   logits, _ = net.apply(
-    weights, batch['image'], train=True, mutable=['batch_stats']
+    weights, batch['input'], train=True, mutable=['batch_stats']
   )
   hard, _ = oracle(logits, batch['label'])
   student, target = (
@@ -75,7 +75,7 @@ def test_make_loss_with_teacher_adds_divergence_of_soft_labels(
 def test_make_evaluation_counts_unmasked_examples_only():
   net, batch = tiny.Net(10), make_batch()
   weights = tiny.variables(net)
-  logits = net.apply(weights, batch['image'], train=False)
+  logits = net.apply(weights, batch['input'], train=False)
   # The mask excludes one wrong and one correct answer.
   labels = np.asarray(logits.argmax(axis=1)).astype(np.int32)
   labels[:3] = (labels[:3] + 1) % 10
@@ -94,7 +94,7 @@ def test_make_evaluation_counts_unmasked_examples_only():
 def test_make_evaluation_of_many_classes_counts_the_top_five():
   net = tiny.Net(losses.TOP5_CLASSES)
   weights, batch = tiny.variables(net), make_batch(8)
-  logits = np.asarray(net.apply(weights, batch['image'], train=False))
+  logits = np.asarray(net.apply(weights, batch['input'], train=False))
   # The label of example i has the rank i; the mask excludes example 2.
   order = np.argsort(-logits, axis=1)
   batch['label'] = jnp.asarray(order[np.arange(8), np.arange(8)], jnp.int32)

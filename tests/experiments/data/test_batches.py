@@ -98,7 +98,7 @@ def all_crops(image: np.ndarray, padding: int) -> dict[bytes, Any]:
 
 
 def as_bytes(batch: Any) -> list[tuple[int, bytes]]:
-  pixels, labels = np.asarray(batch['image']), batch['label'].tolist()
+  pixels, labels = np.asarray(batch['input']), batch['label'].tolist()
   assert pixels.dtype == np.uint8
   return [(y, x.tobytes()) for x, y in zip(pixels, labels, strict=True)]
 
@@ -189,7 +189,7 @@ def test_normalised_train_batch_has_black_border() -> None:
   mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
   images = np.full((30, 32, 32, 3), (255, 0, 51), np.uint8)
   split = batches.to_device(images, np.zeros(30, np.int32))
-  pixels = batch_of(split)['image']
+  pixels = batch_of(split)['input']
   normalised = jax.jit(batches.normalised, static_argnums=3)
   image = normalised(pixels, mean, std, jnp.float32)
   assert image.dtype == jnp.float32
@@ -221,11 +221,11 @@ def test_eval_batch_masks_count_every_image_once(size: int, batch: int) -> None:
     )
 
   got = scan(split)
-  assert got['image'].shape[:2] == (-(-size // batch), batch)
+  assert got['input'].shape[:2] == (-(-size // batch), batch)
   mask = np.asarray(got['mask'])
   assert set(mask.ravel().tolist()) <= {0.0, 1.0}
   assert got['label'][mask == 1].tolist() == list(range(size))
-  np.testing.assert_array_equal(got['image'][mask == 1], split.images)
+  np.testing.assert_array_equal(got['input'][mask == 1], split.images)
 
 
 def test_to_device_wrong_arrays_raise() -> None:

@@ -40,7 +40,7 @@ def test_start_batch_decodes_only_rows_of_own_devices(monkeypatch):
     ).result()
   assert sorted(decoded) == [3, 4, 5]
   np.testing.assert_array_equal(batch['label'], [3, 4, 5])
-  np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], [3, 4, 5])
+  np.testing.assert_array_equal(batch['input'][:, 0, 0, 0], [3, 4, 5])
   assert set(made) == {(6,), (6, 2, 2, 3)}
 
 

@@ -76,10 +76,10 @@ def test_train_batch_is_function_of_seed_and_number(number):
     padding=4,
   )
   image = batches.normalised(
-    expected['image'], images.mean, images.std, jnp.float32
+    expected['input'], images.mean, images.std, jnp.float32
   )
   np.testing.assert_array_equal(batch['label'], expected['label'])
-  np.testing.assert_allclose(batch['image'], image, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(batch['input'], image, rtol=1e-6, atol=1e-6)
 
 
 def test_traced_batch_equals_train_batch():
@@ -89,7 +89,7 @@ def test_traced_batch_equals_train_batch():
   for number in (3, 5, 6):
     batch = jax.jit(data.traced.batch)(data.traced.shared, context, number)
     expected = data.train(5, number)
-    np.testing.assert_array_equal(batch['image'], expected['image'])
+    np.testing.assert_array_equal(batch['input'], expected['input'])
     np.testing.assert_array_equal(batch['label'], expected['label'])
 
 
@@ -98,7 +98,7 @@ def test_train_batch_without_augment_returns_images_unchanged():
   batch = data.train(5, 1)
   pixels = (images.train_images / 255 - images.mean) / images.std
   chosen = np.asarray(batches.epoch_order(5, 0, SIZE))[4:8]
-  np.testing.assert_allclose(batch['image'], pixels[chosen], atol=1e-5)
+  np.testing.assert_allclose(batch['input'], pixels[chosen], atol=1e-5)
 
 
 @pytest.mark.parametrize('devices', [1, 2])

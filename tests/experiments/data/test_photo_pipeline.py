@@ -60,14 +60,14 @@ def test_train_batches_are_equal_for_any_threads_and_start(root):
   ]
   assert pipelines[0].steps_per_epoch == 14 // 4
   expected = [bits(pipelines[0].train(3, number)) for number in range(8)]
-  assert len({batch['image'] for batch in expected}) == 8
+  assert len({batch['input'] for batch in expected}) == 8
   for number in (5, 6, 0, 7, 7, 2):
     assert bits(pipelines[1].train(3, number)) == expected[number]
   # Trials take turns.
   for number in range(8):
     assert bits(pipelines[2].train(3, number)) == expected[number]
     other = bits(pipelines[2].train(4, number))
-    assert other['image'] != expected[number]['image']
+    assert other['input'] != expected[number]['input']
 
 
 def test_train_epoch_has_each_photograph_once(root):
@@ -77,7 +77,7 @@ def test_train_epoch_has_each_photograph_once(root):
   orders = []
   for epoch in range(2):
     batches = [pipeline.train(0, 2 * epoch + i) for i in range(2)]
-    images = np.concatenate([batch['image'] for batch in batches])
+    images = np.concatenate([batch['input'] for batch in batches])
     labels = np.concatenate([batch['label'] for batch in batches])
     order = [
       int(np.abs(expected - image).max(axis=(1, 2, 3)).argmin())
@@ -102,7 +102,7 @@ def test_train_augmented_crop_is_the_drawn_box(root, monkeypatch):
   mirrored = []
   for number in range(4):
     batch = pipeline.train(0, number)
-    for image, label in zip(batch['image'], batch['label'], strict=True):
+    for image, label in zip(batch['input'], batch['label'], strict=True):
       distance = np.abs(both - np.asarray(image)).max(axis=(2, 3, 4))
       assert distance.min() < 1e-5
       is_mirrored, place = np.unravel_index(distance.argmin(), distance.shape)
@@ -119,7 +119,7 @@ def test_evaluate_returns_central_crops_in_order_with_mask(root):
     batches = [pipeline.evaluate.batch(index, 4) for index in range(2)]
     mask = np.concatenate([batch['mask'] for batch in batches])
     np.testing.assert_array_equal(mask, [1] * 6 + [0] * 2)
-    images = np.concatenate([batch['image'] for batch in batches])
+    images = np.concatenate([batch['input'] for batch in batches])
     np.testing.assert_allclose(images[:6], expected, atol=1e-5)
     labels = np.concatenate([batch['label'] for batch in batches])
     np.testing.assert_array_equal(labels[:6], [0, 0, 0, 1, 1, 1])
@@ -152,7 +152,7 @@ def test_calibrate_is_training_set_without_augmentation(root):
   assert pipeline.calibrate.size == 14
   got = pipeline.calibrate.batch(0, 5)
   expected = [normalised(central(p)) for p in photos_of(root, 'train')[:5]]
-  np.testing.assert_allclose(got['image'], expected, atol=1e-5)
+  np.testing.assert_allclose(got['input'], expected, atol=1e-5)
 
 
 def test_holdout_moves_training_photographs(root):
@@ -167,14 +167,14 @@ def test_holdout_moves_training_photographs(root):
   ):
     expected = [normalised(central(files[place])) for place in places]
     got = examples.batch(0, len(places))
-    np.testing.assert_allclose(got['image'], expected, atol=1e-5)
+    np.testing.assert_allclose(got['input'], expected, atol=1e-5)
     np.testing.assert_array_equal(got['label'], places // 7)
 
 
 def test_dtype_and_epoch_steps_are_read(root):
   pipeline = make_pipeline(config(root, dtype='bfloat16', epoch_steps=2))
   assert pipeline.steps_per_epoch == 2
-  assert pipeline.train(0, 0)['image'].dtype == jax.numpy.bfloat16
+  assert pipeline.train(0, 0)['input'].dtype == jax.numpy.bfloat16
 
 
 def test_batches_on_two_devices_are_split_and_equal(root):

@@ -63,7 +63,7 @@ def results_of_test(config, root):
   paths = sorted((root / 'photos' / 'val').glob('*/*'))
   examples = make_pipeline(config).evaluate
   assert examples.size == len(paths) == 11
-  images = examples.batch(0, len(paths))['image']
+  images = examples.batch(0, len(paths))['input']
   model = model_file.load_model(workdir.model_path(root / 'run', config))
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   net = tiny.Net(len(CLASSES))

@@ -42,7 +42,7 @@ def problem():
   """Returns the loss of a network of one layer, its weights and a batch."""
   net, rng = tiny.Net(10), np.random.default_rng(0)
   batch = {
-    'image': jnp.asarray(rng.normal(size=(4, 32, 32, 3)), jnp.float32),
+    'input': jnp.asarray(rng.normal(size=(4, 32, 32, 3)), jnp.float32),
     'label': jnp.arange(4, dtype=jnp.int32),
   }
   weights = jax.tree.map(jnp.asarray, tiny.variables(net))

@@ -93,9 +93,9 @@ def run_plain_steps(config, steps):
       flip=True,
     )
     mean, std = dataset.mean, dataset.std
-    image = batches.normalised(batch['image'], mean, std, jnp.float32)
+    image = batches.normalised(batch['input'], mean, std, jnp.float32)
     teacher_logits = net.apply(weights, image, train=False)
-    return batch | {'image': image, 'teacher_logits': teacher_logits}
+    return batch | {'input': image, 'teacher_logits': teacher_logits}
 
   state = train.init(
     jax.random.key(config.seed),
@@ -245,7 +245,7 @@ def test_evaluate_few_images_does_not_fill_a_large_batch():
   def batch(index, batch_size):
     sizes.append((index, batch_size))
     return {
-      'image': jnp.zeros((batch_size, 32, 32, 3)),
+      'input': jnp.zeros((batch_size, 32, 32, 3)),
       'label': jnp.zeros(batch_size, jnp.int32),
       'mask': (jnp.arange(batch_size) < 12).astype(jnp.float32),
     }

@@ -1,0 +1,132 @@
+"""Text as bytes: training examples at random places, a test in order."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from experiments.common import parallel
+from experiments.common.errors import ConfigError, MissingError
+from experiments.data.on_device import from_traced
+from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
+
+Array = jax.Array
+# The configuration keys that `text_pipeline` depends on.
+READS = ('data', 'context', 'batch_size', 'epoch_steps')
+VOCABULARY = 256
+TEST_SHARE = 0.1
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+def read_text(path: str) -> np.ndarray:
+  """Returns the bytes of a text, uint8.
+
+  Args:
+    path: File; empty for the documentation of this project.
+
+  Raises:
+    MissingError: If the file is missing.
+  """
+  if not path:
+    pages = [_ROOT / 'README.md', *sorted((_ROOT / 'docs').glob('*.md'))]
+    return np.concatenate([_bytes_of(page) for page in pages])
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
+    raise MissingError(
+      f'config.data={path!r} is no file: set it to a text file, or leave it'
+      ' empty for the documentation of this project.'
+    )
+  return _bytes_of(file)
+
+
+def _bytes_of(path: pathlib.Path) -> np.ndarray:
+  return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+def divide(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the beginning of a text for training, and its end for the test."""
+  place = len(text) - int(TEST_SHARE * len(text))
+  return text[:place], text[place:]
+
+
+def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
+  """Makes the pipeline of a text.
+
+  A batch has 'input', int32 of shape (batch_size, context), and 'label', the
+  byte after each input. An epoch has as many bytes as the training text.
+
+  Args:
+    text: uint8 of shape (bytes,).
+    keys: Configuration with at least the keys in `READS`.
+    mesh: Devices that each batch is split over.
+
+  Raises:
+    ConfigError: If the text is too short, or the devices cannot split a batch
+      evenly.
+  """
+  if keys.batch_size % mesh.size:
+    raise ConfigError(
+      f'config.batch_size={keys.batch_size} must be a multiple of {mesh.size},'
+      ' the number of devices that config.mesh_data splits a batch over.'
+    )
+  train_text, test_text = divide(text)
+  context = keys.context
+  steps = len(train_text) // (keys.batch_size * context)
+  if not steps or len(test_text) <= context:
+    raise ConfigError(
+      f'The text has {len(text):,} bytes, which is too short for'
+      f' config.batch_size={keys.batch_size} and config.context={context}: its'
+      f' first {1 - TEST_SHARE:.0%} must have a batch, and the rest an example.'
+    )
+  steps = min(steps, keys.epoch_steps or steps)
+
+  def examples_at(text: Array, starts: Array) -> Batch:
+    tokens = text[starts[:, None] + jnp.arange(context + 1)[None]].astype(
+      jnp.int32
+    )
+    return {'input': tokens[:, :-1], 'label': tokens[:, 1:]}
+
+  def train_batch(shared: Array, seed: Array, number: Array) -> Batch:
+    key = jax.random.fold_in(jax.random.key(seed), number)
+    last = len(train_text) - context
+    starts = jax.random.randint(key, (keys.batch_size,), 0, last)
+    return parallel.split_batch(examples_at(shared, starts), mesh)
+
+  def in_order(text: np.ndarray) -> Examples:
+    on_devices = parallel.replicated(text, mesh)
+    size = (len(text) - 1) // context
+
+    @functools.partial(jax.jit, static_argnames='batch_size')
+    def batch(text: Array, index: Array, batch_size: int) -> Batch:
+      places = index * batch_size + jnp.arange(batch_size)
+      mask = (places < size).astype(jnp.float32)
+      starts = jnp.minimum(places, size - 1) * context
+      made = examples_at(text, starts) | {'mask': mask}
+      if batch_size % mesh.size:
+        return parallel.keep_replicated(made, mesh)
+      return parallel.split_batch(made, mesh)
+
+    return Examples(size, functools.partial(batch, on_devices))
+
+  traced = TracedBatches(
+    parallel.replicated(train_text, mesh), _seed_alone, train_batch
+  )
+  return Pipeline(
+    steps_per_epoch=steps,
+    classes=tuple(f'byte {value}' for value in range(VOCABULARY)),
+    train=from_traced(traced, steps, mesh),
+    evaluate=in_order(test_text),
+    calibrate=in_order(train_text),
+    traced=traced,
+  )
+
+
+def _seed_alone(seed: Any, epoch: Any) -> Any:
+  """Returns the context of a batch, which does not depend on the epoch."""
+  del epoch
+  return seed

@@ -1,0 +1,166 @@
+"""Trains, resumes and samples a small language model."""
+
+import math
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.build.check import check
+from experiments.build.parts import make_parts
+from experiments.common.errors import ConfigError, InvalidError
+from experiments.configs import gpt
+from experiments.deploy import make
+from experiments.deploy.generate import generate
+from experiments.training import train
+from experiments.training.loop import Stopped
+from experiments.training.summary import print_summary
+from tests.experiments import tiny
+
+pytestmark = pytest.mark.usefixtures('compilation_cache')
+# Each letter follows from the one before it.
+TEXT = b'abcdefghijklmnopqrstuvwxyz' * 100
+
+
+def config(tmp_path, **values):
+  path = tmp_path / 'text.txt'
+  path.write_bytes(TEXT)
+  return gpt.get_config(
+    **{
+      'data': str(path),
+      'context': 16,
+      'batch_size': 8,
+      'depth': 2,
+      'embed_dim': 16,
+      'heads': 2,
+      'epochs': 2,
+      'learning_rate': 0.03,
+      'chunk': 2,
+      'checkpoint_every': 3,
+    }
+    | values
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Config, folder and result of a run of ternary weights."""
+  folder = tmp_path_factory.mktemp('lm')
+  made = config(folder, epochs=4)
+  return made, folder / 'run', train.train_and_evaluate(made, folder / 'run')
+
+
+def test_ternary_model_learns_the_order_of_letters(trained, capsys):
+  _, _, result = trained
+  losses = [record['test_loss'] for record in result.records]
+  assert losses[0] < math.log(26)
+  assert result.last_accuracy > 90
+  bits, symbol = result.bits
+  assert (bits, symbol) == (pytest.approx(losses[-1] / math.log(2)), 'byte')
+  print_summary(result)
+  assert re.search(rf'bits per byte.*{bits:.3f}', capsys.readouterr().out)
+
+
+def test_stopped_run_resumes_bit_for_bit(tmp_path):
+  made = config(tmp_path, estimator='multi_fc', hidden=3, init='identity')
+  expected = train.train_and_evaluate(made, tmp_path / 'whole')
+  asked = iter([False, False, True])
+  with pytest.raises(Stopped):
+    train.train_and_evaluate(
+      made, tmp_path / 'parts', stop=lambda: next(asked, True)
+    )
+  result = train.train_and_evaluate(made, tmp_path / 'parts')
+  assert tiny.timeless(result.records) == tiny.timeless(expected.records)
+  ends = [tiny.end_of_run(made, tmp_path / name) for name in ('whole', 'parts')]
+  assert ends[0] == ends[1]
+
+
+def test_sample_continues_the_alphabet(trained):
+  _, folder, _ = trained
+  command = [sys.executable, '-m', 'experiments.sample', f'--workdir={folder}']
+  command += ['--prompt=abcdefgh', '--length=12', '--temperature=0']
+  run = subprocess.run(command, capture_output=True, check=True, text=True)
+  assert run.stdout == 'abcdefghijklmnopqrst\n'
+
+
+def test_generate_sees_the_last_bytes_of_its_context():
+  context = 4
+
+  def logits_of(tokens):
+    """Prefers the sum of the tokens; later tokens do not count."""
+    sums = jnp.cumsum(tokens, axis=1) % 256
+    return jax.nn.one_hot(sums, 256) * 50.0
+
+  out = [*generate(logits_of, bytes([1, 2]), 5, context=context)]
+  seen = [1, 2]
+  for _ in range(5):
+    seen.append(sum(seen[-context:]) % 256)
+  assert out == seen[2:]
+
+
+def test_generate_draws_from_the_softmax_at_a_temperature():
+  logits = np.zeros(256, np.float32)
+  logits[:2] = [2.0, 1.0]
+  logits[2:] = -1e9
+
+  def logits_of(tokens):
+    return jnp.broadcast_to(jnp.asarray(logits), (1, tokens.shape[1], 256))
+
+  out = [*generate(logits_of, b'x', 2000, context=2, temperature=0.5)]
+  share = out.count(0) / len(out)
+  # The standard deviation of the share is 0.007.
+  assert share == pytest.approx(1 / (1 + math.exp(-2)), abs=0.03)
+  assert [*generate(logits_of, b'x', 3, context=2, temperature=0)] == [0, 0, 0]
+  for bad in ({'prompt': b''}, {'temperature': -1.0}):
+    arguments = {'prompt': b'x', 'length': 1, 'context': 2} | bad
+    with pytest.raises(ValueError, match=next(iter(bad))):
+      [*generate(logits_of, **arguments)]
+
+
+def test_rules_quantize_projections_per_layer_and_ends_on_request():
+  def selected(**values):
+    made = gpt.get_config(depth=2, **values)
+    return [rule for rule, _ in make_parts(made, 1).rules]
+
+  assert selected() == ['blocks/.*/kernel']
+  ends = selected(quantize_ends=True)
+  assert ends == ['blocks/.*/kernel', 'embed/embedding|head/kernel']
+
+
+@pytest.mark.parametrize('group_size', [0, 8])
+def test_scales_are_per_layer_or_per_group(group_size):
+  made = gpt.get_config(
+    quantizer='bwn', activation_quantizer='relu', group_size=group_size
+  )
+  ((_, quantizer),) = make_parts(made, 1).rules
+  w = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 5)))
+  codes, levels = quantizer.codes(w, quantizer.init(w))
+  del codes
+  sizes = np.unique(np.abs(np.asarray(levels)).round(6)).size
+  assert sizes == (2 if not group_size else 2 * 5 * 16 // group_size)
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'embed_dim': 18, 'heads': 4}, 'embed_dim=18 must be a multiple of 8'),
+    ({'dataset': 'digits'}, "'gpt' takes tokens, but .*'digits' has images"),
+    ({'network': 'resnet20'}, "'resnet20' takes images, but .*'text' has tok"),
+    ({'group_size': 48}, 'group_size=48'),
+    ({'context': 1}, 'context=1 must be at least 2'),
+    ({'activation_quantizer': 'dorefa'}, 'signed=True'),
+  ],
+)
+def test_check_refuses_sizes_that_do_not_fit(values, message):
+  with pytest.raises(ConfigError, match=message):
+    check(gpt.get_config(**values))
+
+
+def test_deploy_refuses_a_language_model(trained, tmp_path):
+  _, folder, _ = trained
+  with pytest.raises(InvalidError, match=r'experiments\.sample'):
+    make.deploy(folder, tmp_path / 'out')
