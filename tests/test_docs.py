@@ -59,6 +59,14 @@ def test_your_project_blocks_run_in_order(tmp_path):
 
 
 @pytest.mark.slow
+def test_language_model_block_quantizes_the_projections(tmp_path):
+  (code,) = python_blocks(ROOT / 'docs' / 'language_models.md')
+  output = output_of(code, tmp_path)
+  assert re.search(r'blocks/mlp/up/kernel/value.*absmean', output), output
+  assert not re.search(r'head/kernel/value.*absmean', output)
+
+
+@pytest.mark.slow
 def test_deploy_blocks_run_and_serve_trained_network(tmp_path):
   code = '\n'.join(python_blocks(ROOT / 'docs' / 'deploy.md'))
   output = output_of(code, tmp_path)
