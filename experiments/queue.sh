@@ -6,7 +6,9 @@
 # Each study below continues where it was stopped; a study that is complete takes
 # seconds. Finished runs enter results/. Ctrl-C and SIGTERM save the current run.
 # PRETRAINED is the folder of base models, TFDS_DATA_DIR the folder of prepared
-# data sets, and PYTHON names the interpreter.
+# data sets, and PYTHON names the interpreter. LANES processes share the runs of a
+# study, 1 unless it is set. Without a GPU each of them has its own cores: two
+# processes of one core are faster than one process of two.
 set -euo pipefail
 workdir=$(realpath -m "${1:?usage: experiments/queue.sh WORKDIR PRETRAINED MINUTES}")
 pretrained=$(realpath "${2:?a folder of base models}")
@@ -28,15 +30,38 @@ queue=(
   'table1 --only=resnet20-(dorefa|bwn)-adam --trials=1'
   'table2 --only=resnet56-dorefa-sgd --trials=1 --epochs=5'
 )
+lanes=${LANES:-1}
+cores=$(($(nproc) / lanes))
+
+# Runs one process of a study in a lane, which is counted from 0.
+run_lane() {
+  local lane=$1 name=$2 left=$3
+  shift 3
+  local pin=()
+  if ((lanes > 1 && cores > 0)) && ! command -v nvidia-smi >/dev/null; then
+    pin=(taskset -c "$((lane * cores))-$(((lane + 1) * cores - 1))")
+  fi
+  exec nice -n 19 "${pin[@]}" "${PYTHON:-python}" -m experiments.study \
+    --study="experiments/studies/$name.py" --workdir="$workdir/$name" \
+    --results=results --pretrained="$pretrained" --budget="${left}s" "$@"
+}
+
+pids=()
+# All lanes save their runs before the queue ends.
+trap 'trap "" INT TERM; kill -TERM "${pids[@]}"; wait; exit 143' INT TERM
 for line in "${queue[@]}"; do
   read -r name options <<<"$line"
   left=$((end - SECONDS))
   ((left >= 60)) || break
   echo "=== $line, at most $((left / 60)) minutes"
+  pids=()
+  for ((lane = 0; lane < lanes; lane++)); do
+    # shellcheck disable=SC2086
+    run_lane "$lane" "$name" "$left" $options &
+    pids+=($!)
+  done
   # A study without settings, such as fair before its search, is no error.
-  # shellcheck disable=SC2086
-  nice -n 19 "${PYTHON:-python}" -m experiments.study \
-    --study="experiments/studies/$name.py" --workdir="$workdir/$name" \
-    --results=results --pretrained="$pretrained" --budget="${left}s" $options ||
-    echo "$name stopped with status $?"
+  for pid in "${pids[@]}"; do
+    wait "$pid" || echo "$name stopped with status $?"
+  done
 done

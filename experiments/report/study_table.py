@@ -1,9 +1,11 @@
 """The table of one study: measured and published accuracy per setting."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from experiments.common.markdown import Table
+from experiments.data.datasets import DATASETS
 from experiments.records import ledger
 from experiments.report import comparison, paired
 from experiments.report.tables import join_distinct, make_table, without_run
@@ -84,6 +86,7 @@ def _row(
     'epochs': str(ours.epochs),
     'base %': _number(base),
   }
+  row |= _bits(study, ours)
   if study.drops is not None:
     drop = None if base is None or mean is None else base - mean
     row['drop'] = _number(drop)
@@ -98,6 +101,25 @@ def _row(
   row |= _top5(ours, theirs, published_drop)
   epochs = study.settings[setting].epochs
   return row | {'mark': _mark(ours, theirs, study.trials, epochs)}
+
+
+def _bits(study: spec.Study, ours: comparison.Cell) -> dict[str, str]:
+  """Returns the columns of the test loss in bits, if the data have symbols."""
+  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()} - {''}
+  if not symbols:
+    return {}
+  losses = comparison.accuracies(ours, 'test_loss')
+  values = [loss / math.log(2) for loss in losses]
+  spread = statistics.stdev(values) if len(values) > 1 else None
+  numbers = (statistics.fmean(values) if values else None, spread)
+  return {
+    name: '' if number is None else f'{number:.4f}'
+    for name, number in zip(
+      (f'bits per {join_distinct(symbols)}', 'std of bits'),
+      numbers,
+      strict=True,
+    )
+  }
 
 
 def _top5(

@@ -79,6 +79,16 @@ def test_stopped_run_resumes_bit_for_bit(tmp_path):
   assert ends[0] == ends[1]
 
 
+@pytest.mark.parametrize('fsdp', [False, True])
+def test_two_devices_train_as_one(tmp_path, fsdp):
+  made = config(tmp_path, epochs=1, epoch_steps=6, quantizer='bwn')
+  one = train.train_and_evaluate(made, tmp_path / 'one')
+  made.update(mesh_data=2, fsdp=fsdp)
+  two = train.train_and_evaluate(made, tmp_path / 'two')
+  for name in ('train_loss', 'test_loss'):
+    assert two.records[0][name] == pytest.approx(one.records[0][name], rel=1e-3)
+
+
 def test_sample_continues_the_alphabet(trained):
   _, folder, _ = trained
   command = [sys.executable, '-m', 'experiments.sample', f'--workdir={folder}']

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import pathlib
 import types
 
@@ -10,7 +11,7 @@ import pytest
 from experiments.build.schema import KEYS
 from experiments.common import markdown
 from experiments.common.errors import InvalidError
-from experiments.configs import methods, resnet20
+from experiments.configs import gpt, methods, resnet20
 from experiments.records import cards, ledger
 from experiments.report import __main__ as command
 from experiments.report import comparison, method_table, study_table, write
@@ -424,3 +425,14 @@ def test_report_folder_without_runs_is_one_line_and_writes_nothing(
     exit_.value.code
   ) + ''.join(capsys.readouterr())
   assert not out.exists()
+
+
+def test_study_row_of_text_has_bits_per_byte(tmp_path):
+  config = gpt.get_config(epochs=1)
+  study = spec.Study('Text', {'a': config}, trials=2)
+  ledgers.write(tmp_path, 'a', config.to_dict(), [[50.0], [60.0]])
+  table = study_table.study_table('text', study, ledger.read(tmp_path))
+  row = dict(zip(table.columns, table.rows[0], strict=True))
+  # The loss of the ledger is 0.6 nats.
+  assert row['bits per byte'] == f'{0.6 / math.log(2):.4f}'
+  assert row['std of bits'] == '0.0000'

@@ -1,0 +1,52 @@
+"""Bits per byte of language models: bits of the weights, and backward rules.
+
+  python -m experiments.study --study=experiments/studies/language.py \\
+    --workdir=runs/language
+
+Every setting is tried at each step size, from random weights, on the text that
+`experiments.lm` takes without config.data. Activations have full precision, so
+that only the weights differ.
+"""
+
+from typing import Any
+
+from experiments.configs import gpt
+from experiments.study import Study
+
+RATES = (1e-3, 3e-3, 1e-2)
+FORWARD: dict[str, dict[str, Any]] = {
+  '1bit': {'quantizer': 'bwn'},
+  'ternary': {'quantizer': 'absmean'},
+  '2bit': {'quantizer': 'seq'},
+  '4bit': {'quantizer': 'dorefa', 'bits': 4},
+}
+# A learned rule starts at the straight-through rule.
+BACKWARD: dict[str, dict[str, Any]] = {
+  'ste': {'estimator': 'ste'},
+  'fc_grad': {'estimator': 'fc_grad', 'init': 'identity'},
+  'multi_fc': {'estimator': 'multi_fc', 'init': 'identity'},
+  'dsq': {'estimator': 'dsq'},
+}
+FULL = {'quantizer': 'none', 'estimator': 'ste', 'quantize_ends': False}
+
+
+def get_study() -> Study:
+  """Returns one setting per forward rule, backward rule and step size."""
+  common = {'activation_quantizer': 'relu', 'activation_bits': 2, 'epochs': 5}
+  settings = {
+    f'full-{rate:g}': gpt.get_config(learning_rate=rate, **common, **FULL)
+    for rate in RATES
+  }
+  for forward, quantizer in FORWARD.items():
+    for backward, estimator in BACKWARD.items():
+      for rate in RATES:
+        settings[f'{forward}-{backward}-{rate:g}'] = gpt.get_config(
+          learning_rate=rate, **common, **quantizer, **estimator
+        )
+  return Study(
+    'Language models: bits per byte of the test',
+    settings,
+    trials=3,
+    figures=False,
+    paper_mean='',
+  )
