@@ -14,7 +14,8 @@ SGD at 1 bit in every layer (dorefa). The objectives are
   fixed         s = 1: the straight-through rule
 
 For k updates, dL/dφ = −α Σᵢ ⟨∂L/∂W, ∂gᵢ(φ)/∂φ⟩ over the last k gradients gᵢ,
-which are constants except for M_φ. With k = 1 it is the paper's gradient.
+which are constants except for M_φ. With k = 1 it is the paper's gradient. φ is
+constant in the first k − 1 updates.
 """
 
 import functools
@@ -172,7 +173,7 @@ def run(
         count % problem.held_out, BATCH
       )
       gradient = on_held_out(state.phi, earlier[-1], held_out)
-    elif isinstance(objective, int):
+    elif isinstance(objective, int) and len(earlier) == updates:
       gradient = after_updates(state.phi, [*earlier], state)
     if gradient is not None:
       moves, meta_state = meta_optimizer.update(gradient, meta_state)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_bits
+from mq_jax.precision import widened
 
 Array = jax.Array
 
@@ -169,10 +170,12 @@ def absmax(bits: int) -> Callable[[Array], Array]:
   q = 2 ** (bits - 1) - 1
 
   def activation(x: Array) -> Array:
-    size = jnp.where(jnp.isinf(x), 0, jnp.abs(x))
+    wide = widened(x)
+    size = jnp.where(jnp.isinf(wide), 0, jnp.abs(wide))
     largest = jnp.max(size, axis=-1, keepdims=True)
     largest = jnp.where(largest == 0, 1, largest)
-    value = jnp.clip(_round_half_up(x / largest * q), -q, q) * (largest / q)
+    code = jnp.clip(_round_half_up(wide / largest * q), -q, q)
+    value = code * (largest / q)
     return _with_slope(value.astype(x.dtype), (x, jnp.ones_like(x)))
 
   return activation

@@ -58,6 +58,14 @@ def test_absmax_scales_each_token_and_has_slope_one(bits):
   np.testing.assert_array_equal(function(jnp.asarray(X[1:2])), want[1:2])
 
 
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_absmax_in_a_narrow_dtype_rounds_the_right_levels(dtype):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 64)), dtype)
+  x = x.at[0].set(jnp.asarray(np.linspace(1e-7, 3e-7, 64), dtype))
+  exact = activations.absmax(8)(x.astype(jnp.float32)).astype(dtype)
+  np.testing.assert_array_equal(activations.absmax(8)(x), exact)
+
+
 def test_absmax_of_zeros_and_of_infinities():
   function = activations.absmax(8)
   np.testing.assert_array_equal(function(jnp.zeros((2, 3))), np.zeros((2, 3)))

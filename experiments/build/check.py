@@ -19,7 +19,6 @@ from experiments.build.schema import KEYS, TABLES, check_effect
 from experiments.common.errors import ConfigError
 from experiments.data.datasets import DATASETS
 from mq_jax import selection
-from mq_jax.quantizers import quantize
 
 LARGEST_SEED = 2**31 - 1  # A jax key of 32 bits takes no larger seed.
 
@@ -53,18 +52,10 @@ def check(config: ConfigDict) -> None:
   # A size of images that the data set does not have would be ignored.
   read = {name for entry in DATASETS.values() for name in entry.reads}
   check_effect(config, {name for name in read if not KEYS[name].training})
-  check_effect(
-    config, {n for n, key in KEYS.items() if key.needs} | {'distill'}
-  )
+  needing = {name for name, key in KEYS.items() if key.needs}
+  check_effect(config, needing | {'distill', 'group_size', 'quantize_ends'})
   dataset = DATASETS[config.dataset]
-  network = NETWORKS[config.network]
-  if network.inputs != dataset.inputs:
-    fitting = [n for n, d in DATASETS.items() if d.inputs == network.inputs]
-    raise ConfigError(
-      f'config.network={config.network!r} takes {network.inputs}, but'
-      f' config.dataset={config.dataset!r} has {dataset.inputs}: set'
-      f' config.dataset to {" or ".join(fitting)}, or use another network.'
-    )
+  _check_network(config)
   dataset.check(subset(config, dataset.reads))
   _check_seeds(config)
   _check_start_and_batch(config)
@@ -72,7 +63,8 @@ def check(config: ConfigDict) -> None:
   _check_estimator(config)
   _check_decay(config)
   try:
-    net = make_network(config, 10)
+    # The number of classes matters only where tokens are embedded.
+    net = make_network(config, dataset.vocabulary or 10)
     parts = make_parts(config, 1)
     # This checks the other arguments and does not call the loss.
     no_loss: Any = None
@@ -80,6 +72,45 @@ def check(config: ConfigDict) -> None:
     _check_leaves(config, parts, net)
   except ValueError as error:
     raise ConfigError(str(error)) from error
+
+
+def _check_network(config: ConfigDict) -> None:
+  """Refuses a network that does not fit the data or the quantized leaves."""
+  network, dataset = NETWORKS[config.network], DATASETS[config.dataset]
+  name = f'config.network={config.network!r}'
+  if network.inputs != dataset.inputs:
+    fitting = [n for n, d in DATASETS.items() if d.inputs == network.inputs]
+    raise ConfigError(
+      f'{name} takes {network.inputs}, but config.dataset={config.dataset!r}'
+      f' has {dataset.inputs}: set config.dataset to {" or ".join(fitting)}, or'
+      ' use another network.'
+    )
+  if dataset.vocabulary and config.loss != 'cross_entropy':
+    raise ConfigError(
+      f'config.loss={config.loss!r} is not measured in bits: set'
+      f" config.loss='cross_entropy' with config.dataset={config.dataset!r}."
+    )
+  if config.quantize_ends and not network.ends:
+    raise ConfigError(
+      f'config.quantize_ends=True has no effect with {name}, all of whose'
+      ' kernels are quantized: leave config.quantize_ends at False.'
+    )
+  if config.new_head and config.tied:
+    raise ConfigError(
+      'config.new_head=True needs a last layer of its own: set'
+      ' config.tied=False.'
+    )
+  if config.group_size and config.per_channel:
+    raise ConfigError(
+      'config.per_channel=True has no effect on groups, which are within a'
+      ' channel: leave config.per_channel at False with'
+      f' config.group_size={config.group_size}.'
+    )
+  if METHODS[config.quantizer].for_trained and network.stacked:
+    raise ConfigError(
+      f'config.quantizer={config.quantizer!r} quantizes layer by layer, but'
+      f' {name} has a stack of layers: use another quantizer.'
+    )
 
 
 def _check_seeds(config: ConfigDict) -> None:
@@ -178,7 +209,7 @@ def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   """Refuses rules and estimators that do not fit the leaves of the network."""
   declared = ESTIMATORS[config.estimator]
   by_shape = declared.needs_shapes or declared.reads_cells
-  by_shape |= bool(NETWORKS[config.network].stacked)
+  by_shape |= NETWORKS[config.network].inputs == 'tokens'
   if not (config.float_layers or config.group_size or by_shape):
     return
   params = _param_shapes(net, DATASETS[config.dataset].input_spec(config))
@@ -186,18 +217,38 @@ def _check_leaves(config: ConfigDict, parts: RunParts, net: Any) -> None:
   leaves = selection.named_leaves(params)
   if declared.reads_cells and selected:
     _check_cells(config, selected)
-  chosen = {path: leaves[path] for path in selected}
+  if config.group_size:
+    _check_groups(config, selected, leaves)
   jax.eval_shape(
-    lambda leaves: (
-      {
-        path: quantize(q, leaves[path], q.init(leaves[path]))
-        for path, q in selected.items()
-        if q.parametrized is None
-      },
-      parts.step_arguments['estimator'].init(jax.random.key(0), leaves),
+    lambda leaves: parts.step_arguments['estimator'].init(
+      jax.random.key(0), leaves
     ),
-    chosen,
+    {path: leaves[path] for path in selected},
   )
+
+
+def _check_groups(
+  config: ConfigDict,
+  selected: Mapping[str, mq_jax.Quantizer],
+  leaves: Mapping[str, Any],
+) -> None:
+  """Refuses a size of groups that does not fit a leaf or the quantizer."""
+
+  def codes(quantizer: mq_jax.Quantizer, w: jax.Array) -> Any:
+    theta = quantizer.parametrized(w) if quantizer.parametrized else w
+    variables = quantizer.init(w)
+    return quantizer.codes(quantizer.preprocess(theta, variables), variables)
+
+  for path, quantizer in selected.items():
+    try:
+      jax.eval_shape(functools.partial(codes, quantizer), leaves[path])
+    except ValueError as error:
+      raise ConfigError(
+        f'config.group_size={config.group_size} does not fit {path} with'
+        f' config.quantizer={config.quantizer!r}: {error} In a configuration,'
+        ' set another config.group_size or 0, or keep the leaf in full'
+        ' precision by config.float_layers.'
+      ) from error
 
 
 def _check_cells(

@@ -77,9 +77,10 @@ def make_loss(
   """Makes the mean loss of a network with batch statistics.
 
   Args:
-    net: Linen module: `(images, train) -> logits`.
+    net: Linen module: `(inputs, train) -> logits`.
     losses: `(logits, labels) -> loss of each example`.
-    distillation: Comparison with `batch['teacher_logits']`; None: none.
+    distillation: Comparison with `batch['teacher_logits']`; None: no
+      comparison.
 
   Returns:
     `loss_fn(params, batch_stats, batch, rng)` as `mq_jax.make_train_step`
@@ -103,7 +104,7 @@ def make_loss(
       soft = soft_label_loss(
         logits.astype(wide), batch[TEACHER_LOGITS].astype(wide), temperature
       )
-      loss_per_example = (1 - share) * loss_per_example + share * per_example(
+      loss_per_example = (1 - share) * loss_per_example + share * _per_example(
         soft
       )
     return loss_per_example.mean(), (
@@ -120,7 +121,7 @@ def make_evaluation(
   """Makes the sums of losses and of correct answers over one batch.
 
   Args:
-    net: Linen module: `(images, train) -> logits`.
+    net: Linen module: `(inputs, train) -> logits`.
     losses: `(logits, labels) -> loss of each example`.
 
   Returns:
@@ -154,9 +155,9 @@ def _scores(
 ) -> tuple[Array, Array]:
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-  return per_example(losses(logits, labels)), per_example(correct)
+  return _per_example(losses(logits, labels)), _per_example(correct)
 
 
-def per_example(values: Array) -> Array:
+def _per_example(values: Array) -> Array:
   """Returns the mean of each example, which may have a value per token."""
   return jnp.mean(values.reshape(len(values), -1), axis=1)

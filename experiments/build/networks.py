@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from flax.nnx import bridge
 from ml_collections import ConfigDict
 
 import mq_jax
@@ -92,40 +91,25 @@ class Network(NamedTuple):
   ends: str = ''
 
 
-def _network(name: str, *options: str) -> Network:
+def _network(name: str, *options: str, norm: bool = True) -> Network:
   """Declares a network of `mq_jax.models`.
 
   Args:
     name: Name of the function that makes the network.
     *options: Further arguments of the function, which keys of the same names
       give.
+    norm: The network can have a norm after its last layer.
   """
+  if norm:
+    options = ('head_norm', *options)
   return Network(
     lambda keys, num_classes, activation: getattr(models, name)(
       num_classes=num_classes,
       dtype=DTYPES[keys.dtype],
       activation=activation,
-      head_norm=keys.head_norm,
       **{option: keys[option] for option in options},
     ),
-    ('head_norm', 'dtype', *options),
-  )
-
-
-def _gpt(
-  keys: ConfigDict, num_classes: int, activation: mq_jax.Activation | None
-) -> Any:
-  """Makes the transformer, whose classes are the tokens."""
-  # A module of NNX is built when it is called, after the check of its sizes.
-  return bridge.to_linen(
-    models.Gpt,
-    num_classes,
-    keys.depth,
-    keys.embed_dim,
-    keys.heads,
-    tied=keys.tied,
-    activation=activation,
-    dtype=DTYPES[keys.dtype],
+    ('dtype', *options),
   )
 
 
@@ -134,9 +118,9 @@ _DEPTHS = (8, 20, 32, 44, 56, 110, 18, 34, 50)
 _NAMES = (*(f'resnet{depth}' for depth in _DEPTHS), 'vgg_small', 'labnet')
 NETWORKS = {name: _network(name) for name in _NAMES} | {
   'mobilenet_v2': _network('mobilenet_v2', 'width', 'padding'),
-  'gpt': Network(
-    _gpt,
-    ('depth', 'embed_dim', 'heads', 'tied', 'quantize_ends', 'dtype'),
+  'gpt': _network(
+    'gpt', 'depth', 'embed_dim', 'heads', 'tied', norm=False
+  )._replace(
     inputs='tokens',
     stacked='blocks/.*/kernel',
     ends='embed/embedding|head/kernel',

@@ -41,7 +41,7 @@ OPTIMIZERS = {
   'rmsprop': Optimizer(lambda keys: optax.scale_by_rms()),
   'lion': Optimizer(lambda keys: optax.scale_by_lion(), decoupled=True),
 }
-# Courses of α over a run.
+# Schedules of α over a run.
 SCHEDULES = ('steps', 'cosine')
 META_OPTIMIZERS = {'adam': optax.adam, 'sgd': optax.sgd}
 
@@ -74,7 +74,7 @@ def make_learning_rate(
     cosine: True if α follows a cosine to 0 instead of the steps that the
       configuration gives.
   """
-  if cosine:
+  if cosine and config.epochs:
     return optax.cosine_decay_schedule(initial, config.epochs * steps_per_epoch)
   if not config.decay_at:
     return _staircase(

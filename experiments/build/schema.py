@@ -116,7 +116,6 @@ KEYS: dict[str, Key] = {
   'embed_dim': Key(128, 'Length of the embeddings.', least=2, base=True),
   'heads': Key(4, 'Attention heads per block.', least=1, base=True),
   'tied': Key(False, 'The head is the transposed embedding.', base=True),
-  'quantize_ends': Key(False, 'Quantize embedding and head too.'),
   'workers': Key(
     0,
     'Threads that decode photographs; 0: one per CPU.',
@@ -173,6 +172,9 @@ KEYS: dict[str, Key] = {
     least=0,
     quantized=True,
   ),
+  'quantize_ends': Key(
+    False, 'Quantize embedding and head of a transformer too.', quantized=True
+  ),
   'float_layers': Key(
     '',
     'Regular expression of the leaves that stay in full precision.',
@@ -226,7 +228,7 @@ KEYS: dict[str, Key] = {
   'meta_learning_rate': Key(1e-3, 'γ, step size of φ.', least=0, learned=True),
   'schedule': Key(
     'steps',
-    'Course of α: it falls in steps, or follows a cosine to 0.',
+    'Schedule of α: it falls in steps, or follows a cosine to 0.',
     choices=optimizers.SCHEDULES,
     training=True,
     quantized=True,

@@ -3,10 +3,10 @@
   python -m experiments.lm --config=experiments/configs/gpt.py
 
 Weights and activations are those of BitNet b1.58. The projections of the blocks
-are quantized; embedding, norms and head stay in
-full precision, unless --config.quantize_ends. Training starts from random
-weights. --config.data=FILE names a text; without it, the text is the
-documentation of this project.
+are quantized; norms stay in full precision, and so do embedding and head,
+unless --config.quantize_ends. Training starts from random weights.
+--config.data=FILE names a text; without it, the text is the documentation of
+this project.
 """
 
 from typing import Any

@@ -29,7 +29,7 @@ from experiments.data.raw_images import Floats3, RawImages
 from experiments.data.raw_photos import raw_photos
 from experiments.data.store import find_prepared, read_prepared
 from experiments.data.text import READS as TEXT_READS
-from experiments.data.text import read_text, text_pipeline
+from experiments.data.text import VOCABULARY, read_text, text_pipeline
 
 DataDir = str | os.PathLike[str] | None
 
@@ -50,9 +50,9 @@ class Dataset(NamedTuple):
     check: `(keys) -> None`. It raises a `ConfigError` if keys in `reads` do not
       fit each other, and reads no files.
     smoke: Sizes of a smoke run, by key of the configuration.
-    inputs: What its examples are: 'images' or 'tokens'.
-    symbol: What a label is, if the loss of the test is also given in bits per
-      symbol; '' if it is not.
+    symbol: What a token is, such as 'byte': the test loss is also given in bits
+      per symbol. '' if the examples are images.
+    vocabulary: Number of different tokens; 0 for images.
   """
 
   input_spec: Callable[[ConfigDict], jax.ShapeDtypeStruct]
@@ -62,8 +62,13 @@ class Dataset(NamedTuple):
   load: Callable[[DataDir], ImageSet] | None = None
   check: Callable[[ConfigDict], None] = lambda keys: None
   smoke: Mapping[str, int] = MappingProxyType({'batch_size': 16, 'holdout': 64})
-  inputs: str = 'images'
   symbol: str = ''
+  vocabulary: int = 0
+
+  @property
+  def inputs(self) -> str:
+    """What its examples are."""
+    return 'tokens' if self.vocabulary else 'images'
 
 
 def _pixels(side: int) -> jax.ShapeDtypeStruct:
@@ -148,8 +153,8 @@ DATASETS = {
     lambda keys, mesh: text_pipeline(read_text(keys.data), keys, mesh),
     TEXT_READS,
     smoke={'batch_size': 8, 'context': 16},
-    inputs='tokens',
     symbol='byte',
+    vocabulary=VOCABULARY,
   ),
 }
 

@@ -14,19 +14,23 @@ Batch = dict[str, Array]
 
 
 class Examples(NamedTuple):
-  """Images in a fixed order and without augmentation, as a test needs them.
+  """Examples in a fixed order and without augmentation, as a test needs them.
 
   Attributes:
-    size: Number of images.
+    size: Number of examples.
     batch: `(index, batch_size) -> batch` with 'input' of shape
-      (batch_size, height, width, channels), 'label' int32 of shape
-      (batch_size,), and 'mask' float32 of shape (batch_size,): 1 for an image,
-      0 for the padding of the last batch. Any size from 1 is valid, also one
-      that the devices cannot split evenly.
+      (batch_size, height, width, channels), or (batch_size, context) for
+      tokens; 'label' int32 of shape (batch_size,), or (batch_size, context);
+      and 'mask' float32 of shape (batch_size,): 1 for an example, 0 for the
+      padding of the last batch. Any size from 1 is valid, also one that the
+      devices cannot split evenly.
+    largest_batch: Number of examples that a test computes at a time; 2, 4, 8, …
+      devices divide it.
   """
 
   size: int
   batch: Callable[[int, int], Batch]
+  largest_batch: int = 512
 
 
 class TracedBatches(NamedTuple):
@@ -54,10 +58,11 @@ class Pipeline(NamedTuple):
     train: `(seed, number) -> batch` with 'input' and 'label', on the devices.
       `number` counts batches from 0 over all epochs. A batch depends only on
       the two arguments, so that a resumed run gets the same batches.
-    evaluate: Test images.
-    calibrate: Training images without augmentation.
+    evaluate: Test examples.
+    calibrate: Training examples without augmentation.
     traced: The batches of `train`, made inside jit; None if the host makes
       them.
+    digest: SHA-256 of the data, if other data may have the same configuration.
   """
 
   steps_per_epoch: int
@@ -66,3 +71,4 @@ class Pipeline(NamedTuple):
   evaluate: Examples
   calibrate: Examples
   traced: TracedBatches | None = None
+  digest: str = ''

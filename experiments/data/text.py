@@ -1,6 +1,7 @@
 """Text as bytes: training examples at random places, a test in order."""
 
 import functools
+import hashlib
 import pathlib
 from typing import Any
 
@@ -20,6 +21,8 @@ Array = jax.Array
 READS = ('data', 'context', 'batch_size', 'epoch_steps')
 VOCABULARY = 256
 TEST_SHARE = 0.1
+# Tokens that a test computes at a time.
+TEST_TOKENS = 2**16
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -38,8 +41,8 @@ def read_text(path: str) -> np.ndarray:
   file = pathlib.Path(path).expanduser()
   if not file.is_file():
     raise MissingError(
-      f'config.data={path!r} is no file: set it to a text file, or leave it'
-      ' empty for the documentation of this project.'
+      f'config.data={path!r} does not exist or is not a file: set config.data'
+      ' to a text file, or leave it empty for the documentation of mq_jax.'
     )
   return _bytes_of(file)
 
@@ -79,9 +82,10 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
   steps = len(train_text) // (keys.batch_size * context)
   if not steps or len(test_text) <= context:
     raise ConfigError(
-      f'The text has {len(text):,} bytes, which is too short for'
-      f' config.batch_size={keys.batch_size} and config.context={context}: its'
-      f' first {1 - TEST_SHARE:.0%} must have a batch, and the rest an example.'
+      f'A text of {len(text):,} bytes is too short for config.batch_size='
+      f'{keys.batch_size} and config.context={context}: use a longer text, or'
+      f' smaller numbers. The first {1 - TEST_SHARE:.0%} must hold one batch,'
+      ' and the rest one example.'
     )
   steps = min(steps, keys.epoch_steps or steps)
 
@@ -97,9 +101,8 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     starts = jax.random.randint(key, (keys.batch_size,), 0, last)
     return parallel.split_batch(examples_at(shared, starts), mesh)
 
-  def in_order(text: np.ndarray) -> Examples:
-    on_devices = parallel.replicated(text, mesh)
-    size = (len(text) - 1) // context
+  def in_order(on_devices: Array) -> Examples:
+    size = (len(on_devices) - 1) // context
 
     @functools.partial(jax.jit, static_argnames='batch_size')
     def batch(text: Array, index: Array, batch_size: int) -> Batch:
@@ -111,18 +114,19 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
         return parallel.keep_replicated(made, mesh)
       return parallel.split_batch(made, mesh)
 
-    return Examples(size, functools.partial(batch, on_devices))
+    largest = 1 << max(0, (TEST_TOKENS // context).bit_length() - 1)
+    return Examples(size, functools.partial(batch, on_devices), largest)
 
-  traced = TracedBatches(
-    parallel.replicated(train_text, mesh), _seed_alone, train_batch
-  )
+  shared = parallel.replicated(train_text, mesh)
+  traced = TracedBatches(shared, _seed_alone, train_batch)
   return Pipeline(
     steps_per_epoch=steps,
     classes=tuple(f'byte {value}' for value in range(VOCABULARY)),
     train=from_traced(traced, steps, mesh),
-    evaluate=in_order(test_text),
-    calibrate=in_order(train_text),
+    evaluate=in_order(parallel.replicated(test_text, mesh)),
+    calibrate=in_order(shared),
     traced=traced,
+    digest=hashlib.sha256(text.tobytes()).hexdigest(),
   )
 
 

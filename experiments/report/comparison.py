@@ -42,6 +42,8 @@ class Cell(NamedTuple):
     base_top5_accuracy: Top-5 accuracy of the base model, percent; None if not
       known.
     names: Names of the entries in the ledger.
+    machines: Kind of device, and number of trials in one program, of each
+      entry.
   """
 
   records: dict[int, list[dict[str, Any]]]
@@ -51,6 +53,7 @@ class Cell(NamedTuple):
   base_accuracy: float | None
   base_top5_accuracy: float | None
   names: list[str]
+  machines: set[tuple[str, int]]
 
 
 class Published(NamedTuple):
@@ -78,7 +81,7 @@ class Published(NamedTuple):
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   """Returns the measurements of a setting, or None if the ledger has no run.
 
-  Runs that differ in length or in their base model are not pooled: the cell has
+  Runs that differ in length, base model or text are not pooled: the cell has
   those that come nearest to the epochs of the setting without being longer, and
   among these the larger group. A seed that occurs twice counts once.
   """
@@ -88,8 +91,9 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     run_config = run.header['config']
     same_start = is_from_scratch(run_config) == is_from_scratch(config)
     if same_start and identity(run_config, without=_CELL_KEYS) == wanted:
-      base = run.header['start'].get('base_accuracy')
-      groups.setdefault((identity(run_config), base), []).append(run)
+      start = run.header['start']
+      same = identity(run_config), start.get('base_accuracy'), start.get('data')
+      groups.setdefault(same, []).append(run)
   if not groups:
     return None
 
@@ -116,6 +120,7 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('base_accuracy'),
     first['start'].get('base_top5_accuracy'),
     [run.name for run in chosen],
+    {(run.header['device']['kind'], len(ledger.seeds(run))) for run in chosen},
   )
 
 

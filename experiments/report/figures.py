@@ -53,8 +53,9 @@ def write_all(
       figures = {}
       if study.figures:
         figures = _figures(study.paper_figures, measured, drawn_entries)
-      if study.over_time and (complete := minutes.complete(measured)):
-        figures['minutes'] = minutes.over_time(complete, study.title)
+      device, timed = minutes.comparable(measured)
+      if study.over_time and timed:
+        figures['minutes'] = minutes.over_time(device, timed, study.title)
       if study.baselines and (
         differences := paired.draw(measured, study.baselines, study.title)
       ):

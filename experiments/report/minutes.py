@@ -8,16 +8,35 @@ from experiments.report import comparison
 from experiments.report.plots import Measured, images_of
 
 
-def complete(group: Measured) -> Measured:
-  """Returns the settings that ran all epochs of their configuration."""
-  return [e for e in group if e[2].epochs == e[1].epochs and e[2].records]
+def comparable(group: Measured) -> tuple[str, Measured]:
+  """Returns the kind of device of most settings, and their complete runs.
+
+  A setting counts if it ran all epochs of its configuration, with one trial per
+  program: the minutes of several trials in one program are no more than those
+  of one.
+  """
+  by_device: dict[str, Measured] = {}
+  for entry in group:
+    _, config, cell = entry
+    if (
+      cell.epochs == config.epochs and cell.records and len(cell.machines) == 1
+    ):
+      ((device, trials),) = cell.machines
+      if trials == 1:
+        by_device.setdefault(device, []).append(entry)
+  if not by_device:
+    return '', []
+  device = max(by_device, key=lambda name: (len(by_device[name]), name))
+  return device, by_device[device]
 
 
-def over_time(group: Measured, title: str) -> Figure:
+def over_time(device: str, group: Measured, title: str) -> Figure:
   """Draws the accuracy at the end over the minutes of training.
 
   Args:
-    group: Result of `complete`; the names of its settings are 'RECIPE-EPOCHS'.
+    device: Kind of device of the group.
+    group: Result of `comparable`; the names of its settings are
+      'RECIPE-EPOCHS'.
     title: Title of the figure.
 
   Returns:
@@ -55,7 +74,7 @@ def over_time(group: Measured, title: str) -> Figure:
         fontsize=6,
       )
   axis.set_xscale('log')
-  axis.set_xlabel('minutes of training (the numbers are epochs)')
+  axis.set_xlabel(f'minutes of training, {device} (the numbers are epochs)')
   axis.set_ylabel(f'{images_of(group)} accuracy, %')
   axis.legend(fontsize=7)
   figure.suptitle(title)

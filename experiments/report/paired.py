@@ -25,7 +25,7 @@ class Difference(NamedTuple):
   Attributes:
     mean: Mean over the seeds that both settings have.
     interval: Ends of the 95 % interval; None for fewer than
-      `comparison.MINIMUM_TRIALS` seeds.
+      `comparison.MINIMUM_TRIALS` seeds, or equal differences.
     seeds: Number of these seeds.
   """
 
@@ -37,9 +37,13 @@ class Difference(NamedTuple):
 def difference(
   ours: comparison.Cell, baseline: comparison.Cell
 ) -> Difference | None:
-  """Returns the difference of two settings; None without a common seed."""
+  """Returns the difference of two settings.
+
+  It is None without a common seed, and if the lengths or the base models of the
+  runs differ.
+  """
   common = sorted(ours.records.keys() & baseline.records.keys())
-  if not common:
+  if not common or _conditions(ours) != _conditions(baseline):
     return None
   pairs = [
     comparison.accuracies(
@@ -49,10 +53,15 @@ def difference(
   ]
   values = [a - b for a, b in zip(*pairs, strict=True)]
   ends = None
-  if len(values) >= comparison.MINIMUM_TRIALS:
+  # Equal differences have no spread that an interval could be based on.
+  if len(values) >= comparison.MINIMUM_TRIALS and len({*values}) > 1:
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     ends = float(low), float(high)
   return Difference(statistics.fmean(values), ends, len(values))
+
+
+def _conditions(cell: comparison.Cell) -> tuple[int, float | None]:
+  return cell.epochs, cell.base_accuracy
 
 
 def columns(
@@ -83,12 +92,12 @@ def draw(
     bar the 95 % interval.
   """
   cells = {name: cell for name, _, cell in group}
-  found: dict[str, tuple[float, float, float]] = {}
+  found: dict[str, tuple[float, float, float, int]] = {}
   for name, cell in cells.items():
     if baseline := cells.get(baselines.get(name, '')):
       value = difference(cell, baseline)
       if value and value.interval:
-        found[name] = (value.mean, *value.interval)
+        found[name] = (value.mean, *value.interval, value.seeds)
   if not found:
     return None
   rows = [entry for entry in group if entry[0] in found]
@@ -100,7 +109,7 @@ def draw(
   )[:, 0]
   for axis, (optimizer, panel) in zip(axes, panels.items(), strict=True):
     for row, (name, config, _) in enumerate(panel):
-      mean, low, high = found[name]
+      mean, low, high, _ = found[name]
       declared = ESTIMATORS[config.estimator]
       axis.errorbar(
         mean,
@@ -110,7 +119,10 @@ def draw(
         marker=declared.marker,
         markersize=5,
       )
-    names = [name.partition('-')[2] or name for name, _, _ in panel]
+    names = [
+      f'{name.partition("-")[2] or name}, {found[name][3]} seeds'
+      for name, _, _ in panel
+    ]
     axis.set_yticks(range(len(panel)), names, fontsize=7)
     axis.set_ylim(len(panel) - 0.5, -0.5)
     axis.axvline(0, color=ESTIMATORS['ste'].colour, linewidth=0.8)

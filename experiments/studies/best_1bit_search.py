@@ -3,12 +3,12 @@
   python -m experiments.study --study=experiments/studies/best_1bit_search.py \\
     --workdir=runs/best_1bit_search --pretrained=FOLDER
 
-Each setting changes experiments/configs/best_1bit.py. It trains twice half an
-epoch, with a test on 5,000 training images that are held out.
+Each setting changes experiments/configs/best_1bit.py. It trains twice for
+195 steps, with a test on 5,000 training images that are held out.
 """
 
 from experiments.configs import best_1bit
-from experiments.studies.fair_search import HALF_EPOCH, HELD_OUT
+from experiments.studies.fair_search import HELD_OUT, SEARCH_STEPS
 from experiments.study import Study
 
 RATES = {
@@ -16,13 +16,13 @@ RATES = {
   'momentum': (0.01, 0.03, 0.1),
   'adam': (3e-4, 1e-3, 3e-3),
 }
-# The share of the recipe is among the settings by rate.
+# The share 0.9 is already in the settings by rate.
 SHARES = (0.0, 0.5, 1.0)
 
 
 def get_study() -> Study:
   """Returns settings by optimizer and rate, and by the share of soft labels."""
-  common = {'holdout': HELD_OUT, 'epoch_steps': HALF_EPOCH, 'epochs': 2}
+  common = {'holdout': HELD_OUT, 'epoch_steps': SEARCH_STEPS, 'epochs': 2}
   settings = {
     f'{optimizer}-{rate:g}': best_1bit.get_config(
       optimizer=optimizer, learning_rate=rate, **common

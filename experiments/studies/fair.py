@@ -25,10 +25,11 @@ RESULTS = pathlib.Path(__file__).parents[2] / ledger.RESULTS
 def final_accuracies(runs: Iterable[ledger.Run]) -> dict[str, dict[int, float]]:
   """Returns the last accuracy of each seed, by the identity of its setting.
 
-  A run that diverged has the accuracy 0.
+  A seed that only diverged has the accuracy 0. If one of several seeds in a
+  program diverges, each of them has an entry of its own.
   """
   found: dict[str, dict[int, float]] = {}
-  for run in runs:
+  for run in sorted(runs, key=lambda run: 'diverged' not in run.header):
     of_setting = found.setdefault(identity(run.header['config']), {})
     if 'diverged' in run.header:
       of_setting |= dict.fromkeys(ledger.seeds(run), 0.0)

@@ -1,4 +1,4 @@
-"""Four backward rules at length, and with the first and last layer in float.
+"""Four backward rules for ten epochs, and with the ends in full precision.
 
   python -m experiments.study --study=experiments/studies/fair_more.py \\
     --workdir=runs/fair_more --pretrained=FOLDER

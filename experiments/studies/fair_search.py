@@ -3,11 +3,11 @@
   python -m experiments.study --study=experiments/studies/fair_search.py \\
     --workdir=runs/fair_search --results=results --pretrained=FOLDER
 
-Each rule gets the same step sizes, with one seed, twice half an epoch and a
-test on 5,000 training images that are held out. `fair.py` compares the rules at
-the step size that was best for each of them. All layers have 1 bit (dorefa,
-whose weights are between −1 and 1 before they are rounded, which is the scale
-that the rules assume).
+Each rule gets the same step sizes, with one seed, twice 195 steps, which is
+about half of an epoch, and a test on 5,000 training images that are held out.
+`fair.py` compares the rules at the step size that was best for each of them.
+All layers have 1 bit (dorefa, whose weights are between −1 and 1 before they
+are rounded, which is the scale that the rules assume).
 """
 
 from typing import Any
@@ -43,8 +43,8 @@ RATES = {
   'adam': (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 HELD_OUT = 5000
-# Number of steps in half an epoch of CIFAR-10.
-HALF_EPOCH = 195
+# About half of the steps of an epoch without the held-out images.
+SEARCH_STEPS = 195
 # Name of the base model, the authors' network, in FOLDER.
 BASE = 'MetaQuant-ResNet20-CIFAR10.safetensors'
 EPOCHS = 2
@@ -85,7 +85,7 @@ def searched(
     rule,
     rate,
     holdout=HELD_OUT,
-    epoch_steps=HALF_EPOCH,
+    epoch_steps=SEARCH_STEPS,
     **changes,
   )
 

@@ -3,9 +3,9 @@
   python -m experiments.study --study=experiments/studies/language.py \\
     --workdir=runs/language
 
-Every setting is tried at each step size, from random weights, on the text that
-`experiments.lm` takes without config.data. Activations have full precision, so
-that only the weights differ.
+Every setting is tried at each step size, from random weights, on the text
+`tinyshakespeare.txt` in the folder of the command. Activations have full
+precision, so that only the weights differ.
 """
 
 from typing import Any
@@ -32,7 +32,12 @@ FULL = {'quantizer': 'none', 'estimator': 'ste', 'quantize_ends': False}
 
 def get_study() -> Study:
   """Returns one setting per forward rule, backward rule and step size."""
-  common = {'activation_quantizer': 'relu', 'activation_bits': 2, 'epochs': 5}
+  common = {
+    'data': 'tinyshakespeare.txt',
+    'activation_quantizer': 'relu',
+    'activation_bits': 2,
+    'epochs': 5,
+  }
   settings = {
     f'full-{rate:g}': gpt.get_config(learning_rate=rate, **common, **FULL)
     for rate in RATES

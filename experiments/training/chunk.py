@@ -96,6 +96,8 @@ def make_run(
       advance, pipeline.traced, pipeline.steps_per_epoch, seeds, mesh, placement
     )
 
+  on_devices = parallel.replicated(inputs, mesh)
+
   def run(state: mq_jax.State, first: int, steps: int) -> Carry:
     epoch = first // pipeline.steps_per_epoch
     if epoch != (first + steps - 1) // pipeline.steps_per_epoch:
@@ -108,7 +110,6 @@ def make_run(
     no_steps, finite = jnp.zeros(count, jnp.int32), jnp.ones(count, bool)
     totals = Totals(no_steps, loss, accuracy, norm, finite)
     carry = placement.put(state), parallel.replicated(totals, mesh)
-    on_devices = parallel.replicated(inputs, mesh)
     # An implicit transfer would make the host wait for the device, or the
     # device for the host.
     with jax.transfer_guard('disallow'):

@@ -13,7 +13,6 @@ from mq_jax.models import batch_statistics
 Evaluate = Callable[..., dict[str, float]]
 Recalibrate = Callable[..., Any]
 Between = Callable[[], None]
-EVAL_BATCH = 512  # 2, 4, 8, … devices divide it.
 
 
 def _nothing() -> None:
@@ -51,7 +50,7 @@ def make_evaluate(
   ) -> dict[str, float]:
     totals: Any = None
     # Few images are not padded to a large batch, which would take as long.
-    size = min(EVAL_BATCH, 1 << (examples.size - 1).bit_length())
+    size = min(examples.largest_batch, 1 << (examples.size - 1).bit_length())
     for index in range(-(-examples.size // size)):
       # Otherwise all batches would be in the queue of the device at once.
       jax.block_until_ready(totals)
@@ -79,7 +78,7 @@ def make_recalibrate(
   Args:
     examples: Training images, not augmented.
     net: Linen module.
-    batch_count: Maximum number of batches of `EVAL_BATCH` images to use; 0
+    batch_count: Maximum number of batches of `largest_batch` images to use; 0
       keeps the batch statistics of training.
 
   Returns:
@@ -88,7 +87,7 @@ def make_recalibrate(
   """
   if not batch_count:
     return lambda params, batch_stats, between=_nothing: batch_stats
-  size = min(EVAL_BATCH, examples.size)
+  size = min(examples.largest_batch, examples.size)
   count = min(batch_count, examples.size // size)
 
   @jax.jit

@@ -130,7 +130,7 @@ def _fitted(
 ) -> dict[str, Any]:
   """Returns the variables of a base model for the network of a run."""
   _check_options(config, base, model.metadata)
-  expected = jax.eval_shape(random_variables)
+  expected = {'batch_stats': {}} | jax.eval_shape(random_variables)
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   is_fresh = []
   if model.metadata.get('activations') != activation_label(config):

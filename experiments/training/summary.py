@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.common.console import final_table, print_line
+from experiments.data.datasets import DATASETS
 from experiments.records.workdir import SCALARS
 from experiments.training import smoke
 from experiments.training.result import Result
@@ -59,7 +60,7 @@ def print_next_commands(
   if importlib.util.find_spec('tensorboard') is None:
     install = '  (pip install tensorboard)'
   lines = [f'tensorboard --logdir={folder}/{SCALARS}{install}']
-  if config.quantizer != 'none' and config.dataset == 'text':
+  if config.quantizer != 'none' and DATASETS[config.dataset].symbol:
     lines.append(f'python -m experiments.sample --workdir={folder}')
   elif config.quantizer != 'none':
     if is_smoke:

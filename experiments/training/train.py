@@ -150,6 +150,7 @@ def _run(
     if processes.is_first():
       print(f'The base model is {base}.', flush=True)
   pipeline = processes.together(lambda: make_pipeline(config))
+  _check_same_data(folder, pipeline.digest)
   net = make_network(config, len(pipeline.classes))
   initial = processes.together(
     lambda: initial_variables(
@@ -178,6 +179,8 @@ def _run(
       scores = evaluate(params, batch_stats)
       del scores['loss']
       measured |= {f'base_{name}': score for name, score in scores.items()}
+    if pipeline.digest:
+      measured['data'] = pipeline.digest
     if config.pretrained:
       measured['base'] = model_file.digest(config.pretrained)
     return state, measured
@@ -238,6 +241,20 @@ def _check_same_base(
     raise InvalidError(
       f'config.pretrained={config.pretrained!r} is another file than the run in'
       f' {folder} started with: use that file, or another --workdir.'
+    )
+
+
+def _check_same_data(folder: pathlib.Path, digest: str) -> None:
+  """Refuses other data than the run started with."""
+  log_path = folder / workdir.LOG
+  if not digest or not processes.from_first(log_path.exists):
+    return
+  header, _ = processes.from_first(lambda: run_log.read_log(log_path))
+  logged = header.get('start', {}).get('data', digest)
+  if logged != digest:
+    raise InvalidError(
+      f'config.data has other contents than when the run in {folder} started:'
+      ' use the former contents, or another --workdir.'
     )
 
 

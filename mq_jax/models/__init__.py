@@ -7,6 +7,7 @@ from mq_jax.models.calibration import measure_numbers as measure_numbers
 from mq_jax.models.folding import fold_norms as fold_norms
 from mq_jax.models.folding import fold_scales as fold_scales
 from mq_jax.models.gpt import Gpt as Gpt
+from mq_jax.models.gpt import gpt as gpt
 from mq_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from mq_jax.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from mq_jax.models.residual import ResNet as ResNet

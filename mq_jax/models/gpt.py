@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx import bridge
 
 from mq_jax.activations import Activation
 from mq_jax.checks import check_count
@@ -219,3 +220,36 @@ class Gpt(nnx.Module):
 
     x = self.norm(apply_blocks(self.blocks, self.embed(tokens)))
     return self.embed.attend(x) if self.tied else self.head(x)
+
+
+def gpt(
+  num_classes: int,
+  depth: int,
+  embed_dim: int,
+  heads: int,
+  *,
+  tied: bool = False,
+  dtype: Any = jnp.float32,
+  activation: Activation | None = None,
+) -> Any:
+  """Returns `Gpt` as a Linen module; its sizes are checked in `init`.
+
+  Args:
+    num_classes: Number of different tokens.
+    depth: As in `Gpt`, like the other arguments.
+    embed_dim: Length of the embeddings.
+    heads: Number of attention heads.
+    tied: The head is the transposed embedding.
+    dtype: Dtype in which the network computes.
+    activation: Quantizer of the inputs of the projections.
+  """
+  return bridge.to_linen(
+    Gpt,
+    num_classes,
+    depth,
+    embed_dim,
+    heads,
+    tied=tied,
+    activation=activation,
+    dtype=dtype,
+  )

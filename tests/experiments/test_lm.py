@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from experiments.build.check import check
 from experiments.build.parts import make_parts
+from experiments.common import parallel
 from experiments.common.errors import ConfigError, InvalidError
 from experiments.configs import gpt
+from experiments.data import text
 from experiments.deploy import make
 from experiments.deploy.generate import generate
 from experiments.training import train
@@ -79,6 +82,85 @@ def test_stopped_run_resumes_bit_for_bit(tmp_path):
   assert ends[0] == ends[1]
 
 
+@pytest.mark.parametrize(
+  'values',
+  [
+    {'distill': 0.5, 'quantize_ends': True, 'group_size': 8},
+    {'trials': 2, 'new_head': True},
+    {'tied': True},
+  ],
+)
+def test_run_starts_from_a_full_precision_model(tmp_path, values):
+  same = {'epochs': 1, 'epoch_steps': 6, 'tied': values.get('tied', False)}
+  base = config(
+    tmp_path,
+    **same,
+    **{'quantizer': 'none', 'activation_quantizer': 'relu'},
+    activation_bits=2,
+  )
+  path = train.train_and_evaluate(base, tmp_path / 'base').model_path
+  made = config(tmp_path, **same | values, pretrained=str(path))
+  result = train.train_and_evaluate(made, tmp_path / 'run')
+  known = not values.get('new_head')
+  assert (result.base_accuracy is not None) == known
+  assert result.records[0]['test_loss'] < math.log(256)
+
+
+def test_run_trains_its_base_model_first(tmp_path):
+  made = config(tmp_path, epochs=1, epoch_steps=2, pretrain_epochs=1)
+  result = train.train_and_evaluate(made, tmp_path / 'run')
+  assert result.base_accuracy is not None
+
+
+def test_run_of_a_changed_text_does_not_resume(tmp_path):
+  made = config(tmp_path)
+  with pytest.raises(Stopped):
+    train.train_and_evaluate(made, tmp_path / 'run', stop=lambda: True)
+  (tmp_path / 'text.txt').write_bytes(TEXT[::-1])
+  with pytest.raises(InvalidError, match=r'config\.data has other contents'):
+    train.train_and_evaluate(made, tmp_path / 'run')
+
+
+def test_test_of_long_examples_has_small_batches():
+  keys = {'data': '', 'batch_size': 1, 'epoch_steps': 0}
+  mesh = parallel.data_mesh(1)
+  sizes = {
+    context: text.text_pipeline(
+      np.zeros(200_000, np.uint8),
+      ConfigDict(keys | {'context': context}),
+      mesh,
+    ).evaluate.largest_batch
+    for context in (16, 128, 1000)
+  }
+  assert sizes == {16: 4096, 128: 512, 1000: 64}
+
+
+@pytest.mark.parametrize(
+  ('option', 'message'),
+  [('--temperature=nan', 'temperature=nan must'), ('--length=-1', 'length=-1')],
+)
+def test_sample_refuses_bad_options_before_it_writes(trained, option, message):
+  _, folder, _ = trained
+  command = [sys.executable, '-m', 'experiments.sample', f'--workdir={folder}']
+  run = subprocess.run(
+    [*command, option], capture_output=True, check=False, text=True
+  )
+  assert (run.returncode, run.stdout) == (1, '')
+  assert message in run.stderr
+  assert 'Traceback' not in run.stderr
+
+
+def test_sample_ends_quietly_when_nobody_reads(trained):
+  _, folder, _ = trained
+  command = f'{sys.executable} -m experiments.sample --workdir={folder}'
+  run = subprocess.run(
+    ['bash', '-c', f'{command} --length=2000 | head -c 5'],
+    capture_output=True,
+    check=True,
+  )
+  assert (len(run.stdout), run.stderr) == (5, b'')
+
+
 @pytest.mark.parametrize('fsdp', [False, True])
 def test_two_devices_train_as_one(tmp_path, fsdp):
   made = config(tmp_path, epochs=1, epoch_steps=6, quantizer='bwn')
@@ -124,11 +206,13 @@ def test_generate_draws_from_the_softmax_at_a_temperature():
   share = out.count(0) / len(out)
   # The standard deviation of the share is 0.007.
   assert share == pytest.approx(1 / (1 + math.exp(-2)), abs=0.03)
-  assert [*generate(logits_of, b'x', 3, context=2, temperature=0)] == [0, 0, 0]
+  for temperature in (0, 1e-40):
+    least = generate(logits_of, b'x', 3, context=2, temperature=temperature)
+    assert [*least] == [0, 0, 0]
   for bad in ({'prompt': b''}, {'temperature': -1.0}):
     arguments = {'prompt': b'x', 'length': 1, 'context': 2} | bad
     with pytest.raises(ValueError, match=next(iter(bad))):
-      [*generate(logits_of, **arguments)]
+      generate(logits_of, **arguments)
 
 
 def test_rules_quantize_projections_per_layer_and_ends_on_request():
@@ -160,7 +244,24 @@ def test_scales_are_per_layer_or_per_group(group_size):
     ({'embed_dim': 18, 'heads': 4}, 'embed_dim=18 must be a multiple of 8'),
     ({'dataset': 'digits'}, "'gpt' takes tokens, but .*'digits' has images"),
     ({'network': 'resnet20'}, "'resnet20' takes images, but .*'text' has tok"),
-    ({'group_size': 48}, 'group_size=48'),
+    ({'group_size': 48}, r'group_size=48 does not fit blocks/.*/kernel'),
+    (
+      {'group_size': 48, 'embed_dim': 96, 'quantize_ends': True},
+      'does not fit embed/embedding',
+    ),
+    (
+      {'group_size': 7, 'quantizer': 'slb', 'activation_quantizer': 'relu'}
+      | {'activation_bits': 2},
+      'group_size=7 does not fit blocks',
+    ),
+    (
+      {'group_size': 8, 'quantizer': 'bwn', 'per_channel': True},
+      'leave config.per_channel at False',
+    ),
+    ({'quantizer': 'none', 'group_size': 8}, 'group_size=8 has no effect'),
+    ({'quantizer': 'lapq', 'bits': 4, 'epochs': 0}, 'has a stack of layers'),
+    ({'loss': 'squared_hinge'}, "set config.loss='cross_entropy'"),
+    ({'tied': True, 'new_head': True}, 'set config.tied=False'),
     ({'context': 1}, 'context=1 must be at least 2'),
     ({'activation_quantizer': 'dorefa'}, 'signed=True'),
   ],

@@ -74,15 +74,15 @@ def test_read_text_returns_all_bytes(tmp_path):
   (tmp_path / 'a.txt').write_bytes(bytes(range(256)))
   content = text.read_text(str(tmp_path / 'a.txt'))
   np.testing.assert_array_equal(content, np.arange(256))
-  with pytest.raises(MissingError, match=r'b\.txt.* is no file: set it'):
+  with pytest.raises(MissingError, match=r'b\.txt.* does not exist'):
     text.read_text(str(tmp_path / 'b.txt'))
 
 
 @pytest.mark.parametrize(
   ('values', 'devices', 'message'),
   [
-    ({'batch_size': 31}, 1, r'200 bytes, which is too short for .*size=31'),
-    ({'context': 20, 'batch_size': 1}, 1, 'and the rest an example'),
+    ({'batch_size': 31}, 1, r'200 bytes is too short for .*size=31'),
+    ({'context': 20, 'batch_size': 1}, 1, 'and the rest one example'),
     ({'batch_size': 3}, 2, 'batch_size=3 must be a multiple of 2'),
   ],
 )

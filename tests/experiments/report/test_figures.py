@@ -178,7 +178,7 @@ def test_factors_have_two_axes_and_band(tmp_path):
       seed: [ledgers.record(1, 1.0, loss) for loss in own]
       for seed, own in enumerate(losses)
     }
-    cell = comparison.Cell(trials, [], 2, 0, None, None, [])
+    cell = comparison.Cell(trials, [], 2, 0, None, None, [], set())
     entries.append((f'{hidden}', config, cell))
   left, right = plots.factors(entries, 'figure 4').axes
   assert [line.get_ydata().tolist() for line in left.get_lines()] == [
@@ -205,7 +205,7 @@ def test_histograms_show_shares_of_first_trial():
     ledgers.record(1, 1.0, histogram=list(range(64))),
     ledgers.record(2, 1.0, histogram=[0] * 63 + [5]),
   ]
-  cell = comparison.Cell({0: records, 1: []}, [], 2, 0, None, None, [])
+  cell = comparison.Cell({0: records, 1: []}, [], 2, 0, None, None, [], set())
   figure = plots.histograms([('n-q-o-fc', config, cell)])
   (image,) = figure.axes[0].get_images()
   shares = image.get_array()
@@ -285,6 +285,8 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
     'quick-1': (1, 30.0),
     # The ledger has no run of four epochs, so the cell is that of one epoch.
     'quick-4': (4, None),
+    'slow-2': (2, None),
+    'slow-5': (5, None),
   }
   settings_ = {
     name: spec.in_protocol(
@@ -298,8 +300,18 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
   for name, (epochs, accuracy) in runs_of.items():
     if accuracy:
       config = settings_[name].to_dict()
-      each = [[accuracy] * epochs, [accuracy + 10] * epochs]
-      ledgers.write(tmp_path, name, config, each)
+      for seed in (0, 1):
+        values = [accuracy + 10 * seed] * epochs
+        ledgers.write(
+          tmp_path, f'{name}-{seed}', config | {'seed': seed}, values
+        )
+  # Two trials in one program, and another device, have other minutes.
+  for name, values, more in (
+    ('slow-2', [[50.0] * 2] * 2, {}),
+    ('slow-5', [50.0] * 5, {'device': {'kind': 'gpu', 'count': 1}}),
+  ):
+    config = settings_[name].to_dict()
+    ledgers.write(tmp_path, name, config, values, **more)
   study = spec.Study('Title', settings_, figures=False, over_time=True)
   (png, svg) = figures.write_all(
     {'s': study}, ledger.read(tmp_path), tmp_path / 'out'
@@ -310,9 +322,11 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
     (name, config, comparison.cell(config, runs))
     for name, config in settings_.items()
   ]
-  complete = minutes.complete(measured)
-  assert [name for name, _, _ in complete] == ['slow-1', 'slow-3', 'quick-1']
-  (axis,) = minutes.over_time(complete, 'Title').axes
+  device, timed = minutes.comparable(measured)
+  assert device == 'cpu'
+  assert [name for name, _, _ in timed] == ['slow-1', 'slow-3', 'quick-1']
+  (axis,) = minutes.over_time(device, timed, 'Title').axes
+  assert 'cpu' in axis.get_xlabel()
   slow, quick = (
     np.array(bars.lines[0].get_data(), np.float64) for bars in axis.containers
   )

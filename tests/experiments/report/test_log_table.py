@@ -33,7 +33,7 @@ def test_log_table_has_our_losses_beside_logged_ones(tmp_path):
   assert ours['epoch 2'] == f'0.9200 ± {0.04 / math.sqrt(2):.4f}'
   assert ours['epoch 3'] == ours['epoch 10'] == ''
   assert logs['epoch 10'] == '0.8273 ± 0.0007'
-  assert '8 of 9 logged settings have no run yet' in table.note
+  assert '8 of 9 settings have no run yet' in table.note
 
 
 def test_logged_settings_differ_and_sums_equal_checked_values():

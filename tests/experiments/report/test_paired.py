@@ -77,6 +77,23 @@ def test_difference_from_a_baseline_without_run_is_empty(tmp_path):
   assert figures.write_all({'rules': study}, runs, tmp_path / 'out') == []
 
 
+def test_difference_of_runs_of_other_lengths_is_empty(tmp_path):
+  study = make_study()
+  write(tmp_path, study, sgd_ste=STE)
+  config = study.settings['sgd-ede'].to_dict() | {'epochs': 2}
+  ledgers.write(tmp_path, 'long', config, [[80.0, 81.0]] * 3)
+  study.settings['sgd-ede'].epochs = 2
+  rows, _ = rows_of(study, ledger.read(tmp_path))
+  assert rows['sgd-ede'][paired.COLUMNS[0]] == ''
+
+
+def test_equal_differences_have_no_interval(tmp_path):
+  study = make_study()
+  runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=[v + 1 for v in STE])
+  rows, _ = rows_of(study, runs)
+  assert [rows['sgd-ede'][name] for name in paired.COLUMNS] == ['+1.00', '', '']
+
+
 def test_figure_has_a_panel_per_optimizer_and_a_bar_per_rule(tmp_path):
   study = make_study()
   runs = write(
@@ -92,7 +109,10 @@ def test_figure_has_a_panel_per_optimizer_and_a_bar_per_rule(tmp_path):
   figure = paired.draw(group, study.baselines, 'Rules')
   (axis,) = figure.axes
   assert axis.get_title() == 'sgd'
-  assert [text.get_text() for text in axis.get_yticklabels()] == ['ede', 'dsq']
+  assert [text.get_text() for text in axis.get_yticklabels()] == [
+    'ede, 3 seeds',
+    'dsq, 3 seeds',
+  ]
   means = [
     np.asarray(bar.lines[0].get_xdata(), np.float64).item()
     for bar in axis.containers

@@ -99,3 +99,13 @@ def test_fair_more_waits_for_all_trials(tmp_path, monkeypatch):
   monkeypatch.setattr(fair, 'RESULTS', tmp_path)
   write_fair(tmp_path, {}, trials=4)
   assert fair_more.get_study().settings == {}
+
+
+def test_seed_that_diverged_beside_others_counts_alone(tmp_path):
+  config = fair_search.setting('sgd', 'ede', 0.1).to_dict()
+  config |= {'pretrained': fair_search.BASE}
+  ledgers.write(tmp_path, 'a', config, [[50.0] * 2], diverged='x')
+  ledgers.write(tmp_path, 'b', config | {'seed': 1}, [], diverged='x')
+  ledgers.write(tmp_path, 'A', config, [60.0, 70.0])
+  found = fair.final_accuracies(ledger.read(tmp_path))
+  assert [*found.values()] == [{0: 70.0, 1: 0.0}]

@@ -1,5 +1,6 @@
 """Tests the weights that a run starts from."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -8,6 +9,9 @@ from experiments.common.errors import ConfigError, InvalidError
 from experiments.records import model_file, run_log
 from experiments.training import initial, train
 from tests.experiments import tiny
+
+# Shape and type of an image.
+PIXELS = jax.ShapeDtypeStruct((32, 32, 3), np.float32)
 
 
 @pytest.fixture
@@ -21,19 +25,17 @@ def config(tmp_path, monkeypatch):
 def test_initial_variables_new_head_keeps_all_other_layers(config):
   net = tiny.Net(10)
   with pytest.raises(InvalidError, match=r'set config\.new_head=True'):
-    initial.initial_variables(config, net, (32, 32, 3), config.pretrained)
+    initial.initial_variables(config, net, PIXELS, config.pretrained)
   config.new_head = True
   params, batch_stats, *_ = initial.initial_variables(
-    config, net, (32, 32, 3), config.pretrained
+    config, net, PIXELS, config.pretrained
   )
   loaded = model_file.load_model(config.pretrained)
   assert tiny.as_bytes(params['norm']) == tiny.as_bytes(loaded.params['norm'])
   assert tiny.as_bytes(batch_stats) == tiny.as_bytes(loaded.batch_stats)
   assert params['head']['kernel'].shape == (48, 10)
   config.seed = 1
-  other, *_ = initial.initial_variables(
-    config, net, (32, 32, 3), config.pretrained
-  )
+  other, *_ = initial.initial_variables(config, net, PIXELS, config.pretrained)
   assert np.any(other['head']['kernel'] != params['head']['kernel'])
 
 
@@ -66,7 +68,7 @@ def test_run_file_with_folded_norms_measures_their_statistics(tmp_path, config):
   model_file.save_model(
     path, weights['params'], weights['batch_stats'], {'norms': 'folded'}
   )
-  kept, *_ = initial.initial_variables(config, net, (32, 32, 3), str(path))
+  kept, *_ = initial.initial_variables(config, net, PIXELS, str(path))
   assert tiny.as_bytes(kept) == tiny.as_bytes(weights['params'])
   config.update(pretrained=str(path), epochs=1, optimizer='sgd')
   # Nothing is learned, so that the network is the one of the file, but its
@@ -99,9 +101,9 @@ def test_initial_variables_other_options_raise(tmp_path, options, match):
   config = tiny.config(network='mobilenet_v2')
   net = tiny.Net(10)
   with pytest.raises(InvalidError, match=match):
-    initial.initial_variables(config, net, (32, 32, 3), str(path))
+    initial.initial_variables(config, net, PIXELS, str(path))
   # Equal options are accepted; here the arrays then do not fit.
   equal = {'padding': 'torch', 'width': '1.0'}
   model_file.save_model(path, weights, {}, {'network': 'mobilenet_v2'} | equal)
   with pytest.raises(InvalidError, match='the shape of head/kernel is ab'):
-    initial.initial_variables(config, net, (32, 32, 3), str(path))
+    initial.initial_variables(config, net, PIXELS, str(path))

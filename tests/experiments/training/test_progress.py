@@ -98,7 +98,7 @@ except KeyboardInterrupt:
 def test_bar_and_table_ascii_terminal_get_ascii():
   program = f"""{WIDEST}
 from experiments.training import Result, print_summary
-print_summary(Result(1., 2., None, 1, 3., 4., 'a/path', [{{}}], []))
+print_summary(Result(1., 2., None, 1, 3., 4., 'a/path', None, [{{}}], []))
 """
   written = in_terminal(program, 80, PYTHONIOENCODING='ascii')
   assert written.isascii()

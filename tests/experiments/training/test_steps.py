@@ -227,7 +227,7 @@ def test_start_twice_gives_equal_states_without_shared_buffers():
 
 @pytest.mark.parametrize('batch', [4, 11, 500])
 def test_evaluate_is_mean_over_every_image(monkeypatch, batch):
-  monkeypatch.setattr(evaluation, 'EVAL_BATCH', batch)
+  monkeypatch.setattr(Examples.__new__, '__defaults__', (batch,))
   dataset, net = make_images(), tiny.Net(10)
   weights = tiny.variables(net)
   scores = tiny_steps(images=dataset).evaluate(

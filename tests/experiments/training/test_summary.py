@@ -15,7 +15,9 @@ def printed(width, path, trials, top5=None):
     record=True, width=width, file=io.StringIO(), legacy_windows=False
   )
   path = pathlib.Path(path)
-  result = Result(92.13, 91.7349, top5, 10, 100.0, 12.3456, path, [{}], trials)
+  result = Result(
+    92.13, 91.7349, top5, 10, 100.0, 12.3456, path, None, [{}], trials
+  )
   print_summary(result, console)
   return console.export_text().splitlines()
 
