@@ -2,6 +2,7 @@
 
 import statistics
 
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from experiments.report import comparison
@@ -74,6 +75,8 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
         fontsize=6,
       )
   axis.set_xscale('log')
+  axis.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+  axis.xaxis.set_minor_formatter(ticker.NullFormatter())
   axis.set_xlabel(f'minutes of training, {device} (the numbers are epochs)')
   axis.set_ylabel(f'{images_of(group)} accuracy, %')
   axis.legend(fontsize=7)

@@ -134,7 +134,9 @@ def stream(keys, mesh):
 
 
 DATASET = datasets.Dataset(
-  lambda keys: SHAPE, stream, ('data_dir', 'batch_size')
+  lambda keys: jax.ShapeDtypeStruct(SHAPE, np.float32),
+  stream,
+  ('data_dir', 'batch_size'),
 )
 
 

@@ -9,7 +9,7 @@ from scipy import special
 
 import mq_jax
 from mq_jax import activations, models, quantizers
-from mq_jax.models import gpt
+from mq_jax.models.gpt import rotate
 from mq_jax.selection import named_leaves
 
 VOCABULARY, DEPTH, FEATURES, HEADS = 11, 3, 16, 2
@@ -116,9 +116,7 @@ def test_rotated_products_depend_on_distances_alone(x64):
   query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 8))) for _ in '12')
 
   def product(i, j):
-    return np.vdot(
-      gpt.rotate(query, jnp.array([i])), gpt.rotate(key, jnp.array([j]))
-    )
+    return np.vdot(rotate(query, jnp.array([i])), rotate(key, jnp.array([j])))
 
   assert product(3, 1) == pytest.approx(product(103, 101), rel=1e-9)
   assert abs(product(3, 1) - product(3, 2)) > 1e-3
