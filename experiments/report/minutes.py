@@ -1,5 +1,6 @@
 """Draws accuracy over the minutes of training."""
 
+import collections
 import statistics
 
 from matplotlib import ticker
@@ -14,7 +15,7 @@ def comparable(group: Measured) -> tuple[str, Measured]:
 
   A setting counts if it ran all epochs of its configuration, with one trial per
   program: the minutes of several trials in one program are no more than those
-  of one.
+  of one. A recipe of one length is no line.
   """
   by_device: dict[str, Measured] = {}
   for entry in group:
@@ -28,7 +29,13 @@ def comparable(group: Measured) -> tuple[str, Measured]:
   if not by_device:
     return '', []
   device = max(by_device, key=lambda name: (len(by_device[name]), name))
-  return device, by_device[device]
+  counts = collections.Counter(recipe(name) for name, _, _ in by_device[device])
+  return device, [e for e in by_device[device] if counts[recipe(e[0])] > 1]
+
+
+def recipe(name: str) -> str:
+  """Returns the recipe in the name of a setting, 'RECIPE-EPOCHS'."""
+  return name.rpartition('-')[0]
 
 
 def over_time(device: str, group: Measured, title: str) -> Figure:
@@ -49,8 +56,8 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
   axis = figure.subplots()
   recipes: dict[str, Measured] = {}
   for entry in group:
-    recipes.setdefault(entry[0].rpartition('-')[0], []).append(entry)
-  for index, (recipe, entries) in enumerate(recipes.items()):
+    recipes.setdefault(recipe(entry[0]), []).append(entry)
+  for index, (name, entries) in enumerate(recipes.items()):
     entries = sorted(entries, key=lambda entry: entry[2].epochs)
     values = [comparison.accuracies(cell) for _, _, cell in entries]
     means = [statistics.fmean(v) for v in values]
@@ -64,7 +71,7 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
       yerr=bars,
       marker='osD^v'[index % 5],
       markersize=4,
-      label=recipe,
+      label=name,
     )
     for (_, _, cell), mean in zip(entries, means, strict=True):
       axis.annotate(
@@ -74,7 +81,7 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
         xytext=(3, -9),
         fontsize=6,
       )
-  axis.set_xscale('log')
+  axis.set_xscale('log', base=2)
   axis.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
   axis.xaxis.set_minor_formatter(ticker.NullFormatter())
   axis.set_xlabel(f'minutes of training, {device} (the numbers are epochs)')

@@ -283,6 +283,8 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
     'slow-1': (1, 20.0),
     'slow-3': (3, 40.0),
     'quick-1': (1, 30.0),
+    'quick-2': (2, 35.0),
+    'single-1': (1, 85.0),
     # The ledger has no run of four epochs, so the cell is that of one epoch.
     'quick-4': (4, None),
     'slow-2': (2, None),
@@ -293,7 +295,9 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
       'fair',
       epochs=epochs,
       last_epochs=1,
-      estimator='ste' if name.startswith('slow') else 'multi_fc',
+      estimator={'slow': 'ste', 'quick': 'multi_fc'}.get(
+        name.split('-')[0], 'fc_grad'
+      ),
     )
     for name, (epochs, _) in runs_of.items()
   }
@@ -324,7 +328,12 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
   ]
   device, timed = minutes.comparable(measured)
   assert device == 'cpu'
-  assert [name for name, _, _ in timed] == ['slow-1', 'slow-3', 'quick-1']
+  assert [name for name, _, _ in timed] == [
+    'slow-1',
+    'slow-3',
+    'quick-1',
+    'quick-2',
+  ]
   (axis,) = minutes.over_time(device, timed, 'Title').axes
   assert 'cpu' in axis.get_xlabel()
   slow, quick = (
@@ -332,5 +341,5 @@ def test_over_time_has_a_line_per_recipe_and_a_point_per_length(tmp_path):
   )
   # An epoch of the ledger takes three seconds.
   np.testing.assert_allclose(slow, [[0.05, 0.15], [25, 45]])
-  np.testing.assert_allclose(quick, [[0.05], [35]])
+  np.testing.assert_allclose(quick, [[0.05, 0.1], [35, 40]])
   assert axis.get_legend_handles_labels()[1] == ['slow', 'quick']
