@@ -6,7 +6,7 @@ The paper trains φ to reduce the loss right after one update. Here M_φ is one
 factor s of the gradient, from s = 1, for the whole network or per layer, under
 SGD at 1 bit in every layer (dorefa). The objectives are
 
-  next batch    the loss after one update, on the next batch: the paper's
+  1 update      the loss after one update, on the next batch: the paper's
   held out      the same loss, on batches of images that train no weight
   k updates     the loss after the last k updates, on the next batch
   frozen        s is constant: the mean over the second half of a run with
@@ -32,6 +32,7 @@ from benchmarks import table
 from experiments.build import losses
 from experiments.build.networks import make_network
 from experiments.build.schema import default_config
+from experiments.common.console import counted
 from experiments.data.pipeline import Pipeline
 from experiments.records import torch_weights
 from experiments.training.train import make_pipeline
@@ -47,7 +48,6 @@ QUICK: dict[str, Any] = {
 BATCH = 128
 FIXED = 'fixed'
 FROZEN = 'frozen'
-NEXT_BATCH = 'next batch'
 ON_HELD_OUT = 'held out'
 QUANTIZER = mq_jax.dorefa()
 
@@ -136,19 +136,18 @@ def run(
   Args:
     problem: The `Problem`.
     estimator: M_φ, which multiplies gradients by factors.
-    objective: `NEXT_BATCH`, `ON_HELD_OUT`, `FIXED`, or a number of updates.
+    objective: `ON_HELD_OUT`, `FIXED`, or a number of updates.
     rate: α.
     gamma: Step size of φ, under Adam.
     seed: Seed of the batches.
     phi: First φ; None: that of the estimator.
   """
-  inside = optax.adam(gamma) if objective == NEXT_BATCH else optax.set_to_zero()
   train = mq_jax.make_train_step(
     losses.make_loss(problem.net),
     QUANTIZER,
     estimator,
     learning_rate=rate,
-    meta_optimizer=inside,
+    meta_optimizer=optax.set_to_zero(),  # `run` itself updates φ.
   )
   batch = functools.partial(problem.pipeline.train, seed)
   state = train.init(
@@ -245,10 +244,10 @@ def main() -> None:
     fixed = run(problem, estimators.ste(), FIXED, rate, args.gamma)
     rows.append(_row(rate, 'network', FIXED, fixed))
     for shape, estimator in shapes.items():
-      for objective in (NEXT_BATCH, ON_HELD_OUT, *args.horizons):
+      for objective in (1, ON_HELD_OUT, *args.horizons):
         name = objective
         if isinstance(objective, int):
-          name = f'{objective} updates'
+          name = counted(objective, 'update')
         outcome = run(problem, estimator, objective, rate, args.gamma)
         rows.append(_row(rate, shape, name, outcome))
       other = run(

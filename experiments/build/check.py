@@ -52,8 +52,9 @@ def check(config: ConfigDict) -> None:
   # A size of images that the data set does not have would be ignored.
   read = {name for entry in DATASETS.values() for name in entry.reads}
   check_effect(config, {name for name in read if not KEYS[name].training})
-  needing = {name for name, key in KEYS.items() if key.needs}
-  check_effect(config, needing | {'distill', 'group_size', 'quantize_ends'})
+  related = {name for name, key in KEYS.items() if key.needs}
+  related |= {KEYS[name].needs for name in related}
+  check_effect(config, related | {'group_size', 'quantize_ends'})
   dataset = DATASETS[config.dataset]
   _check_network(config)
   dataset.check(subset(config, dataset.reads))

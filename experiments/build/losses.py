@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mq_jax.precision import widened
+
 Array = jax.Array
 
 
@@ -100,9 +102,8 @@ def make_loss(
     loss_per_example, correct = _scores(losses, logits, batch['label'])
     if distillation:
       share, temperature = distillation
-      wide = jnp.promote_types(logits.dtype, jnp.float32)
       soft = soft_label_loss(
-        logits.astype(wide), batch[TEACHER_LOGITS].astype(wide), temperature
+        widened(logits), widened(batch[TEACHER_LOGITS]), temperature
       )
       loss_per_example = (1 - share) * loss_per_example + share * _per_example(
         soft
@@ -153,7 +154,7 @@ def make_evaluation(
 def _scores(
   losses: Losses, logits: Array, labels: Array
 ) -> tuple[Array, Array]:
-  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  logits = widened(logits)
   correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
   return _per_example(losses(logits, labels)), _per_example(correct)
 

@@ -67,7 +67,7 @@ class Dataset(NamedTuple):
 
   @property
   def inputs(self) -> str:
-    """What its examples are."""
+    """Returns 'images' or 'tokens', the kind of the examples."""
     return 'tokens' if self.vocabulary else 'images'
 
 

@@ -129,9 +129,7 @@ def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     @functools.partial(jax.jit, static_argnames='batch_size')
     def batch(split: Split, index: Array, batch_size: int) -> Batch:
       batch = normalised(batches.eval_batch(split, index, batch_size))
-      if batch_size % mesh.size:
-        return parallel.keep_replicated(batch, mesh)
-      return parallel.split_batch(batch, mesh)
+      return test_batch(batch, mesh)
 
     return Examples(len(split.labels), functools.partial(batch, split))
 
@@ -192,6 +190,22 @@ def from_traced(
   return train
 
 
+def test_batch(batch: Batch, mesh: Mesh) -> Batch:
+  """Splits a batch of a test, whose size the devices may not divide."""
+  if len(batch['label']) % mesh.size:
+    return parallel.keep_replicated(batch, mesh)
+  return parallel.split_batch(batch, mesh)
+
+
+def check_split(batch_size: int, mesh: Mesh) -> None:
+  """Raises `ConfigError` if the devices cannot split a batch evenly."""
+  if batch_size % mesh.size:
+    raise ConfigError(
+      f'config.batch_size={batch_size} must be a multiple of {mesh.size}, the'
+      ' number of devices that config.mesh_data splits a batch over.'
+    )
+
+
 def check_sizes(available: int, keys: ConfigDict, mesh: Mesh) -> None:
   """Refuses a batch that the data cannot fill or the devices cannot split.
 
@@ -203,12 +217,7 @@ def check_sizes(available: int, keys: ConfigDict, mesh: Mesh) -> None:
   Raises:
     ConfigError: If a batch or the test has too many images.
   """
-  devices = mesh.size
-  if keys.batch_size % devices:
-    raise ConfigError(
-      f'config.batch_size={keys.batch_size} must be a multiple of {devices},'
-      ' the number of devices that config.mesh_data splits a batch over.'
-    )
+  check_split(keys.batch_size, mesh)
   needed = (
     f' A batch and the test need {keys.batch_size + keys.holdout} training'
     f' images, and there are {available}.'

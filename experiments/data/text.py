@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.common import parallel
 from experiments.common.errors import ConfigError, MissingError
-from experiments.data.on_device import from_traced
+from experiments.data.on_device import check_split, from_traced, test_batch
 from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
 
 Array = jax.Array
@@ -72,11 +72,7 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     ConfigError: If the text is too short, or the devices cannot split a batch
       evenly.
   """
-  if keys.batch_size % mesh.size:
-    raise ConfigError(
-      f'config.batch_size={keys.batch_size} must be a multiple of {mesh.size},'
-      ' the number of devices that config.mesh_data splits a batch over.'
-    )
+  check_split(keys.batch_size, mesh)
   train_text, test_text = divide(text)
   context = keys.context
   steps = len(train_text) // (keys.batch_size * context)
@@ -110,9 +106,7 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
       mask = (places < size).astype(jnp.float32)
       starts = jnp.minimum(places, size - 1) * context
       made = examples_at(text, starts) | {'mask': mask}
-      if batch_size % mesh.size:
-        return parallel.keep_replicated(made, mesh)
-      return parallel.split_batch(made, mesh)
+      return test_batch(made, mesh)
 
     largest = 1 << max(0, (TEST_TOKENS // context).bit_length() - 1)
     return Examples(size, functools.partial(batch, on_devices), largest)

@@ -27,7 +27,7 @@ BACKWARD: dict[str, dict[str, Any]] = {
   'multi_fc': {'estimator': 'multi_fc', 'init': 'identity'},
   'dsq': {'estimator': 'dsq'},
 }
-FULL = {'quantizer': 'none', 'estimator': 'ste', 'quantize_ends': False}
+FULL = {'quantizer': 'none', 'estimator': 'ste'}
 
 
 def get_study() -> Study:

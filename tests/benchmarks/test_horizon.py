@@ -86,7 +86,7 @@ def test_horizon_writes_a_row_per_objective(monkeypatch, tmp_path):
     (shape, objective)
     for shape in ('network', 'layer')
     for objective in (
-      horizon.NEXT_BATCH,
+      '1 update',
       horizon.ON_HELD_OUT,
       '2 updates',
       horizon.FROZEN,
