@@ -204,8 +204,8 @@ def _digest_only(folder: pathlib.Path, notify: Notify) -> Any:
     worker.start = start
 
 
-def _no_program(path: pathlib.Path) -> artefact.Artefact:
-  del path
+def _no_program(path: pathlib.Path, exact: bool = False) -> artefact.Artefact:
+  del path, exact
   return artefact.Artefact(lambda images: images, IMAGE[:2], ())
 
 

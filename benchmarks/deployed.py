@@ -22,7 +22,7 @@ from benchmarks import measure, table
 from experiments.build.networks import make_network
 from experiments.common.errors import MissingError
 from experiments.configs import resnet20
-from experiments.data.raw_images import Inputs
+from experiments.data.raw_examples import Inputs
 from experiments.deploy import artefact, export, packed_network
 from mq_jax.models import fold_norms, fold_scales
 
@@ -79,16 +79,18 @@ def _network() -> mq_jax.PackedParams:
 
 
 def _formats() -> dict[str, Callable[[Any], bytes]]:
-  """Returns the function that exports a program, by suffix."""
+  """Returns the function that exports a packed network, by suffix."""
   exporters: dict[str, Callable[[Any], bytes]] = {
-    '.stablehlo': lambda logits: export.stablehlo(logits, IMAGE)
+    '.stablehlo': lambda packed: export.stablehlo(
+      packed_network.make_logits(packed), IMAGE
+    )
   }
   try:
     export.check_onnx()
   except MissingError as error:
     print(f'ONNX is left out: {error}')
     return exporters
-  return exporters | {'.onnx': lambda logits: export.onnx(logits, INPUTS)}
+  return exporters | {'.onnx': lambda packed: export.onnx(packed, INPUTS)}
 
 
 def _rows(
@@ -102,7 +104,7 @@ def _rows(
   paths = []
   for name, network in (('full', full), ('packed', packed)):
     paths.append(folder / f'{name}{suffix}')
-    paths[-1].write_bytes(make(packed_network.make_logits(network)))
+    paths[-1].write_bytes(make(network))
   rows = []
   for batch in BATCHES:
     images = np.random.default_rng(0).integers(

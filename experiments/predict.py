@@ -40,9 +40,15 @@ def predict(
 
   Raises:
     MissingError: If a file or a package is missing.
-    InvalidError: If a file is damaged or is not an image.
+    InvalidError: If a file is damaged or is not an image, or if the network
+      is a language model.
   """
   network = loading.load(path)
+  if network.takes_text:
+    raise InvalidError(
+      f'{path} is a language model: write text with it, python -m'
+      f' experiments.sample {path}'
+    )
   pixels = [_read(image, network) for image in images]
   for image, rgb in zip(images, pixels, strict=True):
     logits = network.logits(rgb[None])[0].astype(np.float64)
@@ -86,7 +92,7 @@ def _cropped(path: str, resize: int, size: int) -> np.ndarray:
   return photographs.central_crop(content, orientation, resize, size)
 
 
-def _scaled(path: str, shape: tuple[int, int]) -> np.ndarray:
+def _scaled(path: str, shape: tuple[int, ...]) -> np.ndarray:
   """Decodes an image, and scales it to height and width."""
   try:
     from PIL import Image, ImageOps

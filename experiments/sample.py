@@ -1,72 +1,66 @@
-r"""Writes text with a language model of packed weights.
+"""Writes text with a language model of packed weights.
 
-  python -m experiments.sample --workdir=runs/lm [--prompt=TEXT] [--length=300]
+  python -m experiments.sample ARTEFACT [--prompt=TEXT] [--length=300]
     [--temperature=0.8] [--seed=0]
+  python -m experiments.sample --workdir=runs/lm
 
-WORKDIR is the folder of a complete run of `python -m experiments.lm`. Its
-quantized weights are packed into bits first, and each step unpacks them.
+An artefact is a file that `python -m experiments.deploy` wrote. An .onnx file
+needs only onnxruntime, a .stablehlo file only jax and flatbuffers, and its
+card.json beside it. WORKDIR is the folder of a complete run of `python -m
+experiments.lm`, whose quantized weights are packed into bits first.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Iterable
 
-import jax
-from absl import app, flags
-
-import mq_jax
-from experiments.build.networks import make_network
-from experiments.build.parts import make_parts
-from experiments.common import runtime
 from experiments.common.errors import InvalidError, exit_on_user_error
-from experiments.data.datasets import DATASETS
+from experiments.deploy import loading
+from experiments.deploy.artefact import Artefact
 from experiments.deploy.generate import generate
-from experiments.records import model_file
-from experiments.records import workdir as run_folder
 
 
-@exit_on_user_error()
-def main(_: list[str]) -> None:
-  """Prints the prompt and the text after it."""
-  arguments = flags.FLAGS
+def _open_run(workdir: str) -> Artefact:
+  """Packs the network of a run."""
+  # An artefact runs without these modules.
+  import mq_jax
+  from experiments.build.parts import make_parts
+  from experiments.common import runtime
+  from experiments.data.datasets import DATASETS
+  from experiments.data.raw_examples import Tokens
+  from experiments.deploy import packed_network
+  from experiments.records import model_file
+  from experiments.records import workdir as run_folder
+
   runtime.configure()
-  run = run_folder.read_quantized_run(arguments.workdir)
-  config, path = run[0], run[2]
-  if not DATASETS[config.dataset].symbol:
+  config, _, path = run_folder.read_quantized_run(workdir)
+  vocabulary = DATASETS[config.dataset].vocabulary
+  if not vocabulary:
     raise InvalidError(
-      f'--workdir={arguments.workdir} is a run on config.dataset='
-      f'{config.dataset!r}: give the folder of a run of experiments.lm.'
+      f'--workdir={workdir} is a run on config.dataset={config.dataset!r}: give'
+      ' the folder of a run of experiments.lm.'
     )
-  for name in ('length', 'temperature'):
-    value = getattr(arguments, name)
-    if not value >= 0:
-      raise InvalidError(f'--{name}={value} must be a number of at least 0.')
   packed = mq_jax.pack(
     model_file.load_model(path).params,
     make_parts(config, steps_per_epoch=1).rules,
     quantized=True,
+    metadata=packed_network.make_metadata(
+      config, Tokens((config.context,), vocabulary)
+    ),
   )
-  net = make_network(config, DATASETS[config.dataset].vocabulary)
-  # Keeps bytes that are not valid UTF-8.
-  prompt = (arguments.prompt or '\n').encode(errors='surrogateescape')
+  logits = packed_network.compiled_logits(packed)
+  return Artefact(logits, (config.context,), ())
 
-  def logits_of(tokens: jax.Array) -> jax.Array:
-    params = mq_jax.unpack(packed)
-    return net.apply({'params': params}, tokens, train=False)
 
-  written = generate(
-    logits_of,
-    prompt,
-    arguments.length,
-    context=config.context,
-    temperature=arguments.temperature,
-    seed=arguments.seed,
-  )
-  try:
-    _write(prompt, written)
-  except BrokenPipeError:
-    # The reader has seen enough. Python would complain once more at its exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _open_artefact(path: str) -> Artefact:
+  network = loading.load(path)
+  if not network.takes_text:
+    raise InvalidError(
+      f'{path} is a network for images: classify images with it, python -m'
+      f' experiments.predict {path} IMAGE.png'
+    )
+  return network
 
 
 def _write(prompt: bytes, written: Iterable[int]) -> None:
@@ -80,12 +74,58 @@ def _write(prompt: bytes, written: Iterable[int]) -> None:
   out.flush()
 
 
-if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-  flags.DEFINE_string('prompt', '', 'Text to continue; empty: a new line.')
-  flags.DEFINE_integer('length', 300, 'Bytes to write.')
-  flags.DEFINE_float(
-    'temperature', 0.8, 'Divisor of the logits; 0: the most probable byte.'
+@exit_on_user_error()
+def main() -> None:
+  """Prints the prompt and the text after it."""
+  options = argparse.ArgumentParser(
+    prog='python -m experiments.sample',
+    description=__doc__.splitlines()[0],
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of the random choices.')
-  app.run(main)
+  source = options.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    'artefact', nargs='?', help='File of a deployed language model.'
+  )
+  source.add_argument('--workdir', help='Folder of the run, instead of a file.')
+  options.add_argument(
+    '--prompt', default='', help='Text to continue; empty: a new line.'
+  )
+  options.add_argument(
+    '--length', type=int, default=300, help='Bytes to write.'
+  )
+  options.add_argument(
+    '--temperature',
+    type=float,
+    default=0.8,
+    help='Divisor of the logits; 0: the most probable byte.',
+  )
+  options.add_argument(
+    '--seed', type=int, default=0, help='Seed of the random choices.'
+  )
+  args = options.parse_args()
+  for name in ('length', 'temperature', 'seed'):
+    value = getattr(args, name)
+    if not value >= 0:
+      options.error(f'--{name}={value} must be a number of at least 0.')
+  if args.workdir:
+    network = _open_run(args.workdir)
+  else:
+    network = _open_artefact(args.artefact)
+  # Keeps bytes that are not valid UTF-8.
+  prompt = (args.prompt or '\n').encode(errors='surrogateescape')
+  written = generate(
+    network.logits,
+    prompt,
+    args.length,
+    context=network.shape[0],
+    temperature=args.temperature,
+    seed=args.seed,
+  )
+  try:
+    _write(prompt, written)
+  except BrokenPipeError:
+    # The reader has seen enough. Python would complain once more at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == '__main__':
+  main()

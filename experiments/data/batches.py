@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.data.raw_images import Floats3
+from experiments.data.raw_examples import Floats3
 
 Array = jax.Array
 

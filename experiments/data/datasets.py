@@ -25,11 +25,16 @@ from experiments.data.photo_sets import (
   read_imagenet,
 )
 from experiments.data.pipeline import Pipeline
-from experiments.data.raw_images import Floats3, RawImages
+from experiments.data.raw_examples import Floats3, RawExamples
 from experiments.data.raw_photos import raw_photos
 from experiments.data.store import find_prepared, read_prepared
 from experiments.data.text import READS as TEXT_READS
-from experiments.data.text import VOCABULARY, read_text, text_pipeline
+from experiments.data.text import (
+  VOCABULARY,
+  raw_text,
+  read_text,
+  text_pipeline,
+)
 
 DataDir = str | os.PathLike[str] | None
 
@@ -43,7 +48,7 @@ class Dataset(NamedTuple):
     pipeline: `(keys, mesh) -> Pipeline` of a run. `keys` has the keys in
       `reads`, and each batch is split over the devices of the mesh.
     reads: Configuration keys that the pipeline depends on.
-    test: `(keys) -> RawImages`, the test images of `pipeline` before they are
+    test: `(keys) -> RawExamples`, the test of `pipeline` before images are
       normalised, which `experiments.deploy` needs; None if it cannot deploy.
     load: `(data_dir) -> ImageSet`, all images in memory; None if they do not
       fit into it.
@@ -58,7 +63,7 @@ class Dataset(NamedTuple):
   input_spec: Callable[[ConfigDict], jax.ShapeDtypeStruct]
   pipeline: Callable[[ConfigDict, Mesh], Pipeline]
   reads: tuple[str, ...]
-  test: Callable[[ConfigDict], RawImages] | None = None
+  test: Callable[[ConfigDict], RawExamples] | None = None
   load: Callable[[DataDir], ImageSet] | None = None
   check: Callable[[ConfigDict], None] = lambda keys: None
   smoke: Mapping[str, int] = MappingProxyType({'batch_size': 16, 'holdout': 64})
@@ -152,6 +157,7 @@ DATASETS = {
     lambda keys: jax.ShapeDtypeStruct((keys.context,), np.int32),
     lambda keys, mesh: text_pipeline(read_text(keys.data), keys, mesh),
     TEXT_READS,
+    lambda keys: raw_text(read_text(keys.data), keys),
     smoke={'batch_size': 8, 'context': 16},
     symbol='byte',
     vocabulary=VOCABULARY,

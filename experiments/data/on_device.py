@@ -15,7 +15,7 @@ from experiments.common.errors import ConfigError
 from experiments.data import batches
 from experiments.data.batches import Split
 from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
-from experiments.data.raw_images import Floats3, Inputs, RawImages
+from experiments.data.raw_examples import Floats3, Inputs, RawExamples
 
 Array = jax.Array
 # The configuration keys that `device_pipeline` depends on.
@@ -81,7 +81,7 @@ def held_out(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
   return np.sort(order[:count]), np.sort(order[count:])
 
 
-def raw_images(images: ImageSet, holdout: int) -> RawImages:
+def raw_images(images: ImageSet, holdout: int) -> RawExamples:
   """Returns the test images of a data set.
 
   Args:
@@ -98,7 +98,7 @@ def raw_images(images: ImageSet, holdout: int) -> RawImages:
   inputs = Inputs(
     (height, width, channels), images.mean, images.std, images.class_names
   )
-  return RawImages(inputs, images.test_labels, batches_of)
+  return RawExamples(inputs, images.test_labels, batches_of)
 
 
 def device_pipeline(images: ImageSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:

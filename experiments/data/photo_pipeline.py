@@ -21,7 +21,7 @@ from experiments.data.on_device import check_sizes, held_out
 from experiments.data.photographs import BadImageError, central_crop, crop
 from experiments.data.pipeline import Batch, Examples, Pipeline
 from experiments.data.prefetch import cpu_count, prefetched
-from experiments.data.raw_images import Floats3
+from experiments.data.raw_examples import Floats3
 
 # The configuration keys that `photo_pipeline` depends on.
 READS = (

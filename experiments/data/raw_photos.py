@@ -14,10 +14,10 @@ from experiments.data.photo_pipeline import (
   test_pixels,
 )
 from experiments.data.prefetch import cpu_count, map_bounded
-from experiments.data.raw_images import Inputs, RawImages
+from experiments.data.raw_examples import Inputs, RawExamples
 
 
-def raw_photos(photos: PhotoSet, keys: ConfigDict) -> RawImages:
+def raw_photos(photos: PhotoSet, keys: ConfigDict) -> RawExamples:
   """Returns the test photographs, cropped as `photo_pipeline` crops them.
 
   Only one batch at a time is in memory.
@@ -44,4 +44,4 @@ def raw_photos(photos: PhotoSet, keys: ConfigDict) -> RawImages:
   inputs = Inputs(
     (side, side, 3), *PIXELS[keys.pixels], photos.classes, keys.resize
   )
-  return RawImages(inputs, test.labels, batches_of)
+  return RawExamples(inputs, test.labels, batches_of)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from experiments.common import parallel
 from experiments.common.errors import ConfigError, MissingError
 from experiments.data.on_device import check_split, from_traced, test_batch
 from experiments.data.pipeline import Batch, Examples, Pipeline, TracedBatches
+from experiments.data.raw_examples import RawExamples, Tokens
 
 Array = jax.Array
 # The configuration keys that `text_pipeline` depends on.
@@ -55,6 +57,31 @@ def divide(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns the beginning of a text for training, and its end for the test."""
   place = len(text) - int(TEST_SHARE * len(text))
   return text[:place], text[place:]
+
+
+def _count(test_text: Any, context: int) -> int:
+  """Returns the number of examples of a test; each has a byte after it."""
+  return (len(test_text) - 1) // context
+
+
+def raw_text(text: np.ndarray, keys: ConfigDict) -> RawExamples:
+  """Returns the examples of the test of `text_pipeline`.
+
+  Args:
+    text: uint8 of shape (bytes,), with at least one example for the test.
+    keys: Configuration with at least the keys in `READS`.
+  """
+  _, test_text = divide(text)
+  count = _count(test_text, keys.context)
+  tokens = test_text[: count * keys.context].reshape(count, keys.context)
+  labels = test_text[1 : tokens.size + 1].reshape(tokens.shape)
+
+  def batches_of(size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(tokens), size):
+      yield tokens[start : start + size]
+
+  inputs = Tokens((keys.context,), VOCABULARY)
+  return RawExamples(inputs, labels.astype(np.int32), batches_of)
 
 
 def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
@@ -98,7 +125,7 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     return parallel.split_batch(examples_at(shared, starts), mesh)
 
   def in_order(on_devices: Array) -> Examples:
-    size = (len(on_devices) - 1) // context
+    size = _count(on_devices, context)
 
     @functools.partial(jax.jit, static_argnames='batch_size')
     def batch(text: Array, index: Array, batch_size: int) -> Batch:

@@ -1,8 +1,9 @@
 """Opens deployed networks with nothing but their files.
 
 An artefact maps images without preprocessing, uint8 of shape (N, height, width,
-3), to logits. A `.stablehlo` file needs jax and an `.onnx` file onnxruntime;
-neither needs flax or the training code. A `.safetensors` file needs both.
+3), or the bytes of a text, uint8 of shape (N, context), to logits. A
+`.stablehlo` file needs jax and an `.onnx` file onnxruntime; neither needs flax
+or the training code. A `.safetensors` file needs both.
 """
 
 import json
@@ -13,11 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common.errors import InvalidError, MissingError
-from experiments.data.raw_images import RawImages
+from experiments.data.raw_examples import RawExamples
 
-# Most images of a batch, and most pixels of its images.
-BATCH, BATCH_PIXELS = 250, 2_500_000
+# Most examples of a batch, most pixels of its images, and most of its tokens.
+BATCH, BATCH_PIXELS, BATCH_TOKENS = 250, 2_500_000, 2**15
 _ONNX_LOGITS = 'tensor(float)'
+# How onnxruntime multiplies by kernels of few bits: with inputs in float32, or
+# rounded to 8 bits, which is several times faster.
+_ACCURACY_OPTION = 'session.qdq_matmulnbits_accuracy_level'
+EXACT_LEVEL, FAST_LEVEL = '1', '4'
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
@@ -27,52 +32,67 @@ class Artefact(NamedTuple):
 
   Attributes:
     logits: `(images) -> logits`: uint8 of shape (N, height, width, 3), N at
-      least 1, to float32 of shape (N, classes); NumPy arrays.
-    shape: Height and width of the images.
-    classes: Names of the classes, empty if they are unknown.
+      least 1, to float32 of shape (N, classes); NumPy arrays. A language model
+      maps tokens, uint8 of shape (N, context), to shape (N, context,
+      vocabulary).
+    shape: Height and width of the images, or `(context,)`, the number of tokens
+      of an example.
+    classes: Names of the classes, empty if they are unknown or tokens.
     resize: Short side in pixels that a photograph is scaled to before its
       centre is cropped to `shape`; None if images are scaled to `shape` as a
       whole, or if it is unknown.
   """
 
   logits: Logits
-  shape: tuple[int, int]
+  shape: tuple[int, ...]
   classes: tuple[str, ...]
   resize: int | None = None
 
+  @property
+  def takes_text(self) -> bool:
+    """Returns True for a language model."""
+    return len(self.shape) == 1
 
-def open_here(path: pathlib.Path) -> Artefact:
+
+def open_here(path: pathlib.Path, exact: bool = False) -> Artefact:
   """Opens an artefact in this process, which a crafted program can crash.
 
   `loading.load` opens files of any origin.
 
   Args:
     path: File that ends in one of `SUFFIXES`.
+    exact: Compute in float32 where the file asks for faster products, which
+      round their inputs (`onnx_kernels`).
 
   Returns:
     The `Artefact`.
 
   Raises:
     MissingError: If a package that opens the file is missing.
-    InvalidError: If the file is damaged, takes other images or returns
+    InvalidError: If the file is damaged, takes other inputs or returns
       something else than logits.
   """
+  if path.suffix == '.onnx':
+    return _load_onnx(path, exact)
   return _LOADERS[path.suffix](path)
 
 
 def batch_size(shape: Sequence[int]) -> int:
-  """Returns the number of images to compute at a time.
+  """Returns the number of examples to compute at a time.
 
   Args:
-    shape: Height and width of the images, and further axes.
+    shape: Height and width of the images, and further axes, or the number of
+      tokens of an example.
   """
+  if len(shape) == 1:
+    return min(BATCH, max(1, BATCH_TOKENS // shape[0]))
   return min(BATCH, max(1, BATCH_PIXELS // (shape[0] * shape[1])))
 
 
-def run_in_batches(logits: Logits, images: RawImages) -> np.ndarray:
-  """Returns the logits of test images, in batches of `batch_size`."""
-  size = batch_size(images.inputs.shape)
-  return np.concatenate([logits(batch) for batch in images.batches(size)])
+def run_in_batches(logits: Logits, examples: RawExamples) -> np.ndarray:
+  """Returns the logits of test examples, in batches of `batch_size`."""
+  size = batch_size(examples.inputs.shape)
+  return np.concatenate([logits(batch) for batch in examples.batches(size)])
 
 
 def _load_stablehlo(path: pathlib.Path) -> Artefact:
@@ -81,30 +101,21 @@ def _load_stablehlo(path: pathlib.Path) -> Artefact:
   return program.load(path)
 
 
-def _load_onnx(path: pathlib.Path) -> Artefact:
-  try:
-    import onnxruntime
-  except ImportError as error:
-    raise MissingError(
-      f'{path} needs onnxruntime: pip install onnxruntime'
-    ) from error
-  try:
-    session = onnxruntime.InferenceSession(
-      path.read_bytes(), providers=['CPUExecutionProvider']
-    )
-  except Exception as error:  # The errors of onnxruntime have no common base.
-    raise InvalidError(
-      f'{path} is damaged or is not an ONNX model ({error}). Copy the file'
-      ' again.'
-    ) from error
+def _load_onnx(path: pathlib.Path, exact: bool = False) -> Artefact:
+  session = _open_session(path, exact)
   inputs = session.get_inputs()
-  shape = image_size(path, [(node.shape, node.type) for node in inputs])
   outputs = [(node.shape[1:], node.type) for node in session.get_outputs()]
   metadata = session.get_modelmeta().custom_metadata_map
   try:
+    context = json.loads(metadata.get('context', 'null'))
+    shape = input_shape(
+      path, [(node.shape, node.type) for node in inputs], context
+    )
     classes = tuple(map(str, json.loads(metadata.get('classes', '[]'))))
     resize = checked_resize(json.loads(metadata.get('resize', 'null')), shape)
-    is_right = outputs == [([len(classes) or outputs[0][0][0]], _ONNX_LOGITS)]
+    count = len(classes) or outputs[0][0][-1]
+    wanted = [inputs[0].shape[1], count] if context else [count]
+    is_right = outputs == [(wanted, _ONNX_LOGITS)]
   except (ValueError, RecursionError, TypeError, LookupError):
     is_right = False
   if not is_right:
@@ -113,14 +124,37 @@ def _load_onnx(path: pathlib.Path) -> Artefact:
       ' python -m experiments.deploy wrote.'
     )
 
-  def logits(images: np.ndarray) -> np.ndarray:
+  def logits(examples: np.ndarray) -> np.ndarray:
     try:
-      return np.asarray(session.run(None, {inputs[0].name: images})[0])
+      return np.asarray(session.run(None, {inputs[0].name: examples})[0])
     except Exception as error:
       cause = str(error).partition('\n')[0]
       raise InvalidError(f'{path} does not run here: {cause}') from error
 
   return Artefact(logits, shape, classes, resize)
+
+
+def _open_session(path: pathlib.Path, exact: bool) -> Any:
+  """Returns the session of onnxruntime of a model."""
+  try:
+    import onnxruntime
+  except ImportError as error:
+    raise MissingError(
+      f'{path} needs onnxruntime: pip install onnxruntime'
+    ) from error
+  options = onnxruntime.SessionOptions()
+  # Models without products of few bits ignore the option.
+  level = EXACT_LEVEL if exact else FAST_LEVEL
+  options.add_session_config_entry(_ACCURACY_OPTION, level)
+  try:
+    return onnxruntime.InferenceSession(
+      path.read_bytes(), options, providers=['CPUExecutionProvider']
+    )
+  except Exception as error:  # The errors of onnxruntime have no common base.
+    raise InvalidError(
+      f'{path} is damaged or is not an ONNX model ({error}). Copy the file'
+      ' again.'
+    ) from error
 
 
 def _load_safetensors(path: pathlib.Path) -> Artefact:
@@ -142,18 +176,33 @@ _LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {
 SUFFIXES = tuple(_LOADERS)
 
 
-def image_size(
-  path: pathlib.Path, inputs: Sequence[tuple[Sequence[Any], str]]
-) -> tuple[int, int]:
-  """Returns height and width of the images, from shape and type of inputs."""
+def input_shape(
+  path: pathlib.Path,
+  inputs: Sequence[tuple[Sequence[Any], str]],
+  context: Any = None,
+) -> tuple[int, ...]:
+  """Returns `Artefact.shape` of a program.
+
+  Args:
+    path: File of the program, for the error.
+    inputs: Shape and type of each input.
+    context: Number of tokens of an example if the program takes any number.
+
+  Raises:
+    InvalidError: If the program takes neither images nor tokens.
+  """
   if len(inputs) == 1:
     shape, dtype = inputs[0]
     is_uint8 = dtype in ('uint8', 'tensor(uint8)')  # In jax and in ONNX.
     if is_uint8 and len(shape) == 4 and shape[3] == 3:
       return int(shape[1]), int(shape[2])
+    tokens = shape[1] if context is None and len(shape) == 2 else context
+    if is_uint8 and len(shape) == 2 and type(tokens) is int and tokens > 0:
+      return (tokens,)
   raise InvalidError(
-    f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3).'
-    ' Use a file that python -m experiments.deploy wrote.'
+    f'{path} takes {inputs}, not uint8 images of shape (N, height, width, 3) or'
+    ' tokens of shape (N, context). Use a file that python -m'
+    ' experiments.deploy wrote.'
   )
 
 
@@ -162,13 +211,14 @@ def checked_resize(resize: Any, shape: Sequence[int]) -> int | None:
 
   Args:
     resize: Value in the file.
-    shape: Height and width of the images.
+    shape: `Artefact.shape`.
 
   Raises:
     ValueError: If no photograph can be scaled and cropped with this value.
   """
   if resize is None:
     return None
-  if not isinstance(resize, int) or not shape[0] == shape[1] <= resize:
+  is_square = len(shape) == 2 and shape[0] == shape[1]
+  if not isinstance(resize, int) or not is_square or shape[0] > resize:
     raise ValueError(f'resize={resize!r} does not fit images of {shape}')
   return resize

@@ -16,32 +16,45 @@ import rich.table
 import mq_jax
 from experiments.common.console import final_table, print_line
 from experiments.common.markdown import table_lines
-from experiments.data.raw_images import Inputs
-from experiments.deploy import packed_network
+from experiments.data.raw_examples import Inputs, Tokens
+from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
 
 _LARGEST_LISTING = 100  # Names of classes on the page.
 Columns = dict[str, Callable[[dict[str, Any], dict[str, Any]], str]]
 # `(card, artefact) -> text` of each column in a table of files.
-FILE_COLUMNS: Columns = {
-  'file': lambda card, file: file['file'],
+_COLUMNS: Columns = {
+  'file': lambda card, file: (
+    file['file'] + ', rounded inputs' * file.get('rounded', False)
+  ),
   'bytes': lambda card, file: f'{file["bytes"]:,}',
   'times smaller': lambda card, file: (
     f'{card["trained_bytes"] / file["bytes"]:.1f}'
   ),
   'test accuracy': lambda card, file: f'{file["accuracy"]:.2f} %',
   'equal predictions': lambda card, file: (
-    f'{file["equal_predictions"]:,} of {file["images"]:,}'
+    f'{file["equal_predictions"]:,} of {check.count(file):,}'
   ),
   'largest error': lambda card, file: f'{file["largest_error"]:.1e}',
 }
+_BITS: Columns = {
+  'bits per byte': lambda card, file: (
+    f'{file["bits"]:.3f}' if 'bits' in file else ''
+  ),
+}
+
+
+def file_columns(cards: Sequence[dict[str, Any]]) -> Columns:
+  """Returns the columns of a table of the files of some cards."""
+  is_text = any('bits' in file for card in cards for file in card['artefacts'])
+  return _COLUMNS | (_BITS if is_text else {})
 
 
 def describe(
   header: dict[str, Any],
   path: pathlib.Path,
   packed: mq_jax.PackedParams,
-  inputs: Inputs,
+  inputs: Inputs | Tokens,
   accuracy: float,
 ) -> dict[str, Any]:
   """Returns the card, without its artefacts.
@@ -50,16 +63,17 @@ def describe(
     header: Header of the run's log.
     path: File of the trained network, in the folder of the run.
     packed: Deployed network.
-    inputs: Images that the network takes, and its classes.
+    inputs: Form of the examples that the network takes.
     accuracy: Test accuracy of the trained network, percent.
 
   Returns:
-    JSON: 'name' (folder of the run), 'classes', 'images' (shape of an image),
-    'resize' (as in `Inputs`), 'pixels' ('mean' and 'std' of the channels, which
-    the files subtract and divide by), 'count_bits' (whether convolutions of ±1
+    JSON: 'name' (folder of the run), 'count_bits' (whether convolutions of ±1
     count bits), 'accuracy', 'trained_bytes' of the trained network's file,
     'layers' (fields of `mq_jax.Summary`), 'run' and 'made' (headers of
     `run_log.describe_run`), 'artefacts' (empty: `check.compare` makes them).
+    For images also 'classes', 'images' (shape of an image), 'resize' (as in
+    `Inputs`) and 'pixels' ('mean' and 'std' of the channels, which the files
+    subtract and divide by); for tokens 'context' and 'vocabulary'.
   """
   layers = mq_jax.summary(
     packed,
@@ -70,10 +84,7 @@ def describe(
   )
   return {
     'name': path.parent.resolve().name,
-    'classes': list(inputs.classes),
-    'images': list(inputs.shape),
-    'resize': inputs.resize,
-    'pixels': {'mean': list(inputs.mean), 'std': list(inputs.std)},
+    **_form(inputs),
     'count_bits': json.loads(packed.metadata['count_bits']),
     'accuracy': accuracy,
     'trained_bytes': path.stat().st_size,
@@ -83,6 +94,18 @@ def describe(
     'artefacts': [],
     'run': ledger.without_folders(header),
     'made': ledger.without_folders(run_log.describe_run(header['config'])),
+  }
+
+
+def _form(inputs: Inputs | Tokens) -> dict[str, Any]:
+  """Returns the facts about the examples that the network takes."""
+  if isinstance(inputs, Tokens):
+    return {'context': inputs.shape[0], 'vocabulary': inputs.vocabulary}
+  return {
+    'classes': list(inputs.classes),
+    'images': list(inputs.shape),
+    'resize': inputs.resize,
+    'pixels': {'mean': list(inputs.mean), 'std': list(inputs.std)},
   }
 
 
@@ -97,14 +120,15 @@ def show(
   """
   table = rich.table.Table(
     title=f'{card["name"]}: {card["accuracy"]:.2f} % of'
-    f' {card["artefacts"][0]["images"]:,} test images as trained'
+    f' {_test(card)} as trained'
   )
-  file, *numbers = FILE_COLUMNS
+  columns = file_columns([card])
+  file, *numbers = columns
   table.add_column(file, no_wrap=True)
   for name in numbers:
     table.add_column(name.replace(' ', '\n'), justify='right', no_wrap=True)
-  # With the number of images, a terminal of 80 columns would wrap each row.
-  columns = FILE_COLUMNS | {
+  # With the number of examples, a terminal of 80 columns would wrap each row.
+  columns |= {
     'equal predictions': lambda card, file: f'{file["equal_predictions"]:,}'
   }
   rows = _file_rows(card, columns)
@@ -131,7 +155,7 @@ def markdown(card: dict[str, Any]) -> str:
   """Returns the card as a page of Markdown."""
   run, made = card['run'], card['made']
   config = run['config']
-  first = card['artefacts'][0]
+  columns = file_columns([card])
   # The last file needs the fewest packages to run.
   last = card['artefacts'][-1]['file']
   layers = [mq_jax.LayerSummary(**layer) for layer in card['layers']]
@@ -140,15 +164,11 @@ def markdown(card: dict[str, Any]) -> str:
   paragraphs = [
     f'# {card["name"]}',
     f'A {config["network"]} for {config["dataset"]}. The trained network'
-    f' classifies {card["accuracy"]:.2f} % of {first["images"]:,} test images'
-    f' correctly; its file has {card["trained_bytes"]:,} bytes.{counting}',
-    '\n'.join(table_lines(tuple(FILE_COLUMNS), _file_rows(card, FILE_COLUMNS))),
-    'Each file was opened in a fresh process. Errors of logits are relative to'
-    ' the largest logit of the image in the trained network.',
-    f'{_input(card)} Output: `logits`, float32, (N, {len(card["classes"])}),'
-    f' of the classes {_names(card["classes"])}.',
-    'To classify an image, in a clone of mq_jax:',
-    f'```sh\npython -m experiments.predict {last} IMAGE.png\n```',
+    f' predicts {card["accuracy"]:.2f} % of {_test(card)} correctly; its file'
+    f' has {card["trained_bytes"]:,} bytes.{counting}',
+    '\n'.join(table_lines(tuple(columns), _file_rows(card, columns))),
+    f'Each file was opened in a fresh process. {_errors(card)}',
+    *_use(card, last),
     '## Layers',
     f'```\n{mq_jax.Summary(tuple(layers), 0)}\n```',
     '## Origin',
@@ -160,6 +180,46 @@ def markdown(card: dict[str, Any]) -> str:
     f' {made["versions"]["jax"]}. The whole configuration is in card.json.',
   ]
   return '\n\n'.join(paragraphs) + '\n'
+
+
+def _test(card: dict[str, Any]) -> str:
+  """Returns the number of test images or bytes."""
+  what = 'bytes of the test' if 'context' in card else 'test images'
+  return f'{check.count(card["artefacts"][0]):,} {what}'
+
+
+def _errors(card: dict[str, Any]) -> str:
+  """Returns a sentence about the column of errors, and one about rounding."""
+  what = 'byte' if 'context' in card else 'image'
+  text = (
+    'Errors of logits are relative to the largest logit of the'
+    f' {what} in the trained network.'
+  )
+  if any(file.get('rounded') for file in card['artefacts']):
+    text += (
+      ' onnxruntime multiplies by kernels of few bits after it rounds their'
+      ' inputs to 8 bits; the row before has products in float32.'
+    )
+  return text
+
+
+def _use(card: dict[str, Any], file: str) -> list[str]:
+  """Returns paragraphs about input and output, and the command that runs it."""
+  if 'context' in card:
+    context, vocabulary = card['context'], card['vocabulary']
+    return [
+      f'Input: `tokens`, uint8, (N, {context}), the bytes of a text. Output:'
+      f' `logits`, float32, (N, {context}, {vocabulary}), of the byte after'
+      ' each.',
+      'To write a text, in a clone of mq_jax:',
+      f"```sh\npython -m experiments.sample {file} --prompt='The '\n```",
+    ]
+  return [
+    f'{_input(card)} Output: `logits`, float32, (N, {len(card["classes"])}),'
+    f' of the classes {_names(card["classes"])}.',
+    'To classify an image, in a clone of mq_jax:',
+    f'```sh\npython -m experiments.predict {file} IMAGE.png\n```',
+  ]
 
 
 def _input(card: dict[str, Any]) -> str:

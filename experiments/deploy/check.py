@@ -7,26 +7,35 @@ import numpy as np
 
 from experiments.common import files
 from experiments.common.errors import InvalidError
-from experiments.data.raw_images import RawImages
+from experiments.data.raw_examples import RawExamples
 from experiments.deploy import worker
 from experiments.deploy.artefact import run_in_batches
 from experiments.records import model_file
 
 # Largest error of a logit, relative to the largest logit of the image.
 TOLERANCE = 1e-4
-# Share of images whose predictions may differ if activations are rounded. The
+# Share of examples whose predictions may differ if activations are rounded. The
 # last bit of a sum, in which two programs may differ, decides to which side an
 # activation on the border of two levels rounds.
 BORDERLINE = 1e-3
+# The same share if a runtime also rounds the inputs of products to 8 bits.
+ROUNDED = 0.02
 
 
-def run_in_fresh_process(path: pathlib.Path, images: RawImages) -> np.ndarray:
+def run_in_fresh_process(
+  path: pathlib.Path, examples: RawExamples, exact: bool = True
+) -> np.ndarray:
   """Returns the logits of an artefact, computed in a separate process.
+
+  Args:
+    path: File of the artefact.
+    examples: Examples of the test.
+    exact: As in `artefact.open_here`.
 
   Raises:
     InvalidError: If the process fails.
   """
-  return run_in_batches(worker.start(path).logits, images)
+  return run_in_batches(worker.start(path, exact).logits, examples)
 
 
 def compare(
@@ -39,30 +48,47 @@ def compare(
 
   Args:
     path: File of the artefact.
-    found: Logits of the artefact, of shape (images, classes).
+    found: Logits of the artefact, of shape (*labels.shape, classes).
     expected: Logits of the trained network, of the same shape.
-    labels: Labels of the images, of shape (images,).
+    labels: Labels of the images, of shape (images,), or the token after each
+      token, of shape (examples, context).
 
   Returns:
-    JSON: 'file', 'sha256', 'bytes', 'accuracy' (percent), 'images',
-    'equal_predictions', 'equal_logits' (number of images whose logits are
-    within `TOLERANCE`), and 'largest_error' (of a logit, relative to the
-    largest logit of its image).
+    JSON: 'file', 'sha256', 'bytes', 'accuracy' (percent), 'images' or 'tokens'
+    (their number), 'equal_predictions', 'equal_logits' (number of images or
+    tokens whose logits are within `TOLERANCE`), and 'largest_error' (of a
+    logit, relative to the largest logit of its image or token). For tokens also
+    'bits', the mean loss in bits.
   """
-  error = np.abs(found - expected).max(1) / np.abs(expected).max(1)
+  error = np.abs(found - expected).max(-1) / np.abs(expected).max(-1)
   # A NaN in the logits counts as an infinite error.
   error = np.nan_to_num(error, nan=np.inf)
-  equal = found.argmax(1) == expected.argmax(1)
-  return {
+  equal = found.argmax(-1) == expected.argmax(-1)
+  compared = {
     'file': path.name,
     'sha256': files.sha256(path),
     'bytes': path.stat().st_size,
     'accuracy': accuracy(found, labels),
-    'images': len(labels),
+    'images' if labels.ndim == 1 else 'tokens': labels.size,
     'equal_predictions': int(equal.sum()),
     'equal_logits': int((error <= TOLERANCE).sum()),
     'largest_error': float(error.max()),
   }
+  return compared | ({'bits': bits(found, labels)} if labels.ndim > 1 else {})
+
+
+def bits(logits: np.ndarray, labels: np.ndarray) -> float:
+  """Returns the mean loss of logits in bits."""
+  wanted = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  largest = logits.max(-1, keepdims=True)
+  exponentials = np.exp(logits - largest)
+  losses = np.log(exponentials.sum(-1)) + largest[..., 0] - wanted
+  return float(np.mean(losses, dtype=np.float64) / np.log(2))
+
+
+def count(artefact: dict[str, Any]) -> int:
+  """Returns the number of predictions in a result of `compare`."""
+  return int(artefact.get('images') or artefact['tokens'])
 
 
 def check_artefacts(
@@ -74,21 +100,24 @@ def check_artefacts(
     artefacts: Results of `compare`.
     exact: Require that all predictions are equal and all logits within
       `TOLERANCE`; else only that at most `BORDERLINE` of the predictions
-      differ.
+      differ. Artefacts that are marked as 'rounded' may differ in `ROUNDED`.
     hint: Text that is added to the error.
 
   Raises:
     InvalidError: If an artefact returns something else.
   """
   for artefact in artefacts:
-    images = artefact['images']
-    different = images - artefact['equal_predictions']
-    inaccurate = images - artefact['equal_logits']
-    allowed = 0 if exact else BORDERLINE * images
-    if different > allowed or (exact and inaccurate):
+    predictions = count(artefact)
+    different = predictions - artefact['equal_predictions']
+    inaccurate = predictions - artefact['equal_logits']
+    is_rounded = artefact.get('rounded', False)
+    is_exact = exact and not is_rounded
+    share = ROUNDED if is_rounded else BORDERLINE
+    allowed = 0 if is_exact else share * predictions
+    if different > allowed or (is_exact and inaccurate):
       raise InvalidError(
         f'{artefact["file"]} is not the trained network: {different} of'
-        f' {images} predictions differ, and the logits of {inaccurate} images'
+        f' {predictions} predictions differ, and {inaccurate} of the logits'
         f' differ by more than {TOLERANCE} of the largest logit, by up to'
         f' {artefact["largest_error"]:.1e}.{hint} Nothing was written.'
       )
@@ -113,5 +142,5 @@ def check_accuracy(found: float, model: model_file.ModelFile) -> None:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-  """Returns the percentage of images whose largest logit is their label's."""
-  return 100 * float(np.mean(logits.argmax(1) == labels))
+  """Returns the percentage of labels whose logit is the largest."""
+  return 100 * float(np.mean(logits.argmax(-1) == labels))

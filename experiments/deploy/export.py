@@ -1,66 +1,161 @@
 """Exports programs that run without this repository: StableHLO and ONNX."""
 
 import importlib.util
+import itertools
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
+import mq_jax
 from experiments.common.errors import MissingError
-from experiments.data.raw_images import Inputs
-from experiments.deploy.any_platform import with_default_forms
+from experiments.data.raw_examples import Inputs, Tokens
+from experiments.deploy import inline, onnx_kernels, packed_network
+from mq_jax import selection
+from mq_jax.packing.packed_array import packed_leaves
 
 PLATFORMS = ('cpu', 'cuda')
 OPSET = 21
-Logits = Callable[[jax.Array], jax.Array]
+Logits = Callable[..., Any]
 
 
-def stablehlo(logits: Logits, image: tuple[int, ...]) -> bytes:
+def stablehlo(logits: Logits, shape: tuple[int, ...]) -> bytes:
   """Exports a StableHLO program for CPU and CUDA, for any batch size.
 
   Args:
-    logits: `(images) -> logits`. Its constants become part of the program.
-    image: Height, width and channels of the uint8 images.
+    logits: `(examples) -> logits`. Its constants become part of the program.
+    shape: Height, width and channels of the uint8 images, or the number of
+      uint8 tokens of an example.
 
   Returns:
     Bytes for `jax.export.deserialize`. Later versions of jax run the program
     for at least half a year.
   """
+  (batch,) = export.symbolic_shape('batch')
+  examples = _examples(batch, *shape)
+  if len(shape) == 1:
+    # Flax starts the parameters of an NNX module in each call, to no use.
+    logits = _first(inline.inlined(logits, examples, for_xla=True))
   exported = export.export(jax.jit(logits), platforms=PLATFORMS)
-  return bytes(exported(_image_batch(image)).serialize(vjp_order=0))
+  return bytes(exported(examples).serialize(vjp_order=0))
 
 
-def onnx(logits: Logits, inputs: Inputs) -> bytes:
-  """Exports the same program as an ONNX model, with jax2onnx.
+def _first(function: Callable[..., list[Any]]) -> Logits:
+  return lambda *arguments: function(*arguments)[0]
+
+
+def onnx(packed: mq_jax.PackedParams, inputs: Inputs | Tokens) -> bytes:
+  """Exports an ONNX model, with jax2onnx.
 
   Args:
-    logits: `(images) -> logits`. Its constants become part of the model.
-    inputs: Images and classes. The model stores the names of the classes and
-      `resize` as JSON.
+    packed: Parameters with the metadata of `packed_network.make_metadata`,
+      which become part of the model. Kernels of linear layers become those of
+      `onnx_kernels`; the model unpacks other packed weights.
+    inputs: Form of the examples. The model stores the names of the classes and
+      `resize`, or the length of the context, as JSON.
 
   Returns:
-    A serialized ModelProto with the input `images` and the output `logits`.
+    A serialized ModelProto with the input `images` or `tokens`, and the output
+    `logits`. Tokens can have any length.
   """
-  import jax2onnx
-
-  model = jax2onnx.to_onnx(
-    with_default_forms(logits),
-    [_image_batch(inputs.shape)],
-    model_name='mq_jax',
-    opset=OPSET,
-    input_names=['images'],
-    output_names=['logits'],
+  is_text = isinstance(inputs, Tokens)
+  batch, length = export.symbolic_shape('batch, length')
+  examples = _examples(batch, *((length,) if is_text else inputs.shape))
+  model = _with_kernels(
+    packed,
+    'tokens' if is_text else 'images',
+    examples,
+    onnx_kernels.kernels_of(packed.params),
   )
   # A runtime infers the shapes of intermediate results, which take a third of
   # the file.
   del model.graph.value_info[:]
-  model.metadata_props.add(key='classes', value=json.dumps(inputs.classes))
-  if inputs.resize is not None:
-    model.metadata_props.add(key='resize', value=json.dumps(inputs.resize))
+  facts: dict[str, Any] = (
+    {'context': inputs.shape[0]}
+    if isinstance(inputs, Tokens)
+    else {'classes': inputs.classes, 'resize': inputs.resize}
+  )
+  for key, fact in facts.items():
+    if fact is not None:
+      model.metadata_props.add(key=key, value=json.dumps(fact))
   content: bytes = model.SerializeToString()
   return content
+
+
+def _with_kernels(
+  packed: mq_jax.PackedParams,
+  name: str,
+  examples: jax.ShapeDtypeStruct,
+  kernels: dict[str, list[onnx_kernels.FewBits]],
+) -> Any:
+  """Returns the ModelProto of a network.
+
+  Args:
+    packed: Parameters of the network.
+    name: Name of the input.
+    examples: Shape and type of the input.
+    kernels: Layers of some kernels, by path.
+  """
+  import jax2onnx
+
+  apply = packed_network.make_apply(packed)
+
+  def logits(given: dict[str, jax.Array], examples: jax.Array) -> jax.Array:
+    params = selection.replace(mq_jax.unpack(packed), given)
+    return apply(params, examples)
+
+  given = {
+    path: jax.ShapeDtypeStruct(
+      packed_leaves(packed.params)[path].shape, 'float32'
+    )
+    for path in sorted(kernels)
+  }
+  layers = {
+    f'{path}/{number}': layer
+    for path in given
+    for number, layer in enumerate(kernels[path])
+  }
+
+  def program(examples: jax.Array, *values: jax.Array) -> Any:
+    rest = iter(values)
+    leaves = [
+      inline.Layers(itertools.islice(rest, len(kernels[path])))
+      if len(spec.shape) > 2
+      else next(rest)
+      for path, spec in given.items()
+    ]
+    return run(*leaves, examples)[0]
+
+  if given or inline.needs_inlining(logits, given, examples):
+    run = inline.inlined(logits, given, examples)
+  else:
+
+    def run(*examples: Any) -> list[Any]:
+      return [logits({}, *examples)]
+
+  model = jax2onnx.to_onnx(
+    program,
+    [
+      examples,
+      *(
+        jax.ShapeDtypeStruct(layer.codes.shape, 'float32')
+        for layer in layers.values()
+      ),
+    ],
+    model_name='mq_jax',
+    opset=OPSET,
+    input_names=[name, *layers],
+    output_names=['logits'],
+  )
+  unfit = onnx_kernels.insert(model, layers)
+  if not unfit:
+    return model
+  paths = {layer.rpartition('/')[0] for layer in unfit}
+  rest = {path: kernels[path] for path in kernels.keys() - paths}
+  return _with_kernels(packed, name, examples, rest)
 
 
 def check_onnx() -> None:
@@ -82,7 +177,6 @@ def check_onnx() -> None:
     )
 
 
-def _image_batch(image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-  """Returns the shape and type of a batch of images, of any batch size."""
-  (batch,) = export.symbolic_shape('batch')
-  return jax.ShapeDtypeStruct((batch, *image), jnp.uint8)
+def _examples(*shape: Any) -> jax.ShapeDtypeStruct:
+  """Returns the shape and type of a batch of images or of tokens."""
+  return jax.ShapeDtypeStruct(shape, jnp.uint8)

@@ -2,15 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-Array = jax.Array
 
 
 def generate(
-  logits_of: Callable[[Array], Array],
+  logits_of: Callable[[np.ndarray], np.ndarray],
   prompt: bytes,
   length: int,
   *,
@@ -24,7 +20,7 @@ def generate(
   each new one.
 
   Args:
-    logits_of: `(tokens) -> logits`: int32 of shape (1, context) to (1, context,
+    logits_of: `(tokens) -> logits`: uint8 of shape (1, context) to (1, context,
       256).
     prompt: Text to continue, not empty.
     length: Number of bytes to generate.
@@ -40,35 +36,29 @@ def generate(
     raise ValueError('prompt is empty: give at least one byte.')
   if not temperature >= 0:
     raise ValueError(f'temperature={temperature!r} must be at least 0.')
-  next_byte = _make_next_byte(logits_of, temperature)
 
   def chosen() -> Iterator[int]:
-    seen = np.frombuffer(prompt, np.uint8)[-context:].astype(np.int32)
-    key = jax.random.key(seed)
-    for number in range(length):
+    seen = bytearray(prompt[-context:])
+    rng = np.random.default_rng(seed)
+    for _ in range(length):
       # No byte attends to the zeros after it.
-      tokens = np.zeros((1, context), np.int32)
+      tokens = np.zeros((1, context), np.uint8)
       tokens[0, : len(seen)] = seen
-      byte = next_byte(
-        tokens, np.int32(len(seen) - 1), jax.random.fold_in(key, number)
-      )
-      seen = np.append(seen, np.int32(byte))[-context:]
-      yield int(byte)
+      byte = _choose(logits_of(tokens)[0, len(seen) - 1], temperature, rng)
+      seen = (seen + bytes([byte]))[-context:]
+      yield byte
 
   return chosen()
 
 
-def _make_next_byte(
-  logits_of: Callable[[Array], Array], temperature: float
-) -> Callable[..., Array]:
-  """Returns `(tokens, place of the last, key) -> byte`, compiled."""
-
-  @jax.jit
-  def next_byte(tokens: Array, last: Array, key: Array) -> Array:
-    logits = logits_of(tokens)[0, last].astype(jnp.float32)
-    if not temperature:
-      return jnp.argmax(logits)
+def _choose(
+  logits: np.ndarray, temperature: float, rng: np.random.Generator
+) -> int:
+  """Returns a byte with the probabilities of its logits."""
+  logits = logits.astype(np.float64)
+  if temperature:
     # A small temperature must not divide large logits to infinity.
-    return jax.random.categorical(key, (logits - jnp.max(logits)) / temperature)
-
-  return next_byte
+    logits = (logits - logits.max()) / temperature + rng.gumbel(
+      size=len(logits)
+    )
+  return int(np.argmax(logits))

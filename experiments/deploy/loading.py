@@ -36,7 +36,7 @@ def load(
   Raises:
     MissingError: If the file or a package that opens it is missing.
     InvalidError: If the file is damaged, has another suffix, takes other
-      images, differs from the card beside it, or contains what no program of
+      inputs, differs from the card beside it, or contains what no program of
       `experiments.deploy` contains.
   """
   path = pathlib.Path(path)
@@ -89,7 +89,8 @@ def _read_card(path: pathlib.Path) -> tuple[str, tuple[str, ...], Any]:
     place = path.with_name(CARD)
     card = sealed.unseal(place, json.loads(place.read_text(encoding='utf-8')))
     digests = {entry['file']: entry['sha256'] for entry in card['artefacts']}
-    classes = tuple(map(str, card['classes']))
+    # Language models have no classes.
+    classes = tuple(map(str, card.get('classes', ())))
     # Cards of earlier versions have no such key.
     return str(digests[path.name]), classes, card.get('resize')
   except InvalidError:

@@ -7,8 +7,10 @@ so that a file of packed parameters is enough to run the network.
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,33 +19,39 @@ from experiments.build.networks import DTYPES, make_network, network_keys
 from experiments.build.schema import recorded_config
 from experiments.common.errors import InvalidError
 from experiments.data import batches
-from experiments.data.raw_images import Inputs
+from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy.artefact import Artefact, Logits, checked_resize
 
 Array = jax.Array
 
 
 def make_metadata(
-  config: ConfigDict, inputs: Inputs, count_bits: bool = False
+  config: ConfigDict, inputs: Inputs | Tokens, count_bits: bool = False
 ) -> dict[str, str]:
   """Returns the metadata of packed parameters, from which the network is built.
 
   Args:
     config: Configuration of the run.
-    inputs: Images and classes of the data set of the run.
+    inputs: Inputs of the data set of the run.
     count_bits: Compute convolutions of ±1 with ±1 by counting bits.
   """
-  metadata = {
-    'network': json.dumps({key: config[key] for key in network_keys(config)}),
-    'count_bits': json.dumps(count_bits),
-    'pixels': json.dumps({'mean': inputs.mean, 'std': inputs.std}),
-    'images': json.dumps(inputs.shape),
-    'classes': json.dumps(inputs.classes),
-    'quantizer': config.quantizer,
+  facts: dict[str, Any] = {
+    'network': {key: config[key] for key in network_keys(config)},
+    'count_bits': count_bits,
   }
-  if inputs.resize is not None:
-    metadata['resize'] = json.dumps(inputs.resize)
-  return metadata
+  if isinstance(inputs, Tokens):
+    facts |= {'context': inputs.shape[0], 'vocabulary': inputs.vocabulary}
+  else:
+    facts |= {
+      'pixels': {'mean': inputs.mean, 'std': inputs.std},
+      'images': inputs.shape,
+      'classes': inputs.classes,
+    }
+    if inputs.resize is not None:
+      facts['resize'] = inputs.resize
+  return {name: json.dumps(fact) for name, fact in facts.items()} | {
+    'quantizer': config.quantizer
+  }
 
 
 def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
@@ -53,26 +61,34 @@ def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
     packed: Parameters with the metadata of `make_metadata`.
 
   Returns:
-    `(images) -> logits`: uint8 of shape (N, height, width, 3) to float32 of
-    shape (N, classes). The function unpacks the weights.
+    `(examples) -> logits` as in `artefact.Artefact`, of jax arrays. The
+    function unpacks the weights.
   """
+  apply = make_apply(packed)
+  return lambda examples: apply(mq_jax.unpack(packed), examples)
+
+
+def make_apply(packed: mq_jax.PackedParams) -> Callable[[Any, Array], Array]:
+  """Returns `make_logits` as a function of unpacked parameters and examples."""
   metadata = packed.metadata
   config = recorded_config(
     json.loads(metadata['network']), 'The file of the network'
   )
+  if 'context' in metadata:
+    model = make_network(config, json.loads(metadata['vocabulary']))
+    return lambda params, tokens: model.apply(
+      {'params': params}, tokens.astype(jnp.int32), train=False
+    )
   net = make_network(config, len(json.loads(metadata['classes'])))
   if json.loads(metadata['count_bits']):
     net = net.clone(count_bits=True)
   pixels = json.loads(metadata['pixels'])
 
-  def logits(images: Array) -> Array:
+  def logits(params: Any, images: Array) -> Array:
     images = batches.normalised(
       images, pixels['mean'], pixels['std'], DTYPES[config.dtype]
     )
-    variables = {
-      'params': mq_jax.unpack(packed),
-      'batch_stats': packed.model_state,
-    }
+    variables = {'params': params, 'batch_stats': packed.model_state}
     return net.apply(variables, images, train=False)
 
   return logits
@@ -81,7 +97,7 @@ def make_logits(packed: mq_jax.PackedParams) -> Callable[[Array], Array]:
 def compiled_logits(packed: mq_jax.PackedParams) -> Logits:
   """Returns the function of `make_logits`, compiled, for NumPy arrays."""
   logits = jax.jit(make_logits(packed))
-  return lambda images: np.asarray(logits(images))
+  return lambda examples: np.asarray(logits(examples))
 
 
 def load(path: pathlib.Path) -> Artefact:
@@ -94,15 +110,23 @@ def load(path: pathlib.Path) -> Artefact:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
     raise InvalidError(str(error)) from error
-  required = {'network', 'count_bits', 'pixels', 'images', 'classes'}
-  if not required <= packed.metadata.keys():
+  found, is_text = packed.metadata.keys(), 'context' in packed.metadata
+  own = (
+    {'context', 'vocabulary'} if is_text else {'pixels', 'images', 'classes'}
+  )
+  if not {'network', 'count_bits', *own} <= found:
     raise InvalidError(
       f'{path} does not describe its network. Use a file that'
       ' python -m experiments.deploy wrote.'
     )
-  height, width, _ = json.loads(packed.metadata['images'])
-  classes = tuple(json.loads(packed.metadata['classes']))
-  resize = checked_resize(
-    json.loads(packed.metadata.get('resize', 'null')), (height, width)
-  )
-  return Artefact(compiled_logits(packed), (height, width), classes, resize)
+  facts = {
+    name: json.loads(text)
+    for name, text in packed.metadata.items()
+    if name in own | {'resize'}
+  }
+  logits = compiled_logits(packed)
+  if is_text:
+    return Artefact(logits, (facts['context'],), ())
+  height, width, _ = facts['images']
+  resize = checked_resize(facts.get('resize'), (height, width))
+  return Artefact(logits, (height, width), tuple(facts['classes']), resize)

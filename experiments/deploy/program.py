@@ -2,8 +2,8 @@
 
 A program is a file of `jax.export`. It is checked before XLA compiles it: it
 may contain only the operations that the programs of `experiments.deploy`
-contain, and must map images to logits. Nothing that calls code outside of the
-program is among these operations.
+contain, and must map images or tokens to logits. Nothing that calls code
+outside of the program is among these operations.
 
 The parsers of jaxlib are not made for files from untrusted sources, and a
 crafted file can crash them. Therefore `worker` calls this module in a separate
@@ -17,25 +17,25 @@ from typing import Any
 import numpy as np
 
 from experiments.common.errors import InvalidError, MissingError
-from experiments.deploy.artefact import Artefact, image_size
+from experiments.deploy.artefact import Artefact, input_shape
 
 # The operations that the programs of `experiments.deploy` contain.
 # `stablehlo.custom_call` may only call `CUSTOM_CALLS`.
 _OPERATIONS = """
-builtin.module func.call func.func func.return
-stablehlo.abs stablehlo.add stablehlo.and stablehlo.broadcast_in_dim
-stablehlo.case stablehlo.clamp stablehlo.compare stablehlo.concatenate
-stablehlo.constant stablehlo.convert stablehlo.convolution
-stablehlo.custom_call stablehlo.divide stablehlo.dot_general
-stablehlo.dynamic_broadcast_in_dim stablehlo.dynamic_gather
-stablehlo.dynamic_reshape stablehlo.dynamic_slice stablehlo.floor
-stablehlo.gather stablehlo.get_dimension_size stablehlo.iota stablehlo.maximum
-stablehlo.minimum stablehlo.multiply stablehlo.or stablehlo.pad stablehlo.popcnt
-stablehlo.real_dynamic_slice stablehlo.reduce stablehlo.reduce_window
-stablehlo.reshape stablehlo.return stablehlo.rsqrt stablehlo.select
-stablehlo.shift_left stablehlo.shift_right_logical stablehlo.slice
-stablehlo.sqrt stablehlo.subtract stablehlo.transpose stablehlo.while
-stablehlo.xor
+builtin.module func.call func.func func.return stablehlo.abs stablehlo.add
+stablehlo.and stablehlo.broadcast_in_dim stablehlo.case stablehlo.clamp
+stablehlo.compare stablehlo.concatenate stablehlo.constant stablehlo.convert
+stablehlo.convolution stablehlo.cosine stablehlo.custom_call stablehlo.divide
+stablehlo.dot_general stablehlo.dynamic_broadcast_in_dim
+stablehlo.dynamic_gather stablehlo.dynamic_reshape stablehlo.dynamic_slice
+stablehlo.exponential stablehlo.floor stablehlo.gather
+stablehlo.get_dimension_size stablehlo.iota stablehlo.maximum stablehlo.minimum
+stablehlo.multiply stablehlo.negate stablehlo.or stablehlo.pad stablehlo.popcnt
+stablehlo.power stablehlo.real_dynamic_slice stablehlo.reduce
+stablehlo.reduce_window stablehlo.reshape stablehlo.return stablehlo.rsqrt
+stablehlo.select stablehlo.shift_left stablehlo.shift_right_logical
+stablehlo.sine stablehlo.slice stablehlo.sqrt stablehlo.subtract
+stablehlo.transpose stablehlo.while stablehlo.xor
 """
 OPERATIONS = frozenset(_OPERATIONS.split())
 # jax checks these assertions about the number of images when it compiles.
@@ -58,7 +58,7 @@ def load(path: pathlib.Path) -> Artefact:
   Raises:
     MissingError: If a package is missing.
     InvalidError: If the file is damaged, contains an operation that no program
-      of `experiments.deploy` contains, or does not map images to logits.
+      of `experiments.deploy` contains, or does not map inputs to logits.
   """
   try:
     # jax.export imports flatbuffers, which jax does not install.
@@ -85,7 +85,7 @@ def load(path: pathlib.Path) -> Artefact:
         f'{path} contains the {use[0]} {use[1]!r:.99}, which no program of'
         ' experiments.deploy contains. Do not use this file.'
       )
-  shape = _image_size(path, exported, main)
+  shape = _checked_shape(path, exported, main)
   compiled = jax.jit(exported.call)
 
   def logits(images: np.ndarray) -> np.ndarray:
@@ -170,20 +170,31 @@ def _main_types(module: Any) -> tuple[list[str], list[str]]:
   raise ValueError('it has no main function')
 
 
-def _image_size(
+def _checked_shape(
   path: pathlib.Path, exported: Any, main: tuple[Sequence[str], Sequence[str]]
-) -> tuple[int, int]:
-  """Returns height and width of the images.
+) -> tuple[int, ...]:
+  """Returns `Artefact.shape` of a program.
 
   Raises:
-    InvalidError: If the program does not map images to logits.
+    InvalidError: If the program does not map images or tokens to logits.
   """
-  inputs = [(image.shape, str(image.dtype)) for image in exported.in_avals]
-  shape = image_size(path, inputs)
+  inputs = [
+    (example.shape, str(example.dtype)) for example in exported.in_avals
+  ]
+  shape = input_shape(path, inputs)
   outputs = [(x.shape, str(x.dtype)) for x in exported.out_avals]
   batch = inputs[0][0][0]
   classes = outputs[0][0][-1] if outputs and outputs[0][0] else 0
-  image, index = f'tensor<?x{shape[0]}x{shape[1]}x3xui8>', 'tensor<i32>'
+  # A logit per class of an image, or per byte that can follow a token.
+  places = shape if len(shape) == 1 else ()
+  example, result = (
+    f'tensor<?x{"x".join(map(str, sizes))}x{kind}>'
+    for sizes, kind in (
+      (inputs[0][0][1:], 'ui8'),
+      ((*places, classes), 'f32'),
+    )
+  )
+  index = 'tensor<i32>'
   found = (
     outputs,
     # A program for several platforms also takes the number of its platform.
@@ -194,9 +205,9 @@ def _image_size(
     exported.disabled_safety_checks,
   )
   wanted = (
-    [((batch, classes), 'float32')],
-    [image],
-    [f'tensor<?x{classes}xf32>'],
+    [((batch, *places, classes), 'float32')],
+    [example],
+    [result],
     (1, 1),
     ((), ()),
     (),
@@ -204,7 +215,7 @@ def _image_size(
   if not isinstance(classes, int) or found != wanted:
     raise InvalidError(
       f'{path} is a program {main[0]} -> {main[1]} that returns {outputs}, not'
-      ' float32 logits of shape (N, classes). Use a file that python -m'
-      ' experiments.deploy wrote.'
+      ' float32 logits of shape (N, classes) or (N, context, bytes). Use a'
+      ' file that python -m experiments.deploy wrote.'
     )
   return shape

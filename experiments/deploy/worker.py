@@ -1,11 +1,11 @@
 """Runs an artefact in a separate process, which it may crash.
 
-  python -m experiments.deploy.worker ARTEFACT
+  python -m experiments.deploy.worker ARTEFACT [exact]
 
-reads batches of images from standard input and writes their logits to standard
-output. A message is a line of JSON, which may announce an array in the format
-of NumPy. The process ends by itself if an answer takes too long, or if the
-process that started it ends.
+reads batches of examples from standard input and writes their logits to
+standard output. A message is a line of JSON, which may announce an array in the
+format of NumPy. The process ends by itself if an answer takes too long, or if
+the process that started it ends.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from experiments.deploy.artefact import BATCH, Artefact, open_here
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _MODULE = 'experiments.deploy.worker'
+_EXACT = 'exact'
 _SECONDS_TO_END = 5.0
 _SECONDS_TO_NOTICE = 1.0  # Longest time until the end of the parent counts.
 # Opening takes seconds, most of them for imports. A damaged file can trap the
@@ -41,11 +42,12 @@ SECONDS_TO_OPEN = 60
 SECONDS_PER_BATCH = 300
 
 
-def start(path: pathlib.Path) -> Artefact:
+def start(path: pathlib.Path, exact: bool = False) -> Artefact:
   """Opens an artefact in a new process, which ends with the artefact.
 
   Args:
     path: File that `artefact.open_here` opens.
+    exact: As in `artefact.open_here`.
 
   Returns:
     The `Artefact`. `logits` raises an InvalidError if the process fails or
@@ -58,7 +60,7 @@ def start(path: pathlib.Path) -> Artefact:
   """
   log = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
   process = subprocess.Popen(
-    [sys.executable, '-m', _MODULE, path.resolve()],
+    [sys.executable, '-m', _MODULE, path.resolve(), *[_EXACT] * exact],
     cwd=_ROOT,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -82,25 +84,27 @@ def start(path: pathlib.Path) -> Artefact:
       )
     return message
 
-  def logits(images: np.ndarray) -> np.ndarray:
+  def logits(examples: np.ndarray) -> np.ndarray:
     if not end.alive:
       raise InvalidError(
         f'{path} has failed before, which ended its process. Open it again.'
       )
     with _calling_on_error(end):
-      return checked_logits(images)
+      return checked_logits(examples)
 
-  def checked_logits(images: np.ndarray) -> np.ndarray:
+  def checked_logits(examples: np.ndarray) -> np.ndarray:
     # If the process has ended, its answer says why.
     with contextlib.suppress(BrokenPipeError):
-      _send(requests, array=images)
-    count = len(images)
-    task = f'computing the logits of {count} images'
+      _send(requests, array=examples)
+    count = len(examples)
+    task = f'computing the logits of {count} examples'
     found = answer(task, _seconds_for(count))['array']
-    if found.ndim != 2 or len(found) != count or found.dtype != 'float32':
+    # One vector of logits per image, or per token.
+    places = examples.shape if examples.ndim == 2 else (count,)
+    if found.shape[:-1] != places or found.dtype != 'float32':
       raise InvalidError(
-        f'{path} returns {found.dtype} of shape {found.shape} for'
-        f' {count} images, not logits. Do not use this file.'
+        f'{path} returns {found.dtype} of shape {found.shape} for examples of'
+        f' shape {examples.shape}, not logits. Do not use this file.'
       )
     if not np.isfinite(found).all():
       raise InvalidError(
@@ -215,14 +219,14 @@ def _limit(seconds: int) -> Iterator[None]:
 
 def main(arguments: list[str]) -> None:
   """Opens an artefact and answers until the input ends."""
-  (path,) = arguments
+  path, *options = arguments
   _end_with_parent()
   answers, requests = os.fdopen(os.dup(1), 'wb'), os.fdopen(os.dup(0), 'rb')
   # What libraries print must not appear among the answers.
   os.dup2(2, 1)
   try:
     with _limit(SECONDS_TO_OPEN):
-      network = open_here(pathlib.Path(path))
+      network = open_here(pathlib.Path(path), exact=_EXACT in options)
     _send(
       answers,
       shape=network.shape,

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from experiments.build.networks import make_activation
 from experiments.common.markdown import Table
-from experiments.deploy.card import FILE_COLUMNS
+from experiments.deploy.card import file_columns
 from experiments.report.tables import join_conditions, join_distinct
 
 
@@ -29,17 +29,18 @@ _COLUMNS = {
   ),
   'trained': lambda card, file: f'{card["accuracy"]:.2f} %',
   'bytes of the run': lambda card, file: f'{card["trained_bytes"]:,}',
-} | FILE_COLUMNS
+}
 
 
 def deployed_table(cards: Sequence[dict[str, Any]]) -> Table:
   """Returns one row per file of each network."""
+  columns = _COLUMNS | file_columns(cards)
   return Table(
     'deployed',
-    'Deployed networks, each file run on the test images in a fresh process',
-    tuple(_COLUMNS),
+    'Deployed networks, each file run on the test in a fresh process',
+    tuple(columns),
     [
-      [text(card, file) for text in _COLUMNS.values()]
+      [text(card, file) for text in columns.values()]
       for card in cards
       for file in card['artefacts']
     ],
@@ -60,6 +61,6 @@ def _note(cards: Sequence[dict[str, Any]]) -> str:
   }
   return (
     'The bytes of the run are those of its quantized.safetensors, in float32.'
-    ' Errors of logits are relative to the largest logit of the image in the'
+    ' Errors of logits are relative to the largest logit of the example in the'
     f' trained network. {join_conditions(values)}.'
   )

@@ -96,7 +96,7 @@ def artefact_logits(path):
   """Returns the logits of an artefact on the test images."""
   network = loading.load(path)
   return artefact.run_in_batches(
-    network.logits, make.test_images(digits_config())
+    network.logits, make.test_examples(digits_config())
   )
 
 
@@ -124,7 +124,7 @@ def test_deploy_each_file_equals_trained_network(deployed, kind):
   out, described, expected = deployed
   network = loading.load(out / make.FORMATS[kind])
   dataset = datasets.load('digits')
-  images = make.test_images(digits_config())
+  images = make.test_examples(digits_config())
   logits = artefact.run_in_batches(network.logits, images)
   error = np.abs(logits - expected).max(1) / np.abs(expected).max(1)
   assert error.max() < 1e-4

@@ -12,7 +12,7 @@ import mq_jax
 from experiments import predict, training
 from experiments.common import sealed
 from experiments.common.errors import InvalidError
-from experiments.data.raw_images import Inputs
+from experiments.data.raw_examples import Inputs
 from experiments.deploy import artefact, loading, make, packed_network
 from experiments.records import model_file, workdir
 from experiments.training.train import make_pipeline
@@ -88,7 +88,7 @@ def test_predict_photograph_gives_probabilities_of_the_test(run):
 def test_read_photograph_equals_test_image_bit_for_bit(run):
   config, root, _ = run
   paths, _ = results_of_test(config, root)
-  batches = list(make.test_images(config).batches(4))
+  batches = list(make.test_examples(config).batches(4))
   assert [len(batch) for batch in batches] == [4, 4, 3]
   network = artefact.Artefact(lambda images: images, (16, 16), CLASSES, 20)
   read = [predict._read(str(path), network) for path in paths]

@@ -17,7 +17,7 @@ import mq_jax
 from experiments.build.networks import make_network
 from experiments.common.errors import InvalidError, MissingError
 from experiments.configs import digits
-from experiments.data.raw_images import Inputs
+from experiments.data.raw_examples import Inputs
 from experiments.deploy import export, loading, packed_network, program, worker
 from tests.experiments import tiny
 
@@ -195,7 +195,7 @@ def test_main_endless_opening_ends_process(tmp_path):
   code = (
     'from experiments.deploy import worker\n'
     'worker.SECONDS_TO_OPEN = 1\n'
-    'worker.open_here = lambda path: sum(iter(int, 1))\n'
+    'worker.open_here = lambda path, exact: sum(iter(int, 1))\n'
     f'worker.main(["{tmp_path}"])\n'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True)
@@ -210,7 +210,7 @@ def fake_python(folder, monkeypatch, *, logits='None', more=''):
     'from experiments.deploy import artefact, worker\n'
     f'{more}\n'
     f'network = artefact.Artefact(lambda images: {logits}, (1, 1), ())\n'
-    'worker.open_here = lambda path: network\n'
+    'worker.open_here = lambda path, exact: network\n'
     'worker.main(sys.argv[1:])\n'
   )
   python = folder / 'python'
@@ -281,7 +281,7 @@ def test_main_parent_ends_ends_process(tmp_path):
     'worker.SECONDS_TO_OPEN = 30\n'
     'worker._SECONDS_TO_NOTICE = 0.05\n'
     'print("started", flush=True)\n'
-    'worker.open_here = lambda path: time.sleep(60)\n'
+    'worker.open_here = lambda path, exact: time.sleep(60)\n'
     f'worker.main(["{tmp_path}"])\n'
   )
   # The parent ends once the worker has begun. The worker keeps the pipe open.

@@ -1,4 +1,4 @@
-"""Test images as files store them, for code that normalises images itself."""
+"""Test examples as files store them, for code that prepares them itself."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -28,16 +28,29 @@ class Inputs(NamedTuple):
   resize: int | None = None
 
 
-class RawImages(NamedTuple):
-  """The test images of a data set.
+class Tokens(NamedTuple):
+  """The tokens that a language model takes.
 
   Attributes:
-    inputs: Form of the images, and names of the classes.
-    labels: int32 of shape (N,).
-    batches: `(size) -> iterator` of the images in order, uint8 of shape
+    shape: Number of tokens of an example.
+    vocabulary: Number of different tokens, at most 256.
+  """
+
+  shape: tuple[int]
+  vocabulary: int
+
+
+class RawExamples(NamedTuple):
+  """The test examples of a data set.
+
+  Attributes:
+    inputs: Form of the examples.
+    labels: int32 of shape (N,): the class of each image; of shape (N, tokens):
+      the token after each token.
+    batches: `(size) -> iterator` of the examples in order, uint8 of shape
       (size, *inputs.shape). The last batch may be smaller.
   """
 
-  inputs: Inputs
+  inputs: Inputs | Tokens
   labels: np.ndarray
   batches: Callable[[int], Iterator[np.ndarray]]

@@ -1,0 +1,222 @@
+"""Kernels of few bits in ONNX models, by which onnxruntime multiplies directly.
+
+The kernel of a linear layer becomes integers of 2, 4 or 8 bits, one scale per
+block of inputs, and a `DequantizeLinear` before its `MatMul`. onnxruntime fuses
+the two, and never computes the kernel in float32. Each integer is exact: ±1
+becomes 1 and 3 around the zero 2, ternary weights 1, 2 and 3, and ±1/3, ±1 the
+odd numbers around 8.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import mq_jax
+from mq_jax.packing import levels
+from mq_jax.packing.packed_array import PackedArray, packed_leaves
+
+# The version of the standard that has blocks of integers of so many bits.
+OPSETS = {2: 25, 4: 21, 8: 21}
+# The version of the file format that has the types of an operator set.
+_IR_VERSIONS = {21: 10, 25: 13}
+_PARTS = ('.codes', '.scale', '.zero')
+# Numbers of inputs that can share a scale, the fastest first.
+_BLOCKS = (128, 64, 32, 16)
+# The product by a smaller kernel takes no noticeable time.
+SMALLEST = 2**14
+# One letter per axis of the inputs, of which the last is that of the kernel.
+_PRODUCT = re.compile(r'(\w*)(\w),\2(\w)->\1\3')
+
+
+class FewBits(NamedTuple):
+  """The kernel of a layer: scale · (code − zero), with a scale per block.
+
+  Attributes:
+    codes: uint8 of shape (inputs, outputs).
+    scale: float32 of shape (inputs / block, outputs).
+    zero: Code of the value 0.
+    bits: Bits per code: 2, 4 or 8.
+    block: Number of inputs that share a scale.
+  """
+
+  codes: np.ndarray
+  scale: np.ndarray
+  zero: int
+  bits: int
+  block: int
+
+
+def kernels_of(params: Any) -> dict[str, list[FewBits]]:
+  """Returns the kernels that `FewBits` can hold, by path.
+
+  Args:
+    params: Parameters with packed weights. A leaf called `kernel` is one of
+      shape (inputs, outputs), or a stack of them.
+
+  Returns:
+    The layers of each kernel: one, or those of the stack. A kernel with less
+    than `SMALLEST` weights is left out, and one that `few_bits` cannot convert.
+  """
+  found = {}
+  for path, leaf in packed_leaves(params).items():
+    is_kernel = path.rpartition('/')[2] == 'kernel' and len(leaf.shape) in (
+      2,
+      3,
+    )
+    if is_kernel and math.prod(leaf.shape[-2:]) >= SMALLEST:
+      layers = few_bits(leaf)
+      if layers:
+        found[path] = layers
+  return found
+
+
+def few_bits(leaf: PackedArray) -> list[FewBits]:
+  """Converts a packed kernel.
+
+  Args:
+    leaf: Packed weight of shape (inputs, outputs), or (layers, inputs,
+      outputs).
+
+  Returns:
+    One item per layer. The list is empty if the levels are no multiples of a
+    scale in float32, if 8 bits do not hold the multiples, or if no block of
+    inputs shares its scales.
+  """
+  codes, tables = mq_jax.codes_and_levels(leaf)
+  table = np.asarray(tables)
+  alpha = levels.scales_of(table)
+  if alpha is None or table.dtype != np.float32:
+    return []
+  multiples = np.rint(table / alpha[..., None])
+  weights = np.asarray(mq_jax.dequantize(codes, jnp.asarray(multiples)))
+  scales = np.asarray(
+    mq_jax.dequantize(
+      jnp.zeros(leaf.shape, jnp.uint8), jnp.asarray(alpha[..., None])
+    )
+  )
+  shape = (-1, *leaf.shape[-2:])
+  layers = [
+    _few_bits(*layer)
+    for layer in zip(weights.reshape(shape), scales.reshape(shape), strict=True)
+  ]
+  return [] if None in layers else [layer for layer in layers if layer]
+
+
+def _few_bits(weights: np.ndarray, scales: np.ndarray) -> FewBits | None:
+  """Converts integers and the scale of each, of shape (inputs, outputs)."""
+  low, high = int(weights.min()), int(weights.max())
+  for bits in OPSETS:
+    zero = 2 ** (bits - 1)
+    if -zero <= low and high < zero:
+      break
+  else:
+    return None
+  for block in _BLOCKS:
+    if len(weights) % block == 0:
+      blocks = scales.reshape(-1, block, scales.shape[-1])
+      if np.all(blocks == blocks[:, :1]):
+        codes = (weights + zero).astype(np.uint8)
+        return FewBits(codes, blocks[:, 0], zero, bits, block)
+  return None
+
+
+def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
+  """Replaces inputs of a model by kernels.
+
+  Args:
+    model: ModelProto, changed in place.
+    kernels: Kernels by the names of inputs.
+
+  Returns:
+    The names of inputs that more than a matrix product reads. If there are any,
+    the model is not changed.
+  """
+  from onnx import helper
+
+  graph = model.graph
+  readers = [
+    (node, name)
+    for node in graph.node
+    for name in kernels
+    if name in node.input
+  ]
+  unfit = {name for node, name in readers if not _is_product(node, name)}
+  if unfit:
+    return sorted(unfit)
+  for name, kernel in kernels.items():
+    graph.initializer.extend(_initializers(name, kernel))
+  nodes, done = [], set()
+  for node in graph.node:
+    name = next((name for name in node.input if name in kernels), '')
+    if not name:
+      nodes.append(node)
+      continue
+    if name not in done:
+      done.add(name)
+      nodes.append(
+        helper.make_node(
+          'DequantizeLinear',
+          [f'{name}{part}' for part in _PARTS],
+          [name],
+          axis=0,
+          block_size=kernels[name].block,
+        )
+      )
+    nodes.append(helper.make_node('MatMul', node.input[:2], node.output[:1]))
+  del graph.node[:]
+  graph.node.extend(nodes)
+  inputs = [node for node in graph.input if node.name not in kernels]
+  del graph.input[:]
+  graph.input.extend(inputs)
+  # These versions add types; no operation changes its meaning.
+  opset = max(OPSETS[kernel.bits] for kernel in kernels.values())
+  for used in model.opset_import:
+    if not used.domain:
+      used.version = max(used.version, opset)
+  model.ir_version = max(model.ir_version, _IR_VERSIONS[opset])
+  return []
+
+
+def _is_product(node: Any, name: str) -> bool:
+  """Returns True if a node is a product of vectors by the kernel `name`."""
+  if list(node.input[1:]) != [name]:
+    return False
+  if node.op_type == 'Einsum':
+    (equation,) = node.attribute
+    return bool(_PRODUCT.fullmatch(equation.s.decode()))
+  return node.op_type == 'MatMul'
+
+
+def _initializers(name: str, kernel: FewBits) -> list[Any]:
+  """Returns codes, scales and zeros as constants of a model."""
+  from onnx import TensorProto, helper, numpy_helper
+
+  kind = getattr(TensorProto, f'UINT{kernel.bits}')
+  zeros = np.full(kernel.scale.shape, kernel.zero, np.uint8)
+  codes, scale, zero = (f'{name}{part}' for part in _PARTS)
+  return [
+    helper.make_tensor(
+      codes,
+      kind,
+      kernel.codes.shape,
+      _bytes(kernel.codes, kernel.bits),
+      raw=True,
+    ),
+    numpy_helper.from_array(kernel.scale, scale),
+    helper.make_tensor(
+      zero, kind, zeros.shape, _bytes(zeros, kernel.bits), raw=True
+    ),
+  ]
+
+
+def _bytes(codes: np.ndarray, bits: int) -> bytes:
+  """Returns codes in C order, the first in the lowest bits of its byte."""
+  per_byte = 8 // bits
+  padded = np.pad(codes.reshape(-1), (0, -codes.size % per_byte))
+  shifts = np.arange(0, 8, bits, dtype=np.uint8)
+  pieces = padded.reshape(-1, per_byte) << shifts[None]
+  return np.bitwise_or.reduce(pieces, axis=1).tobytes()
