@@ -135,8 +135,8 @@ def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
     The names of inputs that more than a matrix product reads. If there are any,
     the model is not changed.
   """
-  from onnx import helper
-
+  if not kernels:
+    return []
   graph = model.graph
   readers = [
     (node, name)
@@ -149,24 +149,7 @@ def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
     return sorted(unfit)
   for name, kernel in kernels.items():
     graph.initializer.extend(_initializers(name, kernel))
-  nodes, done = [], set()
-  for node in graph.node:
-    name = next((name for name in node.input if name in kernels), '')
-    if not name:
-      nodes.append(node)
-      continue
-    if name not in done:
-      done.add(name)
-      nodes.append(
-        helper.make_node(
-          'DequantizeLinear',
-          [f'{name}{part}' for part in _PARTS],
-          [name],
-          axis=0,
-          block_size=kernels[name].block,
-        )
-      )
-    nodes.append(helper.make_node('MatMul', node.input[:2], node.output[:1]))
+  nodes = _multiplying(graph.node, kernels)
   del graph.node[:]
   graph.node.extend(nodes)
   inputs = [node for node in graph.input if node.name not in kernels]
@@ -181,9 +164,35 @@ def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
   return []
 
 
+def _multiplying(
+  nodes: Sequence[Any], kernels: Mapping[str, FewBits]
+) -> list[Any]:
+  """Returns nodes whose products by the kernels are `MatMul`."""
+  from onnx import helper
+
+  changed: list[Any] = []
+  done = set()
+  for node in nodes:
+    name = next((name for name in node.input if name in kernels), '')
+    if not name:
+      changed.append(node)
+      continue
+    if name not in done:
+      done.add(name)
+      parts = [f'{name}{part}' for part in _PARTS]
+      block = kernels[name].block
+      changed.append(
+        helper.make_node(
+          'DequantizeLinear', parts, [name], axis=0, block_size=block
+        )
+      )
+    changed.append(helper.make_node('MatMul', node.input[:2], node.output[:1]))
+  return changed
+
+
 def _is_product(node: Any, name: str) -> bool:
   """Returns True if a node is a product of vectors by the kernel `name`."""
-  if list(node.input[1:]) != [name]:
+  if node.input[0] == name or list(node.input[1:]) != [name]:
     return False
   if node.op_type == 'Einsum':
     (equation,) = node.attribute

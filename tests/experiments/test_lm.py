@@ -1,16 +1,18 @@
 """Trains, resumes and samples a small language model."""
 
 import math
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from experiments import predict, sample
 from experiments.build.check import check
 from experiments.build.parts import make_parts
 from experiments.common import parallel
@@ -145,7 +147,7 @@ def test_sample_refuses_bad_options_before_it_writes(trained, option, message):
   run = subprocess.run(
     [*command, option], capture_output=True, check=False, text=True
   )
-  assert (run.returncode, run.stdout) == (1, '')
+  assert (run.returncode, run.stdout) == (2, '')
   assert message in run.stderr
   assert 'Traceback' not in run.stderr
 
@@ -184,8 +186,8 @@ def test_generate_sees_the_last_bytes_of_its_context():
 
   def logits_of(tokens):
     """Prefers the sum of the tokens; later tokens do not count."""
-    sums = jnp.cumsum(tokens, axis=1) % 256
-    return jax.nn.one_hot(sums, 256) * 50.0
+    sums = np.cumsum(tokens, axis=1) % 256
+    return 50.0 * np.eye(256)[sums]
 
   out = [*generate(logits_of, bytes([1, 2]), 5, context=context)]
   seen = [1, 2]
@@ -200,7 +202,7 @@ def test_generate_draws_from_the_softmax_at_a_temperature():
   logits[2:] = -1e9
 
   def logits_of(tokens):
-    return jnp.broadcast_to(jnp.asarray(logits), (1, tokens.shape[1], 256))
+    return np.broadcast_to(logits, (1, tokens.shape[1], 256))
 
   out = [*generate(logits_of, b'x', 2000, context=2, temperature=0.5)]
   share = out.count(0) / len(out)
@@ -271,7 +273,55 @@ def test_check_refuses_sizes_that_do_not_fit(values, message):
     check(gpt.get_config(**values))
 
 
-def test_deploy_refuses_a_language_model(trained, tmp_path):
+@pytest.fixture(scope='module')
+def deployed(trained):
+  """Folder of the deployed files of the run, and their card."""
   _, folder, _ = trained
-  with pytest.raises(InvalidError, match=r'experiments\.sample'):
-    make.deploy(folder, tmp_path / 'out')
+  return folder / 'small', make.deploy(folder, folder / 'small')
+
+
+def test_deploy_writes_files_that_equal_the_trained_model(trained, deployed):
+  _, _, result = trained
+  out, described = deployed
+  last = result.records[-1]
+  for file in described['artefacts']:
+    assert file['equal_predictions'] == file['tokens'] == 16 * 16
+    assert file['accuracy'] == pytest.approx(last['test_accuracy'], abs=0.01)
+    wanted = last['test_loss'] / math.log(2)
+    # The logits are float32 of about 10.
+    assert file['bits'] == pytest.approx(wanted, abs=1e-6)
+  assert (described['context'], described['vocabulary']) == (16, 256)
+  page = (out / make.PAGE).read_text()
+  assert '256 bytes of the test correctly' in page
+  assert 'experiments.sample model.stablehlo' in page
+  assert 'classes' not in page
+
+
+@pytest.mark.parametrize('name', ['packed.safetensors', 'model.stablehlo'])
+def test_sample_writes_with_a_deployed_file(
+  deployed, name, capsys, monkeypatch
+):
+  out, _ = deployed
+  command = ['sample', str(out / name), '--prompt=xyzabc', '--length=4']
+  monkeypatch.setattr(sys, 'argv', [*command, '--temperature=0'])
+  sample.main()
+  assert capsys.readouterr().out == 'xyzabcdefg\n'
+
+
+def test_predict_refuses_a_language_model(deployed):
+  with pytest.raises(InvalidError, match=r'write text .*experiments\.sample'):
+    [*predict.predict(deployed[0] / 'packed.safetensors', [])]
+
+
+def test_deploy_refuses_another_text(trained, tmp_path):
+  made, folder, _ = trained
+  shutil.copytree(folder, tmp_path / 'run')
+  path = pathlib.Path(made.data)
+  content = path.read_bytes()
+  try:
+    path.write_bytes(content[::-1])
+    with pytest.raises(InvalidError, match='Use the data of the run'):
+      make.deploy(tmp_path / 'run', tmp_path / 'out')
+  finally:
+    path.write_bytes(content)
+  assert not (tmp_path / 'out').exists()

@@ -16,9 +16,10 @@ from jax.experimental import xla_metadata
 import mq_jax
 from experiments.build.networks import make_network
 from experiments.common.errors import InvalidError, MissingError
-from experiments.configs import digits
-from experiments.data.raw_examples import Inputs
+from experiments.configs import digits, gpt
+from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy import export, loading, packed_network, program, worker
+from mq_jax import methods
 from tests.experiments import tiny
 
 IMAGE = (32, 32, 3)
@@ -46,6 +47,19 @@ def float_program():
   )
 
 
+def exported_language_model():
+  """Returns the program of a language model of random ternary weights."""
+  config = gpt.get_config(depth=2, embed_dim=16, heads=2, context=8)
+  net = make_network(config, 256)
+  params = net.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))['params']
+  packed = mq_jax.pack(
+    params,
+    [('blocks/.*/kernel', mq_jax.per(methods.absmean(), axes=0))],
+    metadata=packed_network.make_metadata(config, Tokens((8,), 256)),
+  )
+  return export.stablehlo(packed_network.make_logits(packed), (8,))
+
+
 # These contain all operations that any combination of networks, quantizers of
 # weights and activations, and types contains.
 EXPORTS = {
@@ -58,6 +72,7 @@ EXPORTS = {
   'counting bits': lambda: exported(
     'resnet8', mq_jax.bwn(), count_bits=True, activation_quantizer='sign'
   ),
+  'language model': exported_language_model,
 }
 
 
@@ -116,7 +131,7 @@ def with_metadata(images):
 @pytest.mark.parametrize(
   ('function', 'message'),
   [
-    (lambda x: jnp.sin(logits(x)), "the operation 'stablehlo.sine', which no"),
+    (lambda x: jnp.tan(logits(x)), "the operation 'stablehlo.tan', which no"),
     (call_outside, "the custom call 'evil', which no program"),
     (with_metadata, "the attribute 'mhlo.frontend_attributes', which no"),
   ],
@@ -237,7 +252,7 @@ def test_start_endless_logits_raises_in_one_line(tmp_path, monkeypatch):
   network = worker.start(tmp_path / 'model.stablehlo')
   with pytest.raises(InvalidError) as error:
     network.logits(IMAGES)
-  cause = 'computing the logits of 2 images took more than 1 seconds'
+  cause = 'computing the logits of 2 examples took more than 1 seconds'
   assert cause in str(error.value)
 
 
