@@ -102,7 +102,7 @@ def _load_stablehlo(path: pathlib.Path) -> Artefact:
 
 
 def _load_onnx(path: pathlib.Path, exact: bool = False) -> Artefact:
-  session = _open_session(path, exact)
+  session = open_session(path, exact)
   inputs = session.get_inputs()
   outputs = [(node.shape[1:], node.type) for node in session.get_outputs()]
   metadata = session.get_modelmeta().custom_metadata_map
@@ -134,8 +134,18 @@ def _load_onnx(path: pathlib.Path, exact: bool = False) -> Artefact:
   return Artefact(logits, shape, classes, resize)
 
 
-def _open_session(path: pathlib.Path, exact: bool) -> Any:
-  """Returns the session of onnxruntime of a model."""
+def open_session(path: pathlib.Path, exact: bool, threads: int = 0) -> Any:
+  """Opens an ONNX model with onnxruntime, on CPU.
+
+  Args:
+    path: File of the model.
+    exact: As in `open_here`.
+    threads: Number of threads of an operation; 0: one per core.
+
+  Raises:
+    MissingError: If onnxruntime is missing.
+    InvalidError: If the file is damaged.
+  """
   try:
     import onnxruntime
   except ImportError as error:
@@ -143,6 +153,7 @@ def _open_session(path: pathlib.Path, exact: bool) -> Any:
       f'{path} needs onnxruntime: pip install onnxruntime'
     ) from error
   options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = threads
   # Models without products of few bits ignore the option.
   level = EXACT_LEVEL if exact else FAST_LEVEL
   options.add_session_config_entry(_ACCURACY_OPTION, level)

@@ -63,12 +63,11 @@ def onnx(packed: mq_jax.PackedParams, inputs: Inputs | Tokens) -> bytes:
   """
   is_text = isinstance(inputs, Tokens)
   batch, length = export.symbolic_shape('batch, length')
-  examples = _examples(batch, *((length,) if is_text else inputs.shape))
-  model = _with_kernels(
-    packed,
+  model = onnx_model(
+    packed_network.make_apply(packed),
+    packed.params,
     'tokens' if is_text else 'images',
-    examples,
-    onnx_kernels.kernels_of(packed.params),
+    _examples(batch, *((length,) if is_text else inputs.shape)),
   )
   # A runtime infers the shapes of intermediate results, which take a third of
   # the file.
@@ -85,49 +84,44 @@ def onnx(packed: mq_jax.PackedParams, inputs: Inputs | Tokens) -> bytes:
   return content
 
 
-def _with_kernels(
-  packed: mq_jax.PackedParams,
+def onnx_model(
+  apply: Callable[[Any, jax.Array], jax.Array],
+  params: Any,
   name: str,
   examples: jax.ShapeDtypeStruct,
-  kernels: dict[str, list[onnx_kernels.FewBits]],
+  leave: frozenset[str] = frozenset(),
 ) -> Any:
   """Returns the ModelProto of a network.
 
   Args:
-    packed: Parameters of the network.
+    apply: `(params, examples) -> logits`, of unpacked parameters.
+    params: Parameters with packed weights, which become part of the model.
     name: Name of the input.
     examples: Shape and type of the input.
-    kernels: Layers of some kernels, by path.
+    leave: Paths of kernels that the model unpacks.
   """
   import jax2onnx
 
-  apply = packed_network.make_apply(packed)
-
-  def logits(given: dict[str, jax.Array], examples: jax.Array) -> jax.Array:
-    params = selection.replace(mq_jax.unpack(packed), given)
-    return apply(params, examples)
-
-  given = {
-    path: jax.ShapeDtypeStruct(
-      packed_leaves(packed.params)[path].shape, 'float32'
-    )
-    for path in sorted(kernels)
+  kernels = {
+    path: layers
+    for path, layers in sorted(onnx_kernels.kernels_of(params).items())
+    if path not in leave
   }
+  # Each layer is an input of the model until its value replaces it.
   layers = {
     f'{path}/{number}': layer
-    for path in given
+    for path in kernels
     for number, layer in enumerate(kernels[path])
   }
+  leaves = packed_leaves(params)
+  given = {
+    path: jax.ShapeDtypeStruct(leaves[path].shape, 'float32')
+    for path in kernels
+  }
 
-  def program(examples: jax.Array, *values: jax.Array) -> Any:
-    rest = iter(values)
-    leaves = [
-      inline.Layers(itertools.islice(rest, len(kernels[path])))
-      if len(spec.shape) > 2
-      else next(rest)
-      for path, spec in given.items()
-    ]
-    return run(*leaves, examples)[0]
+  def logits(given: dict[str, jax.Array], examples: jax.Array) -> jax.Array:
+    unpacked = mq_jax.unpack(params)
+    return apply(selection.replace(unpacked, given), examples)
 
   if given or inline.needs_inlining(logits, given, examples):
     run = inline.inlined(logits, given, examples)
@@ -135,6 +129,16 @@ def _with_kernels(
 
     def run(*examples: Any) -> list[Any]:
       return [logits({}, *examples)]
+
+  def program(examples: jax.Array, *values: jax.Array) -> Any:
+    rest = iter(values)
+    stacks = [
+      inline.Layers(itertools.islice(rest, len(kernels[path])))
+      if len(spec.shape) > 2
+      else next(rest)
+      for path, spec in given.items()
+    ]
+    return run(*stacks, examples)[0]
 
   model = jax2onnx.to_onnx(
     program,
@@ -150,12 +154,12 @@ def _with_kernels(
     input_names=[name, *layers],
     output_names=['logits'],
   )
+  onnx_kernels.use_products(model)
   unfit = onnx_kernels.insert(model, layers)
   if not unfit:
     return model
   paths = {layer.rpartition('/')[0] for layer in unfit}
-  rest = {path: kernels[path] for path in kernels.keys() - paths}
-  return _with_kernels(packed, name, examples, rest)
+  return onnx_model(apply, params, name, examples, leave | paths)
 
 
 def check_onnx() -> None:

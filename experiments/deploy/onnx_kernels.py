@@ -9,7 +9,7 @@ odd numbers around 8.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -26,9 +26,11 @@ _IR_VERSIONS = {21: 10, 25: 13}
 _PARTS = ('.codes', '.scale', '.zero')
 # Numbers of inputs that can share a scale, the fastest first.
 _BLOCKS = (128, 64, 32, 16)
-# The product by a smaller kernel takes no noticeable time.
-SMALLEST = 2**14
+# By smaller kernels, onnxruntime multiplies faster in float32
+# (`benchmarks.few_bits --width 128`).
+SMALLEST = 2**17
 # One letter per axis of the inputs, of which the last is that of the kernel.
+_PLAIN_GEMM = {'alpha': 1.0, 'transA': 0, 'transB': 0}
 _PRODUCT = re.compile(r'(\w*)(\w),\2(\w)->\1\3')
 
 
@@ -63,11 +65,9 @@ def kernels_of(params: Any) -> dict[str, list[FewBits]]:
   """
   found = {}
   for path, leaf in packed_leaves(params).items():
-    is_kernel = path.rpartition('/')[2] == 'kernel' and len(leaf.shape) in (
-      2,
-      3,
-    )
-    if is_kernel and math.prod(leaf.shape[-2:]) >= SMALLEST:
+    is_kernel = path.rpartition('/')[2] == 'kernel'
+    is_large = math.prod(leaf.shape[-2:]) >= SMALLEST
+    if is_kernel and len(leaf.shape) in (2, 3) and is_large:
       layers = few_bits(leaf)
       if layers:
         found[path] = layers
@@ -132,8 +132,8 @@ def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
     kernels: Kernels by the names of inputs.
 
   Returns:
-    The names of inputs that more than a matrix product reads. If there are any,
-    the model is not changed.
+    The names of inputs that more than a `MatMul` reads. If there are any, the
+    model is not changed.
   """
   if not kernels:
     return []
@@ -149,7 +149,7 @@ def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
     return sorted(unfit)
   for name, kernel in kernels.items():
     graph.initializer.extend(_initializers(name, kernel))
-  nodes = _multiplying(graph.node, kernels)
+  nodes = _with_dequantized(graph.node, kernels)
   del graph.node[:]
   graph.node.extend(nodes)
   inputs = [node for node in graph.input if node.name not in kernels]
@@ -164,21 +164,17 @@ def insert(model: Any, kernels: Mapping[str, FewBits]) -> list[str]:
   return []
 
 
-def _multiplying(
+def _with_dequantized(
   nodes: Sequence[Any], kernels: Mapping[str, FewBits]
 ) -> list[Any]:
-  """Returns nodes whose products by the kernels are `MatMul`."""
+  """Returns the nodes with a `DequantizeLinear` before the use of a kernel."""
   from onnx import helper
 
   changed: list[Any] = []
-  done = set()
+  made: set[str] = set()
   for node in nodes:
-    name = next((name for name in node.input if name in kernels), '')
-    if not name:
-      changed.append(node)
-      continue
-    if name not in done:
-      done.add(name)
+    for name in kernels.keys() & set(node.input) - made:
+      made.add(name)
       parts = [f'{name}{part}' for part in _PARTS]
       block = kernels[name].block
       changed.append(
@@ -186,18 +182,40 @@ def _multiplying(
           'DequantizeLinear', parts, [name], axis=0, block_size=block
         )
       )
-    changed.append(helper.make_node('MatMul', node.input[:2], node.output[:1]))
+    changed.append(node)
   return changed
 
 
 def _is_product(node: Any, name: str) -> bool:
   """Returns True if a node is a product of vectors by the kernel `name`."""
-  if node.input[0] == name or list(node.input[1:]) != [name]:
-    return False
+  return node.op_type == 'MatMul' and list(node.input).index(name) == 1
+
+
+def use_products(model: Any) -> None:
+  """Replaces other products of vectors by a kernel by `MatMul`.
+
+  Args:
+    model: ModelProto, changed in place.
+  """
+  for node in model.graph.node:
+    if _is_other_product(node):
+      node.op_type = 'MatMul'
+      del node.attribute[:], node.input[2:]
+
+
+def _is_other_product(node: Any) -> bool:
+  from onnx import helper
+
+  options = {
+    attribute.name: helper.get_attribute_value(attribute)
+    for attribute in node.attribute
+  }
   if node.op_type == 'Einsum':
-    (equation,) = node.attribute
-    return bool(_PRODUCT.fullmatch(equation.s.decode()))
-  return node.op_type == 'MatMul'
+    return bool(_PRODUCT.fullmatch(options['equation'].decode()))
+  # beta times a third input is added to the product.
+  adds = options.pop('beta', 1.0) and len(node.input) > 2
+  is_plain = not adds and options.items() <= _PLAIN_GEMM.items()
+  return node.op_type == 'Gemm' and is_plain
 
 
 def _initializers(name: str, kernel: FewBits) -> list[Any]:
