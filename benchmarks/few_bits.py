@@ -2,9 +2,9 @@
 
   python -m benchmarks.few_bits [--quick] [--json FILE]
 
-Exports a transformer and a network of wide linear layers with random weights, as
-experiments.deploy does: in float32, with ternary kernels (2 bits in ONNX), and
-with those of SEQ (2 bits, 4 in ONNX). Needs jax2onnx and onnxruntime.
+Exports a transformer and a network of wide linear layers, both with random
+weights, as experiments.deploy does: in float32, with ternary kernels (2 bits in
+ONNX), and with those of SEQ (2 bits, 4 in ONNX). Needs the extra `onnx`.
 """
 
 import pathlib

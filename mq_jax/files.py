@@ -8,9 +8,21 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+# The types of the format that this library writes.
+_DTYPES: dict[str, Any] = {
+  **{
+    f'{kind}{8 * size}': f'<{kind.lower()}{size}'
+    for kind in 'IU'
+    for size in (1, 2, 4, 8)
+  },
+  **{f'F{8 * size}': f'<f{size}' for size in (2, 4, 8)},
+  'BF16': jnp.bfloat16,
+  'BOOL': np.bool_,
+}
 # A safetensors file starts with the length of its header, which is a multiple
 # of 8.
 _PREFIX = 8
@@ -68,6 +80,42 @@ def safetensors_content(
   return len(text).to_bytes(_PREFIX, 'little') + text + content[end:]
 
 
+def read_safetensors(
+  path: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Reads a safetensors file once, into the memory that its arrays share.
+
+  The library reads through a mapping of the file and copies each array, which
+  needs twice the memory.
+
+  Args:
+    path: Path of the file.
+
+  Returns:
+    Arrays by name, and the texts of the metadata.
+
+  Raises:
+    safetensors.SafetensorError: If the header is damaged.
+    ValueError: If the file changes while it is read, or has an array of an
+      unknown type.
+  """
+  with safetensors.safe_open(path, framework='numpy') as file:
+    texts = dict(file.metadata() or {})
+  content = np.fromfile(path, np.uint8)
+  end = _PREFIX + int.from_bytes(content[:_PREFIX].tobytes(), 'little')
+  header = json.loads(content[_PREFIX:end].tobytes())
+  header.pop('__metadata__', None)
+  arrays = {}
+  for name, place in header.items():
+    first, last = place['data_offsets']
+    dtype = _DTYPES.get(place['dtype'])
+    if dtype is None:
+      raise ValueError(f'{name} has the type {place["dtype"]}')
+    values = content[end + first : end + last].view(dtype)
+    arrays[name] = values.reshape(place['shape'])
+  return arrays, texts
+
+
 def content_digest(arrays: Mapping[str, np.ndarray], texts: Any) -> str:
   """Returns the SHA-256 of arrays and texts, whatever the order of the arrays.
 
@@ -82,5 +130,6 @@ def content_digest(arrays: Mapping[str, np.ndarray], texts: Any) -> str:
   text = json.dumps([headers, texts], separators=(',', ':'), sort_keys=True)
   digest = hashlib.sha256(text.encode())
   for _, array in sorted(arrays.items()):
-    digest.update(array.tobytes())
+    # The bytes of the array itself: a large one is not copied.
+    digest.update(array.reshape(-1).view(np.uint8).data)
   return digest.hexdigest()

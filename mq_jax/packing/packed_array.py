@@ -16,6 +16,7 @@ from mq_jax.selection import named_leaves
 
 Array = jax.Array
 MAX_BITS = 8
+_BLOCK = 2**14  # Bytes per bit of the codes that are checked at a time.
 
 
 @jax.tree_util.register_dataclass
@@ -244,9 +245,22 @@ def checked_array(
   if not np.all(np.isfinite(table)):
     raise ValueError(f'{path} has levels that are not finite')
   all_codes_valid = grid or table.shape[-1] == 2**bits
-  if not all_codes_valid and np.max(codes_of(packed)) >= table.shape[-1]:
+  if not all_codes_valid and _largest_code(data, bits, size) >= table.shape[-1]:
     raise ValueError(f'{path} has codes beyond its {table.shape[-1]} levels')
   return packed
+
+
+def _largest_code(data: np.ndarray, bits: int, size: int) -> int:
+  """Returns the largest of `size` codes, a block of codes at a time."""
+  largest = 0
+  for start in range(0, len(data), _BLOCK * bits):
+    block = data[start : start + _BLOCK * bits]
+    bitwise = np.unpackbits(block, bitorder='little')
+    count = min(size - start * 8 // bits, len(bitwise) // bits)
+    weights = 2 ** np.arange(bits, dtype=np.uint8)
+    codes = bitwise[: count * bits].reshape(count, bits) * weights
+    largest = max(largest, int(np.max(codes.sum(1, dtype=np.uint8))))
+  return largest
 
 
 def _integers(values: list[int], minimum: float, maximum: float) -> bool:

@@ -19,7 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from mq_jax.files import content_digest, safetensors_content, write_atomic
+from mq_jax.files import (
+  content_digest,
+  read_safetensors,
+  safetensors_content,
+  write_atomic,
+)
 from mq_jax.host import on_host
 from mq_jax.packing.packed_array import checked_array, is_packed
 from mq_jax.packing.packed_params import PackedParams
@@ -94,7 +99,8 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
       even if its header claims a larger size.
 
   Returns:
-    The `PackedParams`, as nested dicts in host memory.
+    The `PackedParams`, as nested dicts in host memory. The arrays share one
+    buffer of the size of the file.
 
   Raises:
     FileNotFoundError: If the file does not exist.
@@ -105,14 +111,9 @@ def load_packed(path: str | os.PathLike[str]) -> PackedParams:
     problem = 'is a folder, not a file' if path.is_dir() else 'does not exist'
     raise FileNotFoundError(f'{path} {problem}.')
   try:
-    with safetensors.safe_open(path, framework='numpy') as file:
-      texts = file.metadata() or {}
-      if texts.get('format') != FORMAT:
-        raise ValueError(
-          f'the format is {texts.get("format")!r}, not {FORMAT!r}'
-        )
-      names = list(file.keys())
-      arrays = {name: file.get_tensor(name) for name in names}
+    arrays, texts = read_safetensors(path)
+    if texts.get('format') != FORMAT:
+      raise ValueError(f'the format is {texts.get("format")!r}, not {FORMAT!r}')
     return _packed(arrays, texts)
   except _DAMAGE as error:
     raise ValueError(

@@ -7,6 +7,8 @@ import os
 import pathlib
 import pickle
 import resource
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 
@@ -19,7 +21,7 @@ import safetensors.numpy
 
 import mq_jax
 from mq_jax import methods
-from mq_jax.packing.packed_array import is_packed, packed_leaves
+from mq_jax.packing.packed_array import PackedArray, is_packed, packed_leaves
 from mq_jax.quantizers import at_start, quantize
 from mq_jax.selection import named_leaves
 
@@ -894,3 +896,46 @@ def test_save_packed_all_forms_of_quantizer_round_trip(tmp_path):
     np.testing.assert_array_equal(
       mq_jax.unpack(loaded)['w'], mq_jax.unpack(packed)['w']
     )
+
+
+@pytest.mark.skipif(
+  not pathlib.Path('/proc/self/clear_refs').exists(),
+  reason='only Linux reports the peak of the memory since a moment',
+)
+@pytest.mark.parametrize('grid', [None, (-1, 1)])
+def test_load_packed_needs_little_more_memory_than_the_file(tmp_path, grid):
+  size = 2**28  # 64 MB of 2 bits.
+  rng = np.random.default_rng(0)
+  data = rng.integers(0, 4, (4, size // 4), np.uint8)
+  data = np.bitwise_or.reduce(
+    np.minimum(data, 2) << np.asarray([[0], [2], [4], [6]], np.uint8)
+  )
+  table = np.asarray([-1, 0, 1] if grid is None else [0.5], np.float32)
+  kernel = PackedArray(data, table, (2**14, 2**14), 2, grid, 'a')
+  path = tmp_path / 'large.safetensors'
+  packed = mq_jax.PackedParams({'kernel': kernel}, {}, {})
+  length = mq_jax.save_packed(path, packed)
+  mq_jax.save_packed(
+    tmp_path / 'small.safetensors',
+    mq_jax.pack({'kernel': jnp.ones((3, 3))}, mq_jax.bwn()),
+  )
+  code = f"""
+import pathlib, mq_jax
+
+def memory(name):
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  return next(1024 * int(l.split()[1]) for l in lines if l.startswith(name))
+
+# The modules and buffers that any file needs come first.
+mq_jax.load_packed({str(tmp_path / 'small.safetensors')!r})
+pathlib.Path('/proc/self/clear_refs').write_text('5')  # Forgets the peak.
+before = memory('VmRSS')
+packed = mq_jax.load_packed({str(path)!r})
+print(memory('VmHWM') - before, packed.params['kernel'].data[-1])
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, check=True, text=True
+  )
+  more, last = map(int, done.stdout.split())
+  assert last == data[-1]
+  assert length <= more <= 1.2 * length
