@@ -78,6 +78,11 @@ def deploy(
   if 'onnx' in formats:
     export.check_onnx()
   config, header, path = run_folder.read_quantized_run(workdir)
+  if 'onnx' in formats and config.dtype != 'float32':
+    raise InvalidError(
+      f'onnxruntime has no {config.dtype} on CPU, in which this run computes.'
+      ' Leave onnx out of --format, or train with config.dtype=float32.'
+    )
   if data_dir:
     config.data_dir = data_dir
   if count_bits:

@@ -78,7 +78,7 @@ def make_apply(packed: mq_jax.PackedParams) -> Callable[[Any, Array], Array]:
     model = make_network(config, json.loads(metadata['vocabulary']))
     return lambda params, tokens: model.apply(
       {'params': params}, tokens.astype(jnp.int32), train=False
-    )
+    ).astype(jnp.float32)
   net = make_network(config, len(json.loads(metadata['classes'])))
   if json.loads(metadata['count_bits']):
     net = net.clone(count_bits=True)

@@ -103,8 +103,14 @@ def table_per_weight(levels: Array, shape: tuple[int, ...]) -> Array:
   for axis, length in enumerate(shape):
     tables = levels.shape[axis]
     if 1 < tables < length:
-      levels = jnp.repeat(
-        levels, length // tables, axis, total_repeat_length=length
+      # A gather or scatter of jnp.repeat would be slower, and not exported.
+      groups = jnp.expand_dims(levels, axis + 1)
+      repeats = (
+        length // tables if i == axis + 1 else n
+        for i, n in enumerate(groups.shape)
+      )
+      levels = jnp.broadcast_to(groups, tuple(repeats)).reshape(
+        *levels.shape[:axis], length, *levels.shape[axis + 1 :]
       )
   return jnp.broadcast_to(levels, (*shape, levels.shape[-1]))
 

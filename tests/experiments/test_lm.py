@@ -313,6 +313,17 @@ def test_predict_refuses_a_language_model(deployed):
     [*predict.predict(deployed[0] / 'packed.safetensors', [])]
 
 
+def test_deploy_refuses_onnx_of_bfloat16(trained, tmp_path, monkeypatch):
+  made, folder, _ = trained
+  run = make.run_folder.read_quantized_run(folder)
+  run[0].dtype = 'bfloat16'
+  monkeypatch.setattr(make.run_folder, 'read_quantized_run', lambda path: run)
+  monkeypatch.setattr(make.export, 'check_onnx', lambda: None)
+  with pytest.raises(InvalidError, match='no bfloat16 on CPU.*=float32'):
+    make.deploy(folder, tmp_path / 'out', ['onnx'])
+  assert made.dtype == 'float32'
+
+
 def test_deploy_refuses_another_text(trained, tmp_path):
   made, folder, _ = trained
   shutil.copytree(folder, tmp_path / 'run')

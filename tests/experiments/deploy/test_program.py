@@ -15,11 +15,11 @@ from jax.experimental import xla_metadata
 
 import mq_jax
 from experiments.build.networks import make_network
+from experiments.build.parts import make_parts
 from experiments.common.errors import InvalidError, MissingError
 from experiments.configs import digits, gpt
 from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy import export, loading, packed_network, program, worker
-from mq_jax import methods
 from tests.experiments import tiny
 
 IMAGE = (32, 32, 3)
@@ -47,17 +47,21 @@ def float_program():
   )
 
 
-def exported_language_model():
-  """Returns the program of a language model of random ternary weights."""
-  config = gpt.get_config(depth=2, embed_dim=16, heads=2, context=8)
+def language_model(**changes):
+  """Returns packed random weights of a language model."""
+  config = gpt.get_config(depth=2, embed_dim=16, heads=2, context=8, **changes)
   net = make_network(config, 256)
   params = net.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))['params']
-  packed = mq_jax.pack(
+  return mq_jax.pack(
     params,
-    [('blocks/.*/kernel', mq_jax.per(methods.absmean(), axes=0))],
+    make_parts(config, steps_per_epoch=1).rules,
     metadata=packed_network.make_metadata(config, Tokens((8,), 256)),
   )
-  return export.stablehlo(packed_network.make_logits(packed), (8,))
+
+
+def exported_language_model(**changes):
+  logits = packed_network.make_logits(language_model(**changes))
+  return export.stablehlo(logits, (8,))
 
 
 # These contain all operations that any combination of networks, quantizers of
@@ -97,6 +101,28 @@ def test_lists_of_operations_are_what_exports_contain():
 def test_uses_of_export_of_activation_are_allowed(activation):
   content = exported('resnet8', mq_jax.bwn(), activation_quantizer=activation)
   assert all(program.is_allowed(*use) for use in uses(content))
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'quantizer': 'bwn', 'group_size': 8},
+    {'quantize_ends': True, 'tied': True},
+    {'quantizer': 'dorefa', 'bits': 4, 'dtype': 'bfloat16'},
+  ],
+)
+def test_program_of_language_model_returns_its_logits(tmp_path, changes):
+  packed = language_model(**changes)
+  path = tmp_path / 'model.stablehlo'
+  path.write_bytes(exported_language_model(**changes))
+  tokens = np.random.default_rng(0).integers(0, 256, (3, 8), np.uint8)
+  found = program.load(path)
+  assert (found.shape, found.takes_text) == ((8,), True)
+  logits = found.logits(tokens)
+  assert logits.dtype == np.float32
+  np.testing.assert_allclose(
+    logits, packed_network.compiled_logits(packed)(tokens), rtol=1e-4, atol=1e-4
+  )
 
 
 def write(tmp_path, function, **changes):
