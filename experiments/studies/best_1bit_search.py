@@ -3,8 +3,9 @@
   python -m experiments.study --study=experiments/studies/best_1bit_search.py \\
     --workdir=runs/best_1bit_search --pretrained=FOLDER
 
-Each setting changes experiments/configs/best_1bit.py. It trains twice for
-195 steps, with a test on 5,000 training images that are held out.
+Each setting changes one or two values of the start of the search. It trains
+twice for 195 steps, with a test on 5,000 training images that are held out.
+experiments/configs/best_1bit.py has the values of the best setting.
 """
 
 from experiments.configs import best_1bit
@@ -16,6 +17,8 @@ RATES = {
   'momentum': (0.01, 0.03, 0.1),
   'adam': (3e-4, 1e-3, 3e-3),
 }
+# The values that a setting does not change.
+START = {'optimizer': 'adam', 'learning_rate': 1e-3, 'distill': 0.9}
 # The share 0.9 is already in the settings by rate.
 SHARES = (0.0, 0.5, 1.0)
 
@@ -25,13 +28,15 @@ def get_study() -> Study:
   common = {'holdout': HELD_OUT, 'epoch_steps': SEARCH_STEPS, 'epochs': 2}
   settings = {
     f'{optimizer}-{rate:g}': best_1bit.get_config(
-      optimizer=optimizer, learning_rate=rate, **common
+      **START | {'optimizer': optimizer, 'learning_rate': rate} | common
     )
     for optimizer, rates in RATES.items()
     for rate in rates
   }
   settings |= {
-    f'soft-{share:g}': best_1bit.get_config(distill=share, **common)
+    f'soft-{share:g}': best_1bit.get_config(
+      **START | {'distill': share} | common
+    )
     for share in SHARES
   }
   return Study(

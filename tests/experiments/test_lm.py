@@ -319,7 +319,7 @@ def test_deploy_refuses_onnx_of_bfloat16(trained, tmp_path, monkeypatch):
   run[0].dtype = 'bfloat16'
   monkeypatch.setattr(make.run_folder, 'read_quantized_run', lambda path: run)
   monkeypatch.setattr(make.export, 'check_onnx', lambda: None)
-  with pytest.raises(InvalidError, match='no bfloat16 on CPU.*=float32'):
+  with pytest.raises(InvalidError, match=r'no bfloat16 on CPU.*=float32'):
     make.deploy(folder, tmp_path / 'out', ['onnx'])
   assert made.dtype == 'float32'
 
