@@ -172,17 +172,30 @@ def _load_safetensors(path: pathlib.Path) -> Artefact:
   try:
     from experiments.deploy import packed_network
   except ImportError as error:
-    raise MissingError(
-      f"{path} needs the training code's packages ({error.name} is missing):"
-      " pip install -e '.[experiments]', or use the .stablehlo or .onnx file"
-    ) from error
+    raise MissingError(_needs_training_code(path, error)) from error
   return packed_network.load(path)
+
+
+def _load_gguf(path: pathlib.Path) -> Artefact:
+  try:
+    from experiments.deploy import gguf_file
+  except ImportError as error:
+    raise MissingError(_needs_training_code(path, error)) from error
+  return gguf_file.load(path)
+
+
+def _needs_training_code(path: pathlib.Path, error: ImportError) -> str:
+  return (
+    f"{path} needs the training code's packages ({error.name} is missing):"
+    " pip install -e '.[experiments]', or use the .stablehlo or .onnx file"
+  )
 
 
 _LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {
   '.safetensors': _load_safetensors,
   '.stablehlo': _load_stablehlo,
   '.onnx': _load_onnx,
+  '.gguf': _load_gguf,
 }
 SUFFIXES = tuple(_LOADERS)
 

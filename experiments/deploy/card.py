@@ -24,8 +24,8 @@ _LARGEST_LISTING = 100  # Names of classes on the page.
 Columns = dict[str, Callable[[dict[str, Any], dict[str, Any]], str]]
 # `(card, artefact) -> text` of each column in a table of files.
 _COLUMNS: Columns = {
-  'file': lambda card, file: (
-    file['file'] + ', rounded inputs' * file.get('rounded', False)
+  'file': lambda card, file: ', rounded '.join(
+    [file['file'], *filter(None, [file.get('rounded')])]
   ),
   'bytes': lambda card, file: f'{file["bytes"]:,}',
   'times smaller': lambda card, file: (
@@ -195,7 +195,10 @@ def _errors(card: dict[str, Any]) -> str:
     'Errors of logits are relative to the largest logit of the'
     f' {what} in the trained network.'
   )
-  if any(file.get('rounded') for file in card['artefacts']):
+  rounded = {file.get('rounded') for file in card['artefacts']}
+  if 'scales' in rounded:
+    text += ' GGUF stores scales as float16; llama.cpp also rounds inputs.'
+  if 'inputs' in rounded:
     text += (
       ' onnxruntime multiplies by kernels of few bits after it rounds their'
       ' inputs to 8 bits; the row before has products in float32.'

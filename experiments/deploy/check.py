@@ -18,7 +18,8 @@ TOLERANCE = 1e-4
 # last bit of a sum, in which two programs may differ, decides to which side an
 # activation on the border of two levels rounds.
 BORDERLINE = 1e-3
-# The same share if a runtime also rounds the inputs of products to 8 bits.
+# The same share if a file rounds scales to float16, or a runtime the inputs of
+# products to 8 bits.
 ROUNDED = 0.02
 
 
@@ -100,7 +101,7 @@ def check_artefacts(
     artefacts: Results of `compare`.
     exact: Require that all predictions are equal and all logits within
       `TOLERANCE`; else only that at most `BORDERLINE` of the predictions
-      differ. Artefacts that are marked as 'rounded' may differ in `ROUNDED`.
+      differ. Artefacts with an item 'rounded' may differ in `ROUNDED`.
     hint: Text that is added to the error.
 
   Raises:
@@ -110,7 +111,7 @@ def check_artefacts(
     predictions = count(artefact)
     different = predictions - artefact['equal_predictions']
     inaccurate = predictions - artefact['equal_logits']
-    is_rounded = artefact.get('rounded', False)
+    is_rounded = 'rounded' in artefact
     is_exact = exact and not is_rounded
     share = ROUNDED if is_rounded else BORDERLINE
     allowed = 0 if is_exact else share * predictions

@@ -21,6 +21,7 @@ from experiments.deploy import (
   card,
   check,
   export,
+  gguf_file,
   loading,
   onnx_kernels,
   packed_network,
@@ -35,7 +36,10 @@ FORMATS = {
   'safetensors': 'packed.safetensors',
   'stablehlo': 'model.stablehlo',
   'onnx': 'model.onnx',
+  'gguf': 'model.gguf',
 }
+# What a file, or its runtime, rounds.
+INPUTS, SCALES = 'inputs', 'scales'
 PAGE = 'CARD.md'
 _STAGING = '.deploy'
 
@@ -83,6 +87,8 @@ def deploy(
       f'onnxruntime has no {config.dtype} on CPU, in which this run computes.'
       ' Leave onnx out of --format, or train with config.dtype=float32.'
     )
+  if 'gguf' in formats:
+    gguf_file.check_network(config.network)
   if data_dir:
     config.data_dir = data_dir
   if count_bits:
@@ -169,17 +175,25 @@ def _make_files(
   for format_name in formats:
     file = folder / FORMATS[format_name]
     _write_file(file, packed, inputs)
-    is_rounded = format_name == 'onnx' and onnx_kernels.kernels_of(
-      packed.params
-    )
-    for products in ({}, {'rounded': True}) if is_rounded else ({},):
-      found = check.run_in_fresh_process(file, examples, exact=not products)
-      described['artefacts'].append(
-        check.compare(file, found, expected, examples.labels) | products
-      )
+    for rounded in _rounded(format_name, packed):
+      exact_products = rounded != INPUTS
+      found = check.run_in_fresh_process(file, examples, exact_products)
+      compared = check.compare(file, found, expected, examples.labels)
+      if rounded:
+        compared['rounded'] = rounded
+      described['artefacts'].append(compared)
   hint = ' --count_bits needs kernels of ±1.' if count_bits else ''
   check.check_artefacts(described['artefacts'], exact, hint)
   return described
+
+
+def _rounded(format_name: str, packed: mq_jax.PackedParams) -> tuple[str, ...]:
+  """Returns what the runs of a file round: '' for nothing."""
+  if format_name == 'gguf':
+    return (SCALES,)
+  if format_name == 'onnx' and onnx_kernels.kernels_of(packed.params):
+    return ('', INPUTS)
+  return ('',)
 
 
 def test_examples(config: ConfigDict) -> RawExamples:
@@ -214,6 +228,8 @@ def _write_file(
   elif path.suffix == '.stablehlo':
     logits = packed_network.make_logits(packed)
     path.write_bytes(export.stablehlo(logits, inputs.shape))
+  elif path.suffix == '.gguf':
+    gguf_file.write(path, packed)
   else:
     path.write_bytes(export.onnx(packed, inputs))
 

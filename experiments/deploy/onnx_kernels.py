@@ -12,11 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-import mq_jax
-from mq_jax.packing import levels
+from experiments.deploy.integers import has_blocks, integers_of
 from mq_jax.packing.packed_array import PackedArray, packed_leaves
 
 # The version of the standard that has blocks of integers of so many bits.
@@ -29,8 +27,8 @@ _BLOCKS = (128, 64, 32, 16)
 # By smaller kernels, onnxruntime multiplies faster in float32
 # (`benchmarks.few_bits --width 128`).
 SMALLEST = 2**17
-# One letter per axis of the inputs, of which the last is that of the kernel.
 _PLAIN_GEMM = {'alpha': 1.0, 'transA': 0, 'transB': 0}
+# One letter per axis of the inputs, of which the last is that of the kernel.
 _PRODUCT = re.compile(r'(\w*)(\w),\2(\w)->\1\3')
 
 
@@ -83,26 +81,10 @@ def few_bits(leaf: PackedArray) -> list[FewBits]:
 
   Returns:
     One item per layer. The list is empty if the levels are no multiples of a
-    scale in float32, if 8 bits do not hold the multiples, or if no block of
-    inputs shares its scales.
+    scale (`integers_of`), if 8 bits do not hold the multiples, or if no block
+    of inputs shares its scales.
   """
-  codes, tables = mq_jax.codes_and_levels(leaf)
-  table = np.asarray(tables)
-  alpha = levels.scales_of(table)
-  if alpha is None or table.dtype != np.float32:
-    return []
-  multiples = np.rint(table / alpha[..., None])
-  weights = np.asarray(mq_jax.dequantize(codes, jnp.asarray(multiples)))
-  scales = np.asarray(
-    mq_jax.dequantize(
-      jnp.zeros(leaf.shape, jnp.uint8), jnp.asarray(alpha[..., None])
-    )
-  )
-  shape = (-1, *leaf.shape[-2:])
-  layers = [
-    _few_bits(*layer)
-    for layer in zip(weights.reshape(shape), scales.reshape(shape), strict=True)
-  ]
+  layers = [_few_bits(*layer) for layer in integers_of(leaf)]
   return [] if None in layers else [layer for layer in layers if layer]
 
 
@@ -116,11 +98,9 @@ def _few_bits(weights: np.ndarray, scales: np.ndarray) -> FewBits | None:
   else:
     return None
   for block in _BLOCKS:
-    if len(weights) % block == 0:
-      blocks = scales.reshape(-1, block, scales.shape[-1])
-      if np.all(blocks == blocks[:, :1]):
-        codes = (weights + zero).astype(np.uint8)
-        return FewBits(codes, blocks[:, 0], zero, bits, block)
+    if has_blocks(scales, block):
+      codes = (weights + zero).astype(np.uint8)
+      return FewBits(codes, scales[::block], zero, bits, block)
   return None
 
 

@@ -18,6 +18,7 @@ from mq_jax.precision import widened
 
 Array = jax.Array
 ROPE_BASE = 10_000.0
+EPSILON = 1e-6  # Of the norms.
 # Features of the MLP per feature of the embedding: 8/3 in Llama, rounded up.
 MLP_FACTOR = 3
 
@@ -55,6 +56,10 @@ def _linear(
     kernel_init=nnx.initializers.normal(std),
     rngs=rngs,
   )
+
+
+def _norm(features: int, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
+  return nnx.RMSNorm(features, epsilon=EPSILON, dtype=dtype, rngs=rngs)
 
 
 class Attention(nnx.Module):
@@ -118,9 +123,9 @@ class Block(nnx.Module):
     std: float,
     rngs: nnx.Rngs,
   ) -> None:
-    self.attention_norm = nnx.RMSNorm(features, dtype=dtype, rngs=rngs)
+    self.attention_norm = _norm(features, dtype, rngs)
     self.attention = Attention(features, heads, quantize, dtype, std, rngs)
-    self.mlp_norm = nnx.RMSNorm(features, dtype=dtype, rngs=rngs)
+    self.mlp_norm = _norm(features, dtype, rngs)
     self.mlp = Mlp(features, quantize, dtype, std, rngs)
 
   def __call__(self, x: Array) -> Array:
@@ -201,7 +206,7 @@ class Gpt(nnx.Module):
       return Block(embed_dim, heads, quantize, dtype, std, rngs)
 
     self.blocks = make_blocks(rngs)
-    self.norm = nnx.RMSNorm(embed_dim, dtype=dtype, rngs=rngs)
+    self.norm = _norm(embed_dim, dtype, rngs)
     if not tied:
       self.head = _linear(embed_dim, vocabulary, dtype, 0.02, rngs)
 
