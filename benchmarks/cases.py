@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 import mq_jax
 from experiments.build import losses
-from experiments.build.networks import DTYPES, make_network
+from experiments.build.networks import DTYPES, NETWORKS, make_network
 from experiments.build.schema import default_config
+from experiments.data.text import VOCABULARY
 
 FULL, STE = 'full precision', 'ste'
 # Each takes the width as `hidden`.
@@ -64,12 +65,27 @@ class Case(NamedTuple):
 
 
 class Problem(NamedTuple):
-  """A network's loss and initial weights, and a batch of random images."""
+  """A network's loss and initial weights, and a batch of random examples.
+
+  Attributes:
+    loss_fn: Loss as `make_train_step` takes it.
+    params: Initial parameters.
+    model_state: Initial batch statistics; {} if there are none.
+    batch: Random 'input' and 'label'.
+    stacked: `Network.stacked` of a declared network.
+  """
 
   loss_fn: Callable[..., Any]
   params: Any
   model_state: Any
   batch: dict[str, jax.Array]
+  stacked: str = ''
+
+  def rules(self, quantizer: mq_jax.Quantizer) -> mq_jax.selection.Rules:
+    """Returns the rules that quantize each layer of the network."""
+    if not self.stacked:
+      return quantizer
+    return [(self.stacked, mq_jax.per(quantizer, axes=0))]
 
 
 def problem(
@@ -79,31 +95,42 @@ def problem(
   image_size: int = 32,
   classes: int = 10,
 ) -> Problem:
-  """Returns a problem of random weights and images.
+  """Returns a problem of random weights and examples.
 
   Args:
-    network: Linen module, or the name of a declared network.
-    batch_size: Number of images.
+    network: Linen module for images, or the name of a declared network.
+    batch_size: Number of images or pieces of text.
     dtype: Dtype of the computation.
     image_size: Both sides of the images.
-    classes: Number of classes.
+    classes: Number of classes of images.
   """
-  net = network
+  net, stacked, config = network, '', default_config()
+  is_text = False
   if isinstance(network, str):
-    config = default_config()
+    is_text = NETWORKS[network].inputs == 'tokens'
+    stacked = NETWORKS[network].stacked
     config.update(network=network, dtype=dtype)
-    net = make_network(config, classes)
+    net = make_network(config, VOCABULARY if is_text else classes)
   keys = jax.random.split(jax.random.key(0), 3)
-  shape = (batch_size, image_size, image_size, 3)
-  batch = {
-    'input': jax.random.normal(keys[0], shape, DTYPES[dtype]),
-    'label': jax.random.randint(keys[1], (batch_size,), 0, classes),
-  }
+  if is_text:
+    shape = (batch_size, config.context + 1)
+    tokens = jax.random.randint(keys[0], shape, 0, VOCABULARY)
+    batch = {'input': tokens[:, :-1], 'label': tokens[:, 1:]}
+  else:
+    images = (batch_size, image_size, image_size, 3)
+    batch = {
+      'input': jax.random.normal(keys[0], images, DTYPES[dtype]),
+      'label': jax.random.randint(keys[1], (batch_size,), 0, classes),
+    }
   variables = jax.jit(net.init, static_argnames='train')(
     keys[2], batch['input'][:2], train=False
   )
   return Problem(
-    losses.make_loss(net), variables['params'], variables['batch_stats'], batch
+    losses.make_loss(net),
+    variables['params'],
+    variables.get('batch_stats', {}),
+    batch,
+    stacked,
   )
 
 
@@ -134,7 +161,8 @@ def with_estimator(
   at: Problem, name: str, estimator: mq_jax.GradientEstimator
 ) -> Case:
   """Returns one estimator under SGD, with dorefa at 1 bit in every layer."""
-  train = mq_jax.make_train_step(at.loss_fn, mq_jax.dorefa(), estimator)
+  rules = at.rules(mq_jax.dorefa())
+  train = mq_jax.make_train_step(at.loss_fn, rules, estimator)
   state = train.init(jax.random.key(1), at.params, at.model_state, at.batch)
   return Case(name, train.step_fn, jax.device_get(state), at.batch)
 

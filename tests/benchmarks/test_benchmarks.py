@@ -112,6 +112,21 @@ def at():
   return cases.problem(Wide(), 8, 'float32')
 
 
+def test_problem_of_a_language_model_has_its_rules():
+  at = cases.problem('gpt', 2, 'float32')
+  assert at.batch['input'].shape == at.batch['label'].shape == (2, 128)
+  np.testing.assert_array_equal(
+    at.batch['input'][:, 1:], at.batch['label'][:, :-1]
+  )
+  state = cases.quantized(at, 'ste', 100).state
+  packed = mq_jax.pack(state.params, at.rules(mq_jax.bwn()))
+  kernel = packed.params['blocks']['mlp']['up']['kernel']
+  assert kernel.levels.shape == (4, 1, 1, 1)  # A scale per block.
+  head = packed.params['head']['kernel']
+  assert head.shape == (128, 256)
+  assert head.dtype == np.float32
+
+
 def work(at, name, hidden):
   case = cases.quantized(at, name, hidden)
   return flops.count(case.step_fn, case.state, case.batch)
