@@ -6,6 +6,7 @@ import sys
 import equinox as eqx
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -222,6 +223,91 @@ def test_init_tied_weights_of_nnx_are_one_leaf_and_of_equinox_raise():
   linear = eqx.nn.Linear(4, 4, use_bias=False, key=jax.random.key(0))
   with pytest.raises(ValueError, match='inner/weight and outer/weight'):
     train.init(jax.random.key(0), {'inner': linear, 'outer': linear}, {}, 0.0)
+
+
+class ScannedBlock(nn.Module):
+  @nn.compact
+  def __call__(self, x, _):
+    mixed = nn.MultiHeadDotProductAttention(num_heads=2, use_bias=False)(
+      nn.RMSNorm()(x), mask=nn.make_causal_mask(x[..., 0])
+    )
+    hidden = nn.Dense(16, use_bias=False)(nn.RMSNorm()(x + mixed))
+    return x + mixed + nn.Dense(8, use_bias=False)(nn.silu(hidden)), None
+
+
+class UnrolledNet(nn.Module):
+  @nn.compact
+  def __call__(self, tokens):
+    x = nn.Embed(5, 8)(tokens)
+    for number in range(3):
+      x, _ = ScannedBlock(name=f'block{number}')(x, None)
+    return nn.Dense(5)(x)
+
+
+class ScannedNet(nn.Module):
+  @nn.compact
+  def __call__(self, tokens):
+    x = nn.Embed(5, 8)(tokens)
+    blocks = nn.scan(
+      ScannedBlock, {'params': 0}, split_rngs={'params': True}, length=3
+    )
+    x, _ = blocks(name='blocks')(x, None)
+    return nn.Dense(5)(x)
+
+
+def test_scanned_linen_transformer_trains_as_the_same_blocks_unrolled(x64):
+  """A learned rule is shared by all layers, and scales are per layer."""
+  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 5, (6, 4, 7)))
+  start = UnrolledNet().init(jax.random.key(0), tokens[0])['params']
+  start = jax.tree.map(lambda x: x.astype(float), start)
+  names = [f'block{number}' for number in range(3)]
+  stacked = {key: value for key, value in start.items() if key not in names}
+  stacked['blocks'] = jax.tree.map(
+    lambda *layers: jnp.stack(layers), *(start[name] for name in names)
+  )
+
+  def trained(net, params, rules):
+    def loss_fn(params, model_state, batch, rng):
+      logits = net.apply({'params': params}, batch[:, :-1])
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, batch[:, 1:]
+      )
+      return losses.mean(), (model_state, {})
+
+    train = mq_jax.make_train_step(
+      loss_fn,
+      rules,
+      mq_jax.multi_fc(hidden=3),
+      refine=optax.scale_by_adam(),
+      learning_rate=0.05,
+    )
+    state = train.init(jax.random.key(5), params, {}, tokens[0])
+    for batch in tokens[1:]:
+      state, metrics = train.step(state, batch)
+    return metrics['loss'], train.quantized(state), state.phi
+
+  loss, weights, phi = trained(
+    ScannedNet(),
+    stacked,
+    [('blocks/.*/kernel', mq_jax.per(mq_jax.bwn(), axes=0))],
+  )
+  expected_loss, expected, expected_phi = trained(
+    UnrolledNet(), start, [('block./.*/kernel', mq_jax.bwn())]
+  )
+  again = jax.tree.map(
+    lambda *layers: jnp.stack(layers), *(expected[name] for name in names)
+  )
+  assert len(jnp.unique(jnp.abs(weights['blocks']['Dense_0']['kernel']))) == 3
+  for ours, theirs in (
+    (loss, expected_loss),
+    (phi, expected_phi),
+    (weights['blocks'], again),
+  ):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
+      ours,
+      theirs,
+    )
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Trains, resumes and samples a small language model."""
 
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -21,10 +22,11 @@ from experiments.configs import gpt
 from experiments.data import text
 from experiments.deploy import make
 from experiments.deploy.generate import generate
+from experiments.records import run_log, workdir
 from experiments.training import train
 from experiments.training.loop import Stopped
 from experiments.training.summary import print_summary
-from tests.experiments import tiny
+from tests.experiments import test_processes, tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 # Each letter follows from the one before it.
@@ -171,6 +173,41 @@ def test_two_devices_train_as_one(tmp_path, fsdp):
   two = train.train_and_evaluate(made, tmp_path / 'two')
   for name in ('train_loss', 'test_loss'):
     assert two.records[0][name] == pytest.approx(one.records[0][name], rel=1e-3)
+
+
+def test_two_processes_train_as_one_of_two_devices(tmp_path):
+  made = config(tmp_path, epochs=1, epoch_steps=6, quantizer='bwn', mesh_data=2)
+  values = made.to_dict()
+  changed = [
+    f'--config.{name}={values[name]}'
+    for name, default in gpt.get_config().to_dict().items()
+    if values[name] != default
+  ]
+  command = [sys.executable, '-m', 'experiments.lm']
+  command += ['--config=experiments/configs/gpt.py', *changed]
+  command += [f'--workdir={tmp_path / "two"}', '--processes=2']
+  command += [f'--coordinator=localhost:{test_processes.free_port()}']
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=1'
+  running = [
+    subprocess.Popen(
+      [*command, f'--process_id={index}'],
+      env={**os.environ, 'XLA_FLAGS': flags},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  try:
+    shown = [process.communicate(timeout=300)[0] for process in running]
+  finally:
+    for process in running:
+      process.kill()
+  assert [process.returncode for process in running] == [0, 0], shown
+  one = train.train_and_evaluate(made, tmp_path / 'one')
+  (found,) = run_log.read_log(tmp_path / 'two' / workdir.LOG)[1]
+  for name in ('train_loss', 'test_loss'):
+    assert found[name] == pytest.approx(one.records[0][name], rel=1e-5)
 
 
 def test_sample_continues_the_alphabet(trained):
