@@ -15,11 +15,13 @@ pretrained=$(realpath "${2:?a folder of base models}")
 end=$((SECONDS + 60 * ${3:?a number of minutes}))
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# One line per study: its name, then the options of experiments.study.
+# One line per study: its name, then the options of experiments.study. The study of
+# language models reads tinyshakespeare.txt in this folder.
 queue=(
   'as_released --trials=2'
   'best_1bit_search'
   'small_files'
+  'language'
   'best_1bit --only=-(1|2|4)$'
   'fair_search --only=sgd'
   'fair --only=sgd'

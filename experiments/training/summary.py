@@ -62,7 +62,7 @@ def print_next_commands(
   lines = [f'tensorboard --logdir={folder}/{SCALARS}{install}']
   if config.quantizer != 'none' and DATASETS[config.dataset].symbol:
     lines.append(f'python -m experiments.sample --workdir={folder}')
-  elif config.quantizer != 'none':
+  if config.quantizer != 'none':
     if is_smoke:
       folder = shlex.quote(str(smoke.run_folder(workdir)))
     lines.append(
