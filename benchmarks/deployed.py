@@ -90,7 +90,7 @@ def _formats() -> dict[str, Callable[[Any], bytes]]:
   except MissingError as error:
     print(f'ONNX is left out: {error}')
     return exporters
-  return exporters | {'.onnx': lambda packed: export.onnx(packed, INPUTS)}
+  return exporters | {'.onnx': lambda packed: export.onnx(packed, INPUTS)[0]}
 
 
 def _rows(

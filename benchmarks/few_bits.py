@@ -141,7 +141,9 @@ def _rows(case: Case, folder: pathlib.Path, args: Any) -> Iterator[table.Row]:
       (f'float32 for {bits}', mq_jax.unpack(packed)),
     ):
       files[name] = folder / f'{case.name} {name}.onnx'
-      model = export.onnx_model(case.apply, params, 'x', case.inputs)
+      model = export.onnx_model(
+        case.apply, params, 'x', case.inputs, smallest=0
+      )
       files[name].write_bytes(model.SerializeToString())
   for threads in args.threads:
     sessions = {

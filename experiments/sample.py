@@ -5,9 +5,10 @@
   python -m experiments.sample --workdir=runs/lm
 
 An artefact is a file that `python -m experiments.deploy` wrote. An .onnx file
-needs only onnxruntime, a .stablehlo file only jax and flatbuffers, and its
-card.json beside it. WORKDIR is the folder of a complete run of `python -m
-experiments.lm`, whose quantized weights are packed into bits first.
+needs only onnxruntime, a .stablehlo file only jax and flatbuffers; the others
+need the packages of training, and a .gguf file also gguf. WORKDIR is the folder
+of a complete run of `python -m experiments.lm`, whose quantized weights are
+packed into bits first.
 """
 
 import argparse
@@ -106,12 +107,11 @@ def main() -> None:
     value = getattr(args, name)
     if not value >= 0:
       options.error(f'--{name}={value} must be a number of at least 0.')
-  if args.workdir:
+  if args.workdir is not None:
     network = _open_run(args.workdir)
   else:
     network = _open_artefact(args.artefact)
-  # Keeps bytes that are not valid UTF-8.
-  prompt = (args.prompt or '\n').encode(errors='surrogateescape')
+  prompt = os.fsencode(args.prompt or '\n')
   written = generate(
     network.logits,
     prompt,

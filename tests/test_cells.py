@@ -7,7 +7,7 @@ import pytest
 
 import mq_jax
 from mq_jax import methods
-from mq_jax.quantizers import at_start, cell_of, table_per_weight
+from mq_jax.quantizers import at_start, cell_of, value_per_weight
 from tests.test_interfaces import QUANTIZERS
 
 # These do not round to the nearest of ascending levels, or not in the loss.
@@ -28,13 +28,14 @@ def test_cells_of_each_quantizer_equal_brute_force(x64, name):
   w_tilde = quantizer.preprocess(theta, variables)
   codes, levels = quantizer.codes(w_tilde, variables)
   value = np.asarray(quantizer.unrounded(w_tilde, variables))
-  tables = np.asarray(
-    table_per_weight(
-      levels.reshape(
-        levels.shape if levels.ndim > 1 else (1,) * codes.ndim + levels.shape
-      ),
-      codes.shape,
-    )
+  if levels.ndim == 1:
+    levels = levels.reshape((1,) * codes.ndim + levels.shape)
+  tables = np.stack(
+    [
+      value_per_weight(level, codes.shape)
+      for level in jnp.moveaxis(levels, -1, 0)
+    ],
+    axis=-1,
   )
   assert np.all(np.diff(tables, axis=-1) > 0)
   # Q rounds to the nearest level.

@@ -44,7 +44,8 @@ def read_text(path: str) -> np.ndarray:
   if not file.is_file():
     raise MissingError(
       f'config.data={path!r} does not exist or is not a file: set config.data'
-      ' to a text file, or leave it empty for the documentation of mq_jax.'
+      ' to a text file, or leave it empty for the documentation of mq_jax. A'
+      ' finished run needs its text at the same place.'
     )
   return _bytes_of(file)
 
@@ -68,11 +69,20 @@ def raw_text(text: np.ndarray, keys: ConfigDict) -> RawExamples:
   """Returns the examples of the test of `text_pipeline`.
 
   Args:
-    text: uint8 of shape (bytes,), with at least one example for the test.
+    text: uint8 of shape (bytes,).
     keys: Configuration with at least the keys in `READS`.
+
+  Raises:
+    ConfigError: If the text is too short for one example of the test.
   """
   _, test_text = divide(text)
   count = _count(test_text, keys.context)
+  if count < 1:
+    raise ConfigError(
+      f'config.data={keys.data!r} has {len(text):,} bytes, whose last'
+      f' {TEST_SHARE:.0%} holds no example of config.context={keys.context}:'
+      ' use the text of the run.'
+    )
   tokens = test_text[: count * keys.context].reshape(count, keys.context)
   labels = test_text[1 : tokens.size + 1].reshape(tokens.shape)
 

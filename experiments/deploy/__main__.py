@@ -1,12 +1,12 @@
 r"""Deploys the network of a complete run as small files that run on their own.
 
   python -m experiments.deploy --workdir=runs/mine --out=small \
-    [--format=safetensors,stablehlo,onnx] [--count_bits] [--data_dir=DIR] \
+    [--format=safetensors,stablehlo,onnx,gguf] [--count_bits] [--data_dir=DIR] \
     [--results=results] [--smoke]
 
 Moves scales into norms, turns norms into a scale and a shift, and packs kernels
 into bits. Writes the packed weights, programs that unpack them, and a card to
---out. Each file is opened in a fresh process and run on the test images. If one
+--out. Each file is opened in a fresh process and run on the test. If one
 of them does not return what the trained network returns, nothing is written.
 --results also enters the card into the ledger in that folder. --smoke deploys
 the smoke run that `python -m experiments.cifar --smoke`, or the same command of

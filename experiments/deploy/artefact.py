@@ -3,7 +3,7 @@
 An artefact maps images without preprocessing, uint8 of shape (N, height, width,
 3), or the bytes of a text, uint8 of shape (N, context), to logits. A
 `.stablehlo` file needs jax and an `.onnx` file onnxruntime; neither needs flax
-or the training code. A `.safetensors` file needs both.
+or the training code. `.safetensors` and `.gguf` files need both.
 """
 
 import json
@@ -116,12 +116,14 @@ def _load_onnx(path: pathlib.Path, exact: bool = False) -> Artefact:
     count = len(classes) or outputs[0][0][-1]
     wanted = [inputs[0].shape[1], count] if context else [count]
     is_right = outputs == [(wanted, _ONNX_LOGITS)]
+  except InvalidError:
+    raise
   except (ValueError, RecursionError, TypeError, LookupError):
     is_right = False
   if not is_right:
     raise InvalidError(
-      f'{path} returns {outputs}, not one logit per class. Use a file that'
-      ' python -m experiments.deploy wrote.'
+      f'{path} returns {outputs}, not one logit per class or byte. Use a file'
+      ' that python -m experiments.deploy wrote.'
     )
 
   def logits(examples: np.ndarray) -> np.ndarray:

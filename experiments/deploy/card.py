@@ -20,6 +20,8 @@ from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy import check, packed_network
 from experiments.records import ledger, run_log
 
+# Endings of files, that which needs the fewest packages first.
+_PACKAGES = ('onnx', 'stablehlo', 'safetensors', 'gguf')
 _LARGEST_LISTING = 100  # Names of classes on the page.
 Columns = dict[str, Callable[[dict[str, Any], dict[str, Any]], str]]
 # `(card, artefact) -> text` of each column in a table of files.
@@ -156,8 +158,9 @@ def markdown(card: dict[str, Any]) -> str:
   run, made = card['run'], card['made']
   config = run['config']
   columns = file_columns([card])
-  # The last file needs the fewest packages to run.
-  last = card['artefacts'][-1]['file']
+  # The file that needs the fewest packages.
+  files = [file['file'] for file in card['artefacts']]
+  last = min(files, key=lambda file: _PACKAGES.index(file.rpartition('.')[2]))
   layers = [mq_jax.LayerSummary(**layer) for layer in card['layers']]
   commit = run['commit'] or 'no checkout'
   counting = ' Convolutions of ±1 count bits.' if card['count_bits'] else ''
@@ -201,7 +204,7 @@ def _errors(card: dict[str, Any]) -> str:
   if 'inputs' in rounded:
     text += (
       ' onnxruntime multiplies by kernels of few bits after it rounds their'
-      ' inputs to 8 bits; the row before has products in float32.'
+      ' inputs to 8 bits; the row above was computed with float32 inputs.'
     )
   return text
 

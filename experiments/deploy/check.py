@@ -12,7 +12,7 @@ from experiments.deploy import worker
 from experiments.deploy.artefact import run_in_batches
 from experiments.records import model_file
 
-# Largest error of a logit, relative to the largest logit of the image.
+# Largest error of a logit, relative to the largest logit of the prediction.
 TOLERANCE = 1e-4
 # Share of examples whose predictions may differ if activations are rounded. The
 # last bit of a sum, in which two programs may differ, decides to which side an

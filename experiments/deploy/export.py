@@ -37,7 +37,8 @@ def stablehlo(logits: Logits, shape: tuple[int, ...]) -> bytes:
   (batch,) = export.symbolic_shape('batch')
   examples = _examples(batch, *shape)
   if len(shape) == 1:
-    # Flax starts the parameters of an NNX module in each call, to no use.
+    # Flax initializes the parameters of an NNX module in each call, and nothing
+    # reads them.
     logits = _first(inline.inlined(logits, examples, for_xla=True))
   exported = export.export(jax.jit(logits), platforms=PLATFORMS)
   return bytes(exported(examples).serialize(vjp_order=0))
@@ -47,7 +48,9 @@ def _first(function: Callable[..., list[Any]]) -> Logits:
   return lambda *arguments: function(*arguments)[0]
 
 
-def onnx(packed: mq_jax.PackedParams, inputs: Inputs | Tokens) -> bytes:
+def onnx(
+  packed: mq_jax.PackedParams, inputs: Inputs | Tokens
+) -> tuple[bytes, bool]:
   """Exports an ONNX model, with jax2onnx.
 
   Args:
@@ -59,7 +62,8 @@ def onnx(packed: mq_jax.PackedParams, inputs: Inputs | Tokens) -> bytes:
 
   Returns:
     A serialized ModelProto with the input `images` or `tokens`, and the output
-    `logits`. Tokens can have any length.
+    `logits`, where tokens can have any length; and True if onnxruntime rounds
+    the inputs of its products (`onnx_kernels`).
   """
   is_text = isinstance(inputs, Tokens)
   batch, length = export.symbolic_shape('batch, length')
@@ -81,7 +85,8 @@ def onnx(packed: mq_jax.PackedParams, inputs: Inputs | Tokens) -> bytes:
     if fact is not None:
       model.metadata_props.add(key=key, value=json.dumps(fact))
   content: bytes = model.SerializeToString()
-  return content
+  rounds = any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
+  return content, rounds
 
 
 def onnx_model(
@@ -90,6 +95,7 @@ def onnx_model(
   name: str,
   examples: jax.ShapeDtypeStruct,
   leave: frozenset[str] = frozenset(),
+  smallest: int | None = None,
 ) -> Any:
   """Returns the ModelProto of a network.
 
@@ -99,13 +105,13 @@ def onnx_model(
     name: Name of the input.
     examples: Shape and type of the input.
     leave: Paths of kernels that the model unpacks.
+    smallest: As in `onnx_kernels.kernels_of`.
   """
   import jax2onnx
 
+  found = onnx_kernels.kernels_of(params, smallest)
   kernels = {
-    path: layers
-    for path, layers in sorted(onnx_kernels.kernels_of(params).items())
-    if path not in leave
+    path: layers for path, layers in sorted(found.items()) if path not in leave
   }
   # Each layer is an input of the model until its value replaces it.
   layers = {
@@ -159,7 +165,7 @@ def onnx_model(
   if not unfit:
     return model
   paths = {layer.rpartition('/')[0] for layer in unfit}
-  return onnx_model(apply, params, name, examples, leave | paths)
+  return onnx_model(apply, params, name, examples, leave | paths, smallest)
 
 
 def check_onnx() -> None:

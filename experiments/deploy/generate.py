@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from experiments.common.errors import InvalidError
+
 
 def generate(
   logits_of: Callable[[np.ndarray], np.ndarray],
@@ -31,6 +33,7 @@ def generate(
   Raises:
     ValueError: If the prompt is empty, or `temperature` is negative or no
       number.
+    InvalidError: If the model does not predict bytes, at the first byte.
   """
   if not prompt:
     raise ValueError('prompt is empty: give at least one byte.')
@@ -55,6 +58,11 @@ def _choose(
   logits: np.ndarray, temperature: float, rng: np.random.Generator
 ) -> int:
   """Returns a byte with the probabilities of its logits."""
+  if len(logits) > 256:
+    raise InvalidError(
+      f'The model has {len(logits)} logits per token, but there are 256 bytes.'
+      ' Use a file that python -m experiments.deploy wrote.'
+    )
   logits = logits.astype(np.float64)
   if temperature:
     # A small temperature must not divide large logits to infinity.

@@ -3,9 +3,10 @@
 `mq_jax.models.Gpt` has the layers of Llama, and GGUF calls them `llama`. The
 integers of each kernel stay exact, while their scales become float16: ternary
 and binary kernels are stored as TQ2_0, 2 bits per weight and a scale per 256
-inputs, other ones as Q4_0 or Q8_0, a scale per 32 inputs. Anything else, such
-as the embedding, is float32. llama.cpp rounds the inputs of these kernels to 8
-bits.
+inputs, other ones as Q4_0 or Q8_0, a scale per 32 inputs. Anything else is
+float32: embeddings, and kernels whose levels are no multiples of a scale, whose
+integers exceed 8 bits, or whose scales differ within 32 inputs. llama.cpp
+rounds the inputs of the stored integers to 8 bits.
 """
 
 import json
@@ -16,11 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build.networks import make_network
+from experiments.build.networks import make_activation, make_network
 from experiments.build.schema import recorded_config
 from experiments.common.errors import InvalidError, MissingError
+from experiments.deploy import packed_network
 from experiments.deploy.artefact import Artefact
 from experiments.deploy.integers import has_blocks, integers_of
 from mq_jax.models.gpt import EPSILON, ROPE_BASE
@@ -51,17 +54,26 @@ _NETWORK = 'mq_jax.network'
 _SPACE = ord(' ')
 
 
-def check_network(network: str) -> None:
-  """Checks that GGUF can hold a network.
+def check_network(config: ConfigDict) -> None:
+  """Checks that llama.cpp computes the network of a run.
 
   Raises:
     MissingError: If the package gguf is missing.
-    InvalidError: If the network is not `gpt`.
+    InvalidError: If the network is not `gpt`, or rounds the inputs of layers to
+      other numbers than llama.cpp does.
   """
-  if network != 'gpt':
+  if config.network != 'gpt':
     raise InvalidError(
-      f'GGUF holds language models, but config.network={network!r}. Leave gguf'
-      ' out of --format.'
+      f'GGUF holds language models, but config.network={config.network!r}.'
+      ' Leave gguf out of --format.'
+    )
+  quantizer, bits = config.activation_quantizer, config.activation_bits
+  is_rounded_alike = (quantizer, bits) == ('absmax', 8)
+  if make_activation(config) is not None and not is_rounded_alike:
+    raise InvalidError(
+      'llama.cpp rounds the inputs of layers to 8 bits, but this run has'
+      f' config.activation_quantizer={quantizer!r} and config.activation_bits='
+      f'{bits}. Leave gguf out of --format.'
     )
   _gguf()
 
@@ -74,12 +86,15 @@ def _gguf() -> Any:
   return gguf
 
 
-def write(path: pathlib.Path, packed: mq_jax.PackedParams) -> None:
+def write(path: pathlib.Path, packed: mq_jax.PackedParams) -> bool:
   """Writes a file.
 
   Args:
     path: File.
     packed: Language model with the metadata of `packed_network.make_metadata`.
+
+  Returns:
+    True if scales were rounded to float16: a kernel is stored as integers.
   """
   gguf = _gguf()
   writer = gguf.GGUFWriter(path, ARCHITECTURE)
@@ -98,13 +113,15 @@ def write(path: pathlib.Path, packed: mq_jax.PackedParams) -> None:
   writer.add_rope_freq_base(ROPE_BASE)
   writer.add_layer_norm_rms_eps(EPSILON)
   _add_bytes(writer, gguf)
+  rounded = False
   for name, leaf in leaves.items():
     for key, values, scales in _layers(name, leaf):
-      _add(writer, key, *_rotated(key, values, scales, heads))
+      rounded |= _add(writer, key, *_rotated(key, values, scales, heads))
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
+  return rounded
 
 
 def _add_bytes(writer: Any, gguf: Any) -> None:
@@ -118,7 +135,7 @@ def _add_bytes(writer: Any, gguf: Any) -> None:
   writer.add_token_list(tokens)
   writer.add_token_scores([0.0] * 256)
   writer.add_token_types(types)
-  # No text has the byte 0.
+  # Texts rarely have the byte 0; llama.cpp stops after it.
   for add in (
     writer.add_bos_token_id,
     writer.add_eos_token_id,
@@ -176,12 +193,12 @@ def _rotated(
 
 def _add(
   writer: Any, key: str, values: np.ndarray, scales: np.ndarray | None
-) -> None:
-  """Adds a tensor; integers in the smallest type that holds them."""
+) -> bool:
+  """Adds a tensor; returns True if it is stored as integers."""
   name = f'{key}.weight'
   if scales is None:
     writer.add_tensor(name, np.ascontiguousarray(values, np.float32))
-    return
+    return False
   kinds = _gguf().GGMLQuantizationType
   largest = np.abs(values).max()
   if largest <= 1 and has_blocks(scales.T, 256):
@@ -192,8 +209,9 @@ def _add(
     content, kind = _q8(values, scales), kinds.Q8_0
   else:
     writer.add_tensor(name, np.ascontiguousarray(values * scales))
-    return
+    return False
   writer.add_tensor(name, content, raw_dtype=kind)
+  return True
 
 
 def _half(scales: np.ndarray, block: int) -> np.ndarray:
@@ -246,13 +264,15 @@ def load(path: pathlib.Path) -> Artefact:
       )
       for tensor in reader.tensors
     }
+    check_network(config)
+    packed_network.check_tokens(int(context), vocabulary)
     params = _params(tensors, config.depth, config.heads)
+    net = make_network(config, vocabulary)
   except (OSError, ValueError, LookupError, TypeError) as error:
     raise InvalidError(
       f'{path} is damaged, or not a .gguf file of experiments.deploy ({error}).'
       ' Copy the file again.'
     ) from error
-  net = make_network(config, vocabulary)
   logits = jax.jit(
     lambda params, tokens: net.apply(
       {'params': params}, tokens.astype(jnp.int32), train=False

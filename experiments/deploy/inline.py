@@ -78,7 +78,7 @@ def _stacked(value: Any) -> Any:
 
 
 def _needed(jaxpr: Any) -> list[Any]:
-  """Returns the equations that the results depend on."""
+  """Returns the equations that the results depend on, without mere effects."""
   used, kept = set(_variables(jaxpr.outvars)), []
   for equation in reversed(jaxpr.eqns):
     if not used.isdisjoint(equation.outvars):
@@ -123,20 +123,21 @@ def _run(
       results = _run(called.jaxpr, called.consts, inputs[1:])
     elif name in _CALLS:
       called = params.get('jaxpr') or params['call_jaxpr']
-      consts = getattr(called, 'consts', ())
       body = getattr(called, 'jaxpr', called)
-      results = _run(body, consts, inputs, for_xla)
+      own = getattr(called, 'consts', ())
+      results = _run(body, own, inputs, for_xla)
     elif name == _LOOP and not for_xla:
       results = _unrolled(equation, inputs)
     else:
-      results = _applied(equation, [*map(_stacked, inputs)])
+      results = _applied(equation, [*map(_stacked, inputs)], for_xla)
     values.update(zip(equation.outvars, results, strict=True))
   return [*map(value, jaxpr.outvars)]
 
 
-def _applied(equation: Any, inputs: Sequence[Any]) -> list[Any]:
+def _applied(equation: Any, inputs: Sequence[Any], for_xla: bool) -> list[Any]:
   """Applies the primitive of an equation."""
-  if equation.primitive.name == _SELECT and inputs[1].dtype == bool:
+  is_choice = equation.primitive.name == _SELECT and len(inputs) == 3
+  if is_choice and not for_xla and inputs[0].dtype == inputs[1].dtype == bool:
     # onnxruntime has no choice between booleans.
     which, if_false, if_true = inputs
     return [(which & if_true) | (~which & if_false)]
@@ -173,4 +174,7 @@ def _unrolled(equation: Any, inputs: Sequence[Any]) -> list[Any]:
     carry, steps = results[:carried], [*steps, results[carried:]]
   if equation.params['reverse']:
     steps = steps[::-1]
+  if not steps:
+    shapes = [variable.aval for variable in equation.outvars[carried:]]
+    return [*carry, *(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)]
   return [*carry, *(Layers(outputs) for outputs in zip(*steps, strict=True))]

@@ -26,7 +26,7 @@ def load(
   """Opens an artefact.
 
   Args:
-    path: File that ends in .safetensors, .stablehlo or .onnx.
+    path: File that ends in one of `artefact.SUFFIXES`.
     notify: `(text)`, receives a message if no card confirms a program.
 
   Returns:
@@ -59,7 +59,8 @@ def load(
   if not digest:
     # A program does not store these facts; an ONNX model does.
     unknown = (
-      ' The names of its classes and its crop of photographs are unknown.'
+      ' If it takes images, the names of its classes and its crop of'
+      ' photographs are unknown.'
     )
     notify(
       f'No {CARD} beside {path} has its SHA-256, so nothing shows that it is'

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build.key import subset
-from experiments.build.networks import make_activation, make_network
+from experiments.build.networks import NETWORKS, make_activation, make_network
 from experiments.build.parts import make_parts
 from experiments.common import files
 from experiments.common.errors import InvalidError
@@ -23,7 +23,6 @@ from experiments.deploy import (
   export,
   gguf_file,
   loading,
-  onnx_kernels,
   packed_network,
 )
 from experiments.deploy.kernels import fold_kernels
@@ -68,7 +67,7 @@ def deploy(
 
   Raises:
     MissingError: If there is no complete run of quantized weights, or the
-      packages for ONNX are not installed.
+      packages for ONNX or GGUF are not installed.
     InvalidError: If a format is unknown, `out` is not writable, bits cannot be
       counted, the test accuracy is not that of the run, or a file does not
       return what the trained network returns. `out` then keeps its files.
@@ -88,7 +87,7 @@ def deploy(
       ' Leave onnx out of --format, or train with config.dtype=float32.'
     )
   if 'gguf' in formats:
-    gguf_file.check_network(config.network)
+    gguf_file.check_network(config)
   if data_dir:
     config.data_dir = data_dir
   if count_bits:
@@ -102,6 +101,11 @@ def deploy(
 def _check_count_bits(config: ConfigDict, formats: Sequence[str]) -> None:
   """Refuses to count bits without binary activations, or in ONNX."""
   activation = make_activation(config)
+  if NETWORKS[config.network].inputs == 'tokens':
+    raise InvalidError(
+      f'--count_bits counts in convolutions, which config.network='
+      f'{config.network!r} does not have. Leave it out.'
+    )
   if activation is None or not activation.binary:
     raise InvalidError(
       '--count_bits needs activations of ±1, but those of this run are'
@@ -174,8 +178,7 @@ def _make_files(
   check.check_accuracy(accuracy, model)
   for format_name in formats:
     file = folder / FORMATS[format_name]
-    _write_file(file, packed, inputs)
-    for rounded in _rounded(format_name, packed):
+    for rounded in _write_file(file, packed, inputs):
       exact_products = rounded != INPUTS
       found = check.run_in_fresh_process(file, examples, exact_products)
       compared = check.compare(file, found, expected, examples.labels)
@@ -185,15 +188,6 @@ def _make_files(
   hint = ' --count_bits needs kernels of ±1.' if count_bits else ''
   check.check_artefacts(described['artefacts'], exact, hint)
   return described
-
-
-def _rounded(format_name: str, packed: mq_jax.PackedParams) -> tuple[str, ...]:
-  """Returns what the runs of a file round: '' for nothing."""
-  if format_name == 'gguf':
-    return (SCALES,)
-  if format_name == 'onnx' and onnx_kernels.kernels_of(packed.params):
-    return ('', INPUTS)
-  return ('',)
 
 
 def test_examples(config: ConfigDict) -> RawExamples:
@@ -221,17 +215,24 @@ def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
 
 def _write_file(
   path: pathlib.Path, packed: mq_jax.PackedParams, inputs: Inputs | Tokens
-) -> None:
-  """Writes a file in the format of its suffix."""
+) -> tuple[str, ...]:
+  """Writes a file in the format of its suffix.
+
+  Returns:
+    What the runs round that check the file: '' for nothing.
+  """
   if path.suffix == '.safetensors':
     mq_jax.save_packed(path, packed)
   elif path.suffix == '.stablehlo':
     logits = packed_network.make_logits(packed)
     path.write_bytes(export.stablehlo(logits, inputs.shape))
   elif path.suffix == '.gguf':
-    gguf_file.write(path, packed)
+    return (SCALES if gguf_file.write(path, packed) else '',)
   else:
-    path.write_bytes(export.onnx(packed, inputs))
+    content, rounds = export.onnx(packed, inputs)
+    path.write_bytes(content)
+    return ('', INPUTS) if rounds else ('',)
+  return ('',)
 
 
 def _move_files(

@@ -50,21 +50,25 @@ class FewBits(NamedTuple):
   block: int
 
 
-def kernels_of(params: Any) -> dict[str, list[FewBits]]:
+def kernels_of(
+  params: Any, smallest: int | None = None
+) -> dict[str, list[FewBits]]:
   """Returns the kernels that `FewBits` can hold, by path.
 
   Args:
     params: Parameters with packed weights. A leaf called `kernel` is one of
       shape (inputs, outputs), or a stack of them.
+    smallest: Least number of weights of a layer; None: `SMALLEST`.
 
   Returns:
-    The layers of each kernel: one, or those of the stack. A kernel with less
-    than `SMALLEST` weights is left out, and one that `few_bits` cannot convert.
+    The layers of each kernel: one, or those of the stack. A smaller kernel is
+    left out, and one that `few_bits` cannot convert.
   """
   found = {}
+  least = SMALLEST if smallest is None else smallest
   for path, leaf in packed_leaves(params).items():
     is_kernel = path.rpartition('/')[2] == 'kernel'
-    is_large = math.prod(leaf.shape[-2:]) >= SMALLEST
+    is_large = math.prod(leaf.shape[-2:]) >= least
     if is_kernel and len(leaf.shape) in (2, 3) and is_large:
       layers = few_bits(leaf)
       if layers:
@@ -84,8 +88,13 @@ def few_bits(leaf: PackedArray) -> list[FewBits]:
     scale (`integers_of`), if 8 bits do not hold the multiples, or if no block
     of inputs shares its scales.
   """
-  layers = [_few_bits(*layer) for layer in integers_of(leaf)]
-  return [] if None in layers else [layer for layer in layers if layer]
+  layers = []
+  for integers, scales in integers_of(leaf):
+    layer = _few_bits(integers, scales)
+    if layer is None:
+      return []
+    layers.append(layer)
+  return layers
 
 
 def _few_bits(weights: np.ndarray, scales: np.ndarray) -> FewBits | None:

@@ -5,6 +5,7 @@ so that a file of packed parameters is enough to run the network.
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,20 @@ def compiled_logits(packed: mq_jax.PackedParams) -> Logits:
   return lambda examples: np.asarray(logits(examples))
 
 
+def check_tokens(context: Any, vocabulary: Any) -> None:
+  """Checks the sizes of a language model on bytes.
+
+  Raises:
+    ValueError: If one of them is no such size.
+  """
+  for name, size, limit in (
+    ('context', context, math.inf),
+    ('vocabulary', vocabulary, 256),
+  ):
+    if type(size) is not int or not 1 <= size <= limit:
+      raise ValueError(f'{name}={size!r} must be an integer from 1 to {limit}')
+
+
 def load(path: pathlib.Path) -> Artefact:
   """Loads the network in a file of packed parameters.
 
@@ -119,11 +134,19 @@ def load(path: pathlib.Path) -> Artefact:
       f'{path} does not describe its network. Use a file that'
       ' python -m experiments.deploy wrote.'
     )
-  facts = {
-    name: json.loads(text)
-    for name, text in packed.metadata.items()
-    if name in own | {'resize'}
-  }
+  try:
+    facts = {
+      name: json.loads(text)
+      for name, text in packed.metadata.items()
+      if name in own | {'resize'}
+    }
+    if is_text:
+      check_tokens(facts['context'], facts['vocabulary'])
+  except (ValueError, RecursionError) as error:
+    raise InvalidError(
+      f'{path} does not describe its network: {error}. Use a file that'
+      ' python -m experiments.deploy wrote.'
+    ) from error
   logits = compiled_logits(packed)
   if is_text:
     return Artefact(logits, (facts['context'],), ())

@@ -76,8 +76,9 @@ def load(path: pathlib.Path) -> Artefact:
   except Exception as error:  # The errors of flatbuffers have no common base.
     cause = str(error).partition('\n')[0] or type(error).__name__
     raise InvalidError(
-      f'{path} is damaged or is not a program of jax.export ({cause}). Copy the'
-      ' file again.'
+      f'{path} is damaged, is not a program of jax.export, or is one of a newer'
+      f' jax than {jax.__version__} ({cause}). Copy the file again, or update'
+      ' jax.'
     ) from error
   for use in uses:
     if not is_allowed(*use):

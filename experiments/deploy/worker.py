@@ -37,7 +37,7 @@ _SECONDS_TO_NOTICE = 1.0  # Longest time until the end of the parent counts.
 # Opening takes seconds, most of them for imports. A damaged file can trap the
 # parser of jaxlib in an endless loop.
 SECONDS_TO_OPEN = 60
-# For `BATCH` images. The first ones wait for a compilation. A crafted program
+# For `BATCH` examples. The first ones wait for a compilation. A crafted program
 # can be endless.
 SECONDS_PER_BATCH = 300
 
@@ -130,7 +130,7 @@ def _calling_on_error(function: Callable[[], object]) -> Iterator[None]:
 
 
 def _seconds_for(count: int) -> int:
-  """Returns the limit in seconds for the logits of `count` images."""
+  """Returns the limit in seconds for the logits of `count` examples."""
   return SECONDS_PER_BATCH * max(1, math.ceil(count / BATCH))
 
 

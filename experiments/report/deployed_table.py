@@ -37,7 +37,7 @@ def deployed_table(cards: Sequence[dict[str, Any]]) -> Table:
   columns = _COLUMNS | file_columns(cards)
   return Table(
     'deployed',
-    'Deployed networks, each file run on the test in a fresh process',
+    'Deployed networks, each file run on the test set in a fresh process',
     tuple(columns),
     [
       [text(card, file) for text in columns.values()]

@@ -11,7 +11,7 @@ from jax import lax
 
 from mq_jax.materialize import materialize
 from mq_jax.packing import levels
-from mq_jax.quantizers import dequantize, table_per_weight
+from mq_jax.quantizers import dequantize, value_per_weight
 from mq_jax.selection import named_leaves
 
 Array = jax.Array
@@ -103,9 +103,9 @@ def values(array: PackedArray) -> Array:
   codes, table = codes_of(array), _table(array)
   if table.shape[-1] == 2:
     # Exported programs express this choice in a single operation.
-    if table.ndim > 1:
-      table = table_per_weight(table, array.shape)
     low, high = table[..., 0], table[..., 1]
+    if table.ndim > 1:
+      low, high = (value_per_weight(x, array.shape) for x in (low, high))
     return jnp.where(codes > 0, high, low)
   return dequantize(codes, table)
 

@@ -24,8 +24,8 @@ from mq_jax.quantizers.base import even_levels as even_levels
 from mq_jax.quantizers.base import forward_weight as forward_weight
 from mq_jax.quantizers.base import projected as projected
 from mq_jax.quantizers.base import quantize as quantize
-from mq_jax.quantizers.base import table_per_weight as table_per_weight
 from mq_jax.quantizers.base import unquantized as unquantized
+from mq_jax.quantizers.base import value_per_weight as value_per_weight
 from mq_jax.quantizers.base import w_itself as w_itself
 from mq_jax.quantizers.bwn import bwn as bwn
 from mq_jax.quantizers.cells import Cell as Cell

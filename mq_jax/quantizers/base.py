@@ -1,5 +1,6 @@
 """The interface of all quantizers, and functions of any quantizer."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -85,34 +86,38 @@ def dequantize(codes: Array, levels: Array) -> Array:
   """
   if levels.ndim == 1:
     return levels[codes]
-  values = jnp.take_along_axis(
-    table_per_weight(levels, codes.shape),
-    codes[..., None].astype(jnp.int32),
-    axis=-1,
-  )
-  return values[..., 0]
+  *tables, count = levels.shape
+  numbers = jnp.arange(math.prod(tables)).reshape(tables)
+  first = count * value_per_weight(numbers, codes.shape)
+  # The table of each weight would take `count` times the memory.
+  return levels.reshape(-1)[first + codes.astype(first.dtype)]
 
 
-def table_per_weight(levels: Array, shape: tuple[int, ...]) -> Array:
-  """Returns the table of each weight, shape `(*shape, n)`.
+def value_per_weight(values: Array, shape: tuple[int, ...]) -> Array:
+  """Returns the value of each weight, one per table.
 
   Args:
-    levels: Several tables, as in `Quantizer.codes`.
+    values: One value per table of `Quantizer.codes`: an array with as many axes
+      as the weight, each as long as that of the weight or a divisor of it.
     shape: Shape of the weight.
   """
   for axis, length in enumerate(shape):
-    tables = levels.shape[axis]
+    tables = values.shape[axis]
     if 1 < tables < length:
-      # A gather or scatter of jnp.repeat would be slower, and not exported.
-      groups = jnp.expand_dims(levels, axis + 1)
-      repeats = (
-        length // tables if i == axis + 1 else n
-        for i, n in enumerate(groups.shape)
+      # jnp.repeat would be a gather or a scatter.
+      groups = jnp.expand_dims(values, axis + 1)
+      groups = jnp.broadcast_to(
+        groups,
+        (
+          *groups.shape[: axis + 1],
+          length // tables,
+          *groups.shape[axis + 2 :],
+        ),
       )
-      levels = jnp.broadcast_to(groups, tuple(repeats)).reshape(
-        *levels.shape[:axis], length, *levels.shape[axis + 1 :]
+      values = groups.reshape(
+        *values.shape[:axis], length, *values.shape[axis + 1 :]
       )
-  return jnp.broadcast_to(levels, (*shape, levels.shape[-1]))
+  return jnp.broadcast_to(values, shape)
 
 
 def even_levels(steps: int, dtype: jax.typing.DTypeLike) -> Array:

@@ -17,7 +17,7 @@ import rich.console
 from PIL import Image
 
 import mq_jax
-from experiments import predict
+from experiments import predict, sample
 from experiments.build.networks import make_activation
 from experiments.common import errors, sealed
 from experiments.configs import digits
@@ -108,6 +108,12 @@ def deployed(tmp_path_factory):
   out = workdir / 'small'
   described = make.deploy(workdir, out, FORMATS)
   return out, described, trained_logits(net, workdir)
+
+
+def test_sample_refuses_a_network_for_images(deployed):
+  out, _, _ = deployed
+  with pytest.raises(errors.InvalidError, match='classify images with it'):
+    sample._open_artefact(out / 'packed.safetensors')
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import mq_jax
 from experiments.build.networks import make_network
 from experiments.build.parts import make_parts
 from experiments.common.errors import InvalidError, MissingError
-from experiments.configs import gpt
+from experiments.configs import gpt, resnet20
 from experiments.data.raw_examples import Tokens
 from experiments.deploy import artefact, gguf_file, packed_network
 from experiments.deploy.integers import integers_of
@@ -158,7 +158,7 @@ def test_check_network_refuses_images_and_missing_package(monkeypatch):
   with pytest.raises(
     InvalidError, match=r"network='resnet20'\. Leave gguf out"
   ):
-    gguf_file.check_network('resnet20')
+    gguf_file.check_network(resnet20.get_config())
   monkeypatch.setitem(sys.modules, 'gguf', None)
   with pytest.raises(MissingError, match='pip install gguf'):
-    gguf_file.check_network('gpt')
+    gguf_file.check_network(gpt.get_config())

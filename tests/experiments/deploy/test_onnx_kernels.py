@@ -143,7 +143,9 @@ def test_onnx_language_model_multiplies_by_few_bits(tmp_path, quantizer, kind):
 
   packed = language_model(quantizer)
   path = tmp_path / 'model.onnx'
-  path.write_bytes(export.onnx(packed, Tokens((CONTEXT,), 256)))
+  content, rounds = export.onnx(packed, Tokens((CONTEXT,), 256))
+  assert rounds
+  path.write_bytes(content)
   model = onnx.load(path)
   onnx.checker.check_model(model)
   assert [node.name for node in model.graph.input] == ['tokens']
