@@ -489,9 +489,8 @@ MUTANTS = [
   Mutant(
     'mq_jax/quantizers/base.py',
     'tables of groups alternate',
-    'levels = jnp.repeat(\n        levels, length // tables, axis,'
-    ' total_repeat_length=length\n      )',
-    'levels = jnp.concatenate([levels] * (length // tables), axis)',
+    'values = groups.reshape(',
+    'values = jnp.swapaxes(groups, axis, axis + 1).reshape(',
     'tests/test_per.py',
   ),
   Mutant(
