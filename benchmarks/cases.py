@@ -70,7 +70,7 @@ class Problem(NamedTuple):
   Attributes:
     loss_fn: Loss as `make_train_step` takes it.
     params: Initial parameters.
-    model_state: Initial batch statistics; {} if there are none.
+    model_state: Initial batch statistics. A network without them has `{}`.
     batch: Random 'input' and 'label'.
     stacked: `Network.stacked` of a declared network.
   """

@@ -72,9 +72,7 @@ def open_here(path: pathlib.Path, exact: bool = False) -> Artefact:
     InvalidError: If the file is damaged, takes other inputs or returns
       something else than logits.
   """
-  if path.suffix == '.onnx':
-    return _load_onnx(path, exact)
-  return _LOADERS[path.suffix](path)
+  return _LOADERS[path.suffix](path, exact)
 
 
 def batch_size(shape: Sequence[int]) -> int:
@@ -95,13 +93,14 @@ def run_in_batches(logits: Logits, examples: RawExamples) -> np.ndarray:
   return np.concatenate([logits(batch) for batch in examples.batches(size)])
 
 
-def _load_stablehlo(path: pathlib.Path) -> Artefact:
+def _load_stablehlo(path: pathlib.Path, exact: bool) -> Artefact:
+  del exact  # All products are in the type of the network.
   from experiments.deploy import program
 
   return program.load(path)
 
 
-def _load_onnx(path: pathlib.Path, exact: bool = False) -> Artefact:
+def _load_onnx(path: pathlib.Path, exact: bool) -> Artefact:
   session = open_session(path, exact)
   inputs = session.get_inputs()
   outputs = [(node.shape[1:], node.type) for node in session.get_outputs()]
@@ -170,7 +169,8 @@ def open_session(path: pathlib.Path, exact: bool, threads: int = 0) -> Any:
     ) from error
 
 
-def _load_safetensors(path: pathlib.Path) -> Artefact:
+def _load_safetensors(path: pathlib.Path, exact: bool) -> Artefact:
+  del exact  # All products are in the type of the network.
   try:
     from experiments.deploy import packed_network
   except ImportError as error:
@@ -178,7 +178,8 @@ def _load_safetensors(path: pathlib.Path) -> Artefact:
   return packed_network.load(path)
 
 
-def _load_gguf(path: pathlib.Path) -> Artefact:
+def _load_gguf(path: pathlib.Path, exact: bool) -> Artefact:
+  del exact  # All products are in the type of the network.
   try:
     from experiments.deploy import gguf_file
   except ImportError as error:
@@ -193,7 +194,7 @@ def _needs_training_code(path: pathlib.Path, error: ImportError) -> str:
   )
 
 
-_LOADERS: dict[str, Callable[[pathlib.Path], Artefact]] = {
+_LOADERS: dict[str, Callable[[pathlib.Path, bool], Artefact]] = {
   '.safetensors': _load_safetensors,
   '.stablehlo': _load_stablehlo,
   '.onnx': _load_onnx,

@@ -199,9 +199,9 @@ def _errors(card: dict[str, Any]) -> str:
     f' {what} in the trained network.'
   )
   rounded = {file.get('rounded') for file in card['artefacts']}
-  if 'scales' in rounded:
+  if check.SCALES in rounded:
     text += ' GGUF stores scales as float16; llama.cpp also rounds inputs.'
-  if 'inputs' in rounded:
+  if check.INPUTS in rounded:
     text += (
       ' onnxruntime multiplies by kernels of few bits after it rounds their'
       ' inputs to 8 bits; the row above was computed with float32 inputs.'

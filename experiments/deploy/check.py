@@ -21,6 +21,8 @@ BORDERLINE = 1e-3
 # The same share if a file rounds scales to float16, or a runtime the inputs of
 # products to 8 bits.
 ROUNDED = 0.02
+# What a file, or its runtime, rounds.
+INPUTS, SCALES = 'inputs', 'scales'
 
 
 def run_in_fresh_process(

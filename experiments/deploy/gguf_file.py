@@ -14,13 +14,11 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build.networks import make_activation, make_network
+from experiments.build.networks import make_activation
 from experiments.build.schema import recorded_config
 from experiments.common.errors import InvalidError, MissingError
 from experiments.deploy import packed_network
@@ -254,10 +252,10 @@ def load(path: pathlib.Path) -> Artefact:
   gguf = _gguf()
   try:
     reader = gguf.GGUFReader(path)
-    facts = json.loads(reader.fields[_NETWORK].contents())
+    network = reader.fields[_NETWORK].contents()
     context = reader.fields[f'{ARCHITECTURE}.context_length'].contents()
     vocabulary = len(reader.fields['tokenizer.ggml.tokens'].data)
-    config = recorded_config(facts, 'The file of the network')
+    config = recorded_config(json.loads(network), 'The file of the network')
     tensors = {
       tensor.name.removesuffix('.weight'): gguf.quants.dequantize(
         tensor.data, tensor.tensor_type
@@ -267,20 +265,17 @@ def load(path: pathlib.Path) -> Artefact:
     check_network(config)
     packed_network.check_tokens(int(context), vocabulary)
     params = _params(tensors, config.depth, config.heads)
-    net = make_network(config, vocabulary)
+    sizes = {'context': int(context), 'vocabulary': vocabulary}
+    metadata = {name: json.dumps(size) for name, size in sizes.items()}
+    logits = packed_network.compiled_logits(
+      mq_jax.PackedParams(params, {}, metadata | {'network': network})
+    )
   except (OSError, ValueError, LookupError, TypeError) as error:
     raise InvalidError(
       f'{path} is damaged, or not a .gguf file of experiments.deploy ({error}).'
       ' Copy the file again.'
     ) from error
-  logits = jax.jit(
-    lambda params, tokens: net.apply(
-      {'params': params}, tokens.astype(jnp.int32), train=False
-    ).astype(jnp.float32)
-  )
-  return Artefact(
-    lambda tokens: np.asarray(logits(params, tokens)), (int(context),), ()
-  )
+  return Artefact(logits, (int(context),), ())
 
 
 def _params(

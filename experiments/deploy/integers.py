@@ -6,6 +6,7 @@ import numpy as np
 import mq_jax
 from mq_jax.packing import levels
 from mq_jax.packing.packed_array import PackedArray
+from mq_jax.quantizers import value_per_weight
 
 
 def integers_of(leaf: PackedArray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -26,19 +27,11 @@ def integers_of(leaf: PackedArray) -> list[tuple[np.ndarray, np.ndarray]]:
   if alpha is None or table.dtype != np.float32:
     return []
   multiples = np.rint(table / alpha[..., None])
-  first = jnp.zeros(leaf.shape, jnp.uint8)
+  integers = np.asarray(mq_jax.dequantize(codes, jnp.asarray(multiples)))
+  of_tables = alpha if alpha.ndim else alpha.reshape((1,) * len(leaf.shape))
+  scales = np.asarray(value_per_weight(jnp.asarray(of_tables), leaf.shape))
   shape = (-1, *leaf.shape[-2:])
-  return list(
-    zip(
-      *(
-        np.asarray(mq_jax.dequantize(index, jnp.asarray(of_code))).reshape(
-          shape
-        )
-        for index, of_code in ((codes, multiples), (first, alpha[..., None]))
-      ),
-      strict=True,
-    )
-  )
+  return list(zip(integers.reshape(shape), scales.reshape(shape), strict=True))
 
 
 def has_blocks(scales: np.ndarray, block: int) -> bool:

@@ -37,8 +37,6 @@ FORMATS = {
   'onnx': 'model.onnx',
   'gguf': 'model.gguf',
 }
-# What a file, or its runtime, rounds.
-INPUTS, SCALES = 'inputs', 'scales'
 PAGE = 'CARD.md'
 _STAGING = '.deploy'
 
@@ -179,7 +177,7 @@ def _make_files(
   for format_name in formats:
     file = folder / FORMATS[format_name]
     for rounded in _write_file(file, packed, inputs):
-      exact_products = rounded != INPUTS
+      exact_products = rounded != check.INPUTS
       found = check.run_in_fresh_process(file, examples, exact_products)
       compared = check.compare(file, found, expected, examples.labels)
       if rounded:
@@ -227,11 +225,11 @@ def _write_file(
     logits = packed_network.make_logits(packed)
     path.write_bytes(export.stablehlo(logits, inputs.shape))
   elif path.suffix == '.gguf':
-    return (SCALES if gguf_file.write(path, packed) else '',)
+    return (check.SCALES if gguf_file.write(path, packed) else '',)
   else:
     content, rounds = export.onnx(packed, inputs)
     path.write_bytes(content)
-    return ('', INPUTS) if rounds else ('',)
+    return ('', check.INPUTS) if rounds else ('',)
   return ('',)
 
 

@@ -3,6 +3,7 @@
 The network replaces a ResNet in tests of the code around networks.
 """
 
+import json
 from typing import Any
 
 import jax
@@ -185,3 +186,16 @@ def timeless(records):
   return [
     {k: v for k, v in record.items() if k not in clock} for record in records
   ]
+
+
+def write_header(folder, config):
+  """Writes the log of a run whose records nobody reads."""
+  header = {
+    'date': '2026-01-01',
+    'config': config.to_dict(),
+    'device': {'kind': 'cpu', 'platform': 'cpu', 'count': 1},
+    'versions': {'jax': '0', 'mq_jax': '0'},
+    'commit': 'abc',
+    'dirty': False,
+  }
+  (folder / workdir.LOG).write_text(json.dumps(header) + '\n')

@@ -27,6 +27,7 @@ from experiments.records import cards, model_file
 from experiments.report import deployed_table
 from mq_jax import models
 from mq_jax.selection import named_leaves, replace
+from tests.experiments import tiny
 
 FORMATS = ('safetensors', 'stablehlo')
 HAS_ONNX = all(
@@ -71,15 +72,7 @@ def write_run(workdir, method=None, **changes):
   right = trained_logits(net, workdir).argmax(1) == digits_labels()
   accuracy = {'accuracy': f'{100 * right.mean():.2f}'}
   model_file.save_model(file, mq_jax.unpack(packed), batch_stats, accuracy)
-  header = {
-    'date': '2026-01-01',
-    'config': config.to_dict(),
-    'device': {'kind': 'cpu', 'platform': 'cpu', 'count': 1},
-    'versions': {'jax': '0', 'mq_jax': '0'},
-    'commit': 'abc',
-    'dirty': False,
-  }
-  (workdir / 'metrics.jsonl').write_text(json.dumps(header) + '\n')
+  tiny.write_header(workdir, config)
   return net
 
 

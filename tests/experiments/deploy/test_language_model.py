@@ -1,7 +1,6 @@
 """Tests files of language models whose numbers, or whose runtime, round."""
 
 import importlib.util
-import json
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from experiments.common.errors import ConfigError, InvalidError
 from experiments.configs import gpt
 from experiments.deploy import make, onnx_kernels
 from experiments.records import model_file
+from tests.experiments import tiny
 
 CONTEXT = 16
 TEXT = np.random.default_rng(1).integers(97, 123, 6000, np.uint8).tobytes()
@@ -45,15 +45,7 @@ def write_run(folder, **changes):
     {},
     {'accuracy': f'{100 * right.mean():.2f}'},
   )
-  header = {
-    'date': '2026-01-01',
-    'config': config.to_dict(),
-    'device': {'kind': 'cpu', 'platform': 'cpu', 'count': 1},
-    'versions': {'jax': '0', 'mq_jax': '0'},
-    'commit': 'abc',
-    'dirty': False,
-  }
-  (folder / 'metrics.jsonl').write_text(json.dumps(header) + '\n')
+  tiny.write_header(folder, config)
   return path
 
 
