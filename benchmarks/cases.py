@@ -15,6 +15,7 @@ from experiments.build.schema import default_config
 from experiments.data.text import VOCABULARY
 
 FULL, STE = 'full precision', 'ste'
+RATE = 1e-3  # step size of full precision
 # Each takes the width as `hidden`.
 ESTIMATORS: dict[str, Callable[..., mq_jax.GradientEstimator]] = {
   STE: lambda hidden: mq_jax.ste(),
@@ -149,7 +150,7 @@ def full_precision(at: Problem) -> Case:
     (loss, (model_state, metrics)), grads = jax.value_and_grad(
       at.loss_fn, has_aux=True
     )(params, model_state, batch, jax.random.key(0))
-    params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
+    params = jax.tree.map(lambda w, g: w - RATE * g, params, grads)
     return (params, model_state), {**metrics, 'loss': loss}
 
   return Case(
