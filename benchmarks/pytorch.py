@@ -2,21 +2,18 @@
 
   python -m benchmarks.pytorch [--quick] [--json FILE]
 
-needs PyTorch (`pip install torch`). All programs train the same ResNet20 in full
-precision by SGD, except that of the straight-through rule. The rows after the
-rule show what each part of `mq_jax.models` that is written for CPU gains:
-without the part, the step takes longer. The command fails if PyTorch's loss
-differs from ours.
+needs PyTorch (`pip install torch`). The programs train one ResNet20 by SGD: in
+full precision, and by the straight-through rule. The last row shows what
+`mq_jax.materialize` gains. The command fails if PyTorch's loss differs from
+ours.
 """
 
-import contextlib
-import functools
 import importlib.metadata
 import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -28,7 +25,6 @@ from benchmarks import cases, measure, table
 from experiments.common.errors import MissingError
 from experiments.records import torch_weights
 from mq_jax.models import batch_norm
-from mq_jax.models.cpu import convolution
 
 QUICK = {'batch_size': 8, 'rounds': 2, 'steps': 1}
 TOLERANCE = 1e-4  # of the first loss, in float32
@@ -54,14 +50,13 @@ def main() -> None:
     losses.append(loss)
   if any(abs(loss - ours) > TOLERANCE * abs(ours) for loss in losses):
     sys.exit(f'The losses of PyTorch are {losses}, but ours is {ours}.')
-  for name, change in PARTS.items():
-    jax.clear_caches()
-    with change():
-      case = cases.full_precision(at)._replace(name=name)
-      programs.append(measure.compile_case(case, args.steps))
-    if name == cases.FULL:
-      rule = cases.quantized(at, cases.STE, hidden=1)
-      programs.append(measure.compile_case(rule, args.steps))
+  full = cases.full_precision(at)
+  for case in (full, cases.quantized(at, cases.STE, hidden=1)):
+    programs.append(measure.compile_case(case, args.steps))
+  jax.clear_caches()
+  with mock.patch.object(batch_norm, 'materialize', _call):
+    fused = full._replace(name='norms computed in every reader')
+    programs.append(measure.compile_case(fused, args.steps))
 
   seconds = measure.interleaved(programs, args.rounds)
   table.show(
@@ -113,11 +108,12 @@ def _resnet20(torch: Any) -> Any:
   Its parts have the names that `experiments.import_torch` reads.
   """
   nn = torch.nn
+  module: Any = nn.Module
 
   def convolution(inputs: int, outputs: int, size: int, stride: int) -> Any:
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
 
-  class Block(nn.Module):  # type: ignore[misc]
+  class Block(module):
     def __init__(self, inputs: int, outputs: int, stride: int):
       super().__init__()
       self.conv1 = convolution(inputs, outputs, 3, stride)
@@ -138,7 +134,7 @@ def _resnet20(torch: Any) -> Any:
     blocks = [Block(inputs, outputs, stride)]
     return nn.Sequential(*blocks, *(Block(outputs, outputs, 1) for _ in '12'))
 
-  class ResNet20(nn.Module):  # type: ignore[misc]
+  class ResNet20(module):
     def __init__(self) -> None:
       super().__init__()
       self.conv1 = convolution(3, 16, 3, 1)
@@ -194,36 +190,6 @@ def _torch_program(
 def _call(function: Callable[..., Any], *operands: Any, never: Any) -> Any:
   del never
   return function(*operands)
-
-
-@contextlib.contextmanager
-def _fewest_channels(channels: int) -> Iterator[None]:
-  with mock.patch.object(convolution, 'FEWEST_CHANNELS', channels):
-    yield
-
-
-@contextlib.contextmanager
-def _fused_norms() -> Iterator[None]:
-  with mock.patch.object(batch_norm, 'materialize', _call):
-    yield
-
-
-@contextlib.contextmanager
-def _neither() -> Iterator[None]:
-  with _fused_norms(), _fewest_channels(sys.maxsize):
-    yield
-
-
-# The rows of our steps in full precision, and what changes each of them.
-PARTS: dict[str, Callable[[], Any]] = {
-  cases.FULL: contextlib.nullcontext,
-  'filter gradients of XLA': functools.partial(_fewest_channels, sys.maxsize),
-  'filter gradients as products from 16 channels': functools.partial(
-    _fewest_channels, 16
-  ),
-  'norms computed in every reader': _fused_norms,
-  'without both parts': _neither,
-}
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ from flax import linen as nn
 
 from mq_jax.models.batch_norm import BatchNorm
 from mq_jax.models.cpu.bit_convolution import bit_conv_general_dilated
-from mq_jax.models.cpu.convolution import conv_general_dilated
 from mq_jax.models.cpu.depthwise import depthwise_conv_general_dilated
 
 Array = jax.Array
@@ -54,9 +53,7 @@ def conv(
     name,
     padding,
     kernel_init=kernel_init,
-    conv_general_dilated=(
-      bit_conv_general_dilated if count_bits else conv_general_dilated
-    ),
+    conv_general_dilated=bit_conv_general_dilated if count_bits else None,
   )
 
 

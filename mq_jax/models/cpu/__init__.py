@@ -1,4 +1,4 @@
 """Convolutions that work around weaknesses of XLA on CPU.
 
-On other platforms both convolutions are `lax.conv_general_dilated`.
+On other platforms they are `lax.conv_general_dilated`.
 """
