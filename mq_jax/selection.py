@@ -55,6 +55,15 @@ def named_leaves(
 def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
   """Selects the quantizer of each leaf that is to be quantized.
 
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from mq_jax import selection
+    >>> params = {'stem': {'kernel': jnp.ones((3, 4))},
+    ...           'head': {'kernel': jnp.ones((4, 2)), 'bias': jnp.ones(2)}}
+    >>> rules = [('stem/.*', None), ('.*/kernel', mq_jax.bwn())]
+    >>> list(selection.select(params, rules))
+    ['head/kernel']
+
   Args:
     params: Pytree of arrays, or of anything with a dtype and a shape.
     rules: Sequence of `(regex, Quantizer or None)`. The regex must match the

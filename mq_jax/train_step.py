@@ -113,6 +113,25 @@ def make_train_step(
 ) -> TrainStep:
   """Makes the train step of one network.
 
+  Examples:
+    Weights of one bit learn the signs of two slopes:
+
+    >>> import jax, jax.numpy as jnp
+    >>> def loss_fn(params, model_state, batch, rng):
+    ...   error = batch['x'] @ params['kernel'] - batch['y']
+    ...   return jnp.mean(error**2), (model_state, {})
+    >>> x = jax.random.normal(jax.random.key(0), (64, 2))
+    >>> batch = {'x': x, 'y': x @ jnp.array([[1.0], [-1.0]])}
+    >>> params = {'kernel': jnp.array([[-0.3], [0.2]])}
+    >>> train = mq_jax.make_train_step(
+    ...   loss_fn, mq_jax.dorefa(), mq_jax.ste(), learning_rate=0.01
+    ... )
+    >>> state = train.init(jax.random.key(1), params, {}, batch)
+    >>> for _ in range(20):
+    ...   state, metrics = train.step(state, batch)
+    >>> print(train.quantized(state)['kernel'].ravel(), metrics['loss'])
+    [ 1. -1.] 0.0
+
   Args:
     loss_fn: `(params, model_state, batch, rng) -> (loss, (model_state,
       metrics))`, pure; `loss` is a scalar, `metrics` a dict. `loss_fn` receives

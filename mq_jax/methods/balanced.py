@@ -71,6 +71,12 @@ def absmean(*, scale: float = 1.0) -> Quantizer:
   Raises:
     ValueError: If `scale` is not positive.
 
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([2.0, 0.4, -3.6, 0.0])
+    >>> print(mq_jax.quantize(mq_jax.methods.absmean(), w, ()))
+    [ 1.5  0.  -1.5  0. ]
+
   References:
     Ma et al., `The Era of 1-bit LLMs <https://arxiv.org/abs/2402.17764>`_,
     2024, eqs. (1) to (3)

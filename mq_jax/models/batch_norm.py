@@ -129,7 +129,7 @@ def batch_statistics(
   statistics. No gradients flow through the statistics.
 
   Args:
-    net: Network whose `BatchNorm`s have the default momentum.
+    net: Network whose `BatchNorm` layers have the default momentum.
     params: Parameters of the network.
     batch_stats: Statistics of the network; their values are ignored.
     images: Batch of images.

@@ -58,6 +58,13 @@ def pack(
 
   `TrainStep.pack` packs a `State`.
 
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> params = {'kernel': jnp.array([[0.5, -1.0, 1.5]]), 'bias': jnp.zeros(3)}
+    >>> packed = mq_jax.pack(params, mq_jax.bwn())
+    >>> print(mq_jax.unpack(packed)['kernel'])
+    [[ 1. -1.  1.]]
+
   Args:
     params: The latent parameters of a method without variables, or parameters
       that are already `quantized`.

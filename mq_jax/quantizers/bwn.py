@@ -36,6 +36,12 @@ def bwn(*, clip: float | None = 1.0, scaled_gradient: bool = True) -> Quantizer:
   Raises:
     ValueError: If `clip` is not positive.
 
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([0.5, -1.0, 1.5])
+    >>> print(mq_jax.quantize(mq_jax.bwn(), w, ()))
+    [ 1. -1.  1.]
+
   References:
     Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate
     Non-differentiable Quantization

@@ -56,6 +56,14 @@ def dorefa(
     ValueError: If `bits` is not an integer from 1 to 8, if `clip` is not
       positive, or if `original` is True and `bits` is not 1.
 
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([-1.0, -0.2, 0.1, 1.0])
+    >>> print(mq_jax.quantize(mq_jax.dorefa(1), w, ()))
+    [-1. -1.  1.  1.]
+    >>> print(mq_jax.quantize(mq_jax.dorefa(2), w, ()).round(3))
+    [-1.    -0.333  0.333  1.   ]
+
   References:
     Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate
     Non-differentiable Quantization

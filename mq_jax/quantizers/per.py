@@ -54,6 +54,14 @@ def per(
   `clipped_uniform` already have levels per output channel, the last axis of
   what they receive, so they can be mapped over the other axes only.
 
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([[1.0, 10.0], [-3.0, -30.0]])
+    >>> per_channel = mq_jax.per(mq_jax.bwn(clip=None), axes=-1)
+    >>> print(mq_jax.quantize(per_channel, w, ()))
+    [[  2.  20.]
+     [ -2. -20.]]
+
   Args:
     quantizer: Quantizer of one slice.
     axes: Axes of the weight. Each index of these axes has its own slice.
