@@ -20,7 +20,7 @@ NOTE = (
 
 
 class Difference(NamedTuple):
-  """Mean paired difference of accuracies, percentage points.
+  """Mean paired difference of a score: of accuracies, in percentage points.
 
   Attributes:
     mean: Mean over the seeds that both settings have.
@@ -35,9 +35,11 @@ class Difference(NamedTuple):
 
 
 def difference(
-  ours: comparison.Cell, baseline: comparison.Cell
+  ours: comparison.Cell,
+  baseline: comparison.Cell,
+  score: str = 'test_accuracy',
 ) -> Difference | None:
-  """Returns the difference of two settings.
+  """Returns the difference of two settings in a score of their records.
 
   It is None without a common seed, and if the lengths or the base models of the
   runs differ.
@@ -47,7 +49,8 @@ def difference(
     return None
   pairs = [
     comparison.accuracies(
-      cell._replace(records={seed: cell.records[seed] for seed in common})
+      cell._replace(records={seed: cell.records[seed] for seed in common}),
+      score,
     )
     for cell in (ours, baseline)
   ]

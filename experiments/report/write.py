@@ -15,6 +15,7 @@ from experiments.report.first_epoch import first_epoch_table
 from experiments.report.log_table import log_table
 from experiments.report.method_table import method_table, read_costs
 from experiments.report.study_table import study_table
+from experiments.report.tuned import tuned_table
 from experiments.study import spec
 
 OUT = 'docs/results'
@@ -34,6 +35,11 @@ def make_tables(
     cards: Cards of the deployed networks in the ledger.
   """
   made = [study_table(name, study, runs) for name, study in studies.items()]
+  made += [
+    tuned_table(name, study, runs)
+    for name, study in studies.items()
+    if study.tuned
+  ]
   if 'methods' in studies:
     costs = read_costs(ROOT / ledger.RESULTS)
     made.append(method_table(studies['methods'], runs, costs))

@@ -58,5 +58,6 @@ def get_study() -> Study:
     settings,
     trials=3,
     figures=False,
+    tuned=True,
     paper_mean='',
   )

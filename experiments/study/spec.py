@@ -58,6 +58,9 @@ class Study(NamedTuple):
       one respect, which only a table can show.
     over_time: The study has a figure of accuracy over minutes. The names of its
       settings are 'RECIPE-EPOCHS'.
+    tuned: The study has a table and a figure of each rule at its best step
+      size. The names of its settings are 'FORWARD-BACKWARD-RATE', or
+      'FORWARD-RATE' in full precision, and its data have symbols.
     baselines: Setting to the setting that it is compared with, seed by seed.
       The study has a column and a figure of these differences.
   """
@@ -71,6 +74,7 @@ class Study(NamedTuple):
   paper_mean: str = 'The paper takes the mean over the last ten epochs.'
   figures: bool = True
   over_time: bool = False
+  tuned: bool = False
   baselines: Mapping[str, str] = MappingProxyType({})
 
 

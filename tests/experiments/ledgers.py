@@ -5,13 +5,13 @@ import json
 from experiments.configs import resnet20
 
 
-def record(epoch, accuracy, loss=1.0, **more):
+def record(epoch, accuracy, loss=1.0, test_loss=0.6, **more):
   """Returns the record of one epoch of one trial."""
   return {
     'epoch': epoch,
     'step': 390 * epoch,
     'train_loss': loss,
-    'test_loss': 0.6,
+    'test_loss': test_loss,
     'test_accuracy': accuracy,
     'seconds': 3.0,
     's': 0.5 * epoch,
@@ -21,7 +21,13 @@ def record(epoch, accuracy, loss=1.0, **more):
 
 
 def write(
-  folder, name, config, accuracies, loss_of=lambda accuracy: 1.0, **header
+  folder,
+  name,
+  config,
+  accuracies,
+  loss_of=lambda accuracy: 1.0,
+  test_loss=0.6,
+  **header,
 ):
   """Writes an entry of the ledger.
 
@@ -31,6 +37,7 @@ def write(
     config: Changes of the configuration.
     accuracies: One per epoch, or a list of such lists, one per trial.
     loss_of: Training loss of an epoch, by its accuracy.
+    test_loss: Test loss of each epoch of each trial.
     **header: More keys of the first line.
   """
   several = bool(accuracies) and isinstance(accuracies[0], list)
@@ -42,10 +49,13 @@ def write(
   records = []
   for epoch, values in enumerate(zip(*by_trial, strict=True), start=1):
     accuracy = sum(values) / len(values)
-    mean = record(epoch, accuracy, loss_of(accuracy))
+    mean = record(epoch, accuracy, loss_of(accuracy), test_loss)
     if several:
       mean['trials'] = [
-        {'seed': run_config['seed'] + i, **record(epoch, value, loss_of(value))}
+        {
+          'seed': run_config['seed'] + i,
+          **record(epoch, value, loss_of(value), test_loss),
+        }
         for i, value in enumerate(values)
       ]
     records.append(mean)

@@ -1,0 +1,151 @@
+"""Bits per symbol of each rule at its own best step size."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from experiments.build.estimators import ESTIMATORS
+from experiments.common.markdown import Table
+from experiments.data.datasets import DATASETS
+from experiments.records import ledger
+from experiments.report import comparison, paired
+from experiments.report.tables import join_distinct, make_table
+from experiments.study.spec import Study
+
+_LOSS = 'test_loss'
+_BASELINE = 'ste'
+
+
+class Tuned(NamedTuple):
+  """The best step size of one quantizer and one backward rule.
+
+  Attributes:
+    forward: Quantizer, as the names of the settings have it.
+    backward: Backward rule; '' for full precision.
+    estimator: Estimator of the configuration.
+    rate: The step size with the lowest test loss of the first seed.
+    rates: Number of step sizes that were tried.
+    cell: Measurements at this step size.
+  """
+
+  forward: str
+  backward: str
+  estimator: str
+  rate: float
+  rates: int
+  cell: comparison.Cell
+
+
+def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
+  """Returns the best step size of each rule that was run.
+
+  Args:
+    study: Study whose settings are called 'FORWARD-BACKWARD-RATE', or
+      'FORWARD-RATE' in full precision.
+    runs: Runs of the ledger.
+  """
+  tried: dict[str, list[tuple[float, Tuned]]] = {}
+  for name, config in study.settings.items():
+    cell = comparison.cell(config, runs)
+    losses = cell and comparison.accuracies(cell, _LOSS)
+    if not cell or not losses:
+      continue
+    rate = config.learning_rate
+    group = name.removesuffix(f'-{rate:g}')
+    forward, _, backward = group.partition('-')
+    row = Tuned(forward, backward, config.estimator, rate, 0, cell)
+    tried.setdefault(group, []).append((losses[0], row))
+  return [
+    min(rows, key=lambda entry: entry[0])[1]._replace(rates=len(rows))
+    for rows in tried.values()
+  ]
+
+
+def bits(cell: comparison.Cell) -> list[float]:
+  """Returns the test loss of each trial, in bits per symbol."""
+  return [loss / math.log(2) for loss in comparison.accuracies(cell, _LOSS)]
+
+
+def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
+  """Returns one row per rule, with its difference from straight-through."""
+  found = best(study, runs)
+  baselines = {row.forward: row for row in found if row.backward == _BASELINE}
+  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()}
+  unit = f'bits per {join_distinct(symbols)}'
+  rows = [_row(row, baselines.get(row.forward), unit) for row in found]
+  note = (
+    f'Test loss, at the best of {max((r.rates for r in found), default=0)} step'
+    ' sizes by the first seed. The difference is that from the straight-through'
+    ' rule at its own best step size, in the mean over common seeds; its'
+    " interval is Student's, for paired trials, and not adjusted for the number"
+    ' of rows.'
+  )
+  return make_table(f'{name}_tuned', f'{study.title}, tuned', rows, note)
+
+
+def _row(row: Tuned, baseline: Tuned | None, unit: str) -> dict[str, str]:
+  values = bits(row.cell)
+  columns = {
+    'weights': row.forward,
+    'backward': row.backward,
+    'α': f'{row.rate:g}',
+    unit: f'{statistics.fmean(values):.4f}',
+    'std': f'{statistics.stdev(values):.4f}' if len(values) > 1 else '',
+    'trials': str(len(values)),
+    'epochs': str(row.cell.epochs),
+    **dict.fromkeys(paired.COLUMNS, ''),
+  }
+  if baseline is None or baseline is row:
+    return columns
+  found = paired.difference(row.cell, baseline.cell, _LOSS)
+  numbers = (found.mean, *(found.interval or ())) if found else ()
+  texts = [f'{number / math.log(2):+.4f}' for number in numbers]
+  return columns | dict(zip(paired.COLUMNS, texts, strict=False))
+
+
+def draw(study: Study, found: Sequence[Tuned]) -> Figure:
+  """Draws the bits per symbol over the quantizers.
+
+  Args:
+    study: The study.
+    found: Result of `best`.
+
+  Returns:
+    The figure, with one line per backward rule, and full precision as a
+    horizontal line. A point is a mean over trials, and its bar the standard
+    deviation.
+  """
+  figure = Figure(figsize=(5.4, 3.6))
+  axis = figure.subplots()
+  forwards = list(dict.fromkeys(row.forward for row in found if row.backward))
+  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()}
+  rules = list(dict.fromkeys(row.backward for row in found if row.backward))
+  for index, rule in enumerate(rules):
+    rows = [row for row in found if row.backward == rule]
+    values = [bits(row.cell) for row in rows]
+    declared = ESTIMATORS[rows[0].estimator]
+    # Points beside each other, so that their bars can be told apart.
+    shift = 0.08 * (index - (len(rules) - 1) / 2)
+    axis.errorbar(
+      [forwards.index(row.forward) + shift for row in rows],
+      [statistics.fmean(v) for v in values],
+      yerr=[statistics.stdev(v) if len(v) > 1 else 0 for v in values],
+      color=declared.colour,
+      marker=declared.marker,
+      markersize=5,
+      linewidth=1,
+      label=rule,
+    )
+  for row in found:
+    if not row.backward:
+      mean = statistics.fmean(bits(row.cell))
+      axis.axhline(mean, color='0.4', linestyle='--', label='full precision')
+  axis.set_xticks(range(len(forwards)), forwards)
+  axis.set_xlabel('weights')
+  axis.set_ylabel(f'test loss, bits per {join_distinct(symbols)}')
+  axis.legend(fontsize=7)
+  figure.suptitle(study.title)
+  return figure
