@@ -18,21 +18,32 @@ NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3,
 LOCKED ?=
 LOCK := requirements-dev.txt
 OLDEST := .venv-oldest
+NIGHTLY := .venv-nightly
+# The index of jax that has the builds of each night, and no release.
+NIGHTLY_INDEX := https://us-python.pkg.dev/ml-oss-artifacts-published/jax-public-nightly-artifacts-registry/simple/
 
 # Overrides of the configuration, such as --config.epochs=1.
 DEMO_ARGS ?=
 # More arguments for pytest, such as "-k lstm -x"; -m is taken.
 TEST_ARGS ?=
+# Pythons for make check-dist, such as "python3.11 python3.14".
+PYTHONS ?=
+# The tag for make check-tag.
+TAG ?=
 # Number of pytest processes; the default suits two cores.
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# What the library alone can test in a short time, in another environment.
+QUICK_TESTS := -m pytest -n $(WORKERS) --dist worksteal \
+  -m 'not slow and not optimized' tests --ignore=tests/experiments \
+  --ignore=tests/benchmarks --ignore=tests/test_notebooks.py
 # Exit status of pytest if TEST_ARGS select none of the tests of one call.
 NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test test-oldest lint format mutants clean distclean help install \
-  lock
+.PHONY: demo test test-oldest test-nightly docs links lint format mutants clean \
+  distclean help install lock dist check-dist check-tag
 
 demo: $(VENV)/.experiments  ## Train a ResNet20 with 1-bit weights; takes a few minutes
 	rm -rf $(DEMO_DIR)
@@ -54,6 +65,14 @@ format: $(VENV)/.dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A build without EXECUTE shows the notebooks without their results.
+docs: $(VENV)/.dev  ## Build the documentation in docs/_build/html; EXECUTE=1 runs the notebooks
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html \
+	  -D nb_execution_mode=$(if $(EXECUTE),force,off) docs docs/_build/html
+
+links: $(VENV)/.dev  ## Follow all links of the documentation; needs the Internet
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck docs docs/_build/links
+
 mutants: $(VENV)/.dev  ## Plant bugs and count those that the tests notice; takes an hour
 	$(BIN)/python -m benchmarks.mutants --workers $(WORKERS) \
 	  --json results/benchmarks/mutants.json
@@ -71,18 +90,40 @@ test-oldest: $(VENV)/.dev  ## Run the quick tests of the library with the oldest
 	$(BIN)/uv pip install -q --python $(OLDEST)/bin/python \
 	  --resolution lowest-direct -e '.[test]'
 	$(OLDEST)/bin/python .ci/check_oldest.py
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
-	  -m 'not slow and not optimized' tests --ignore=tests/experiments \
-	  --ignore=tests/benchmarks --ignore=tests/test_notebooks.py $(TEST_ARGS)
+	$(OLDEST)/bin/python $(QUICK_TESTS) $(TEST_ARGS)
+
+# The Python of .venv; jax is upgraded after the other packages, because uv would
+# otherwise also take their prereleases.
+test-nightly: $(VENV)/.dev  ## Run the same tests with last night's build of jax
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(NIGHTLY)
+	$(BIN)/uv pip install -q --python $(NIGHTLY)/bin/python -e '.[test]'
+	$(BIN)/uv pip install -q --python $(NIGHTLY)/bin/python --prerelease allow \
+	  --index $(NIGHTLY_INDEX) -P jax -P jaxlib jax jaxlib
+	$(NIGHTLY)/bin/python -c 'import jax, jaxlib; print(jax.__version__); \
+	  assert "dev" in jax.__version__ and "dev" in jaxlib.__version__'
+	$(NIGHTLY)/bin/python $(QUICK_TESTS) $(TEST_ARGS)
+
+# An index may refuse a description that does not render. twine finds that here.
+dist: $(VENV)/.dev  ## Build the sdist in dist/, and from the sdist the wheel
+	rm -rf dist
+	$(BIN)/uv build -q
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+
+# PYTHONS must all work. Without it, a Python that is absent is skipped.
+check-dist: dist  ## Build and install both on all Pythons of this machine, and train
+	$(BIN)/python .ci/check_dist.py $(PYTHONS)
+
+check-tag: $(VENV)/.made  ## Check that TAG=v1.2.3 fits the version, changelog and citation
+	@$(BIN)/python .ci/check_tag.py "$$TAG"
 
 # The long runs of the notebooks, whose names end in -full, stay.
 clean:  ## Remove the demo run, short runs of notebooks, caches, build outputs
-	rm -rf $(DEMO_DIR) $(filter-out %-full,$(wildcard notebooks/runs/*)) build dist .pytest_cache .hypothesis .mypy_cache \
+	rm -rf $(DEMO_DIR) $(filter-out %-full,$(wildcard notebooks/runs/*)) build dist docs/_build docs/made .pytest_cache .hypothesis .mypy_cache \
 	  .ruff_cache
 	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Also remove the environments and the unpacked test data
-	rm -rf $(VENV) .venv-newest $(OLDEST) .mq_data mq_jax.egg-info
+	rm -rf $(VENV) .venv-newest $(OLDEST) $(NIGHTLY) .mq_data mq_jax.egg-info
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "make %-12s%s\n", $$1, $$2}' \

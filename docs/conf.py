@@ -20,6 +20,7 @@ import api_pages  # noqa: E402
 import mq_jax  # noqa: E402
 
 MADE = HERE / 'made'
+TABLES = HERE / 'results'
 REPOSITORY = 'https://github.com/mq-jax/mq_jax'
 
 project = 'mq_jax'
@@ -34,7 +35,7 @@ extensions = [
   'sphinx_copybutton',
   'sphinx_design',
 ]
-exclude_patterns = ['_build', 'results/*.md']
+exclude_patterns = ['_build', f'{TABLES.name}/*.md']
 default_role = 'code'
 nitpicky = True
 # Annotations name types of jax and of the standard library, which have no page
@@ -95,7 +96,9 @@ def _resolve_links(app: Any, docname: str, source: list[str]) -> None:
     if not path or not target.exists() or page.is_relative_to(MADE / 'api'):
       return match[0]
     anchor = f'#{anchor}' if anchor else ''
-    if not target.is_relative_to(HERE):
+    # The site does not have the generated tables as pages.
+    is_table = target.parent == TABLES and target.suffix == '.md'
+    if is_table or not target.is_relative_to(HERE):
       kind = 'tree' if target.is_dir() else 'blob'
       relative = target.relative_to(ROOT).as_posix()
       return f']({REPOSITORY}/{kind}/main/{relative}{anchor})'

@@ -12,6 +12,7 @@ from experiments.records import ledger
 from experiments.report import figures, tables
 from experiments.report.deployed_table import deployed_table
 from experiments.report.first_epoch import first_epoch_table
+from experiments.report.headline import headline_table
 from experiments.report.log_table import log_table
 from experiments.report.method_table import method_table, read_costs
 from experiments.report.study_table import study_table
@@ -44,6 +45,7 @@ def make_tables(
     costs = read_costs(ROOT / ledger.RESULTS)
     made.append(method_table(studies['methods'], runs, costs))
   made += [log_table(runs), first_epoch_table(runs)]
+  made.append(headline_table(studies, runs))
   return [*made, deployed_table(cards)]
 
 

@@ -1,0 +1,134 @@
+"""The table of the README: what was reached, in ten rows."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from experiments.common.markdown import Table
+from experiments.data.datasets import DATASETS
+from experiments.records import ledger
+from experiments.report import comparison
+from experiments.report.tables import make_table
+from experiments.study.spec import Study
+
+
+class Line(NamedTuple):
+  """A row of the table.
+
+  Attributes:
+    study: Name of a study.
+    setting: Name of one of its settings.
+    weights: Precision of the weights.
+    how: How they were trained.
+    full: Setting of the same study in full precision; '' for the base model of
+      the run.
+  """
+
+  study: str
+  setting: str
+  weights: str
+  how: str
+  full: str = ''
+
+
+LINES = (
+  Line('small_files', 'resnet20-1bit', '1 bit', '`configs/best_1bit.py`'),
+  Line(
+    'table1',
+    'resnet20-dorefa-sgd-multi_fc',
+    '1 bit',
+    'MetaQuant, MultiFC, SGD with the step size of the paper',
+  ),
+  Line(
+    'table1',
+    'resnet20-dorefa-sgd-ste',
+    '1 bit',
+    'straight-through, SGD with the step size of the paper',
+  ),
+  Line('methods', 'elq', 'ternary', '`configs/methods/elq.py`'),
+  Line('methods', 'stableqat', '2 bits', '`configs/methods/stableqat.py`'),
+  Line('methods', 'aciq', '4 bits', 'not trained: `configs/methods/aciq.py`'),
+  Line(
+    'imagenette_small',
+    'resnet18-1bit-ste-3e-4',
+    '1 bit',
+    'straight-through, Adam',
+  ),
+  Line(
+    'imagenette_small',
+    'mobilenet_v2-4bit-ste-1e-4',
+    '4 bits',
+    'straight-through, Adam',
+  ),
+  Line(
+    'language',
+    '1bit-ste-0.003',
+    '1 bit',
+    'straight-through, Adam',
+    'full-0.003',
+  ),
+  Line(
+    'language',
+    'ternary-ste-0.003',
+    'ternary',
+    'straight-through, Adam',
+    'full-0.003',
+  ),
+)
+
+
+def headline_table(
+  studies: Mapping[str, Study], runs: Sequence[ledger.Run]
+) -> Table:
+  """Returns one row per line of `LINES` that was run."""
+  rows = [
+    row
+    for line in LINES
+    if line.study in studies
+    and (row := _row(line, studies[line.study], runs)) is not None
+  ]
+  note = (
+    'Every layer has few bits, except in the language models, which keep the'
+    ' embedding and the head. ± is the standard deviation over trials.'
+  )
+  return make_table('headline', 'What was reached', rows, note)
+
+
+def _row(
+  line: Line, study: Study, runs: Sequence[ledger.Run]
+) -> dict[str, str] | None:
+  config = study.settings[line.setting]
+  cell = comparison.cell(config, runs)
+  if cell is None:
+    return None
+  symbol = DATASETS[config.dataset].symbol
+  base = cell.base_accuracy
+  if line.full:
+    full = comparison.cell(study.settings[line.full], runs)
+    result = _text(full, symbol) if full else ''
+  else:
+    result = '' if base is None else f'{base:.2f} %'
+  return {
+    'network': f'{config.network}, {config.data or config.dataset}',
+    'weights': line.weights,
+    'trained by': line.how,
+    'epochs': str(cell.epochs),
+    'trials': str(len(cell.records)),
+    'test': _text(cell, symbol),
+    'full precision': result,
+  }
+
+
+def _text(cell: comparison.Cell, symbol: str) -> str:
+  """Returns the accuracy, or bits per symbol, with its deviation."""
+  values = comparison.accuracies(cell)
+  digits, unit = 2, '%'
+  if symbol:
+    losses = comparison.accuracies(cell, 'test_loss')
+    values = [loss / math.log(2) for loss in losses]
+    digits, unit = 3, f'bits per {symbol}'
+  spread = (
+    f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
+  )
+  return f'{statistics.fmean(values):.{digits}f}{spread} {unit}'
