@@ -95,6 +95,7 @@ def problem(
   dtype: str,
   image_size: int = 32,
   classes: int = 10,
+  **sizes: int,
 ) -> Problem:
   """Returns a problem of random weights and examples.
 
@@ -104,13 +105,14 @@ def problem(
     dtype: Dtype of the computation.
     image_size: Both sides of the images.
     classes: Number of classes of images.
+    **sizes: Further keys of the configuration of a declared network.
   """
   net, stacked, config = network, '', default_config()
   is_text = False
   if isinstance(network, str):
     is_text = NETWORKS[network].inputs == 'tokens'
     stacked = NETWORKS[network].stacked
-    config.update(network=network, dtype=dtype)
+    config.update(network=network, dtype=dtype, **sizes)
     net = make_network(config, VOCABULARY if is_text else classes)
   keys = jax.random.split(jax.random.key(0), 3)
   if is_text:

@@ -22,6 +22,7 @@ queue=(
   'best_1bit_search'
   'small_files'
   'language'
+  'lstm_width'
   'best_1bit --only=-(1|2|4)$'
   'fair_search --only=sgd'
   'fair --only=sgd'

@@ -28,30 +28,30 @@ BACKWARD: dict[str, dict[str, Any]] = {
   'multi_fc': {'estimator': 'multi_fc', 'init': 'identity'},
   'dsq': {'estimator': 'dsq'},
 }
+COMMON: dict[str, Any] = {
+  'data': 'tinyshakespeare.txt',
+  'activation_quantizer': 'relu',
+  'activation_bits': 2,
+  'embed_dim': 64,
+  'depth': 2,
+  'context': 64,
+  'batch_size': 16,
+  'epochs': 2,
+}
 FULL = {'quantizer': 'none', 'estimator': 'ste'}
 
 
 def get_study() -> Study:
   """Returns one setting per forward rule, backward rule and step size."""
-  common = {
-    'data': 'tinyshakespeare.txt',
-    'activation_quantizer': 'relu',
-    'activation_bits': 2,
-    'embed_dim': 64,
-    'depth': 2,
-    'context': 64,
-    'batch_size': 16,
-    'epochs': 2,
-  }
   settings = {
-    f'full-{rate:g}': gpt.get_config(learning_rate=rate, **common, **FULL)
+    f'full-{rate:g}': gpt.get_config(learning_rate=rate, **COMMON, **FULL)
     for rate in RATES
   }
   for forward, quantizer in FORWARD.items():
     for backward, estimator in BACKWARD.items():
       for rate in RATES:
         settings[f'{forward}-{backward}-{rate:g}'] = gpt.get_config(
-          learning_rate=rate, **common, **quantizer, **estimator
+          learning_rate=rate, **COMMON, **quantizer, **estimator
         )
   return Study(
     'Language models: bits per byte of the test',

@@ -1,0 +1,33 @@
+"""The width of the LSTM: what its cost buys, in bits per byte.
+
+  python -m experiments.study --study=experiments/studies/lstm_width.py \\
+    --workdir=runs/lstm_width
+
+The network, the text and the step size are those of `language.py` with weights
+of 1 bit. `benchmarks.lstm_width` measures the cost of a step.
+"""
+
+from experiments.configs import gpt
+from experiments.studies import language
+from experiments.study import Study
+
+WIDTHS = (1, 4, 16, 100)
+RATE = 3e-3
+
+
+def get_study() -> Study:
+  """Returns straight-through, and one setting per width of the LSTM."""
+  common = language.COMMON | language.FORWARD['1bit'] | {'learning_rate': RATE}
+  settings = {'ste': gpt.get_config(estimator='ste', **common)}
+  for width in WIDTHS:
+    settings[f'lstm_fc-{width}'] = gpt.get_config(
+      estimator='lstm_fc', init='identity', hidden=width, **common
+    )
+  return Study(
+    'Width of the LSTM: bits per byte of the test',
+    settings,
+    trials=3,
+    figures=False,
+    paper_mean='',
+    baselines=dict.fromkeys([s for s in settings if s != 'ste'], 'ste'),
+  )
