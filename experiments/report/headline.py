@@ -17,6 +17,7 @@ class Line(NamedTuple):
   """A row of the table.
 
   Attributes:
+    network: Network and data set, for readers.
     study: Name of a study.
     setting: Name of one of its settings.
     weights: Precision of the weights.
@@ -25,6 +26,7 @@ class Line(NamedTuple):
       the run.
   """
 
+  network: str
   study: str
   setting: str
   weights: str
@@ -32,36 +34,54 @@ class Line(NamedTuple):
   full: str = ''
 
 
+_CIFAR = 'ResNet20, CIFAR-10'
+_PHOTOS = 'ten classes of ImageNet'
+_TEXT = 'transformer, Shakespeare'
 LINES = (
-  Line('small_files', 'resnet20-1bit', '1 bit', '`configs/best_1bit.py`'),
   Line(
+    _CIFAR, 'small_files', 'resnet20-1bit', '1 bit', '`configs/best_1bit.py`'
+  ),
+  Line(
+    _CIFAR,
     'table1',
     'resnet20-dorefa-sgd-multi_fc',
     '1 bit',
     'MetaQuant, MultiFC, SGD with the step size of the paper',
   ),
   Line(
+    _CIFAR,
     'table1',
     'resnet20-dorefa-sgd-ste',
     '1 bit',
     'straight-through, SGD with the step size of the paper',
   ),
-  Line('methods', 'elq', 'ternary', '`configs/methods/elq.py`'),
-  Line('methods', 'stableqat', '2 bits', '`configs/methods/stableqat.py`'),
-  Line('methods', 'aciq', '4 bits', 'not trained: `configs/methods/aciq.py`'),
+  Line(_CIFAR, 'methods', 'elq', 'ternary', '`configs/methods/elq.py`'),
   Line(
+    _CIFAR, 'methods', 'stableqat', '2 bits', '`configs/methods/stableqat.py`'
+  ),
+  Line(
+    _CIFAR,
+    'methods',
+    'aciq',
+    '4 bits',
+    'not trained: `configs/methods/aciq.py`',
+  ),
+  Line(
+    f'ResNet18, {_PHOTOS}',
     'imagenette_small',
     'resnet18-1bit-ste-3e-4',
     '1 bit',
     'straight-through, Adam',
   ),
   Line(
+    f'MobileNetV2, {_PHOTOS}',
     'imagenette_small',
     'mobilenet_v2-4bit-ste-1e-4',
     '4 bits',
     'straight-through, Adam',
   ),
   Line(
+    _TEXT,
     'language',
     '1bit-ste-0.003',
     '1 bit',
@@ -69,6 +89,7 @@ LINES = (
     'full-0.003',
   ),
   Line(
+    _TEXT,
     'language',
     'ternary-ste-0.003',
     'ternary',
@@ -110,7 +131,7 @@ def _row(
   else:
     result = '' if base is None else f'{base:.2f} %'
   return {
-    'network': f'{config.network}, {config.data or config.dataset}',
+    'network': line.network,
     'weights': line.weights,
     'trained by': line.how,
     'epochs': str(cell.epochs),

@@ -1,0 +1,38 @@
+"""Tests the table of the README."""
+
+import math
+
+from experiments.records import ledger
+from experiments.report import headline
+from experiments.study import spec
+from tests.experiments import ledgers
+
+
+def test_lines_name_settings_of_studies_and_rows_show_their_runs(tmp_path):
+  studies = spec.load_all()
+  for line in headline.LINES:
+    settings = studies[line.study].settings
+    assert {line.setting, line.full or line.setting} <= settings.keys()
+  of_text = studies['language'].settings
+  of_images = studies['table1'].settings
+  for seed in (0, 1):
+    for name, config, loss in (
+      ('bits', of_text['1bit-ste-0.003'], (2 + seed) * math.log(2)),
+      ('full', of_text['full-0.003'], 1.5 * math.log(2)),
+      ('image', of_images['resnet20-dorefa-sgd-ste'], 0.5),
+    ):
+      changes = config.to_dict() | {'seed': seed}
+      accuracies = [80.0 + seed] * config.epochs
+      ledgers.write(
+        tmp_path, f'{name}-{seed}', changes, accuracies, test_loss=loss
+      )
+  table = headline.headline_table(studies, ledger.read(tmp_path))
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  assert [(r['network'], r['test'], r['full precision']) for r in rows] == [
+    ('ResNet20, CIFAR-10', '80.50 ± 0.71 %', '91.50 %'),
+    (
+      'transformer, Shakespeare',
+      '2.500 ± 0.707 bits per byte',
+      '1.500 ± 0.000 bits per byte',
+    ),
+  ]
