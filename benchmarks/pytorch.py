@@ -22,7 +22,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from benchmarks import cases, measure, table
-from experiments.common.errors import MissingError
 from experiments.records import torch_weights
 from mq_jax.models import batch_norm
 
@@ -80,10 +79,8 @@ def main() -> None:
 def _torch() -> Any:
   try:
     import torch
-  except ImportError as error:
-    raise MissingError(
-      'This benchmark needs PyTorch: pip install torch.'
-    ) from error
+  except ImportError:
+    sys.exit('This benchmark needs PyTorch: pip install torch.')
   return torch
 
 

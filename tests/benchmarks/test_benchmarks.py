@@ -21,10 +21,12 @@ from benchmarks import (
   depthwise,
   epoch,
   flops,
+  lstm_width,
   measure,
   memory,
   methods,
   psgd,
+  pytorch,
   report,
   rules,
   scaling,
@@ -340,6 +342,25 @@ def test_depthwise_writes_expected_rows(monkeypatch, tmp_path):
   assert (row['image'], row['stride']) == ('4x4x8', 2)
   for name in ("result / XLA's", "gradients / XLA's"):
     assert all(ratio > 0 for ratio in row[name])
+
+
+def test_lstm_width_has_one_row_per_width(monkeypatch, tmp_path):
+  rows = run_quick(monkeypatch, tmp_path, lstm_width)['rows']
+  assert [row['backward'] for row in rows] == [
+    'ste',
+    'lstm_fc, 1',
+    'lstm_fc, 4',
+  ]
+  memory = [row['peak MB'] for row in rows]
+  # Each hidden unit keeps h and c per weight, in float32.
+  assert rows[0]['time / STE'][0] == 1
+  assert memory[0] < memory[1] < memory[2]
+
+
+def test_pytorch_without_pytorch_exits(monkeypatch, tmp_path):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(SystemExit, match='pip install torch'):
+    run_quick(monkeypatch, tmp_path, pytorch)
 
 
 def test_methods_writes_expected_rows(monkeypatch, tmp_path):
