@@ -45,8 +45,12 @@ def write(folder: pathlib.Path) -> None:
   ]
   _write_lines(folder / 'index.rst', index)
   for name, title in PACKAGES.items():
+    # What mq_jax itself exports comes first, and types come last.
     names = dict(
-      sorted(public_names(name).items(), key=lambda n: inspect.isclass(n[1]))
+      sorted(
+        public_names(name).items(),
+        key=lambda entry: (inspect.isclass(entry[1]), entry[0].count('.')),
+      )
     )
     lines = [title, '=' * len(title), '', f'``{name}``', '']
     lines += _summary(importlib.import_module(name))

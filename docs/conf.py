@@ -31,12 +31,13 @@ extensions = [
   'myst_nb',
   'sphinx.ext.autodoc',
   'sphinx.ext.napoleon',
-  'sphinx.ext.mathjax',
+  'sphinx-mathjax-offline',
   'sphinx_copybutton',
   'sphinx_design',
 ]
 exclude_patterns = ['_build', f'{TABLES.name}/*.md']
 default_role = 'code'
+smartquotes = False  # Options such as --out keep their dashes.
 nitpicky = True
 # Annotations name types of jax and of the standard library, which have no page
 # here.
@@ -97,7 +98,9 @@ def _resolve_links(app: Any, docname: str, source: list[str]) -> None:
       return match[0]
     anchor = f'#{anchor}' if anchor else ''
     # The site does not have the generated tables as pages.
-    is_table = target.parent == TABLES and target.suffix == '.md'
+    is_table = target == TABLES or (
+      target.parent == TABLES and target.suffix == '.md'
+    )
     if is_table or not target.is_relative_to(HERE):
       kind = 'tree' if target.is_dir() else 'blob'
       relative = target.relative_to(ROOT).as_posix()

@@ -137,7 +137,7 @@ def check_refine(cosine: dict[str, Any], learned: Iterable[str] = ()) -> None:
       f'refine turns the gradient of {path} around, so the loss would grow. A'
       ' complete optimizer such as optax.adam(1e-2) contains −α, which the step'
       ' applies by itself: pass refine=optax.scale_by_adam(),'
-      ' learning_rate=1e-2. Likewise, optax.sgd(α, 0.9) becomes'
+      ' learning_rate=1e-2. In the same way, optax.sgd(α, 0.9) becomes'
       ' optax.trace(0.9), and optax.lion(α) becomes optax.scale_by_lion().'
     )
   kept = {path: cosine[path] for path in learned}
