@@ -116,10 +116,9 @@ check-dist: dist  ## Build and install both on all Pythons of this machine, and 
 check-tag: $(VENV)/.made  ## Check that TAG=v1.2.3 fits the version, changelog and citation
 	@$(BIN)/python .ci/check_tag.py "$$TAG"
 
-# The long runs of the notebooks, whose names end in -full, stay.
 clean:  ## Remove the demo run, short runs of notebooks, caches, build outputs
-	rm -rf $(DEMO_DIR) $(filter-out %-full,$(wildcard notebooks/runs/*)) build dist docs/_build docs/made .pytest_cache .hypothesis .mypy_cache \
-	  .ruff_cache
+	rm -rf $(DEMO_DIR) notebooks/runs build dist docs/_build docs/made \
+	  .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Also remove the environments and the unpacked test data
