@@ -64,6 +64,8 @@ def check_install(python: str, *files: pathlib.Path) -> None:
   environment = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
+    # A Python that is named must be there.
+    'UV_PYTHON_DOWNLOADS': 'never',
     # Compiling takes most of the time.
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',
   }
@@ -89,12 +91,16 @@ def main(named: list[str]) -> None:
   (wheel,) = (_ROOT / 'dist').glob('*.whl')
   (sdist,) = (_ROOT / 'dist').glob('*.tar.gz')
   check_contents(wheel, sdist)
+  tested = 0
   for version in named or pythons.supported():
     python = version if named else pythons.find(version)
     if python:
       check_install(python, wheel, sdist)
+      tested += 1
     else:
       print(f'Skipped: this machine has no working Python {version}.')
+  if not tested:
+    sys.exit('This machine has no working Python that mq_jax supports.')
 
 
 if __name__ == '__main__':

@@ -21,6 +21,14 @@ import mq_jax  # noqa: E402
 
 MADE = HERE / 'made'
 TABLES = HERE / 'results'
+# Pages outside docs/, and where the site has them.
+COPIES = {
+  ROOT / name: MADE / name.lower()
+  for name in ('CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md')
+} | {
+  path: MADE / 'notebooks' / path.name
+  for path in (ROOT / 'notebooks').glob('*.ipynb')
+}
 REPOSITORY = 'https://github.com/mq-jax/mq_jax'
 
 project = 'mq_jax'
@@ -73,14 +81,9 @@ def _make_pages(app: Any) -> None:
   """Writes the pages that come from other folders of the repository."""
   shutil.rmtree(MADE, ignore_errors=True)
   api_pages.write(MADE / 'api')
-  shutil.copytree(
-    ROOT / 'notebooks',
-    MADE / 'notebooks',
-    ignore=shutil.ignore_patterns('runs', '.ipynb_checkpoints'),
-  )
-  for name in ('CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md'):
-    if (ROOT / name).exists():
-      shutil.copy(ROOT / name, MADE / name.lower())
+  (MADE / 'notebooks').mkdir()
+  for original, copy in COPIES.items():
+    shutil.copy(original, copy)
 
 
 def _resolve_links(app: Any, docname: str, source: list[str]) -> None:
@@ -94,8 +97,9 @@ def _resolve_links(app: Any, docname: str, source: list[str]) -> None:
   def resolve(match: re.Match[str]) -> str:
     path, _, anchor = match[1].partition('#')
     target = (folder / path).resolve()
-    if not path or not target.exists() or page.is_relative_to(MADE / 'api'):
+    if not path or not target.exists():
       return match[0]
+    target = COPIES.get(target, target)
     anchor = f'#{anchor}' if anchor else ''
     # The site does not have the generated tables as pages.
     is_table = target == TABLES or (
@@ -105,9 +109,8 @@ def _resolve_links(app: Any, docname: str, source: list[str]) -> None:
       kind = 'tree' if target.is_dir() else 'blob'
       relative = target.relative_to(ROOT).as_posix()
       return f']({REPOSITORY}/{kind}/main/{relative}{anchor})'
-    if page.parent == MADE:
-      return f'](../{target.relative_to(HERE).as_posix()}{anchor})'
-    return match[0]
+    up = '../' if page.parent == MADE else ''
+    return f']({up}{target.relative_to(HERE).as_posix()}{anchor})'
 
   source[0] = re.sub(r'\]\(([^)\s:]+)\)', resolve, source[0])
 

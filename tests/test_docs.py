@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+# The build of the site makes the pages that its first page links, and checks them.
+PAGES = [
+  ROOT / 'README.md',
+  *sorted(p for p in (ROOT / 'docs').glob('*.md') if p.stem != 'index'),
+]
 
 
 def python_blocks(page):
@@ -39,7 +43,7 @@ def test_readme_example_runs_and_learns(tmp_path):
   output = output_of(code, tmp_path)
   accuracy = float(re.search(r"'accuracy': ([0-9.]+)", output)[1])
   # The two classes are about equally frequent.
-  assert accuracy > 0.8
+  assert accuracy > 0.9
   levels = re.search(r'\[(-?[0-9.]+)\s+([0-9.]+)\]', output)
   assert float(levels[1]) == -float(levels[2]) != 0
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from experiments.common.markdown import Table
 from experiments.data.datasets import DATASETS
 from experiments.records import ledger
-from experiments.report import comparison
+from experiments.report import comparison, tuned
 from experiments.report.tables import make_table
 from experiments.study.spec import Study
 
@@ -19,7 +19,8 @@ class Line(NamedTuple):
   Attributes:
     network: Network and data set, for readers.
     study: Name of a study.
-    setting: Name of one of its settings.
+    setting: Name of one of its settings. For a study of tuned rules, without
+      the step size.
     weights: Precision of the weights.
     how: How they were trained.
     full: Setting of the same study in full precision; '' for the base model of
@@ -83,18 +84,18 @@ LINES = (
   Line(
     _TEXT,
     'language',
-    '1bit-ste-0.003',
+    '1bit-ste',
     '1 bit',
     'straight-through, Adam',
-    'full-0.003',
+    'full',
   ),
   Line(
     _TEXT,
     'language',
-    'ternary-ste-0.003',
+    'ternary-ste',
     'ternary',
     'straight-through, Adam',
-    'full-0.003',
+    'full',
   ),
 )
 
@@ -110,8 +111,8 @@ def headline_table(
     and (row := _row(line, studies[line.study], runs)) is not None
   ]
   note = (
-    'Every layer has few bits, except in the language models, which keep the'
-    ' embedding and the head. ± is the standard deviation over trials.'
+    'All layers are quantized, except the embedding and the head of the'
+    ' language models. ± is the standard deviation over trials.'
   )
   return make_table('headline', 'What was reached', rows, note)
 
@@ -119,17 +120,13 @@ def headline_table(
 def _row(
   line: Line, study: Study, runs: Sequence[ledger.Run]
 ) -> dict[str, str] | None:
-  config = study.settings[line.setting]
-  cell = comparison.cell(config, runs)
+  cells = _cells(study, runs, line)
+  cell, full = cells.get(line.setting), cells.get(line.full)
   if cell is None:
     return None
-  symbol = DATASETS[config.dataset].symbol
+  symbol = DATASETS[next(iter(study.settings.values())).dataset].symbol
   base = cell.base_accuracy
-  if line.full:
-    full = comparison.cell(study.settings[line.full], runs)
-    result = _text(full, symbol) if full else ''
-  else:
-    result = '' if base is None else f'{base:.2f} %'
+  compared = '' if base is None else f'{base:.2f} %'
   return {
     'network': line.network,
     'weights': line.weights,
@@ -137,8 +134,21 @@ def _row(
     'epochs': str(cell.epochs),
     'trials': str(len(cell.records)),
     'test': _text(cell, symbol),
-    'full precision': result,
+    'full precision': _text(full, symbol) if full else compared,
   }
+
+
+def _cells(
+  study: Study, runs: Sequence[ledger.Run], line: Line
+) -> dict[str, comparison.Cell | None]:
+  """Returns the measurements that a line names, by its names."""
+  if study.tuned:
+    return {
+      f'{row.forward}-{row.backward}'.rstrip('-'): row.cell
+      for row in tuned.best(study, runs)
+    }
+  config = study.settings[line.setting]
+  return {line.setting: comparison.cell(config, runs)}
 
 
 def _text(cell: comparison.Cell, symbol: str) -> str:

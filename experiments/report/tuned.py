@@ -26,7 +26,8 @@ class Tuned(NamedTuple):
     forward: Quantizer, as the names of the settings have it.
     backward: Backward rule; '' for full precision.
     estimator: Estimator of the configuration.
-    rate: The step size with the lowest test loss of the first seed.
+    rate: The step size with the lowest test loss, in the mean over the seeds
+      that all step sizes of the rule have.
     rates: Number of step sizes that were tried.
     cell: Measurements at this step size.
   """
@@ -47,21 +48,36 @@ def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
       'FORWARD-RATE' in full precision.
     runs: Runs of the ledger.
   """
-  tried: dict[str, list[tuple[float, Tuned]]] = {}
+  tried: dict[str, list[Tuned]] = {}
   for name, config in study.settings.items():
     cell = comparison.cell(config, runs)
-    losses = cell and comparison.accuracies(cell, _LOSS)
-    if not cell or not losses:
+    if not cell or not cell.records or cell.epochs != config.epochs:
       continue
     rate = config.learning_rate
     group = name.removesuffix(f'-{rate:g}')
     forward, _, backward = group.partition('-')
     row = Tuned(forward, backward, config.estimator, rate, 0, cell)
-    tried.setdefault(group, []).append((losses[0], row))
+    tried.setdefault(group, []).append(row)
   return [
-    min(rows, key=lambda entry: entry[0])[1]._replace(rates=len(rows))
+    _lowest(rows)._replace(rates=len(rows))
     for rows in tried.values()
+    if _common_seeds(rows)
   ]
+
+
+def _common_seeds(rows: Sequence[Tuned]) -> set[int]:
+  return set.intersection(*(set(row.cell.records) for row in rows))
+
+
+def _lowest(rows: Sequence[Tuned]) -> Tuned:
+  """Returns the row with the lowest mean test loss over the common seeds."""
+  common = _common_seeds(rows)
+
+  def loss(row: Tuned) -> float:
+    records = {seed: row.cell.records[seed] for seed in common}
+    return statistics.fmean(bits(row.cell._replace(records=records)))
+
+  return min(rows, key=loss)
 
 
 def bits(cell: comparison.Cell) -> list[float]:
@@ -77,11 +93,11 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
   unit = f'bits per {join_distinct(symbols)}'
   rows = [_row(row, baselines.get(row.forward), unit) for row in found]
   note = (
-    f'Test loss, at the best of {max((r.rates for r in found), default=0)} step'
-    ' sizes by the first seed. The difference is that from the straight-through'
-    ' rule at its own best step size, in the mean over common seeds; its'
-    " interval is Student's, for paired trials, and not adjusted for the number"
-    ' of rows.'
+    'Test loss at the best of the tried step sizes α. The test text chose α,'
+    ' for every rule in the same way. The difference is that from the'
+    ' straight-through rule at its own best α, in the mean over common seeds;'
+    " its interval is Student's, for paired trials, and not adjusted for the"
+    ' number of rows.'
   )
   return make_table(f'{name}_tuned', f'{study.title}, tuned', rows, note)
 
@@ -92,6 +108,7 @@ def _row(row: Tuned, baseline: Tuned | None, unit: str) -> dict[str, str]:
     'weights': row.forward,
     'backward': row.backward,
     'α': f'{row.rate:g}',
+    'tried': str(row.rates),
     unit: f'{statistics.fmean(values):.4f}',
     'std': f'{statistics.stdev(values):.4f}' if len(values) > 1 else '',
     'trials': str(len(values)),

@@ -4,7 +4,7 @@
     --workdir=runs/lstm_width
 
 The network, the text and the step size are those of `language.py` with weights
-of 1 bit. `benchmarks.lstm_width` measures the cost of a step.
+of 1 bit. `benchmarks.lstm_width` measures the cost of a step of this network.
 """
 
 from experiments.configs import gpt

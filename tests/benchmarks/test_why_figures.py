@@ -44,6 +44,7 @@ def test_trajectories_flip_at_the_steps_of_the_page():
   assert first['tanh-like (EDE)'] == pytest.approx(slope * step, rel=1e-5)
   flips = {name: np.argmax(w >= 0) for name, w in weights.items()}
   assert list(flips.values()) == [7, 13, 21, 27, 0]
+  assert 'flip it at step 7, 13, 21, 27 and\nnever' in PAGE.read_text('utf-8')
   for w in weights.values():  # At the other level the gradient is zero.
     if w.max() >= 0:
       np.testing.assert_array_equal(w[w >= 0], w[-1])

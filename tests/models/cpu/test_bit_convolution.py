@@ -7,12 +7,13 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import mq_jax
 from benchmarks import bit_networks
 from mq_jax import activations, models
 from mq_jax.activations import Activation
-from mq_jax.models.cpu import bit_convolution, convolution
+from mq_jax.models.cpu import bit_convolution
 
 pytestmark = pytest.mark.optimized
 
@@ -64,7 +65,7 @@ def convolve_by_counting(x, w, strides=(1, 1), padding=SAME):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def plain(x, w, strides=(1, 1), padding=SAME):
-  return convolution.conv_general_dilated(x, w, strides, padding, **NHWC)
+  return lax.conv_general_dilated(x, w, strides, padding, **NHWC)
 
 
 # 96 channels: 27 words, in two chunks of 14.
