@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The build of the site makes the pages that its first page links, and checks them.
+# The build of the site makes the pages that its first page links.
 PAGES = [
   ROOT / 'README.md',
   *sorted(p for p in (ROOT / 'docs').glob('*.md') if p.stem != 'index'),
