@@ -147,7 +147,7 @@ def make_train_step(
       the parameters: proximal steps, clips, masks.
     meta_optimizer: Optimizer of φ, with its learning rate γ.
     differentiate_refinement: True if the gradient of φ flows through `refine`.
-    phi_cotangent: Rule that converts ∂loss/∂Ŵ to ∂loss/∂W in the gradient of φ:
+    phi_cotangent: Rule by which the next loss passes the quantizer to train φ:
       'ste', the rule of the quantizer, or 'estimator', M_φ itself, eq. (8).
     axis_name: Name of the mapped axis, or a tuple of names, if `step_fn` runs
       inside `jax.shard_map` or `jax.pmap`: each replica receives the whole
