@@ -10,7 +10,6 @@ import argparse
 import pathlib
 import tomllib
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -20,8 +19,11 @@ FOLDER = pathlib.Path('docs/figures')
 HEIGHT = 0.34  # inches per layer
 COLOURS = {'experiments': '#cfe3f5', 'mq_jax': '#f8d9bf', 'outside': '#e6e6e6'}
 # The library is one layer here; inside it, only mq_jax.models imports flax.
-LIBRARY = ['mq_jax.models', 'mq_jax: quantizers, estimators, methods, packing']
-OUTSIDE = ['jax, optax, chex, numpy, safetensors']
+LIBRARY = [
+  'models',
+  'train step, quantizers, estimators, methods, activations, packing',
+]
+OUTSIDE = ['jax, optax, chex, numpy, safetensors; flax']
 
 
 def layers() -> list[list[str]]:
@@ -66,8 +68,7 @@ def main() -> None:
   options.add_argument('--folder', type=pathlib.Path, default=FOLDER)
   folder = options.parse_args().folder
   folder.mkdir(parents=True, exist_ok=True)
-  with mpl.rc_context({'svg.hashsalt': 'mq_jax'}):
-    draw().savefig(folder / 'packages.png')
+  draw().savefig(folder / 'packages.png')
   print(f'wrote {folder / "packages.png"}')
 
 

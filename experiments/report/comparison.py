@@ -1,6 +1,7 @@
 """The measured and the published accuracy of a setting."""
 
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -139,6 +140,12 @@ def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:
     for records in measured.records.values()
     if all(score in record for record in records)
   ]
+
+
+def bits(measured: Cell) -> list[float]:
+  """Returns the test loss of each trial, in bits per symbol of the data."""
+  losses = accuracies(measured, 'test_loss')
+  return [loss / math.log(2) for loss in losses]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -1,6 +1,5 @@
 """The table of the README: what was reached, in ten rows."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -153,12 +152,10 @@ def _cells(
 
 def _text(cell: comparison.Cell, symbol: str) -> str:
   """Returns the accuracy, or bits per symbol, with its deviation."""
-  values = comparison.accuracies(cell)
-  digits, unit = 2, '%'
   if symbol:
-    losses = comparison.accuracies(cell, 'test_loss')
-    values = [loss / math.log(2) for loss in losses]
-    digits, unit = 3, f'bits per {symbol}'
+    values, digits, unit = comparison.bits(cell), 3, f'bits per {symbol}'
+  else:
+    values, digits, unit = comparison.accuracies(cell), 2, '%'
   spread = (
     f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
   )

@@ -1,6 +1,5 @@
 """The table of one study: measured and published accuracy per setting."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -108,8 +107,7 @@ def _bits(study: spec.Study, ours: comparison.Cell) -> dict[str, str]:
   symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()} - {''}
   if not symbols:
     return {}
-  losses = comparison.accuracies(ours, 'test_loss')
-  values = [loss / math.log(2) for loss in losses]
+  values = comparison.bits(ours)
   spread = statistics.stdev(values) if len(values) > 1 else None
   numbers = (statistics.fmean(values) if values else None, spread)
   return {

@@ -75,23 +75,21 @@ def _lowest(rows: Sequence[Tuned]) -> Tuned:
 
   def loss(row: Tuned) -> float:
     records = {seed: row.cell.records[seed] for seed in common}
-    return statistics.fmean(bits(row.cell._replace(records=records)))
+    return statistics.fmean(comparison.bits(row.cell._replace(records=records)))
 
   return min(rows, key=loss)
 
 
-def bits(cell: comparison.Cell) -> list[float]:
-  """Returns the test loss of each trial, in bits per symbol."""
-  return [loss / math.log(2) for loss in comparison.accuracies(cell, _LOSS)]
+def _unit(study: Study) -> str:
+  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()}
+  return f'bits per {join_distinct(symbols)}'
 
 
 def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
   """Returns one row per rule, with its difference from straight-through."""
   found = best(study, runs)
   baselines = {row.forward: row for row in found if row.backward == _BASELINE}
-  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()}
-  unit = f'bits per {join_distinct(symbols)}'
-  rows = [_row(row, baselines.get(row.forward), unit) for row in found]
+  rows = [_row(row, baselines.get(row.forward), _unit(study)) for row in found]
   note = (
     'Test loss at the best of the tried step sizes α. The test text chose α,'
     ' for every rule in the same way. The difference is that from the'
@@ -103,7 +101,7 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
 
 
 def _row(row: Tuned, baseline: Tuned | None, unit: str) -> dict[str, str]:
-  values = bits(row.cell)
+  values = comparison.bits(row.cell)
   columns = {
     'weights': row.forward,
     'backward': row.backward,
@@ -138,11 +136,10 @@ def draw(study: Study, found: Sequence[Tuned]) -> Figure:
   figure = Figure(figsize=(5.4, 3.6))
   axis = figure.subplots()
   forwards = list(dict.fromkeys(row.forward for row in found if row.backward))
-  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()}
   rules = list(dict.fromkeys(row.backward for row in found if row.backward))
   for index, rule in enumerate(rules):
     rows = [row for row in found if row.backward == rule]
-    values = [bits(row.cell) for row in rows]
+    values = [comparison.bits(row.cell) for row in rows]
     declared = ESTIMATORS[rows[0].estimator]
     # Points beside each other, so that their bars can be told apart.
     shift = 0.08 * (index - (len(rules) - 1) / 2)
@@ -158,11 +155,11 @@ def draw(study: Study, found: Sequence[Tuned]) -> Figure:
     )
   for row in found:
     if not row.backward:
-      mean = statistics.fmean(bits(row.cell))
+      mean = statistics.fmean(comparison.bits(row.cell))
       axis.axhline(mean, color='0.4', linestyle='--', label='full precision')
   axis.set_xticks(range(len(forwards)), forwards)
   axis.set_xlabel('weights')
-  axis.set_ylabel(f'test loss, bits per {join_distinct(symbols)}')
+  axis.set_ylabel(f'test loss, {_unit(study)}')
   axis.legend(fontsize=7)
   figure.suptitle(study.title)
   return figure
