@@ -11,12 +11,17 @@ from experiments.build.estimators import ESTIMATORS
 from experiments.report import comparison
 from experiments.report.plots import Measured, group_by_optimizer
 
-COLUMNS = ('difference', '95 % of it from', 'to')
+COLUMNS = ('difference', '95 % of it from', 'to', 'p')
 NOTE = (
   ' The column difference is the mean difference from the baseline over the'
-  " seeds of both; its interval is Student's, for paired trials, and not"
-  ' adjusted for the number of settings.'
+  " seeds of both. Its interval is Student's, for paired trials, and not"
+  " adjusted. The column p is the level of Student's test that the difference"
+  ' is 0, adjusted for the number of differences in this table (Holm).'
 )
+# A multiple of the median difference, to which the axis of a figure is linear.
+_LINEAR_UP_TO = 4
+
+EMPTY = dict.fromkeys(COLUMNS, '')
 
 
 class Difference(NamedTuple):
@@ -26,11 +31,14 @@ class Difference(NamedTuple):
     mean: Mean over the seeds that both settings have.
     interval: Ends of the 95 % interval; None for fewer than
       `comparison.MINIMUM_TRIALS` seeds, or equal differences.
+    p: Level of the two-sided test that the difference is 0, not adjusted; None
+      like the interval.
     seeds: Number of these seeds.
   """
 
   mean: float
   interval: tuple[float, float] | None
+  p: float | None
   seeds: int
 
 
@@ -55,29 +63,65 @@ def difference(
     for cell in (ours, baseline)
   ]
   values = [a - b for a, b in zip(*pairs, strict=True)]
-  ends = None
+  ends = p = None
   # Equal differences have no spread that an interval could be based on.
   if len(values) >= comparison.MINIMUM_TRIALS and len({*values}) > 1:
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    ends = float(low), float(high)
-  return Difference(statistics.fmean(values), ends, len(values))
+    test = stats.ttest_1samp(values, 0)
+    low, high = test.confidence_interval(0.95)
+    ends, p = (float(low), float(high)), float(test.pvalue)
+  return Difference(statistics.fmean(values), ends, p, len(values))
 
 
 def _conditions(cell: comparison.Cell) -> tuple[int, float | None]:
   return cell.epochs, cell.base_accuracy
 
 
+def differences(
+  cells: Mapping[str, comparison.Cell | None], baselines: Mapping[str, str]
+) -> dict[str, Difference]:
+  """Returns the difference of each setting that has one, by its name."""
+  found = {}
+  for name, ours in cells.items():
+    baseline = cells.get(baselines.get(name, ''))
+    if ours and baseline and (value := difference(ours, baseline)):
+      found[name] = value
+  return found
+
+
+def holm(levels: Mapping[str, float]) -> dict[str, float]:
+  """Returns levels that are adjusted for their number (Holm 1979).
+
+  Args:
+    levels: Level of each test.
+  """
+  adjusted: dict[str, float] = {}
+  largest = 0.0
+  for tested, name in enumerate(sorted(levels, key=levels.__getitem__)):
+    largest = max(largest, (len(levels) - tested) * levels[name])
+    adjusted[name] = min(1.0, largest)
+  return adjusted
+
+
 def columns(
-  setting: str,
-  cells: Mapping[str, comparison.Cell | None],
-  baselines: Mapping[str, str],
-) -> dict[str, str]:
-  """Returns the columns of one setting; empty for a baseline."""
-  ours, baseline = cells[setting], cells.get(baselines.get(setting, ''))
-  found = difference(ours, baseline) if ours and baseline else None
-  numbers = (found.mean, *(found.interval or ())) if found else ()
-  texts = [f'{number:+.2f}' for number in numbers]
-  return dict.fromkeys(COLUMNS, '') | dict(zip(COLUMNS, texts, strict=False))
+  found: Mapping[str, Difference], scale: float = 1.0, digits: int = 2
+) -> dict[str, dict[str, str]]:
+  """Returns the columns of each setting of a table.
+
+  Args:
+    found: All differences of the table, by the name of the setting.
+    scale: Factor of the differences, for another unit.
+    digits: Number of digits after the point.
+  """
+  levels = {name: v.p for name, v in found.items() if v.p is not None}
+  adjusted = holm(levels)
+  rows = {}
+  for name, value in found.items():
+    numbers = (value.mean, *(value.interval or ()))
+    texts = [f'{scale * number:+.{digits}f}' for number in numbers]
+    if name in adjusted:
+      texts.append(f'{adjusted[name]:.2g}')
+    rows[name] = EMPTY | dict(zip(COLUMNS, texts, strict=False))
+  return rows
 
 
 def draw(
@@ -95,15 +139,12 @@ def draw(
     bar the 95 % interval.
   """
   cells = {name: cell for name, _, cell in group}
-  found: dict[str, tuple[float, float, float, int]] = {}
-  for name, cell in cells.items():
-    if baseline := cells.get(baselines.get(name, '')):
-      value = difference(cell, baseline)
-      if value and value.interval:
-        found[name] = (value.mean, *value.interval, value.seeds)
-  if not found:
+  found = differences(cells, baselines)
+  ends = {name: v.interval for name, v in found.items() if v.interval}
+  if not ends:
     return None
-  rows = [entry for entry in group if entry[0] in found]
+  rows = [entry for entry in group if entry[0] in ends]
+  rows.sort(key=lambda entry: found[entry[0]].mean, reverse=True)
   panels = group_by_optimizer(rows)
   counts = [len(panel) for panel in panels.values()]
   figure = Figure(figsize=(6.0, 0.24 * sum(counts) + 0.6 * len(panels) + 0.7))
@@ -112,7 +153,7 @@ def draw(
   )[:, 0]
   for axis, (optimizer, panel) in zip(axes, panels.items(), strict=True):
     for row, (name, config, _) in enumerate(panel):
-      mean, low, high, _ = found[name]
+      mean, (low, high) = found[name].mean, ends[name]
       declared = ESTIMATORS[config.estimator]
       axis.errorbar(
         mean,
@@ -123,13 +164,18 @@ def draw(
         markersize=5,
       )
     names = [
-      f'{name.partition("-")[2] or name}, {found[name][3]} seeds'
+      f'{name.partition("-")[2] or name}, {found[name].seeds} seeds'
       for name, _, _ in panel
     ]
     axis.set_yticks(range(len(panel)), names, fontsize=7)
     axis.set_ylim(len(panel) - 0.5, -0.5)
     axis.axvline(0, color=ESTIMATORS['ste'].colour, linewidth=0.8)
     axis.set_title(optimizer)
+  sizes = [abs(found[name].mean) for name in ends]
+  linear = _LINEAR_UP_TO * statistics.median(sizes)
+  # One long difference would hide all others.
+  if max(sizes) > 2 * linear:
+    axes[-1].set_xscale('symlog', linthresh=linear, linscale=2)
   axes[-1].set_xlabel('difference from the baseline, percentage points')
   figure.suptitle(title)
   return figure

@@ -39,9 +39,10 @@ def study_table(
     for setting, config in study.settings.items()
   }
   with_paper = any(theirs.values())
+  compared = paired.columns(paired.differences(cells, study.baselines))
   rows = [
     _row(setting, study, ours, theirs[setting], with_paper)
-    | _added(setting, study, cells)
+    | _added(setting, study, compared)
     for setting, ours in cells.items()
     if ours
   ]
@@ -58,13 +59,13 @@ def study_table(
 def _added(
   setting: str,
   study: spec.Study,
-  cells: Mapping[str, comparison.Cell | None],
+  compared: Mapping[str, Mapping[str, str]],
 ) -> dict[str, str]:
   """Returns the columns of a study that compares settings seed by seed."""
   if not study.baselines:
     return {}
   rate = study.settings[setting].learning_rate
-  return {'α': f'{rate:g}'} | paired.columns(setting, cells, study.baselines)
+  return {'α': f'{rate:g}', **compared.get(setting, paired.EMPTY)}
 
 
 def _row(

@@ -89,20 +89,33 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
   """Returns one row per rule, with its difference from straight-through."""
   found = best(study, runs)
   baselines = {row.forward: row for row in found if row.backward == _BASELINE}
-  rows = [_row(row, baselines.get(row.forward), _unit(study)) for row in found]
+  differences = {
+    _name(row): value
+    for row in found
+    if row.backward not in ('', _BASELINE)
+    and (baseline := baselines.get(row.forward))
+    and (value := paired.difference(row.cell, baseline.cell, _LOSS))
+  }
+  compared = paired.columns(differences, scale=1 / math.log(2), digits=4)
+  rows = [
+    _row(row, _unit(study)) | compared.get(_name(row), paired.EMPTY)
+    for row in found
+  ]
   note = (
     'Test loss at the best of the tried step sizes α. The test text chose α,'
     ' for every rule in the same way. The difference is that from the'
-    ' straight-through rule at its own best α, in the mean over common seeds;'
-    " its interval is Student's, for paired trials, and not adjusted for the"
-    ' number of rows.'
+    ' straight-through rule at its own best α.' + paired.NOTE
   )
   return make_table(f'{name}_tuned', f'{study.title}, tuned', rows, note)
 
 
-def _row(row: Tuned, baseline: Tuned | None, unit: str) -> dict[str, str]:
+def _name(row: Tuned) -> str:
+  return f'{row.forward}-{row.backward}'
+
+
+def _row(row: Tuned, unit: str) -> dict[str, str]:
   values = comparison.bits(row.cell)
-  columns = {
+  return {
     'weights': row.forward,
     'backward': row.backward,
     'α': f'{row.rate:g}',
@@ -111,14 +124,7 @@ def _row(row: Tuned, baseline: Tuned | None, unit: str) -> dict[str, str]:
     'std': f'{statistics.stdev(values):.4f}' if len(values) > 1 else '',
     'trials': str(len(values)),
     'epochs': str(row.cell.epochs),
-    **dict.fromkeys(paired.COLUMNS, ''),
   }
-  if baseline is None or baseline is row:
-    return columns
-  found = paired.difference(row.cell, baseline.cell, _LOSS)
-  numbers = (found.mean, *(found.interval or ())) if found else ()
-  texts = [f'{number / math.log(2):+.4f}' for number in numbers]
-  return columns | dict(zip(paired.COLUMNS, texts, strict=False))
 
 
 def draw(study: Study, found: Sequence[Tuned]) -> Figure:

@@ -5,7 +5,8 @@
 
 The step size of a rule is the one with the highest accuracy on held-out images
 in the runs of `fair_search.py` in results/. A rule whose search is not complete
-has no setting here.
+has no setting here. The straight-through rule also has its second-best step
+size: what it is compared with shall not depend on the choice between the two.
 """
 
 import pathlib
@@ -19,6 +20,8 @@ from experiments.records import ledger
 from experiments.studies import fair_search
 from experiments.study import Study
 
+BASELINE = 'ste'
+SECOND = f'{BASELINE}-second'  # at its second-best step size
 RESULTS = pathlib.Path(__file__).parents[2] / ledger.RESULTS
 
 
@@ -54,10 +57,10 @@ def accuracies_of(
   return [*accuracies.get(identity(complete), {}).values()]
 
 
-def best_rate(
+def best_rates(
   optimizer: str, rule: str, accuracies: Mapping[str, dict[int, float]]
-) -> float | None:
-  """Returns the best α of a rule; None if the search is not complete.
+) -> list[float]:
+  """Returns the α of a rule, the best first; empty if the search is incomplete.
 
   Args:
     optimizer: Key of `fair_search.RATES`.
@@ -69,27 +72,29 @@ def best_rate(
     config = fair_search.searched(optimizer, rule, rate)
     values = accuracies_of(config, accuracies)
     if not values:
-      return None
+      return []
     found[rate] = statistics.fmean(values)
-  return max(found, key=found.__getitem__)
+  return sorted(found, key=found.__getitem__, reverse=True)
 
 
 def get_study() -> Study:
   """Returns one setting per optimizer and rule whose search is complete."""
   accuracies = final_accuracies(ledger.read(RESULTS, 'fair_search-*'))
-  settings = {
-    f'{optimizer}-{rule}': fair_search.setting(optimizer, rule, rate)
-    for optimizer in fair_search.RATES
-    for rule in fair_search.RULES
-    if (rate := best_rate(optimizer, rule, accuracies)) is not None
-  }
+  settings = {}
+  for optimizer in fair_search.RATES:
+    for rule in fair_search.RULES:
+      rates = best_rates(optimizer, rule, accuracies)
+      names = [rule, SECOND] if rule == BASELINE else [rule]
+      for name, rate in zip(names, rates, strict=False):
+        config = fair_search.setting(optimizer, rule, rate)
+        settings[f'{optimizer}-{name}'] = config
   return Study(
     'Backward rules at their best step sizes: ResNet20, 1 bit, two epochs',
     settings,
     figures=False,
     baselines={
-      name: f'{config.optimizer}-ste'
+      name: baseline
       for name, config in settings.items()
-      if config.estimator != 'ste'
+      if name != (baseline := f'{config.optimizer}-{BASELINE}')
     },
   )

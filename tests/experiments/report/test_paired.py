@@ -54,10 +54,14 @@ def test_difference_is_paired_and_has_the_interval_of_student(tmp_path):
   differences = np.subtract(EDE, STE)
   half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
   expected = differences.mean() + np.array([0, -half, half])
+  t = differences.mean() / (differences.std(ddof=1) / np.sqrt(3))
   ours = [rows['sgd-ede'][name] for name in paired.COLUMNS]
-  assert ours == [f'{number:+.2f}' for number in expected]
+  assert ours == [
+    *(f'{number:+.2f}' for number in expected),
+    f'{2 * stats.t.sf(t, 2):.2g}',
+  ]
   assert rows['sgd-ede']['α'] == '0.3'
-  assert [rows['sgd-ste'][name] for name in paired.COLUMNS] == ['', '', '']
+  assert [rows['sgd-ste'][name] for name in paired.COLUMNS] == [''] * 4
   assert "Student's" in note
 
 
@@ -65,7 +69,12 @@ def test_difference_uses_common_seeds_only(tmp_path):
   study = make_study()
   runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=EDE[:2])
   rows, _ = rows_of(study, runs)
-  assert [rows['sgd-ede'][name] for name in paired.COLUMNS] == ['+0.75', '', '']
+  assert [rows['sgd-ede'][name] for name in paired.COLUMNS] == [
+    '+0.75',
+    '',
+    '',
+    '',
+  ]
   assert rows['sgd-ede']['mark'] == '2 of 5 trials'
 
 
@@ -87,11 +96,53 @@ def test_difference_of_runs_of_other_lengths_is_empty(tmp_path):
   assert rows['sgd-ede'][paired.COLUMNS[0]] == ''
 
 
+def test_levels_are_those_of_holm():
+  # 3 · 0.01, then 2 · 0.02 and 1 · 0.03, which may not be below the one before.
+  adjusted = paired.holm({'b': 0.03, 'a': 0.01, 'c': 0.02})
+  assert adjusted == pytest.approx({'a': 0.03, 'c': 0.04, 'b': 0.04})
+  assert paired.holm({'a': 0.6, 'b': 0.7}) == {'a': 1.0, 'b': 1.0}
+  assert paired.holm({}) == {}
+
+
+def test_level_is_adjusted_for_the_differences_of_the_table(tmp_path):
+  study = make_study()
+  one = write(tmp_path / 'one', study, sgd_ste=STE, sgd_ede=EDE)
+  noisy = [70.0, 95.0, 91.0]
+  two = write(tmp_path / 'two', study, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=noisy)
+  alone, beside = (
+    float(rows_of(study, runs)[0]['sgd-ede']['p']) for runs in (one, two)
+  )
+  assert beside == pytest.approx(2 * alone, rel=0.05)
+
+
+def test_long_difference_does_not_hide_the_others(tmp_path):
+  study = make_study()
+  low = [value - 50 + index for index, value in enumerate(STE)]
+  runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=low)
+  group = [
+    (name, config, cell)
+    for name, config in study.settings.items()
+    if (cell := paired.comparison.cell(config, runs))
+  ]
+  figure = paired.draw(group, study.baselines, 'Rules')
+  assert figure.axes[-1].get_xscale() == 'linear'
+  study.baselines['sgd-lab'] = 'sgd-ste'
+  more = [('sgd-lab', *group[1][1:]), *group]
+  assert paired.draw(more, study.baselines, 'R').axes[-1].get_xscale() == (
+    'symlog'
+  )
+
+
 def test_equal_differences_have_no_interval(tmp_path):
   study = make_study()
   runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=[v + 1 for v in STE])
   rows, _ = rows_of(study, runs)
-  assert [rows['sgd-ede'][name] for name in paired.COLUMNS] == ['+1.00', '', '']
+  assert [rows['sgd-ede'][name] for name in paired.COLUMNS] == [
+    '+1.00',
+    '',
+    '',
+    '',
+  ]
 
 
 def test_figure_has_a_panel_per_optimizer_and_a_bar_per_rule(tmp_path):

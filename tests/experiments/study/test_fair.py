@@ -19,19 +19,20 @@ def write_search(folder, accuracies, optimizer='sgd', rule='ede'):
   return fair.final_accuracies(ledger.read(folder, 'fair_search-*'))
 
 
-def test_best_rate_has_highest_last_accuracy(tmp_path):
+def test_best_rates_are_ordered_by_their_last_accuracy(tmp_path):
   rates = fair_search.RATES['sgd']
-  runs = {rate: (90.0, 50.0) for rate in rates} | {rates[2]: (10.0, 60.0)}
+  runs = {rate: (90.0, 50.0) for rate in rates}
+  runs |= {rates[2]: (10.0, 60.0), rates[4]: (0.0, 55.0)}
   found = write_search(tmp_path, runs)
-  assert fair.best_rate('sgd', 'ede', found) == rates[2]
-  assert fair.best_rate('sgd', 'ste', found) is None
-  assert fair.best_rate('adam', 'ede', found) is None
+  assert fair.best_rates('sgd', 'ede', found)[:2] == [rates[2], rates[4]]
+  assert fair.best_rates('sgd', 'ste', found) == []
+  assert fair.best_rates('adam', 'ede', found) == []
 
 
-def test_best_rate_of_incomplete_search_is_none(tmp_path):
+def test_incomplete_search_has_no_best_rate(tmp_path):
   rates = fair_search.RATES['sgd'][:-1]
   found = write_search(tmp_path, {rate: (50.0, 50.0) for rate in rates})
-  assert fair.best_rate('sgd', 'ede', found) is None
+  assert fair.best_rates('sgd', 'ede', found) == []
 
 
 def test_fair_has_settings_of_complete_searches_only(tmp_path, monkeypatch):
@@ -43,6 +44,21 @@ def test_fair_has_settings_of_complete_searches_only(tmp_path, monkeypatch):
   assert setting[0] == 'sgd-ede'
   assert setting[1].learning_rate == max(rates)
   assert setting[1].holdout == setting[1].epoch_steps == 0
+
+
+def test_baseline_also_has_its_second_best_rate(tmp_path, monkeypatch):
+  monkeypatch.setattr(fair, 'RESULTS', tmp_path)
+  rates = fair_search.RATES['sgd']
+  for rule in ('ste', 'ede'):
+    write_search(tmp_path, {rate: (rate, rate) for rate in rates}, rule=rule)
+  study = fair.get_study()
+  chosen = {name: c.learning_rate for name, c in study.settings.items()}
+  assert chosen == {
+    'sgd-ste': rates[-1],
+    'sgd-ste-second': rates[-2],
+    'sgd-ede': rates[-1],
+  }
+  assert study.baselines == {'sgd-ste-second': 'sgd-ste', 'sgd-ede': 'sgd-ste'}
 
 
 def test_every_rule_has_the_same_budget():
