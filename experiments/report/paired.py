@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 from scipy import stats
 
 from experiments.build.estimators import ESTIMATORS
 from experiments.report import comparison
 from experiments.report.plots import Measured, group_by_optimizer
+from experiments.report.tables import join_distinct
 
 COLUMNS = ('difference', '95 % of it from', 'to', 'p')
 NOTE = (
@@ -176,6 +178,11 @@ def draw(
   # One long difference would hide all others.
   if max(sizes) > 2 * linear:
     axes[-1].set_xscale('symlog', linthresh=linear, linscale=2)
-  axes[-1].set_xlabel('difference from the baseline, percentage points')
+    axes[-1].xaxis.set_major_locator(
+      SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5))
+    )
+    axes[-1].xaxis.set_major_formatter(ScalarFormatter())
+  names = join_distinct({baselines[name] for name in ends})
+  axes[-1].set_xlabel(f'difference from {names}, percentage points')
   figure.suptitle(title)
   return figure
