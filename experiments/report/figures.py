@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.records import ledger
-from experiments.report import comparison, minutes, paired, plots, tuned
+from experiments.report import comparison, minutes, paired, plots, steps, tuned
 from experiments.report.plots import Measured
 from experiments.study.spec import Study
 
@@ -40,7 +40,11 @@ def write_all(
   drawn = [
     n
     for n, study in studies.items()
-    if study.figures or study.over_time or study.tuned or study.baselines
+    if study.figures
+    or study.over_time
+    or study.over_steps
+    or study.tuned
+    or study.baselines
   ]
   for name in sorted(drawn, key=lambda n: (not studies[n].published, n)):
     study = studies[name]
@@ -56,6 +60,10 @@ def write_all(
       device, timed = minutes.comparable(measured)
       if study.over_time and timed:
         figures['minutes'] = minutes.over_time(device, timed, study.title)
+      if study.over_steps and (
+        over_steps := steps.over_steps(measured, study.title)
+      ):
+        figures['steps'] = over_steps
       if study.tuned and (found := tuned.best(study, runs)):
         figures['bits'] = tuned.draw(study, found)
       if study.baselines and (

@@ -182,7 +182,7 @@ def draw(
       SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5))
     )
     axes[-1].xaxis.set_major_formatter(ScalarFormatter())
-  names = join_distinct({baselines[name] for name in ends})
-  axes[-1].set_xlabel(f'difference from {names}, percentage points')
+  compared = join_distinct({baselines[name] for name in ends})
+  axes[-1].set_xlabel(f'difference from {compared}, percentage points')
   figure.suptitle(title)
   return figure

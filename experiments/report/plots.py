@@ -49,7 +49,7 @@ def curves(group: Measured, kind: str, title: str) -> Figure:
     drawn: collections.Counter[str] = collections.Counter()
     for name, config, cell in panel:
       declared, earlier = ESTIMATORS[config.estimator], drawn[config.estimator]
-      _band(
+      band(
         axis,
         curve,
         cell,
@@ -103,30 +103,41 @@ def images_of(group: Measured) -> str:
   return 'held-out' if group[0][1].holdout else 'test'
 
 
-def _band(
+def band(
   axis: Axes,
   curve: Curve,
   measured: comparison.Cell,
   label: str,
   color: Any,
+  over: str = 'epoch',
   **style: Any,
 ) -> None:
-  """Draws the mean over trials, and a band from minimum to maximum."""
+  """Draws the mean over trials, and a band from minimum to maximum.
+
+  Args:
+    axis: Where to draw.
+    curve: The quantity of a record.
+    measured: Measurements.
+    label: Label without the number of trials.
+    color: Colour of both.
+    over: Key of the records for the horizontal axis: 'epoch' or 'step'.
+    **style: Style of the line.
+  """
   values = np.array(
     [[curve(record) for record in trial] for trial in measured.records.values()]
   )
-  epochs = np.arange(1, values.shape[1] + 1)
+  x = [record[over] for record in first_trial(measured)]
   axis.plot(
-    epochs,
+    x,
     values.mean(axis=0),
     color=color,
-    markevery=max(1, len(epochs) // 10),
+    markevery=max(1, len(x) // 10),
     markersize=4,
     label=label + _trials(measured),
     **style,
   )
   axis.fill_between(
-    epochs,
+    x,
     values.min(axis=0),
     values.max(axis=0),
     color=color,
@@ -232,7 +243,7 @@ def factors(group: Measured, of_paper: str) -> Figure:
   for index, (_, config, cell) in enumerate(group):
     name = f'hidden {config.hidden}'
     for axis, key, style in ((left, 'train_loss', '-'), (right, 's', ':')):
-      _band(
+      band(
         axis,
         operator.itemgetter(key),
         cell,

@@ -2,10 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from experiments.build.estimators import ESTIMATORS
 from experiments.common.markdown import Table
@@ -80,8 +81,9 @@ def _lowest(rows: Sequence[Tuned]) -> Tuned:
   return min(rows, key=loss)
 
 
-def _unit(study: Study) -> str:
-  symbols = {DATASETS[c.dataset].symbol for c in study.settings.values()}
+def unit_of(configs: Iterable[ConfigDict]) -> str:
+  """Returns the unit of the test loss, such as 'bits per byte'."""
+  symbols = {DATASETS[config.dataset].symbol for config in configs}
   return f'bits per {join_distinct(symbols)}'
 
 
@@ -98,7 +100,8 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
   }
   compared = paired.columns(differences, scale=1 / math.log(2), digits=4)
   rows = [
-    _row(row, _unit(study)) | compared.get(_name(row), paired.EMPTY)
+    _row(row, unit_of(study.settings.values()))
+    | compared.get(_name(row), paired.EMPTY)
     for row in found
   ]
   note = (
@@ -165,7 +168,7 @@ def draw(study: Study, found: Sequence[Tuned]) -> Figure:
       axis.axhline(mean, color='0.4', linestyle='--', label='full precision')
   axis.set_xticks(range(len(forwards)), forwards)
   axis.set_xlabel('weights')
-  axis.set_ylabel(f'test loss, {_unit(study)}')
+  axis.set_ylabel(f'test loss, {unit_of(study.settings.values())}')
   axis.legend(fontsize=7)
   figure.suptitle(study.title)
   return figure

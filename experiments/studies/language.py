@@ -20,6 +20,7 @@ FORWARD: dict[str, dict[str, Any]] = {
   'ternary': {'quantizer': 'absmean'},
   '2bit': {'quantizer': 'seq'},
   '4bit': {'quantizer': 'dorefa', 'bits': 4},
+  '4bit_lsq': {'quantizer': 'lsq', 'bits': 4},
 }
 # A learned rule starts at the straight-through rule.
 BACKWARD: dict[str, dict[str, Any]] = {

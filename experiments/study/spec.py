@@ -58,6 +58,8 @@ class Study(NamedTuple):
       one respect, which only a table can show.
     over_time: The study has a figure of accuracy over minutes. The names of its
       settings are 'RECIPE-EPOCHS'.
+    over_steps: The study has a figure of bits per symbol over steps. The names
+      of its settings are 'FORWARD-BACKWARD', or 'full' in full precision.
     tuned: The study has a table and a figure of each rule at its best step
       size. The names of its settings are 'FORWARD-BACKWARD-RATE', or
       'FORWARD-RATE' in full precision, and its data have symbols.
@@ -74,6 +76,7 @@ class Study(NamedTuple):
   paper_mean: str = 'The paper takes the mean over the last ten epochs.'
   figures: bool = True
   over_time: bool = False
+  over_steps: bool = False
   tuned: bool = False
   baselines: Mapping[str, str] = MappingProxyType({})
 
