@@ -7,6 +7,7 @@ import inspect
 import pathlib
 import re
 import textwrap
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +58,7 @@ def write(folder: pathlib.Path) -> None:
     for full, value in names.items():
       directive = 'autoclass' if inspect.isclass(value) else 'autofunction'
       lines += [f'.. {directive}:: {full}', '']
+    lines += _types(names.values())
     _write_lines(folder / f'{name.rpartition(".")[2]}.rst', lines)
 
 
@@ -86,6 +88,51 @@ def public_names(package: str) -> dict[str, Any]:
   return found
 
 
+def _types(values: Iterable[Any]) -> list[str]:
+  """Returns the short names of types in the signatures of some functions."""
+  used = {
+    node.id
+    for value in values
+    if not inspect.isclass(value) and (function := _source(value))
+    for part in (function.args, function.returns)
+    if part is not None
+    for node in ast.walk(part)
+    if isinstance(node, ast.Name)
+  }
+  rows = [
+    line
+    for name in sorted(used & _aliases().keys())
+    for line in (f'``{name}``', f'    ``{_aliases()[name]}``', '')
+  ]
+  title = 'Types in these signatures'
+  return [title, '-' * len(title), '', *rows] if rows else []
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+  """Returns the types to which the modules of mq_jax give a short name."""
+  found = {}
+  for path in pathlib.Path(mq_jax.__file__).parent.rglob('*.py'):
+    for line in ast.parse(path.read_text('utf-8')).body:
+      match line:
+        case ast.Assign(targets=[ast.Name(id=name)]) if (
+          name[0].isupper() and not name.isupper()
+        ):
+          found[name] = ast.unparse(line.value)
+  del found['Array']  # Every reader knows jax.Array.
+  return found
+
+
+def _source(value: Any) -> ast.FunctionDef | None:
+  """Returns the syntax tree of a function; None for other values."""
+  try:
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(value)))
+    (function,) = ast.parse(source).body
+  except (OSError, TypeError, SyntaxError, ValueError):
+    return None
+  return function if isinstance(function, ast.FunctionDef) else None
+
+
 def _package(module: str) -> str:
   """Returns the longest name in PACKAGES that a module belongs to."""
   return max(
@@ -108,12 +155,7 @@ def source_signature(
   if inspect.isclass(value):
     # The docstring lists the attributes with their types and shapes.
     return '', None
-  try:
-    source = textwrap.dedent(inspect.getsource(inspect.unwrap(value)))
-    (function,) = ast.parse(source).body
-  except (OSError, TypeError, SyntaxError, ValueError):
-    return None
-  if not isinstance(function, ast.FunctionDef):
+  if (function := _source(value)) is None:
     return None
   result = function.returns and ast.unparse(function.returns)
   return f'({ast.unparse(function.args)})', result

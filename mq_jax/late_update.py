@@ -5,7 +5,7 @@
 The gradients belong to the last loss. The loss at W' then trains φ.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -22,7 +22,6 @@ from mq_jax.selection import Rules, map_selected, named_leaves, only, replace
 
 Array = jax.Array
 Params = Any
-Schedule = Callable[[Any], Any]
 
 
 class Setup(NamedTuple):
@@ -48,7 +47,7 @@ class Setup(NamedTuple):
   quantizer: Rules
   estimator: GradientEstimator
   refine: optax.GradientTransformation
-  learning_rate: Schedule
+  learning_rate: optax.Schedule
   post_update: optax.GradientTransformation
   meta_optimizer: optax.GradientTransformation
   differentiate_refinement: bool

@@ -16,7 +16,6 @@ from mq_jax.quantizers import Quantizer, quantize
 
 Array = jax.Array
 Params = Any
-Leaves = dict[str, Array]
 Rules = Quantizer | Sequence[tuple[str, Quantizer | None]]
 T = TypeVar('T')
 
@@ -29,7 +28,7 @@ _EMBEDDING = re.compile('.*embed.*|wte|wpe', re.IGNORECASE)
 
 def named_leaves(
   params: Params, is_leaf: Callable[[Any], bool] | None = None
-) -> Leaves:
+) -> dict[str, Array]:
   """Returns all leaves of `params` by path, in the order of the pytree.
 
   Args:
@@ -180,7 +179,7 @@ def _listing(paths: Any) -> str:
   return ', '.join(paths) or '(none)'
 
 
-def only(paths: Iterable[str], tree: Any) -> Leaves:
+def only(paths: Iterable[str], tree: Any) -> dict[str, Array]:
   """Returns the leaves of `tree` at these paths."""
   leaves = named_leaves(tree)
   return {path: leaves[path] for path in paths}

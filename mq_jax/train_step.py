@@ -30,7 +30,6 @@ from mq_jax.diagnostics import Diagnostics, codes, diagnose
 from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import (
   Params,
-  Schedule,
   Setup,
   State,
   check_with_stand_in,
@@ -104,7 +103,7 @@ def make_train_step(
   estimator: GradientEstimator,
   *,
   refine: optax.GradientTransformation = optax.identity(),
-  learning_rate: float | Schedule = 1e-3,
+  learning_rate: float | optax.Schedule = 1e-3,
   post_update: optax.GradientTransformation = optax.identity(),
   meta_optimizer: optax.GradientTransformation = optax.adam(1e-3),
   differentiate_refinement: bool = False,
@@ -293,7 +292,7 @@ def _over_trials(
   return explains_donation(jax.jit(mapped))
 
 
-def _schedule(learning_rate: float | Schedule) -> Schedule:
+def _schedule(learning_rate: float | optax.Schedule) -> optax.Schedule:
   if callable(learning_rate):
     return learning_rate
   _check_rate(learning_rate, ', or a schedule')

@@ -25,7 +25,6 @@ from mq_jax.quantizers import (
 )
 
 Array = jax.Array
-Schedule = Callable[[Array], Any]
 
 
 @prints_call
@@ -70,7 +69,7 @@ class ProxState(NamedTuple):
 
 def proximal_step(
   rules: selection.Rules,
-  strength: Schedule,
+  strength: optax.Schedule,
   *,
   prox: Callable[[Array, Array, Array], Array] = prox_l1,
 ) -> optax.GradientTransformation:
@@ -154,7 +153,7 @@ class Relaxation(NamedTuple):
 
 
 @prints_call
-def binary_relax(projection: Quantizer, strength: Schedule) -> Quantizer:
+def binary_relax(projection: Quantizer, strength: optax.Schedule) -> Quantizer:
   """Relaxes Q(W) in the loss to (λ Q(W) + W) / (λ + 1), with λ growing to ∞.
 
   Args:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mq_jax.checks import (
   check_at_least,
@@ -16,7 +17,6 @@ from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, even_levels
 
 Array = jax.Array
-Schedule = Callable[[Array], Array]
 # Each maps the start, the end and the elapsed share to the temperature.
 SHAPES: dict[str, Callable[[float, float, Array], Array]] = {
   'exp': lambda start, end, u: start * (end / start) ** u,
@@ -29,7 +29,7 @@ SHAPES: dict[str, Callable[[float, float, Array], Array]] = {
 
 @prints_call
 def slb(
-  bits: int, inverse_temperature: Schedule, *, sharpness: float = 1.0
+  bits: int, inverse_temperature: optax.Schedule, *, sharpness: float = 1.0
 ) -> Quantizer:
   """Represents each weight by a mixture of levels that sharpens to one level.
 
@@ -119,7 +119,7 @@ def temperature_schedule(
   cycles: int = 1,
   every: int = 1,
   freeze: bool = False,
-) -> Schedule:
+) -> optax.Schedule:
   """Returns a schedule of SLB for the inverse temperature T.
 
   u is the elapsed share of `window`. 'exp' is start · (end/start)ᵘ, 'linear' is

@@ -1,10 +1,10 @@
 """Binary weights as the limit of a smooth function: MD-tanh and BayesBiNN."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mq_jax.checks import check_positive
 from mq_jax.derivatives import sech_squared
@@ -14,11 +14,10 @@ from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
-Schedule = Callable[[Array], Any]
 
 
 @prints_call
-def md_tanh(beta: Schedule, *, mirror: bool = True) -> Quantizer:
+def md_tanh(beta: optax.Schedule, *, mirror: bool = True) -> Quantizer:
   """Trains with tanh(β W), and quantizes to sign(W); sign(0) = +1.
 
   In mirror descent W is the dual variable of tanh(β W), so the gradient at
