@@ -18,6 +18,7 @@ NEW_ENOUGH := 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3,
 LOCKED ?=
 LOCK := requirements-dev.txt
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 NIGHTLY := .venv-nightly
 # The index of jax that has the builds of each night, and no release.
 NIGHTLY_INDEX := https://us-python.pkg.dev/ml-oss-artifacts-published/jax-public-nightly-artifacts-registry/simple/
@@ -42,8 +43,8 @@ NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test test-oldest test-nightly docs links lint format mutants clean \
-  distclean help install lock dist check-dist check-tag
+.PHONY: demo test test-oldest test-newest test-nightly docs links lint format \
+  mutants clean distclean help install lock dist check-dist check-tag
 
 demo: $(VENV)/.experiments  ## Train a ResNet20 with 1-bit weights; takes a few minutes
 	rm -rf $(DEMO_DIR)
@@ -59,6 +60,7 @@ lint: $(VENV)/.dev  ## Check style, types and imports; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mq_jax experiments benchmarks
+	$(BIN)/mypy setup.py .ci/*.py docs/*.py
 	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.dev  ## Format the code, and fix what ruff can fix
@@ -84,13 +86,22 @@ lock: $(VENV)/.dev  ## Write the lock file again, with the newest versions
 	  --generate-hashes --extra dev --custom-compile-command 'make lock' \
 	  setup.cfg -o $(LOCK)
 
-# The library and its tests, as on the newest Python in .ci/run.
 test-oldest: $(VENV)/.dev  ## Run the quick tests of the library with the oldest versions
 	$(BIN)/uv venv -q --clear --python 3.11 $(OLDEST)
 	$(BIN)/uv pip install -q --python $(OLDEST)/bin/python \
 	  --resolution lowest-direct -e '.[test]'
 	$(OLDEST)/bin/python .ci/check_oldest.py
 	$(OLDEST)/bin/python $(QUICK_TESTS) $(TEST_ARGS)
+
+# The packages of ONNX cannot be installed in .venv, because their pins conflict.
+test-newest: $(VENV)/.dev  ## Run the same tests, and those of ONNX and GGUF, on the newest Python
+	$(BIN)/uv venv -q --clear --seed $(NEWEST) \
+	  --python "$$($(BIN)/python .ci/pythons.py | tail -n 1)"
+	$(BIN)/uv pip install -q --python $(NEWEST)/bin/python -e '.[test,onnx,gguf]'
+	$(BIN)/uv pip freeze -q --python $(NEWEST)/bin/python | \
+	  grep -E '^(jax|flax|optax|chex|numpy)=='
+	$(NEWEST)/bin/python $(QUICK_TESTS) $(TEST_ARGS)
+	$(NEWEST)/bin/python -m pytest tests/experiments/deploy -k 'onnx or gguf'
 
 # The Python of .venv; jax is upgraded after the other packages, because uv would
 # otherwise also take their prereleases.
@@ -122,7 +133,7 @@ clean:  ## Remove the demo run, short runs of notebooks, caches, build outputs
 	find mq_jax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Also remove the environments and the unpacked test data
-	rm -rf $(VENV) .venv-newest $(OLDEST) $(NIGHTLY) .mq_data mq_jax.egg-info
+	rm -rf $(VENV) $(NEWEST) $(OLDEST) $(NIGHTLY) .mq_data mq_jax.egg-info
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "make %-12s%s\n", $$1, $$2}' \

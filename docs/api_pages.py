@@ -157,7 +157,7 @@ def source_signature(
     return '', None
   if (function := _source(value)) is None:
     return None
-  result = function.returns and ast.unparse(function.returns)
+  result = ast.unparse(function.returns) if function.returns else None
   return f'({ast.unparse(function.args)})', result
 
 
