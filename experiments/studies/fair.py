@@ -93,8 +93,8 @@ def get_study() -> Study:
     settings,
     figures=False,
     baselines={
-      name: baseline
+      name: f'{config.optimizer}-{BASELINE}'
       for name, config in settings.items()
-      if name != (baseline := f'{config.optimizer}-{BASELINE}')
+      if config.estimator != BASELINE
     },
   )
