@@ -19,6 +19,7 @@ LOCKED ?=
 LOCK := requirements-dev.txt
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+NEWEST_PYTHON ?= $(shell $(BIN)/python .ci/pythons.py | tail -n 1)
 NIGHTLY := .venv-nightly
 # The index of jax that has the builds of each night, and no release.
 NIGHTLY_INDEX := https://us-python.pkg.dev/ml-oss-artifacts-published/jax-public-nightly-artifacts-registry/simple/
@@ -95,8 +96,7 @@ test-oldest: $(VENV)/.dev  ## Run the quick tests of the library with the oldest
 
 # The packages of ONNX cannot be installed in .venv, because their pins conflict.
 test-newest: $(VENV)/.dev  ## Run the same tests, and those of ONNX and GGUF, on the newest Python
-	$(BIN)/uv venv -q --clear --seed $(NEWEST) \
-	  --python "$$($(BIN)/python .ci/pythons.py | tail -n 1)"
+	$(BIN)/uv venv -q --clear --seed --python $(NEWEST_PYTHON) $(NEWEST)
 	$(BIN)/uv pip install -q --python $(NEWEST)/bin/python -e '.[test,onnx,gguf]'
 	$(BIN)/uv pip freeze -q --python $(NEWEST)/bin/python | \
 	  grep -E '^(jax|flax|optax|chex|numpy)=='

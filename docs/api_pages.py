@@ -90,22 +90,33 @@ def public_names(package: str) -> dict[str, Any]:
 
 def _types(values: Iterable[Any]) -> list[str]:
   """Returns the short names of types in the signatures of some functions."""
-  used = {
-    node.id
-    for value in values
-    if not inspect.isclass(value) and (function := _source(value))
-    for part in (function.args, function.returns)
-    if part is not None
-    for node in ast.walk(part)
-    if isinstance(node, ast.Name)
-  }
+  names: set[str] = set()
+  for value in values:
+    if not inspect.isclass(value) and (function := _source(value)):
+      for part in filter(None, (function.args, function.returns)):
+        names |= _names(part)
+  found: dict[str, str] = {}
+  # A type may consist of other types with short names.
+  while known := (names & _aliases().keys()) - found.keys():
+    found |= {name: _aliases()[name] for name in known}
+    names |= {
+      n for name in known for n in _names(ast.parse(_aliases()[name]))
+    }
   rows = [
     line
-    for name in sorted(used & _aliases().keys())
-    for line in (f'``{name}``', f'    ``{_aliases()[name]}``', '')
+    for name in sorted(found)
+    for line in (f'``{name}``', f'    {_meaning(found[name])}', '')
   ]
   title = 'Types in these signatures'
   return [title, '-' * len(title), '', *rows] if rows else []
+
+
+def _meaning(alias: str) -> str:
+  return 'any pytree' if alias == 'Any' else f'``{alias}``'
+
+
+def _names(tree: ast.AST) -> set[str]:
+  return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 @functools.cache

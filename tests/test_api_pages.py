@@ -42,6 +42,18 @@ def test_signature_has_the_annotations_of_the_source(api_pages):
   assert result == 'Array'
 
 
+def test_page_explains_the_types_of_its_signatures(api_pages, tmp_path):
+  api_pages.write(tmp_path / 'api')
+  page = (tmp_path / 'api' / 'mq_jax.rst').read_text(encoding='utf-8')
+  types = page.partition('Types in these signatures')[2].split()
+  assert '``Rules``' in types
+  # The loss function, and what its own type consists of.
+  assert {'``LossFn``', '``Batch``', '``Metrics``'} <= set(types)
+  assert '``Array``' not in types
+  activations = tmp_path / 'api' / 'activations.rst'
+  assert 'Types in' not in activations.read_text(encoding='utf-8')
+
+
 def test_indented_equations_become_literal_and_sections_stay(api_pages):
   text = 'Solves |x| in `|y|`.\n\n  |a| = b\n\nArgs:\n  x: A |number|.'
   assert converted(api_pages, text) == [

@@ -1,11 +1,12 @@
 """Differences from a baseline setting, paired over equal seeds."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
+from matplotlib.ticker import ScalarFormatter
 from scipy import stats
 
 from experiments.build.estimators import ESTIMATORS
@@ -17,10 +18,11 @@ COLUMNS = ('difference', '95 % of it from', 'to', 'p')
 NOTE = (
   ' The column difference is the mean difference from the baseline over the'
   " seeds of both. Its interval is Student's, for paired trials, and not"
-  " adjusted. The column p is the level of Student's test that the difference"
-  ' is 0, adjusted for the number of differences in this table (Holm).'
+  " adjusted. The column p is the p-value of Student's test that the"
+  ' difference is 0, adjusted for the number of differences in this table'
+  ' (Holm).'
 )
-# A multiple of the median difference, to which the axis of a figure is linear.
+# The axis of a figure is linear up to this multiple of the median difference.
 _LINEAR_UP_TO = 4
 
 EMPTY = dict.fromkeys(COLUMNS, '')
@@ -33,8 +35,8 @@ class Difference(NamedTuple):
     mean: Mean over the seeds that both settings have.
     interval: Ends of the 95 % interval; None for fewer than
       `comparison.MINIMUM_TRIALS` seeds, or equal differences.
-    p: Level of the two-sided test that the difference is 0, not adjusted; None
-      like the interval.
+    p: p-value of the two-sided test that the difference is 0, not adjusted;
+      None like the interval.
     seeds: Number of these seeds.
   """
 
@@ -90,16 +92,16 @@ def differences(
   return found
 
 
-def holm(levels: Mapping[str, float]) -> dict[str, float]:
-  """Returns levels that are adjusted for their number (Holm 1979).
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+  """Returns p-values that are adjusted for their number (Holm 1979).
 
   Args:
-    levels: Level of each test.
+    values: p-value of each test.
   """
   adjusted: dict[str, float] = {}
   largest = 0.0
-  for tested, name in enumerate(sorted(levels, key=levels.__getitem__)):
-    largest = max(largest, (len(levels) - tested) * levels[name])
+  for tested, name in enumerate(sorted(values, key=values.__getitem__)):
+    largest = max(largest, (len(values) - tested) * values[name])
     adjusted[name] = min(1.0, largest)
   return adjusted
 
@@ -114,8 +116,7 @@ def columns(
     scale: Factor of the differences, for another unit.
     digits: Number of digits after the point.
   """
-  levels = {name: v.p for name, v in found.items() if v.p is not None}
-  adjusted = holm(levels)
+  adjusted = holm({n: v.p for n, v in found.items() if v.p is not None})
   rows = {}
   for name, value in found.items():
     numbers = (value.mean, *(value.interval or ()))
@@ -175,14 +176,23 @@ def draw(
     axis.set_title(optimizer)
   sizes = [abs(found[name].mean) for name in ends]
   linear = _LINEAR_UP_TO * statistics.median(sizes)
-  # One long difference would hide all others.
-  if max(sizes) > 2 * linear:
-    axes[-1].set_xscale('symlog', linthresh=linear, linscale=2)
-    axes[-1].xaxis.set_major_locator(
-      SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5))
-    )
-    axes[-1].xaxis.set_major_formatter(ScalarFormatter())
   compared = join_distinct({baselines[name] for name in ends})
-  axes[-1].set_xlabel(f'difference from {compared}, percentage points')
+  label = f'difference from {compared}, percentage points'
+  # One long difference would hide all others.
+  if max(sizes) > 2 * linear > 0:
+    axes[-1].set_xscale('symlog', linthresh=linear, linscale=2)
+    axes[-1].set_xticks(_ticks(linear, max(sizes)))
+    axes[-1].xaxis.set_major_formatter(ScalarFormatter())
+    label += f' (logarithmic beyond {linear:.1f})'
+  axes[-1].set_xlabel(label)
   figure.suptitle(title)
   return figure
+
+
+def _ticks(linear: float, longest: float) -> list[float]:
+  """Returns 0 and ±1, 2, 5, 10, …, from a part of `linear` to `longest`."""
+  first = math.floor(math.log10(linear)) - 1
+  last = math.ceil(math.log10(longest))
+  sizes = [m * 10.0**k for k in range(first, last) for m in (1, 2, 5)]
+  shown = [size for size in sizes if linear / 8 <= size <= longest]
+  return [*(-size for size in reversed(shown)), 0.0, *shown]

@@ -44,8 +44,14 @@ def over_steps(group: plots.Measured, title: str) -> Figure | None:
     axis.set_title(forward)
     axis.set_xlabel('step')
   axes[0].set_ylabel(f'test loss, {unit_of(config for _, config, _ in group)}')
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside lower center', ncols=5)
+  lines = {
+    label.partition(',')[0]: handle
+    for axis in axes
+    for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+  }
+  figure.legend(
+    lines.values(), lines.keys(), loc='outside lower center', ncols=5
+  )
   figure.suptitle(title)
   return figure
 

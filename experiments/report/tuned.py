@@ -106,7 +106,7 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
   ]
   note = (
     'Test loss at the best of the tried step sizes α. The test text chose α,'
-    ' for every rule in the same way. The difference is that from the'
+    ' for every rule in the same way. The baseline is the'
     ' straight-through rule at its own best α.' + paired.NOTE
   )
   return make_table(f'{name}_tuned', f'{study.title}, tuned', rows, note)

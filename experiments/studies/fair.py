@@ -6,7 +6,7 @@
 The step size of a rule is the one with the highest accuracy on held-out images
 in the runs of `fair_search.py` in results/. A rule whose search is not complete
 has no setting here. The straight-through rule also has its second-best step
-size: what it is compared with shall not depend on the choice between the two.
+size, which shows how much the choice between the two matters.
 """
 
 import pathlib

@@ -115,22 +115,60 @@ def test_level_is_adjusted_for_the_differences_of_the_table(tmp_path):
   assert beside == pytest.approx(2 * alone, rel=0.05)
 
 
-def test_long_difference_does_not_hide_the_others(tmp_path):
-  study = make_study()
-  low = [value - 50 + index for index, value in enumerate(STE)]
-  runs = write(tmp_path, study, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=low)
+def drawn(study, folder, **accuracies):
+  runs = write(folder, study, **accuracies)
   group = [
     (name, config, cell)
     for name, config in study.settings.items()
     if (cell := paired.comparison.cell(config, runs))
   ]
-  figure = paired.draw(group, study.baselines, 'Rules')
-  assert figure.axes[-1].get_xscale() == 'linear'
-  study.baselines['sgd-lab'] = 'sgd-ste'
-  more = [('sgd-lab', *group[1][1:]), *group]
-  assert paired.draw(more, study.baselines, 'R').axes[-1].get_xscale() == (
-    'symlog'
+  return paired.draw(group, study.baselines, 'Rules').axes[-1]
+
+
+def test_figure_has_the_largest_difference_first(tmp_path):
+  axis = drawn(
+    make_study(), tmp_path, sgd_ste=STE, sgd_ede=[79, 82, 90.0], sgd_dsq=EDE
   )
+  names = [text.get_text() for text in axis.get_yticklabels()]
+  assert names == ['dsq, 3 seeds', 'ede, 3 seeds']
+  assert axis.get_xlabel() == 'difference from sgd-ste, percentage points'
+
+
+def test_long_difference_does_not_hide_the_others(tmp_path):
+  study = make_study()
+  low = [value - 50 + index for index, value in enumerate(STE)]
+  alone = drawn(study, tmp_path / 'a', sgd_ste=STE, sgd_ede=EDE, sgd_dsq=low)
+  assert alone.get_xscale() == 'linear'
+  # A third rule makes 4/3 the median, so that the axis is linear up to 16/3.
+  study.settings['sgd-lab'] = spec.in_protocol(
+    'fair', optimizer='sgd', estimator='reste', epochs=1, learning_rate=0.3
+  )
+  study.baselines['sgd-lab'] = 'sgd-ste'
+  axis = drawn(
+    study,
+    tmp_path / 'b',
+    sgd_ste=STE,
+    sgd_ede=EDE,
+    sgd_dsq=low,
+    sgd_lab=[v + 0.1 for v in EDE],
+  )
+  assert axis.get_xscale() == 'symlog'
+  assert axis.get_xlabel().endswith('(logarithmic beyond 5.7)')
+  shown = [tick for tick in axis.get_xticks() if abs(tick) < 60]
+  assert shown == [-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20]
+
+
+def test_differences_of_zero_have_a_linear_axis(tmp_path):
+  study = make_study()
+  study.settings['sgd-lab'] = spec.in_protocol(
+    'fair', optimizer='sgd', estimator='reste', epochs=1, learning_rate=0.3
+  )
+  study.baselines['sgd-lab'] = 'sgd-ste'
+  none = [STE[0] + 1, STE[1] - 1, STE[2]]
+  axis = drawn(
+    study, tmp_path, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=none, sgd_lab=none
+  )
+  assert axis.get_xscale() == 'linear'
 
 
 def test_equal_differences_have_no_interval(tmp_path):

@@ -41,7 +41,8 @@ def measured(folder, names):
 
 def test_each_quantizer_has_a_panel_with_its_rules_and_full_precision(tmp_path):
   _, _, group = measured(tmp_path, ['full', '1bit-ste', '1bit-dsq', '2bit-ste'])
-  one, two = steps.over_steps(group, 'Title').axes
+  figure = steps.over_steps(group, 'Title')
+  one, two = figure.axes
   assert [one.get_title(), two.get_title()] == ['1bit', '2bit']
   assert one.get_ylabel() == 'test loss, bits per byte'
   assert [line.get_label() for line in one.lines] == [
@@ -53,6 +54,15 @@ def test_each_quantizer_has_a_panel_with_its_rules_and_full_precision(tmp_path):
     np.testing.assert_allclose(line.get_ydata(), mean)
     assert [*line.get_xdata()] == [390, 780, 1170]
   assert len(two.lines) == 2
+  (legend,) = figure.legends
+  names = [text.get_text() for text in legend.get_texts()]
+  assert names == ['full precision', 'ste', 'dsq']
+
+
+def test_legend_has_the_rules_of_all_panels(tmp_path):
+  _, _, group = measured(tmp_path, ['1bit-ste', '2bit-ste', '2bit-dsq'])
+  (legend,) = steps.over_steps(group, 'Title').legends
+  assert [text.get_text() for text in legend.get_texts()] == ['ste', 'dsq']
 
 
 def test_full_precision_alone_is_no_figure(tmp_path):
