@@ -99,9 +99,7 @@ def _types(values: Iterable[Any]) -> list[str]:
   # A type may consist of other types with short names.
   while known := (names & _aliases().keys()) - found.keys():
     found |= {name: _aliases()[name] for name in known}
-    names |= {
-      n for name in known for n in _names(ast.parse(_aliases()[name]))
-    }
+    names |= {n for name in known for n in _names(ast.parse(_aliases()[name]))}
   rows = [
     line
     for name in sorted(found)

@@ -78,11 +78,12 @@ class TrainStep(NamedTuple):
     diagnostics: `(state, since=None) -> Diagnostics`; `since` is an earlier
       snapshot of the codes.
     selection: `(params) -> Selection`, which prints the quantizer of each leaf.
-    pack: `(state, *, model_state=None, metadata=None) -> PackedParams`
-      (`pack_state`).
+    pack: `(state, *, model_state=None, metadata=None) -> PackedParams`: the
+      network of a state, as `mq_jax.pack` packs one.
 
-  `quantized`, `forward_params`, `codes` and `diagnostics` also take the state
-  of several trials, `jax.vmap(init)`, and map over them.
+  `train.quantized`, `train.forward_params`, `train.codes` and
+  `train.diagnostics` also take the state of several trials, `jax.vmap(init)`,
+  and map over them.
   """
 
   init: Callable[[Array, Params, Any, Batch], State]
@@ -138,7 +139,8 @@ def make_train_step(
     quantizer: Rules, a sequence of `(regex, Quantizer or None)`, or a
       `Quantizer` for every kernel (`selection.select`, `selection.is_kernel`).
     estimator: Estimator of the gradient through the quantizer: `ste()`,
-      `fc_grad()`, `multi_fc()`, `lstm_fc()`.
+      `fc_grad()`, `multi_fc()`, `lstm_fc()`, or another one of
+      `mq_jax.estimators`.
     refine: π, eq. (5), without a learning rate: `optax.identity()` is SGD,
       `optax.scale_by_adam()` is Adam. It receives parameters for weight decay.
     learning_rate: α, or a schedule of the number of updates taken.

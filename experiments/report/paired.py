@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FixedLocator, ScalarFormatter
 from scipy import stats
 
 from experiments.build.estimators import ESTIMATORS
@@ -24,6 +24,7 @@ NOTE = (
 )
 # The axis of a figure is linear up to this multiple of the median difference.
 _LINEAR_UP_TO = 4
+_SIGNIFICANT = 0.05  # adjusted p-value
 
 EMPTY = dict.fromkeys(COLUMNS, '')
 
@@ -106,6 +107,10 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
   return adjusted
 
 
+def _adjusted(found: Mapping[str, Difference]) -> dict[str, float]:
+  return holm({n: v.p for n, v in found.items() if v.p is not None})
+
+
 def columns(
   found: Mapping[str, Difference], scale: float = 1.0, digits: int = 2
 ) -> dict[str, dict[str, str]]:
@@ -116,7 +121,7 @@ def columns(
     scale: Factor of the differences, for another unit.
     digits: Number of digits after the point.
   """
-  adjusted = holm({n: v.p for n, v in found.items() if v.p is not None})
+  adjusted = _adjusted(found)
   rows = {}
   for name, value in found.items():
     numbers = (value.mean, *(value.interval or ()))
@@ -138,12 +143,13 @@ def draw(
     title: Title of the figure.
 
   Returns:
-    The figure; None if no setting has an interval. A point is a mean, and its
-    bar the 95 % interval.
+    The figure; None if no setting has an interval. A point is a mean, filled if
+    its adjusted p-value is below `_SIGNIFICANT`, and its bar the 95 % interval.
   """
   cells = {name: cell for name, _, cell in group}
   found = differences(cells, baselines)
   ends = {name: v.interval for name, v in found.items() if v.interval}
+  adjusted = _adjusted(found)
   if not ends:
     return None
   rows = [entry for entry in group if entry[0] in ends]
@@ -165,6 +171,9 @@ def draw(
         color=declared.colour,
         marker=declared.marker,
         markersize=5,
+        markerfacecolor=(
+          declared.colour if adjusted[name] < _SIGNIFICANT else 'white'
+        ),
       )
     names = [
       f'{name.partition("-")[2] or name}, {found[name].seeds} seeds'
@@ -181,7 +190,8 @@ def draw(
   # One long difference would hide all others.
   if max(sizes) > 2 * linear > 0:
     axes[-1].set_xscale('symlog', linthresh=linear, linscale=2)
-    axes[-1].set_xticks(_ticks(linear, max(sizes)))
+    longest = max(abs(end) for both in ends.values() for end in both)
+    axes[-1].xaxis.set_major_locator(FixedLocator(_ticks(linear, longest)))
     axes[-1].xaxis.set_major_formatter(ScalarFormatter())
     label += f' (logarithmic beyond {linear:.1f})'
   axes[-1].set_xlabel(label)

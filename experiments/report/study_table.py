@@ -19,7 +19,6 @@ _OF_PAPER = (
   '95 % from',
   'to',
 )
-# Columns that are left out if all rows are empty.
 _TOP5 = ('top-5 %', 'top-5 drop', 'paper top-5 %', 'published top-5 drop')
 
 
@@ -46,7 +45,8 @@ def study_table(
     for setting, ours in cells.items()
     if ours
   ]
-  empty = [name for name in _TOP5 if not any(row[name] for row in rows)]
+  optional = (*_TOP5, 'mark')
+  empty = [name for name in optional if not any(row[name] for row in rows)]
   rows = [{k: v for k, v in row.items() if k not in empty} for row in rows]
   names = {entry for ours in cells.values() if ours for entry in ours.names}
   used = [run for run in runs if run.name in names]

@@ -138,7 +138,7 @@ def draw(study: Study, found: Sequence[Tuned]) -> Figure:
     found: Result of `best`.
 
   Returns:
-    The figure, with one line per backward rule, and full precision as a
+    The figure, with one mark per backward rule, and full precision as a
     horizontal line. A point is a mean over trials, and its bar the standard
     deviation.
   """
@@ -159,16 +159,25 @@ def draw(study: Study, found: Sequence[Tuned]) -> Figure:
       color=declared.colour,
       marker=declared.marker,
       markersize=5,
-      linewidth=1,
+      # No line: the quantizers differ in more than their bits.
+      linestyle='none',
+      elinewidth=1,
       label=rule,
     )
   for row in found:
     if not row.backward:
       mean = statistics.fmean(comparison.bits(row.cell))
       axis.axhline(mean, color='0.4', linestyle='--', label='full precision')
-  axis.set_xticks(range(len(forwards)), forwards)
+  quantizers = {
+    name.partition('-')[0]: config.quantizer
+    for name, config in study.settings.items()
+  }
+  labels = [f'{name}\n{quantizers[name]}' for name in forwards]
+  axis.set_xticks(range(len(forwards)), labels)
   axis.set_xlabel('weights')
-  axis.set_ylabel(f'test loss, {unit_of(study.settings.values())}')
+  axis.set_ylabel(
+    f'test loss (lower is better), {unit_of(study.settings.values())}'
+  )
   axis.legend(fontsize=7)
   figure.suptitle(study.title)
   return figure

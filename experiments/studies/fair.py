@@ -12,6 +12,7 @@ size, which shows how much the choice between the two matters.
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -26,14 +27,14 @@ RESULTS = pathlib.Path(__file__).parents[2] / ledger.RESULTS
 
 
 def final_accuracies(runs: Iterable[ledger.Run]) -> dict[str, dict[int, float]]:
-  """Returns the last accuracy of each seed, by the identity of its setting.
+  """Returns the last accuracy of each seed, by its setting.
 
   A seed that only diverged has the accuracy 0. If one of several seeds in a
   program diverges, each of them has an entry of its own.
   """
   found: dict[str, dict[int, float]] = {}
   for run in sorted(runs, key=lambda run: 'diverged' not in run.header):
-    of_setting = found.setdefault(identity(run.header['config']), {})
+    of_setting = found.setdefault(_setting(run.header['config']), {})
     if 'diverged' in run.header:
       of_setting |= dict.fromkeys(ledger.seeds(run), 0.0)
     else:
@@ -47,14 +48,17 @@ def final_accuracies(runs: Iterable[ledger.Run]) -> dict[str, dict[int, float]]:
 def accuracies_of(
   config: ConfigDict, accuracies: Mapping[str, dict[int, float]]
 ) -> list[float]:
-  """Returns the accuracies of a setting, from the base model of the study.
+  """Returns the accuracies of a setting, whatever its base model.
 
   Args:
     config: Setting.
     accuracies: `final_accuracies` of the ledger.
   """
-  complete = config.to_dict() | {'pretrained': fair_search.BASE}
-  return [*accuracies.get(identity(complete), {}).values()]
+  return [*accuracies.get(_setting(config.to_dict()), {}).values()]
+
+
+def _setting(config: Mapping[str, Any]) -> str:
+  return identity(dict(config) | {'pretrained': ''})
 
 
 def best_rates(

@@ -196,4 +196,6 @@ def note(known: Sequence[Cost], runs: int) -> str:
 
 def _hours(known: Sequence[Cost]) -> str:
   hours = sum(cost.hours for cost in known)
+  if 0 < hours < 0.01:
+    return '< 0.01'
   return f'{hours:.2f}' if hours < 1 else f'{hours:.1f}'

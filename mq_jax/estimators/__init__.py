@@ -3,6 +3,7 @@
 A meta quantizer M_φ is a small network that all layers share. It acts on every
 coordinate separately and estimates the gradient that passes through the
 quantizer, g_W̃ = M_φ(g_Ŵ, W̃), eq. (3). φ is trained together with the weights.
+The straight-through rule and the other slopes have no φ.
 
 References for all estimators:
   Chen, Wang, Pan, `MetaQuant: Learning to Quantize by Learning to Penetrate

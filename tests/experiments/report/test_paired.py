@@ -134,6 +134,14 @@ def test_figure_has_the_largest_difference_first(tmp_path):
   assert axis.get_xlabel() == 'difference from sgd-ste, percentage points'
 
 
+def test_markers_of_significant_differences_are_filled(tmp_path):
+  far = [value + 5 + 0.01 * index for index, value in enumerate(STE)]
+  axis = drawn(make_study(), tmp_path, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=far)
+  faces = [bar.lines[0].get_markerfacecolor() for bar in axis.containers]
+  assert faces[0] != 'white'
+  assert faces[1] == 'white'
+
+
 def test_long_difference_does_not_hide_the_others(tmp_path):
   study = make_study()
   low = [value - 50 + index for index, value in enumerate(STE)]
@@ -154,8 +162,8 @@ def test_long_difference_does_not_hide_the_others(tmp_path):
   )
   assert axis.get_xscale() == 'symlog'
   assert axis.get_xlabel().endswith('(logarithmic beyond 5.7)')
-  shown = [tick for tick in axis.get_xticks() if abs(tick) < 60]
-  assert shown == [-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20]
+  shown = [1, 2, 5, 10, 20, 50]
+  assert [*axis.get_xticks()] == [*(-t for t in shown[::-1]), 0, *shown]
 
 
 def test_differences_of_zero_have_a_linear_axis(tmp_path):

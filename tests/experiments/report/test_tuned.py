@@ -84,6 +84,6 @@ def test_figure_has_a_line_per_rule_and_full_precision(study_and_runs):
   assert sorted(names) == ['dsq', 'full precision', 'ste']
   ste, dsq = (bars.lines[0].get_ydata() for bars in axis.containers)
   np.testing.assert_allclose([ste[0], dsq[0]], [3.2, 9.4 / 3])
-  assert [tick.get_text() for tick in axis.get_xticklabels()] == ['1bit']
+  assert [tick.get_text() for tick in axis.get_xticklabels()] == ['1bit\nbwn']
   (line,) = (li for li in axis.lines if li.get_label() == 'full precision')
   np.testing.assert_allclose(line.get_ydata(), 2.1)
