@@ -23,6 +23,7 @@ queue=(
   'small_files'
   'language'
   'lstm_width'
+  'language_curves --trials=1'
   'best_1bit --only=-(1|2|4)$'
   'fair_search --only=sgd'
   'fair --only=sgd'
