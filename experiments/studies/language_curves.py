@@ -21,6 +21,9 @@ OTHER_RATES = {
   '4bit-ste': 1e-3,
   '4bit-multi_fc': 1e-2,
   '4bit-dsq': 1e-3,
+  '4bit_lsq-ste': 1e-3,
+  '4bit_lsq-fc_grad': 1e-3,
+  '4bit_lsq-dsq': 1e-3,
 }
 
 
