@@ -98,8 +98,10 @@ def _types(values: Iterable[Any]) -> list[str]:
   found: dict[str, str] = {}
   # A type may consist of other types with short names.
   while known := (names & _aliases().keys()) - found.keys():
-    found |= {name: _aliases()[name] for name in known}
-    names |= {n for name in known for n in _names(ast.parse(_aliases()[name]))}
+    for name in known:
+      # A name with two meanings would need a page of its own for each of them.
+      (found[name],) = _aliases()[name]
+      names |= _names(ast.parse(found[name]))
   rows = [
     line
     for name in sorted(found)
@@ -118,16 +120,16 @@ def _names(tree: ast.AST) -> set[str]:
 
 
 @functools.cache
-def _aliases() -> dict[str, str]:
+def _aliases() -> dict[str, set[str]]:
   """Returns the types to which the modules of mq_jax give a short name."""
-  found = {}
+  found: dict[str, set[str]] = {}
   for path in pathlib.Path(mq_jax.__file__).parent.rglob('*.py'):
     for line in ast.parse(path.read_text('utf-8')).body:
       match line:
         case ast.Assign(targets=[ast.Name(id=name)]) if (
           name[0].isupper() and not name.isupper()
         ):
-          found[name] = ast.unparse(line.value)
+          found.setdefault(name, set()).add(ast.unparse(line.value))
   del found['Array']  # Every reader knows jax.Array.
   return found
 

@@ -29,7 +29,8 @@ RESULTS = pathlib.Path(__file__).parents[2] / ledger.RESULTS
 def final_accuracies(runs: Iterable[ledger.Run]) -> dict[str, dict[int, float]]:
   """Returns the last accuracy of each seed, by its setting.
 
-  A seed that only diverged has the accuracy 0. If one of several seeds in a
+  The base model is no part of a setting: RESULTS should have runs of one. A
+  seed that only diverged has the accuracy 0. If one of several seeds in a
   program diverges, each of them has an entry of its own.
   """
   found: dict[str, dict[int, float]] = {}

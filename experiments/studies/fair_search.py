@@ -45,8 +45,6 @@ RATES = {
 HELD_OUT = 5000
 # About half of the steps of an epoch without the held-out images.
 SEARCH_STEPS = 195
-# Name of the base model, the authors' network, in FOLDER.
-BASE = 'MetaQuant-ResNet20-CIFAR10.safetensors'
 EPOCHS = 2
 
 

@@ -12,7 +12,7 @@ def write_search(folder, accuracies, optimizer='sgd', rule='ede'):
   """Writes the runs of a search, with the accuracies of their two epochs."""
   for rate, (first, last) in accuracies.items():
     config = fair_search.searched(
-      optimizer, rule, rate, pretrained=f'elsewhere/{fair_search.BASE}'
+      optimizer, rule, rate, pretrained='elsewhere/a.safetensors'
     )
     name = f'fair_search-{fair_search.name_of(optimizer, rule, rate)}'
     ledgers.write(folder, name, config.to_dict(), [first, last])
@@ -83,7 +83,7 @@ def write_fair(folder, accuracies, trials=5):
   for name, config in fair.get_study().settings.items():
     rule = name.removeprefix('sgd-')
     each = [[0.0, accuracies.get(rule, 50.0) + seed] for seed in range(trials)]
-    values = config.to_dict() | {'pretrained': fair_search.BASE}
+    values = config.to_dict() | {'pretrained': 'a.safetensors'}
     ledgers.write(folder, f'fair-{name}', values, each)
 
 
@@ -119,7 +119,7 @@ def test_fair_more_waits_for_all_trials(tmp_path, monkeypatch):
 
 def test_seed_that_diverged_beside_others_counts_alone(tmp_path):
   config = fair_search.setting('sgd', 'ede', 0.1).to_dict()
-  config |= {'pretrained': fair_search.BASE}
+  config |= {'pretrained': 'a.safetensors'}
   ledgers.write(tmp_path, 'a', config, [[50.0] * 2], diverged='x')
   ledgers.write(tmp_path, 'b', config | {'seed': 1}, [], diverged='x')
   ledgers.write(tmp_path, 'A', config, [60.0, 70.0])
