@@ -144,8 +144,12 @@ def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:
 
 def bits(measured: Cell) -> list[float]:
   """Returns the test loss of each trial, in bits per symbol of the data."""
-  losses = accuracies(measured, 'test_loss')
-  return [loss / math.log(2) for loss in losses]
+  return [to_bits(loss) for loss in accuracies(measured, 'test_loss')]
+
+
+def to_bits(loss: float) -> float:
+  """Returns a cross entropy in nats, or a difference of two, in bits."""
+  return loss / math.log(2)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

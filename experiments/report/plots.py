@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
@@ -111,7 +112,7 @@ def band(
   color: Any,
   over: str = 'epoch',
   **style: Any,
-) -> None:
+) -> Line2D:
   """Draws the mean over trials, and a band from minimum to maximum.
 
   Args:
@@ -122,12 +123,15 @@ def band(
     color: Colour of both.
     over: Key of the records for the horizontal axis: 'epoch' or 'step'.
     **style: Style of the line.
+
+  Returns:
+    The line of the mean.
   """
   values = np.array(
     [[curve(record) for record in trial] for trial in measured.records.values()]
   )
   x = [record[over] for record in first_trial(measured)]
-  axis.plot(
+  (line,) = axis.plot(
     x,
     values.mean(axis=0),
     color=color,
@@ -144,6 +148,7 @@ def band(
     alpha=0.15,
     linewidth=0,
   )
+  return line
 
 
 def shade(colour: str, earlier: int) -> tuple[float, float, float]:

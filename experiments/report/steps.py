@@ -1,7 +1,6 @@
 """The figure of bits per symbol over the steps of training."""
 
 import functools
-import math
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -34,21 +33,20 @@ def over_steps(group: plots.Measured, title: str) -> Figure | None:
     return None
   figure = Figure(figsize=(2.0 * len(panels) + 0.6, 3.6))
   axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+  lines = {}
   for axis, (forward, panel) in zip(axes, panels.items(), strict=True):
     draw = functools.partial(plots.band, axis, _bits, over='step')
     for _, cell in full.values():
-      draw(cell, 'full precision', color='0.4', linestyle='--')
+      name = 'full precision'
+      lines[name] = draw(cell, name, color='0.4', linestyle='--')
     for backward, (estimator, cell) in panel.items():
       declared = ESTIMATORS[estimator]
-      draw(cell, backward, color=declared.colour, marker=declared.marker)
+      lines[backward] = draw(
+        cell, backward, color=declared.colour, marker=declared.marker
+      )
     axis.set_title(forward)
     axis.set_xlabel('step')
   axes[0].set_ylabel(f'test loss, {unit_of(config for _, config, _ in group)}')
-  lines = {
-    label.partition(',')[0]: handle
-    for axis in axes
-    for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-  }
   figure.legend(
     lines.values(), lines.keys(), loc='outside lower center', ncols=5
   )
@@ -57,4 +55,4 @@ def over_steps(group: plots.Measured, title: str) -> Figure | None:
 
 
 def _bits(record: dict[str, Any]) -> float:
-  return float(record['test_loss'] / math.log(2))
+  return comparison.to_bits(record['test_loss'])

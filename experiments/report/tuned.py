@@ -1,6 +1,5 @@
 """Bits per symbol of each rule at its own best step size."""
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -98,11 +97,11 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
     and (baseline := baselines.get(row.forward))
     and (value := paired.difference(row.cell, baseline.cell, _LOSS))
   }
-  compared = paired.columns(differences, scale=1 / math.log(2), digits=4)
+  per_nat = comparison.to_bits(1)
+  compared = paired.columns(differences, scale=per_nat, digits=4)
+  unit = unit_of(study.settings.values())
   rows = [
-    _row(row, unit_of(study.settings.values()))
-    | compared.get(_name(row), paired.EMPTY)
-    for row in found
+    _row(row, unit) | compared.get(_name(row), paired.EMPTY) for row in found
   ]
   note = (
     'Test loss at the best of the tried step sizes α. The test text chose α,'

@@ -40,8 +40,8 @@ def chosen(
     means[rule] = statistics.fmean(values)
   ranked = sorted(means, key=means.__getitem__, reverse=True)
   learned = [r for r in ranked if _is_learned(r)]
-  others = [r for r in ranked if not _is_learned(r) and r != 'ste']
-  return ['ste', learned[0], *others[:OTHERS]]
+  others = [r for r in ranked if not _is_learned(r) and r != fair.BASELINE]
+  return [fair.BASELINE, learned[0], *others[:OTHERS]]
 
 
 def _is_learned(rule: str) -> bool:
@@ -65,8 +65,10 @@ def get_study() -> Study:
         config = fair_search.setting(optimizer, rule, rate)
         config.update(change)
         settings[f'{optimizer}-{rule}-{name}'] = config
-        if rule != 'ste':
-          baselines[f'{optimizer}-{rule}-{name}'] = f'{optimizer}-ste-{name}'
+        if rule != fair.BASELINE:
+          baselines[f'{optimizer}-{rule}-{name}'] = (
+            f'{optimizer}-{fair.BASELINE}-{name}'
+          )
   return Study(
     'Four rules: ten epochs, and first and last layer in full precision',
     settings,

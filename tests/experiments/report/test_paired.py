@@ -115,6 +115,13 @@ def test_level_is_adjusted_for_the_differences_of_the_table(tmp_path):
   assert beside == pytest.approx(2 * alone, rel=0.05)
 
 
+def add_third_rule(study):
+  study.settings['sgd-lab'] = spec.in_protocol(
+    'fair', optimizer='sgd', estimator='reste', epochs=1, learning_rate=0.3
+  )
+  study.baselines['sgd-lab'] = 'sgd-ste'
+
+
 def drawn(study, folder, **accuracies):
   runs = write(folder, study, **accuracies)
   group = [
@@ -148,10 +155,7 @@ def test_long_difference_does_not_hide_the_others(tmp_path):
   alone = drawn(study, tmp_path / 'a', sgd_ste=STE, sgd_ede=EDE, sgd_dsq=low)
   assert alone.get_xscale() == 'linear'
   # A third rule makes 4/3 the median, so that the axis is linear up to 16/3.
-  study.settings['sgd-lab'] = spec.in_protocol(
-    'fair', optimizer='sgd', estimator='reste', epochs=1, learning_rate=0.3
-  )
-  study.baselines['sgd-lab'] = 'sgd-ste'
+  add_third_rule(study)
   axis = drawn(
     study,
     tmp_path / 'b',
@@ -168,10 +172,7 @@ def test_long_difference_does_not_hide_the_others(tmp_path):
 
 def test_differences_of_zero_have_a_linear_axis(tmp_path):
   study = make_study()
-  study.settings['sgd-lab'] = spec.in_protocol(
-    'fair', optimizer='sgd', estimator='reste', epochs=1, learning_rate=0.3
-  )
-  study.baselines['sgd-lab'] = 'sgd-ste'
+  add_third_rule(study)
   none = [STE[0] + 1, STE[1] - 1, STE[2]]
   axis = drawn(
     study, tmp_path, sgd_ste=STE, sgd_ede=EDE, sgd_dsq=none, sgd_lab=none
