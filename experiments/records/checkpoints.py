@@ -46,6 +46,7 @@ from experiments.records.orbax_messages import (
 # damaged, a run resumes from the one before it.
 KEPT = 2
 _JSON_ITEMS = ('progress', 'leaves', 'digests')
+_INCOMPLETE = '.orbax-checkpoint-tmp'  # Part of orbax's name for such a folder.
 _REST = ''  # Key of the digest of the items other than `state`.
 
 
@@ -93,7 +94,6 @@ def open_manager(
   options = ocp.CheckpointManagerOptions(
     preservation_policy=ocp.checkpoint_managers.LatestN(KEPT),
     enable_async_checkpointing=False,
-    cleanup_tmp_directories=True,
   )
   # Under `absl.app.run` every save would print dozens of lines. Some come from
   # threads of orbax, so the filter stays until the manager is closed.
@@ -359,8 +359,14 @@ def _restore(
 
 
 def _clear_places(directory: Path) -> None:
-  """Removes empty checkpoints, and sets files in their places aside."""
+  """Removes incomplete and empty checkpoints; sets files in their places aside.
+
+  Orbax would remove incomplete checkpoints too, but in a thread that may still
+  run when the manager is closed.
+  """
   for path in directory.iterdir():
+    if _INCOMPLETE in path.name and path.is_dir():
+      shutil.rmtree(path)
     # Orbax takes every such entry for a checkpoint.
     if not path.name.isdecimal():
       continue

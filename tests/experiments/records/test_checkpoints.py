@@ -414,9 +414,11 @@ app.run(main)
 def test_open_manager_removes_incomplete_checkpoint(tmp_path):
   left = tmp_path / '50.orbax-checkpoint-tmp'  # Orbax's name for it.
   left.mkdir()
-  (left / 'half').write_bytes(b'\0' * 1000)
+  for number in range(1000):
+    (left / f'half{number}').write_bytes(b'\0')
   template = {'a': jnp.ones(2)}
   with checkpoints.open_manager(tmp_path) as manager:
+    assert os.listdir(tmp_path) == []
     assert checkpoints.restore_latest(manager, template) is None
     checkpoints.save(manager, 1, template, {})
   assert os.listdir(tmp_path) == ['1']
