@@ -8,35 +8,45 @@ from experiments.common.markdown import Table
 from experiments.records import ledger
 from experiments.report import comparison
 from experiments.report.tables import join_distinct, make_table, without_run
+from experiments.studies import as_released
 
 
 def log_table(runs: Sequence[ledger.Run]) -> Table:
-  """Returns two rows per setting that was run: our losses and the logged ones.
+  """Returns the rows of each setting that was run: our losses, then the logs.
 
-  Our columns end where our runs end.
+  Our losses with the other γ of `as_released` have a row of their own. Our
+  columns end where our runs end.
   """
   rows: list[dict[str, str]] = []
   used: set[str] = set()
   entries = comparison.logged()
+  missing = 0
   for config, entry in entries:
-    ours = comparison.cell(config, runs)
-    if ours is None or not ours.records:
-      continue
-    used |= {*ours.names}
+    logged = entry['raw_loss']
+    sources = {'ours': config}
+    if config.estimator != 'ste':
+      other = as_released.with_other_gamma(config)
+      sources[f'ours, γ = {other.meta_learning_rate:g}'] = other
     setting = '-'.join(
       (config.network, config.quantizer, config.optimizer, config.estimator)
     )
-    measured = {
-      str(number): _spread([r[number - 1] for r in ours.records.values()])
-      for number in range(1, ours.epochs + 1)
-    }
-    logged = entry['raw_loss']
-    rows += [
-      _row(setting, 'ours', len(ours.records), measured, [*logged]),
-      _row(setting, 'logs', entry['raw_trials'], logged, [*logged]),
-    ]
+    before = len(rows)
+    for source, wanted in sources.items():
+      ours = comparison.cell(wanted, runs)
+      if ours is None or not ours.records:
+        continue
+      used |= {*ours.names}
+      measured = {
+        str(number): _spread([r[number - 1] for r in ours.records.values()])
+        for number in range(1, ours.epochs + 1)
+      }
+      count = len(ours.records)
+      rows.append(_row(setting, source, count, measured, [*logged]))
+    if len(rows) == before:
+      missing += 1
+    else:
+      rows.append(_row(setting, 'logs', entry['raw_trials'], logged, [*logged]))
   devices = {run.header['device']['kind'] for run in runs if run.name in used}
-  missing = len(entries) - len(rows) // 2
   note = (
     'Mean training loss of the epoch, ± standard deviation over trials. The'
     ' logs of learned rules belong to the order of the released code,'

@@ -7,6 +7,7 @@ from experiments.build.fingerprint import identity
 from experiments.records import ledger
 from experiments.report import comparison
 from experiments.report.log_table import log_table
+from experiments.studies import as_released
 from experiments.study import in_protocol, spec
 from tests.experiments import ledgers
 
@@ -44,10 +45,33 @@ def test_logged_settings_differ_and_sums_equal_checked_values():
   assert sum(entry['raw_trials'] for entry in entries) == 24
 
 
+def test_log_table_has_losses_with_other_gamma_between(tmp_path):
+  config = in_protocol(
+    'paper', quantizer='bwn', estimator='fc_grad', reapply=True
+  )
+  other = config.to_dict() | {'meta_learning_rate': as_released.OTHER_GAMMA}
+  ledgers.write(tmp_path, 'ours', config.to_dict(), [80.0])
+  ledgers.write(tmp_path, 'other', other, [[70.0, 60.0], [72.0, 62.0]])
+  table = log_table(ledger.read(tmp_path))
+  sources, trials = (
+    [row[table.columns.index(name)] for row in table.rows]
+    for name in ('source', 'trials')
+  )
+  assert sources == ['ours', 'ours, γ = 0.002', 'logs']
+  assert trials == ['1', '2', '3']
+  assert '8 of 9 settings have no run yet' in table.note
+
+
 def test_as_released_has_exactly_the_logged_settings():
   def settings(configs):
     return {str(identity(c.to_dict() | {'epochs': 5})) for c in configs}
 
   study = spec.load_all()['as_released']
+  other = {n: c for n, c in study.settings.items() if 'gamma' in n}
   logged = [config for config, _ in comparison.logged()]
-  assert settings(study.settings.values()) == settings(logged)
+  assert settings(
+    c for n, c in study.settings.items() if n not in other
+  ) == settings(logged)
+  assert settings(other.values()) == settings(
+    as_released.with_other_gamma(c) for c in logged if c.estimator != 'ste'
+  )
