@@ -34,6 +34,7 @@ ESTIMATORS: dict[str, Callable[..., mq_jax.GradientEstimator]] = {
   'lstm_fc, bfloat16 memory': partial(
     mq_jax.lstm_fc, memory_dtype=jnp.bfloat16
   ),
+  'lstm_fc, 32 points': partial(mq_jax.lstm_fc, grid_points=32),
   'multi_fc, tanh, slim': lambda hidden: mq_jax.slim(
     mq_jax.multi_fc(hidden=hidden, activation='tanh')
   ),

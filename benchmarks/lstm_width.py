@@ -29,7 +29,12 @@ def main() -> None:
   )
   compared = [cases.with_estimator(at, cases.STE, mq_jax.ste())]
   compared += [
-    cases.with_estimator(at, f'lstm_fc, {width}', mq_jax.lstm_fc(hidden=width))
+    cases.with_estimator(
+      at,
+      f'lstm_fc, {width}' + f', {points} points' * (points > 0),
+      mq_jax.lstm_fc(hidden=width, grid_points=points),
+    )
+    for points in (0, lstm_width.GRID_POINTS)
     for width in args.widths
   ]
   programs, seconds = measure.timed(compared, args.steps, args.rounds)

@@ -33,8 +33,11 @@ def check_positive(**arguments: Any) -> None:
       raise ValueError(f'{name}={value!r} must be positive.')
 
 
-def check_count(name: str, value: Any) -> None:
-  """Raises `ValueError` unless `value` is a positive integer."""
+def check_count(name: str, value: Any, *, least: int = 1) -> None:
+  """Raises `ValueError` unless `value` is an integer of at least `least`."""
   is_integer = isinstance(value, numbers.Integral)
-  if not is_integer or isinstance(value, bool) or value < 1:
-    raise ValueError(f'{name}={value!r} must be a positive integer.')
+  if not is_integer or isinstance(value, bool) or value < least:
+    wanted = (
+      'a positive integer' if least == 1 else f'an integer of at least {least}'
+    )
+    raise ValueError(f'{name}={value!r} must be {wanted}.')

@@ -25,6 +25,7 @@ TRAINED = {
   'ste': mq_jax.ste(),
   'fc_grad': mq_jax.fc_grad(hidden=3, activation='tanh'),
   'lstm_fc': mq_jax.lstm_fc(hidden=4),
+  'lstm_fc on a grid': mq_jax.lstm_fc(hidden=4, grid_points=5),
 }
 MAPS = {
   'shard_map': functools.partial(jax.shard_map, check_vma=True),

@@ -189,6 +189,12 @@ KEYS: dict[str, Key] = {
   'init': Key('random', 'Initial values of φ.', choices=stacks.INITS),
   'carry': Key(True, 'Keep the memory from step to step.'),
   'memory_dtype': Key('float32', 'Type of the memory.', choices=DTYPES),
+  'grid_points': Key(
+    0,
+    'Points of a grid over each layer at which the LSTM is evaluated; 0: at'
+    ' every weight.',
+    least=0,
+  ),
   'features': Key(
     ' '.join(FEATURES), 'Inputs of the estimator, separated by spaces.'
   ),

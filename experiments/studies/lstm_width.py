@@ -4,7 +4,9 @@
     --workdir=runs/lstm_width
 
 The network, the text and the step size are those of `language.py` with weights
-of 1 bit. `benchmarks.lstm_width` measures the cost of a step of this network.
+of 1 bit. Each width has an LSTM state per weight, and per point of a grid
+over each layer. `benchmarks.lstm_width` measures the cost of a step of this
+network.
 """
 
 from experiments.configs import gpt
@@ -12,17 +14,23 @@ from experiments.studies import language
 from experiments.study import Study
 
 WIDTHS = (1, 4, 16, 100)
+GRID_POINTS = 32
 RATE = 3e-3
 
 
 def get_study() -> Study:
-  """Returns straight-through, and one setting per width of the LSTM."""
+  """Returns straight-through, and two settings per width of the LSTM."""
   common = language.COMMON | language.FORWARD['1bit'] | {'learning_rate': RATE}
   settings = {'ste': gpt.get_config(estimator='ste', **common)}
-  for width in WIDTHS:
-    settings[f'lstm_fc-{width}'] = gpt.get_config(
-      estimator='lstm_fc', init='identity', hidden=width, **common
-    )
+  for name, points in (('lstm_fc', 0), ('lstm_fc_grid', GRID_POINTS)):
+    for width in WIDTHS:
+      settings[f'{name}-{width}'] = gpt.get_config(
+        estimator='lstm_fc',
+        init='identity',
+        hidden=width,
+        grid_points=points,
+        **common,
+      )
   return Study(
     'Width of the LSTM: bits per byte of the test',
     settings,

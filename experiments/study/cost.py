@@ -154,8 +154,9 @@ def _backward(config: ConfigDict) -> str | None:
         return None
       return f'multi_fc{layers}' + f', {activation}' * bool(activation) + slim
     case 'lstm_fc':
-      memory = config.memory_dtype
-      return 'lstm_fc' + f', {memory} memory' * (memory != 'float32') + slim
+      memory, points = config.memory_dtype, config.grid_points
+      narrow = f', {memory} memory' * (memory != 'float32')
+      return 'lstm_fc' + narrow + f', {points} points' * (points > 0) + slim
   return None
 
 

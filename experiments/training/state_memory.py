@@ -90,5 +90,5 @@ def _remedy(config: ConfigDict, largest: str) -> str:
   if largest == 'estimator' and config.memory_dtype == 'float32':
     ways.append('config.memory_dtype=bfloat16')
   if largest == 'estimator':
-    ways.append('a smaller config.hidden')
+    ways += ['a smaller config.hidden', 'config.grid_points=32']
   return f'Try {" or ".join(ways)}.' if ways else 'Use a smaller network.'

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_count
-from mq_jax.estimators import coordinates, lstm_cell, stacks
+from mq_jax.estimators import coordinates, interpolation, lstm_cell, stacks
 from mq_jax.estimators.base import (
   GradientEstimator,
   Leaves,
@@ -28,6 +28,7 @@ def lstm_fc(
   carry: bool = True,
   init: str = 'random',
   memory_dtype: Any = None,
+  grid_points: int = 0,
 ) -> GradientEstimator:
   """Makes LSTMFC, eq. (11): g_W̃ = g_Ŵ · FC(φ_FC, LSTM(φ_LSTM, W̃)).
 
@@ -45,12 +46,18 @@ def lstm_fc(
     memory_dtype: dtype in which (h, c) are kept between steps; jnp.bfloat16
       halves their size. None keeps the dtype of the weights, at least float32.
       The LSTM computes in the dtype of the weights in either case.
+    grid_points: 0 evaluates the LSTM at every coordinate. K, at least 2,
+      evaluates the LSTM at K points of an even grid over the W̃ of each leaf.
+      Each point keeps its own (h, c), and the factor is linear between points.
+      The points follow the range of W̃ from step to step.
 
   Returns:
-    A `GradientEstimator`. Its state takes 2 · hidden numbers per coordinate.
+    A `GradientEstimator`. Its state takes 2 · hidden numbers per coordinate, or
+    per point of each leaf.
 
   Raises:
-    ValueError: If an argument is out of range.
+    ValueError: If an argument is out of range, or if both `memory_dtype` and
+      `grid_points` are given.
   """
   check_count('hidden', hidden)
   identity = stacks.is_identity(init)
@@ -61,6 +68,14 @@ def lstm_fc(
       f'memory_dtype={memory_dtype!r} must be a floating point type, such as'
       ' jnp.bfloat16, or None.'
     )
+  if grid_points != 0:
+    check_count('grid_points', grid_points, least=2)
+    if memory_dtype is not None:
+      raise ValueError(
+        f'memory_dtype={memory_dtype!r} narrows the memory of coordinates, and'
+        f' with grid_points={grid_points} they have none. Leave one of the two'
+        ' out.'
+      )
 
   def init_phi(key: Array, leaves: Leaves) -> Any:
     lstm_key, head_key = jax.random.split(key)
@@ -75,6 +90,9 @@ def lstm_fc(
     del key  # Every memory starts empty.
     if not carry:
       return ()
+    if grid_points:
+      shape = (len(leaves) * grid_points,)
+      return lstm_cell.empty(shape, hidden, phi_dtype(leaves))
     return lstm_cell.no_history(leaves, hidden, phi_dtype(leaves), memory_dtype)
 
   def factor_of_block(phi: Any, inputs: tuple[Array, Any]) -> Array:
@@ -86,8 +104,9 @@ def lstm_fc(
     h = lstm_cell.cell(phi['lstm'], x, memory).h
     return stacks.linear(phi['head'], h)[:, 0]
 
-  def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
-    w_tilde = signals.w_tilde
+  def factor_of_each(
+    phi: Any, w_tilde: Leaves, state: Any
+  ) -> tuple[Leaves, Any]:
     blocks = widened(coordinates.to_blocks(w_tilde))
     memory = lstm_cell.recall(state, memory_dtype) if carry else None
     factor = coordinates.from_blocks(
@@ -97,6 +116,29 @@ def lstm_fc(
       # Later steps treat the state as a constant, so its derivative with
       # respect to the φ of this step is never used.
       state = lax.stop_gradient(lstm_cell.History(memory, phi['lstm'], blocks))
+    return factor, state
+
+  def factor_by_grid(
+    phi: Any, w_tilde: Leaves, state: Any
+  ) -> tuple[Leaves, Any]:
+    grids = {
+      path: interpolation.grid(widened(leaf), grid_points)
+      for path, leaf in w_tilde.items()
+    }
+    x = jnp.concatenate([at for at, _ in grids.values()])
+    memory = lstm_cell.cell(phi['lstm'], x, state if carry else None)
+    values = stacks.linear(phi['head'], memory.h).reshape(-1, grid_points)
+    factor = {
+      path: interpolation.interpolate(value, positions)
+      for value, (path, (_, positions)) in zip(
+        values, grids.items(), strict=True
+      )
+    }
+    return factor, lax.stop_gradient(memory) if carry else ()
+
+  def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
+    factor_of = factor_by_grid if grid_points else factor_of_each
+    factor, state = factor_of(phi, signals.w_tilde, state)
     return times(signals.g_ste if identity else signals.g_hat, factor), state
 
   return GradientEstimator(

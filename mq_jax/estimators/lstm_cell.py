@@ -2,6 +2,7 @@
 
 All coordinates share the weights. Each coordinate has its own memory (h, c),
 which is kept in blocks of coordinates (`coordinates.to_blocks`) between steps.
+On a grid (`interpolation.grid`), each point has a memory instead.
 """
 
 import math
@@ -53,6 +54,11 @@ def init(key: Array, hidden: int, dtype: Any) -> Phi:
   }
 
 
+def empty(shape: tuple[int, ...], hidden: int, dtype: Any) -> Memory:
+  """Returns the memory before the first step: zeros of (*shape, hidden)."""
+  return Memory(*(jnp.zeros((*shape, hidden), dtype) for _ in Memory._fields))
+
+
 class History(NamedTuple):
   """The memory before the last step, and the φ and inputs of the last step.
 
@@ -81,9 +87,10 @@ def no_history(
   """
   shape = coordinates.block_shape(leaves)
   phi = jax.eval_shape(lambda: init(jax.random.key(0), hidden, dtype))
-  h, c = (jnp.zeros((*shape, hidden), dtype) for _ in Memory._fields)
   return History(
-    Memory(narrow(h, memory_dtype), narrow(c, memory_dtype)),
+    jax.tree.map(
+      lambda part: narrow(part, memory_dtype), empty(shape, hidden, dtype)
+    ),
     jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), phi),
     jnp.zeros(shape, dtype),
   )

@@ -54,10 +54,16 @@ def test_describe_state_larger_than_the_device_raises():
   assert line.startswith(f'state: {whole / 1000:.1f} kB (estimator ')
   with pytest.raises(InvalidError) as error:
     state_memory.describe_state(config, shapes, whole - 1)
-  for remedy in ('trials', 'fsdp', 'memory_dtype=bfloat16', 'hidden'):
+  for remedy in (
+    'trials',
+    'fsdp',
+    'memory_dtype=bfloat16',
+    'hidden',
+    'grid_points=32',
+  ):
     assert f'config.{remedy}' in str(error.value)
   config.update(trials=1, fsdp=True, memory_dtype='bfloat16')
-  with pytest.raises(InvalidError, match=r'Try a smaller config\.hidden\.'):
+  with pytest.raises(InvalidError, match=r'Try a smaller config\.hidden or'):
     state_memory.describe_state(config, shapes, whole - 1)
 
 
