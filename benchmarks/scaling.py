@@ -19,21 +19,24 @@ class Model(NamedTuple):
   Attributes:
     name: Name in the table.
     weights: Number N of quantized weights.
+    leaves: Number L of their arrays.
     network: FLOPs of the forward and backward pass per step.
   """
 
   name: str
   weights: float
+  leaves: int
   network: float
 
 
 # A multiplication and its addition are 2 FLOPs; backward costs twice forward.
 # ResNet18: 1.82e9 multiplications per image (He et al., 2015, Table 1); the
-# transformer: 6 N FLOPs per token (Kaplan et al., 2020, section 2.1).
+# transformer: 6 N FLOPs per token (Kaplan et al., 2020, section 2.1), seven
+# arrays in each of 32 blocks, and the head.
 MODELS = (
-  Model('ResNet20, CIFAR, 128 images', 270_896, 3 * 128 * 2 * 40.6e6),
-  Model('ResNet18, ImageNet, 256 images', 11.7e6, 3 * 256 * 2 * 1.82e9),
-  Model('transformer, 0.5 M tokens', 7e9, 6 * 7e9 * 0.5e6),
+  Model('ResNet20, CIFAR, 128 images', 270_896, 22, 3 * 128 * 2 * 40.6e6),
+  Model('ResNet18, ImageNet, 256 images', 11.7e6, 21, 3 * 256 * 2 * 1.82e9),
+  Model('transformer, 0.5 M tokens', 7e9, 225, 6 * 7e9 * 0.5e6),
 )
 ESTIMATORS = (
   'ste, fc_grad, multi_fc',
@@ -42,16 +45,20 @@ ESTIMATORS = (
   'multi_fc, 3 layers, tanh',
   'lstm_fc, carry=False',
   'lstm_fc',
+  'lstm_fc, 32 points',
 )
 
 
-def estimator_flops(name: str, weights: float, hidden: float) -> float:
+def estimator_flops(
+  name: str, weights: float, hidden: float, leaves: int
+) -> float:
   """Returns the FLOPs per step of an estimator, beyond those of the network.
 
   Every layer is evaluated forward, and once more for the backward pass. The
   backward pass takes a product for the layer's weights and, after the first
   layer, one for its input. The LSTM's memory is a constant, so its product has
-  no gradient of the input; the new memory takes one more evaluation.
+  no gradient of the input; the new memory takes one more evaluation. On a grid
+  each point is evaluated once; the interpolation has no products.
   """
   n, h = weights, hidden
   return {
@@ -60,12 +67,16 @@ def estimator_flops(name: str, weights: float, hidden: float) -> float:
     # Without a memory only the head is a product.
     'lstm_fc, carry=False': 6 * n * h,
     'lstm_fc': 32 * n * h**2,
+    'lstm_fc, 32 points': 16 * 32 * leaves * h**2,
   }.get(name, 0)
 
 
-def estimator_bytes(name: str, weights: float, hidden: float) -> float:
+def estimator_bytes(
+  name: str, weights: float, hidden: float, leaves: int
+) -> float:
   """Returns the float32 bytes that an estimator keeps between steps."""
-  return 8 * weights * hidden if name == 'lstm_fc' else 0
+  memories = {'lstm_fc': weights, 'lstm_fc, 32 points': 32 * leaves}
+  return 8 * hidden * memories.get(name, 0)
 
 
 def main() -> None:
@@ -80,8 +91,8 @@ def main() -> None:
 
 
 def _row(model: Model, name: str, hidden: int) -> table.Row:
-  work = estimator_flops(name, model.weights, hidden)
-  state_gb = estimator_bytes(name, model.weights, hidden) / GB
+  work = estimator_flops(name, model.weights, hidden, model.leaves)
+  state_gb = estimator_bytes(name, model.weights, hidden, model.leaves) / GB
   return {
     'model': model.name,
     'estimator': name,
@@ -90,7 +101,8 @@ def _row(model: Model, name: str, hidden: int) -> table.Row:
     'work / STE': 1 + work / model.network,
     'weights and pending gradients GB': 8 * model.weights / GB,
     'estimator state GB': state_gb,
-    'in bfloat16 GB': state_gb / 2,
+    # The memory of a grid stays in float32.
+    'in bfloat16 GB': None if 'points' in name else state_gb / 2,
   }
 
 

@@ -40,7 +40,7 @@ from experiments.build import networks
 from experiments.build.estimators import ESTIMATORS
 from experiments.common import markdown
 from experiments.configs import methods as recipes
-from mq_jax import models
+from mq_jax import models, selection
 from mq_jax.models import BatchNorm
 from tests.experiments import tiny
 
@@ -142,8 +142,13 @@ def test_count_estimators_match_cost_model(at):
   # Blocks are padded; the count includes the padding.
   padded = -(-weights // 4096) * 4096
   for name in ('multi_fc, tanh', 'multi_fc, 3 layers, tanh', 'lstm_fc'):
-    predicted = scaling.estimator_flops(name, padded, 64)
+    predicted = scaling.estimator_flops(name, padded, 64, 0)
     assert work(at, name, 64) - ste == pytest.approx(predicted, rel=0.06)
+  leaves = len(selection.select(at.params, mq_jax.bwn()))
+  on_grid = 'lstm_fc, 32 points'
+  assert work(at, on_grid, 64) - ste == pytest.approx(
+    scaling.estimator_flops(on_grid, 0, 64, leaves), rel=0.06
+  )
 
 
 def test_count_network_matches_cost_model():
@@ -350,6 +355,8 @@ def test_lstm_width_has_one_row_per_width(monkeypatch, tmp_path):
     'ste',
     'lstm_fc, 1',
     'lstm_fc, 4',
+    'lstm_fc, 1, 32 points',
+    'lstm_fc, 4, 32 points',
   ]
   memory = [row['peak MB'] for row in rows]
   # Each hidden unit keeps h and c per weight, in float32.
