@@ -322,6 +322,7 @@ def test_initial_variables_other_activations_get_initial_numbers(
   params = model_file.load_model(result.model_path).params
   number = activation_number(params)
   assert number != 10.0  # the initial value
+  image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
   # The clip of PACT is not a step size of LSQ: another activation gets a new
   # number.
   for name, start in (('pact_w4a4', number), ('lsq_w2a2', 0.8 / 3**0.5)):
@@ -329,14 +330,14 @@ def test_initial_variables_other_activations_get_initial_numbers(
     next_config.pretrained = str(result.model_path)
     net = networks.make_network(next_config, 10)
     first, *_ = initial.initial_variables(
-      next_config, net, (32, 32, 3), str(result.model_path)
+      next_config, net, image, str(result.model_path)
     )
     assert activation_number(first) == pytest.approx(start)
   # The file has no number of LSQ, so its number is measured.
   next_config.activation_start = 'measured'
   images = np.random.default_rng(0).normal(size=(4, 32, 32, 3))
   loaded = initial.initial_variables(
-    next_config, net, (32, 32, 3), str(result.model_path)
+    next_config, net, image, str(result.model_path)
   )
   measured, _ = initial.fit_to_images(
     next_config, net, loaded, lambda: images.astype(np.float32)
