@@ -21,6 +21,7 @@ from benchmarks import (
   depthwise,
   epoch,
   flops,
+  lstm_grid,
   lstm_width,
   measure,
   memory,
@@ -362,6 +363,27 @@ def test_lstm_width_has_one_row_per_width(monkeypatch, tmp_path):
   # Each hidden unit keeps h and c per weight, in float32.
   assert rows[0]['time / STE'][0] == 1
   assert memory[0] < memory[1] < memory[2]
+
+
+def test_lstm_grid_errors_are_smaller_than_factor(monkeypatch, tmp_path):
+  text = tmp_path / 'text.txt'
+  text.write_text('To be, or not to be: that is the question. ' * 60)
+  rows = run_quick(
+    monkeypatch, tmp_path, lstm_grid, '--data', str(text), '--points', '2', '9'
+  )['rows']
+  first, last = (
+    {name: float(value) for name, value in row.items()} for row in rows
+  )
+  # The first φ gives every weight the factor 1.
+  assert first == {
+    'step': 1,
+    'mean': 1,
+    'std': 0,
+    'error, 2 points': 0,
+    'error, 9 points': 0,
+  }
+  assert last['mean'] != 1
+  assert 0 < last['error, 9 points'] < 1e-4
 
 
 def test_pytorch_without_pytorch_exits(monkeypatch, tmp_path):
