@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import jax
 
 from experiments.build.fingerprint import without_places
+from experiments.build.schema import KEYS
 from experiments.common import files, processes
 from experiments.common.errors import InvalidError
 from mq_jax.files import write_atomic
@@ -184,17 +185,19 @@ def check_same_config(
 
   Raises:
     InvalidError: If the two differ; the message lists the keys. Files and
-      folders may have moved (`fingerprint.without_places`).
+      folders may have moved (`fingerprint.without_places`). A key that is newer
+      than the log had its default in that run.
   """
   old, new = (
     _flat(without_places(entry))
     for entry in (header['config'], _plain(config, 'config'))
   )
+  defaults = _flat({name: key.default for name, key in KEYS.items()})
   differ = [
     f'  {key}: {old.get(key, "absent")} in the log,'
     f' {new.get(key, "absent")} now'
     for key in dict.fromkeys([*old, *new])
-    if old.get(key) != new.get(key)
+    if old.get(key, defaults.get(key)) != new.get(key)
   ]
   if differ:
     raise InvalidError(

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.build.schema import KEYS
 from experiments.records import run_log
 
 CONFIG = {'network': 'resnet20', 'optimizer': {'name': 'sgd', 'rate': 0.1}}
@@ -192,6 +193,16 @@ def test_start_log_other_configuration_raises_with_keys(path):
     'Use another --workdir, or the configuration of that run.',
   ]
   assert path.read_bytes() == before
+
+
+def test_start_log_key_newer_than_the_log_has_its_default(path):
+  make_log(path, epochs=1)
+  default = KEYS['grid_points'].default
+  newer = CONFIG | {'grid_points': default}
+  run_log.start_log(path, header(newer), epochs_done=1)
+  assert run_log.read_log(path) == (header(), [record(1)])
+  with pytest.raises(ValueError, match='grid_points: absent in the log, 8 now'):
+    run_log.start_log(path, header(CONFIG | {'grid_points': 8}), epochs_done=1)
 
 
 def test_start_log_equal_configuration_of_other_types_opens(path):
