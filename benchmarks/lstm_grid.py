@@ -19,10 +19,10 @@ from benchmarks import cases, table
 from experiments.studies import lstm_width
 from experiments.training.train import make_pipeline
 from mq_jax import selection
+from mq_jax.estimators.base import Leaves
 from mq_jax.late_update import signals_of
 
 QUICK = {'steps': [1, 3], 'hidden': 2}
-Factors = dict[str, jax.Array]
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
   config = lstm_width.get_study().settings['ste']
   if args.data:
     config.data = args.data
-  del args.data  # A path is of no interest to readers.
+  # A path is of no interest to readers, and nothing is timed.
+  del args.data, args.rounds
   batch = make_pipeline(config).train
   sizes = {name: config[name] for name in ('embed_dim', 'depth', 'context')}
   at = cases.problem(config.network, config.batch_size, config.dtype, **sizes)
@@ -95,7 +96,7 @@ def _factor(
   selected: Any,
   state: mq_jax.State,
   memory: Any,
-) -> tuple[Factors, Any]:
+) -> tuple[Leaves, Any]:
   """Returns the factor of each weight: the estimate for gradients of 1."""
   signals = signals_of(selected, state)
   ones = jax.tree.map(jnp.ones_like, signals.w_tilde)
@@ -104,7 +105,7 @@ def _factor(
   )
 
 
-def _vector(factors: Factors) -> jax.Array:
+def _vector(factors: Leaves) -> jax.Array:
   return jnp.concatenate([jnp.ravel(leaf) for leaf in factors.values()])
 
 

@@ -588,6 +588,20 @@ MUTANTS = [
     _tests_in('tests/estimators', 'test_lstm.py'),
   ),
   Mutant(
+    'mq_jax/estimators/lstm_grid.py',
+    'the memory stays with the points',
+    'jax.vmap(_interpolate_rows)(part, positions)',
+    'part',
+    _tests_in('tests/estimators', 'test_interpolation.py'),
+  ),
+  Mutant(
+    'mq_jax/estimators/interpolation.py',
+    'the value at the point below counts for all',
+    'return values[below] + share',
+    'return values[below] + 0 * share',
+    _tests_in('tests/estimators', 'test_interpolation.py'),
+  ),
+  Mutant(
     'mq_jax/estimators/wrappers.py',
     'slim trains all layers but one',
     'jnp.where(drawn == index, g, lax.stop_gradient(g))',

@@ -32,7 +32,7 @@ class Model(NamedTuple):
 # A multiplication and its addition are 2 FLOPs; backward costs twice forward.
 # ResNet18: 1.82e9 multiplications per image (He et al., 2015, Table 1); the
 # transformer: 6 N FLOPs per token (Kaplan et al., 2020, section 2.1), seven
-# arrays in each of 32 blocks, and the head.
+# arrays in each of 32 blocks, which are not stacked, and the head.
 MODELS = (
   Model('ResNet20, CIFAR, 128 images', 270_896, 22, 3 * 128 * 2 * 40.6e6),
   Model('ResNet18, ImageNet, 256 images', 11.7e6, 21, 3 * 256 * 2 * 1.82e9),
@@ -58,7 +58,8 @@ def estimator_flops(
   backward pass takes a product for the layer's weights and, after the first
   layer, one for its input. The LSTM's memory is a constant, so its product has
   no gradient of the input; the new memory takes one more evaluation. On a grid
-  each point is evaluated once; the interpolation has no products.
+  each point is evaluated once. The interpolation, of some operations per weight
+  and point, is left out, as all element-wise operations are.
   """
   n, h = weights, hidden
   return {

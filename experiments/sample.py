@@ -55,6 +55,11 @@ def _open_run(workdir: str) -> Artefact:
 
 
 def _open_artefact(path: str) -> Artefact:
+  if os.path.isdir(path):
+    raise InvalidError(
+      f'{path} is a folder. Give a file in it, or --workdir={path} if it is the'
+      ' folder of a run.'
+    )
   network = loading.load(path)
   if not network.takes_text:
     raise InvalidError(

@@ -33,11 +33,25 @@ def check_positive(**arguments: Any) -> None:
       raise ValueError(f'{name}={value!r} must be positive.')
 
 
-def check_count(name: str, value: Any, *, least: int = 1) -> None:
-  """Raises `ValueError` unless `value` is an integer of at least `least`."""
+def check_count(
+  name: str, value: Any, *, least: int = 1, or_zero: bool = False
+) -> None:
+  """Raises `ValueError` unless `value` is an integer of at least `least`.
+
+  Args:
+    name: Name of the argument.
+    value: Value to check.
+    least: Smallest value.
+    or_zero: 0 is allowed too.
+  """
   is_integer = isinstance(value, numbers.Integral)
-  if not is_integer or isinstance(value, bool) or value < least:
+  is_zero = or_zero and value == 0
+  if (
+    not is_integer or isinstance(value, bool) or not (is_zero or value >= least)
+  ):
     wanted = (
       'a positive integer' if least == 1 else f'an integer of at least {least}'
     )
-    raise ValueError(f'{name}={value!r} must be {wanted}.')
+    raise ValueError(
+      f'{name}={value!r} must be {"0, or " if or_zero else ""}{wanted}.'
+    )

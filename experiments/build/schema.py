@@ -191,8 +191,8 @@ KEYS: dict[str, Key] = {
   'memory_dtype': Key('float32', 'Type of the memory.', choices=DTYPES),
   'grid_points': Key(
     0,
-    'Points of a grid over each layer at which the LSTM is evaluated; 0: at'
-    ' every weight.',
+    'Points of a grid over each array of weights at which the LSTM is'
+    ' evaluated; 0: at every weight.',
     least=0,
   ),
   'features': Key(

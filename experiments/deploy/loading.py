@@ -40,10 +40,14 @@ def load(
       `experiments.deploy` contains.
   """
   path = pathlib.Path(path)
+  suffixes = ', '.join(artefact.SUFFIXES)
+  if path.is_dir():
+    raise InvalidError(
+      f'{path} is a folder. Give a file in it that ends in one of {suffixes}.'
+    )
   if path.suffix not in artefact.SUFFIXES:
     raise InvalidError(
-      f'{path} must end in one of {", ".join(artefact.SUFFIXES)} to be an'
-      ' artefact.'
+      f'{path} must end in one of {suffixes} to be an artefact.'
     )
   if not path.is_file():
     raise MissingError(f'There is no file {path}.')

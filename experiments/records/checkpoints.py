@@ -46,7 +46,7 @@ from experiments.records.orbax_messages import (
 # damaged, a run resumes from the one before it.
 KEPT = 2
 _JSON_ITEMS = ('progress', 'leaves', 'digests')
-_INCOMPLETE = '.orbax-checkpoint-tmp'  # Part of orbax's name for such a folder.
+_INCOMPLETE = 'orbax-checkpoint-tmp'  # Orbax's ending of such a folder.
 _REST = ''  # Key of the digest of the items other than `state`.
 
 
@@ -365,7 +365,9 @@ def _clear_places(directory: Path) -> None:
   run when the manager is closed.
   """
   for path in directory.iterdir():
-    if _INCOMPLETE in path.name and path.is_dir():
+    step, _, ending = path.name.partition('.')
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder and step.isdecimal() and ending.startswith(_INCOMPLETE):
       shutil.rmtree(path)
     # Orbax takes every such entry for a checkpoint.
     if not path.name.isdecimal():

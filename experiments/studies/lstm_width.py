@@ -4,9 +4,9 @@
     --workdir=runs/lstm_width
 
 The network, the text and the step size are those of `language.py` with weights
-of 1 bit. Each width has an LSTM state per weight, and per point of a grid
-over each layer. `benchmarks.lstm_width` measures the cost of a step of this
-network.
+of 1 bit. Each width has an LSTM per weight, and one per point of a grid over
+each array of weights. `benchmarks.lstm_width` measures the cost of a step of
+this network.
 """
 
 from experiments.configs import gpt

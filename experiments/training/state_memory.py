@@ -87,8 +87,10 @@ def _remedy(config: ConfigDict, largest: str) -> str:
     ways.append('fewer config.trials')
   if not config.fsdp:
     ways.append('config.fsdp=True with several devices (config.mesh_data)')
-  if largest == 'estimator' and config.memory_dtype == 'float32':
-    ways.append('config.memory_dtype=bfloat16')
   if largest == 'estimator':
-    ways += ['a smaller config.hidden', 'config.grid_points=32']
+    if config.estimator == 'lstm_fc' and not config.grid_points:
+      if config.memory_dtype == 'float32':
+        ways.append('config.memory_dtype=bfloat16')
+      ways.append('config.grid_points=32 with config.memory_dtype=float32')
+    ways.append('a smaller config.hidden')
   return f'Try {" or ".join(ways)}.' if ways else 'Use a smaller network.'

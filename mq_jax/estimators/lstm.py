@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mq_jax.checks import check_count
-from mq_jax.estimators import coordinates, interpolation, lstm_cell, stacks
+from mq_jax.estimators import coordinates, lstm_cell, lstm_grid, stacks
 from mq_jax.estimators.base import (
   GradientEstimator,
   Leaves,
@@ -46,10 +46,11 @@ def lstm_fc(
     memory_dtype: dtype in which (h, c) are kept between steps; jnp.bfloat16
       halves their size. None keeps the dtype of the weights, at least float32.
       The LSTM computes in the dtype of the weights in either case.
-    grid_points: 0 evaluates the LSTM at every coordinate. K, at least 2,
-      evaluates the LSTM at K points of an even grid over the W̃ of each leaf.
-      Each point keeps its own (h, c), and the factor is linear between points.
-      The points follow the range of W̃ from step to step.
+    grid_points: 0 evaluates the LSTM at every coordinate, as the paper does. K,
+      at least 2, evaluates the LSTM at K points of an even grid over the W̃ of
+      each leaf. The factor is linear between points. Each point keeps its own
+      (h, c), which does not follow a coordinate that moves (`lstm_grid`). All
+      W̃ must be finite.
 
   Returns:
     A `GradientEstimator`. Its state takes 2 · hidden numbers per coordinate, or
@@ -68,14 +69,13 @@ def lstm_fc(
       f'memory_dtype={memory_dtype!r} must be a floating point type, such as'
       ' jnp.bfloat16, or None.'
     )
-  if grid_points != 0:
-    check_count('grid_points', grid_points, least=2)
-    if memory_dtype is not None:
-      raise ValueError(
-        f'memory_dtype={memory_dtype!r} narrows the memory of coordinates, and'
-        f' with grid_points={grid_points} they have none. Leave one of the two'
-        ' out.'
-      )
+  check_count('grid_points', grid_points, least=2, or_zero=True)
+  if grid_points and memory_dtype is not None:
+    raise ValueError(
+      'memory_dtype is the type of a memory per coordinate, but with'
+      f' grid_points={grid_points} each point has a memory. Leave memory_dtype'
+      ' or grid_points at its default.'
+    )
 
   def init_phi(key: Array, leaves: Leaves) -> Any:
     lstm_key, head_key = jax.random.split(key)
@@ -91,8 +91,7 @@ def lstm_fc(
     if not carry:
       return ()
     if grid_points:
-      shape = (len(leaves) * grid_points,)
-      return lstm_cell.empty(shape, hidden, phi_dtype(leaves))
+      return lstm_grid.empty(leaves, grid_points, hidden, phi_dtype(leaves))
     return lstm_cell.no_history(leaves, hidden, phi_dtype(leaves), memory_dtype)
 
   def factor_of_block(phi: Any, inputs: tuple[Array, Any]) -> Array:
@@ -118,26 +117,20 @@ def lstm_fc(
       state = lax.stop_gradient(lstm_cell.History(memory, phi['lstm'], blocks))
     return factor, state
 
-  def factor_by_grid(
+  def factor_on_grid(
     phi: Any, w_tilde: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
-    grids = {
-      path: interpolation.grid(widened(leaf), grid_points)
-      for path, leaf in w_tilde.items()
-    }
-    x = jnp.concatenate([at for at, _ in grids.values()])
-    memory = lstm_cell.cell(phi['lstm'], x, state if carry else None)
-    values = stacks.linear(phi['head'], memory.h).reshape(-1, grid_points)
-    factor = {
-      path: interpolation.interpolate(value, positions)
-      for value, (path, (_, positions)) in zip(
-        values, grids.items(), strict=True
-      )
-    }
-    return factor, lax.stop_gradient(memory) if carry else ()
+    after = lstm_grid.step(
+      phi['lstm'], w_tilde, grid_points, state if carry else None
+    )
+    values = stacks.linear(phi['head'], after.memory.h.reshape(-1, hidden))
+    factor = lstm_grid.factors(
+      values.reshape(after.points.shape), after.points, w_tilde
+    )
+    return factor, lax.stop_gradient(after) if carry else ()
 
   def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
-    factor_of = factor_by_grid if grid_points else factor_of_each
+    factor_of = factor_on_grid if grid_points else factor_of_each
     factor, state = factor_of(phi, signals.w_tilde, state)
     return times(signals.g_ste if identity else signals.g_hat, factor), state
 

@@ -2,7 +2,7 @@
 
 All coordinates share the weights. Each coordinate has its own memory (h, c),
 which is kept in blocks of coordinates (`coordinates.to_blocks`) between steps.
-On a grid (`interpolation.grid`), each point has a memory instead.
+`lstm_grid` has memories of points instead.
 """
 
 import math
@@ -21,7 +21,7 @@ Phi = dict[str, Array]
 
 
 class Memory(NamedTuple):
-  """Memory of every coordinate: two arrays of (…, block size, hidden)."""
+  """Memory of every coordinate or point: two arrays of (…, hidden)."""
 
   h: Array
   c: Array

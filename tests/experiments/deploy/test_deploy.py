@@ -107,6 +107,8 @@ def test_sample_refuses_a_network_for_images(deployed):
   out, _, _ = deployed
   with pytest.raises(errors.InvalidError, match='classify images with it'):
     sample._open_artefact(out / 'packed.safetensors')
+  with pytest.raises(errors.InvalidError, match=r'is a folder.*--workdir='):
+    sample._open_artefact(str(out))
 
 
 @pytest.fixture
@@ -494,6 +496,8 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
       loading.load(tmp_path / name)
   with pytest.raises(errors.MissingError, match='There is no file'):
     loading.load(tmp_path / 'none.onnx')
+  with pytest.raises(errors.InvalidError, match=r'is a folder\. Give a file'):
+    loading.load(tmp_path)
   mq_jax.save_packed(
     tmp_path / 'other.safetensors',
     mq_jax.pack({'w': jnp.ones((2, 2))}, mq_jax.bwn()),

@@ -63,7 +63,7 @@ def test_describe_state_larger_than_the_device_raises():
   ):
     assert f'config.{remedy}' in str(error.value)
   config.update(trials=1, fsdp=True, memory_dtype='bfloat16')
-  with pytest.raises(InvalidError, match=r'Try a smaller config\.hidden or'):
+  with pytest.raises(InvalidError, match=r'Try config\.grid_points=32 with'):
     state_memory.describe_state(config, shapes, whole - 1)
 
 
