@@ -130,6 +130,14 @@ def test_check_unknown_or_missing_key_is_named():
   [
     ({'quantizer': 'none'}, "set config.estimator='ste'"),
     (
+      {'estimator': 'lstm_fc', 'grid_points': 1},
+      'must be 0, or an integer of at least 2',
+    ),
+    (
+      {'estimator': 'lstm_fc', 'grid_points': 8, 'memory_dtype': 'bfloat16'},
+      'Leave memory_dtype or grid_points at its default',
+    ),
+    (
       {'quantizer': 'bwn', 'bits': 2},
       "no effect with config.quantizer='bwn': leave config.bits at 1",
     ),

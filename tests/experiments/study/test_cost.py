@@ -73,6 +73,9 @@ def test_read_committed_benchmarks_names_every_estimator_of_the_cost():
   assert 2 < found['resnet20', 32, 'fc_grad'] < 3
   config = resnet18.get_config(estimator='lstm_fc', memory_dtype='bfloat16')
   assert cost.of_epochs(config, 1, measured) is not None
+  # A grid was not measured there, and costs less than an LSTM per weight.
+  config.update(memory_dtype='float32', grid_points=32)
+  assert cost.of_epochs(config, 1, measured) is None
 
 
 def test_read_missing_folder_is_empty(tmp_path):
