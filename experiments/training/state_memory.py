@@ -1,6 +1,7 @@
 """The memory that the state of a run needs, known before it is allocated."""
 
 import math
+import os
 from typing import Any
 
 import jax
@@ -75,9 +76,15 @@ def describe_state(
 def available_memory() -> int | None:
   """Returns the bytes that JAX may use on a device; None if they are unknown.
 
-  They are unknown on CPU.
+  A device that is a part of the host may use the memory of the host.
   """
-  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+  device = jax.local_devices()[0]
+  if device.platform == 'cpu':
+    try:
+      return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    except (AttributeError, ValueError, OSError):  # Not every system says it.
+      return None
+  return (device.memory_stats() or {}).get('bytes_limit')
 
 
 def _remedy(config: ConfigDict, largest: str) -> str:

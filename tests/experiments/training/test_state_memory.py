@@ -1,5 +1,9 @@
 """Tests the memory of a state, known before it is allocated."""
 
+import pathlib
+import re
+import sys
+
 import jax
 import pytest
 
@@ -65,6 +69,13 @@ def test_describe_state_larger_than_the_device_raises():
   config.update(trials=1, fsdp=True, memory_dtype='bfloat16')
   with pytest.raises(InvalidError, match=r'Try config\.grid_points=32 with'):
     state_memory.describe_state(config, shapes, whole - 1)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_available_memory_of_cpu_is_that_of_the_host():
+  text = pathlib.Path('/proc/meminfo').read_text(encoding='ascii')
+  kilobytes = int(re.search(r'MemTotal: +(\d+) kB', text)[1])
+  assert state_memory.available_memory() == 1024 * kilobytes
 
 
 def test_run_larger_than_the_device_raises_before_its_first_step(
