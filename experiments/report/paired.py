@@ -176,7 +176,7 @@ def draw(
         ),
       )
     names = [
-      f'{name.partition("-")[2] or name}, {found[name].seeds} seeds'
+      f'{name.removeprefix(f"{optimizer}-")}, {found[name].seeds} seeds'
       for name, _, _ in panel
     ]
     axis.set_yticks(range(len(panel)), names, fontsize=7)

@@ -132,6 +132,20 @@ def drawn(study, folder, **accuracies):
   return paired.draw(group, study.baselines, 'Rules').axes[-1]
 
 
+def test_figure_has_whole_names_that_do_not_begin_with_the_optimizer(tmp_path):
+  study = make_study()
+  names = {'sgd-ste': 'ste', 'sgd-ede': 'ede-1', 'sgd-dsq': 'grid-1'}
+  settings = {new: study.settings[old] for old, new in names.items()}
+  study = study._replace(
+    settings=settings, baselines={'ede-1': 'ste', 'grid-1': 'ste'}
+  )
+  axis = drawn(
+    study, tmp_path, **{'ste': STE, 'ede-1': EDE, 'grid-1': EDE[::-1]}
+  )
+  labels = {text.get_text() for text in axis.get_yticklabels()}
+  assert labels == {'ede-1, 3 seeds', 'grid-1, 3 seeds'}
+
+
 def test_figure_has_the_largest_difference_first(tmp_path):
   axis = drawn(
     make_study(), tmp_path, sgd_ste=STE, sgd_ede=[79, 82, 90.0], sgd_dsq=EDE
