@@ -7,8 +7,8 @@
 # seconds. Finished runs enter results/. Ctrl-C and SIGTERM save the current run.
 # PRETRAINED is the folder of base models, TFDS_DATA_DIR the folder of prepared
 # data sets, and PYTHON names the interpreter. LANES processes share the runs of a
-# study, 1 unless it is set. Without a GPU each of them has its own cores: two
-# processes of one core are faster than one process of two.
+# study, 1 unless it is set. Without a GPU each of them has its own cores, which
+# is a little faster than taking turns on all cores (`benchmarks.lanes`).
 set -euo pipefail
 workdir=$(realpath -m "${1:?usage: experiments/queue.sh WORKDIR PRETRAINED MINUTES}")
 pretrained=$(realpath "${2:?a folder of base models}")

@@ -1,6 +1,7 @@
 """Tests the FLOP counts and tables of the benchmarks, and their checks."""
 
 import json
+import os
 import pathlib
 import re
 import sys
@@ -21,6 +22,7 @@ from benchmarks import (
   depthwise,
   epoch,
   flops,
+  lanes,
   lstm_grid,
   lstm_width,
   measure,
@@ -363,6 +365,22 @@ def test_lstm_width_has_one_row_per_width(monkeypatch, tmp_path):
   # Each hidden unit keeps h and c per weight, in float32.
   assert rows[0]['time / STE'][0] == 1
   assert memory[0] < memory[1] < memory[2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not hasattr(os, 'sched_setaffinity'), reason='binds processes to cores'
+)
+def test_lanes_has_one_process_and_one_per_core(monkeypatch, tmp_path):
+  cores = os.sched_getaffinity(0)
+  one, several = run_quick(monkeypatch, tmp_path, lanes, '--batch_size', '2')[
+    'rows'
+  ]
+  assert (one['processes'], one['cores of each']) == (1, len(cores))
+  assert (several['processes'], several['cores of each']) == (len(cores), 1)
+  assert one['throughput / one process'] == [1, 1, 1]
+  assert several['steps per second'] > 0
+  assert os.sched_getaffinity(0) == cores
 
 
 def test_lstm_grid_errors_are_smaller_than_factor(monkeypatch, tmp_path):
