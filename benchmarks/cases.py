@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 import mq_jax
 from experiments.build import losses
@@ -143,6 +144,12 @@ def problem_of(args: argparse.Namespace) -> Problem:
   return problem(
     args.network, args.batch_size, args.dtype, args.image_size, args.classes
   )
+
+
+def text_problem(config: ConfigDict, batch_size: int) -> Problem:
+  """Returns the problem of the language model of a configuration."""
+  sizes = {name: config[name] for name in ('embed_dim', 'depth', 'context')}
+  return problem(config.network, batch_size, config.dtype, **sizes)
 
 
 def full_precision(at: Problem) -> Case:

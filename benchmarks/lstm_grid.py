@@ -30,7 +30,9 @@ def main() -> None:
   options = table.bare_parser(__doc__)
   options.add_argument('--data', default='', help='text; default: the study')
   options.add_argument('--hidden', type=int, default=16)
-  options.add_argument('--points', type=int, nargs='+', default=[4, 8, 32])
+  options.add_argument(
+    '--points', type=int, nargs='+', default=[4, 8, lstm_width.GRID_POINTS]
+  )
   options.add_argument(
     '--steps', type=int, nargs='+', default=[1, 50, 100, 200, 400]
   )
@@ -41,8 +43,7 @@ def main() -> None:
   # A path is of no interest to readers, and nothing is timed.
   del args.data, args.rounds
   batch = make_pipeline(config).train
-  sizes = {name: config[name] for name in ('embed_dim', 'depth', 'context')}
-  at = cases.problem(config.network, config.batch_size, config.dtype, **sizes)
+  at = cases.text_problem(config, config.batch_size)
   rules = at.rules(mq_jax.bwn())
   exact, *on_grids = (
     mq_jax.lstm_fc(hidden=args.hidden, init='identity', grid_points=points)

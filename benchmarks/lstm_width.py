@@ -23,10 +23,7 @@ def main() -> None:
   )
   args = table.parse(options, QUICK)
   config = next(iter(lstm_width.get_study().settings.values()))
-  sizes = {name: config[name] for name in ('embed_dim', 'depth', 'context')}
-  at = cases.problem(
-    config.network, args.batch_size or config.batch_size, config.dtype, **sizes
-  )
+  at = cases.text_problem(config, args.batch_size or config.batch_size)
   compared = [cases.with_estimator(at, cases.STE, mq_jax.ste())]
   compared += [
     cases.with_estimator(

@@ -120,6 +120,8 @@ def lstm_fc(
   def factor_on_grid(
     phi: Any, w_tilde: Leaves, state: Any
   ) -> tuple[Leaves, Any]:
+    # As at every coordinate, W̃ and the memory are constants.
+    w_tilde, state = lax.stop_gradient((w_tilde, state))
     after = lstm_grid.step(
       phi['lstm'], w_tilde, grid_points, state if carry else None
     )

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mq_jax.estimators import lstm_cell
 from mq_jax.estimators.base import Leaves
@@ -45,20 +44,21 @@ def step(
   """Takes one step of the LSTM at the points of each leaf.
 
   Args:
-    phi: φ of the LSTM. The result depends on all other arguments as constants.
+    phi: φ of the LSTM.
     w_tilde: Path to W̃.
     count: Number of points per leaf.
     state: State after the last step; None means memories of zeros.
   """
-  w_tilde, state = lax.stop_gradient((w_tilde, state))
   points = jnp.stack([grid(widened(leaf), count) for leaf in w_tilde.values()])
   memory = None
   if state is not None:
     positions = jax.vmap(locate)(state.points, points)
     memory = jax.tree.map(
-      lambda part: jax.vmap(_interpolate_rows)(part, positions), state.memory
+      lambda part: jax.vmap(_interpolate_rows)(part, positions).reshape(
+        -1, part.shape[-1]
+      ),
+      state.memory,
     )
-    memory = jax.tree.map(_by_row, memory)
   after = lstm_cell.cell(phi, points.reshape(-1), memory)
   return OnGrid(
     points, jax.tree.map(lambda part: part.reshape(*points.shape, -1), after)
@@ -71,10 +71,10 @@ def factors(values: Array, points: Array, w_tilde: Leaves) -> Leaves:
   Args:
     values: Factor at each point, (leaves, count).
     points: Points of each leaf, (leaves, count).
-    w_tilde: Path to W̃, a constant.
+    w_tilde: Path to W̃.
   """
   return {
-    path: interpolate(at, locate(of_leaf, widened(lax.stop_gradient(leaf))))
+    path: interpolate(at, locate(of_leaf, widened(leaf)))
     for at, of_leaf, (path, leaf) in zip(
       values, points, w_tilde.items(), strict=True
     )
@@ -84,7 +84,3 @@ def factors(values: Array, points: Array, w_tilde: Leaves) -> Leaves:
 def _interpolate_rows(part: Array, positions: Array) -> Array:
   """Interpolates (count, hidden) to the positions, unit by unit."""
   return jax.vmap(interpolate, (1, None), 1)(part, positions)
-
-
-def _by_row(part: Array) -> Array:
-  return part.reshape(-1, part.shape[-1])
