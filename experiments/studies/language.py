@@ -3,7 +3,7 @@
   python -m experiments.study --study=experiments/studies/language.py \\
     --workdir=runs/language
 
-Every setting is tried at each step size, from random weights, on the text
+Every setting is tried at each of its step sizes, from random weights, on the text
 `tinyshakespeare.txt` in the folder of the command. Activations have full
 precision, so that only the weights differ. The network is small: the three
 trials of a setting take about three minutes on two cores.
@@ -15,6 +15,17 @@ from experiments.configs import gpt
 from experiments.study import Study
 
 RATES = (1e-3, 3e-3, 1e-2)
+# A rule whose best of RATES is the smallest or the largest has one more.
+BEYOND = {
+  '1bit-fc_grad': 3e-4,
+  '2bit-fc_grad': 3e-4,
+  '4bit-ste': 3e-4,
+  '4bit-dsq': 3e-4,
+  '4bit_lsq-ste': 3e-4,
+  '4bit_lsq-fc_grad': 3e-4,
+  '4bit_lsq-dsq': 3e-4,
+  '4bit-multi_fc': 3e-2,
+}
 FORWARD: dict[str, dict[str, Any]] = {
   '1bit': {'quantizer': 'bwn'},
   'ternary': {'quantizer': 'absmean'},
@@ -50,8 +61,10 @@ def get_study() -> Study:
   }
   for forward, quantizer in FORWARD.items():
     for backward, estimator in BACKWARD.items():
-      for rate in RATES:
-        settings[f'{forward}-{backward}-{rate:g}'] = gpt.get_config(
+      name = f'{forward}-{backward}'
+      beyond = [BEYOND[name]] if name in BEYOND else []
+      for rate in [*RATES, *beyond]:
+        settings[f'{name}-{rate:g}'] = gpt.get_config(
           learning_rate=rate, **COMMON, **quantizer, **estimator
         )
   return Study(
