@@ -14,7 +14,7 @@ import rich.console
 import rich.table
 
 import mq_jax
-from experiments.common.console import final_table, print_line
+from experiments.common.console import counted, final_table, print_line
 from experiments.common.markdown import table_lines
 from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy import check, packed_network
@@ -114,7 +114,7 @@ def _form(inputs: Inputs | Tokens) -> dict[str, Any]:
 def show(
   card: dict[str, Any], console: rich.console.Console | None = None
 ) -> None:
-  """Prints a table of the files: size and agreement with the trained network.
+  """Prints a table of the files, and which layers of an ONNX model gain speed.
 
   Args:
     card: Card with its artefacts.
@@ -140,10 +140,12 @@ def show(
   unlimited = console.options.update_width(10**4)
   if console.measure(table, options=unlimited).maximum <= console.width:
     console.print(table)
-    return
-  print_line(console, str(table.title))
-  for row in rows:
-    final_table(dict(zip(columns, row, strict=True)), console)
+  else:
+    print_line(console, str(table.title))
+    for row in rows:
+      final_table(dict(zip(columns, row, strict=True)), console)
+  if products := _products(card):
+    print_line(console, products)
 
 
 def _file_rows(card: dict[str, Any], columns: Columns) -> list[list[str]]:
@@ -171,6 +173,7 @@ def markdown(card: dict[str, Any]) -> str:
     f' has {card["trained_bytes"]:,} bytes.{counting}',
     '\n'.join(table_lines(tuple(columns), _file_rows(card, columns))),
     f'Each file was opened in a fresh process. {_errors(card)}',
+    *filter(None, [_products(card)]),
     *_use(card, last),
     '## Layers',
     f'```\n{mq_jax.Summary(tuple(layers), 0)}\n```',
@@ -203,10 +206,24 @@ def _errors(card: dict[str, Any]) -> str:
     text += ' GGUF stores scales as float16; llama.cpp also rounds inputs.'
   if check.INPUTS in rounded:
     text += (
-      ' onnxruntime multiplies by kernels of few bits after it rounds their'
-      ' inputs to 8 bits; the row above was computed with float32 inputs.'
+      ' onnxruntime rounds the inputs of its direct products to 8 bits; the'
+      ' row above was computed with float32 inputs.'
     )
   return text
+
+
+def _products(card: dict[str, Any]) -> str:
+  """Returns a sentence about the layers that gain speed; '' without ONNX."""
+  # Cards of earlier versions have no such items.
+  for file in card['artefacts']:
+    if 'direct' in file:
+      direct, packed = file['direct'], file['packed']
+      rest = ' and unpacks the others to float32' if direct < packed else ''
+      return (
+        f'onnxruntime multiplies by the few bits of {direct} of'
+        f' {counted(packed, "packed layer")}{rest}.'
+      )
+  return ''
 
 
 def _use(card: dict[str, Any], file: str) -> list[str]:

@@ -50,7 +50,7 @@ def _first(function: Callable[..., list[Any]]) -> Logits:
 
 def onnx(
   packed: mq_jax.PackedParams, inputs: Inputs | Tokens
-) -> tuple[bytes, bool]:
+) -> tuple[bytes, int]:
   """Exports an ONNX model, with jax2onnx.
 
   Args:
@@ -62,8 +62,8 @@ def onnx(
 
   Returns:
     A serialized ModelProto with the input `images` or `tokens`, and the output
-    `logits`, where tokens can have any length; and True if onnxruntime rounds
-    the inputs of its products (`onnx_kernels`).
+    `logits`, where tokens can have any length; and the number of kernels by
+    which onnxruntime multiplies directly (`onnx_kernels`).
   """
   is_text = isinstance(inputs, Tokens)
   batch, length = export.symbolic_shape('batch, length')
@@ -85,8 +85,8 @@ def onnx(
     if fact is not None:
       model.metadata_props.add(key=key, value=json.dumps(fact))
   content: bytes = model.SerializeToString()
-  rounds = any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
-  return content, rounds
+  operations = [node.op_type for node in model.graph.node]
+  return content, operations.count('DequantizeLinear')
 
 
 def onnx_model(

@@ -3,8 +3,9 @@
 import contextlib
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -23,6 +24,7 @@ from experiments.deploy import (
   export,
   gguf_file,
   loading,
+  onnx_kernels,
   packed_network,
 )
 from experiments.deploy.kernels import fold_kernels
@@ -176,13 +178,14 @@ def _make_files(
   check.check_accuracy(accuracy, model)
   for format_name in formats:
     file = folder / FORMATS[format_name]
-    for rounded in _write_file(file, packed, inputs):
+    written = _write_file(file, packed, inputs)
+    for rounded in written.runs:
       exact_products = rounded != check.INPUTS
       found = check.run_in_fresh_process(file, examples, exact_products)
       compared = check.compare(file, found, expected, examples.labels)
       if rounded:
         compared['rounded'] = rounded
-      described['artefacts'].append(compared)
+      described['artefacts'].append(compared | {**written.facts})
   hint = ' --count_bits needs kernels of ±1.' if count_bits else ''
   check.check_artefacts(described['artefacts'], exact, hint)
   return described
@@ -211,26 +214,36 @@ def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
   return fold_norms(folded.params, folded.batch_stats, epsilon)
 
 
+class _Written(NamedTuple):
+  """How a file is checked, and what the card says of it.
+
+  Attributes:
+    runs: What each run that checks the file rounds: '' for nothing.
+    facts: Items of the file's entry in the card.
+  """
+
+  runs: tuple[str, ...] = ('',)
+  facts: Mapping[str, int] = MappingProxyType({})
+
+
 def _write_file(
   path: pathlib.Path, packed: mq_jax.PackedParams, inputs: Inputs | Tokens
-) -> tuple[str, ...]:
-  """Writes a file in the format of its suffix.
-
-  Returns:
-    What the runs round that check the file: '' for nothing.
-  """
+) -> _Written:
+  """Writes a file in the format of its suffix."""
   if path.suffix == '.safetensors':
     mq_jax.save_packed(path, packed)
   elif path.suffix == '.stablehlo':
     logits = packed_network.make_logits(packed)
     path.write_bytes(export.stablehlo(logits, inputs.shape))
   elif path.suffix == '.gguf':
-    return (check.SCALES if gguf_file.write(path, packed) else '',)
+    return _Written((check.SCALES if gguf_file.write(path, packed) else '',))
   else:
-    content, rounds = export.onnx(packed, inputs)
+    content, direct = export.onnx(packed, inputs)
     path.write_bytes(content)
-    return ('', check.INPUTS) if rounds else ('',)
-  return ('',)
+    layers = onnx_kernels.count_layers(packed.params)
+    runs = ('', check.INPUTS) if direct else ('',)
+    return _Written(runs, {'direct': direct, 'packed': layers})
+  return _Written()
 
 
 def _move_files(

@@ -76,6 +76,14 @@ def kernels_of(
   return found
 
 
+def count_layers(params: Any) -> int:
+  """Returns the number of layers with packed weights; a stack has several."""
+  return sum(
+    leaf.shape[0] if len(leaf.shape) == 3 else 1
+    for leaf in packed_leaves(params).values()
+  )
+
+
 def few_bits(leaf: PackedArray) -> list[FewBits]:
   """Converts a packed kernel.
 

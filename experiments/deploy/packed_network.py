@@ -22,6 +22,7 @@ from experiments.common.errors import InvalidError
 from experiments.data import batches
 from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy.artefact import Artefact, Logits, checked_resize
+from experiments.records import workdir
 
 Array = jax.Array
 
@@ -124,7 +125,13 @@ def load(path: pathlib.Path) -> Artefact:
   try:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
-    raise InvalidError(str(error)) from error
+    hint = ''
+    if (path.parent / workdir.LOG).is_file():
+      hint = (
+        ' It lies in the folder of a run: python -m experiments.deploy'
+        f' --workdir={path.parent} makes files that run.'
+      )
+    raise InvalidError(f'{error}{hint}') from error
   found, is_text = packed.metadata.keys(), 'context' in packed.metadata
   own = (
     {'context', 'vocabulary'} if is_text else {'pixels', 'images', 'classes'}

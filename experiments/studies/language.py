@@ -3,8 +3,8 @@
   python -m experiments.study --study=experiments/studies/language.py \\
     --workdir=runs/language
 
-Every setting is tried at each of its step sizes, from random weights, on the text
-`tinyshakespeare.txt` in the folder of the command. Activations have full
+Every setting is tried at each of its step sizes, from random weights, on the
+text `tinyshakespeare.txt` in the folder of the command. Activations have full
 precision, so that only the weights differ. The network is small: the three
 trials of a setting take about three minutes on two cores.
 """

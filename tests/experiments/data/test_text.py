@@ -81,7 +81,7 @@ def test_read_text_returns_all_bytes(tmp_path):
 @pytest.mark.parametrize(
   ('values', 'devices', 'message'),
   [
-    ({'batch_size': 31}, 1, r'200 bytes is too short for .*size=31'),
+    ({'batch_size': 31}, 1, r"data='' has 200 bytes, too few for .*size=31"),
     ({'context': 20, 'batch_size': 1}, 1, 'and the rest one example'),
     ({'batch_size': 3}, 2, 'batch_size=3 must be a multiple of 2'),
   ],

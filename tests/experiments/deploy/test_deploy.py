@@ -504,6 +504,9 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   )
   with pytest.raises(errors.InvalidError, match='not describe its network'):
     loading.load(tmp_path / 'other.safetensors')
+  (tmp_path / 'metrics.jsonl').touch()
+  with pytest.raises(errors.InvalidError, match=r'folder of a run: .*deploy'):
+    loading.load(tmp_path / 'text.safetensors')
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from experiments.build.networks import make_network
 from experiments.build.parts import make_parts
 from experiments.common.errors import ConfigError, InvalidError
 from experiments.configs import gpt
-from experiments.deploy import make, onnx_kernels
+from experiments.deploy import card, make, onnx_kernels
 from experiments.records import model_file
 from tests.experiments import tiny
 
@@ -55,17 +55,28 @@ def write_run(folder, **changes):
 )
 @pytest.mark.parametrize('few', [True, False])
 def test_onnx_of_few_bits_has_a_row_with_rounded_inputs(
-  tmp_path, monkeypatch, few
+  tmp_path, monkeypatch, capsys, few
 ):
   if few:
     monkeypatch.setattr(onnx_kernels, 'SMALLEST', 1)
   write_run(tmp_path)
   described = make.deploy(tmp_path, tmp_path / 'out', ['onnx'])
+  card.show(described)
   exact, *rounded = described['artefacts']
   assert exact['largest_error'] < 1e-4
+  # Two blocks have four projections of attention and three of the MLP each.
+  assert exact['packed'] == 14
+  assert exact['direct'] == (14 if few else 0)
   page = (tmp_path / 'out' / make.PAGE).read_text()
   assert ('| model.onnx, rounded inputs |' in page) is few
   assert ('float32 inputs' in page) is few
+  products = (
+    'by the few bits of 14 of 14 packed layers.'
+    if few
+    else 'of 0 of 14 packed layers and unpacks the others to float32.'
+  )
+  assert products in page
+  assert products in capsys.readouterr().out.replace('\n', ' ')
   if few:
     (entry,) = rounded
     assert entry['file'] == 'model.onnx'

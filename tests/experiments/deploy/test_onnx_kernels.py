@@ -143,8 +143,7 @@ def test_onnx_language_model_multiplies_by_few_bits(tmp_path, quantizer, kind):
 
   packed = language_model(quantizer)
   path = tmp_path / 'model.onnx'
-  content, rounds = export.onnx(packed, Tokens((CONTEXT,), 256))
-  assert rounds
+  content, direct = export.onnx(packed, Tokens((CONTEXT,), 256))
   path.write_bytes(content)
   model = onnx.load(path)
   onnx.checker.check_model(model)
@@ -156,6 +155,7 @@ def test_onnx_language_model_multiplies_by_few_bits(tmp_path, quantizer, kind):
   ]
   # The kernels of attention are too small.
   assert kinds == [kind] * 6
+  assert direct == 6
   operations = [node.op_type for node in model.graph.node]
   assert operations.count('DequantizeLinear') == len(kinds)
 
