@@ -1,9 +1,11 @@
 """Exports programs that run without this repository: StableHLO and ONNX."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -146,26 +148,43 @@ def onnx_model(
     ]
     return run(*stacks, examples)[0]
 
-  model = jax2onnx.to_onnx(
-    program,
-    [
-      examples,
-      *(
-        jax.ShapeDtypeStruct(layer.codes.shape, 'float32')
-        for layer in layers.values()
-      ),
-    ],
-    model_name='mq_jax',
-    opset=OPSET,
-    input_names=[name, *layers],
-    output_names=['logits'],
-  )
+  inputs = [
+    examples,
+    *(
+      jax.ShapeDtypeStruct(layer.codes.shape, 'float32')
+      for layer in layers.values()
+    ),
+  ]
+  with _silent_shapes():
+    model = jax2onnx.to_onnx(
+      program,
+      inputs,
+      model_name='mq_jax',
+      opset=OPSET,
+      input_names=[name, *layers],
+      output_names=['logits'],
+    )
   onnx_kernels.use_products(model)
   unfit = onnx_kernels.insert(model, layers)
   if not unfit:
     return model
   paths = {layer.rpartition('/')[0] for layer in unfit}
   return onnx_model(apply, params, name, examples, leave | paths, smallest)
+
+
+@contextlib.contextmanager
+def _silent_shapes() -> Iterator[None]:
+  """Hides warnings that a shape is not stored, which runtimes infer."""
+  logger = logging.getLogger('onnx_ir.serde')
+
+  def keep(record: logging.LogRecord) -> bool:
+    return 'The value type for shape' not in record.getMessage()
+
+  logger.addFilter(keep)
+  try:
+    yield
+  finally:
+    logger.removeFilter(keep)
 
 
 def check_onnx() -> None:

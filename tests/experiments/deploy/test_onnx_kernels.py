@@ -137,13 +137,16 @@ def language_model(quantizer, **changes):
     (mq_jax.per(mq_jax.bwn(), axes=(0, -1), group_size=32), 'UINT2'),
   ],
 )
-def test_onnx_language_model_multiplies_by_few_bits(tmp_path, quantizer, kind):
+def test_onnx_language_model_multiplies_by_few_bits(
+  tmp_path, caplog, quantizer, kind
+):
   import onnx
   import onnxruntime
 
   packed = language_model(quantizer)
   path = tmp_path / 'model.onnx'
   content, direct = export.onnx(packed, Tokens((CONTEXT,), 256))
+  assert not caplog.records
   path.write_bytes(content)
   model = onnx.load(path)
   onnx.checker.check_model(model)
