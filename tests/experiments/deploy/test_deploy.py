@@ -243,7 +243,7 @@ def test_deploy_file_of_another_network_raises(run_copy, monkeypatch):
   assert (out / 'model.stablehlo').read_bytes() == b'old'
 
 
-def comparison(images, different, inaccurate):
+def comparison(images, different, inaccurate, largest=1e-1):
   """Returns a list of one result of `check.compare`."""
   return [
     {
@@ -251,7 +251,7 @@ def comparison(images, different, inaccurate):
       'images': images,
       'equal_predictions': images - different,
       'equal_logits': images - inaccurate,
-      'largest_error': 1e-1,
+      'largest_error': largest,
     }
   ]
 
@@ -260,6 +260,15 @@ def test_check_artefacts_inexact_tolerates_borderline_predictions():
   check.check_artefacts(comparison(10_000, 0, 0), exact=True, hint='')
   # If activations are rounded, one prediction in a thousand may differ.
   check.check_artefacts(comparison(10_000, 10, 9_000), exact=False, hint='')
+
+
+def test_check_artefacts_exact_tolerates_rare_amplified_rounding():
+  check.check_artefacts(comparison(100_000, 0, 5, 9e-4), exact=True, hint='')
+  for inaccurate, largest in ((6, 9e-4), (1, 2e-3), (1, np.inf)):
+    with pytest.raises(errors.InvalidError, match='Nothing was written'):
+      check.check_artefacts(
+        comparison(100_000, 0, inaccurate, largest), exact=True, hint=''
+      )
 
 
 @pytest.mark.parametrize(
