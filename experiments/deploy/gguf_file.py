@@ -198,12 +198,12 @@ def _add(
     writer.add_tensor(name, np.ascontiguousarray(values, np.float32))
     return False
   kinds = _gguf().GGMLQuantizationType
-  largest = np.abs(values).max()
-  if largest <= 1 and has_blocks(scales.T, 256):
+  smallest, largest = values.min(), values.max()
+  if -1 <= smallest and largest <= 1 and has_blocks(scales.T, 256):
     content, kind = _tq2(values, scales), kinds.TQ2_0
-  elif largest <= 7 and has_blocks(scales.T, 32):
+  elif -8 <= smallest and largest <= 7 and has_blocks(scales.T, 32):
     content, kind = _q4(values, scales), kinds.Q4_0
-  elif largest <= 127 and has_blocks(scales.T, 32):
+  elif -128 <= smallest and largest <= 127 and has_blocks(scales.T, 32):
     content, kind = _q8(values, scales), kinds.Q8_0
   else:
     writer.add_tensor(name, np.ascontiguousarray(values * scales))

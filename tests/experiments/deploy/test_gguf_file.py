@@ -25,8 +25,14 @@ needs_gguf = pytest.mark.skipif(
 )
 
 
-def language_model(**changes):
-  """Returns packed random weights of a language model of two blocks."""
+def language_model(integers=None, **changes):
+  """Returns packed random weights of a language model of two blocks.
+
+  Args:
+    integers: Smallest and largest multiple of 1/16 among the weights of blocks;
+      None: the levels of the quantizer.
+    **changes: Changes of the configuration.
+  """
   config = gpt.get_config(
     **{'depth': 2, 'heads': 4, 'context': CONTEXT, 'embed_dim': 64}
     | {'activation_quantizer': 'relu', 'activation_bits': 2}
@@ -36,9 +42,16 @@ def language_model(**changes):
   params = net.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))['params']
   # Larger than the start of a training, so that attention is not uniform.
   params = jax.tree.map(lambda x: 3 * x if x.ndim > 2 else x, params)
+  if integers:
+    least, most = integers
+    params = jax.tree.map(
+      lambda x: jnp.int32(200 * x).clip(least, most) / 16 if x.ndim > 2 else x,
+      params,
+    )
   return mq_jax.pack(
     params,
     make_parts(config, steps_per_epoch=1).rules,
+    quantized=bool(integers),
     metadata=packed_network.make_metadata(config, Tokens((CONTEXT,), 256)),
   )
 
@@ -47,12 +60,15 @@ def tokens():
   return np.random.default_rng(0).integers(0, 256, (3, CONTEXT), np.uint8)
 
 
+EIGHT_BITS = {'quantizer': 'dorefa', 'bits': 8}
 CASES = {
   'TQ2_0': {'embed_dim': 256},
   'Q4_0': {'quantizer': 'seq'},
   'Q8_0': {'quantizer': 'dorefa', 'bits': 4},
   # Groups of 32 inputs do not fit into blocks of 256.
   'Q4_0 of groups': {'quantizer': 'bwn', 'group_size': 32, 'embed_dim': 256},
+  'Q4_0 of sixteen integers': {'integers': (-8, 7)} | EIGHT_BITS,
+  'Q8_0 of seventeen integers': {'integers': (-8, 8)} | EIGHT_BITS,
 }
 
 
