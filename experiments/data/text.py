@@ -115,10 +115,10 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
   steps = len(train_text) // (keys.batch_size * context)
   if not steps or len(test_text) <= context:
     raise ConfigError(
-      f'config.data={keys.data!r} has {len(text):,} bytes, too few for'
-      f' config.batch_size={keys.batch_size} and config.context={context}: use'
-      f' a longer text, or smaller numbers. The first {1 - TEST_SHARE:.0%} must'
-      ' hold one batch, and the rest one example.'
+      f'The text of config.data={keys.data!r} has {len(text):,} bytes, too few'
+      f' for config.batch_size={keys.batch_size} and config.context={context}:'
+      ' use a longer text, or smaller numbers. The first'
+      f' {1 - TEST_SHARE:.0%} must hold one batch, and the rest one example.'
     )
   steps = min(steps, keys.epoch_steps or steps)
 

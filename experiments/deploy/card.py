@@ -73,6 +73,8 @@ def describe(
     count bits), 'accuracy', 'trained_bytes' of the trained network's file,
     'layers' (fields of `mq_jax.Summary`), 'run' and 'made' (headers of
     `run_log.describe_run`), 'artefacts' (empty: `check.compare` makes them).
+    With an ONNX model, `make.deploy` adds 'packed_layers' and 'direct_layers':
+    numbers of layers with packed weights, and of those that it does not unpack.
     For images also 'classes', 'images' (shape of an image), 'resize' (as in
     `Inputs`) and 'pixels' ('mean' and 'std' of the channels, which the files
     subtract and divide by); for tokens 'context' and 'vocabulary'.
@@ -114,7 +116,7 @@ def _form(inputs: Inputs | Tokens) -> dict[str, Any]:
 def show(
   card: dict[str, Any], console: rich.console.Console | None = None
 ) -> None:
-  """Prints a table of the files, and which layers of an ONNX model gain speed.
+  """Prints a table of the files, and how an ONNX model stores the layers.
 
   Args:
     card: Card with its artefacts.
@@ -213,17 +215,18 @@ def _errors(card: dict[str, Any]) -> str:
 
 
 def _products(card: dict[str, Any]) -> str:
-  """Returns a sentence about the layers that gain speed; '' without ONNX."""
+  """Returns a sentence about the layers in the ONNX model, '' without one."""
   # Cards of earlier versions have no such items.
-  for file in card['artefacts']:
-    if 'direct' in file:
-      direct, packed = file['direct'], file['packed']
-      rest = ' and unpacks the others to float32' if direct < packed else ''
-      return (
-        f'onnxruntime multiplies by the few bits of {direct} of'
-        f' {counted(packed, "packed layer")}{rest}.'
-      )
-  return ''
+  if 'direct_layers' not in card:
+    return ''
+  direct, packed = card['direct_layers'], card['packed_layers']
+  if not direct:
+    return f'onnxruntime unpacks all {packed} packed layers to float32.'
+  rest = '; it unpacks the others to float32' if direct < packed else ''
+  return (
+    f'onnxruntime can multiply by the few bits of {direct} of'
+    f' {counted(packed, "packed layer")}{rest}.'
+  )
 
 
 def _use(card: dict[str, Any], file: str) -> list[str]:

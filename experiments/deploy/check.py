@@ -14,8 +14,9 @@ from experiments.records import model_file
 
 # Largest error of a logit, relative to the largest logit of the prediction.
 TOLERANCE = 1e-4
-# Share of examples whose logits may differ by up to `AMPLIFIED` instead. A
-# transformer amplifies the rounding of a few tokens a hundredfold.
+# Share of tokens whose logits may differ by up to `AMPLIFIED` instead. A
+# transformer with outliers among its activations can amplify the rounding of a
+# few tokens (measured: 1.3e-4 for one of 111,488, with a median of 4e-7).
 RARE, AMPLIFIED = 5e-5, 1e-3
 # Share of examples whose predictions may differ if activations are rounded. The
 # last bit of a sum, in which two programs may differ, decides to which side an
@@ -105,9 +106,9 @@ def check_artefacts(
   Args:
     artefacts: Results of `compare`.
     exact: Require that all predictions are equal and all logits within
-      `TOLERANCE`, of a share of `RARE` within `AMPLIFIED`; else only that at
-      most `BORDERLINE` of the predictions differ. Artefacts with an item
-      'rounded' may differ in `ROUNDED`.
+      `TOLERANCE`, except a share `RARE` of the tokens of a text, which must be
+      within `AMPLIFIED`; else only that at most `BORDERLINE` of the predictions
+      differ. Artefacts with an item 'rounded' may differ in `ROUNDED`.
     hint: Text that is added to the error.
 
   Raises:
@@ -121,15 +122,16 @@ def check_artefacts(
     is_exact = exact and not is_rounded
     share = ROUNDED if is_rounded else BORDERLINE
     allowed = 0 if is_exact else share * predictions
-    is_inaccurate = inaccurate > RARE * predictions or (
-      inaccurate and artefact['largest_error'] > AMPLIFIED
-    )
-    if different > allowed or (is_exact and is_inaccurate):
+    amplified = RARE * predictions if 'tokens' in artefact else 0
+    if artefact['largest_error'] > AMPLIFIED:
+      amplified = 0
+    if different > allowed or (is_exact and inaccurate > amplified):
       raise InvalidError(
         f'{artefact["file"]} is not the trained network: {different} of'
-        f' {predictions} predictions differ, and {inaccurate} of the logits'
-        f' differ by more than {TOLERANCE} of the largest logit, by up to'
-        f' {artefact["largest_error"]:.1e}.{hint} Nothing was written.'
+        f' {predictions} predictions differ (allowed: {allowed:.0f}). The'
+        f' logits of {inaccurate} differ by more than {TOLERANCE} of the'
+        f' largest logit, by up to {artefact["largest_error"]:.1e}.{hint}'
+        ' Nothing was written.'
       )
 
 

@@ -199,11 +199,11 @@ def _add(
     return False
   kinds = _gguf().GGMLQuantizationType
   smallest, largest = values.min(), values.max()
-  if -1 <= smallest and largest <= 1 and has_blocks(scales.T, 256):
+  if smallest >= -1 and largest <= 1 and has_blocks(scales.T, 256):
     content, kind = _tq2(values, scales), kinds.TQ2_0
-  elif -8 <= smallest and largest <= 7 and has_blocks(scales.T, 32):
+  elif smallest >= -8 and largest <= 7 and has_blocks(scales.T, 32):
     content, kind = _q4(values, scales), kinds.Q4_0
-  elif -128 <= smallest and largest <= 127 and has_blocks(scales.T, 32):
+  elif smallest >= -128 and largest <= 127 and has_blocks(scales.T, 32):
     content, kind = _q8(values, scales), kinds.Q8_0
   else:
     writer.add_tensor(name, np.ascontiguousarray(values * scales))

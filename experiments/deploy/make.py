@@ -3,9 +3,8 @@
 import contextlib
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -178,14 +177,15 @@ def _make_files(
   check.check_accuracy(accuracy, model)
   for format_name in formats:
     file = folder / FORMATS[format_name]
-    written = _write_file(file, packed, inputs)
-    for rounded in written.runs:
+    runs, facts = _write_file(file, packed, inputs)
+    described |= facts
+    for rounded in runs:
       exact_products = rounded != check.INPUTS
       found = check.run_in_fresh_process(file, examples, exact_products)
       compared = check.compare(file, found, expected, examples.labels)
       if rounded:
         compared['rounded'] = rounded
-      described['artefacts'].append(compared | {**written.facts})
+      described['artefacts'].append(compared)
   hint = ' --count_bits needs kernels of ±1.' if count_bits else ''
   check.check_artefacts(described['artefacts'], exact, hint)
   return described
@@ -214,36 +214,31 @@ def _fold(model: model_file.ModelFile, config: ConfigDict) -> Any:
   return fold_norms(folded.params, folded.batch_stats, epsilon)
 
 
-class _Written(NamedTuple):
-  """How a file is checked, and what the card says of it.
-
-  Attributes:
-    runs: What each run that checks the file rounds: '' for nothing.
-    facts: Items of the file's entry in the card.
-  """
-
-  runs: tuple[str, ...] = ('',)
-  facts: Mapping[str, int] = MappingProxyType({})
-
-
 def _write_file(
   path: pathlib.Path, packed: mq_jax.PackedParams, inputs: Inputs | Tokens
-) -> _Written:
-  """Writes a file in the format of its suffix."""
+) -> tuple[tuple[str, ...], dict[str, int]]:
+  """Writes a file in the format of its suffix.
+
+  Returns:
+    One item per run that checks the file: what that run rounds, '' for nothing.
+    And items of the card.
+  """
   if path.suffix == '.safetensors':
     mq_jax.save_packed(path, packed)
   elif path.suffix == '.stablehlo':
     logits = packed_network.make_logits(packed)
     path.write_bytes(export.stablehlo(logits, inputs.shape))
   elif path.suffix == '.gguf':
-    return _Written((check.SCALES if gguf_file.write(path, packed) else '',))
+    return (check.SCALES if gguf_file.write(path, packed) else '',), {}
   else:
     content, direct = export.onnx(packed, inputs)
     path.write_bytes(content)
-    layers = onnx_kernels.count_layers(packed.params)
-    runs = ('', check.INPUTS) if direct else ('',)
-    return _Written(runs, {'direct': direct, 'packed': layers})
-  return _Written()
+    facts = {
+      'packed_layers': onnx_kernels.count_layers(packed.params),
+      'direct_layers': direct,
+    }
+    return ('', check.INPUTS) if direct else ('',), facts
+  return ('',), {}
 
 
 def _move_files(

@@ -67,20 +67,28 @@ def kernels_of(
   found = {}
   least = SMALLEST if smallest is None else smallest
   for path, leaf in packed_leaves(params).items():
-    is_kernel = path.rpartition('/')[2] == 'kernel'
     is_large = math.prod(leaf.shape[-2:]) >= least
-    if is_kernel and len(leaf.shape) in (2, 3) and is_large:
+    if is_large and _is_linear(path, leaf):
       layers = few_bits(leaf)
       if layers:
         found[path] = layers
   return found
 
 
+def _is_linear(path: str, leaf: PackedArray) -> bool:
+  """Returns True for the kernel of a linear layer, or a stack of them."""
+  return path.rpartition('/')[2] == 'kernel' and len(leaf.shape) in (2, 3)
+
+
 def count_layers(params: Any) -> int:
-  """Returns the number of layers with packed weights; a stack has several."""
+  """Returns the number of layers with packed weights.
+
+  Args:
+    params: As in `kernels_of`. A stack has several layers.
+  """
   return sum(
-    leaf.shape[0] if len(leaf.shape) == 3 else 1
-    for leaf in packed_leaves(params).values()
+    leaf.shape[0] if _is_linear(path, leaf) and len(leaf.shape) == 3 else 1
+    for path, leaf in packed_leaves(params).items()
   )
 
 

@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 import mq_jax
 from experiments.build.networks import DTYPES, make_network, network_keys
 from experiments.build.schema import recorded_config
-from experiments.common.errors import InvalidError
+from experiments.common.errors import InvalidError, UserError
 from experiments.data import batches
 from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy.artefact import Artefact, Logits, checked_resize
-from experiments.records import workdir
+from experiments.records import model_file
 
 Array = jax.Array
 
@@ -116,6 +116,15 @@ def check_tokens(context: Any, vocabulary: Any) -> None:
       raise ValueError(f'{name}={size!r} must be an integer from 1 to {limit}')
 
 
+def _is_model_file(path: pathlib.Path) -> bool:
+  """Returns True for a file of `experiments.records.model_file`."""
+  try:
+    model_file.load_model(path)
+  except UserError:
+    return False
+  return True
+
+
 def load(path: pathlib.Path) -> Artefact:
   """Loads the network in a file of packed parameters.
 
@@ -125,13 +134,13 @@ def load(path: pathlib.Path) -> Artefact:
   try:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
-    hint = ''
-    if (path.parent / workdir.LOG).is_file():
-      hint = (
-        ' It lies in the folder of a run: python -m experiments.deploy'
-        f' --workdir={path.parent} makes files that run.'
-      )
-    raise InvalidError(f'{error}{hint}') from error
+    if _is_model_file(path):
+      raise InvalidError(
+        f'{path} has the weights of a run, and these are not packed. To make'
+        ' files that run on their own: python -m experiments.deploy'
+        f' --workdir={path.parent} --out=FOLDER'
+      ) from error
+    raise InvalidError(str(error)) from error
   found, is_text = packed.metadata.keys(), 'context' in packed.metadata
   own = (
     {'context', 'vocabulary'} if is_text else {'pixels', 'images', 'classes'}

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -243,14 +244,14 @@ def test_deploy_file_of_another_network_raises(run_copy, monkeypatch):
   assert (out / 'model.stablehlo').read_bytes() == b'old'
 
 
-def comparison(images, different, inaccurate, largest=1e-1):
+def comparison(count, different, inaccurate, largest=1e-1, kind='images'):
   """Returns a list of one result of `check.compare`."""
   return [
     {
       'file': 'model.onnx',
-      'images': images,
-      'equal_predictions': images - different,
-      'equal_logits': images - inaccurate,
+      kind: count,
+      'equal_predictions': count - different,
+      'equal_logits': count - inaccurate,
       'largest_error': largest,
     }
   ]
@@ -262,13 +263,19 @@ def test_check_artefacts_inexact_tolerates_borderline_predictions():
   check.check_artefacts(comparison(10_000, 10, 9_000), exact=False, hint='')
 
 
-def test_check_artefacts_exact_tolerates_rare_amplified_rounding():
-  check.check_artefacts(comparison(100_000, 0, 5, 9e-4), exact=True, hint='')
-  for inaccurate, largest in ((6, 9e-4), (1, 2e-3), (1, np.inf)):
+def test_check_artefacts_exact_tolerates_rare_amplified_tokens():
+  fine = comparison(100_000, 0, 5, 9e-4, 'tokens')
+  check.check_artefacts(fine, exact=True, hint='')
+  for different, inaccurate, largest, kind in (
+    (0, 6, 9e-4, 'tokens'),
+    (0, 1, 2e-3, 'tokens'),
+    (0, 1, np.inf, 'tokens'),
+    (1, 5, 9e-4, 'tokens'),
+    (0, 1, 9e-4, 'images'),
+  ):
+    other = comparison(100_000, different, inaccurate, largest, kind)
     with pytest.raises(errors.InvalidError, match='Nothing was written'):
-      check.check_artefacts(
-        comparison(100_000, 0, inaccurate, largest), exact=True, hint=''
-      )
+      check.check_artefacts(other, exact=True, hint='')
 
 
 @pytest.mark.parametrize(
@@ -513,9 +520,13 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
   )
   with pytest.raises(errors.InvalidError, match='not describe its network'):
     loading.load(tmp_path / 'other.safetensors')
-  (tmp_path / 'metrics.jsonl').touch()
-  with pytest.raises(errors.InvalidError, match=r'folder of a run: .*deploy'):
-    loading.load(tmp_path / 'text.safetensors')
+
+
+@pytest.mark.slow
+def test_load_model_file_of_a_run_names_the_command_that_packs_it(run_copy):
+  message = rf'deploy --workdir={re.escape(str(run_copy))} --out=FOLDER$'
+  with pytest.raises(errors.InvalidError, match=message):
+    loading.load(run_copy / 'quantized.safetensors')
 
 
 @pytest.mark.slow

@@ -65,15 +65,15 @@ def test_onnx_of_few_bits_has_a_row_with_rounded_inputs(
   exact, *rounded = described['artefacts']
   assert exact['largest_error'] < 1e-4
   # Two blocks have four projections of attention and three of the MLP each.
-  assert exact['packed'] == 14
-  assert exact['direct'] == (14 if few else 0)
+  assert described['packed_layers'] == 14
+  assert described['direct_layers'] == (14 if few else 0)
   page = (tmp_path / 'out' / make.PAGE).read_text()
   assert ('| model.onnx, rounded inputs |' in page) is few
   assert ('float32 inputs' in page) is few
   products = (
-    'by the few bits of 14 of 14 packed layers.'
+    'can multiply by the few bits of 14 of 14 packed layers.'
     if few
-    else 'of 0 of 14 packed layers and unpacks the others to float32.'
+    else 'unpacks all 14 packed layers to float32.'
   )
   assert products in page
   assert products in capsys.readouterr().out.replace('\n', ' ')
