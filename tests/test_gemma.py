@@ -38,7 +38,7 @@ class Norm(nnx.Module):
 
 
 def rotated(x):
-  """Rotates pairs of (batch, time, heads, HEAD) by their place."""
+  """Rotates pairs of (batch, time, heads, HEAD) by their position."""
   half = HEAD // 2
   rates = 10_000.0 ** -(jnp.arange(half) / half)
   angles = jnp.arange(x.shape[1])[:, None] * rates[None]

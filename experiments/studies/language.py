@@ -15,7 +15,7 @@ from experiments.configs import gpt
 from experiments.study import Study
 
 RATES = (1e-3, 3e-3, 1e-2)
-# A rule whose best of RATES is the smallest or the largest has one more.
+# A rule whose best of RATES is the smallest or the largest has another one.
 BEYOND = {
   '1bit-fc_grad': 3e-4,
   '2bit-fc_grad': 3e-4,
@@ -53,20 +53,29 @@ COMMON: dict[str, Any] = {
 FULL = {'quantizer': 'none', 'estimator': 'ste'}
 
 
+def rules() -> dict[str, dict[str, Any]]:
+  """Returns the options of each forward and backward rule."""
+  combined = {
+    f'{forward}-{backward}': quantizer | estimator
+    for forward, quantizer in FORWARD.items()
+    for backward, estimator in BACKWARD.items()
+  }
+  # The best rule of `fair.py` has one threshold, as binary weights have.
+  combined['1bit-swish_sign'] = FORWARD['1bit'] | {'estimator': 'swish_sign'}
+  return combined
+
+
 def get_study() -> Study:
   """Returns one setting per forward rule, backward rule and step size."""
   settings = {
     f'full-{rate:g}': gpt.get_config(learning_rate=rate, **COMMON, **FULL)
     for rate in RATES
   }
-  for forward, quantizer in FORWARD.items():
-    for backward, estimator in BACKWARD.items():
-      name = f'{forward}-{backward}'
-      beyond = [BEYOND[name]] if name in BEYOND else []
-      for rate in [*RATES, *beyond]:
-        settings[f'{name}-{rate:g}'] = gpt.get_config(
-          learning_rate=rate, **COMMON, **quantizer, **estimator
-        )
+  for name, rule in rules().items():
+    for rate in sorted({*RATES, BEYOND.get(name, RATES[0])}):
+      settings[f'{name}-{rate:g}'] = gpt.get_config(
+        learning_rate=rate, **COMMON, **rule
+      )
   return Study(
     'Language models: bits per byte of the test',
     settings,

@@ -29,11 +29,7 @@ OTHER_RATES = {
 
 def get_study() -> Study:
   """Returns one setting per forward and backward rule."""
-  rules = {'full': language.FULL} | {
-    f'{forward}-{backward}': quantizer | estimator
-    for forward, quantizer in language.FORWARD.items()
-    for backward, estimator in language.BACKWARD.items()
-  }
+  rules = {'full': language.FULL} | language.rules()
   common = language.COMMON | {'epochs': TESTS, 'epoch_steps': STEPS}
   settings = {
     name: gpt.get_config(

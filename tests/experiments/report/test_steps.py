@@ -81,6 +81,20 @@ def test_curves_have_the_best_step_sizes_of_the_search():
     assert curves[name].learning_rate == row.rate, name
 
 
+def test_best_step_sizes_of_language_models_are_between_two_others():
+  study = language.get_study()
+  best = tuned.best(study, ledger.read(RESULTS, 'language-*'))
+  for row in best:
+    group = f'{row.forward}-{row.backward}'.rstrip('-')
+    rates = [
+      config.learning_rate
+      for name, config in study.settings.items()
+      if name == f'{group}-{config.learning_rate:g}'
+    ]
+    assert min(rates) < row.rate < max(rates), group
+    assert row.rates == len(rates), group
+
+
 def test_curves_are_as_long_as_the_search():
   config = language_curves.get_study().settings['full']
   record = ledger.read(RESULTS, 'language-full-*')[0].records[-1]
