@@ -40,6 +40,10 @@ BACKWARD: dict[str, dict[str, Any]] = {
   'multi_fc': {'estimator': 'multi_fc', 'init': 'identity'},
   'dsq': {'estimator': 'dsq'},
 }
+# The best rule of `fair.py` has one threshold, as binary weights have.
+OTHERS: dict[str, dict[str, dict[str, Any]]] = {
+  '1bit': {'swish_sign': {'estimator': 'swish_sign'}}
+}
 COMMON: dict[str, Any] = {
   'data': 'tinyshakespeare.txt',
   'activation_quantizer': 'relu',
@@ -55,14 +59,11 @@ FULL = {'quantizer': 'none', 'estimator': 'ste'}
 
 def rules() -> dict[str, dict[str, Any]]:
   """Returns the options of each forward and backward rule."""
-  combined = {
+  return {
     f'{forward}-{backward}': quantizer | estimator
     for forward, quantizer in FORWARD.items()
-    for backward, estimator in BACKWARD.items()
+    for backward, estimator in (BACKWARD | OTHERS.get(forward, {})).items()
   }
-  # The best rule of `fair.py` has one threshold, as binary weights have.
-  combined['1bit-swish_sign'] = FORWARD['1bit'] | {'estimator': 'swish_sign'}
-  return combined
 
 
 def get_study() -> Study:
