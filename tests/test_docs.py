@@ -125,13 +125,26 @@ def lines(block):
   return [line for line in block.splitlines() if line.strip()]
 
 
+USE_OF_DATA_SET = """
+from experiments.build.schema import default_config
+from experiments.training.train import make_pipeline
+config = default_config()
+config.update(dataset='stripes', batch_size=128, holdout=0)
+pipeline = make_pipeline(config)
+shape = pipeline.train(0, 0)['input'].shape
+print(*pipeline.classes, pipeline.steps_per_epoch, shape)
+"""
+
+
 @pytest.mark.slow
 def test_extending_methods_are_short_and_train(tmp_path):
   blocks = python_blocks(ROOT / 'docs' / 'extending.md')
   for name in ('mq_jax.Quantizer(', 'mq_jax.GradientEstimator('):
     (block,) = [block for block in blocks if name in block]
     assert len(lines(block)) < 30, name
-  output = output_of('\n'.join(blocks), tmp_path)
+  # The block of the data set needs the folder experiments/.
+  library = [block for block in blocks if 'experiments' not in block]
+  output = output_of('\n'.join(library), tmp_path)
   number = r'([-+.e0-9]+)'
   start, end = re.search(
     rf'^loss {number} to {number}$', output, re.MULTILINE
@@ -154,3 +167,10 @@ def test_extending_methods_are_short_and_train(tmp_path):
     assert abs(float(delta) / (0.7 * float(size)) - 1) < 0.1
     assert abs(float(gain) - 1) > 0.1
   assert output.endswith('own tests passed\n')
+
+
+def test_extending_data_set_makes_batches():
+  blocks = python_blocks(ROOT / 'docs' / 'extending.md')
+  (block,) = [block for block in blocks if 'DATASETS' in block]
+  output = output_of(f'import numpy as np\n{block}{USE_OF_DATA_SET}', ROOT)
+  assert output == 'columns rows 4 (128, 32, 32, 3)\n'

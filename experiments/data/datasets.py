@@ -80,8 +80,12 @@ def _pixels(side: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct((side, side, 3), np.float32)
 
 
-def _in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
-  """Declares a data set of 32x32 images that fits into a device's memory."""
+def in_memory(load: Callable[[DataDir], ImageSet]) -> Dataset:
+  """Declares a data set of 32x32 images that fits into a device's memory.
+
+  Args:
+    load: `(data_dir) -> images`; `data_dir` is config.data_dir.
+  """
   return Dataset(
     lambda keys: _pixels(32),
     lambda keys, mesh: device_pipeline(load(keys.data_dir), keys, mesh),
@@ -100,7 +104,7 @@ def _cifar(name: str, mean: Floats3, std: Floats3) -> Dataset:
       *pixels[:4], mean, std, tuple(map(str, pixels.names)), flip=True
     )
 
-  return _in_memory(load)
+  return in_memory(load)
 
 
 def _digits(data_dir: DataDir) -> ImageSet:
@@ -150,7 +154,7 @@ DATASETS = {
     'cifar10', (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
   ),
   'cifar100': _cifar('cifar100', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-  'digits': _in_memory(_digits),
+  'digits': in_memory(_digits),
   'folder': _photographs(read_folder),
   'imagenet': _photographs(read_imagenet),
   'text': Dataset(
