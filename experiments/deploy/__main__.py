@@ -10,7 +10,7 @@ into bits. Writes the packed weights, programs that unpack them, and a card to
 of them does not return what the trained network returns, nothing is written.
 --results also enters the card into the ledger in that folder. --smoke deploys
 the smoke run that `python -m experiments.cifar --smoke`, or the same command of
-`experiments.imagenet`, made.
+`experiments.imagenet` or `experiments.lm`, made.
 """
 
 import signal
