@@ -1,5 +1,8 @@
 """Tests the published recipe of each method in short runs on digits."""
 
+import itertools
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,6 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments import training
 from experiments.build import losses, networks
 from experiments.build.base_model import base_config, is_from_scratch
 from experiments.build.check import check
@@ -18,7 +20,7 @@ from experiments.common import errors
 from experiments.configs.methods import NAMES, load
 from experiments.data import datasets
 from experiments.deploy import fold
-from experiments.records import model_file
+from experiments.records import model_file, workdir
 from experiments.training import initial, train
 from mq_jax import selection
 from mq_jax.models import BatchNorm
@@ -27,6 +29,9 @@ from mq_jax.selection import named_leaves
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
+# Step of a checkpoint within the second epoch, which has 22 steps as the first:
+# the end of the fifth chunk.
+CHECKPOINT, CHUNKS_TO_CHECKPOINT = 29, 5
 # Number of levels of a kernel, and True if each channel has other levels.
 LEVELS = {
   'adaste': (2, False),
@@ -147,16 +152,17 @@ def shrunk(config):
     decay_at='2' if config.decay_at else '',
     holdout=0,
     chunk=7,
+    checkpoint_every=CHECKPOINT,
   )
   return config
 
 
-def run(name, base, folder, **changes):
+def run(name, base, folder, stop=lambda: False, **changes):
   config = shrunk(load(name))
   if not is_from_scratch(config):
     config.pretrained = str(base.model_path)
   config.update(changes)
-  return config, train.train_and_evaluate(config, folder)
+  return config, train.train_and_evaluate(config, folder, stop=stop)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -170,7 +176,15 @@ def test_recipe_lists_all_options_and_passes_check(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_recipe_run_learns_resumes_and_ends_on_levels(name, base, tmp_path):
-  config, result = run(name, base, tmp_path / 'uninterrupted')
+  folder, copy = tmp_path / 'uninterrupted', tmp_path / 'copy'
+  chunks = itertools.count(1)
+
+  def copy_once():
+    if next(chunks) == CHUNKS_TO_CHECKPOINT + 1:
+      shutil.copytree(folder, copy)
+    return False
+
+  config, result = run(name, base, folder, copy_once)
   assert result.last_accuracy > 80  # of ten classes
   count, per_channel = LEVELS[name]
   kernels = quantized_kernels(config, result.model_path)
@@ -178,20 +192,14 @@ def test_recipe_run_learns_resumes_and_ends_on_levels(name, base, tmp_path):
   # A channel of 32 weights may leave some of 16 levels unused.
   assert found == count or (count == 16 and per_channel and 8 < found < count)
   if config.epochs:
-    resumed = train_with_stop_and_resume(config, tmp_path / 'resumed')
+    # The copy is what remains of a process that is killed at that moment.
+    assert (copy / workdir.CHECKPOINTS / str(CHECKPOINT)).exists()
+    resumed = train.train_and_evaluate(config, copy)
     model, resumed_model = map(
       model_file.load_model, (result.model_path, resumed.model_path)
     )
     assert tiny.as_bytes(resumed_model[:2]) == tiny.as_bytes(model[:2])
     assert tiny.timeless(resumed.records) == tiny.timeless(result.records)
-
-
-def train_with_stop_and_resume(config, folder):
-  """Trains, stops during the second epoch, and resumes."""
-  answers = iter([False] * 4 + [True])
-  with pytest.raises(training.Stopped):
-    train.train_and_evaluate(config, folder, stop=lambda: next(answers))
-  return train.train_and_evaluate(config, folder)
 
 
 def quantized_kernels(config, path):
