@@ -22,7 +22,7 @@ from experiments.common.errors import InvalidError, UserError
 from experiments.data import batches
 from experiments.data.raw_examples import Inputs, Tokens
 from experiments.deploy.artefact import Artefact, Logits, checked_resize
-from experiments.records import model_file
+from experiments.records import model_file, workdir
 
 Array = jax.Array
 
@@ -135,10 +135,12 @@ def load(path: pathlib.Path) -> Artefact:
     packed = mq_jax.load_packed(path)
   except ValueError as error:
     if _is_model_file(path):
+      is_in_run = (path.parent / workdir.LOG).is_file()
+      folder = path.parent if is_in_run else 'RUN'
       raise InvalidError(
-        f'{path} has the weights of a run, and these are not packed. To make'
-        ' files that run on their own: python -m experiments.deploy'
-        f' --workdir={path.parent} --out=FOLDER'
+        f'{path} has weights that are not packed. To make files of a run that'
+        f' can be opened: python -m experiments.deploy --workdir={folder}'
+        ' --out=FOLDER'
       ) from error
     raise InvalidError(str(error)) from error
   found, is_text = packed.metadata.keys(), 'context' in packed.metadata

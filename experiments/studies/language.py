@@ -15,7 +15,8 @@ from experiments.configs import gpt
 from experiments.study import Study
 
 RATES = (1e-3, 3e-3, 1e-2)
-# A rule whose best of RATES is the smallest or the largest has another one.
+# A rule whose best of RATES is the smallest or the largest has one more, so
+# that its best is between two others.
 BEYOND = {
   '1bit-fc_grad': 3e-4,
   '2bit-fc_grad': 3e-4,
@@ -73,7 +74,8 @@ def get_study() -> Study:
     for rate in RATES
   }
   for name, rule in rules().items():
-    for rate in sorted({*RATES, BEYOND.get(name, RATES[0])}):
+    beyond = [BEYOND[name]] if name in BEYOND else []
+    for rate in sorted([*RATES, *beyond]):
       settings[f'{name}-{rate:g}'] = gpt.get_config(
         learning_rate=rate, **COMMON, **rule
       )

@@ -29,8 +29,8 @@ from mq_jax.selection import named_leaves
 from tests.experiments import tiny
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
-# Step of a checkpoint within the second epoch, which has 22 steps as the first:
-# the end of the fifth chunk.
+# Step of a checkpoint within the second epoch, the end of the fifth chunk. An
+# epoch has 22 steps.
 CHECKPOINT, CHUNKS_TO_CHECKPOINT = 29, 5
 # Number of levels of a kernel, and True if each channel has other levels.
 LEVELS = {
@@ -194,7 +194,12 @@ def test_recipe_run_learns_resumes_and_ends_on_levels(name, base, tmp_path):
   if config.epochs:
     # The copy is what remains of a process that is killed at that moment.
     assert (copy / workdir.CHECKPOINTS / str(CHECKPOINT)).exists()
-    resumed = train.train_and_evaluate(config, copy)
+    remaining = next(chunks) - 1 - CHUNKS_TO_CHECKPOINT
+    calls = itertools.count()
+    resumed = train.train_and_evaluate(
+      config, copy, stop=lambda: next(calls) < 0
+    )
+    assert next(calls) == remaining
     model, resumed_model = map(
       model_file.load_model, (result.model_path, resumed.model_path)
     )

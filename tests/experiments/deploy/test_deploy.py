@@ -523,10 +523,17 @@ def test_load_artefact_of_wrong_kind_raises(deployed, tmp_path):
 
 
 @pytest.mark.slow
-def test_load_model_file_of_a_run_names_the_command_that_packs_it(run_copy):
-  message = rf'deploy --workdir={re.escape(str(run_copy))} --out=FOLDER$'
-  with pytest.raises(errors.InvalidError, match=message):
-    loading.load(run_copy / 'quantized.safetensors')
+def test_load_model_file_names_the_command_that_packs_it(run_copy, tmp_path):
+  (tmp_path / 'other').mkdir()
+  other = tmp_path / 'other' / 'mine.safetensors'
+  shutil.copy(run_copy / 'quantized.safetensors', other)
+  for path, folder in (
+    (run_copy / 'quantized.safetensors', re.escape(str(run_copy))),
+    (other, 'RUN'),
+  ):
+    message = rf'not packed.*deploy --workdir={folder} --out=FOLDER$'
+    with pytest.raises(errors.InvalidError, match=message):
+      loading.load(path)
 
 
 @pytest.mark.slow
