@@ -6,10 +6,11 @@ copies the metrics.jsonl of a run into the ledger. The ledger keeps only the
 name of each file and folder, because their places differ between machines.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import app, flags
 
@@ -44,7 +45,8 @@ class TakenError(InvalidError):
     self.digest = hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Run(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Run:
   """An entry of the ledger.
 
   Attributes:
@@ -57,6 +59,17 @@ class Run(NamedTuple):
   name: str
   header: dict[str, Any]
   records: list[dict[str, Any]]
+  _identities: dict[frozenset[str], str] = dataclasses.field(
+    default_factory=dict, compare=False, repr=False
+  )
+
+  def identity(self, without: frozenset[str] = frozenset()) -> str:
+    """Returns `fingerprint.identity` of the configuration, computed once."""
+    if without not in self._identities:
+      self._identities[without] = fingerprint.identity(
+        self.header['config'], without=without
+      )
+    return self._identities[without]
 
 
 def add(

@@ -22,9 +22,9 @@ _TABLES: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
 RESAMPLES = 10_000
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
 # The keys that choose the weights that a run starts from.
-START_KEYS = {
+START_KEYS = frozenset(
   name for name in KEYS if 'pretrained' in (name, KEYS[name].replaced_by)
-}
+)
 # Runs of one setting may differ in these keys, but those of one cell agree.
 _CELL_KEYS = START_KEYS | {'epochs'}
 
@@ -91,9 +91,9 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   for run in runs:
     run_config = run.header['config']
     same_start = is_from_scratch(run_config) == is_from_scratch(config)
-    if same_start and identity(run_config, without=_CELL_KEYS) == wanted:
+    if same_start and run.identity(_CELL_KEYS) == wanted:
       start = run.header['start']
-      same = identity(run_config), start.get('base_accuracy'), start.get('data')
+      same = run.identity(), start.get('base_accuracy'), start.get('data')
       groups.setdefault(same, []).append(run)
   if not groups:
     return None

@@ -46,7 +46,7 @@ def done_seeds(
   """
   wanted = identity(dict(config))
   path = pathlib.Path(config['pretrained']).expanduser()
-  matching = [run for run in runs if identity(run.header['config']) == wanted]
+  matching = [run for run in runs if run.identity() == wanted]
   # Without a digest, in old runs and before the base model exists, the name of
   # the file in `identity` is all there is to compare.
   logged = [run.header['start'].get('base') for run in matching]
