@@ -123,10 +123,9 @@ def check_artefacts(
     is_exact = exact and not is_rounded
     share = ROUNDED if is_rounded else BORDERLINE
     allowed = 0 if is_exact else math.floor(share * predictions)
-    amplified = RARE * predictions if 'tokens' in artefact else 0
-    if artefact['largest_error'] > AMPLIFIED:
-      amplified = 0
-    if different > allowed or (is_exact and inaccurate > amplified):
+    is_small = artefact['largest_error'] <= AMPLIFIED
+    rare = RARE * predictions if 'tokens' in artefact and is_small else 0
+    if different > allowed or (is_exact and inaccurate > rare):
       raise InvalidError(
         f'{artefact["file"]} is not the trained network: {different} of'
         f' {predictions} predictions differ (allowed: {allowed}). The'

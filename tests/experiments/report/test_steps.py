@@ -84,6 +84,8 @@ def test_curves_have_the_best_step_sizes_of_the_search():
 def test_best_step_sizes_of_language_models_are_between_two_others():
   study = language.get_study()
   best = tuned.best(study, ledger.read(RESULTS, 'language-*'))
+  # Full precision, and each rule.
+  assert len(best) == 1 + len(language.rules())
   for row in best:
     group = f'{row.forward}-{row.backward}'.rstrip('-')
     rates = [
