@@ -1,4 +1,7 @@
-"""The bugs that `benchmarks.mutants` plants: one change of one line each."""
+"""The bugs that `benchmarks.mutants` plants: one change of one line each.
+
+Those in rules without a φ are in `benchmarks.rule_mutants`.
+"""
 
 import pathlib
 from typing import NamedTuple

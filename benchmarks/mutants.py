@@ -2,10 +2,10 @@
 
   python -m benchmarks.mutants --json results/benchmarks/mutants.json
 
-A bug of `benchmarks.mutant_list` is killed if its tests fail. The tests first
-run on unchanged code, where they must pass. The table has a row per module and
-names the bugs that survive. --only REGEX selects bugs. --done FILE keeps each
-result, so that the same command continues after an interruption.
+A bug of `MUTANTS` is killed if its tests fail. The tests first run on unchanged
+code, where they must pass. The table has a row per module and names the bugs
+that survive. --only REGEX selects bugs. --done FILE keeps each result, so that
+the same command continues after an interruption.
 """
 
 import concurrent.futures
@@ -20,9 +20,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import table
-from benchmarks.mutant_list import MUTANTS, Mutant
+from benchmarks import mutant_list, rule_mutants, table
+from benchmarks.mutant_list import Mutant
 
+MUTANTS = [*mutant_list.MUTANTS, *rule_mutants.MUTANTS]
 ROOT = pathlib.Path(__file__).parents[1]
 # The tests need these, and a mutant changes one of them.
 COPIED: tuple[str, ...] = (

@@ -25,7 +25,7 @@ CURVES: dict[str, tuple[str, Curve]] = {
   'loss': ('training loss', lambda r: r['train_loss']),
   'accuracy': ('accuracy, %', lambda r: r['test_accuracy']),
   'flips': (
-    'codes turned over, mean over layers, %',
+    'flipped codes, mean over layers, %',
     lambda r: 100 * statistics.fmean(r['flipped'].values()),
   ),
 }

@@ -10,6 +10,7 @@ from experiments.report import comparison, plots
 from experiments.report.tuned import unit_of
 
 _FULL = 'full'
+_LEGEND_WIDTH = 1.3  # inches of one entry
 
 
 def over_steps(group: plots.Measured, title: str) -> Figure | None:
@@ -48,7 +49,10 @@ def over_steps(group: plots.Measured, title: str) -> Figure | None:
     axis.set_xlabel('step')
   axes[0].set_ylabel(f'test loss, {unit_of(config for _, config, _ in group)}')
   figure.legend(
-    lines.values(), lines.keys(), loc='outside lower center', ncols=5
+    lines.values(),
+    lines.keys(),
+    loc='outside lower center',
+    ncols=int(figure.get_figwidth() / _LEGEND_WIDTH),
   )
   figure.suptitle(title)
   return figure

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import mutants
-from benchmarks.mutant_list import MUTANTS, Mutant
+from benchmarks.mutant_list import Mutant
 
 KILLED = Mutant('plain_code.py', 'sum', 'A = 1', 'A = 2', 'test_code.py')
 SURVIVOR = Mutant('plain_code.py', 'unread', 'B = 1', 'B = 2', 'test_code.py')
@@ -49,6 +49,8 @@ def test_run_tests_that_fail_on_unchanged_code_exits(code):
 
 
 def test_mutated_every_listed_bug_applies_and_compiles():
-  for mutant in MUTANTS:
+  for mutant in mutants.MUTANTS:
     compile(mutants.mutated(mutant), mutant.module, 'exec')
-  assert len(set(map(mutants._identity, MUTANTS))) == len(MUTANTS)
+  assert len(set(map(mutants._identity, mutants.MUTANTS))) == len(
+    mutants.MUTANTS
+  )

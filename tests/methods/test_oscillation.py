@@ -104,6 +104,20 @@ def test_freeze_oscillating_matches_simulation(
   assert 0.2 < np.mean(fields['frozen']) < 1
 
 
+def test_freeze_oscillating_counts_only_reversals(x64):
+  # The levels are the integers, because the largest weight stays at 3.
+  params = {'kernel': jnp.array([[-2.0, 3.0]])}
+  freeze = methods.freeze_oscillating(UNIFORM, threshold=1, momentum=0.25)
+  state = freeze.init(params)
+  for move, frequency in (1, 0), (1, 0), (1, 0), (-1, 0.25), (-1, 0.25 * 0.75):
+    moves = {'kernel': jnp.array([[move, 0.0]])}
+    moves, state = freeze.update(moves, state, params)
+    params = optax.apply_updates(params, moves)
+    np.testing.assert_allclose(
+      state.leaves['kernel'].frequency, [[frequency, 0]]
+    )
+
+
 @pytest.mark.parametrize('quantizer', [BWN, UNIFORM])
 def test_freeze_oscillating_threshold_one_keeps_moves(x64, quantizer):
   params = {'kernel': common.weight(3, SHAPE)}

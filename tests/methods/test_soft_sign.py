@@ -81,7 +81,7 @@ def test_bayes_binn_noise_is_half_logistic(x64, temperature):
   assert abs(np.corrcoef(delta[1:], delta[:-1])[0, 1]) < 0.016
 
 
-def test_bayes_binn_noise_is_fresh_for_each_update_layer_and_seed(x64):
+def test_bayes_binn_noise_is_fresh_for_each_update_layer_seed_and_trial(x64):
   quantizer, w = methods.bayes_binn(), common.weight(4, (100, 100))
   variables = quantizer.init(w)
   first = noise(quantizer, w, variables)
@@ -91,6 +91,9 @@ def test_bayes_binn_noise_is_fresh_for_each_update_layer_and_seed(x64):
   others.append(noise(seeded, w, seeded.init(w)))
   for other in (common.weight(5, w.shape), 2 * w):
     others.append(noise(quantizer, other, quantizer.init(other)))
+  # Trials that start from equal weights differ in their gradients.
+  trial = quantizer.update(quantizer.init(w), w, w, 2 * w)
+  others.append(noise(quantizer, w, trial))
   samples = np.corrcoef([first, *others])
   # The standard deviation of each correlation is 0.01.
   assert np.max(np.abs(samples - np.eye(len(samples)))) < 0.05
