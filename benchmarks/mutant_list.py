@@ -1,6 +1,7 @@
 """The bugs that `benchmarks.mutants` plants: one change of one line each.
 
-Those in rules without a φ are in `benchmarks.rule_mutants`.
+Those in rules without a φ are in `benchmarks.rule_mutants`, those in networks,
+diagnostics and statistics in `benchmarks.network_mutants`.
 """
 
 import pathlib
@@ -32,6 +33,19 @@ def _tests_in(folder: str, first: str) -> str:
   paths = sorted((root / folder).rglob('test_*.py'))
   paths.sort(key=lambda path: path.name != first)
   return ' '.join(path.relative_to(root).as_posix() for path in paths)
+
+
+def planted(
+  module: str, tests: str, *bugs: tuple[str, str, str]
+) -> list[Mutant]:
+  """Returns the mutants of one module.
+
+  Args:
+    module: File that the bugs change.
+    tests: Arguments of pytest.
+    *bugs: Description, old text and new text of each bug.
+  """
+  return [Mutant(module, *bug, tests) for bug in bugs]
 
 
 STEP = 'tests/test_train_step.py tests/test_against_oracle.py'

@@ -20,10 +20,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import mutant_list, rule_mutants, table
+from benchmarks import mutant_list, network_mutants, rule_mutants, table
 from benchmarks.mutant_list import Mutant
 
-MUTANTS = [*mutant_list.MUTANTS, *rule_mutants.MUTANTS]
+MUTANTS = [
+  *mutant_list.MUTANTS,
+  *rule_mutants.MUTANTS,
+  *network_mutants.MUTANTS,
+]
 ROOT = pathlib.Path(__file__).parents[1]
 # The tests need these, and a mutant changes one of them.
 COPIED: tuple[str, ...] = (

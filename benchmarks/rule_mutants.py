@@ -3,27 +3,20 @@
 The quantizers and methods that came with these rules are included.
 """
 
-from benchmarks.mutant_list import Mutant
+from benchmarks.mutant_list import Mutant, planted
 
 _SLOPES = 'mq_jax/estimators/slopes'
 _METHODS = 'mq_jax/methods'
 
 
-def _planted(
-  module: str, tests: str, *bugs: tuple[str, str, str]
-) -> list[Mutant]:
-  """Returns the mutants of one module: description, old text, new text."""
-  return [Mutant(module, *bug, tests) for bug in bugs]
-
-
 def _in_slope(name: str, *bugs: tuple[str, str, str]) -> list[Mutant]:
-  return _planted(
+  return planted(
     f'{_SLOPES}/{name}.py', 'tests/estimators/test_slopes.py', *bugs
   )
 
 
 def _in_method(name: str, *bugs: tuple[str, str, str]) -> list[Mutant]:
-  return _planted(
+  return planted(
     f'{_METHODS}/{name}.py', f'tests/methods/test_{name}.py', *bugs
   )
 
@@ -148,7 +141,7 @@ MUTANTS = [
     ('small gradients are decided too', '& (jnp.abs(g) > least_gradient)', ''),
     ('a decided weight moves on', 'largest), 0), 1', 'largest), 1), 1'),
   ),
-  *_planted(
+  *planted(
     'mq_jax/quantizers/cells.py',
     'tests/test_cells.py',
     ('a weight beyond the last level has no cell', '(code == last) | ', ''),

@@ -1,15 +1,17 @@
 """Quantized activations: functions with the gradients of their papers.
 
-The functions take activations of any shape. +∞ and −∞ give the values of the
-largest and the smallest finite input, and NaN stays NaN. A function with a
-trained number takes it as a second argument, so that the number is an ordinary
-parameter of the network. Halves round upwards. Networks take an `Activation`,
-which declares the properties of the function:
+The functions take activations of any shape and return their dtype; narrow
+types are rounded in float32. +∞ and −∞ give the values of the largest and the
+smallest finite input, and NaN stays NaN. A function with a trained number takes
+it as a second argument, so that the number is an ordinary parameter of the
+network; the result is NaN if the number is not positive. Halves round upwards.
+Networks take an `Activation`, which declares the properties of the function:
 `Activation(dorefa_activation(2))`,
 `Activation(bi_real_sign, signed=True, binary=True)`,
 `Activation(pact(4), start=10.0)`.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,14 +52,20 @@ class Activation(NamedTuple):
 def _with_slope(value: Array, *slopes: tuple[Array, Array]) -> Array:
   """Returns `value` with the derivative `slope` with respect to each `x`.
 
-  NaN stays NaN. At ±∞, where x − x is not 0, the derivative is 0.
+  The result has the dtype of the first x. NaN stays NaN. At ±∞, where x − x is
+  not 0, the derivative is 0.
   """
-  total = lax.stop_gradient(value)
+  dtype = slopes[0][0].dtype
+  total = lax.stop_gradient(value).astype(dtype)
   for x, slope in slopes:
     finite = jnp.where(jnp.isinf(x), jnp.zeros_like(x), x)
     zero = finite - lax.stop_gradient(finite)
-    total = total + zero * lax.stop_gradient(slope)
+    total = total + (zero * lax.stop_gradient(slope)).astype(dtype)
   return total
+
+
+def _where_positive(number: Array, value: Array) -> Array:
+  return jnp.where(number > 0, value, jnp.nan)
 
 
 def _round_half_up(x: Array) -> Array:
@@ -107,7 +115,7 @@ def dorefa_activation(bits: int) -> Callable[[Array], Array]:
   steps = 2**bits - 1
 
   def activation(x: Array) -> Array:
-    value = _round_half_up(steps * jnp.clip(x, 0, 1)) / steps
+    value = _round_half_up(steps * jnp.clip(widened(x), 0, 1)) / steps
     return _with_slope(value, (x, ((x >= 0) & (x <= 1)).astype(x.dtype)))
 
   return activation
@@ -138,9 +146,10 @@ def hwgq(bits: int) -> Callable[[Array], Array]:
   step, largest = _HALF_GAUSSIAN_STEPS[bits], 2**bits - 1
 
   def activation(x: Array) -> Array:
-    nearest = jnp.clip(_round_half_up(x / step), 1, largest) * step
-    value = jnp.where(x > 0, nearest, jnp.zeros_like(x)).astype(x.dtype)
-    inside = (x > 0) & (x <= step * largest)
+    wide = widened(x)
+    nearest = jnp.clip(_round_half_up(wide / step), 1, largest) * step
+    value = jnp.where(wide > 0, nearest, jnp.zeros_like(wide))
+    inside = (wide > 0) & (wide <= step * largest)
     return _with_slope(value, (x, inside.astype(x.dtype)))
 
   return activation
@@ -176,7 +185,7 @@ def absmax(bits: int) -> Callable[[Array], Array]:
     largest = jnp.where(largest == 0, 1, largest)
     code = jnp.clip(_round_half_up(wide / largest * q), -q, q)
     value = code * (largest / q)
-    return _with_slope(value.astype(x.dtype), (x, jnp.ones_like(x)))
+    return _with_slope(value, (x, jnp.ones_like(x)))
 
   return activation
 
@@ -203,10 +212,13 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
   steps = 2**bits - 1
 
   def activation(x: Array, alpha: Array) -> Array:
-    share = jnp.clip(x / alpha, 0, 1)
-    value = _round_half_up(share * steps) * (alpha / steps)
-    beyond = (x >= alpha).astype(x.dtype)
-    inside = ((x >= 0) & (x < alpha)).astype(x.dtype)
+    alpha = jnp.asarray(alpha)
+    wide, clip = widened(x), widened(alpha)
+    share = jnp.clip(wide / clip, 0, 1)
+    value = _round_half_up(share * steps) * (clip / steps)
+    beyond = (wide >= clip).astype(wide.dtype)
+    inside = ((wide >= 0) & (wide < clip)).astype(x.dtype)
+    value = _where_positive(clip, value)
     return _with_slope(value, (x, inside), (alpha, beyond))
 
   return activation
@@ -236,13 +248,14 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
   q_max = 2**bits - 1
 
   def activation(x: Array, step: Array) -> Array:
-    ratio = x / step
+    step = jnp.asarray(step)
+    size = widened(step)
+    ratio = widened(x) / size
     rounded = _round_half_up(jnp.clip(ratio, 0, q_max))
     inside = (ratio > 0) & (ratio < q_max)
     slope = jnp.where(inside, rounded - ratio, jnp.where(ratio > 0, q_max, 0))
-    scale = 1 / jnp.sqrt(jnp.asarray(x[0].size * q_max, x.dtype))
-    return _with_slope(
-      rounded * step, (x, inside.astype(x.dtype)), (step, slope * scale)
-    )
+    slope = slope / math.sqrt(x[0].size * q_max)
+    value = _where_positive(size, rounded * size)
+    return _with_slope(value, (x, inside.astype(x.dtype)), (step, slope))
 
   return activation

@@ -9,6 +9,7 @@ import optax
 from jax import lax
 
 from mq_jax import data_parallel
+from mq_jax.checks import check_rate
 from mq_jax.derivatives import with_cotangent
 from mq_jax.estimators import ste
 from mq_jax.late_update import (
@@ -97,7 +98,8 @@ def step(
   Raises:
     TypeError: If `state` is not a `State`.
     ValueError: If the state contains several trials or belongs to another train
-      step, or if the step does not run in a map over `setup.axes`.
+      step, if the step does not run in a map over `setup.axes`, or if α is no
+      finite number of at least 0.
   """
   check_is_state(state)
   if jnp.ndim(state.step):
@@ -130,9 +132,14 @@ def step(
 
 
 def at_rate(setup: Setup, learning_rate: Any) -> Setup:
-  """Returns the setup with another α; the same setup if α is None."""
+  """Returns the setup with another α; the same setup if α is None.
+
+  Raises:
+    ValueError: If α is no finite number of at least 0.
+  """
   if learning_rate is None:
     return setup
+  check_rate(learning_rate)
   return setup._replace(learning_rate=lambda step: learning_rate)
 
 
@@ -215,6 +222,6 @@ def _all_finite(tree: Any) -> Array:
   finite = [
     jnp.all(jnp.isfinite(leaf))
     for leaf in jax.tree.leaves(tree)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   ]
   return jnp.all(jnp.stack(finite))

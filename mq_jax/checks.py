@@ -1,7 +1,11 @@
 """Argument checks that several factories share."""
 
+import math
 import numbers
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 
 def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
@@ -19,8 +23,16 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     raise ValueError(f'{name}={value!r} must be one of {choices}.')
 
 
+def check_number(**arguments: Any) -> None:
+  """Raises `TypeError` if one of the named arguments is not a number."""
+  for name, value in arguments.items():
+    if not hasattr(value, '__float__'):
+      raise TypeError(f'{name}={value!r} must be a number.')
+
+
 def check_at_least(minimum: float, **arguments: Any) -> None:
   """Raises `ValueError` if one of the named arguments is below `minimum`."""
+  check_number(**arguments)
   for name, value in arguments.items():
     if not value >= minimum:
       raise ValueError(f'{name}={value!r} must be at least {minimum}.')
@@ -28,6 +40,7 @@ def check_at_least(minimum: float, **arguments: Any) -> None:
 
 def check_positive(**arguments: Any) -> None:
   """Raises `ValueError` if one of the named arguments is not positive."""
+  check_number(**arguments)
   for name, value in arguments.items():
     if not value > 0:
       raise ValueError(f'{name}={value!r} must be positive.')
@@ -54,4 +67,29 @@ def check_count(
     )
     raise ValueError(
       f'{name}={value!r} must be {"0, or " if or_zero else ""}{wanted}.'
+    )
+
+
+def check_rate(learning_rate: Any, hint: str = '') -> None:
+  """Raises `ValueError` unless α is one finite number of at least 0.
+
+  A traced value passes, because its value is unknown.
+
+  Args:
+    learning_rate: α.
+    hint: What else is allowed.
+  """
+  if isinstance(learning_rate, jax.core.Tracer):
+    is_rate = learning_rate.shape == ()
+  else:
+    is_rate = (
+      hasattr(learning_rate, '__float__')
+      and not isinstance(learning_rate, bool)
+      and jnp.shape(learning_rate) == ()
+      and 0 <= float(learning_rate) < math.inf
+    )
+  if not is_rate:
+    raise ValueError(
+      f'learning_rate={learning_rate!r} must be a finite number of at least'
+      f' 0{hint}.'
     )

@@ -68,7 +68,11 @@ def check_stand_in(
     (refine, 1, lambda cosine: check_refine(cosine, learned)),
     (refine, UPDATES, check_refine),
     (post_update, UPDATES, check_post_update),
-    (meta_optimizer, UPDATES, check_meta_optimizer),
+    (
+      meta_optimizer,
+      UPDATES,
+      lambda cosine: check_descends('meta_optimizer', 'φ', cosine),
+    ),
   )
   for transformation, updates, check in checks:
     try:
@@ -161,15 +165,40 @@ def check_post_update(cosine: dict[str, Any]) -> None:
     )
 
 
-def check_meta_optimizer(cosine: dict[str, Any]) -> None:
-  """Raises `ValueError` if `meta_optimizer` raises the loss of φ."""
+def check_descends(name: str, trained: str, cosine: dict[str, Any]) -> None:
+  """Raises `ValueError` if an optimizer raises the loss.
+
+  Args:
+    name: Name of the argument.
+    trained: What the optimizer trains.
+    cosine: Result of `cosines` for the optimizer.
+  """
   if _first(cosine, lambda c: c > 0):
     raise ValueError(
-      'meta_optimizer moves φ along its gradient, so the loss would grow: pass'
+      f'{name} moves {trained} along its gradient, so the loss would grow: pass'
       ' a complete optimizer such as optax.adam(1e-3), not'
       ' optax.scale_by_adam().'
     )
 
 
+def check_optimizer(name: str, trained: str, optimizer: Any) -> None:
+  """Checks the optimizer of a quantizer's trained numbers.
+
+  Args:
+    name: Name of the argument.
+    trained: What the optimizer trains.
+    optimizer: Its value.
+
+  Raises:
+    TypeError: If it is no optax transformation.
+    ValueError: If it raises the loss.
+  """
+  check_transformation(name, optimizer)
+  check_descends(name, trained, cosines(optimizer, jnp.full(2, 0.3), UPDATES))
+
+
 def _first(cosine: dict[str, Any], condition: Callable[[Any], bool]) -> str:
-  return next((path for path, c in cosine.items() if condition(c)), '')
+  # The path of parameters that are one array is empty.
+  return next(
+    (path or 'params' for path, c in cosine.items() if condition(c)), ''
+  )

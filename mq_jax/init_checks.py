@@ -1,7 +1,7 @@
 """Checks of the arguments of `TrainStep.init`."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,11 @@ def check_arguments(key: Any, params: Any) -> None:
 def check_params(setup: Setup, params: Params) -> None:
   """Raises `ValueError` if the setup cannot train these parameters."""
   selected = selection.select(params, setup.quantizer)
-  _check_tied(selection.named_leaves(params), selected.keys())
+  leaves = selection.named_leaves(params)
+  for path in selected:
+    if not jnp.size(leaves[path]):
+      raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
+  _check_tied(leaves, selected.keys())
   data_parallel.check_sharding(selection.only(selected, params))
   if not selected and is_learned(setup.estimator, {}):
     raise ValueError(
@@ -55,10 +59,22 @@ def check_params(setup: Setup, params: Params) -> None:
     check_differentiable(setup.refine, params)
 
 
-def measure(
-  setup: Setup, params: Params
-) -> tuple[dict[str, Array], dict[str, Array]]:
-  """Returns the direction of π by path, and where a gradient reaches W."""
+class Measured(NamedTuple):
+  """What the weights decide, by path.
+
+  Attributes:
+    cosine: Cosine between a gradient of each leaf and π of it.
+    is_finite: True for a quantized leaf whose weights are all finite.
+    is_trainable: True for a quantized leaf that a gradient reaches.
+  """
+
+  cosine: dict[str, Array]
+  is_finite: dict[str, Array]
+  is_trainable: dict[str, Array]
+
+
+def measure(setup: Setup, params: Params) -> Measured:
+  """Returns the direction of π by path, and what the quantizers can train."""
 
   def passes_gradient(q: Quantizer, w: Array) -> Array:
     theta, variables = at_start(q, w)
@@ -72,14 +88,20 @@ def measure(
     return any_per_table(passes, q.codes(w_tilde, variables)[1]).all()
 
   selected = selection.select(params, setup.quantizer)
-  return direction.cosines(setup.refine, params), selection.map_selected(
-    passes_gradient, selected, selection.named_leaves(params)
+  leaves = selection.named_leaves(params)
+  return Measured(
+    direction.cosines(setup.refine, params),
+    {path: jnp.isfinite(leaves[path]).all() for path in selected},
+    selection.map_selected(passes_gradient, selected, leaves),
   )
 
 
-def check_trainable(is_trainable: dict[str, Any]) -> None:
-  """Raises `ValueError` if no gradient reaches a quantized leaf."""
-  for path, passes in is_trainable.items():
+def check_trainable(measured: Measured) -> None:
+  """Raises `ValueError` if a quantized leaf cannot be trained."""
+  for path, is_finite in measured.is_finite.items():
+    if not isinstance(is_finite, jax.core.Tracer) and not is_finite:
+      raise ValueError(f'params contain a value in {path} that is not finite.')
+  for path, passes in measured.is_trainable.items():
     if not isinstance(passes, jax.core.Tracer) and not passes:
       raise ValueError(
         f'No gradient passes the quantizer of {path}, or of a slice of it, at'

@@ -24,7 +24,7 @@ from mq_jax import (
   init_checks,
   selection,
 )
-from mq_jax.checks import check_choice
+from mq_jax.checks import check_choice, check_rate
 from mq_jax.data_parallel import AxisName
 from mq_jax.diagnostics import Diagnostics, codes, diagnose
 from mq_jax.estimators import GradientEstimator
@@ -210,11 +210,11 @@ def make_train_step(
     init_checks.check_arguments(key, params)
     data_parallel.check_init(setup.axes)
     init_checks.check_params(setup, params)
-    cosine, is_trainable = measure(params)
-    leaves = selection.only(is_trainable, params)
-    learned = is_trainable if init_checks.is_learned(estimator, leaves) else ()
-    direction.check_refine(cosine, learned)
-    init_checks.check_trainable(is_trainable)
+    measured = measure(params)
+    leaves = selection.only(measured.is_trainable, params)
+    learned = leaves if init_checks.is_learned(estimator, leaves) else ()
+    direction.check_refine(measured.cosine, learned)
+    init_checks.check_trainable(measured)
     try:
       return first_state(key, params, model_state, batch)
     except Exception as error:
@@ -296,22 +296,15 @@ def _over_trials(
 
 def _schedule(learning_rate: float | optax.Schedule) -> optax.Schedule:
   if callable(learning_rate):
+    check_rate(
+      learning_rate(jnp.zeros((), jnp.int32)), ', also that of a schedule'
+    )
     return learning_rate
-  _check_rate(learning_rate, ', or a schedule')
+  check_rate(learning_rate, ', or a schedule')
   return lambda step: learning_rate
 
 
 def _rate(learning_rate: Any) -> Array:
   """Returns the α that `step` receives as an array of one type."""
-  if not isinstance(learning_rate, jax.core.Tracer):
-    _check_rate(learning_rate)
+  check_rate(learning_rate)
   return jnp.asarray(learning_rate, jnp.result_type(float))
-
-
-def _check_rate(learning_rate: Any, hint: str = '') -> None:
-  no_number = learning_rate is None or callable(learning_rate)
-  no_number |= isinstance(learning_rate, bool | str)
-  if no_number or not float(learning_rate) >= 0:
-    raise ValueError(
-      f'learning_rate={learning_rate!r} must be a number of at least 0{hint}.'
-    )

@@ -166,3 +166,53 @@ def test_infinite_inputs_count_as_large_ones_and_nan_stays(function, number):
 def test_activations_invalid_bits_raise(make, bits):
   with pytest.raises(ValueError, match='bits='):
     make(bits)
+
+
+NARROW = {
+  'dorefa': (activations.dorefa_activation(8), ()),
+  'hwgq': (activations.hwgq(4), ()),
+  'absmax': (activations.absmax(8), ()),
+  'pact': (activations.pact(8), (1.0,)),
+  'lsq': (activations.lsq_activation(8), (1 / 256,)),
+}
+
+
+@pytest.mark.parametrize('number_dtype', [None, jnp.float32])
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('name', NARROW)
+def test_narrow_activations_are_those_of_float32(name, dtype, number_dtype):
+  """The codes of 8 bits do not fit into the 8 digits of bfloat16."""
+  function, numbers = NARROW[name]
+  x = jnp.asarray(np.linspace(-0.2, 1.3, 2000).reshape(4, 500), dtype)
+  numbers = [jnp.asarray(n, number_dtype or dtype) for n in numbers]
+  exact = [a.astype(jnp.float32) for a in (x, *numbers)]
+  y = function(x, *numbers)
+  assert y.dtype == dtype
+  np.testing.assert_array_equal(y, function(*exact).astype(dtype))
+  found = gradient(function, x, *numbers)
+  for g, wanted, of in zip(
+    found, gradient(function, *exact), (x, *numbers), strict=True
+  ):
+    assert g.dtype == of.dtype
+    np.testing.assert_allclose(
+      g.astype(jnp.float64), wanted, rtol=2 * jnp.finfo(dtype).eps
+    )
+
+
+def test_lsq_activation_of_many_inputs_trains_its_step_in_float16():
+  x = jnp.full((1, 65_536), 0.3, jnp.float16)
+  number = jnp.asarray(0.1, jnp.float16)
+  slope = jax.grad(
+    lambda s: activations.lsq_activation(4)(x, s)[0, 0] * jnp.float16(1)
+  )(number)
+  ratio = float(x[0, 0]) / float(number)
+  want = (np.floor(ratio + 0.5) - ratio) / np.sqrt(65_536 * 15)
+  assert float(slope) == pytest.approx(want, rel=0.01, abs=1e-7)
+
+
+@pytest.mark.parametrize('make', [activations.pact, activations.lsq_activation])
+@pytest.mark.parametrize('number', [0.0, -0.1])
+def test_trained_number_that_is_not_positive_gives_nan(make, number):
+  """A wrong number must not give finite outputs that never train again."""
+  x = jnp.array([[-1.0, 0.0, 0.5]])
+  assert np.all(np.isnan(make(2)(x, jnp.asarray(number))))

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 import mq_jax
+from mq_jax import direction, methods
 from tests import problem
 
 COMPLETE = {
@@ -114,6 +115,21 @@ def test_init_complete_optimizer_of_one_layer_raises():
     problem.start(train)
 
 
+def test_cosines_of_one_array_are_checked():
+  """The path of parameters that are one array is empty."""
+  for transformation, check in (
+    (optax.sgd(0.1), direction.check_refine),
+    (optax.sgd(0.1), direction.check_post_update),
+    (
+      optax.identity(),
+      lambda cosine: direction.check_descends('optimizer', 's', cosine),
+    ),
+  ):
+    cosine = direction.cosines(transformation, jnp.full(2, 0.3))
+    with pytest.raises(ValueError, match='the loss would grow'):
+      check(cosine)
+
+
 def test_init_frozen_quantized_layer_raises_only_for_phi():
   refine = by_path({'': optax.identity(), 'kernel': optax.set_to_zero()})
   problem.start(make(refine=refine))
@@ -158,3 +174,23 @@ def test_init_under_jit_equals_init():
   assert jax.tree.all(
     jax.tree.map(jnp.allclose, state.params, problem.start(train).params)
   )
+
+
+TRAINED = [lambda optimizer: methods.lsq(2, optimizer=optimizer)]
+TRAINED += [lambda optimizer: methods.ttq(optimizer=optimizer)]
+
+
+@pytest.mark.parametrize('make_quantizer', TRAINED)
+@pytest.mark.parametrize('name', COMPLETE)
+def test_trained_levels_complete_optimizer_is_valid(make_quantizer, name):
+  make_quantizer(COMPLETE[name]())
+
+
+@pytest.mark.parametrize('make_quantizer', TRAINED)
+def test_trained_levels_wrong_optimizer_raises(make_quantizer):
+  with pytest.raises(ValueError, match=r'optimizer moves .* along'):
+    make_quantizer(optax.scale_by_adam())
+  with pytest.raises(TypeError, match='call the function that makes it'):
+    make_quantizer(optax.sgd)
+  with pytest.raises(TypeError, match='optimizer must be'):
+    make_quantizer(0.1)

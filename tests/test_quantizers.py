@@ -240,6 +240,45 @@ def test_projected_quantizer_with_preprocessing_or_state_raises():
     mq_jax.unquantized,
     mq_jax.methods.fixed_levels,
     lambda q: mq_jax.methods.binary_relax(q, lambda step: 1.0),
+    lambda q: projected(q, w),
   ):
     with pytest.raises(ValueError, match='pre-processes its weights'):
       refusing(mq_jax.dorefa())
+    with pytest.raises(ValueError, match='trains other numbers than its'):
+      refusing(mq_jax.methods.bayes_binn(start=5.0))
+
+
+def test_quantize_wrong_weight_or_variables_raises():
+  for function in (quantize, projected):
+    with pytest.raises(TypeError, match=r'dtype int.*convert it'):
+      function(mq_jax.bwn(), np.arange(6).reshape(2, 3), ())
+  w = jnp.ones((2, 2))
+  for quantizer in (
+    mq_jax.methods.lsq(2),
+    mq_jax.methods.lab(),
+    mq_jax.methods.clipped_uniform(2),
+    mq_jax.per(mq_jax.methods.ttq(), axes=-1),
+  ):
+    with pytest.raises(ValueError, match=r'has variables: pass quantizer.init'):
+      quantize(quantizer, w, ())
+  with pytest.raises(ValueError, match='would have levels of its own'):
+    quantize(mq_jax.methods.clipped_uniform(2), w[:1], jnp.ones(()))
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda value: mq_jax.bwn(clip=value),
+    lambda value: mq_jax.methods.lab(decay=value),
+    lambda value: mq_jax.methods.ttq(threshold=value),
+    lambda value: mq_jax.estimators.swish_sign(beta=value),
+    lambda value: mq_jax.estimators.ewgs(delta=value),
+    lambda value: mq_jax.estimators.reste(9, power=value),
+    lambda value: mq_jax.estimators.dsq(alpha=value),
+    lambda value: mq_jax.estimators.feature_fc(steps=9, decay=value),
+  ],
+)
+@pytest.mark.parametrize('value', ['0.5', [0.5], None.__class__])
+def test_option_that_is_no_number_raises(make, value):
+  with pytest.raises(TypeError, match='must be a number'):
+    make(value)

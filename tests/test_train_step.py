@@ -286,7 +286,7 @@ def test_step_with_learning_rate_equals_train_step_of_that_rate(x64, name):
     return problem.loss_fn(params, model_state, batch, rng)
 
   train = mq_jax.make_train_step(
-    loss_fn, mq_jax.dorefa(), ESTIMATORS[name], learning_rate=lambda step: 1 / 0
+    loss_fn, mq_jax.dorefa(), ESTIMATORS[name], learning_rate=lambda step: 1e3
   )
   state = problem.start(train)
   first, *others = [
@@ -326,14 +326,92 @@ def test_phi_loss_with_learning_rate_gives_gradient_of_step(x64):
   )
 
 
-@pytest.mark.parametrize('rate', [True, -1.0, float('nan'), '1', lambda s: 1.0])
+BAD_RATES = [True, -1.0, float('nan'), float('inf'), '1', lambda s: 1.0]
+BAD_RATES += [np.array([0.1, 0.2])]
+BAD_RATE = r'learning_rate=[\s\S]*number of at least 0'
+
+
+@pytest.mark.parametrize('rate', BAD_RATES)
 def test_step_invalid_learning_rate_raises_and_keeps_state(rate):
   train = problem.make()
   state = problem.start(train)
   batch = next(problem.batches(1))
-  with pytest.raises(ValueError, match=r'learning_rate=.*number of at least 0'):
-    train.step(state, batch, learning_rate=rate)
+  for function in (
+    train.step,
+    train.step_fn,
+    functools.partial(train.phi_loss, state.phi),
+  ):
+    with pytest.raises(ValueError, match=BAD_RATE):
+      function(state, batch, learning_rate=rate)
   train.step(state, batch, learning_rate=0)
+
+
+@pytest.mark.parametrize('rate', BAD_RATES)
+def test_make_train_step_schedule_of_invalid_rate_raises(rate):
+  with pytest.raises(ValueError, match=BAD_RATE):
+    problem.make(learning_rate=lambda step: rate)
+
+
+def test_make_train_step_under_jit_takes_a_traced_rate():
+  batch = next(problem.batches(1))
+
+  @jax.jit
+  def moved(rate):
+    train = problem.make(mq_jax.bwn(), mq_jax.ste(), learning_rate=rate)
+    return train.step_fn(problem.start(train), batch)[0].params
+
+  train = problem.make(mq_jax.bwn(), mq_jax.ste(), learning_rate=0.3)
+  expected, _ = train.step(problem.start(train), batch)
+  assert_trees_close(moved(0.3), expected.params, 1e-6, 1e-6)
+
+
+def test_model_state_of_python_numbers_is_kept():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+
+  def loss_fn(params, model_state, batch, rng):
+    loss, (_, metrics) = problem.loss_fn(
+      params, problem.model_state(), batch, rng
+    )
+    return loss, ({'count': 1.0}, metrics)
+
+  train = mq_jax.make_train_step(loss_fn, mq_jax.bwn(), mq_jax.ste())
+  batch = next(problem.batches(1))
+  state = train.init(jax.random.key(0), problem.params(), {'count': 0.0}, batch)
+  state, metrics = train.step(state, batch)
+  assert state.model_state['count'] == 1
+  assert metrics['finite']
+
+
+@pytest.mark.parametrize('quantizer', [mq_jax.bwn(), mq_jax.dorefa(2)])
+def test_init_empty_or_not_finite_weight_raises(quantizer):
+  train = problem.make(quantizer, mq_jax.ste())
+  arguments = problem.model_state(), next(problem.batches(1))
+  params = problem.params()
+  kernel = params['first']['kernel']
+  for bad in (np.nan, np.inf):
+    params['first']['kernel'] = kernel.at[0, 0].set(bad)
+    with pytest.raises(ValueError, match=r'first/kernel that is not finite'):
+      train.init(jax.random.key(0), params, *arguments)
+  params['first']['kernel'] = kernel[:0]
+  with pytest.raises(ValueError, match=r'first/kernel is empty: add a rule'):
+    train.init(jax.random.key(0), params, *arguments)
+
+
+@pytest.mark.parametrize(
+  'quantizer',
+  [mq_jax.methods.clipped_uniform(2), mq_jax.methods.lq_nets(1)],
+)
+def test_init_levels_of_its_own_for_each_weight_raises(quantizer):
+  """A layer of one input has one weight per output channel."""
+
+  def loss_fn(params, model_state, batch, rng):
+    return jnp.mean((batch @ params['kernel']) ** 2), (model_state, {})
+
+  train = mq_jax.make_train_step(loss_fn, quantizer, mq_jax.ste())
+  params = {'kernel': jnp.linspace(-1, 1, 8)[None]}
+  match = r'kernel: Each weight of shape \(1, 8\)'
+  with pytest.raises(ValueError, match=match):
+    train.init(jax.random.key(0), params, {}, jnp.ones((4, 1)))
 
 
 def test_step_learning_rates_of_any_type_share_one_program():

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.common.errors import InvalidError
+from experiments.common.errors import InvalidError, UserError
 from experiments.data.on_device import (
   READS,
   ImageSet,
@@ -33,6 +33,7 @@ from experiments.data.text import (
   VOCABULARY,
   raw_text,
   read_text,
+  text_digest,
   text_pipeline,
 )
 
@@ -58,6 +59,8 @@ class Dataset(NamedTuple):
     symbol: What a token is, such as 'byte': the test loss is also given in bits
       per symbol. '' if the examples are images.
     vocabulary: Number of different tokens; 0 for images.
+    digest: `(keys) -> digest` of `Pipeline`, without the pipeline; None if the
+      data are always the same, or if the digest takes long.
   """
 
   input_spec: Callable[[ConfigDict], jax.ShapeDtypeStruct]
@@ -69,6 +72,7 @@ class Dataset(NamedTuple):
   smoke: Mapping[str, int] = MappingProxyType({'batch_size': 16, 'holdout': 64})
   symbol: str = ''
   vocabulary: int = 0
+  digest: Callable[[ConfigDict], str] | None = None
 
   @property
   def inputs(self) -> str:
@@ -155,7 +159,9 @@ DATASETS = {
   ),
   'cifar100': _cifar('cifar100', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   'digits': in_memory(_digits),
-  'folder': _photographs(read_folder),
+  'folder': _photographs(read_folder)._replace(
+    digest=lambda keys: read_folder(keys).digest
+  ),
   'imagenet': _photographs(read_imagenet),
   'text': Dataset(
     lambda keys: jax.ShapeDtypeStruct((keys.context,), np.int32),
@@ -165,8 +171,27 @@ DATASETS = {
     smoke={'batch_size': 8, 'context': 16},
     symbol='byte',
     vocabulary=VOCABULARY,
+    digest=lambda keys: text_digest(read_text(keys.data)),
   ),
 }
+
+
+def data_digest(config: ConfigDict) -> str:
+  """Returns the digest of the data of a configuration.
+
+  It is empty if the data set declares no `digest`, or if its files are missing
+  or cannot be read.
+
+  Args:
+    config: Configuration with at least the keys that the data set reads.
+  """
+  declared = DATASETS[config.dataset]
+  if declared.digest is None:
+    return ''
+  try:
+    return declared.digest(config)
+  except (UserError, OSError):
+    return ''
 
 
 def load(name: str, data_dir: DataDir = None) -> ImageSet:

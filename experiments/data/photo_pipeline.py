@@ -22,6 +22,7 @@ from experiments.data.photographs import BadImageError, central_crop, crop
 from experiments.data.pipeline import Batch, Examples, Pipeline
 from experiments.data.prefetch import cpu_count, prefetched
 from experiments.data.raw_examples import Floats3
+from mq_jax.files import content_digest
 
 # The configuration keys that `photo_pipeline` depends on.
 READS = (
@@ -65,12 +66,24 @@ class PhotoSet(NamedTuple):
     train: Photographs to train on.
     test: Photographs to test on; None if the set has no such photographs.
     place: Folder of the set, for messages.
+    sizes: Bytes of each photograph to train and to test on, if other sets of
+      the same classes are likely; they are a part of the digest.
   """
 
   classes: tuple[str, ...]
   train: Photos
   test: Photos | None
   place: str
+  sizes: np.ndarray | None = None
+
+  @property
+  def digest(self) -> str:
+    """Returns a digest of the classes and labels, and of the sizes."""
+    tested = [] if self.test is None else [self.test.labels]
+    columns = [self.train.labels, *tested]
+    columns += [] if self.sizes is None else [self.sizes]
+    arrays = {str(place): column for place, column in enumerate(columns)}
+    return content_digest(arrays, [list(self.classes), len(tested)])
 
 
 def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
@@ -140,6 +153,7 @@ def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     train=train_batch,
     evaluate=examples(test),
     calibrate=examples(train),
+    digest=photos.digest,
   )
 
 

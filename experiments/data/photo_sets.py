@@ -49,7 +49,7 @@ def read_folder(keys: ConfigDict) -> PhotoSet:
       "config.data_dir='' must name the folder of the photographs with"
       " config.dataset='folder'."
     )
-  return _read_in_place('folder', list_folder(Path(keys.data_dir)))
+  return _read_in_place('folder', list_folder(Path(keys.data_dir)), sized=True)
 
 
 def read_imagenet(keys: ConfigDict) -> PhotoSet:
@@ -103,15 +103,23 @@ def list_imagenet(root: Path) -> Folder:
   return folder
 
 
-def _read_in_place(dataset: str, folder: Folder) -> PhotoSet:
+def _read_in_place(
+  dataset: str, folder: Folder, *, sized: bool = False
+) -> PhotoSet:
   command = photo_index.prepare_command(dataset, folder.root)
   most = photo_index.LARGEST_UNPREPARED
-  return photo_set(index_folder(folder, command, most=most))
+  return photo_set(index_folder(folder, command, most=most), sized=sized)
 
 
-def photo_set(indexed: Indexed) -> PhotoSet:
-  """Returns the data set of files on disk."""
+def photo_set(indexed: Indexed, *, sized: bool) -> PhotoSet:
+  """Returns the data set of files on disk.
+
+  Args:
+    indexed: The files.
+    sized: The sizes of the files are a part of the digest of the set.
+  """
   folder, entries = indexed
+  files = (*folder.train, *folder.test)
 
   def photos(files: tuple[File, ...]) -> Photos:
     # The other columns of a million files would take as much memory again.
@@ -130,4 +138,5 @@ def photo_set(indexed: Indexed) -> PhotoSet:
     photos(folder.train),
     photos(folder.test) if folder.test else None,
     str(folder.root),
+    np.array([file.size for file in files], np.int64) if sized else None,
   )

@@ -62,7 +62,7 @@ class Pipeline(NamedTuple):
     calibrate: Training examples without augmentation.
     traced: The batches of `train`, made inside jit; None if the host makes
       them.
-    digest: SHA-256 of the data, if other data may have the same configuration.
+    digest: Digest of the data, if other data may have the same configuration.
   """
 
   steps_per_epoch: int

@@ -54,6 +54,11 @@ def _bytes_of(path: pathlib.Path) -> np.ndarray:
   return np.frombuffer(path.read_bytes(), np.uint8)
 
 
+def text_digest(text: np.ndarray) -> str:
+  """Returns the SHA-256 of a text, uint8."""
+  return hashlib.sha256(text.tobytes()).hexdigest()
+
+
 def divide(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns the beginning of a text for training, and its end for the test."""
   place = len(text) - int(TEST_SHARE * len(text))
@@ -157,7 +162,7 @@ def text_pipeline(text: np.ndarray, keys: ConfigDict, mesh: Mesh) -> Pipeline:
     evaluate=in_order(parallel.replicated(test_text, mesh)),
     calibrate=in_order(shared),
     traced=traced,
-    digest=hashlib.sha256(text.tobytes()).hexdigest(),
+    digest=text_digest(text),
   )
 
 

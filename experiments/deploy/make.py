@@ -14,7 +14,7 @@ from experiments.build.networks import NETWORKS, make_activation, make_network
 from experiments.build.parts import make_parts
 from experiments.common import files
 from experiments.common.errors import InvalidError
-from experiments.data.datasets import DATASETS
+from experiments.data.datasets import DATASETS, data_digest
 from experiments.data.raw_examples import Inputs, RawExamples, Tokens
 from experiments.deploy import (
   artefact,
@@ -27,7 +27,7 @@ from experiments.deploy import (
   packed_network,
 )
 from experiments.deploy.kernels import fold_kernels
-from experiments.records import cards, model_file
+from experiments.records import cards, model_file, run_log
 from experiments.records import workdir as run_folder
 from mq_jax.files import write_atomic
 from mq_jax.models import BatchNorm, fold_norms
@@ -68,8 +68,9 @@ def deploy(
     MissingError: If there is no complete run of quantized weights, or the
       packages for ONNX or GGUF are not installed.
     InvalidError: If a format is unknown, `out` is not writable, bits cannot be
-      counted, the test accuracy is not that of the run, or a file does not
-      return what the trained network returns. `out` then keeps its files.
+      counted, the data or the test accuracy are not those of the run, or a
+      file does not return what the trained network returns. `out` then keeps
+      its files.
   """
   out, formats = pathlib.Path(out), list(dict.fromkeys(formats))
   if not formats or not set(formats) <= set(FORMATS):
@@ -89,6 +90,7 @@ def deploy(
     gguf_file.check_network(config)
   if data_dir:
     config.data_dir = data_dir
+  run_log.check_same_data(workdir, header, data_digest(config))
   if count_bits:
     _check_count_bits(config, formats)
   with _open_folder_in(out) as folder:

@@ -171,6 +171,27 @@ def last_epochs(items: Sequence[_T], count: int = 0) -> Sequence[_T]:
   return items[-max(1, count or len(items) // 10) :]
 
 
+def check_same_data(
+  folder: str | os.PathLike[str], header: Mapping[str, Any], digest: str
+) -> None:
+  """Raises an error if a run started with other data.
+
+  Args:
+    folder: Folder of the run.
+    header: Header of its log.
+    digest: Digest of the data; empty if it is not known.
+
+  Raises:
+    InvalidError: If the log has another digest.
+  """
+  logged = header.get('start', {}).get('data')
+  if digest and logged and logged != digest:
+    raise InvalidError(
+      'config.data or config.data_dir has other contents than when the run in'
+      f' {folder} started. Use the data of the run, or another --workdir.'
+    )
+
+
 def check_same_config(
   path: str | os.PathLike[str],
   header: Mapping[str, Any],

@@ -45,6 +45,7 @@ class Cell(NamedTuple):
     names: Names of the entries in the ledger.
     machines: Kind of device, and number of trials in one program, of each
       entry.
+    data: Digest of the data; empty if the configuration determines them.
   """
 
   records: dict[int, list[dict[str, Any]]]
@@ -55,6 +56,7 @@ class Cell(NamedTuple):
   base_top5_accuracy: float | None
   names: list[str]
   machines: set[tuple[str, int]]
+  data: str = ''
 
 
 class Published(NamedTuple):
@@ -122,6 +124,7 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('base_top5_accuracy'),
     [run.name for run in chosen],
     {(run.header['device']['kind'], len(ledger.seeds(run))) for run in chosen},
+    first['start'].get('data', ''),
   )
 
 

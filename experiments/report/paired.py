@@ -54,8 +54,8 @@ def difference(
 ) -> Difference | None:
   """Returns the difference of two settings in a score of their records.
 
-  It is None without a common seed, and if the lengths or the base models of the
-  runs differ.
+  It is None without a common seed, and if the lengths, the base models or the
+  data of the runs differ.
   """
   common = sorted(ours.records.keys() & baseline.records.keys())
   if not common or _conditions(ours) != _conditions(baseline):
@@ -77,8 +77,8 @@ def difference(
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 
-def _conditions(cell: comparison.Cell) -> tuple[int, float | None]:
-  return cell.epochs, cell.base_accuracy
+def _conditions(cell: comparison.Cell) -> tuple[int, float | None, str]:
+  return cell.epochs, cell.base_accuracy, cell.data
 
 
 def differences(

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
 from experiments.common import files
-from experiments.common.errors import UnwritableError
+from experiments.common.errors import InvalidError, UnwritableError
+from experiments.data.datasets import data_digest
 from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import LOG
 
@@ -42,11 +43,19 @@ def done_seeds(
 ) -> set[int]:
   """Returns the seeds of a configuration that are in the ledger.
 
-  Runs from a base model with other contents do not count.
+  Runs from a base model with other contents do not count, nor runs on other
+  data.
   """
   wanted = identity(dict(config))
   path = pathlib.Path(config['pretrained']).expanduser()
   matching = [run for run in runs if run.identity() == wanted]
+  if any('data' in run.header['start'] for run in matching):
+    data = data_digest(ConfigDict(config))
+    matching = [
+      run
+      for run in matching
+      if not data or run.header['start'].get('data', data) == data
+    ]
   # Without a digest, in old runs and before the base model exists, the name of
   # the file in `identity` is all there is to compare.
   logged = [run.header['start'].get('base') for run in matching]
@@ -83,14 +92,24 @@ def jobs(
 
   Returns:
     Jobs, setting by setting. A configuration with two names is in one job.
+
+  Raises:
+    InvalidError: If two settings differ only in the contents of their data.
   """
   planned: list[Job] = []
-  seen: set[str] = set()
+  seen: dict[str, str] = {}
   for name, config in settings.items():
     key = identity(config.to_dict())
     if key in seen:
+      if data_digest(config) != data_digest(settings[seen[key]]):
+        raise InvalidError(
+          f'The settings {seen[key]} and {name} of the study {study} have other'
+          ' data of one name, and no log distinguishes them: give the files'
+          ' other names, or make two studies with a --workdir and --results'
+          ' each.'
+        )
       continue
-    seen.add(key)
+    seen[key] = name
     missing = set(range(trials)) - done_seeds(config, runs)
     stem = f'{study}-{name}-{config.epochs}epochs'
     # The file of a study may change. The digest distinguishes the old runs of

@@ -17,7 +17,7 @@ from experiments.build.networks import make_network
 from experiments.common import parallel, processes
 from experiments.common.console import counted
 from experiments.common.errors import InvalidError
-from experiments.data.datasets import DATASETS
+from experiments.data.datasets import DATASETS, data_digest
 from experiments.data.pipeline import Pipeline
 from experiments.records import checkpoints, model_file, run_log, workdir
 from experiments.training.divergence import not_finite
@@ -118,6 +118,7 @@ def _is_complete(config: ConfigDict, folder: pathlib.Path) -> bool:
   header, _ = run_log.read_log(log_path)
   run_log.check_same_config(log_path, header, config.to_dict())
   _check_same_base(folder, header, config)
+  run_log.check_same_data(folder, header, data_digest(config))
   return workdir.is_complete(folder, config)
 
 
@@ -150,7 +151,11 @@ def _run(
     if processes.is_first():
       print(f'The base model is {base}.', flush=True)
   pipeline = processes.together(lambda: make_pipeline(config))
-  _check_same_data(folder, pipeline.digest)
+  if processes.from_first((folder / workdir.LOG).exists):
+    header, _ = processes.from_first(
+      lambda: run_log.read_log(folder / workdir.LOG)
+    )
+    run_log.check_same_data(folder, header, pipeline.digest)
   net = make_network(config, len(pipeline.classes))
   initial = processes.together(
     lambda: initial_variables(
@@ -212,6 +217,7 @@ def _check_same_files(pipeline: Pipeline, base: str) -> None:
     'the list of classes': ' '.join(pipeline.classes),
     'the number of steps per epoch': str(pipeline.steps_per_epoch),
     'the number of test images': str(pipeline.evaluate.size),
+    'the digest of the data': pipeline.digest,
   }
   if base:
     values[f'the digest of {base}'] = model_file.digest(base)
@@ -241,20 +247,6 @@ def _check_same_base(
     raise InvalidError(
       f'config.pretrained={config.pretrained!r} is another file than the run in'
       f' {folder} started with: use that file, or another --workdir.'
-    )
-
-
-def _check_same_data(folder: pathlib.Path, digest: str) -> None:
-  """Refuses other data than the run started with."""
-  log_path = folder / workdir.LOG
-  if not digest or not processes.from_first(log_path.exists):
-    return
-  header, _ = processes.from_first(lambda: run_log.read_log(log_path))
-  logged = header.get('start', {}).get('data', digest)
-  if logged != digest:
-    raise InvalidError(
-      f'config.data has other contents than when the run in {folder} started:'
-      ' use the former contents, or another --workdir.'
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count
+from mq_jax.checks import check_count, check_number
 from mq_jax.estimators import coordinates, stacks
 from mq_jax.estimators.base import (
   GradientEstimator,
@@ -68,6 +68,7 @@ def feature_fc(
     raise ValueError(
       f'features={features!r} must be non-empty and contain no duplicates.'
     )
+  check_number(decay=decay)
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r} must be at least 0 and below 1.')
   check_count('hidden', hidden)

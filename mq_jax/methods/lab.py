@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mq_jax.checks import check_number
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, w_itself
@@ -38,6 +39,7 @@ def lab(*, decay: float = 0.999) -> Quantizer:
     in α. As in the code of the authors, updates move the full-precision W; the
     exact step of their eq. (7) is not taken.
   """
+  check_number(decay=decay)
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r} must be in [0, 1).')
 

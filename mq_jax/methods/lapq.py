@@ -132,7 +132,8 @@ def lapq(
 
   Raises:
     ValueError: If there are fewer than three `powers`, if `sweeps` is negative,
-      or if a quantizer is not `clipped_uniform`.
+      if a quantizer is not `clipped_uniform`, or if a loss of the first phase
+      is not finite.
 
   References:
     Nahshan et al., `Loss Aware Post-training Quantization
@@ -172,6 +173,11 @@ def lapq(
     return float(compiled_loss(clips, args))
 
   losses = [loss_at(clips_of(power)) for power in powers]
+  if not np.isfinite(losses).all():
+    raise ValueError(
+      f'The losses at powers={tuple(powers)} are {losses}, but lapq compares'
+      ' finite losses: check the loss and the parameters.'
+    )
   power = _vertex(powers, losses)
   first_clips = clips_of(power)
   start, dtype = np.asarray(first_clips, np.float64), first_clips.dtype

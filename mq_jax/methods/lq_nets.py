@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_bits, check_number
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
@@ -42,6 +42,7 @@ def lq_nets(bits: int = 2, *, decay: float = 0.9) -> Quantizer:
     round of QEM, on the weights of the last loss.
   """
   check_bits(bits, 1, 4)
+  check_number(decay=decay)
   if not 0 <= decay <= 1:
     raise ValueError(f'decay={decay!r} must be in [0, 1].')
   # Row c of the table is the b of code c; its last entry is the highest bit.

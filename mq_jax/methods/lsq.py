@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_bits
+from mq_jax.direction import check_optimizer
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, w_itself
@@ -48,7 +49,9 @@ def lsq(
     A `Quantizer` with `TrainedStep`.
 
   Raises:
-    ValueError: If `bits` is not an integer from 2 to 8.
+    ValueError: If `bits` is not an integer from 2 to 8, or if `optimizer` moves
+      s along its gradient.
+    TypeError: If `optimizer` is no optax transformation.
 
   References:
     Esser, McKinstry, Bablani, Appuswamy, Modha, `Learned Step Size
@@ -57,6 +60,7 @@ def lsq(
     update divides s by at most 1000.
   """
   check_bits(bits, 2, 8, '; use bwn for 1 bit')
+  check_optimizer('optimizer', 's', optimizer)
   q_max, q_min = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
 
   def start(w: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.checks import check_at_least
+from mq_jax.checks import check_at_least, check_number
 from mq_jax.precision import widened
 from mq_jax.quantizers import (
   Quantizer,
@@ -84,6 +84,7 @@ def freeze_oscillating(
     Nagel et al., `Overcoming Oscillations in Quantization-Aware Training
     <https://arxiv.org/abs/2203.11086>`_, 2022, algorithm 1 and eqs. (4) to (6)
   """
+  check_number(momentum=momentum)
   if not 0 < momentum < 1:
     raise ValueError(f'momentum={momentum!r} must be between 0 and 1.')
   if not callable(threshold):

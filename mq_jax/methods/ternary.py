@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.checks import check_at_least
+from mq_jax.checks import check_at_least, check_number
+from mq_jax.direction import check_optimizer
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
@@ -95,15 +96,19 @@ def ttq(
     A `Quantizer` with `TrainedScales`.
 
   Raises:
-    ValueError: If `threshold` is not in [0, 1].
+    ValueError: If `threshold` is not in [0, 1], or if `optimizer` moves the
+      scales along their gradient.
+    TypeError: If `optimizer` is no optax transformation.
 
   References:
     Zhu, Han, Mao, Dally, `Trained Ternary Quantization
     <https://arxiv.org/abs/1612.01064>`_, 2017, eqs. (6) to (9), and their code,
     which does not normalise W first, unlike the text.
   """
+  check_number(threshold=threshold)
   if not 0 <= threshold <= 1:
     raise ValueError(f'threshold={threshold!r} must be in [0, 1].')
+  check_optimizer('optimizer', 'the scales', optimizer)
 
   def init(w: Array) -> TrainedScales:
     scales = jnp.ones(2, widened(w).dtype)

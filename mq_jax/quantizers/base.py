@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mq_jax.checks import check_number
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -83,10 +84,19 @@ def dequantize(codes: Array, levels: Array) -> Array:
 
   Returns:
     `levels[codes]`, with the shape of `codes` and the dtype of `levels`.
+
+  Raises:
+    ValueError: If each code has a table of its own.
   """
   if levels.ndim == 1:
     return levels[codes]
   *tables, count = levels.shape
+  if math.prod(tables) == codes.size:
+    raise ValueError(
+      f'Each weight of shape {codes.shape} would have levels of its own, which'
+      ' quantizes nothing: map per over fewer axes, use larger groups, or keep'
+      ' the leaf in full precision by a rule with None.'
+    )
   numbers = jnp.arange(math.prod(tables)).reshape(tables)
   first = count * value_per_weight(numbers, codes.shape)
   # The table of each weight would take `count` times the memory.
@@ -163,7 +173,26 @@ def at_start(quantizer: Quantizer, w: Array) -> tuple[Array, Variables]:
 
 
 def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
-  """Returns Ŵ = Q(A(W)) of one weight, with the shape of W̃."""
+  """Returns Ŵ = Q(A(W)) of one weight, with the shape of W̃.
+
+  Args:
+    quantizer: Any quantizer.
+    w: W; θ if the quantizer is `parametrized` (`at_start`).
+    variables: Variables of the quantizer, such as `quantizer.init(w)`; `()` if
+      it has none.
+
+  Raises:
+    TypeError: If `w` is not floating point.
+    ValueError: If `variables` is `()` and the quantizer has variables.
+  """
+  _check_floating(w)
+  if _is_empty(variables) and jax.tree.leaves(
+    jax.eval_shape(quantizer.init, w)
+  ):
+    raise ValueError(
+      f'{quantizer} has variables: pass quantizer.init(w), or those of a state,'
+      ' state.variables[path].'
+    )
   return dequantize(
     *quantizer.codes(quantizer.preprocess(w, variables), variables)
   )
@@ -184,11 +213,13 @@ def projected(
   """Returns Q(W), for methods that move W itself onto the levels.
 
   Raises:
+    TypeError: If `w` is not floating point.
     ValueError: If W̃ differs from W, or if the quantizer has variables and
       `variables` is `()`.
   """
+  _check_floating(w)
   check_plain(quantizer)
-  if isinstance(variables, tuple) and not variables:
+  if _is_empty(variables):
     check_no_variables(quantizer)
   return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
 
@@ -203,14 +234,33 @@ def check_no_variables(quantizer: Quantizer) -> None:
     )
 
 
-def check_plain(quantizer: Quantizer) -> None:
-  """Raises `ValueError` unless W̃ = W."""
-  if quantizer.preprocess is not Quantizer._field_defaults['preprocess']:
-    raise ValueError(
-      'The quantizer pre-processes its weights, but this method moves the'
-      ' weights themselves onto levels: use a quantizer with W̃ = W, such as'
-      ' mq_jax.bwn() or mq_jax.methods.twn().'
+def _is_empty(variables: Variables) -> bool:
+  return isinstance(variables, tuple) and not variables
+
+
+def _check_floating(w: Any) -> None:
+  """Raises `TypeError` unless `w` is floating point."""
+  dtype = jnp.result_type(w)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      f'The weight has dtype {dtype}, but only floating point weights can be'
+      ' quantized: convert it, jnp.asarray(w, jnp.float32).'
     )
+
+
+def check_plain(quantizer: Quantizer) -> None:
+  """Raises `ValueError` unless W is trained and W̃ = W."""
+  if quantizer.parametrized is not None:
+    changed = 'trains other numbers than its weights'
+  elif quantizer.preprocess is not Quantizer._field_defaults['preprocess']:
+    changed = 'pre-processes its weights'
+  else:
+    return
+  raise ValueError(
+    f'The quantizer {changed}, but this method moves the weights themselves'
+    ' onto levels: use a quantizer with W̃ = W, such as mq_jax.bwn() or'
+    ' mq_jax.methods.twn().'
+  )
 
 
 @prints_call
@@ -226,7 +276,8 @@ def unquantized(projection: Quantizer) -> Quantizer:
     The same `Quantizer`, except that the loss uses W and g_ste is g_hat.
 
   Raises:
-    ValueError: If `projection` pre-processes its weights.
+    ValueError: If `projection` pre-processes its weights, or trains other
+      numbers than its weights.
   """
   check_plain(projection)
   return Quantizer(
@@ -240,6 +291,8 @@ def unquantized(projection: Quantizer) -> Quantizer:
 
 def check_clip(clip: float | None) -> None:
   """Raises `ValueError` unless `clip` is positive or None."""
+  if clip is not None:
+    check_number(clip=clip)
   if clip is not None and not clip > 0:
     raise ValueError(f'clip={clip!r} must be a positive number or None.')
 

@@ -142,13 +142,7 @@ def per(
     used = axes if group_size is None else (*axes, group_axis)
     maps_last = any(axis % ndim == ndim - 1 for axis in used)
     function = _with_full_tables(quantizer.codes, own_last=not maps_last)
-    code, levels = mapped('codes', function)(w_tilde, variables)
-    if math.prod(levels.shape[:-1]) == code.size:
-      raise ValueError(
-        f'Each weight of shape {code.shape} would have levels of its own, which'
-        ' quantizes nothing: map per over fewer axes, or use larger groups.'
-      )
-    return code, levels
+    return mapped('codes', function)(w_tilde, variables)
 
   return quantizer._replace(**functions | {'codes': codes})
 

@@ -1,5 +1,6 @@
 """Tests LAPQ: clips chosen by norms, by a parabola, and by the loss."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,3 +109,13 @@ def test_lapq_invalid_arguments_raise():
     methods.clipped_uniform(9)
   with pytest.raises(ValueError, match='powers='):
     methods.lapq(lambda p: 0.0, {}, mq_jax.bwn(), powers=(2, 3))
+
+
+def test_lapq_losses_that_are_not_finite_raise():
+  params = {'kernel': jax.random.normal(jax.random.key(0), (8, 4))}
+  with pytest.raises(ValueError, match='compares finite losses'):
+    methods.lapq(
+      lambda p: jnp.nan * jnp.sum(p['kernel']),
+      params,
+      methods.clipped_uniform(2),
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_at_least
+from mq_jax.checks import check_at_least, check_number
 from mq_jax.derivatives import sech_squared
 from mq_jax.estimators.base import GradientEstimator, Leaves, Signals
 from mq_jax.estimators.slopes.base import Position, position_at
@@ -56,6 +56,7 @@ def dsq(*, alpha: float = 0.2, learning_rate: float = 0.0) -> GradientEstimator:
     <https://arxiv.org/abs/1908.05033>`_, 2019, eqs. (3) to (10). The loss
     receives the hard levels, as in the authors' forward pass.
   """
+  check_number(alpha=alpha)
   if not _LEAST <= alpha <= _LARGEST:
     raise ValueError(f'alpha={alpha!r} must be in [{_LEAST}, {_LARGEST}].')
   check_at_least(0, learning_rate=learning_rate)

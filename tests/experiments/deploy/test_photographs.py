@@ -95,6 +95,23 @@ def test_read_photograph_equals_test_image_bit_for_bit(run):
   np.testing.assert_array_equal(np.concatenate(batches), read)
 
 
+def test_other_photographs_are_refused(run, tmp_path):
+  """A folder of other photographs has the same configuration."""
+  config, root, _ = run
+  for others in ({'classes': ('ant', 'bee', 'cow')}, {'classes': CLASSES}):
+    other = tmp_path / others['classes'][0]
+    photo_files.write_folder(other, **others, train=6, val=3)
+    moved = config.copy_and_resolve_references()
+    moved.data_dir = str(other)
+    with pytest.raises(InvalidError, match=r'data_dir has other contents'):
+      training.train_and_evaluate(moved, root / 'run')
+    with pytest.raises(InvalidError, match=r'data_dir has other contents'):
+      make.deploy(root / 'run', tmp_path / 'small', data_dir=str(other))
+  shutil.copytree(root / 'photos', tmp_path / 'moved')
+  moved.data_dir = str(tmp_path / 'moved')
+  training.train_and_evaluate(moved, root / 'run')
+
+
 def test_card_of_photographs_records_preprocessing(run):
   _, root, described = run
   assert described['images'] == [16, 16, 3]

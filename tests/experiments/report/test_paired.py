@@ -96,6 +96,17 @@ def test_difference_of_runs_of_other_lengths_is_empty(tmp_path):
   assert rows['sgd-ede'][paired.COLUMNS[0]] == ''
 
 
+def test_difference_of_runs_on_other_data_is_empty(tmp_path):
+  study = make_study()
+  for name, data in (('sgd-ste', 'a'), ('sgd-ede', 'b'), ('sgd-dsq', 'a')):
+    config = study.settings[name].to_dict()
+    trials = [[value] for value in STE]
+    ledgers.write(tmp_path, name, config, trials, start={'data': data})
+  rows, _ = rows_of(study, ledger.read(tmp_path))
+  assert not rows['sgd-ede']['difference']
+  assert rows['sgd-dsq']['difference'] == '+0.00'
+
+
 def test_levels_are_those_of_holm():
   # 3 · 0.01, then 2 · 0.02 and 1 · 0.03, which may not be below the one before.
   adjusted = paired.holm({'b': 0.03, 'a': 0.01, 'c': 0.02})

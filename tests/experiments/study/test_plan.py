@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.common.errors import UnwritableError
+from experiments.common.errors import InvalidError, UnwritableError
+from experiments.configs import gpt
+from experiments.data.text import text_digest
 from experiments.records import ledger, model_file
 from experiments.study import plan as study_plan
 from experiments.study import spec
@@ -121,6 +123,37 @@ def test_jobs_other_base_model_is_another_run(tmp_path):
   start = {'base': model_file.digest(base)}
   ledgers.write(results, 'a', config, [1.0, 2.0], start=start)
   assert len(plan(tmp_path, study=study)) == 2
+
+
+def text_settings(tmp_path, *texts):
+  """Returns settings that differ in the contents of files of one name."""
+  settings = {}
+  for place, content in enumerate(texts):
+    path = tmp_path / f'{place}' / 'text.txt'
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    settings[f'text{place}'] = gpt.get_config(data=str(path), epochs=2)
+  return settings
+
+
+def test_jobs_other_text_is_another_run(tmp_path):
+  study = text_settings(tmp_path, b'abc')
+  config = study['text0'].to_dict() | {'data': 'text.txt'}
+  start = {'data': text_digest(np.frombuffer(b'abc', np.uint8))}
+  ledgers.write(tmp_path / 'results', 'a', config, [1.0, 2.0], start=start)
+  assert not plan(tmp_path, 1, study=study)
+  text_settings(tmp_path, b'abd')
+  assert names(plan(tmp_path, 1, study=study)) == ['mine-text0-2epochs-seed0']
+  # A missing text is not compared, such as on another machine.
+  (tmp_path / '0' / 'text.txt').unlink()
+  assert not plan(tmp_path, 1, study=study)
+
+
+def test_jobs_texts_of_one_name_are_refused(tmp_path):
+  same = text_settings(tmp_path, b'abc', b'abc')
+  assert len(plan(tmp_path, 1, study=same)) == 1
+  with pytest.raises(InvalidError, match=r'text0 and text1 .* other data'):
+    plan(tmp_path, 1, study=text_settings(tmp_path, b'abc', b'abd'))
 
 
 def test_jobs_two_names_of_one_configuration_run_once(tmp_path):
