@@ -186,7 +186,6 @@ MUTANTS: list[Mutant] = [
       'axes = tuple(range(w.ndim))',
     ),
     ('the parabola has a maximum', 'if a > 0 and', 'if a < 0 and'),
-    ('a worse end is kept', 'if found.fun < first:', 'if True:'),
     ('the error is squared for all p', '** power)', '** 2)'),
   ),
   *planted(

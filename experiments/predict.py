@@ -104,7 +104,12 @@ def _scaled(path: str, shape: tuple[int, ...]) -> np.ndarray:
     with Image.open(path) as image:
       is_deep = image.mode == 'F' or image.mode.startswith('I')
       # The EXIF data say how the camera was held.
-      colours = ImageOps.exif_transpose(image).convert('RGB')
+      turned = ImageOps.exif_transpose(image)
+      if turned.has_transparency_data:
+        turned = turned.convert('RGBA')
+        white = Image.new('RGBA', turned.size, 'white')
+        turned = Image.alpha_composite(white, turned)
+      colours = turned.convert('RGB')
   except Image.DecompressionBombError as error:
     raise ValueError(str(error)) from error
   if is_deep:

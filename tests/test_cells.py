@@ -54,6 +54,24 @@ def test_cells_of_each_quantizer_equal_brute_force(x64, name):
     assert codes[index] == upper - (cell.distance[index] < 0)
 
 
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('name', sorted(set(QUANTIZERS) - OTHERS))
+def test_cells_of_narrow_weights_are_those_of_float32(name, dtype):
+  """The distance has the sign of the code also between levels of 8 bits."""
+  quantizer = QUANTIZERS[name]()
+  w = jax.random.normal(jax.random.key(1), (32, 8, 4), dtype)
+  theta, variables = at_start(quantizer, w)
+  w_tilde = quantizer.preprocess(theta, variables)
+  cell = cell_of(quantizer, w_tilde, variables)
+  assert cell.distance.dtype == cell.width.dtype == jnp.float32
+  wide = w_tilde.astype(jnp.float32)
+  exact = cell_of(quantizer, wide, variables)
+  np.testing.assert_array_equal(cell.distance, exact.distance)
+  np.testing.assert_array_equal(cell.width, exact.width)
+  codes = quantizer.codes(w_tilde, variables)[0]
+  np.testing.assert_array_equal(codes, quantizer.codes(wide, variables)[0])
+
+
 @pytest.mark.parametrize('name', sorted(OTHERS))
 def test_other_quantizers_have_no_cells(name):
   quantizer = QUANTIZERS[name]()

@@ -115,6 +115,13 @@ def test_init_complete_optimizer_of_one_layer_raises():
     problem.start(train)
 
 
+def test_make_train_step_centred_gradients_are_valid():
+  """They are 0 if all gradients of a row are equal."""
+  problem.make(
+    mq_jax.bwn(), mq_jax.fc_grad(hidden=3), refine=optax.centralize()
+  )
+
+
 def test_cosines_of_one_array_are_checked():
   """The path of parameters that are one array is empty."""
   for transformation, check in (

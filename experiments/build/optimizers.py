@@ -43,6 +43,7 @@ OPTIMIZERS = {
 }
 # Schedules of α over a run.
 SCHEDULES = ('steps', 'cosine')
+_LARGEST_STEP = 2**31 - 1  # The state counts updates in int32.
 META_OPTIMIZERS = {'adam': optax.adam, 'sgd': optax.sgd}
 
 
@@ -83,7 +84,7 @@ def make_learning_rate(
   return optax.piecewise_constant_schedule(
     initial,
     {
-      epoch * steps_per_epoch: config.decay_factor
+      _steps(epoch, steps_per_epoch): config.decay_factor
       for epoch in map(int, config.decay_at.split())
     },
   )
@@ -96,8 +97,13 @@ def _staircase(
   if not every:
     return optax.constant_schedule(initial)
   return optax.exponential_decay(
-    initial, every * steps_per_epoch, factor, staircase=True
+    initial, _steps(every, steps_per_epoch), factor, staircase=True
   )
+
+
+def _steps(epochs: int, steps_per_epoch: int) -> int:
+  """Returns the updates of a number of epochs, at most the largest int32."""
+  return min(epochs * steps_per_epoch, _LARGEST_STEP)
 
 
 def make_meta_optimizer(
@@ -111,7 +117,7 @@ def make_meta_optimizer(
   gamma = _staircase(
     config.meta_learning_rate, config.meta_decay_every, steps_per_epoch, 0.1
   )
-  last = config.meta_stop * steps_per_epoch or jnp.inf
+  last = _steps(config.meta_stop, steps_per_epoch) or jnp.inf
 
   def rate(step: Array) -> Array:
     updates_phi = (step % config.meta_every == 0) & (step < last)

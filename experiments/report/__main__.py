@@ -1,14 +1,15 @@
 r"""Makes all tables and figures from the ledger.
 
   python -m experiments.report [--results DIR] [--out docs/results] \
-    [--only table1]
+    [--only table1] [--study FILE]
 
 Prints the table of every study with runs in the ledger, and writes it into
 --out as Markdown, CSV and LaTeX, with figures as PNG and SVG. With the ledger
 of this checkout the command also fills README.md and docs/*.md: a table begins
 after the comment `<!-- table: NAME -->` and ends at `<!-- end -->`. --only
 selects tables by a regular expression, which must match the whole name, and
-fills no page.
+fills no page. --study makes the tables and figures of the study in a file,
+which may be yours, instead of those of this project.
 """
 
 import pathlib
@@ -26,14 +27,19 @@ from experiments.study import spec
 def main(_: list[str]) -> None:
   """Writes all tables and figures, and fills the pages of this project."""
   arguments = flags.FLAGS
-  runs, studies = ledger.read(arguments.results), spec.load_all()
+  runs = ledger.read(arguments.results)
   deployed = cards.read_cards(arguments.results)
   if not runs and not deployed:
     raise MissingError(
       f'--results={arguments.results} contains no run: check the path, or wait'
       ' until the study has finished a run.'
     )
-  made = write.make_tables(runs, studies, deployed)
+  if arguments.study:
+    studies = {pathlib.Path(arguments.study).stem: spec.load(arguments.study)}
+    made = write.study_tables(runs, studies)
+  else:
+    studies = spec.load_all()
+    made = write.make_tables(runs, studies, deployed)
   if arguments.only:
     made = write.select(made, arguments.only)
     names = {table.name for table in made}
@@ -43,7 +49,7 @@ def main(_: list[str]) -> None:
   is_own = (
     pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS
   )
-  if is_own and not arguments.only:
+  if is_own and not (arguments.only or arguments.study):
     paths += markdown.fill_files(
       [write.ROOT / 'README.md', *(write.ROOT / 'docs').glob('*.md')],
       'table',
@@ -54,6 +60,8 @@ def main(_: list[str]) -> None:
   empty = [table.name for table in made if not write.is_measured(table)]
   if empty:
     print(f'No run of {", ".join(empty)} is in {arguments.results}.')
+  if not (paths or arguments.study):
+    print('For a study of your own, give its file: --study=FILE.')
 
 
 if __name__ == '__main__':
@@ -61,5 +69,6 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'only', '', 'Regular expression of the tables, such as table1.'
   )
+  flags.DEFINE_string('study', '', 'File of a study, to report this study.')
   flags.DEFINE_string('out', write.OUT, 'Folder for tables and figures.')
   app.run(main)

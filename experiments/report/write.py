@@ -35,18 +35,30 @@ def make_tables(
     studies: Studies by name.
     cards: Cards of the deployed networks in the ledger.
   """
-  made = [study_table(name, study, runs) for name, study in studies.items()]
-  made += [
-    tuned_table(name, study, runs)
-    for name, study in studies.items()
-    if study.tuned
-  ]
+  made = study_tables(runs, studies)
   if 'methods' in studies:
     costs = read_costs(ROOT / ledger.RESULTS)
     made.append(method_table(studies['methods'], runs, costs))
   made += [log_table(runs), first_epoch_table(runs)]
   made.append(headline_table(studies, runs))
   return [*made, deployed_table(cards)]
+
+
+def study_tables(
+  runs: Sequence[ledger.Run], studies: Mapping[str, spec.Study]
+) -> list[Table]:
+  """Makes the tables of studies.
+
+  Args:
+    runs: Runs of the ledger.
+    studies: Studies by name.
+  """
+  made = [study_table(name, study, runs) for name, study in studies.items()]
+  return made + [
+    tuned_table(name, study, runs)
+    for name, study in studies.items()
+    if study.tuned
+  ]
 
 
 def texts(made: Sequence[Table]) -> dict[str, Callable[[], str]]:

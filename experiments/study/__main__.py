@@ -161,7 +161,8 @@ def _work(workdir: pathlib.Path, results: pathlib.Path) -> None:
   else:
     print(
       f'All runs are in {results}. To make tables and figures, run python -m'
-      f' experiments.report --results={results} --out={workdir / "report"}'
+      f' experiments.report --study={arguments.study} --results={results}'
+      f' --out={workdir / "report"}'
     )
 
 

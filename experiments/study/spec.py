@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments.build.check import check
 from experiments.build.fingerprint import identity
-from experiments.build.schema import default_config
+from experiments.build.schema import KEYS, default_config
 from experiments.common.errors import ConfigError, InvalidError, MissingError
 
 PROTOCOLS = ('paper', 'fair')
@@ -89,8 +89,9 @@ def load(path: str | pathlib.Path) -> Study:
 
   Raises:
     MissingError: If there is no such file.
-    InvalidError: If the file has no `get_study`, or the name of a setting has
-      characters that file names should not have.
+    InvalidError: If the file is no Python or has no `get_study`, if that
+      returns no `Study`, if the name of a setting has characters that file
+      names should not have, or if the study would ignore a seed or a baseline.
     ConfigError: If no run can have the configuration of a setting.
   """
   path = pathlib.Path(path)
@@ -102,10 +103,14 @@ def load(path: str | pathlib.Path) -> Study:
   if spec is None or spec.loader is None:
     raise InvalidError(f'{path} is not a Python file.')
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise InvalidError(f'{path} is not a Python file: {error}') from error
   if not hasattr(module, 'get_study'):
     raise InvalidError(f'{path} has no function get_study().')
   study: Study = module.get_study()
+  _check_study(path, study)
   for name, config in study.settings.items():
     if not NAME.fullmatch(name):
       raise InvalidError(
@@ -117,6 +122,37 @@ def load(path: str | pathlib.Path) -> Study:
     except ConfigError as error:
       raise ConfigError(f'{name} in {path}: {error}') from error
   return study
+
+
+def _check_study(path: pathlib.Path, study: Any) -> None:
+  """Refuses what is no study, and settings that the study would ignore."""
+  if not isinstance(study, Study):
+    raise InvalidError(
+      f'get_study() of {path} returned a {type(study).__name__}: return a'
+      ' Study(title, settings).'
+    )
+  if study.trials < 1:
+    raise InvalidError(f'trials={study.trials} in {path} must be at least 1.')
+  for name, config in study.settings.items():
+    if not isinstance(config, ConfigDict):
+      raise InvalidError(
+        f'The setting {name!r} in {path} is a {type(config).__name__}: make it'
+        ' by in_protocol(...) or another function that returns a ConfigDict.'
+      )
+    for key in ('seed', 'trials'):
+      if config.get(key, KEYS[key].default) != KEYS[key].default:
+        raise InvalidError(
+          f'config.{key}={config[key]!r} of the setting {name!r} in {path} has'
+          ' no effect: a study has the seeds 0 to trials - 1, from'
+          ' Study(trials=...) or --trials.'
+        )
+  for setting, baseline in study.baselines.items():
+    for name in (setting, baseline):
+      if name not in study.settings:
+        raise InvalidError(
+          f'baselines in {path} name the setting {name!r}, which the study does'
+          ' not have.'
+        )
 
 
 @functools.cache

@@ -130,6 +130,7 @@ def _fitted(
 ) -> dict[str, Any]:
   """Returns the variables of a base model for the network of a run."""
   _check_options(config, base, model.metadata)
+  _check_teacher(config, base, model.metadata)
   expected = {'batch_stats': {}} | jax.eval_shape(random_variables)
   variables = {'params': model.params, 'batch_stats': model.batch_stats}
   is_fresh = []
@@ -187,6 +188,20 @@ def _check_options(
         f' this run has config.{name}={value}: set --config.{name}={recorded},'
         ' or use another file.'
       )
+
+
+def _check_teacher(
+  config: ConfigDict, base: str, metadata: Mapping[str, str]
+) -> None:
+  """Refuses soft labels of a network for another data set."""
+  recorded = metadata.get('dataset', config.dataset)
+  if config.distill and recorded != config.dataset:
+    raise InvalidError(
+      f'config.distill={config.distill!r} takes soft labels from'
+      f' config.pretrained={base!r}, which was trained on {recorded}, not on'
+      f' {config.dataset}: use a network of this data set, or set'
+      ' config.distill=0.'
+    )
 
 
 def _remedy(path: str) -> str:

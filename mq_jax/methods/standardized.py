@@ -113,6 +113,10 @@ def recu(steps: int, *, start: float = 0.85, end: float = 0.99) -> Quantizer:
   for name, value in (('start', start), ('end', end)):
     if not 0.5 < value < 1:
       raise ValueError(f'{name}={value!r} must be between 0.5 and 1.')
+  if start > end:
+    raise ValueError(
+      f'start={start!r} must be at most end={end!r}, because τ grows.'
+    )
 
   def tau(updates: Array, dtype: Any) -> Array:
     progress = jnp.minimum(updates.astype(dtype) / steps, 1.0)

@@ -96,7 +96,7 @@ def ttq(
     A `Quantizer` with `TrainedScales`.
 
   Raises:
-    ValueError: If `threshold` is not in [0, 1], or if `optimizer` moves the
+    ValueError: If `threshold` is not in [0, 1), or if `optimizer` moves the
       scales along their gradient.
     TypeError: If `optimizer` is no optax transformation.
 
@@ -106,8 +106,8 @@ def ttq(
     which does not normalise W first, unlike the text.
   """
   check_number(threshold=threshold)
-  if not 0 <= threshold <= 1:
-    raise ValueError(f'threshold={threshold!r} must be in [0, 1].')
+  if not 0 <= threshold < 1:
+    raise ValueError(f'threshold={threshold!r} must be in [0, 1).')
   check_optimizer('optimizer', 'the scales', optimizer)
 
   def init(w: Array) -> TrainedScales:

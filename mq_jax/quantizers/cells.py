@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mq_jax.precision import widened
 from mq_jax.quantizers.base import Quantizer, Variables, dequantize
 
 Array = jax.Array
@@ -31,6 +32,9 @@ def cell_of(
 ) -> Cell | None:
   """Returns the cells of the weights of one layer, of the shape of `w_tilde`.
 
+  They are in float32 or wider: a difference of two levels of 8 bits has few
+  digits in a narrow type.
+
   Args:
     quantizer: Any quantizer.
     w_tilde: W̃.
@@ -42,8 +46,10 @@ def cell_of(
   """
   if quantizer.unrounded is None:
     return None
+  w_tilde = widened(w_tilde)
   value = quantizer.unrounded(w_tilde, variables)
   codes, levels = quantizer.codes(w_tilde, variables)
+  levels = widened(levels)
   last = levels.shape[-1] - 1
   code = codes.astype(jnp.int32)
   is_upper = (code == last) | ((code > 0) & (value < dequantize(code, levels)))

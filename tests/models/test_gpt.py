@@ -33,6 +33,16 @@ def params_of(net):
   return {p: np.asarray(v, np.float64) for p, v in named_leaves(pure).items()}
 
 
+def test_projections_before_a_shortcut_start_narrower():
+  net = models.Gpt(VOCABULARY, 8, 64, HEADS, rngs=nnx.Rngs(0))
+  for path, value in params_of(net).items():
+    *_, layer, name = path.split('/')
+    if name in ('kernel', 'embedding'):
+      narrow = layer in ('out', 'down')
+      std = 0.02 / (np.sqrt(2 * 8) if narrow else 1)
+      assert np.std(value) == pytest.approx(std, rel=0.1), path
+
+
 def rms_norm(x, scale):
   return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
 

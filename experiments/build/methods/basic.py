@@ -58,7 +58,7 @@ METHODS = {
     ),
     options={
       'threshold': Key(
-        0.05, 'Threshold as a multiple of max |W|.', least=0, most=1
+        0.05, 'Threshold as a multiple of max |W|.', least=0, most=0.999
       )
     },
   ),

@@ -30,8 +30,19 @@ def _recu(keys: ConfigDict, context: MethodContext) -> MethodParts:
 
 def _oscillation(keys: ConfigDict, context: MethodContext) -> MethodParts:
   is_binary = keys.method.levels == 'binary'
+  if is_binary and keys.bits != 1:
+    raise ConfigError(
+      f'config.bits={keys.bits} has no effect with'
+      " config.method.levels='binary', which has 1 bit: set"
+      " config.method.levels='uniform', or config.bits=1."
+    )
   levels = mq_jax.bwn() if is_binary else methods.uniform(keys.bits)
   first, last = keys.method.first, keys.method.last
+  if first < last:
+    raise ConfigError(
+      f'config.method.first={first!r} must be at least'
+      f' config.method.last={last!r}: the threshold falls.'
+    )
 
   def threshold(updates: Any) -> Any:
     progress = jnp.minimum(updates / context.steps, 1.0)

@@ -20,7 +20,9 @@ def adaste(
   A weight that the gradient moves away from its threshold has the slope 0: its
   code is as the gradient wants it. A weight that moves towards the threshold
   has the slope min(1/|θ|, `largest`), θ its distance in half cells. Where the
-  gradient or θ is near 0, the slope is 1.
+  gradient or θ is near 0, the slope is 1. With weights between the levels, such
+  as those of `dorefa(1)`, |θ| is at most 1 and the slope towards the threshold
+  is `largest`; the authors start at |θ| = 10.
 
   Args:
     largest: Largest slope of a weight that moves towards its threshold.
@@ -36,8 +38,9 @@ def adaste(
   References:
     Le, Høier, Lin, Zach, `AdaSTE: An Adaptive Straight-Through Estimator to
     Train Binary Neural Networks <https://arxiv.org/abs/2112.02880>`_, 2022, and
-    the rule in the authors' code (`FenBPOpt`). Their loss receives a weight
-    within 1e-3 of its level; here it receives the level.
+    the rule in versions of the authors' code with a constant β of at least 100
+    (`FenBPOpt`), whose loss receives the levels, as here. Their last version
+    lets β grow from 0.01 to 200 and has other slopes while it is below 100.
   """
   check_at_least(
     0, largest=largest, least_gradient=least_gradient, margin=margin

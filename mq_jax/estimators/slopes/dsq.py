@@ -38,7 +38,7 @@ def dsq(*, alpha: float = 0.2, learning_rate: float = 0.0) -> GradientEstimator:
   The soft level is s tanh(k (u − m)) with s = 1/(1 − α) and k = ln(2/α − 1)/Δ,
   in half cells: u − m is the distance from the threshold and Δ the cell. A
   smaller α is a steeper curve. The state is α by path, which descends the
-  gradient of the loss at the soft levels, Σ g_ste · ∂(soft level)/∂α, if
+  gradient of the loss at the soft levels, Σ g_hat · ∂(soft level)/∂α, if
   `learning_rate` is not 0; α stays in [1e-3, 0.5].
 
   Args:
@@ -71,13 +71,13 @@ def dsq(*, alpha: float = 0.2, learning_rate: float = 0.0) -> GradientEstimator:
     c = _steepness(alpha)
     return c * sech_squared(c * position.relative) / (1 - alpha)
 
-  def moved(position: Position, alpha: Array) -> Array:
+  def moved(position: Position, g_hat: Array, alpha: Array) -> Array:
     change = jax.jvp(
       lambda a: soft_value(a, position.relative),
       (alpha,),
       (jnp.ones_like(alpha),),
     )[1]
-    gradient = jnp.sum(position.g * change * position.cell / 2)
+    gradient = jnp.sum(widened(g_hat) * change * position.cell / 2)
     return jnp.clip(alpha - learning_rate * gradient, _LEAST, _LARGEST)
 
   def apply(
@@ -89,7 +89,10 @@ def dsq(*, alpha: float = 0.2, learning_rate: float = 0.0) -> GradientEstimator:
       for path, g in signals.g_ste.items()
     }
     if learning_rate:
-      state = {path: moved(at, state[path]) for path, at in positions.items()}
+      state = {
+        path: moved(at, signals.g_hat[path], state[path])
+        for path, at in positions.items()
+      }
     return g_tilde, state
 
   return GradientEstimator(

@@ -12,6 +12,15 @@ from mq_jax.printing import prints_call
 Array = jax.Array
 
 
+def check_schedule(start: float, end: float) -> None:
+  """Raises `ValueError` unless 0 < `start` ≤ `end`."""
+  check_positive(start=start, end=end)
+  if start > end:
+    raise ValueError(
+      f'start={start!r} must be at most end={end!r}, because T grows.'
+    )
+
+
 def temperature(
   start: float, end: float, progress: Array
 ) -> tuple[Array, Array]:
@@ -39,14 +48,15 @@ def ede(
     A `GradientEstimator`.
 
   Raises:
-    ValueError: If `steps`, `start` or `end` is not positive.
+    ValueError: If `steps`, `start` or `end` is not positive, or `start` is
+      above `end`.
 
   References:
     Qin et al., `Forward and Backward Information Retention for Accurate Binary
     Neural Networks <https://arxiv.org/abs/1909.10788>`_, 2020, eqs. (9) to
     (11), and the authors' code
   """
-  check_positive(start=start, end=end)
+  check_schedule(start, end)
 
   def slope(position: Position) -> Array:
     t, k = temperature(start, end, position.progress)

@@ -5,10 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_positive
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
-from mq_jax.estimators.slopes.ede import temperature
+from mq_jax.estimators.slopes.ede import check_schedule, temperature
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -32,14 +31,15 @@ def rbnn(
     A `GradientEstimator`.
 
   Raises:
-    ValueError: If `steps`, `start` or `end` is not positive.
+    ValueError: If `steps`, `start` or `end` is not positive, or `start` is
+      above `end`.
 
   References:
     Lin et al., `Rotated Binary Neural Network
     <https://arxiv.org/abs/2009.13055>`_, 2020, eqs. (15) to (17), and the
     authors' code
   """
-  check_positive(start=start, end=end)
+  check_schedule(start, end)
 
   def slope(position: Position) -> Array:
     t, k = temperature(start, end, position.progress)

@@ -180,6 +180,26 @@ def test_check_unknown_or_missing_key_is_named():
       {'quantizer': 'md_tanh', 'estimator': 'ste', 'method': {'first': 200.0}},
       r'first=200\.0 must be at most config\.method\.last=100\.0',
     ),
+    (
+      {'quantizer': 'oscillation', 'bits': 4},
+      "bits=4 has no effect with config.method.levels='binary'",
+    ),
+    (
+      {'quantizer': 'oscillation', 'method': {'first': 0.0}},
+      r'first=0\.0 must be at least config\.method\.last=0\.01',
+    ),
+    (
+      {'quantizer': 'recu', 'method': {'start': 0.99, 'end': 0.6}},
+      r'start=0\.99 must be at most end=0\.6',
+    ),
+    (
+      {'estimator': 'ede', 'rule': {'start': 10.0, 'end': 0.1}},
+      r'start=10\.0 must be at most end=0\.1',
+    ),
+    (
+      {'quantizer': 'ttq', 'method': {'threshold': 1.0}},
+      r'threshold=1\.0 must be from 0 to 0\.999',
+    ),
     ({'estimator': 'ste', 'slim': True}, 'must be False'),
     ({'distill': 1.5}, 'distill=1.5 must be from 0 to 1'),
     ({'distill_temperature': 2.0}, 'no effect with config.distill=0.0'),

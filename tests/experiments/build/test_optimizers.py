@@ -32,6 +32,24 @@ def test_learning_rate_drops_at_configured_epochs():
   )
 
 
+@pytest.mark.parametrize(
+  'values',
+  [
+    {'decay_at': '1 99999999999999999999'},
+    {'decay_every': 3_000_000_000},
+    {'meta_stop': 3_000_000_000, 'meta_decay_every': 3_000_000_000},
+  ],
+)
+def test_epochs_after_the_last_step_of_int32_are_never_reached(values):
+  config = tiny.config(estimator='fc_grad', learning_rate=0.5, **values)
+  arguments = make_parts(config, 5).step_arguments
+  rate = jax.jit(arguments['learning_rate'])(jnp.int32(7))
+  assert float(rate) == pytest.approx(0.05 if 'decay_at' in values else 0.5)
+  meta, phi = arguments['meta_optimizer'], jnp.zeros(())
+  move, _ = jax.jit(meta.update)(jnp.ones(()), meta.init(phi), phi)
+  assert float(move) < 0
+
+
 def test_weights_follow_cosine_to_zero_where_schedule_says_so():
   config = tiny.config(schedule='cosine', epochs=4, learning_rate=0.5)
   rate = make_parts(config, 5).step_arguments['learning_rate']

@@ -95,6 +95,19 @@ def test_read_photograph_equals_test_image_bit_for_bit(run):
   np.testing.assert_array_equal(np.concatenate(batches), read)
 
 
+@pytest.mark.parametrize('form', ['PNG', 'GIF'])
+def test_read_small_image_puts_transparency_on_white(tmp_path, form):
+  """A network of small images has no `resize`."""
+  path = tmp_path / 'picture'
+  image = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
+  image.paste((0, 0, 0, 255), (0, 0, 4, 8))
+  path.write_bytes(photo_files.encoded(image, form))
+  network = artefact.Artefact(lambda images: images, (8, 8), CLASSES)
+  pixels = predict._read(str(path), network)
+  np.testing.assert_array_equal(pixels[:, :4], 0)
+  np.testing.assert_array_equal(pixels[:, 4:], 255)
+
+
 def test_other_photographs_are_refused(run, tmp_path):
   """A folder of other photographs has the same configuration."""
   config, root, _ = run

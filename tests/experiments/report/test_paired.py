@@ -76,6 +76,10 @@ def test_difference_uses_common_seeds_only(tmp_path):
     '',
   ]
   assert rows['sgd-ede']['mark'] == '2 of 5 trials'
+  # The baseline may also have fewer seeds.
+  runs = write(tmp_path / 'other', study, sgd_ste=STE[:2], sgd_ede=EDE)
+  rows, _ = rows_of(study, runs)
+  assert rows['sgd-ede']['difference'] == '+0.75'
 
 
 def test_difference_from_a_baseline_without_run_is_empty(tmp_path):

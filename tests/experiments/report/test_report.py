@@ -395,11 +395,36 @@ def test_method_table_shows_costs_and_accuracy(tmp_path):
 def test_command_damaged_ledger_exits_with_message(tmp_path, monkeypatch):
   (tmp_path / 'cut.jsonl').write_text('{"config"')
   arguments = types.SimpleNamespace(
-    results=tmp_path, out=tmp_path / 'out', only=''
+    results=tmp_path, out=tmp_path / 'out', only='', study=''
   )
   monkeypatch.setattr(command.flags, 'FLAGS', arguments)
   with pytest.raises(SystemExit, match=r'cut\.jsonl'):
     command.main(['report'])
+
+
+def test_command_reports_a_study_of_the_user(tmp_path, monkeypatch, capsys):
+  results = tmp_path / 'results'
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from experiments.study import Study, in_protocol\n'
+    'def get_study():\n'
+    "  return Study('Mine', {'a': in_protocol('fair', estimator='fc_grad',"
+    ' meta_learning_rate=0.7, epochs=2)})\n'
+  )
+  config = spec.load(path).settings['a'].to_dict()
+  ledgers.write(results, 'any', config, [1.0, 2.0])
+  out = tmp_path / 'out'
+  options = types.SimpleNamespace(
+    results=results, out=out, only='', study=str(path)
+  )
+  monkeypatch.setattr(command, 'flags', types.SimpleNamespace(FLAGS=options))
+  command.main(['report'])
+  assert '| `a` |' in capsys.readouterr().out
+  assert (out / 'mine.csv').is_file()
+  # No study of this project has this run.
+  options.study, options.out = '', tmp_path / 'none'
+  command.main(['report'])
+  assert 'give its file: --study=FILE' in capsys.readouterr().out
 
 
 def test_select_chooses_whole_names_and_refuses_others():
@@ -416,7 +441,9 @@ def test_report_folder_without_runs_is_one_line_and_writes_nothing(
   tmp_path, monkeypatch, capsys, name
 ):
   out = tmp_path / 'out'
-  options = types.SimpleNamespace(results=tmp_path / name, out=out, only='')
+  options = types.SimpleNamespace(
+    results=tmp_path / name, out=out, only='', study=''
+  )
   monkeypatch.setattr(command, 'flags', types.SimpleNamespace(FLAGS=options))
   with pytest.raises(SystemExit) as exit_:
     command.main(['report'])

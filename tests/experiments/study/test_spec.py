@@ -113,3 +113,30 @@ def test_load_invalid_study_raises(tmp_path):
   )
   with pytest.raises(ConfigError, match=r'a in .*wrong\.py: bits=9'):
     spec.load(wrong)
+  empty.write_text('def get_study(:\n')
+  with pytest.raises(InvalidError, match=r'empty\.py is not a Python file: '):
+    spec.load(empty)
+
+
+@pytest.mark.parametrize(
+  ('returned', 'message'),
+  [
+    ("{'a': in_protocol('fair')}", 'returned a dict: return a Study'),
+    ("Study('', {'a': {'bits': 2}})", "setting 'a' .* is a dict: make it by"),
+    ("Study('', {}, trials=0)", 'trials=0 .* must be at least 1'),
+    ("Study('', {'a': in_protocol('fair', seed=5)})", 'config.seed=5 .*effect'),
+    ("Study('', {'a': in_protocol('fair', trials=3)})", 'config.trials=3'),
+    (
+      "Study('', {'a': in_protocol('fair')}, baselines={'a': 'b'})",
+      "name the setting 'b', which the study does not have",
+    ),
+  ],
+)
+def test_load_what_a_study_would_ignore_raises(tmp_path, returned, message):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from experiments.study import Study, in_protocol\n'
+    f'def get_study():\n  return {returned}\n'
+  )
+  with pytest.raises(InvalidError, match=message):
+    spec.load(path)

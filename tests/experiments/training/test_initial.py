@@ -81,6 +81,25 @@ def test_run_file_with_folded_norms_measures_their_statistics(tmp_path, config):
   assert np.any(params['norm']['scale'] != weights['params']['norm']['scale'])
 
 
+def test_soft_labels_of_another_data_set_raise(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  net = tiny.Net(10)
+  weights = net.init(jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False)
+  for dataset, is_refused in ('cifar10', True), ('digits', False):
+    model_file.save_model(
+      path, weights['params'], weights['batch_stats'], {'dataset': dataset}
+    )
+    for distill in 0.0, 0.5:
+      config = tiny.config(
+        dataset='digits', distill=distill, pretrained=str(path)
+      )
+      if is_refused and distill:
+        with pytest.raises(InvalidError, match='trained on cifar10, not on'):
+          initial.initial_variables(config, net, PIXELS, str(path))
+      else:
+        initial.initial_variables(config, net, PIXELS, str(path))
+
+
 @pytest.mark.parametrize(
   ('options', 'match'),
   [
