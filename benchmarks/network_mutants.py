@@ -167,7 +167,7 @@ MUTANTS: list[Mutant] = [
     'tests/methods/test_lab.py',
     ('d is v', 'jnp.sqrt(variables) + _TINY', 'variables + _TINY'),
     (
-      'the average starts anew',
+      'the average forgets all older gradients',
       'decay * variables + (1 - decay)',
       '(1 - decay)',
     ),

@@ -98,8 +98,8 @@ def step(
   Raises:
     TypeError: If `state` is not a `State`.
     ValueError: If the state contains several trials or belongs to another train
-      step, if the step does not run in a map over `setup.axes`, or if α is no
-      finite number of at least 0.
+      step, if the step does not run in a map over `setup.axes`, or if α is not
+      one finite number of at least 0.
   """
   check_is_state(state)
   if jnp.ndim(state.step):
@@ -135,7 +135,7 @@ def at_rate(setup: Setup, learning_rate: Any) -> Setup:
   """Returns the setup with another α; the same setup if α is None.
 
   Raises:
-    ValueError: If α is no finite number of at least 0.
+    ValueError: If α is not one finite number of at least 0.
   """
   if learning_rate is None:
     return setup

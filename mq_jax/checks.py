@@ -26,7 +26,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 def check_number(**arguments: Any) -> None:
   """Raises `TypeError` if one of the named arguments is not a number."""
   for name, value in arguments.items():
-    if not hasattr(value, '__float__'):
+    if isinstance(value, type) or not hasattr(value, '__float__'):
       raise TypeError(f'{name}={value!r} must be a number.')
 
 
@@ -70,7 +70,9 @@ def check_count(
     )
 
 
-def check_rate(learning_rate: Any, hint: str = '') -> None:
+def check_rate(
+  learning_rate: Any, hint: str = '', name: str = 'learning_rate'
+) -> None:
   """Raises `ValueError` unless α is one finite number of at least 0.
 
   A traced value passes, because its value is unknown.
@@ -78,18 +80,20 @@ def check_rate(learning_rate: Any, hint: str = '') -> None:
   Args:
     learning_rate: α.
     hint: What else is allowed.
+    name: What has this value.
   """
   if isinstance(learning_rate, jax.core.Tracer):
     is_rate = learning_rate.shape == ()
   else:
-    is_rate = (
-      hasattr(learning_rate, '__float__')
-      and not isinstance(learning_rate, bool)
-      and jnp.shape(learning_rate) == ()
-      and 0 <= float(learning_rate) < math.inf
-    )
+    try:
+      is_rate = (
+        jnp.shape(learning_rate) == ()
+        and not isinstance(learning_rate, bool | str)
+        and 0 <= float(learning_rate) < math.inf
+      )
+    except (TypeError, ValueError):
+      is_rate = False
   if not is_rate:
     raise ValueError(
-      f'learning_rate={learning_rate!r} must be a finite number of at least'
-      f' 0{hint}.'
+      f'{name}={learning_rate!r} must be one finite number of at least 0{hint}.'
     )

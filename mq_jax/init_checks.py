@@ -15,6 +15,7 @@ from mq_jax.quantizers import (
   Quantizer,
   any_per_table,
   at_start,
+  check_shared,
   forward_weight,
 )
 
@@ -60,7 +61,7 @@ def check_params(setup: Setup, params: Params) -> None:
 
 
 class Measured(NamedTuple):
-  """What the weights decide, by path.
+  """Measurements of the initial weights, by path.
 
   Attributes:
     cosine: Cosine between a gradient of each leaf and π of it.
@@ -85,7 +86,9 @@ def measure(setup: Setup, params: Params) -> Measured:
     g_ste = q.straight_through(g_hat, w_tilde, variables)
     g = q.calibrate(theta, g_ste, variables)
     passes = ((g != 0) & jnp.isfinite(g)).reshape(*w.shape, -1).any(-1)
-    return any_per_table(passes, q.codes(w_tilde, variables)[1]).all()
+    codes, levels = q.codes(w_tilde, variables)
+    check_shared(codes, levels)
+    return any_per_table(passes, levels).all()
 
   selected = selection.select(params, setup.quantizer)
   leaves = selection.named_leaves(params)
@@ -96,12 +99,19 @@ def measure(setup: Setup, params: Params) -> Measured:
   )
 
 
-def check_trainable(measured: Measured) -> None:
-  """Raises `ValueError` if a quantized leaf cannot be trained."""
-  for path, is_finite in measured.is_finite.items():
-    if not isinstance(is_finite, jax.core.Tracer) and not is_finite:
-      raise ValueError(f'params contain a value in {path} that is not finite.')
-  for path, passes in measured.is_trainable.items():
+def check_finite(is_finite: dict[str, Any]) -> None:
+  """Raises `ValueError` if a quantized leaf has a value that is not finite."""
+  for path, finite in is_finite.items():
+    if not isinstance(finite, jax.core.Tracer) and not finite:
+      raise ValueError(
+        f'{path} has values that are not finite, which no quantizer can train:'
+        ' check how the parameters are made or loaded.'
+      )
+
+
+def check_trainable(is_trainable: dict[str, Any]) -> None:
+  """Raises `ValueError` if no gradient reaches a quantized leaf."""
+  for path, passes in is_trainable.items():
     if not isinstance(passes, jax.core.Tracer) and not passes:
       raise ValueError(
         f'No gradient passes the quantizer of {path}, or of a slice of it, at'

@@ -213,8 +213,9 @@ def make_train_step(
     measured = measure(params)
     leaves = selection.only(measured.is_trainable, params)
     learned = leaves if init_checks.is_learned(estimator, leaves) else ()
+    init_checks.check_finite(measured.is_finite)
     direction.check_refine(measured.cosine, learned)
-    init_checks.check_trainable(measured)
+    init_checks.check_trainable(measured.is_trainable)
     try:
       return first_state(key, params, model_state, batch)
     except Exception as error:
@@ -296,9 +297,8 @@ def _over_trials(
 
 def _schedule(learning_rate: float | optax.Schedule) -> optax.Schedule:
   if callable(learning_rate):
-    check_rate(
-      learning_rate(jnp.zeros((), jnp.int32)), ', also that of a schedule'
-    )
+    first = learning_rate(jnp.zeros((), jnp.int32))
+    check_rate(first, name='learning_rate(0)')
     return learning_rate
   check_rate(learning_rate, ', or a schedule')
   return lambda step: learning_rate

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -183,21 +184,42 @@ def test_init_under_jit_equals_init():
   )
 
 
-TRAINED = [lambda optimizer: methods.lsq(2, optimizer=optimizer)]
-TRAINED += [lambda optimizer: methods.ttq(optimizer=optimizer)]
+TRAINED = [
+  lambda optimizer: methods.lsq(2, optimizer=optimizer),
+  lambda optimizer: methods.ttq(optimizer=optimizer),
+]
 
 
 @pytest.mark.parametrize('make_quantizer', TRAINED)
-@pytest.mark.parametrize('name', COMPLETE)
+@pytest.mark.parametrize('name', [*COMPLETE, 'line search'])
 def test_trained_levels_complete_optimizer_is_valid(make_quantizer, name):
-  make_quantizer(COMPLETE[name]())
+  # The update of a line search needs the loss: nothing is known of it.
+  complete = COMPLETE | {'line search': optax.lbfgs}
+  make_quantizer(complete[name]()).init(jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize('make_quantizer', TRAINED)
 def test_trained_levels_wrong_optimizer_raises(make_quantizer):
+  quantizer = make_quantizer(optax.scale_by_adam())
   with pytest.raises(ValueError, match=r'optimizer moves .* along'):
-    make_quantizer(optax.scale_by_adam())
+    quantizer.init(jnp.ones((2, 3)))
+  with pytest.raises(ValueError, match=r'kernel: optimizer moves .* along'):
+    problem.start(problem.make(quantizer, mq_jax.ste()))
   with pytest.raises(TypeError, match='call the function that makes it'):
     make_quantizer(optax.sgd)
   with pytest.raises(TypeError, match='optimizer must be'):
     make_quantizer(0.1)
+
+
+@pytest.mark.parametrize('make_quantizer', TRAINED)
+def test_trained_levels_under_jit_and_vmap(make_quantizer):
+  w = jnp.linspace(-1, 1, 6).reshape(2, 3)
+
+  def first(rate):
+    return make_quantizer(optax.sgd(rate)).init(w)
+
+  expected = jax.tree.leaves(first(0.1))
+  rates = jnp.array([0.1, 0.2])
+  for leaves in (jax.jit(first)(0.1), jax.vmap(first, axis_size=2)(rates)):
+    for found, leaf in zip(jax.tree.leaves(leaves), expected, strict=True):
+      np.testing.assert_allclose(found, np.broadcast_to(leaf, found.shape))

@@ -327,8 +327,8 @@ def test_phi_loss_with_learning_rate_gives_gradient_of_step(x64):
 
 
 BAD_RATES = [True, -1.0, float('nan'), float('inf'), '1', lambda s: 1.0]
-BAD_RATES += [np.array([0.1, 0.2])]
-BAD_RATE = r'learning_rate=[\s\S]*number of at least 0'
+BAD_RATES += [np.array([0.1, 0.2]), np.array('a')]
+BAD_RATE = r'learning_rate(\(0\))?=[\s\S]*number of at least 0'
 
 
 @pytest.mark.parametrize('rate', BAD_RATES)
@@ -390,7 +390,9 @@ def test_init_empty_or_not_finite_weight_raises(quantizer):
   kernel = params['first']['kernel']
   for bad in (np.nan, np.inf):
     params['first']['kernel'] = kernel.at[0, 0].set(bad)
-    with pytest.raises(ValueError, match=r'first/kernel that is not finite'):
+    with pytest.raises(
+      ValueError, match=r'first/kernel has values that are not'
+    ):
       train.init(jax.random.key(0), params, *arguments)
   params['first']['kernel'] = kernel[:0]
   with pytest.raises(ValueError, match=r'first/kernel is empty: add a rule'):

@@ -68,7 +68,9 @@ def compare(
     logit, relative to the largest logit of its image or token). For tokens also
     'bits', the mean loss in bits.
   """
-  error = np.abs(found - expected).max(-1) / np.abs(expected).max(-1)
+  size = np.abs(expected).max(-1)
+  # A network that has not learned may have logits of 0 alone.
+  error = np.abs(found - expected).max(-1) / np.where(size > 0, size, 1)
   # A NaN in the logits counts as an infinite error.
   error = np.nan_to_num(error, nan=np.inf)
   equal = found.argmax(-1) == expected.argmax(-1)

@@ -11,7 +11,12 @@ from mq_jax import selection
 from mq_jax.checks import check_at_least, check_bits
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
-from mq_jax.quantizers import Quantizer, dequantize, even_levels
+from mq_jax.quantizers import (
+  Quantizer,
+  dequantize,
+  even_levels,
+  quantize,
+)
 
 Array = jax.Array
 _FRACTIONS = np.linspace(0.05, 1.0, 96)  # of max|w|, as candidates for clips
@@ -132,8 +137,8 @@ def lapq(
 
   Raises:
     ValueError: If there are fewer than three `powers`, if `sweeps` is negative,
-      if a quantizer is not `clipped_uniform`, or if a loss of the first phase
-      is not finite.
+      if a quantizer is not `clipped_uniform`, if each weight of a leaf has
+      levels of its own, or if a loss of the first phase is not finite.
 
   References:
     Nahshan et al., `Loss Aware Post-training Quantization
@@ -152,6 +157,13 @@ def lapq(
         f'{path}: lapq searches the clips of clipped_uniform, not of'
         f' {quantizer}.'
       )
+  selection.map_selected(
+    lambda q, w: jax.eval_shape(
+      lambda w: quantize(q, w, q.init(w)), jnp.asarray(w)
+    ),
+    selected,
+    leaves,
+  )
 
   @jax.jit
   def clips_of(power: Array) -> Array:

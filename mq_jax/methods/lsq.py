@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_bits
-from mq_jax.direction import check_optimizer
+from mq_jax.direction import check_optimizer, check_transformation
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, w_itself
@@ -46,12 +46,12 @@ def lsq(
       optimizer of the weights.
 
   Returns:
-    A `Quantizer` with `TrainedStep`.
+    A `Quantizer` with `TrainedStep`; its `init` raises `ValueError` if
+    `optimizer` moves s along its gradient.
 
   Raises:
-    ValueError: If `bits` is not an integer from 2 to 8, or if `optimizer` moves
-      s along its gradient.
-    TypeError: If `optimizer` is no optax transformation.
+    ValueError: If `bits` is not an integer from 2 to 8.
+    TypeError: If `optimizer` is not an optax transformation.
 
   References:
     Esser, McKinstry, Bablani, Appuswamy, Modha, `Learned Step Size
@@ -60,7 +60,7 @@ def lsq(
     update divides s by at most 1000.
   """
   check_bits(bits, 2, 8, '; use bwn for 1 bit')
-  check_optimizer('optimizer', 's', optimizer)
+  check_transformation('optimizer', optimizer)
   q_max, q_min = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
 
   def start(w: Array) -> Array:
@@ -69,6 +69,7 @@ def lsq(
     return jnp.where(size > 0, size, 1)  # a layer of zeros has no scale
 
   def init(w: Array) -> TrainedStep:
+    check_optimizer('optimizer', 's', optimizer)
     return TrainedStep(start(w), optimizer.init(start(w)))
 
   def scaled(w_tilde: Array, variables: TrainedStep) -> Array:

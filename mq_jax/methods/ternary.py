@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_at_least, check_number
-from mq_jax.direction import check_optimizer
+from mq_jax.direction import check_optimizer, check_transformation
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
@@ -93,12 +93,12 @@ def ttq(
       use the optimizer of the weights, including weight decay.
 
   Returns:
-    A `Quantizer` with `TrainedScales`.
+    A `Quantizer` with `TrainedScales`; its `init` raises `ValueError` if
+    `optimizer` moves the scales along their gradient.
 
   Raises:
-    ValueError: If `threshold` is not in [0, 1), or if `optimizer` moves the
-      scales along their gradient.
-    TypeError: If `optimizer` is no optax transformation.
+    ValueError: If `threshold` is not in [0, 1].
+    TypeError: If `optimizer` is not an optax transformation.
 
   References:
     Zhu, Han, Mao, Dally, `Trained Ternary Quantization
@@ -106,11 +106,12 @@ def ttq(
     which does not normalise W first, unlike the text.
   """
   check_number(threshold=threshold)
-  if not 0 <= threshold < 1:
-    raise ValueError(f'threshold={threshold!r} must be in [0, 1).')
-  check_optimizer('optimizer', 'the scales', optimizer)
+  if not 0 <= threshold <= 1:
+    raise ValueError(f'threshold={threshold!r} must be in [0, 1].')
+  check_transformation('optimizer', optimizer)
 
   def init(w: Array) -> TrainedScales:
+    check_optimizer('optimizer', 'the scales', optimizer)
     scales = jnp.ones(2, widened(w).dtype)
     return TrainedScales(scales, optimizer.init(scales))
 

@@ -32,10 +32,6 @@ from mq_jax.state_checks import check_state
 Array = jax.Array
 
 
-# Repeated values per level of a weight that seems to be quantized.
-_LEAST_REPEATS = 3
-
-
 class PackedParams(NamedTuple):
   """A trained network with packed weights.
 
@@ -75,7 +71,8 @@ def pack(
     quantizer: The rules of the training (`selection.select`).
     quantized: True if the parameters are already Ŵ, as `TrainStep.quantized`
       and `unpack` return them. They are then packed unchanged. Without it, Ŵ
-      would be quantized once more; this is noticed only where values repeat.
+      would be quantized once more; this is noticed only if each value occurs
+      four times or more in its table.
     model_state: Pytree of the model state, or None for `{}`.
     metadata: Additional texts by name.
 
@@ -266,10 +263,8 @@ def _quantized(
       f'The quantizer of {path} has variables that training changes: pass the'
       ' State, or pass TrainStep.quantized of the State with quantized=True.'
     )
-  tables = math.prod(like.shape[:-1])
-  # Values repeat by chance in small tables, but not in many of them.
-  repeats = np.size(w) - tables * count
-  if 1 < count <= max_count and repeats >= _LEAST_REPEATS * count:
+  weights_per_table = np.size(w) // math.prod(like.shape[:-1])
+  if 1 < count <= max_count and weights_per_table >= 4 * count:
     raise ValueError(
       f'{path} has {count} different values, so it seems to be quantized'
       ' already: pass quantized=True to pack the leaf unchanged.'

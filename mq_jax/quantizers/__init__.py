@@ -19,6 +19,7 @@ from mq_jax.quantizers.base import any_per_table as any_per_table
 from mq_jax.quantizers.base import at_start as at_start
 from mq_jax.quantizers.base import check_no_variables as check_no_variables
 from mq_jax.quantizers.base import check_plain as check_plain
+from mq_jax.quantizers.base import check_shared as check_shared
 from mq_jax.quantizers.base import dequantize as dequantize
 from mq_jax.quantizers.base import even_levels as even_levels
 from mq_jax.quantizers.base import forward_weight as forward_weight

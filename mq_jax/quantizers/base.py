@@ -84,23 +84,29 @@ def dequantize(codes: Array, levels: Array) -> Array:
 
   Returns:
     `levels[codes]`, with the shape of `codes` and the dtype of `levels`.
-
-  Raises:
-    ValueError: If each code has a table of its own.
   """
   if levels.ndim == 1:
     return levels[codes]
   *tables, count = levels.shape
-  if math.prod(tables) == codes.size:
+  numbers = jnp.arange(math.prod(tables)).reshape(tables)
+  first = count * value_per_weight(numbers, codes.shape)
+  # The table of each weight would take `count` times the memory.
+  return levels.reshape(-1)[first + codes.astype(first.dtype)]
+
+
+def check_shared(codes: Array, levels: Array) -> None:
+  """Raises `ValueError` if each weight has a table of levels of its own.
+
+  Args:
+    codes: Codes of a weight.
+    levels: Its tables, as in `Quantizer.codes`.
+  """
+  if levels.ndim > 1 and math.prod(levels.shape[:-1]) == codes.size:
     raise ValueError(
       f'Each weight of shape {codes.shape} would have levels of its own, which'
       ' quantizes nothing: map per over fewer axes, use larger groups, or keep'
       ' the leaf in full precision by a rule with None.'
     )
-  numbers = jnp.arange(math.prod(tables)).reshape(tables)
-  first = count * value_per_weight(numbers, codes.shape)
-  # The table of each weight would take `count` times the memory.
-  return levels.reshape(-1)[first + codes.astype(first.dtype)]
 
 
 def value_per_weight(values: Array, shape: tuple[int, ...]) -> Array:
@@ -183,7 +189,8 @@ def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
 
   Raises:
     TypeError: If `w` is not floating point.
-    ValueError: If `variables` is `()` and the quantizer has variables.
+    ValueError: If `variables` is `()` and the quantizer has variables, or if
+      each weight has levels of its own.
   """
   _check_floating(w)
   if _is_empty(variables) and jax.tree.leaves(
@@ -193,9 +200,9 @@ def quantize(quantizer: Quantizer, w: Array, variables: Variables) -> Array:
       f'{quantizer} has variables: pass quantizer.init(w), or those of a state,'
       ' state.variables[path].'
     )
-  return dequantize(
-    *quantizer.codes(quantizer.preprocess(w, variables), variables)
-  )
+  codes, levels = quantizer.codes(quantizer.preprocess(w, variables), variables)
+  check_shared(codes, levels)
+  return dequantize(codes, levels)
 
 
 def forward_weight(
@@ -221,7 +228,9 @@ def projected(
   check_plain(quantizer)
   if _is_empty(variables):
     check_no_variables(quantizer)
-  return dequantize(*quantizer.codes(w, variables)).astype(w.dtype)
+  codes, levels = quantizer.codes(w, variables)
+  check_shared(codes, levels)
+  return dequantize(codes, levels).astype(w.dtype)
 
 
 def check_no_variables(quantizer: Quantizer) -> None:

@@ -119,3 +119,9 @@ def test_lapq_losses_that_are_not_finite_raise():
       params,
       methods.clipped_uniform(2),
     )
+
+
+def test_lapq_one_weight_per_channel_raises():
+  params = {'kernel': jnp.linspace(-1, 1, 8)[None]}
+  with pytest.raises(ValueError, match='kernel: Each weight of shape'):
+    methods.lapq(lambda p: jnp.ones(()), params, methods.clipped_uniform(2))

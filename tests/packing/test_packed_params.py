@@ -453,27 +453,15 @@ def test_pack_per_channel_levels_are_counted_per_channel():
 
 
 @pytest.mark.parametrize(
-  'quantizer', [methods.absmean(), methods.seq(4), mq_jax.dorefa(2)]
+  ('quantizer', 'width'),
+  [(mq_jax.bwn(), 1), (mq_jax.per(mq_jax.bwn(), axes=-1), 3)],
 )
-def test_pack_quantized_depthwise_kernel_raises(quantizer):
-  """Nine weights per channel have most levels of the channel."""
-  per_channel = mq_jax.per(quantizer, axes=-1)
-  w = jax.random.normal(jax.random.key(0), (3, 3, 1, 8))
-  w_hat = mq_jax.unpack(mq_jax.pack({'w': w}, per_channel))
-  with pytest.raises(ValueError, match=r'seems to be quantized already'):
-    mq_jax.pack(w_hat, per_channel)
-
-
-@pytest.mark.parametrize(
-  ('quantizer', 'width', 'few'),
-  [(mq_jax.bwn(), 1, 7), (mq_jax.per(mq_jax.bwn(), axes=-1), 3, 3)],
-)
-def test_pack_few_repeated_values_are_latent(quantizer, width, few):
-  """Fewer than three repeated values per level may be chance."""
-  column = np.array([[1.0], [3.0]] * 4, np.float32)[: few + 1]
+def test_pack_few_weights_with_two_values_are_latent(quantizer, width):
+  """Uses fewer than four weights per table and value: they may be latent."""
+  column = np.array([[1.0], [3.0]] * 4, np.float32)
   w = np.repeat(column, width, axis=1)
-  found = mq_jax.unpack(mq_jax.pack({'w': w[:few]}, quantizer))['w']
-  np.testing.assert_allclose(found, np.mean(column[:few]), rtol=1e-6)
+  found = mq_jax.unpack(mq_jax.pack({'w': w[:7]}, quantizer))['w']
+  np.testing.assert_allclose(found, np.mean(column[:7]), rtol=1e-6)
   with pytest.raises(ValueError, match=r'w has 2 .*quantized=True'):
     mq_jax.pack({'w': w}, quantizer)
   packed = mq_jax.pack({'w': w}, quantizer, quantized=True)

@@ -244,6 +244,20 @@ def test_deploy_file_of_another_network_raises(run_copy, monkeypatch):
   assert (out / 'model.stablehlo').read_bytes() == b'old'
 
 
+def test_compare_errors_are_relative_to_the_largest_logit(tmp_path):
+  path = tmp_path / 'file'
+  path.write_bytes(b'1')
+  # A network whose weights are all 0 has logits of 0 alone.
+  expected = np.array([[0.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+  error = np.array([[0.0, 2e-4], [0.0, 0.0], [2e-4, 0.0], [np.nan, 0.0]])
+  found = expected + error
+  result = check.compare(path, found, expected, np.zeros(4, int))
+  assert result['equal_logits'] == 2
+  assert result['largest_error'] == np.inf
+  result = check.compare(path, found[:3], expected[:3], np.zeros(3, int))
+  assert result['largest_error'] == 2e-4
+
+
 def comparison(count, different, inaccurate, largest=1e-1, kind='images'):
   """Returns a list of one result of `check.compare`."""
   return [
