@@ -96,6 +96,8 @@ def _scaled(path: str, shape: tuple[int, ...]) -> np.ndarray:
   """Decodes an image, and scales it to height and width."""
   try:
     from PIL import Image, ImageOps
+
+    from experiments.data.transparency import on_white
   except ImportError as error:
     raise MissingError(
       'Reading images needs Pillow: pip install pillow'
@@ -104,12 +106,7 @@ def _scaled(path: str, shape: tuple[int, ...]) -> np.ndarray:
     with Image.open(path) as image:
       is_deep = image.mode == 'F' or image.mode.startswith('I')
       # The EXIF data say how the camera was held.
-      turned = ImageOps.exif_transpose(image)
-      if turned.has_transparency_data:
-        turned = turned.convert('RGBA')
-        white = Image.new('RGBA', turned.size, 'white')
-        turned = Image.alpha_composite(white, turned)
-      colours = turned.convert('RGB')
+      colours = on_white(ImageOps.exif_transpose(image))
   except Image.DecompressionBombError as error:
     raise ValueError(str(error)) from error
   if is_deep:

@@ -21,6 +21,7 @@ from experiments.data.photo_pipeline import READS as PHOTO_READS
 from experiments.data.photo_pipeline import PhotoSet, photo_pipeline
 from experiments.data.photo_sets import (
   check_photo_keys,
+  folder_digest,
   read_folder,
   read_imagenet,
 )
@@ -59,8 +60,8 @@ class Dataset(NamedTuple):
     symbol: What a token is, such as 'byte': the test loss is also given in bits
       per symbol. '' if the examples are images.
     vocabulary: Number of different tokens; 0 for images.
-    digest: `(keys) -> digest` of `Pipeline`, without the pipeline; None if the
-      data are always the same, or if the digest takes long.
+    digest: `(keys) -> digest` of `Pipeline`, without the pipeline; '' if it is
+      not known. None if the data are always the same, or if it takes long.
   """
 
   input_spec: Callable[[ConfigDict], jax.ShapeDtypeStruct]
@@ -159,9 +160,7 @@ DATASETS = {
   ),
   'cifar100': _cifar('cifar100', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   'digits': in_memory(_digits),
-  'folder': _photographs(read_folder)._replace(
-    digest=lambda keys: read_folder(keys).digest
-  ),
+  'folder': _photographs(read_folder)._replace(digest=folder_digest),
   'imagenet': _photographs(read_imagenet),
   'text': Dataset(
     lambda keys: jax.ShapeDtypeStruct((keys.context,), np.int32),
@@ -171,7 +170,8 @@ DATASETS = {
     smoke={'batch_size': 8, 'context': 16},
     symbol='byte',
     vocabulary=VOCABULARY,
-    digest=lambda keys: text_digest(read_text(keys.data)),
+    # The text of the documentation changes with it.
+    digest=lambda keys: text_digest(read_text(keys.data)) if keys.data else '',
   ),
 }
 
@@ -179,8 +179,8 @@ DATASETS = {
 def data_digest(config: ConfigDict) -> str:
   """Returns the digest of the data of a configuration.
 
-  It is empty if the data set declares no `digest`, or if its files are missing
-  or cannot be read.
+  It is empty if the data set declares no `digest`, or if it is not known, such
+  as that of missing files.
 
   Args:
     config: Configuration with at least the keys that the data set reads.

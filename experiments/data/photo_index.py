@@ -131,6 +131,17 @@ def index_folder(
   return Indexed(_without_left_out(folder, index), index)
 
 
+def known_folder(folder: Folder) -> Indexed | None:
+  """Returns what the index knows of a folder; None if it lacks a file.
+
+  It inspects nothing and writes nothing.
+  """
+  index = read_index(folder.root / NAME)
+  if not all(_is_known(f, index) for f in (*folder.train, *folder.test)):
+    return None
+  return Indexed(_without_left_out(folder, index), index)
+
+
 def _is_known(file: File, index: Index) -> bool:
   entry = index.get(file.path)
   return entry is not None and entry[:2] == (file.size, file.modified)

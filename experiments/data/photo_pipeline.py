@@ -66,8 +66,8 @@ class PhotoSet(NamedTuple):
     train: Photographs to train on.
     test: Photographs to test on; None if the set has no such photographs.
     place: Folder of the set, for messages.
-    sizes: Bytes of each photograph to train and to test on, if other sets of
-      the same classes are likely; they are a part of the digest.
+    sizes: Bytes of each photograph to train and to test on, int64; None for a
+      set with one content, whose forms have one digest.
   """
 
   classes: tuple[str, ...]
@@ -78,12 +78,13 @@ class PhotoSet(NamedTuple):
 
   @property
   def digest(self) -> str:
-    """Returns a digest of the classes and labels, and of the sizes."""
-    tested = [] if self.test is None else [self.test.labels]
-    columns = [self.train.labels, *tested]
-    columns += [] if self.sizes is None else [self.sizes]
-    arrays = {str(place): column for place, column in enumerate(columns)}
-    return content_digest(arrays, [list(self.classes), len(tested)])
+    """Digest of the classes, the labels and the sizes."""
+    arrays = {'train': self.train.labels}
+    if self.test is not None:
+      arrays['test'] = self.test.labels
+    if self.sizes is not None:
+      arrays['sizes'] = self.sizes
+    return content_digest(arrays, self.classes)
 
 
 def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:

@@ -52,6 +52,18 @@ def read_folder(keys: ConfigDict) -> PhotoSet:
   return _read_in_place('folder', list_folder(Path(keys.data_dir)), sized=True)
 
 
+def folder_digest(keys: ConfigDict) -> str:
+  """Returns `PhotoSet.digest` of the data set `folder`.
+
+  It is empty if photographs are not inspected yet; none is inspected here.
+
+  Raises:
+    MissingError, InvalidError: As `read_folder`.
+  """
+  known = photo_index.known_folder(list_folder(Path(keys.data_dir)))
+  return '' if known is None else photo_set(known, sized=True).digest
+
+
 def read_imagenet(keys: ConfigDict) -> PhotoSet:
   """Reads ImageNet in `keys.data_dir`: class folders, or a prepared set.
 

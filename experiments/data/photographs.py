@@ -22,6 +22,7 @@ from experiments.data.crops import (
   stored_size,
   upright,
 )
+from experiments.data.transparency import on_white
 
 _JPEG = b'\xff\xd8'
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -29,8 +30,6 @@ _PNG_DEPTH = 24  # Place of the number of bits per channel in a PNG file.
 _FAST_SPACES = ('YCbCr', 'Gray', 'RGB')
 _GREY_MODES = ('1', 'L', 'LA', 'La')
 _DEEP = 65535
-# Transparent pixels become white, as on a page.
-_BACKGROUND = (255, 255, 255, 255)
 
 # Conversions that a report counts.
 CMYK, GREY, DEEP, TURNED, ALPHA = 'CMYK', 'grey', '16-bit', 'turned', 'alpha'
@@ -209,11 +208,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
       raise BadImageError('its pixels have more than 16 bits')
     grey = (values * 255 + _DEEP // 2) // _DEEP
     return Image.fromarray(grey.astype(np.uint8)).convert('RGB')
-  if image.has_transparency_data:
-    colours = image.convert('RGBA')
-    background = Image.new('RGBA', image.size, _BACKGROUND)
-    return Image.alpha_composite(background, colours).convert('RGB')
-  return image.convert('RGB')
+  return on_white(image)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def _bytes_of(path: pathlib.Path) -> np.ndarray:
 
 def text_digest(text: np.ndarray) -> str:
   """Returns the SHA-256 of a text, uint8."""
-  return hashlib.sha256(text.tobytes()).hexdigest()
+  return hashlib.sha256(text.data).hexdigest()
 
 
 def divide(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

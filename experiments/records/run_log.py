@@ -186,9 +186,14 @@ def check_same_data(
   """
   logged = header.get('start', {}).get('data')
   if digest and logged and logged != digest:
+    config = header['config']
+    place = 'data' if config.get('dataset') == 'text' else 'data_dir'
+    where = f'config.{place}={config.get(place)!r}'
+    if not config.get(place):
+      where = 'The documentation of mq_jax, the text of an empty config.data,'
     raise InvalidError(
-      'config.data or config.data_dir has other contents than when the run in'
-      f' {folder} started. Use the data of the run, or another --workdir.'
+      f'{where} has other contents than when the run in {folder} started. Use'
+      ' the data of the run, or another --workdir.'
     )
 
 

@@ -8,8 +8,8 @@ Prints the table of every study with runs in the ledger, and writes it into
 of this checkout the command also fills README.md and docs/*.md: a table begins
 after the comment `<!-- table: NAME -->` and ends at `<!-- end -->`. --only
 selects tables by a regular expression, which must match the whole name, and
-fills no page. --study makes the tables and figures of the study in a file,
-which may be yours, instead of those of this project.
+fills no page. --study makes the tables and figures of the study in a file, such
+as one of your own, instead of those of this project.
 """
 
 import pathlib
@@ -44,7 +44,9 @@ def main(_: list[str]) -> None:
     made = write.select(made, arguments.only)
     names = {table.name for table in made}
     studies = {name: study for name, study in studies.items() if name in names}
-  out = pathlib.Path(arguments.out)
+  out = pathlib.Path(arguments.out or write.OUT)
+  if arguments.study and not arguments.out:
+    out = pathlib.Path(arguments.results).parent / 'report'
   paths = write.write_all(made, runs, studies, out, print)
   is_own = (
     pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS
@@ -70,5 +72,10 @@ if __name__ == '__main__':
     'only', '', 'Regular expression of the tables, such as table1.'
   )
   flags.DEFINE_string('study', '', 'File of a study, to report this study.')
-  flags.DEFINE_string('out', write.OUT, 'Folder for tables and figures.')
+  flags.DEFINE_string(
+    'out',
+    '',
+    f'Folder for tables and figures; by default {write.OUT}, with --study'
+    ' the folder report beside --results.',
+  )
   app.run(main)

@@ -45,7 +45,8 @@ class Cell(NamedTuple):
     names: Names of the entries in the ledger.
     machines: Kind of device, and number of trials in one program, of each
       entry.
-    data: Digest of the data; empty if the configuration determines them.
+    data: Digest of the data; empty if it is not known, or if the configuration
+      determines the data.
   """
 
   records: dict[int, list[dict[str, Any]]]
@@ -89,14 +90,20 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   among these the larger group. A seed that occurs twice counts once.
   """
   wanted = identity(config.to_dict(), without=_CELL_KEYS)
+  matching = [
+    run
+    for run in runs
+    if is_from_scratch(run.header['config']) == is_from_scratch(config)
+    and run.identity(_CELL_KEYS) == wanted
+  ]
+  # An older log has no digest of its data.
+  logged = {data for run in matching if (data := _data(run))}
+  usual = logged.pop() if len(logged) == 1 else ''
   groups: dict[Any, list[ledger.Run]] = {}
-  for run in runs:
-    run_config = run.header['config']
-    same_start = is_from_scratch(run_config) == is_from_scratch(config)
-    if same_start and run.identity(_CELL_KEYS) == wanted:
-      start = run.header['start']
-      same = run.identity(), start.get('base_accuracy'), start.get('data')
-      groups.setdefault(same, []).append(run)
+  for run in matching:
+    base_accuracy = run.header['start'].get('base_accuracy')
+    same = run.identity(), base_accuracy, _data(run) or usual
+    groups.setdefault(same, []).append(run)
   if not groups:
     return None
 
@@ -124,8 +131,13 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('base_top5_accuracy'),
     [run.name for run in chosen],
     {(run.header['device']['kind'], len(ledger.seeds(run))) for run in chosen},
-    first['start'].get('data', ''),
+    next(filter(None, map(_data, chosen)), ''),
   )
+
+
+def _data(run: ledger.Run) -> str:
+  """Returns the digest of the data of a run; '' if it is not known."""
+  return str(run.header['start'].get('data', ''))
 
 
 def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:

@@ -58,7 +58,8 @@ def difference(
   data of the runs differ.
   """
   common = sorted(ours.records.keys() & baseline.records.keys())
-  if not common or _conditions(ours) != _conditions(baseline):
+  other_data = ours.data and baseline.data and ours.data != baseline.data
+  if not common or other_data or _conditions(ours) != _conditions(baseline):
     return None
   pairs = [
     comparison.accuracies(
@@ -77,8 +78,8 @@ def difference(
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 
-def _conditions(cell: comparison.Cell) -> tuple[int, float | None, str]:
-  return cell.epochs, cell.base_accuracy, cell.data
+def _conditions(cell: comparison.Cell) -> tuple[int, float | None]:
+  return cell.epochs, cell.base_accuracy
 
 
 def differences(

@@ -98,8 +98,10 @@ def get_study() -> Study:
     settings,
     figures=False,
     baselines={
-      name: f'{config.optimizer}-{BASELINE}'
+      name: baseline
       for name, config in settings.items()
       if config.estimator != BASELINE
+      # The search of the baseline may be incomplete.
+      and (baseline := f'{config.optimizer}-{BASELINE}') in settings
     },
   )

@@ -121,8 +121,10 @@ def print_status(
   if known:
     table.add_column('GPU hours left', justify='right')
   trials_done = 0
+  digests = plan.data_digests()
   for name, config in settings.items():
-    done = plan.done_seeds(config.to_dict(), runs) & set(range(trials))
+    done = plan.done_seeds(config.to_dict(), runs, digests)
+    done &= set(range(trials))
     trials_done += len(done)
     left = jobs.get(identity(config.to_dict()), [])
     row = [name, f'{len(done)}/{trials}', _states(left, statuses, queued)]

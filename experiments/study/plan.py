@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -38,19 +38,45 @@ class Job(NamedTuple):
   workdir: pathlib.Path
 
 
+Digests = Callable[[Mapping[str, Any]], str]
+
+
+def data_digests() -> Digests:
+  """Returns a `data_digest` that reads each text or folder once.
+
+  The data may change between two plans, so each plan has its own.
+  """
+  known: dict[tuple[Any, ...], str] = {}
+
+  def digest(config: Mapping[str, Any]) -> str:
+    place = tuple(config[name] for name in ('dataset', 'data', 'data_dir'))
+    if place not in known:
+      known[place] = data_digest(ConfigDict(config))
+    return known[place]
+
+  return digest
+
+
 def done_seeds(
-  config: Mapping[str, Any], runs: Sequence[ledger.Run]
+  config: Mapping[str, Any],
+  runs: Sequence[ledger.Run],
+  digests: Digests,
 ) -> set[int]:
   """Returns the seeds of a configuration that are in the ledger.
 
   Runs from a base model with other contents do not count, nor runs on other
   data.
+
+  Args:
+    config: The configuration.
+    runs: Runs in the ledger.
+    digests: Result of `data_digests`.
   """
   wanted = identity(dict(config))
   path = pathlib.Path(config['pretrained']).expanduser()
   matching = [run for run in runs if run.identity() == wanted]
   if any('data' in run.header['start'] for run in matching):
-    data = data_digest(ConfigDict(config))
+    data = digests(config)
     matching = [
       run
       for run in matching
@@ -96,25 +122,23 @@ def jobs(
   Raises:
     InvalidError: If two settings differ only in the contents of their data.
   """
+  digests = data_digests()
   planned: list[Job] = []
   seen: dict[str, str] = {}
   for name, config in settings.items():
     key = identity(config.to_dict())
     if key in seen:
-      if data_digest(config) != data_digest(settings[seen[key]]):
-        raise InvalidError(
-          f'The settings {seen[key]} and {name} of the study {study} have other'
-          ' data of one name, and no log distinguishes them: give the files'
-          ' other names, or make two studies with a --workdir and --results'
-          ' each.'
-        )
+      _check_one_data(study, seen[key], name, settings, digests)
       continue
     seen[key] = name
-    missing = set(range(trials)) - done_seeds(config, runs)
+    missing = set(range(trials)) - done_seeds(config, runs, digests)
     stem = f'{study}-{name}-{config.epochs}epochs'
     # The file of a study may change. The digest distinguishes the old runs of
     # a setting from the new ones.
     digest = hashlib.sha256(key.encode()).hexdigest()[:6]
+    if _are_on_other_data(workdir, f'{stem}-{digest}', digests(config)):
+      content = f'{key}{digests(config)}'
+      digest = hashlib.sha256(content.encode()).hexdigest()[:6]
     begun, separate = _begun_groups(workdir, f'{stem}-{digest}')
     groups = [group for group in begun if set(group) & missing]
     missing -= {seed for group in groups for seed in group}
@@ -131,6 +155,24 @@ def jobs(
       folder = workdir / _RUNS / f'{stem}-{digest}-{text}'
       planned.append(Job(f'{stem}-{text}', job_config, folder))
   return planned
+
+
+def _check_one_data(
+  study: str,
+  one: str,
+  other: str,
+  settings: Mapping[str, ConfigDict],
+  digests: Digests,
+) -> None:
+  """Refuses two settings of one identity whose data have other contents."""
+  contents = {digests(settings[name]) for name in (one, other)} - {''}
+  if len(contents) > 1:
+    raise InvalidError(
+      f'The settings {one} and {other} of the study {study} read different data'
+      ' of the same name, which the ledger cannot distinguish: give the files'
+      ' or folders different names, or make two studies with a --workdir and'
+      ' --results each.'
+    )
 
 
 def missing(
@@ -223,6 +265,15 @@ def _begun_groups(
     if not any(set(group) & set(other) for other in chosen):
       chosen.append(group)
   return chosen, alone
+
+
+def _are_on_other_data(workdir: pathlib.Path, stem: str, data: str) -> bool:
+  """Returns True if a run whose folder starts with `stem` has other data."""
+  logs = (workdir / _RUNS).glob(f'{stem}-seed*/{LOG}') if data else ()
+  logged = [
+    run_log.read_log(log)[0].get('start', {}).get('data') for log in logs
+  ]
+  return any(found not in (None, data) for found in logged)
 
 
 def _consecutive(seeds: set[int]) -> list[list[int]]:

@@ -89,7 +89,7 @@ def load(path: str | pathlib.Path) -> Study:
 
   Raises:
     MissingError: If there is no such file.
-    InvalidError: If the file is no Python or has no `get_study`, if that
+    InvalidError: If the file is not Python or has no `get_study`, if that
       returns no `Study`, if the name of a setting has characters that file
       names should not have, or if the study would ignore a seed or a baseline.
     ConfigError: If no run can have the configuration of a setting.
@@ -125,7 +125,7 @@ def load(path: str | pathlib.Path) -> Study:
 
 
 def _check_study(path: pathlib.Path, study: Any) -> None:
-  """Refuses what is no study, and settings that the study would ignore."""
+  """Refuses what is not a study, and what a study would ignore."""
   if not isinstance(study, Study):
     raise InvalidError(
       f'get_study() of {path} returned a {type(study).__name__}: return a'

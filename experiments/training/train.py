@@ -76,8 +76,8 @@ def train_and_evaluate(
     ConfigError: If the configuration is invalid.
     BusyError: If another process is working in the folder.
     MissingError: If the data or the base model is missing.
-    InvalidError: If the folder contains another run, or the base model does not
-      fit.
+    InvalidError: If the folder contains another run or one on other data, or
+      the base model does not fit.
     UnreadableError: If all checkpoints are damaged.
     UnwritableError: If a checkpoint cannot be written.
     TrainingDiverged: If a loss, a gradient, the state or a test loss is not
