@@ -214,28 +214,28 @@ MUTANTS = [
   Mutant(
     INIT,
     'tied weights train as two',
-    '  _check_tied(selection.named_leaves(params), selected.keys())\n',
+    '  _check_tied(leaves, selected.keys())\n',
     '',
     STEP,
   ),
   Mutant(
     TRAIN,
     'weights that no gradient reaches are accepted',
-    '    init_checks.check_trainable(is_trainable)\n',
+    '    init_checks.check_trainable(measured.is_trainable)\n',
     '',
     STEP,
   ),
   Mutant(
     INIT,
     'slices that no gradient reaches are accepted',
-    'any_per_table(passes, q.codes(w_tilde, variables)[1]).all()',
+    'any_per_table(passes, levels).all()',
     'passes.any()',
     STEP,
   ),
   Mutant(
     TRAIN,
     'init accepts a complete optimizer of one layer as refine',
-    '    direction.check_refine(cosine, learned)\n',
+    '    direction.check_refine(measured.cosine, learned)\n',
     '',
     'tests/test_direction.py',
   ),
@@ -384,8 +384,8 @@ MUTANTS = [
   Mutant(
     ACTIVATIONS,
     'PACT passes the gradient at α',
-    '(x < alpha)',
-    '(x <= alpha)',
+    '(wide < clip)',
+    '(wide <= clip)',
     'tests/test_activations.py',
   ),
   Mutant(
@@ -813,8 +813,8 @@ MUTANTS = [
   Mutant(
     'experiments/build/optimizers.py',
     'α falls one step late',
-    'epoch * steps_per_epoch: config.decay_factor',
-    'epoch * steps_per_epoch + 1: config.decay_factor',
+    '_steps(epoch, steps_per_epoch): config.decay_factor',
+    '_steps(epoch, steps_per_epoch) + 1: config.decay_factor',
     _tests_in('tests/experiments/build', 'test_optimizers.py'),
   ),
   Mutant(

@@ -11,7 +11,6 @@ Networks take an `Activation`, which declares the properties of the function:
 `Activation(pact(4), start=10.0)`.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -254,8 +253,10 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
     rounded = _round_half_up(jnp.clip(ratio, 0, q_max))
     inside = (ratio > 0) & (ratio < q_max)
     slope = jnp.where(inside, rounded - ratio, jnp.where(ratio > 0, q_max, 0))
-    slope = slope / math.sqrt(x[0].size * q_max)
+    scale = 1 / jnp.sqrt(jnp.asarray(x[0].size * q_max, ratio.dtype))
     value = _where_positive(size, rounded * size)
-    return _with_slope(value, (x, inside.astype(x.dtype)), (step, slope))
+    return _with_slope(
+      value, (x, inside.astype(x.dtype)), (step, slope * scale)
+    )
 
   return activation

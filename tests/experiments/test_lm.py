@@ -121,7 +121,7 @@ def test_run_of_a_changed_text_does_not_resume(tmp_path):
   with pytest.raises(Stopped):
     train.train_and_evaluate(made, tmp_path / 'run', stop=lambda: True)
   (tmp_path / 'text.txt').write_bytes(TEXT[::-1])
-  with pytest.raises(InvalidError, match=r'config\.data .*other contents'):
+  with pytest.raises(InvalidError, match=r'config\.data=.*other contents'):
     train.train_and_evaluate(made, tmp_path / 'run')
 
 
@@ -129,7 +129,7 @@ def test_complete_run_of_a_changed_text_is_refused(tmp_path):
   made = config(tmp_path, epochs=1, epoch_steps=2, quantizer='none')
   result = train.train_and_evaluate(made, tmp_path / 'run')
   (tmp_path / 'text.txt').write_bytes(TEXT[::-1])
-  with pytest.raises(InvalidError, match=r'config\.data .*other contents'):
+  with pytest.raises(InvalidError, match=r'config\.data=.*other contents'):
     train.train_and_evaluate(made, tmp_path / 'run')
   # The result can be read without the text.
   (tmp_path / 'text.txt').unlink()

@@ -410,7 +410,7 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
   [
     ({'method': {'treshold': 0.1}}, r"method\.treshold is not an .*'ttq'"),
     ({'method': {'threshold': '0.1'}}, r"threshold='0.1' must be of type fl"),
-    ({'method': {'threshold': 2.0}}, r'threshold=2.0 must be from 0 to 1'),
+    ({'method': {'threshold': 2.0}}, r'threshold=2.0 must be from 0 to 0.999'),
     (
       {'activation_quantizer': 'hwgq', 'activation_bits': 8},
       r'bits=8 must be an int',
