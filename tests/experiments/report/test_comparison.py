@@ -36,6 +36,26 @@ def test_cell_repeated_seed_counts_once(tmp_path):
   assert comparison.cell(config, []) is None
 
 
+def test_cell_pools_older_runs_that_have_no_digest_of_their_data(tmp_path):
+  config = spec.in_protocol('fair', estimator='fc_grad', epochs=1)
+  values = config.to_dict()
+  for seed, start in enumerate(({}, {'data': 'a'}, {'data': 'a'})):
+    ledgers.write(
+      tmp_path, f'{seed}', values | {'seed': seed}, [1.0], start=start
+    )
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert list(measured.records) == [0, 1, 2]
+  assert measured.data == 'a'
+  # With two digests, nothing says which data the older run had.
+  for seed in (3, 4, 5):
+    ledgers.write(
+      tmp_path, f'{seed}', values | {'seed': seed}, [1.0], start={'data': 'b'}
+    )
+  measured = comparison.cell(config, ledger.read(tmp_path))
+  assert list(measured.records) == [3, 4, 5]
+  assert measured.data == 'b'
+
+
 @pytest.mark.parametrize(
   ('epochs', 'mean'), [(100, 94.5), (20, 18.5), (19, 18.0), (1, 0.0)]
 )

@@ -44,6 +44,8 @@ def test_fair_has_settings_of_complete_searches_only(tmp_path, monkeypatch):
   assert setting[0] == 'sgd-ede'
   assert setting[1].learning_rate == max(rates)
   assert setting[1].holdout == setting[1].epoch_steps == 0
+  # Its baseline is not searched yet, and a study has baselines of its own only.
+  assert fair.get_study().baselines == {}
 
 
 def test_baseline_also_has_its_second_best_rate(tmp_path, monkeypatch):
