@@ -131,15 +131,19 @@ def index_folder(
   return Indexed(_without_left_out(folder, index), index)
 
 
-def known_folder(folder: Folder) -> Indexed | None:
-  """Returns what the index knows of a folder; None if it lacks a file.
+def assumed_folder(folder: Folder) -> Indexed:
+  """Returns a folder whose files that its index does not know are complete.
 
   It inspects nothing and writes nothing.
   """
   index = read_index(folder.root / NAME)
-  if not all(_is_known(f, index) for f in (*folder.train, *folder.test)):
-    return None
-  return Indexed(_without_left_out(folder, index), index)
+  entries = {
+    f.path: index[f.path]
+    if _is_known(f, index)
+    else Entry(f.size, f.modified, 1, 0)
+    for f in (*folder.train, *folder.test)
+  }
+  return Indexed(_without_left_out(folder, entries), entries)
 
 
 def _is_known(file: File, index: Index) -> bool:

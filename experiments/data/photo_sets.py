@@ -55,13 +55,15 @@ def read_folder(keys: ConfigDict) -> PhotoSet:
 def folder_digest(keys: ConfigDict) -> str:
   """Returns `PhotoSet.digest` of the data set `folder`.
 
-  It is empty if photographs are not inspected yet; none is inspected here.
+  It inspects no photograph: those that the index of the folder does not know
+  count as complete.
 
   Raises:
-    MissingError, InvalidError: As `read_folder`.
+    MissingError: If photographs are missing.
+    InvalidError: If the folder is not as `list_folder` needs it.
   """
-  known = photo_index.known_folder(list_folder(Path(keys.data_dir)))
-  return '' if known is None else photo_set(known, sized=True).digest
+  listed = list_folder(Path(keys.data_dir))
+  return photo_set(photo_index.assumed_folder(listed), sized=True).digest
 
 
 def read_imagenet(keys: ConfigDict) -> PhotoSet:

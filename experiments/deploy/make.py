@@ -90,7 +90,7 @@ def deploy(
     gguf_file.check_network(config)
   if data_dir:
     config.data_dir = data_dir
-  run_log.check_same_data(workdir, header, data_digest(config))
+  run_log.check_same_data(workdir, header, config, data_digest(config))
   if count_bits:
     _check_count_bits(config, formats)
   with _open_folder_in(out) as folder:

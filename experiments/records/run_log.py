@@ -172,28 +172,31 @@ def last_epochs(items: Sequence[_T], count: int = 0) -> Sequence[_T]:
 
 
 def check_same_data(
-  folder: str | os.PathLike[str], header: Mapping[str, Any], digest: str
+  folder: str | os.PathLike[str],
+  header: Mapping[str, Any],
+  config: Mapping[str, Any],
+  digest: str,
 ) -> None:
   """Raises an error if a run started with other data.
 
   Args:
     folder: Folder of the run.
     header: Header of its log.
-    digest: Digest of the data; empty if it is not known.
+    config: The configuration now.
+    digest: Digest of its data; empty if it is not known.
 
   Raises:
     InvalidError: If the log has another digest.
   """
   logged = header.get('start', {}).get('data')
   if digest and logged and logged != digest:
-    config = header['config']
-    place = 'data' if config.get('dataset') == 'text' else 'data_dir'
-    where = f'config.{place}={config.get(place)!r}'
-    if not config.get(place):
-      where = 'The documentation of mq_jax, the text of an empty config.data,'
+    place = 'data' if config['dataset'] == 'text' else 'data_dir'
+    what = f'config.{place}={config[place]!r}'
+    if place == 'data' and not config[place]:
+      what += ', the documentation of mq_jax,'
     raise InvalidError(
-      f'{where} has other contents than when the run in {folder} started. Use'
-      ' the data of the run, or another --workdir.'
+      f'{what} has other contents than the data that the run in {folder}'
+      ' started with. Use the data of the run, or another --workdir.'
     )
 
 

@@ -118,7 +118,7 @@ def _is_complete(config: ConfigDict, folder: pathlib.Path) -> bool:
   header, _ = run_log.read_log(log_path)
   run_log.check_same_config(log_path, header, config.to_dict())
   _check_same_base(folder, header, config)
-  run_log.check_same_data(folder, header, data_digest(config))
+  run_log.check_same_data(folder, header, config, data_digest(config))
   return workdir.is_complete(folder, config)
 
 
@@ -155,7 +155,7 @@ def _run(
     header, _ = processes.from_first(
       lambda: run_log.read_log(folder / workdir.LOG)
     )
-    run_log.check_same_data(folder, header, pipeline.digest)
+    run_log.check_same_data(folder, header, config, pipeline.digest)
   net = make_network(config, len(pipeline.classes))
   initial = processes.together(
     lambda: initial_variables(

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from experiments.common.errors import InvalidError, MissingError
-from experiments.data import index_file, photo_index
+from experiments.data import index_file, photo_index, photo_sets
 from experiments.data.photo_folders import list_folder
 from experiments.data.photo_index import NAME, index_folder, read_index
+from tests.experiments.data import photo_files
 from tests.experiments.data.photo_files import encoded, jpeg, picture
 from tests.experiments.data.photo_files import write_folder as write
 
@@ -44,6 +45,31 @@ def test_index_folder_second_call_inspects_nothing(tmp_path, inspected):
   inspected.clear()
   assert index(tmp_path) == first
   assert inspected == []
+
+
+def test_folder_digest_is_that_of_the_photographs_without_inspection(
+  tmp_path, inspected
+):
+  keys = photo_files.config(write(tmp_path / 'photos'))
+  digest = photo_sets.folder_digest(keys)
+  assert inspected == []
+  assert digest == photo_sets.read_folder(keys).digest
+  # What the index leaves out has no part in it.
+  damaged = tmp_path / 'photos' / 'train' / 'cat' / 'cat_3.jpg'
+  damaged.write_bytes(b'no image')
+  assert photo_sets.folder_digest(keys) != digest
+  index(tmp_path / 'photos', skip_damaged=True)
+  without = photo_sets.folder_digest(keys)
+  assert without == photo_sets.read_folder(keys).digest
+  damaged.unlink()
+  assert photo_sets.folder_digest(keys) == without
+  # The class of a photograph has a part in it, and the place of the folder not.
+  (tmp_path / 'photos').rename(tmp_path / 'moved')
+  keys.data_dir = str(tmp_path / 'moved')
+  assert photo_sets.folder_digest(keys) == without
+  dogs = tmp_path / 'moved' / 'train' / 'dog'
+  (tmp_path / 'moved' / 'train' / 'cat' / 'cat_0.jpg').rename(dogs / 'a.jpg')
+  assert photo_sets.folder_digest(keys) != without
 
 
 def test_index_folder_inspects_what_changed(tmp_path, inspected):

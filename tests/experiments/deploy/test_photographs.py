@@ -116,7 +116,9 @@ def test_other_photographs_are_refused(run, tmp_path):
     photo_files.write_folder(other, **others, train=6, val=3)
     moved = config.copy_and_resolve_references()
     moved.data_dir = str(other)
-    with pytest.raises(InvalidError, match=r'data_dir=.* has other contents'):
+    with pytest.raises(
+      InvalidError, match=f"data_dir='{other}' has other contents"
+    ):
       training.train_and_evaluate(moved, root / 'run')
     with pytest.raises(InvalidError, match=r'data_dir=.* has other contents'):
       make.deploy(root / 'run', tmp_path / 'small', data_dir=str(other))
