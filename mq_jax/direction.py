@@ -5,6 +5,7 @@ returns the move of φ. A transformation of the other kind compiles and trains
 uphill, so both are tried on gradients of a known direction.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -181,29 +182,35 @@ def check_descends(name: str, trained: str, cosine: dict[str, Any]) -> None:
     )
 
 
-def check_optimizer(
+def optimizer_check(
   name: str, trained: str, optimizer: optax.GradientTransformation
-) -> None:
-  """Checks the optimizer of a quantizer's trained numbers.
+) -> Callable[[], None]:
+  """Returns the check of the optimizer of a quantizer's trained numbers.
 
-  An optimizer with traced options, or that needs more than gradients, passes.
+  It belongs into `init`, because a factory should not start the devices, and
+  measures once. An optimizer with traced options, or that needs more than
+  gradients, passes.
 
   Args:
     name: Name of the argument.
     trained: What the optimizer trains.
     optimizer: Its value.
 
-  Raises:
-    ValueError: If it raises the loss.
+  Returns:
+    Function that raises `ValueError` if the optimizer raises the loss.
   """
-  try:
-    # `init` of a quantizer is traced.
-    with jax.ensure_compile_time_eval():
-      found = cosines(optimizer, jnp.full(2, 0.3), UPDATES)
-      measured = {path: float(cosine) for path, cosine in found.items()}
-  except Exception:
-    return
-  check_descends(name, trained, measured)
+
+  @functools.cache
+  def measured() -> dict[str, float]:
+    try:
+      # `init` is traced.
+      with jax.ensure_compile_time_eval():
+        found = cosines(optimizer, jnp.full(2, 0.3), UPDATES)
+        return {path: float(cosine) for path, cosine in found.items()}
+    except Exception:
+      return {}
+
+  return lambda: check_descends(name, trained, measured())
 
 
 def _first(cosine: dict[str, Any], condition: Callable[[Any], bool]) -> str:

@@ -44,12 +44,7 @@ def read_folder(keys: ConfigDict) -> PhotoSet:
     InvalidError: If the folder is not as `list_folder` needs it, or photographs
       are damaged.
   """
-  if not keys.data_dir:
-    raise ConfigError(
-      "config.data_dir='' must name the folder of the photographs with"
-      " config.dataset='folder'."
-    )
-  return _read_in_place('folder', list_folder(Path(keys.data_dir)), sized=True)
+  return _read_in_place('folder', _listed(keys), sized=True)
 
 
 def folder_digest(keys: ConfigDict) -> str:
@@ -59,11 +54,21 @@ def folder_digest(keys: ConfigDict) -> str:
   count as complete.
 
   Raises:
+    ConfigError: If `keys.data_dir` is empty.
     MissingError: If photographs are missing.
     InvalidError: If the folder is not as `list_folder` needs it.
   """
-  listed = list_folder(Path(keys.data_dir))
-  return photo_set(photo_index.assumed_folder(listed), sized=True).digest
+  assumed = photo_index.assumed_folder(_listed(keys))
+  return photo_set(assumed, sized=True).digest
+
+
+def _listed(keys: ConfigDict) -> Folder:
+  if not keys.data_dir:
+    raise ConfigError(
+      "config.data_dir='' must name the folder of the photographs with"
+      " config.dataset='folder'."
+    )
+  return list_folder(Path(keys.data_dir))
 
 
 def read_imagenet(keys: ConfigDict) -> PhotoSet:

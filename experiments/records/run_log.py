@@ -193,10 +193,10 @@ def check_same_data(
     place = 'data' if config['dataset'] == 'text' else 'data_dir'
     what = f'config.{place}={config[place]!r}'
     if place == 'data' and not config[place]:
-      what += ', the documentation of mq_jax,'
+      what = f'The documentation of mq_jax ({what})'
     raise InvalidError(
-      f'{what} has other contents than the data that the run in {folder}'
-      ' started with. Use the data of the run, or another --workdir.'
+      f'{what} has other contents than when the run in {folder} started. Use'
+      ' the data of the run, or another --workdir.'
     )
 
 

@@ -44,9 +44,10 @@ def main(_: list[str]) -> None:
     made = write.select(made, arguments.only)
     names = {table.name for table in made}
     studies = {name: study for name, study in studies.items() if name in names}
-  out = pathlib.Path(arguments.out or write.OUT)
-  if arguments.study and not arguments.out:
-    out = pathlib.Path(arguments.results).parent / 'report'
+  beside = pathlib.Path(arguments.results).absolute().parent / 'report'
+  out = pathlib.Path(
+    arguments.out or (beside if arguments.study else write.OUT)
+  )
   paths = write.write_all(made, runs, studies, out, print)
   is_own = (
     pathlib.Path(arguments.results).resolve() == write.ROOT / ledger.RESULTS

@@ -85,7 +85,7 @@ class Published(NamedTuple):
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   """Returns the measurements of a setting, or None if the ledger has no run.
 
-  Runs that differ in length, base model or text are not pooled: the cell has
+  Runs that differ in length, base model or data are not pooled: the cell has
   those that come nearest to the epochs of the setting without being longer, and
   among these the larger group. A seed that occurs twice counts once.
   """
@@ -96,13 +96,13 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     if is_from_scratch(run.header['config']) == is_from_scratch(config)
     and run.identity(_CELL_KEYS) == wanted
   ]
-  # An older log has no digest of its data.
+  # An older log has no digest of its data. It joins the others if they agree.
   logged = {data for run in matching if (data := _data(run))}
-  usual = logged.pop() if len(logged) == 1 else ''
+  agreed = logged.pop() if len(logged) == 1 else ''
   groups: dict[Any, list[ledger.Run]] = {}
   for run in matching:
     base_accuracy = run.header['start'].get('base_accuracy')
-    same = run.identity(), base_accuracy, _data(run) or usual
+    same = run.identity(), base_accuracy, _data(run) or agreed
     groups.setdefault(same, []).append(run)
   if not groups:
     return None

@@ -14,7 +14,7 @@ from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
 from experiments.common import files
 from experiments.common.errors import InvalidError, UnwritableError
-from experiments.data.datasets import data_digest
+from experiments.data.datasets import DATASETS, data_digest
 from experiments.records import ledger, model_file, run_log
 from experiments.records.workdir import LOG
 
@@ -49,7 +49,8 @@ def data_digests() -> Digests:
   known: dict[tuple[Any, ...], str] = {}
 
   def digest(config: Mapping[str, Any]) -> str:
-    place = tuple(config[name] for name in ('dataset', 'data', 'data_dir'))
+    reads = DATASETS[config['dataset']].reads
+    place = config['dataset'], *(config[name] for name in reads)
     if place not in known:
       known[place] = data_digest(ConfigDict(config))
     return known[place]
@@ -86,11 +87,11 @@ def done_seeds(
   # the file in `identity` is all there is to compare.
   logged = [run.header['start'].get('base') for run in matching]
   is_read = any(logged) and path.is_file()
-  digests = model_file.digests(path) if is_read else frozenset()
+  known_bases = model_file.digests(path) if is_read else frozenset()
   return {
     seed
     for run, base in zip(matching, logged, strict=True)
-    if not (is_read and base) or base in digests
+    if not (is_read and base) or base in known_bases
     for seed in ledger.seeds(run)
   }
 
@@ -136,9 +137,6 @@ def jobs(
     # The file of a study may change. The digest distinguishes the old runs of
     # a setting from the new ones.
     digest = hashlib.sha256(key.encode()).hexdigest()[:6]
-    if _are_on_other_data(workdir, f'{stem}-{digest}', digests(config)):
-      content = f'{key}{digests(config)}'
-      digest = hashlib.sha256(content.encode()).hexdigest()[:6]
     begun, separate = _begun_groups(workdir, f'{stem}-{digest}')
     groups = [group for group in begun if set(group) & missing]
     missing -= {seed for group in groups for seed in group}
@@ -265,15 +263,6 @@ def _begun_groups(
     if not any(set(group) & set(other) for other in chosen):
       chosen.append(group)
   return chosen, alone
-
-
-def _are_on_other_data(workdir: pathlib.Path, stem: str, data: str) -> bool:
-  """Returns True if a run whose folder starts with `stem` has other data."""
-  logs = (workdir / _RUNS).glob(f'{stem}-seed*/{LOG}') if data else ()
-  logged = [
-    run_log.read_log(log)[0].get('start', {}).get('data') for log in logs
-  ]
-  return any(found not in (None, data) for found in logged)
 
 
 def _consecutive(seeds: set[int]) -> list[list[int]]:

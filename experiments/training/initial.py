@@ -195,9 +195,10 @@ def _check_teacher(
 ) -> None:
   """Refuses soft labels of a network for another data set."""
   recorded = metadata.get('dataset', config.dataset)
+  is_other = recorded != config.dataset
   # A folder may have the classes of ImageNet.
-  both = {recorded, config.dataset}
-  if config.distill and len(both) > 1 and both != {'folder', 'imagenet'}:
+  is_other &= {recorded, config.dataset} != {'folder', 'imagenet'}
+  if config.distill and is_other:
     raise InvalidError(
       f'config.distill={config.distill!r} takes soft labels from'
       f' config.pretrained={base!r}, which was trained on {recorded}, not on'

@@ -13,9 +13,9 @@ from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import (
   Quantizer,
+  check_shared,
   dequantize,
   even_levels,
-  quantize,
 )
 
 Array = jax.Array
@@ -157,9 +157,10 @@ def lapq(
         f'{path}: lapq searches the clips of clipped_uniform, not of'
         f' {quantizer}.'
       )
+  # `quantize` would refuse these leaves after the search.
   selection.map_selected(
-    lambda q, w: jax.eval_shape(
-      lambda w: quantize(q, w, q.init(w)), jnp.asarray(w)
+    lambda q, w: check_shared(
+      w, jax.eval_shape(lambda w: q.codes(w, q.init(w)), w)[1]
     ),
     selected,
     leaves,

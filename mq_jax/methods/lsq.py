@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_bits
-from mq_jax.direction import check_optimizer, check_transformation
+from mq_jax.direction import check_transformation, optimizer_check
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, w_itself
@@ -61,6 +61,7 @@ def lsq(
   """
   check_bits(bits, 2, 8, '; use bwn for 1 bit')
   check_transformation('optimizer', optimizer)
+  check_optimizer = optimizer_check('optimizer', 's', optimizer)
   q_max, q_min = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))
 
   def start(w: Array) -> Array:
@@ -69,7 +70,7 @@ def lsq(
     return jnp.where(size > 0, size, 1)  # a layer of zeros has no scale
 
   def init(w: Array) -> TrainedStep:
-    check_optimizer('optimizer', 's', optimizer)
+    check_optimizer()
     return TrainedStep(start(w), optimizer.init(start(w)))
 
   def scaled(w_tilde: Array, variables: TrainedStep) -> Array:

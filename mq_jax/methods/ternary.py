@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax.checks import check_at_least, check_number
-from mq_jax.direction import check_optimizer, check_transformation
+from mq_jax.direction import check_transformation, optimizer_check
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
@@ -109,9 +109,10 @@ def ttq(
   if not 0 <= threshold <= 1:
     raise ValueError(f'threshold={threshold!r} must be in [0, 1].')
   check_transformation('optimizer', optimizer)
+  check_optimizer = optimizer_check('optimizer', 'the scales', optimizer)
 
   def init(w: Array) -> TrainedScales:
-    check_optimizer('optimizer', 'the scales', optimizer)
+    check_optimizer()
     scales = jnp.ones(2, widened(w).dtype)
     return TrainedScales(scales, optimizer.init(scales))
 

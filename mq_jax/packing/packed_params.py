@@ -25,7 +25,12 @@ from mq_jax.packing.packed_array import (
   packed_array,
   values,
 )
-from mq_jax.quantizers import Quantizer, at_start, dequantize
+from mq_jax.quantizers import (
+  Quantizer,
+  at_start,
+  check_shared,
+  dequantize,
+)
 from mq_jax.selection import Rules, named_leaves
 from mq_jax.state_checks import check_state
 
@@ -71,8 +76,8 @@ def pack(
     quantizer: The rules of the training (`selection.select`).
     quantized: True if the parameters are already Ŵ, as `TrainStep.quantized`
       and `unpack` return them. They are then packed unchanged. Without it, Ŵ
-      would be quantized once more; this is noticed only if each value occurs
-      four times or more in its table.
+      would be quantized once more. This is noticed only if a table has four or
+      more weights per value, not in nine weights of three values.
     model_state: Pytree of the model state, or None for `{}`.
     metadata: Additional texts by name.
 
@@ -83,6 +88,7 @@ def pack(
 
   Raises:
     ValueError: If a weight is empty, not finite, or has more than 256 values;
+      if each weight of a leaf would have levels of its own;
       if `quantized` does not match the parameters; if the method has variables
       and the parameters are not `quantized`; if a rule applies to no leaf; or
       if `metadata` are not texts.
@@ -263,6 +269,10 @@ def _quantized(
       f'The quantizer of {path} has variables that training changes: pass the'
       ' State, or pass TrainStep.quantized of the State with quantized=True.'
     )
+  try:
+    check_shared(w, like)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
   weights_per_table = np.size(w) // math.prod(like.shape[:-1])
   if 1 < count <= max_count and weights_per_table >= 4 * count:
     raise ValueError(

@@ -94,11 +94,13 @@ def dequantize(codes: Array, levels: Array) -> Array:
   return levels.reshape(-1)[first + codes.astype(first.dtype)]
 
 
-def check_shared(codes: Array, levels: Array) -> None:
+def check_shared(
+  codes: Array | jax.ShapeDtypeStruct, levels: Array | jax.ShapeDtypeStruct
+) -> None:
   """Raises `ValueError` if each weight has a table of levels of its own.
 
   Args:
-    codes: Codes of a weight.
+    codes: Codes of a weight, or an array of their shape.
     levels: Its tables, as in `Quantizer.codes`.
   """
   if levels.ndim > 1 and math.prod(levels.shape[:-1]) == codes.size:

@@ -452,6 +452,13 @@ def test_pack_per_channel_levels_are_counted_per_channel():
     mq_jax.pack({'w': w}, mq_jax.bwn(), quantized=True)
 
 
+def test_pack_levels_of_its_own_for_each_weight_raises():
+  params = {'w': jnp.linspace(-1, 1, 3)[None]}
+  rules = [('w', mq_jax.per(mq_jax.bwn(), axes=-1))]
+  with pytest.raises(ValueError, match='w: Each weight of shape'):
+    mq_jax.pack(params, rules)
+
+
 @pytest.mark.parametrize(
   ('quantizer', 'width'),
   [(mq_jax.bwn(), 1), (mq_jax.per(mq_jax.bwn(), axes=-1), 3)],

@@ -413,14 +413,13 @@ def test_command_reports_a_study_of_the_user(tmp_path, monkeypatch, capsys):
   )
   config = spec.load(path).settings['a'].to_dict()
   ledgers.write(results, 'any', config, [1.0, 2.0])
-  out = tmp_path / 'out'
   options = types.SimpleNamespace(
-    results=results, out=out, only='', study=str(path)
+    results=results, out='', only='', study=str(path)
   )
   monkeypatch.setattr(command, 'flags', types.SimpleNamespace(FLAGS=options))
   command.main(['report'])
   assert '| `a` |' in capsys.readouterr().out
-  assert (out / 'mine.csv').is_file()
+  assert (tmp_path / 'report' / 'mine.csv').is_file()
   # No study of this project has this run.
   options.study, options.out = '', tmp_path / 'none'
   command.main(['report'])

@@ -11,7 +11,6 @@ from experiments.common.errors import InvalidError, UnwritableError
 from experiments.configs import gpt
 from experiments.data.text import text_digest
 from experiments.records import ledger, model_file
-from experiments.records.workdir import LOG
 from experiments.study import plan as study_plan
 from experiments.study import spec
 from tests.experiments import ledgers
@@ -152,23 +151,6 @@ def test_jobs_other_text_is_another_run(tmp_path):
   both = text_settings(tmp_path, b'abd', b'abd')
   (tmp_path / '0' / 'text.txt').unlink()
   assert not plan(tmp_path, 1, study=both)
-
-
-def test_jobs_run_on_another_text_has_a_folder_of_its_own(tmp_path):
-  """The folder of a complete run refuses other data."""
-  study = text_settings(tmp_path, b'abc')
-  (first,) = plan(tmp_path, 1, study=study)
-  start = {'data': text_digest(np.frombuffer(b'abc', np.uint8))}
-  ledgers.write(tmp_path, 'log', first.config.to_dict(), [1.0], start=start)
-  first.workdir.mkdir(parents=True)
-  (tmp_path / 'log.jsonl').rename(first.workdir / LOG)
-  assert plan(tmp_path, 1, study=study)[0].workdir == first.workdir
-  text_settings(tmp_path, b'abd')
-  (second,) = plan(tmp_path, 1, study=study)
-  assert second.workdir != first.workdir
-  assert study_plan.status(second) == (study_plan.MISSING, 0)
-  text_settings(tmp_path, b'abc')
-  assert plan(tmp_path, 1, study=study)[0].workdir == first.workdir
 
 
 def test_jobs_texts_of_one_name_are_refused(tmp_path):
