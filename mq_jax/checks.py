@@ -87,11 +87,12 @@ def check_rate(
   else:
     try:
       is_rate = (
-        jnp.shape(learning_rate) == ()
-        and not isinstance(learning_rate, bool | str)
+        hasattr(learning_rate, '__float__')
+        and not isinstance(learning_rate, bool)
+        and jnp.shape(learning_rate) == ()
         and 0 <= float(learning_rate) < math.inf
       )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # An array of text or objects.
       is_rate = False
   if not is_rate:
     raise ValueError(
