@@ -46,6 +46,14 @@ def check_positive(**arguments: Any) -> None:
       raise ValueError(f'{name}={value!r} must be positive.')
 
 
+def check_rising(start: float, end: float, what: str) -> None:
+  """Raises `ValueError` if a schedule of `what` starts above its end."""
+  if start > end:
+    raise ValueError(
+      f'start={start!r} must be at most end={end!r}, because {what} grows.'
+    )
+
+
 def check_count(
   name: str, value: Any, *, least: int = 1, or_zero: bool = False
 ) -> None:

@@ -47,8 +47,7 @@ def check_params(setup: Setup, params: Params) -> None:
   selected = selection.select(params, setup.quantizer)
   leaves = selection.named_leaves(params)
   for path in selected:
-    if not jnp.size(leaves[path]):
-      raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
+    selection.check_not_empty(path, leaves[path])
   _check_tied(leaves, selected.keys())
   data_parallel.check_sharding(selection.only(selected, params))
   if not selected and is_learned(setup.estimator, {}):

@@ -105,6 +105,12 @@ def select(params: Params, rules: Rules) -> dict[str, Quantizer]:
   return selected
 
 
+def check_not_empty(path: str, leaf: Any) -> None:
+  """Raises `ValueError` if a leaf that is to be quantized has no weights."""
+  if not jnp.size(leaf):
+    raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
+
+
 def is_kernel(path: str, leaf: Any) -> bool:
   """Returns True for the weight of a dense layer, convolution or the like.
 

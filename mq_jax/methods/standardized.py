@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count
+from mq_jax.checks import check_count, check_rising
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, bwn, w_itself
@@ -113,10 +113,7 @@ def recu(steps: int, *, start: float = 0.85, end: float = 0.99) -> Quantizer:
   for name, value in (('start', start), ('end', end)):
     if not 0.5 < value < 1:
       raise ValueError(f'{name}={value!r} must be between 0.5 and 1.')
-  if start > end:
-    raise ValueError(
-      f'start={start!r} must be at most end={end!r}, because τ grows.'
-    )
+  check_rising(start, end, 'τ')
 
   def tau(updates: Array, dtype: Any) -> Array:
     progress = jnp.minimum(updates.astype(dtype) / steps, 1.0)

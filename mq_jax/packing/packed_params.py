@@ -287,8 +287,7 @@ def _check_finite(params: Any, quantizer: Rules) -> None:
   leaves = named_leaves(params)
   for path in selection.select(params, quantizer):
     weight = np.asarray(on_host(leaves[path])).astype(np.float64)
-    if not weight.size:
-      raise ValueError(f'{path} is empty: add a rule ({path!r}, None).')
+    selection.check_not_empty(path, weight)
     # Codes cannot represent such values.
     if not np.all(np.isfinite(weight)):
       raise ValueError(

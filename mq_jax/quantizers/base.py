@@ -302,9 +302,10 @@ def unquantized(projection: Quantizer) -> Quantizer:
 
 def check_clip(clip: float | None) -> None:
   """Raises `ValueError` unless `clip` is positive or None."""
-  if clip is not None:
-    check_number(clip=clip)
-  if clip is not None and not clip > 0:
+  if clip is None:
+    return
+  check_number(clip=clip)
+  if not clip > 0:
     raise ValueError(f'clip={clip!r} must be a positive number or None.')
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_positive
+from mq_jax.checks import check_positive, check_rising
 from mq_jax.derivatives import sech_squared
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
@@ -15,10 +15,7 @@ Array = jax.Array
 def check_schedule(start: float, end: float) -> None:
   """Raises `ValueError` unless 0 < `start` ≤ `end`."""
   check_positive(start=start, end=end)
-  if start > end:
-    raise ValueError(
-      f'start={start!r} must be at most end={end!r}, because T grows.'
-    )
+  check_rising(start, end, 'T')
 
 
 def temperature(
