@@ -204,8 +204,10 @@ def _digest_only(folder: pathlib.Path, notify: Notify) -> Any:
     worker.start = start
 
 
-def _no_program(path: pathlib.Path, exact: bool = False) -> artefact.Artefact:
-  del path, exact
+def _no_program(
+  path: pathlib.Path, exact: bool = False, platform: str = ''
+) -> artefact.Artefact:
+  del path, exact, platform
   return artefact.Artefact(lambda images: images, IMAGE[:2], ())
 
 

@@ -97,13 +97,14 @@ def _scaled(path: str, shape: tuple[int, ...]) -> np.ndarray:
   try:
     from PIL import Image, ImageOps
 
-    from experiments.data.transparency import on_white
+    from experiments.data.transparency import check_transparency, on_white
   except ImportError as error:
     raise MissingError(
       'Reading images needs Pillow: pip install pillow'
     ) from error
   try:
     with Image.open(path) as image:
+      check_transparency(image)
       is_deep = image.mode == 'F' or image.mode.startswith('I')
       # The EXIF data say how the camera was held.
       colours = on_white(ImageOps.exif_transpose(image))

@@ -16,6 +16,8 @@ SUFFIXES = {
   *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp'),
   *('.tif', '.tiff', '.ppm', '.pgm', '.avif', '.jp2'),
 }
+# Links to folders and to missing files.
+_LINK = 'links'
 _SHOWN = 5  # Names of files or classes in a message.
 
 
@@ -43,7 +45,8 @@ class Folder(NamedTuple):
     classes: Names of the classes, sorted.
     train: Files to train on.
     test: Files to test on; empty if there is no folder for them.
-    ignored: Number of files of each suffix that are not photographs.
+    ignored: Number of files of each suffix that are not photographs, and of
+      links to folders and to missing files.
   """
 
   root: Path
@@ -68,7 +71,8 @@ def list_folder(root: Path, read_labels: ReadLabels | None = None) -> Folder:
 
   Raises:
     MissingError: If the folder, train/ or a class of photographs is missing.
-    InvalidError: If the class folders of train and of the test differ.
+    InvalidError: If the class folders of train and of the test differ, or if
+      the name of one is not UTF-8.
   """
   root = root.expanduser()
   if not (root / TRAIN).is_dir():
@@ -84,12 +88,7 @@ def list_folder(root: Path, read_labels: ReadLabels | None = None) -> Folder:
     )
   ignored: collections.Counter[str] = collections.Counter()
   train = _files_of_classes(root, TRAIN, classes, ignored)
-  labels_found = {file.label for file in train}
-  if empty := [n for i, n in enumerate(classes) if i not in labels_found]:
-    raise MissingError(
-      f'{root / TRAIN} has no photographs of {_some(empty)}. Add some, or'
-      ' remove the folders of these classes.'
-    )
+  check_classes(root / TRAIN, classes, train, 'Add some')
   test: tuple[File, ...] = ()
   for name in TESTS:
     if (root / name).is_dir():
@@ -129,7 +128,27 @@ def _list_test(
       f'{root / name} has no photographs. Add some, or remove it and set'
       ' config.holdout to the number of training photographs to test on.'
     )
+  check_classes(root / name, classes, test, 'Add some')
   return test
+
+
+def check_classes(
+  folder: Path, classes: Sequence[str], files: Iterable[File], remedy: str
+) -> None:
+  """Raises `MissingError` if a class has no photographs in a folder.
+
+  Args:
+    folder: Folder of the class folders.
+    classes: Names of the classes.
+    files: Photographs of the folder.
+    remedy: What to do, for the message.
+  """
+  found = {file.label for file in files}
+  if empty := [n for i, n in enumerate(classes) if i not in found]:
+    raise MissingError(
+      f'{folder} has no photographs of {_some(empty)}. {remedy}, or remove the'
+      ' folders of these classes.'
+    )
 
 
 def _label_of(file: File, labels: dict[str, int], root: Path) -> int:
@@ -147,9 +166,16 @@ def _label_of(file: File, labels: dict[str, int], root: Path) -> int:
 def _class_names(folder: Path) -> tuple[str, ...]:
   """Returns the sorted names of the class folders."""
   with os.scandir(folder) as entries:
-    return tuple(
-      sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
-    )
+    names = [e.name for e in entries if e.is_dir() and not _is_hidden(e.name)]
+  for name in names:
+    try:
+      name.encode()
+    except UnicodeEncodeError as error:
+      raise InvalidError(
+        f'The name of the class folder {name!r} in {folder} is not UTF-8.'
+        ' Rename the folder.'
+      ) from error
+  return tuple(sorted(names))
 
 
 def _files_of_classes(
@@ -172,6 +198,9 @@ def _files(
   files = []
   for path, entry in _walk(root, folder):
     suffix = os.path.splitext(entry.name)[1]
+    if not entry.is_file():
+      ignored[_LINK if entry.is_symlink() else suffix or entry.name] += 1
+      continue
     if suffix.lower() not in SUFFIXES:
       ignored[suffix or entry.name] += 1
       continue
@@ -189,7 +218,7 @@ def _walk(root: Path, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
       # A link to a folder could lead back to this folder.
       if entry.is_dir(follow_symlinks=False):
         yield from _walk(root, path)
-      elif entry.is_file():
+      else:
         yield path, entry
 
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common import processes
+from experiments.common.console import counted
 from experiments.common.errors import InvalidError, MissingError
 from experiments.data import index_file
-from experiments.data.photo_folders import File, Folder
+from experiments.data.photo_folders import File, Folder, check_classes
 from experiments.data.photographs import (
   KINDS,
   BadImageError,
@@ -100,7 +101,12 @@ def index_folder(
   path = folder.root / NAME
   old = read_index(path)
   listed = (*folder.train, *folder.test)
-  index = {f.path: old[f.path] for f in listed if _is_known(f, old)}
+  index = {
+    f.path: old[f.path]
+    for f in listed
+    # Another version of Pillow may decode what was left out.
+    if _is_known(f, old) and (old[f.path].orientation or not skip_damaged)
+  }
   new = [file for file in listed if file.path not in index]
   if most is not None and len(new) > most:
     kind = 'not inspected yet' if not old else 'new or changed'
@@ -108,7 +114,7 @@ def index_folder(
       f'{len(new):,} photographs in {folder.root} are {kind}. Run this once; it'
       f' decodes every photograph:\n  {command}'
     )
-  damaged: dict[str, str] = {}
+  damaged: dict[str, Exception] = {}
   if new:
     logging.info('Inspecting %d photographs in %s.', len(new), folder.root)
     try:
@@ -121,13 +127,17 @@ def index_folder(
       raise
   if skip_damaged:
     known = {file.path: file for file in new}
-    for name in damaged:
-      file = known[name]
-      index[name] = Entry(file.size, file.modified, 0, 0)
+    for name, error in list(damaged.items()):
+      if isinstance(error, BadImageError):
+        file = known[name]
+        index[name] = Entry(file.size, file.modified, 0, 0)
+        del damaged[name]
   if index != old:
     _write(path, index)
-  if damaged and not skip_damaged:
-    raise InvalidError(damage_message(folder.root, damaged, command))
+  if damaged:
+    raise InvalidError(
+      damage_message(folder.root, damaged, '' if skip_damaged else command)
+    )
   return Indexed(_without_left_out(folder, index), index)
 
 
@@ -153,13 +163,13 @@ def _is_known(file: File, index: Index) -> bool:
 
 def _inspect(
   root: Path, new: Sequence[File], index: Index, advance: Advance
-) -> dict[str, str]:
+) -> dict[str, Exception]:
   """Adds the entries of files; returns what is wrong with the others."""
   damaged = {}
 
   def inspect_all(
     chunk: Sequence[File],
-  ) -> list[tuple[File, Inspection | str]]:
+  ) -> list[tuple[File, Inspection | Exception]]:
     return [(file, _inspect_file(root / file.path)) for file in chunk]
 
   chunks = [new[i : i + _CHUNK] for i in range(0, len(new), _CHUNK)]
@@ -167,7 +177,7 @@ def _inspect(
   with ThreadPoolExecutor(workers) as pool:
     for found in map_bounded(pool, inspect_all, chunks, 4 * workers):
       for file, result in found:
-        if isinstance(result, str):
+        if isinstance(result, Exception):
           damaged[file.path] = result
         else:
           index[file.path] = Entry(
@@ -177,11 +187,11 @@ def _inspect(
   return damaged
 
 
-def _inspect_file(path: Path) -> Inspection | str:
+def _inspect_file(path: Path) -> Inspection | Exception:
   try:
     return inspect(path.read_bytes())
   except (BadImageError, PermissionError, FileNotFoundError) as error:
-    return str(error)
+    return error
 
 
 def _bits(kinds: Iterable[str]) -> int:
@@ -192,18 +202,29 @@ def _without_left_out(folder: Folder, index: Index) -> Folder:
   """Returns the folder without files that the index leaves out."""
 
   def kept(split: Sequence[File]) -> tuple[File, ...]:
-    return tuple(file for file in split if index[file.path].orientation)
+    files = tuple(file for file in split if index[file.path].orientation)
+    if files != split:
+      check_classes(
+        folder.root / split[0].path.split('/')[0],
+        folder.classes,
+        files,
+        'Replace the damaged ones, which are left out',
+      )
+    return files
 
   return folder._replace(train=kept(folder.train), test=kept(folder.test))
 
 
-def damage_message(root: Path, damaged: Mapping[str, str], command: str) -> str:
+def damage_message(
+  root: Path, damaged: Mapping[str, object], command: str
+) -> str:
   """Returns the message about damaged photographs, with both remedies.
 
   Args:
     root: Folder of the photographs.
     damaged: What is wrong, by the path below the folder.
-    command: Command that prepares the folder.
+    command: Command that prepares the folder; empty if it leaves damaged files
+      out, and these cannot be read at all.
   """
   lines = [
     f'  {root / name}: {text}'
@@ -212,6 +233,11 @@ def damage_message(root: Path, damaged: Mapping[str, str], command: str) -> str:
   if (more := len(damaged) - _SHOWN) > 0:
     lines.append(f'  and {more:,} more')
   listing = '\n'.join(lines)
+  if not command:
+    return (
+      f'{counted(len(damaged), "file")} cannot be read:\n{listing}\n'
+      'Make them readable, or remove them.'
+    )
   are = 'file is not a complete image'
   if len(damaged) > 1:
     are = 'files are not complete images'

@@ -66,25 +66,24 @@ class PhotoSet(NamedTuple):
     train: Photographs to train on.
     test: Photographs to test on; None if the set has no such photographs.
     place: Folder of the set, for messages.
-    sizes: Bytes of each photograph to train and to test on, int64; None for a
-      set with one content, whose forms have one digest.
+    files: Arrays that differ between other files: paths and sizes of the
+      photographs to train and to test on. None for a set with one content,
+      whose forms have one digest.
   """
 
   classes: tuple[str, ...]
   train: Photos
   test: Photos | None
   place: str
-  sizes: np.ndarray | None = None
+  files: dict[str, np.ndarray] | None = None
 
   @property
   def digest(self) -> str:
-    """Digest of the classes, the labels and the sizes."""
+    """Digest of the classes, the labels and `files`."""
     arrays = {'train': self.train.labels}
     if self.test is not None:
       arrays['test'] = self.test.labels
-    if self.sizes is not None:
-      arrays['sizes'] = self.sizes
-    return content_digest(arrays, self.classes)
+    return content_digest(arrays | (self.files or {}), self.classes)
 
 
 def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:

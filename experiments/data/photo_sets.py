@@ -1,6 +1,8 @@
 """Reads the data sets of photographs: `folder` and `imagenet`."""
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +137,8 @@ def photo_set(indexed: Indexed, *, sized: bool) -> PhotoSet:
 
   Args:
     indexed: The files.
-    sized: The sizes of the files are a part of the digest of the set.
+    sized: The paths and the sizes of the files are a part of the digest of the
+      set.
   """
   folder, entries = indexed
   files = (*folder.train, *folder.test)
@@ -157,5 +160,13 @@ def photo_set(indexed: Indexed, *, sized: bool) -> PhotoSet:
     photos(folder.train),
     photos(folder.test) if folder.test else None,
     str(folder.root),
-    np.array([file.size for file in files], np.int64) if sized else None,
+    _paths_and_sizes(files) if sized else None,
   )
+
+
+def _paths_and_sizes(files: Sequence[File]) -> dict[str, np.ndarray]:
+  paths = os.fsencode('\0'.join(file.path for file in files))
+  return {
+    'paths': np.frombuffer(paths, np.uint8),
+    'sizes': np.array([file.size for file in files], np.int64),
+  }

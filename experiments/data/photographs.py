@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import (
+  ExifTags,
+  Image,
+  ImageOps,
+  TiffImagePlugin,
+  UnidentifiedImageError,
+)
 
 from experiments.data.crops import (
   Box,
@@ -22,7 +28,7 @@ from experiments.data.crops import (
   stored_size,
   upright,
 )
-from experiments.data.transparency import on_white
+from experiments.data.transparency import check_transparency, on_white
 
 _JPEG = b'\xff\xd8'
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -64,6 +70,7 @@ def inspect(content: bytes) -> Inspection:
   if not content:
     raise BadImageError('the file is empty')
   with _bad_images(), Image.open(io.BytesIO(content)) as image:
+    _check_depth(image)
     orientation = _orientation(image)
     is_deep = image.mode.startswith('I') or (
       content.startswith(_PNG) and content[_PNG_DEPTH] == 16
@@ -112,6 +119,7 @@ def crop(
   else:
     box = None
   with _bad_images(), Image.open(io.BytesIO(content)) as image:
+    _check_depth(image)
     colours = _to_rgb(image)
     box = box or choose(*colours.size)
     return np.asarray(
@@ -193,6 +201,24 @@ def _orientation(image: Image.Image) -> int:
   except Exception:  # The parser has no common base class of errors.
     return 1
   return orientation if orientation in range(1, 9) else 1
+
+
+def _check_depth(image: Image.Image) -> None:
+  """Refuses values that Pillow returns without their range.
+
+  Args:
+    image: Image that was opened and not loaded yet.
+  """
+  check_transparency(image)
+  if isinstance(image, TiffImagePlugin.TiffImageFile) and (
+    image.mode.startswith('I')
+  ):
+    tags = image.tag_v2
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if bits != (16,):
+      raise BadImageError(f'its grey values have {bits[0]} bits, not 8 or 16')
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+      raise BadImageError('0 is white in its grey values of 16 bits')
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,8 +1,32 @@
 """Transparent pixels of images, which become white."""
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 _BACKGROUND = (255, 255, 255, 255)  # As on a page.
+_EIGHT_BITS = ('L', 'RGB')
+
+
+def check_transparency(image: Image.Image) -> None:
+  """Refuses a transparent colour whose pixels Pillow does not find.
+
+  Pillow compares the transparent colour of a PNG file, which has the bits of
+  the file, with pixels of 8 bits.
+
+  Args:
+    image: Image that was opened and not loaded yet.
+
+  Raises:
+    ValueError: If the colour has not 8 bits per channel.
+  """
+  if not isinstance(image, ImageFile.ImageFile) or image.format != 'PNG':
+    return
+  bits = {str(tile.args) for tile in image.tile}
+  has_colour = 'transparency' in image.info and image.mode != 'P'
+  if has_colour and not bits <= set(_EIGHT_BITS):
+    raise ValueError(
+      'its transparent colour does not have 8 bits per channel, so Pillow does'
+      ' not find its pixels; save it with 8 bits or with an alpha channel'
+    )
 
 
 def on_white(image: Image.Image) -> Image.Image:

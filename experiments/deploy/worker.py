@@ -42,12 +42,15 @@ SECONDS_TO_OPEN = 60
 SECONDS_PER_BATCH = 300
 
 
-def start(path: pathlib.Path, exact: bool = False) -> Artefact:
+def start(
+  path: pathlib.Path, exact: bool = False, platform: str = ''
+) -> Artefact:
   """Opens an artefact in a new process, which ends with the artefact.
 
   Args:
     path: File that `artefact.open_here` opens.
     exact: As in `artefact.open_here`.
+    platform: Platform of JAX in the process; that of the machine if empty.
 
   Returns:
     The `Artefact`. `logits` raises an InvalidError if the process fails or
@@ -60,8 +63,9 @@ def start(path: pathlib.Path, exact: bool = False) -> Artefact:
   """
   log = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
   process = subprocess.Popen(
-    [sys.executable, '-m', _MODULE, path.resolve(), *[_EXACT] * exact],
+    [sys.executable, '-m', _MODULE, path.absolute(), *[_EXACT] * exact],
     cwd=_ROOT,
+    env=os.environ | ({'JAX_PLATFORMS': platform} if platform else {}),
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=log,

@@ -76,10 +76,10 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
       markersize=4,
       label=name,
     )
-    for (_, _, cell), *point in zip(entries, times, means, strict=True):
+    for (_, _, cell), x, y in zip(entries, times, means, strict=True):
       axis.annotate(
         f'{cell.epochs}',
-        point,
+        (x, y),
         textcoords='offset points',
         xytext=(3, -9),
         fontsize=6,

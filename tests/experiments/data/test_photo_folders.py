@@ -1,5 +1,7 @@
 """Tests which files of a folder are photographs, and of which class."""
 
+import os
+
 import pytest
 
 from experiments.common.errors import InvalidError, MissingError
@@ -103,3 +105,25 @@ def test_list_folder_flat_test_has_labels_of_list(tmp_path):
   ]
   with pytest.raises(InvalidError, match=r'no class for .*val/x\.jpg'):
     list_folder(root, lambda val, classes: {'y': 0})
+
+
+def test_list_folder_counts_links_that_lead_to_no_photograph(tmp_path):
+  write_folder(tmp_path, train=2, val=2)
+  (tmp_path / 'train' / 'cat' / 'more').symlink_to(tmp_path / 'val' / 'cat')
+  (tmp_path / 'val' / 'dog' / 'gone.jpg').symlink_to('/gone/dog.jpg')
+  assert list_folder(tmp_path).ignored == {'links': 2}
+
+
+def test_list_folder_test_without_photographs_of_a_class_raises(tmp_path):
+  write_folder(tmp_path, train=2, val=2)
+  for path in (tmp_path / 'val' / 'dog').iterdir():
+    path.unlink()
+    path.symlink_to(f'/gone/{path.name}')
+  with pytest.raises(MissingError, match='val has no photographs of dog'):
+    list_folder(tmp_path)
+
+
+def test_list_folder_class_that_is_not_utf8_raises(tmp_path):
+  write_folder(tmp_path, ('cat', os.fsdecode(b'caf\xe9')), train=2, val=0)
+  with pytest.raises(InvalidError, match=r"'caf\\udce9' .* is not UTF-8"):
+    list_folder(tmp_path)

@@ -10,6 +10,7 @@ from experiments.common.errors import InvalidError, MissingError
 from experiments.data import index_file, photo_index, photo_sets
 from experiments.data.photo_folders import list_folder
 from experiments.data.photo_index import NAME, index_folder, read_index
+from experiments.data.photographs import BadImageError
 from tests.experiments.data import photo_files
 from tests.experiments.data.photo_files import encoded, jpeg, picture
 from tests.experiments.data.photo_files import write_folder as write
@@ -70,6 +71,17 @@ def test_folder_digest_is_that_of_the_photographs_without_inspection(
   dogs = tmp_path / 'moved' / 'train' / 'dog'
   (tmp_path / 'moved' / 'train' / 'cat' / 'cat_0.jpg').rename(dogs / 'a.jpg')
   assert photo_sets.folder_digest(keys) != without
+
+
+def test_folder_digest_of_files_of_one_size_differs_by_their_names(tmp_path):
+  digests = set()
+  for first in (0, 9):
+    root = tmp_path / str(first)
+    for name in ('train/cat', 'train/dog', 'val/cat', 'val/dog'):
+      (root / name).mkdir(parents=True)
+      (root / name / f'{first}.bmp').write_bytes(encoded(picture(first), 'BMP'))
+    digests.add(photo_sets.folder_digest(photo_files.config(root)))
+  assert len(digests) == 2
 
 
 def test_index_folder_inspects_what_changed(tmp_path, inspected):
@@ -193,6 +205,56 @@ def test_index_folder_read_only_warns_and_continues(
   assert len(found.folder.train) == 14
   assert not (tmp_path / NAME).exists()
   assert 'cannot be written' in caplog.text
+
+
+@pytest.mark.parametrize('cause', [PermissionError, FileNotFoundError])
+def test_index_folder_never_leaves_out_what_cannot_be_read(
+  tmp_path, monkeypatch, cause
+):
+  """The file can be complete, once it can be read."""
+  write(tmp_path)
+  (tmp_path / 'train' / 'dog' / 'dog_0.jpg').write_bytes(b'')
+  complete = photo_index.inspect
+
+  def refuse(content):
+    if content == jpeg(2, 64, 20):
+      raise cause(2, 'the cause')
+    return complete(content)
+
+  monkeypatch.setattr(photo_index, 'inspect', refuse)
+  with pytest.raises(InvalidError, match=r'(?s)1 file cannot.*cat_2.*cause'):
+    index(tmp_path, skip_damaged=True)
+  monkeypatch.undo()
+  assert len(index(tmp_path).folder.train) == 13
+
+
+def test_index_folder_inspects_again_what_it_left_out(tmp_path, monkeypatch):
+  write(tmp_path)
+  complete = photo_index.inspect
+
+  def refuse(content):
+    if content == jpeg(2, 64, 20):
+      raise BadImageError('another Pillow is needed')
+    return complete(content)
+
+  monkeypatch.setattr(photo_index, 'inspect', refuse)
+  assert len(index(tmp_path, skip_damaged=True).folder.train) == 13
+  monkeypatch.undo()
+  assert len(index(tmp_path).folder.train) == 13
+  assert len(index(tmp_path, skip_damaged=True).folder.train) == 14
+  assert len(index(tmp_path).folder.train) == 14
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_index_folder_leaving_out_a_whole_class_raises(tmp_path, split):
+  write(tmp_path)
+  for path in (tmp_path / split / 'dog').iterdir():
+    path.write_bytes(b'no image')
+  message = f'{split} has no photographs of dog. Replace the damaged ones'
+  with pytest.raises(MissingError, match=message):
+    index(tmp_path, skip_damaged=True)
+  with pytest.raises(MissingError, match=message):
+    index(tmp_path)
 
 
 def test_index_folder_all_photographs_damaged_later_raises(tmp_path):

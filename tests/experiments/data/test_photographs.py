@@ -170,6 +170,45 @@ def test_crop_animation_is_first_frame():
 
 
 PHOTO = jpeg(2, 64, 48)
+BITS, PHOTOMETRIC = 258, 262  # Tags of TIFF.
+
+
+def tiff_of_16_bits(tag, old, new):
+  """Returns a white TIFF file, of which a value of one tag is changed."""
+  content = encoded(Image.new('I;16', (16, 16), 65535), 'TIFF')
+  entry = struct.pack('<HHIH', tag, 3, 1, old)
+  assert content.count(entry) == 1
+  return content.replace(entry, struct.pack('<HHIH', tag, 3, 1, new))
+
+
+def png_with_transparent_colour(bits, mode):
+  """Returns a PNG file of 16 pixels per line, all of them transparent."""
+  channels = len(mode)
+  sample = 1 if bits < 8 else 0x3264 >> (16 - bits)
+  line = f'{sample:0{bits}b}' * 16 * channels
+
+  def chunk(name, content):
+    check = struct.pack('>I', zlib.crc32(name + content))
+    return struct.pack('>I', len(content)) + name + content + check
+
+  kind = {'L': 0, 'RGB': 2}[mode]
+  data = b'\0' + int(line, 2).to_bytes(len(line) // 8, 'big')
+  return b'\x89PNG\r\n\x1a\n' + b''.join(
+    chunk(*of)
+    for of in (
+      (b'IHDR', struct.pack('>2I5B', 16, 16, bits, kind, 0, 0, 0)),
+      (b'tRNS', struct.pack('>H', sample) * channels),
+      (b'IDAT', zlib.compress(data * 16)),
+      (b'IEND', b''),
+    )
+  )
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
+def test_crop_transparent_colour_of_8_bits_is_white(mode):
+  content = png_with_transparent_colour(8, mode)
+  assert 'alpha' in photographs.inspect(content).kinds
+  assert (photographs.crop(content, 1, whole, 8) == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -182,6 +221,12 @@ PHOTO = jpeg(2, 64, 48)
     (PHOTO[:20], 'not an image|[Tt]runcated'),
     (encoded(picture(0), 'PNG')[:-400], 'truncated|broken'),
     (encoded(Image.new('F', (9, 9)), 'TIFF'), 'floating-point'),
+    (tiff_of_16_bits(PHOTOMETRIC, 1, 0), '0 is white'),
+    (tiff_of_16_bits(BITS, 16, 12), 'grey values have 12 bits'),
+    *(
+      (png_with_transparent_colour(*of), 'not have 8 bits per channel')
+      for of in ((1, 'L'), (2, 'L'), (4, 'L'), (16, 'L'), (16, 'RGB'))
+    ),
   ],
 )
 def test_inspect_damaged_raises(content, message):

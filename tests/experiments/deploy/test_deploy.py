@@ -383,7 +383,26 @@ def test_deploy_norms_before_quantized_activations_are_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_deploy_binary_network_counts_bits(tmp_path):
+def test_load_of_a_link_to_a_name_without_suffix(deployed, tmp_path):
+  # The cache of Hugging Face has such links.
+  out, described, _ = deployed
+  name = make.FORMATS['stablehlo']
+  shutil.copy(out / name, tmp_path / 'blob')
+  (tmp_path / name).symlink_to('blob')
+  found = artefact_logits(tmp_path / name).argmax(1) == digits_labels()
+  assert 100 * found.mean() == described['artefacts'][1]['accuracy']
+
+
+def test_check_accuracy_of_a_file_without_accuracy_raises():
+  model = model_file.ModelFile({}, {}, {})
+  with pytest.raises(errors.InvalidError, match='the run logged nan %'):
+    check.check_accuracy(50.0, model)
+
+
+@pytest.mark.slow
+def test_deploy_binary_network_counts_bits(tmp_path, monkeypatch):
+  # On other platforms the program multiplies, so only a CPU shows an error.
+  monkeypatch.setenv('JAX_PLATFORMS', 'a platform that is missing')
   net = write_run(
     tmp_path, activation_quantizer='bi_real', float_layers='(stem|head)/kernel'
   )
@@ -395,6 +414,7 @@ def test_deploy_binary_network_counts_bits(tmp_path):
   assert 'stablehlo.popcnt' in program.mlir_module()
   expected = trained_logits(net, tmp_path).argmax(1)
   (entry,) = described['artefacts']
+  monkeypatch.delenv('JAX_PLATFORMS')
   found = artefact_logits(out / entry['file']).argmax(1)
   assert np.sum(found != expected) == 360 - entry['equal_predictions']
   assert entry['equal_predictions'] >= 359

@@ -1,6 +1,7 @@
 """Tests files of language models whose numbers, or whose runtime, round."""
 
 import importlib.util
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from experiments.build.networks import make_network
 from experiments.build.parts import make_parts
 from experiments.common.errors import ConfigError, InvalidError
 from experiments.configs import gpt
+from experiments.data import text
 from experiments.deploy import card, make, onnx_kernels
-from experiments.records import model_file
+from experiments.records import model_file, workdir
 from tests.experiments import tiny
 
 CONTEXT = 16
@@ -147,6 +149,21 @@ def test_count_bits_of_a_language_model_is_refused(tmp_path):
   write_run(tmp_path, activation_quantizer='sign')
   with pytest.raises(InvalidError, match="network='gpt' does not have"):
     make.deploy(tmp_path, tmp_path / 'out', count_bits=True)
+
+
+def test_deploy_changed_documentation_is_refused(tmp_path, monkeypatch):
+  (tmp_path / 'docs').mkdir()
+  (tmp_path / 'README.md').write_bytes(TEXT)
+  monkeypatch.setattr(text, '_ROOT', tmp_path)
+  write_run(tmp_path, data='')
+  log = tmp_path / workdir.LOG
+  header = json.loads(log.read_text())
+  header['start'] = {'data': text.text_digest(text.read_text(''))}
+  log.write_text(json.dumps(header) + '\n')
+  make.deploy(tmp_path, tmp_path / 'out', ['safetensors'])
+  (tmp_path / 'docs' / 'page.md').write_bytes(b'abc')
+  with pytest.raises(InvalidError, match=r'documentation .* other contents'):
+    make.deploy(tmp_path, tmp_path / 'out', ['safetensors'])
 
 
 def test_shortened_text_is_refused(tmp_path):
