@@ -186,7 +186,13 @@ def draw(
     axis.set_title(optimizer)
   sizes = [abs(found[name].mean) for name in ends]
   linear = _LINEAR_UP_TO * statistics.median(sizes)
-  compared = join_distinct({baselines[name] for name in ends})
+  compared = join_distinct(
+    {
+      baselines[name].removeprefix(f'{optimizer}-')
+      for optimizer, panel in panels.items()
+      for name, _, _ in panel
+    }
+  )
   label = f'difference from {compared}, percentage points'
   # One long difference would hide all others.
   if max(sizes) > 2 * linear > 0:

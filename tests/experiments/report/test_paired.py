@@ -167,7 +167,7 @@ def test_figure_has_the_largest_difference_first(tmp_path):
   )
   names = [text.get_text() for text in axis.get_yticklabels()]
   assert names == ['dsq, 3 seeds', 'ede, 3 seeds']
-  assert axis.get_xlabel() == 'difference from sgd-ste, percentage points'
+  assert axis.get_xlabel() == 'difference from ste, percentage points'
 
 
 def test_markers_of_significant_differences_are_filled(tmp_path):
