@@ -61,3 +61,12 @@ def is_from_scratch(config: Mapping[str, Any]) -> bool:
   """
   needs_base = config['quantizer'] != 'none' and config['pretrain_epochs'] > 0
   return not needs_base and not config['pretrained']
+
+
+def have_one_start(config: Mapping[str, Any]) -> bool:
+  """Returns True if all seeds start from the same weights.
+
+  Args:
+    config: The whole configuration, which may come from a log.
+  """
+  return not is_from_scratch(config) and not config.get('new_head')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import mq_jax
-from experiments.build.base_model import is_from_scratch
+from experiments.build.base_model import have_one_start, is_from_scratch
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.key import check_value, subset
 from experiments.build.methods import METHODS
@@ -121,11 +121,12 @@ def _check_seeds(config: ConfigDict) -> None:
       f'config.seed={config.seed!r} with config.trials={config.trials!r} must'
       f' end at {LARGEST_SEED} at most.'
     )
-  if config.trials > 1 and is_from_scratch(config):
+  if config.trials > 1 and not have_one_start(config):
     raise ConfigError(
       f'With config.trials={config.trials}, all trials must start from the same'
-      ' weights, but this run starts from random weights: set'
-      ' config.pretrained, or run one seed at a time.'
+      ' weights, but the weights of this run, or those of its last layer, are'
+      ' random: set config.pretrained with config.new_head=False, or run one'
+      ' seed at a time.'
     )
 
 
@@ -136,7 +137,7 @@ def _check_start_and_batch(config: ConfigDict) -> None:
       'config.new_head=True replaces the last layer of a model file: set'
       ' config.pretrained, or config.new_head=False.'
     )
-  if config.distill and (is_from_scratch(config) or config.new_head):
+  if config.distill and not have_one_start(config):
     raise ConfigError(
       f'config.distill={config.distill!r} takes soft labels from the network'
       ' that the run starts from, but its last layer is random: set'

@@ -37,7 +37,7 @@ PIXELS: dict[str, tuple[Floats3, Floats3]] = {
 }
 TRAIN_AHEAD, TEST_AHEAD = 3, 1  # Batches.
 LARGEST_KEPT = 2**30  # Bytes of decoded test images.
-_ORDER, _CROP = 0xDA7A0011, 0xDA7A0012
+_ORDER, _CROP, _CALIBRATE = 0xDA7A0011, 0xDA7A0012, 0xDA7A0013
 
 Pixels = Callable[[int], np.ndarray]
 
@@ -147,12 +147,15 @@ def photo_pipeline(photos: PhotoSet, keys: ConfigDict, mesh: Mesh) -> Pipeline:
   def examples(split: Photos) -> Examples:
     return _examples(split, keys, start, normalised)
 
+  # The files are in the order of the classes, and calibration reads the first.
+  mixed = np.random.default_rng(_CALIBRATE).permutation(size)
+
   return Pipeline(
     steps_per_epoch=steps_per_epoch,
     classes=photos.classes,
     train=train_batch,
     evaluate=examples(test),
-    calibrate=examples(train),
+    calibrate=examples(_subset(train, mixed)),
     digest=photos.digest,
   )
 

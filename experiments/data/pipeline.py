@@ -59,7 +59,8 @@ class Pipeline(NamedTuple):
       `number` counts batches from 0 over all epochs. A batch depends only on
       the two arguments, so that a resumed run gets the same batches.
     evaluate: Test examples.
-    calibrate: Training examples without augmentation.
+    calibrate: Training examples without augmentation. The first ones are of
+      all classes.
     traced: The batches of `train`, made inside jit; None if the host makes
       them.
     digest: Digest of the data, if other data may have the same configuration.

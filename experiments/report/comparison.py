@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
 START_KEYS = frozenset(
   name for name in KEYS if 'pretrained' in (name, KEYS[name].replaced_by)
 )
+# Digests in the start of a log, in the order of the fields of a cell.
+_DIGESTS = ('data', 'base')
 # Runs of one setting may differ in these keys, but those of one cell agree.
 _CELL_KEYS = START_KEYS | {'epochs'}
 
@@ -47,6 +49,7 @@ class Cell(NamedTuple):
       entry.
     data: Digest of the data; empty if it is not known, or if the configuration
       determines the data.
+    base: Digest of the base model; empty if it is not known.
   """
 
   records: dict[int, list[dict[str, Any]]]
@@ -58,6 +61,7 @@ class Cell(NamedTuple):
   names: list[str]
   machines: set[tuple[str, int]]
   data: str = ''
+  base: str = ''
 
 
 class Published(NamedTuple):
@@ -96,14 +100,21 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     if is_from_scratch(run.header['config']) == is_from_scratch(config)
     and run.identity(_CELL_KEYS) == wanted
   ]
-  # An older log has no digest of its data. It joins the others if they agree.
-  logged = {data for run in matching if (data := _data(run))}
-  agreed = logged.pop() if len(logged) == 1 else ''
+  # An older log lacks a digest. It joins the others if they agree.
+  data = _only({_digest(run, 'data') for run in matching})
+  bases = {
+    accuracy: _only({_digest(run, 'base') for run in same})
+    for accuracy, same in _by_accuracy(matching).items()
+  }
   groups: dict[Any, list[ledger.Run]] = {}
   for run in matching:
-    base_accuracy = run.header['start'].get('base_accuracy')
-    same = run.identity(), base_accuracy, _data(run) or agreed
-    groups.setdefault(same, []).append(run)
+    accuracy = _base_accuracy(run)
+    same_start = (
+      # The accuracy of one base model differs between devices.
+      _digest(run, 'base') or bases[accuracy] or accuracy,
+      _digest(run, 'data') or data,
+    )
+    groups.setdefault((run.identity(), same_start), []).append(run)
   if not groups:
     return None
 
@@ -131,13 +142,32 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     first['start'].get('base_top5_accuracy'),
     [run.name for run in chosen],
     {(run.header['device']['kind'], len(ledger.seeds(run))) for run in chosen},
-    next(filter(None, map(_data, chosen)), ''),
+    *(_only({_digest(run, name) for run in chosen}) for name in _DIGESTS),
   )
 
 
-def _data(run: ledger.Run) -> str:
-  """Returns the digest of the data of a run; '' if it is not known."""
-  return str(run.header['start'].get('data', ''))
+def _digest(run: ledger.Run, name: str) -> str:
+  """Returns one of the `_DIGESTS` of a run; '' if it is not known."""
+  return str(run.header['start'].get(name, ''))
+
+
+def _only(digests: Set[str]) -> str:
+  """Returns the only digest that is known; '' if there is none or several."""
+  known = digests - {''}
+  return next(iter(known)) if len(known) == 1 else ''
+
+
+def _base_accuracy(run: ledger.Run) -> float | None:
+  return run.header['start'].get('base_accuracy')
+
+
+def _by_accuracy(
+  runs: Iterable[ledger.Run],
+) -> dict[float | None, list[ledger.Run]]:
+  found: dict[float | None, list[ledger.Run]] = {}
+  for run in runs:
+    found.setdefault(_base_accuracy(run), []).append(run)
+  return found
 
 
 def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:

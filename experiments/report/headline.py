@@ -127,7 +127,7 @@ def _row(
 ) -> dict[str, str] | None:
   cells = _cells(study, runs, line)
   cell, full = cells.get(line.setting), cells.get(line.full)
-  if cell is None:
+  if cell is None or not cell.records:
     return None
   symbol = DATASETS[next(iter(study.settings.values())).dataset].symbol
   base = cell.base_accuracy
@@ -137,10 +137,18 @@ def _row(
     'weights': line.weights,
     'trained by': line.how,
     'epochs': str(cell.epochs),
-    'trials': str(len(cell.records)),
+    'trials': _trials(cell),
     'test': _text(cell, symbol),
-    'full precision': _text(full, symbol) if full else compared,
+    'full precision': (
+      _text(full, symbol) if full and full.records else compared
+    ),
   }
+
+
+def _trials(cell: comparison.Cell) -> str:
+  """Returns the number of trials, and how many diverged."""
+  count = f'{len(cell.records)}'
+  return f'{count}, {len(cell.diverged)} diverged' if cell.diverged else count
 
 
 def _cells(

@@ -58,8 +58,7 @@ def difference(
   data of the runs differ.
   """
   common = sorted(ours.records.keys() & baseline.records.keys())
-  other_data = ours.data and baseline.data and ours.data != baseline.data
-  if not common or other_data or _conditions(ours) != _conditions(baseline):
+  if not common or not _have_one_start(ours, baseline):
     return None
   pairs = [
     comparison.accuracies(
@@ -78,8 +77,17 @@ def difference(
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 
-def _conditions(cell: comparison.Cell) -> tuple[int, float | None]:
-  return cell.epochs, cell.base_accuracy
+def _have_one_start(one: comparison.Cell, other: comparison.Cell) -> bool:
+  """Returns True if length, data and base model of two cells agree."""
+  if one.data and other.data and one.data != other.data:
+    return False
+  # The accuracy of one base model differs between devices.
+  same_base = (
+    one.base == other.base
+    if one.base and other.base
+    else one.base_accuracy == other.base_accuracy
+  )
+  return same_base and one.epochs == other.epochs
 
 
 def differences(

@@ -51,7 +51,7 @@ def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
   tried: dict[str, list[Tuned]] = {}
   for name, config in study.settings.items():
     cell = comparison.cell(config, runs)
-    if not cell or not cell.records or cell.epochs != config.epochs:
+    if not cell or cell.epochs != config.epochs:
       continue
     rate = config.learning_rate
     group = name.removesuffix(f'-{rate:g}')
@@ -59,25 +59,30 @@ def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
     row = Tuned(forward, backward, config.estimator, rate, 0, cell)
     tried.setdefault(group, []).append(row)
   return [
-    _lowest(rows)._replace(rates=len(rows))
+    lowest._replace(rates=len(rows))
     for rows in tried.values()
-    if _common_seeds(rows)
+    if (lowest := _lowest(rows))
   ]
 
 
-def _common_seeds(rows: Sequence[Tuned]) -> set[int]:
-  return set.intersection(*(set(row.cell.records) for row in rows))
+def _lowest(rows: Sequence[Tuned]) -> Tuned | None:
+  """Returns the row with the lowest mean test loss over the common seeds.
 
-
-def _lowest(rows: Sequence[Tuned]) -> Tuned:
-  """Returns the row with the lowest mean test loss over the common seeds."""
-  common = _common_seeds(rows)
+  Rows with a seed that diverged do not count. There is none without common
+  seeds.
+  """
+  stable = [row for row in rows if not row.cell.diverged]
+  if not stable:
+    return None
+  common = set.intersection(*(set(row.cell.records) for row in stable))
+  if not common:
+    return None
 
   def loss(row: Tuned) -> float:
     records = {seed: row.cell.records[seed] for seed in common}
     return statistics.fmean(comparison.bits(row.cell._replace(records=records)))
 
-  return min(rows, key=loss)
+  return min(stable, key=loss)
 
 
 def unit_of(configs: Iterable[ConfigDict]) -> str:
@@ -105,8 +110,9 @@ def tuned_table(name: str, study: Study, runs: Sequence[ledger.Run]) -> Table:
   ]
   note = (
     'Test loss at the best of the tried step sizes α. The test text chose α,'
-    ' for every rule in the same way. The baseline is the'
-    ' straight-through rule at its own best α.' + paired.NOTE
+    ' for every rule in the same way, and never an α at which a seed diverged.'
+    ' The baseline is the straight-through rule at its own best α.'
+    + paired.NOTE
   )
   return make_table(f'{name}_tuned', f'{study.title}, tuned', rows, note)
 

@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.build.base_model import is_from_scratch
+from experiments.build.base_model import have_one_start
 from experiments.build.fingerprint import identity
 from experiments.common import files
 from experiments.common.errors import InvalidError, UnwritableError
@@ -141,7 +141,7 @@ def jobs(
     groups = [group for group in begun if set(group) & missing]
     missing -= {seed for group in groups for seed in group}
     # The trials of one program share their first weights.
-    at_once = together and not is_from_scratch(config)
+    at_once = together and have_one_start(config)
     alone = missing & separate if at_once else missing
     groups += [[seed] for seed in alone] + _consecutive(missing - alone)
     for seeds in sorted(groups):

@@ -90,7 +90,8 @@ def test_stopped_run_resumes_bit_for_bit(tmp_path):
   'values',
   [
     {'distill': 0.5, 'quantize_ends': True, 'group_size': 8},
-    {'trials': 2, 'new_head': True},
+    {'trials': 2},
+    {'new_head': True},
     {'tied': True},
   ],
 )

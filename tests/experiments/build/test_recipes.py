@@ -459,6 +459,10 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
       r"prox='l3' must be one of \('l1', 'l2'\)",
     ),
     ({'pretrain_epochs': 0, 'trials': 2}, r'must start from the same weights'),
+    (
+      {'pretrained': 'base.pth', 'new_head': True, 'trials': 2},
+      r'must start from the same weights.*new_head=False',
+    ),
   ],
 )
 def test_check_impossible_recipe_raises(changes, message):

@@ -54,6 +54,16 @@ def normalised(pixels):
   return (pixels / 255 - mean) / std
 
 
+def check_any_order(examples, inputs, labels):
+  """Checks that examples have these inputs and labels, in any order."""
+  got = examples.batch(0, examples.size)
+  distances = np.abs(np.array(got['input'])[:, None] - np.array(inputs))
+  nearest = distances.max((2, 3, 4)).argmin(1)
+  assert sorted(nearest) == list(range(len(inputs)))
+  np.testing.assert_allclose(got['input'], np.array(inputs)[nearest], atol=1e-5)
+  np.testing.assert_array_equal(got['label'], np.array(labels)[nearest])
+
+
 def test_train_batches_are_equal_for_any_threads_and_start(root):
   pipelines = [
     make_pipeline(config(root, workers=workers)) for workers in (1, 2, 5)
@@ -150,9 +160,17 @@ def test_evaluate_decodes_again_only_what_does_not_fit(
 def test_calibrate_is_training_set_without_augmentation(root):
   pipeline = make_pipeline(config(root))
   assert pipeline.calibrate.size == 14
-  got = pipeline.calibrate.batch(0, 5)
-  expected = [normalised(central(p)) for p in photos_of(root, 'train')[:5]]
-  np.testing.assert_allclose(got['input'], expected, atol=1e-5)
+  expected = [normalised(central(p)) for p in photos_of(root, 'train')]
+  check_any_order(pipeline.calibrate, expected, [0] * 7 + [1] * 7)
+
+
+def test_calibrate_begins_with_photographs_of_all_classes(tmp_path):
+  classes = ('ant', 'bee', 'cow', 'dog')
+  pipeline = make_pipeline(config(write_folder(tmp_path, classes, train=40)))
+  labels = np.asarray(pipeline.calibrate.batch(0, 64)['label'])
+  assert np.bincount(labels, minlength=4).min() >= 8
+  again = make_pipeline(config(tmp_path)).calibrate.batch(0, 64)
+  np.testing.assert_array_equal(again['label'], labels)
 
 
 def test_holdout_moves_training_photographs(root):
@@ -161,14 +179,14 @@ def test_holdout_moves_training_photographs(root):
   assert pipeline.steps_per_epoch == 9 // 4
   test, train = held_out(14, 5)
   files = photos_of(root, 'train')
-  for examples, places in (
-    (pipeline.evaluate, test),
-    (pipeline.calibrate, train),
-  ):
-    expected = [normalised(central(files[place])) for place in places]
-    got = examples.batch(0, len(places))
-    np.testing.assert_allclose(got['input'], expected, atol=1e-5)
-    np.testing.assert_array_equal(got['label'], places // 7)
+  left_out, kept = (
+    [normalised(central(files[place])) for place in places]
+    for places in (test, train)
+  )
+  got = pipeline.evaluate.batch(0, len(test))
+  np.testing.assert_allclose(got['input'], left_out, atol=1e-5)
+  np.testing.assert_array_equal(got['label'], test // 7)
+  check_any_order(pipeline.calibrate, kept, train // 7)
 
 
 def test_dtype_and_epoch_steps_are_read(root):

@@ -95,6 +95,25 @@ def test_cell_does_not_pool_base_models(tmp_path):
   assert (list(measured.records), measured.base_accuracy) == ([0, 2], 91.5)
 
 
+def test_cell_pools_one_base_model_whose_accuracy_differs(tmp_path):
+  """Two devices give one network different accuracies."""
+  config = spec.in_protocol('fair')
+  starts = [
+    {'base_accuracy': 96.72, 'base': 'same'},
+    {'base_accuracy': 96.74, 'base': 'same'},
+    {'base_accuracy': 96.74},  # An older log.
+    {'base_accuracy': 96.74, 'base': 'other'},
+  ]
+  for seed, start in enumerate(starts):
+    values = config.to_dict() | {'seed': seed}
+    ledgers.write(tmp_path, f'{seed}', values, [50.0], start=start)
+  runs = ledger.read(tmp_path)
+  assert list(comparison.cell(config, runs[:3]).records) == [0, 1, 2]
+  assert comparison.cell(config, runs[:3]).base == 'same'
+  # With two base models of one accuracy, the older log has neither.
+  assert list(comparison.cell(config, runs).records) == [0, 1]
+
+
 def test_cell_separates_random_weights_from_base_model(tmp_path):
   config = spec.in_protocol('fair')
   from_base = config.to_dict() | {'pretrained': 'base.pth'}

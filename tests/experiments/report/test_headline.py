@@ -39,3 +39,14 @@ def test_lines_name_settings_of_studies_and_rows_show_their_runs(tmp_path):
       '1.500 ± 0.000 bits per byte',
     ),
   ]
+
+
+def test_row_counts_diverged_trials_and_needs_one_that_did_not(tmp_path):
+  studies = spec.load_all()
+  config = studies['table1'].settings['resnet20-dorefa-sgd-ste'].to_dict()
+  ledgers.write(tmp_path, '0', config, [], diverged='at step 2')
+  assert headline.headline_table(studies, ledger.read(tmp_path)).rows == []
+  ledgers.write(tmp_path, '1', config | {'seed': 1}, [80.0] * config['epochs'])
+  table = headline.headline_table(studies, ledger.read(tmp_path))
+  (row,) = (dict(zip(table.columns, r, strict=True)) for r in table.rows)
+  assert row['trials'] == '1, 1 diverged'

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from experiments.records import ledger
-from experiments.report import figures, paired, study_table
+from experiments.report import comparison, figures, paired, study_table
 from experiments.study import spec
 from tests.experiments import ledgers
 
@@ -159,6 +159,24 @@ def test_figure_has_whole_names_that_do_not_begin_with_the_optimizer(tmp_path):
   )
   labels = {text.get_text() for text in axis.get_yticklabels()}
   assert labels == {'ede-1, 3 seeds', 'grid-1, 3 seeds'}
+
+
+@pytest.mark.parametrize(('base', 'pairs'), [('same', True), ('other', False)])
+def test_difference_compares_the_base_models_and_not_their_accuracies(
+  tmp_path, base, pairs
+):
+  study = make_study()
+  cells = []
+  for name, start in (
+    ('sgd-ste', {'base_accuracy': 96.72, 'base': 'same'}),
+    ('sgd-ede', {'base_accuracy': 96.74 if pairs else 96.72, 'base': base}),
+  ):
+    config = study.settings[name]
+    ledgers.write(
+      tmp_path, name, config.to_dict(), [[v] for v in STE], start=start
+    )
+    cells.append(comparison.cell(config, ledger.read(tmp_path)))
+  assert (paired.difference(*cells) is not None) == pairs
 
 
 def test_figure_has_the_largest_difference_first(tmp_path):

@@ -56,6 +56,21 @@ def test_best_takes_the_lowest_mean_over_common_seeds(study_and_runs):
   ]
 
 
+def test_best_never_takes_a_step_size_at_which_a_seed_diverged(
+  study_and_runs, tmp_path
+):
+  study, _ = study_and_runs
+  for name, seed in (('1bit-ste-0.01', 3), ('1bit-dsq-0.01', 0)):
+    config = study.settings[name].to_dict() | {'seed': seed}
+    ledgers.write(tmp_path, f'{name}-bad', config, [], diverged='at step 9')
+  rows = tuned.best(study, ledger.read(tmp_path))
+  assert [(r.forward, r.backward, r.rate, r.rates) for r in rows] == [
+    ('full', '', 0.001, 1),
+    ('1bit', 'ste', 0.001, 2),
+    ('1bit', 'dsq', 0.001, 2),
+  ]
+
+
 def test_table_has_the_paired_difference_from_straight_through(study_and_runs):
   table = tuned.tuned_table('text', *study_and_runs)
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]

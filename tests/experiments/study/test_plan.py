@@ -191,6 +191,14 @@ def test_jobs_together_exclude_begun_and_done_seeds(tmp_path):
   assert study_plan.status(planned[1]) == (study_plan.MISSING, 0)
 
 
+def test_jobs_together_run_random_last_layers_alone(tmp_path):
+  base = tmp_path / 'base.pth'
+  base.write_bytes(b'numbers')
+  study = make_study(pretrained=str(base), new_head=True)
+  planned = plan(tmp_path, study={'new': study['ste']}, together=True)
+  assert [job.config.trials for job in planned] == [1, 1]
+
+
 def test_jobs_begun_group_keeps_its_seeds(tmp_path):
   begun = plan(tmp_path, 5, together=True)[0]
   begun.workdir.mkdir(parents=True)
