@@ -203,6 +203,13 @@ MUTANTS = [
     'lax.stop_gradient(v)',
     STEP,
   ),
+  Mutant(
+    'mq_jax/derivatives.py',
+    'a guard of optax against NaN is undone',
+    '    s = jnp.where(jnp.isfinite(s), s, 0)\n',
+    '',
+    STEP,
+  ),
   # The checks of a train step.
   Mutant(
     TRAIN,

@@ -10,12 +10,17 @@ Array = jax.Array
 
 
 def with_derivative_of(source: Any, value: Any) -> Any:
-  """Returns `value` with the derivative of `source`; both are pytrees."""
-  return jax.tree.map(
-    lambda s, v: lax.stop_gradient(v) + (s - lax.stop_gradient(s)),
-    source,
-    value,
-  )
+  """Returns `value` with the derivative of `source`; both are pytrees.
+
+  The derivative is 0 where `source` is not finite.
+  """
+
+  def replaced(s: Array, v: Array) -> Array:
+    # NaN − NaN would reach a value that a guard in optax has replaced.
+    s = jnp.where(jnp.isfinite(s), s, 0)
+    return lax.stop_gradient(v) + (s - lax.stop_gradient(s))
+
+  return jax.tree.map(replaced, source, value)
 
 
 def sech_squared(x: Array) -> Array:

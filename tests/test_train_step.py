@@ -700,6 +700,34 @@ def test_step_non_finite_input_is_reported_without_error(name):
   assert not metrics['finite']
 
 
+@pytest.mark.parametrize('place', ['refine', 'post_update'])
+@pytest.mark.parametrize('name', ['ste', 'multi_fc tanh'])
+@pytest.mark.parametrize(
+  'guard',
+  [optax.zero_nans(), optax.apply_if_finite(optax.identity(), 5)],
+  ids=['zero_nans', 'apply_if_finite'],
+)
+def test_step_guard_against_nan_keeps_the_weights(guard, name, place):
+  train = problem.make(
+    mq_jax.bwn(),
+    ESTIMATORS[name],
+    meta_optimizer=optax.apply_if_finite(optax.sgd(0.1), 5),
+    **{place: guard},
+  )
+  good, (x, y) = problem.batches(2)
+  state, _ = train.step(problem.start(train), good)
+  # The gradients of this batch move the weights in the step after it.
+  state, metrics = train.step(state, (x * jnp.nan, y))
+  assert not metrics['finite']
+  before = jax.tree.map(np.array, state.params)  # The step donates its state.
+  state, _ = train.step(state, good)
+  jax.tree.map(np.testing.assert_array_equal, state.params, before)
+  state, metrics = train.step(state, good)
+  assert metrics['finite']
+  moved = jax.tree.map(lambda a, b: jnp.any(a != b), state.params, before)
+  assert all(jax.tree.leaves(moved))
+
+
 def test_step_phi_gradient_that_optimizer_removes_is_not_finite():
   estimator = mq_jax.ste()._replace(
     init=lambda key, leaves: jnp.zeros(()),
