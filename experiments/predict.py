@@ -104,8 +104,9 @@ def _scaled(path: str, shape: tuple[int, ...]) -> np.ndarray:
     ) from error
   try:
     with Image.open(path) as image:
-      check_transparency(image)
       is_deep = image.mode == 'F' or image.mode.startswith('I')
+      if not is_deep:
+        check_transparency(image)
       # The EXIF data say how the camera was held.
       colours = on_white(ImageOps.exif_transpose(image))
   except Image.DecompressionBombError as error:

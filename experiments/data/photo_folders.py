@@ -3,7 +3,7 @@
 import collections
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ SUFFIXES = {
   *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp'),
   *('.tif', '.tiff', '.ppm', '.pgm', '.avif', '.jp2'),
 }
-# Links to folders and to missing files.
+# Links to folders and to missing files, beside the suffixes.
 _LINK = 'links'
 _SHOWN = 5  # Names of files or classes in a message.
 
@@ -88,7 +88,7 @@ def list_folder(root: Path, read_labels: ReadLabels | None = None) -> Folder:
     )
   ignored: collections.Counter[str] = collections.Counter()
   train = _files_of_classes(root, TRAIN, classes, ignored)
-  check_classes(root / TRAIN, classes, train, 'Add some')
+  check_classes(root / TRAIN, dict(enumerate(classes)), train, 'Add some')
   test: tuple[File, ...] = ()
   for name in TESTS:
     if (root / name).is_dir():
@@ -128,23 +128,23 @@ def _list_test(
       f'{root / name} has no photographs. Add some, or remove it and set'
       ' config.holdout to the number of training photographs to test on.'
     )
-  check_classes(root / name, classes, test, 'Add some')
+  check_classes(root / name, dict(enumerate(classes)), test, 'Add some')
   return test
 
 
 def check_classes(
-  folder: Path, classes: Sequence[str], files: Iterable[File], remedy: str
+  folder: Path, classes: Mapping[int, str], files: Iterable[File], remedy: str
 ) -> None:
   """Raises `MissingError` if a class has no photographs in a folder.
 
   Args:
     folder: Folder of the class folders.
-    classes: Names of the classes.
+    classes: Name of each class by its number.
     files: Photographs of the folder.
     remedy: What to do, for the message.
   """
   found = {file.label for file in files}
-  if empty := [n for i, n in enumerate(classes) if i not in found]:
+  if empty := [name for i, name in classes.items() if i not in found]:
     raise MissingError(
       f'{folder} has no photographs of {_some(empty)}. {remedy}, or remove the'
       ' folders of these classes.'

@@ -32,7 +32,7 @@ from mq_jax.files import content_digest
 NAME = 'mq_jax_index.npz'
 # Most photographs that a start of training inspects itself.
 LARGEST_UNPREPARED = 20_000
-_VERSION = 1
+_VERSION = 2
 _SHOWN = 10
 _CHUNK = 16  # Photographs per task.
 
@@ -96,16 +96,18 @@ def index_folder(
 
   Raises:
     MissingError: If more than `most` files are to be inspected.
-    InvalidError: If files are damaged.
+    MissingError: If all photographs of a class are left out.
+    InvalidError: If files are damaged, or cannot be read at all.
   """
   path = folder.root / NAME
   old = read_index(path)
   listed = (*folder.train, *folder.test)
+  known = {f.path: old[f.path] for f in listed if _is_known(f, old)}
   index = {
-    f.path: old[f.path]
-    for f in listed
+    name: entry
+    for name, entry in known.items()
     # Another version of Pillow may decode what was left out.
-    if _is_known(f, old) and (old[f.path].orientation or not skip_damaged)
+    if entry.orientation or not skip_damaged
   }
   new = [file for file in listed if file.path not in index]
   if most is not None and len(new) > most:
@@ -123,21 +125,29 @@ def index_folder(
       )
     except BaseException:
       # The next start resumes from what was inspected before Ctrl-C.
-      _write(path, index)
+      _write(path, known | index)
       raise
+  unreadable = {
+    name: error
+    for name, error in damaged.items()
+    if not isinstance(error, BadImageError)
+  }
   if skip_damaged:
-    known = {file.path: file for file in new}
-    for name, error in list(damaged.items()):
-      if isinstance(error, BadImageError):
-        file = known[name]
-        index[name] = Entry(file.size, file.modified, 0, 0)
-        del damaged[name]
+    index |= {
+      file.path: Entry(file.size, file.modified, 0, 0)
+      for file in new
+      if file.path in damaged and file.path not in unreadable
+    }
   if index != old:
     _write(path, index)
-  if damaged:
+  if unreadable:
     raise InvalidError(
-      damage_message(folder.root, damaged, '' if skip_damaged else command)
+      f'{counted(len(unreadable), "file")} cannot be read:\n'
+      f'{_listing(folder.root, unreadable)}\n'
+      'Make them readable, or remove them.'
     )
+  if damaged and not skip_damaged:
+    raise InvalidError(damage_message(folder.root, damaged, command))
   return Indexed(_without_left_out(folder, index), index)
 
 
@@ -204,9 +214,10 @@ def _without_left_out(folder: Folder, index: Index) -> Folder:
   def kept(split: Sequence[File]) -> tuple[File, ...]:
     files = tuple(file for file in split if index[file.path].orientation)
     if files != split:
+      had = {file.label for file in split}
       check_classes(
         folder.root / split[0].path.split('/')[0],
-        folder.classes,
+        {label: folder.classes[label] for label in had},
         files,
         'Replace the damaged ones, which are left out',
       )
@@ -223,30 +234,28 @@ def damage_message(
   Args:
     root: Folder of the photographs.
     damaged: What is wrong, by the path below the folder.
-    command: Command that prepares the folder; empty if it leaves damaged files
-      out, and these cannot be read at all.
+    command: Command that prepares the folder.
   """
+  are = 'file is not a complete image'
+  if len(damaged) > 1:
+    are = 'files are not complete images'
+  return (
+    f'{len(damaged):,} {are}:\n{_listing(root, damaged)}\n'
+    'Remove or replace them, or run\n'
+    f'  {command} --skip_damaged\n'
+    'which leaves them out.'
+  )
+
+
+def _listing(root: Path, damaged: Mapping[str, object]) -> str:
+  """Returns the first files, a line each, and the number of the others."""
   lines = [
     f'  {root / name}: {text}'
     for name, text in sorted(damaged.items())[:_SHOWN]
   ]
   if (more := len(damaged) - _SHOWN) > 0:
     lines.append(f'  and {more:,} more')
-  listing = '\n'.join(lines)
-  if not command:
-    return (
-      f'{counted(len(damaged), "file")} cannot be read:\n{listing}\n'
-      'Make them readable, or remove them.'
-    )
-  are = 'file is not a complete image'
-  if len(damaged) > 1:
-    are = 'files are not complete images'
-  return (
-    f'{len(damaged):,} {are}:\n{listing}\n'
-    'Remove or replace them, or run\n'
-    f'  {command} --skip_damaged\n'
-    'which leaves them out.'
-  )
+  return '\n'.join(lines)
 
 
 def prepare_command(dataset: str, root: Path) -> str:

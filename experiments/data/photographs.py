@@ -215,6 +215,8 @@ def _check_depth(image: Image.Image) -> None:
   ):
     tags = image.tag_v2
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) != (1,):
+      raise BadImageError('its grey values are signed')
     if bits != (16,):
       raise BadImageError(f'its grey values have {bits[0]} bits, not 8 or 16')
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:

@@ -125,7 +125,7 @@ def _prepare_folder(
   if kinds := photo_index.count_kinds(indexed):
     lines.append('converted when read: ' + _counts(kinds))
   if listed.ignored:
-    lines.append('not photographs by name: ' + _counts(dict(listed.ignored)))
+    lines.append('not read: ' + _counts(dict(listed.ignored)))
   if not kept.test:
     lines.append('Nothing to test on: train with config.holdout=NUMBER.')
   return Prepared(root, lines, len(kept.train), len(kept.test))

@@ -3,7 +3,8 @@
 from PIL import Image, ImageFile
 
 _BACKGROUND = (255, 255, 255, 255)  # As on a page.
-_EIGHT_BITS = ('L', 'RGB')
+# Modes of PNG files in which Pillow finds the pixels of a colour.
+_FOUND_IN = {'1', 'L', 'RGB'}
 
 
 def check_transparency(image: Image.Image) -> None:
@@ -16,13 +17,13 @@ def check_transparency(image: Image.Image) -> None:
     image: Image that was opened and not loaded yet.
 
   Raises:
-    ValueError: If the colour has not 8 bits per channel.
+    ValueError: If the colour does not have 1 or 8 bits per channel.
   """
   if not isinstance(image, ImageFile.ImageFile) or image.format != 'PNG':
     return
-  bits = {str(tile.args) for tile in image.tile}
+  raw_modes = {str(tile.args) for tile in image.tile}
   has_colour = 'transparency' in image.info and image.mode != 'P'
-  if has_colour and not bits <= set(_EIGHT_BITS):
+  if has_colour and not raw_modes <= _FOUND_IN:
     raise ValueError(
       'its transparent colour does not have 8 bits per channel, so Pillow does'
       ' not find its pixels; save it with 8 bits or with an alpha channel'

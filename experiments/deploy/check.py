@@ -149,11 +149,15 @@ def check_accuracy(found: float, model: model_file.ModelFile) -> None:
     model: Model file of the run.
 
   Raises:
-    InvalidError: If the run logged another accuracy.
+    InvalidError: If the run logged another accuracy, or none.
   """
   logged = float(model.metadata.get('accuracy', 'nan'))
-  # A file without an accuracy has NaN.
-  if not abs(found - logged) <= 100 * BORDERLINE:
+  if math.isnan(logged):
+    raise InvalidError(
+      'The model file of the run has no accuracy. Restore the file, or train'
+      ' again.'
+    )
+  if abs(found - logged) > 100 * BORDERLINE:
     raise InvalidError(
       f'The test accuracy of the network is {found:.2f} %, but the run logged'
       f' {logged:.2f} %. Use the data of the run.'

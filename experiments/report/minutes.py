@@ -42,7 +42,8 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
   """Draws the accuracy at the end over the minutes of training.
 
   Args:
-    device: Kind of device of the group.
+    device: Kind of device of the group. The runs should be of one machine;
+      logs name only its kind.
     group: Result of `comparable`; the names of its settings are
       'RECIPE-EPOCHS'.
     title: Title of the figure.
@@ -87,7 +88,10 @@ def over_time(device: str, group: Measured, title: str) -> Figure:
   axis.set_xscale('log', base=2)
   axis.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
   axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-  axis.set_xlabel(f'minutes of training, {device} (the numbers are epochs)')
+  axis.set_xlabel(
+    f'epochs times the minutes of the fastest one, {device}'
+    ' (the numbers are epochs)'
+  )
   axis.set_ylabel(f'{images_of(group)} accuracy, %')
   axis.legend(fontsize=7)
   figure.suptitle(title)

@@ -306,7 +306,7 @@ def test_command_folder_prints_counts_and_command(tmp_path, command, capsys):
   printed = capsys.readouterr().out
   assert 'train: 14 photographs, 1 left out' in printed
   assert 'test: 6 photographs' in printed
-  assert 'not photographs by name: 1 .txt' in printed
+  assert 'not read: 1 .txt' in printed
   assert f"--config.dataset=folder --config.data_dir='{root}'" in printed
 
 

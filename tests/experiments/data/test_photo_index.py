@@ -222,8 +222,9 @@ def test_index_folder_never_leaves_out_what_cannot_be_read(
     return complete(content)
 
   monkeypatch.setattr(photo_index, 'inspect', refuse)
-  with pytest.raises(InvalidError, match=r'(?s)1 file cannot.*cat_2.*cause'):
-    index(tmp_path, skip_damaged=True)
+  for skip in (True, False):
+    with pytest.raises(InvalidError, match=r'(?s)1 file cannot.*cat_2.*cause'):
+      index(tmp_path, skip_damaged=skip)
   monkeypatch.undo()
   assert len(index(tmp_path).folder.train) == 13
 
@@ -243,6 +244,35 @@ def test_index_folder_inspects_again_what_it_left_out(tmp_path, monkeypatch):
   assert len(index(tmp_path).folder.train) == 13
   assert len(index(tmp_path, skip_damaged=True).folder.train) == 14
   assert len(index(tmp_path).folder.train) == 14
+
+
+def test_index_folder_flat_test_may_lack_a_class_from_the_start(tmp_path):
+  write(tmp_path, val=0)
+  (tmp_path / 'val').mkdir()
+  for i in range(3):
+    (tmp_path / 'val' / f'{i}.jpg').write_bytes(jpeg(i))
+  (tmp_path / 'val' / '2.jpg').write_bytes(b'no image')
+  labels = {f'{i}.jpg': 0 for i in range(3)}
+  listed = list_folder(tmp_path, lambda folder, classes: labels)
+  found = index_folder(listed, COMMAND, skip_damaged=True)
+  assert len(found.folder.test) == 2
+
+
+def test_index_folder_stopped_again_keeps_what_it_left_out(
+  tmp_path, monkeypatch
+):
+  write(tmp_path)
+  (tmp_path / 'train' / 'dog' / 'dog_0.jpg').write_bytes(b'no image')
+  index(tmp_path, skip_damaged=True)
+
+  def stop(path):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(photo_index, '_inspect_file', stop)
+  with pytest.raises(KeyboardInterrupt):
+    index(tmp_path, skip_damaged=True)
+  monkeypatch.undo()
+  assert len(index(tmp_path).folder.train) == 13
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

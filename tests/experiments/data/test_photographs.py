@@ -170,7 +170,7 @@ def test_crop_animation_is_first_frame():
 
 
 PHOTO = jpeg(2, 64, 48)
-BITS, PHOTOMETRIC = 258, 262  # Tags of TIFF.
+BITS, PHOTOMETRIC, SIGNS = 258, 262, 339  # Tags of TIFF.
 
 
 def tiff_of_16_bits(tag, old, new):
@@ -204,9 +204,9 @@ def png_with_transparent_colour(bits, mode):
   )
 
 
-@pytest.mark.parametrize('mode', ['L', 'RGB'])
-def test_crop_transparent_colour_of_8_bits_is_white(mode):
-  content = png_with_transparent_colour(8, mode)
+@pytest.mark.parametrize(('bits', 'mode'), [(1, 'L'), (8, 'L'), (8, 'RGB')])
+def test_crop_transparent_colour_is_white(bits, mode):
+  content = png_with_transparent_colour(bits, mode)
   assert 'alpha' in photographs.inspect(content).kinds
   assert (photographs.crop(content, 1, whole, 8) == 255).all()
 
@@ -223,9 +223,13 @@ def test_crop_transparent_colour_of_8_bits_is_white(mode):
     (encoded(Image.new('F', (9, 9)), 'TIFF'), 'floating-point'),
     (tiff_of_16_bits(PHOTOMETRIC, 1, 0), '0 is white'),
     (tiff_of_16_bits(BITS, 16, 12), 'grey values have 12 bits'),
+    (
+      encoded(Image.new('I;16', (16, 16), 9), 'TIFF', tiffinfo={SIGNS: 2}),
+      'grey values are signed',
+    ),
     *(
       (png_with_transparent_colour(*of), 'not have 8 bits per channel')
-      for of in ((1, 'L'), (2, 'L'), (4, 'L'), (16, 'L'), (16, 'RGB'))
+      for of in ((2, 'L'), (4, 'L'), (16, 'L'), (16, 'RGB'))
     ),
   ],
 )

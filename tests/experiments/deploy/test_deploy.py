@@ -395,7 +395,7 @@ def test_load_of_a_link_to_a_name_without_suffix(deployed, tmp_path):
 
 def test_check_accuracy_of_a_file_without_accuracy_raises():
   model = model_file.ModelFile({}, {}, {})
-  with pytest.raises(errors.InvalidError, match='the run logged nan %'):
+  with pytest.raises(errors.InvalidError, match='has no accuracy'):
     check.check_accuracy(50.0, model)
 
 
