@@ -193,8 +193,13 @@ MUTANTS: list[Mutant] = [
     'tests/experiments/report/test_paired.py',
     (
       'runs of different lengths are compared',
-      'or _conditions(ours) != _conditions(baseline)',
-      '',
+      'return same_base and one.epochs == other.epochs',
+      'return same_base',
+    ),
+    (
+      'runs from different base models are compared',
+      'return same_base and one.epochs == other.epochs',
+      'return one.epochs == other.epochs',
     ),
     (
       'seeds of one setting count',

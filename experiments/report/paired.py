@@ -58,7 +58,7 @@ def difference(
   data of the runs differ.
   """
   common = sorted(ours.records.keys() & baseline.records.keys())
-  if not common or not _have_one_start(ours, baseline):
+  if not common or not _are_comparable(ours, baseline):
     return None
   pairs = [
     comparison.accuracies(
@@ -77,7 +77,7 @@ def difference(
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 
-def _have_one_start(one: comparison.Cell, other: comparison.Cell) -> bool:
+def _are_comparable(one: comparison.Cell, other: comparison.Cell) -> bool:
   """Returns True if length, data and base model of two cells agree."""
   if one.data and other.data and one.data != other.data:
     return False
