@@ -95,8 +95,8 @@ def index_folder(
     report: Function `(text, total) -> advance`.
 
   Raises:
-    MissingError: If more than `most` files are to be inspected.
-    MissingError: If all photographs of a class are left out.
+    MissingError: If more than `most` files are to be inspected, or all
+      photographs of a class are left out.
     InvalidError: If files are damaged, or cannot be read at all.
   """
   path = folder.root / NAME

@@ -66,7 +66,7 @@ class PhotoSet(NamedTuple):
     train: Photographs to train on.
     test: Photographs to test on; None if the set has no such photographs.
     place: Folder of the set, for messages.
-    files: Arrays that differ between other files: paths and sizes of the
+    files: Arrays that identify the files: the paths and the sizes of the
       photographs to train and to test on. None for a set with one content,
       whose forms have one digest.
   """

@@ -46,7 +46,7 @@ def read_folder(keys: ConfigDict) -> PhotoSet:
     InvalidError: If the folder is not as `list_folder` needs it, or photographs
       are damaged.
   """
-  return _read_in_place('folder', _listed(keys), sized=True)
+  return _read_in_place('folder', _listed(keys), identified=True)
 
 
 def folder_digest(keys: ConfigDict) -> str:
@@ -61,7 +61,7 @@ def folder_digest(keys: ConfigDict) -> str:
     InvalidError: If the folder is not as `list_folder` needs it.
   """
   assumed = photo_index.assumed_folder(_listed(keys))
-  return photo_set(assumed, sized=True).digest
+  return photo_set(assumed, identified=True).digest
 
 
 def _listed(keys: ConfigDict) -> Folder:
@@ -125,20 +125,22 @@ def list_imagenet(root: Path) -> Folder:
 
 
 def _read_in_place(
-  dataset: str, folder: Folder, *, sized: bool = False
+  dataset: str, folder: Folder, *, identified: bool = False
 ) -> PhotoSet:
   command = photo_index.prepare_command(dataset, folder.root)
   most = photo_index.LARGEST_UNPREPARED
-  return photo_set(index_folder(folder, command, most=most), sized=sized)
+  return photo_set(
+    index_folder(folder, command, most=most), identified=identified
+  )
 
 
-def photo_set(indexed: Indexed, *, sized: bool) -> PhotoSet:
+def photo_set(indexed: Indexed, *, identified: bool) -> PhotoSet:
   """Returns the data set of files on disk.
 
   Args:
     indexed: The files.
-    sized: The paths and the sizes of the files are a part of the digest of the
-      set.
+    identified: The paths and the sizes of the files are a part of the digest of
+      the set.
   """
   folder, entries = indexed
   files = (*folder.train, *folder.test)
@@ -160,7 +162,7 @@ def photo_set(indexed: Indexed, *, sized: bool) -> PhotoSet:
     photos(folder.train),
     photos(folder.test) if folder.test else None,
     str(folder.root),
-    _paths_and_sizes(files) if sized else None,
+    _paths_and_sizes(files) if identified else None,
   )
 
 

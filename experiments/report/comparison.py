@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,8 +103,14 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   # An older log lacks a digest. It joins the others if they agree.
   data = _only({_digest(run, 'data') for run in matching})
   bases = {
-    accuracy: _only({_digest(run, 'base') for run in same})
-    for accuracy, same in _by_accuracy(matching).items()
+    accuracy: _only(
+      {
+        _digest(run, 'base')
+        for run in matching
+        if _base_accuracy(run) == accuracy
+      }
+    )
+    for accuracy in {_base_accuracy(run) for run in matching}
   }
   groups: dict[Any, list[ledger.Run]] = {}
   for run in matching:
@@ -152,22 +158,13 @@ def _digest(run: ledger.Run, name: str) -> str:
 
 
 def _only(digests: Set[str]) -> str:
-  """Returns the only digest that is known; '' if there is none or several."""
+  """Returns the known digest, or '' unless exactly one digest is known."""
   known = digests - {''}
   return next(iter(known)) if len(known) == 1 else ''
 
 
 def _base_accuracy(run: ledger.Run) -> float | None:
   return run.header['start'].get('base_accuracy')
-
-
-def _by_accuracy(
-  runs: Iterable[ledger.Run],
-) -> dict[float | None, list[ledger.Run]]:
-  found: dict[float | None, list[ledger.Run]] = {}
-  for run in runs:
-    found.setdefault(_base_accuracy(run), []).append(run)
-  return found
 
 
 def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:

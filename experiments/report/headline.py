@@ -139,9 +139,7 @@ def _row(
     'epochs': str(cell.epochs),
     'trials': _trials(cell),
     'test': _text(cell, symbol),
-    'full precision': (
-      _text(full, symbol) if full and full.records else compared
-    ),
+    'full precision': _text(full, symbol) if full else compared,
   }
 
 

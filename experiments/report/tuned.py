@@ -68,8 +68,8 @@ def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
 def _lowest(rows: Sequence[Tuned]) -> Tuned | None:
   """Returns the row with the lowest mean test loss over the common seeds.
 
-  Rows with a seed that diverged do not count. There is none without common
-  seeds.
+  The function ignores each row at which a seed diverged. It returns None if
+  the other rows have no common seed.
   """
   stable = [row for row in rows if not row.cell.diverged]
   if not stable:
