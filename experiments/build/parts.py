@@ -15,6 +15,7 @@ from experiments.build.estimators import (
   EstimatorContext,
   make_estimator,
 )
+from experiments.build.length import is_cosine
 from experiments.build.networks import NETWORKS
 from mq_jax import selection
 
@@ -57,8 +58,7 @@ def make_parts(config: ConfigDict, steps_per_epoch: int) -> RunParts:
     optimizers.make_learning_rate,
     config,
     steps_per_epoch,
-    cosine=config.schedule == 'cosine'
-    or methods.METHODS[config.quantizer].cosine,
+    cosine=is_cosine(config),
   )
   learning_rate = rate_from(config.learning_rate)
   context = methods.MethodContext(

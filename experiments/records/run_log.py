@@ -64,19 +64,22 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start_log(
-  path: str | os.PathLike[str], header: Mapping[str, Any], epochs_done: int
+  path: str | os.PathLike[str],
+  header: Mapping[str, Any],
+  epochs_done: int | None,
 ) -> None:
   """Starts a log, or truncates an existing one to the restored checkpoint.
 
   A resumed run keeps the first header and the records of the first
   `epochs_done` epochs. Later records, and a last line that is cut short, are
-  removed. The file is replaced atomically: a killed process leaves either the
-  old file or the new one.
+  removed. A run without a checkpoint begins again, with the new header. The
+  file is replaced atomically: a killed process leaves either the old file or
+  the new one.
 
   Args:
     path: Path of the file. Its folder is created if missing.
     header: Header from `describe_run`.
-    epochs_done: Number of complete epochs in the checkpoint; 0 without one.
+    epochs_done: Number of complete epochs in the checkpoint; None without one.
 
   Raises:
     InvalidError: If the file belongs to another configuration, or has no record
@@ -87,10 +90,12 @@ def start_log(
   kept: list[dict[str, Any]] = []
   if path.exists():
     config = first['config']
-    first, records = read_log(path)
-    check_same_config(path, first, config)
-    kept = [r for r in records if 0 < r['epoch'] <= epochs_done]
-  if epochs_done > 0 and (not kept or kept[-1]['epoch'] != epochs_done):
+    old, records = read_log(path)
+    check_same_config(path, old, config)
+    if epochs_done is not None:
+      first = old
+      kept = [r for r in records if 0 < r['epoch'] <= epochs_done]
+  if epochs_done and (not kept or kept[-1]['epoch'] != epochs_done):
     raise InvalidError(
       f'{path} has no record of epoch {epochs_done}, the last epoch of the'
       ' checkpoint. Restore the file of that run, or use another --workdir.'

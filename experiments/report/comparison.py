@@ -13,6 +13,7 @@ from scipy import stats
 
 from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
+from experiments.build.length import spans_run
 from experiments.build.schema import KEYS
 from experiments.records import ledger, run_log
 from experiments.study.spec import in_protocol
@@ -89,9 +90,10 @@ class Published(NamedTuple):
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   """Returns the measurements of a setting, or None if the ledger has no run.
 
-  Runs that differ in length, base model or data are not pooled: the cell has
-  those that come nearest to the epochs of the setting without being longer, and
-  among these the larger group. A seed that occurs twice counts once.
+  A shorter run counts if it is the beginning of one run of the setting. Runs
+  that differ in length, base model or data are not pooled: the cell has the
+  longest ones, and among these the larger group. A seed that occurs twice
+  counts once.
   """
   wanted = identity(config.to_dict(), without=_CELL_KEYS)
   matching = [
@@ -99,6 +101,7 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     for run in runs
     if is_from_scratch(run.header['config']) == is_from_scratch(config)
     and run.identity(_CELL_KEYS) == wanted
+    and _is_beginning(run.header['config']['epochs'], config)
   ]
   # An older log lacks a digest. It joins the others if they agree.
   data = _only({_digest(run, 'data') for run in matching})
@@ -124,10 +127,9 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   if not groups:
     return None
 
-  def rank(group: list[ledger.Run]) -> tuple[bool, int, int]:
-    epochs = group[0].header['config']['epochs']
+  def rank(group: list[ledger.Run]) -> tuple[int, int]:
     seeds = {seed for run in group for seed in ledger.seeds(run)}
-    return epochs <= config.epochs, -abs(config.epochs - epochs), len(seeds)
+    return group[0].header['config']['epochs'], len(seeds)
 
   chosen = max(groups.values(), key=rank)
   records: dict[int, list[dict[str, Any]]] = {}
@@ -152,6 +154,13 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   )
 
 
+def _is_beginning(epochs: int, config: ConfigDict) -> bool:
+  """Returns True if the first epochs of a setting are a run of that length."""
+  return epochs == config.epochs or (
+    epochs < config.epochs and not spans_run(config)
+  )
+
+
 def _digest(run: ledger.Run, name: str) -> str:
   """Returns one of the `_DIGESTS` of a run; '' if it is not known."""
   return str(run.header['start'].get(name, ''))
@@ -165,6 +174,16 @@ def _only(digests: Set[str]) -> str:
 
 def _base_accuracy(run: ledger.Run) -> float | None:
   return run.header['start'].get('base_accuracy')
+
+
+def shortfalls(measured: Cell, config: ConfigDict) -> list[str]:
+  """Returns the diverged trials and missing epochs of a setting, in words."""
+  found = []
+  if measured.diverged:
+    found.append(f'{len(measured.diverged)} diverged')
+  if measured.epochs != config.epochs:
+    found.append(f'{measured.epochs} of {config.epochs} epochs')
+  return found
 
 
 def accuracies(measured: Cell, score: str = 'test_accuracy') -> list[float]:

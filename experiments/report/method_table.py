@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,15 +62,17 @@ def method_table(
 def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:
   if ours is None:
     return NO_RUN
-  if not ours.records:
+  values = comparison.accuracies(ours)
+  if not values:
     return 'diverged'
-  record = next(iter(ours.records.values()))[-1]
-  text = f'{record["test_accuracy"]:.2f}'
-  if 'relaxed_accuracy' in record:
-    text = f'{record["relaxed_accuracy"]:.2f} → {text}'
+  text = f'{statistics.fmean(values):.2f}'
+  if relaxed := comparison.accuracies(ours, 'relaxed_accuracy'):
+    text = f'{statistics.fmean(relaxed):.2f} → {text}'
   remarks = []
+  if len(values) > 1:
+    remarks.append(f'{len(values)} trials')
   if ours.base_accuracy is None:
     remarks.append('from random weights')
   if config.holdout:
     remarks.append(f'on {config.holdout:,} held-out images')
-  return ', '.join([text, *remarks])
+  return ', '.join([text, *remarks, *comparison.shortfalls(ours, config)])

@@ -99,8 +99,13 @@ def _row(
     row['published drop'] = _number(published_drop.accuracy)
     row['of'] = published_drop.source
   row |= _top5(ours, theirs, published_drop)
-  epochs = study.settings[setting].epochs
-  return row | {'mark': _mark(ours, theirs, study.trials, epochs)}
+  remarks = comparison.shortfalls(ours, study.settings[setting])
+  if len(ours.records) < study.trials:
+    remarks.append(f'{len(ours.records)} of {study.trials} trials')
+  if theirs and theirs.remark:
+    remarks.append(f'paper: {theirs.remark}')
+  # A row must not be compared without them.
+  return row | {'mark': ', '.join(remarks)}
 
 
 def _bits(study: spec.Study, ours: comparison.Cell) -> dict[str, str]:
@@ -164,25 +169,6 @@ def _compared(
   return dict(zip(_OF_PAPER, texts, strict=False))
 
 
-def _mark(
-  ours: comparison.Cell,
-  theirs: comparison.Published | None,
-  trials: int,
-  epochs: int,
-) -> str:
-  """Returns the remarks without which a row must not be compared."""
-  remarks = []
-  if ours.diverged:
-    remarks.append(f'{len(ours.diverged)} diverged')
-  if ours.epochs != epochs:
-    remarks.append(f'{ours.epochs} of {epochs} epochs')
-  if len(ours.records) < trials:
-    remarks.append(f'{len(ours.records)} of {trials} trials')
-  if theirs and theirs.remark:
-    remarks.append(f'paper: {theirs.remark}')
-  return ', '.join(remarks)
-
-
 def _note(
   study: spec.Study, used: Sequence[ledger.Run], with_paper: bool
 ) -> str:
@@ -194,7 +180,7 @@ def _note(
   span = 'the last tenth of the epochs, at least one epoch.'
   if last:
     span = f'the last epochs ({join_distinct(last)}).'
-  if study.paper_mean:
+  if with_paper and study.paper_mean:
     span += f' {study.paper_mean}'
   text = (
     f'{_measured_on(used)} is the mean over {span} The'

@@ -83,7 +83,6 @@ def get_study() -> Study:
     settings,
     trials=3,
     drops=MappingProxyType({}),
-    paper_mean='',
     figures=False,
   )
 

@@ -85,5 +85,4 @@ def get_study() -> Study:
     trials=3,
     figures=False,
     tuned=True,
-    paper_mean='',
   )

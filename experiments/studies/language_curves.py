@@ -44,5 +44,4 @@ def get_study() -> Study:
     trials=3,
     figures=False,
     over_steps=True,
-    paper_mean='',
   )

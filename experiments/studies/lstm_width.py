@@ -36,6 +36,5 @@ def get_study() -> Study:
     settings,
     trials=3,
     figures=False,
-    paper_mean='',
     baselines=dict.fromkeys([s for s in settings if s != 'ste'], 'ste'),
   )

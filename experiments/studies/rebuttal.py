@@ -52,7 +52,6 @@ def get_study() -> Study:
     'Author response: ImageNet, drops of top-1 and top-5 accuracy',
     settings,
     drops=PUBLISHED,
-    paper_mean='',
     figures=False,
   )
 

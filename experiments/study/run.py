@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments import training
 from experiments.build.base_model import base_config, is_from_scratch
+from experiments.build.length import spans_run
 from experiments.common.errors import BusyError, InvalidError, MissingError
 from experiments.records import ledger
 from experiments.records.workdir import model_path
@@ -29,15 +30,16 @@ def select_settings(
   Args:
     study: Study, whose configurations are changed in place.
     only: Regular expression; a setting is kept if its name contains a match.
-    epochs: Number of epochs of every run; None keeps that of the study. The
-      schedule stays as it is, so these are the first epochs of the protocol.
+    epochs: Largest number of epochs of a run; None keeps those of the study.
+      The schedule stays as it is, so these are the first epochs of a setting.
     data_dir: Data folder of every run; empty keeps that of the study.
 
   Returns:
     Name to configuration.
 
   Raises:
-    InvalidError: If no setting is left, or `only` is not a regular expression.
+    InvalidError: If no setting is left, if `only` is not a regular expression,
+      or if a schedule of a setting extends over all of its epochs.
   """
   try:
     pattern = re.compile(only)
@@ -58,9 +60,23 @@ def select_settings(
     )
   for config in chosen.values():
     config.data_dir = data_dir or config.data_dir
-    # A run that only quantizes has 0 epochs and keeps them.
-    config.epochs = config.epochs and (epochs or config.epochs)
+  if epochs is not None:
+    _shorten(chosen, epochs)
   return chosen
+
+
+def _shorten(settings: Mapping[str, ConfigDict], epochs: int) -> None:
+  """Limits every setting to its first epochs."""
+  longer = {k: v for k, v in settings.items() if v.epochs > epochs}
+  if whole := [name for name, config in longer.items() if spans_run(config)]:
+    raise InvalidError(
+      f'--epochs={epochs}: a schedule of these settings extends over all of'
+      ' their epochs, so fewer epochs would be another protocol. Leave them out'
+      ' by --only, or give them fewer epochs in a study of your own:\n  '
+      + '\n  '.join(whole)
+    )
+  for config in longer.values():
+    config.epochs = epochs
 
 
 def smoke_settings(

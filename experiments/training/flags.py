@@ -80,6 +80,7 @@ def _parse_flags(argv: list[str], default: pathlib.Path) -> list[str]:
   try:
     rest = app.parse_flags_with_usage(argv)
     # The file is read only when the value is used.
+    _drop_options_of_file(CONFIG.value, _config_of(argv))
     _set_options(CONFIG.value, options)
   except OSError as error:
     raise InvalidError(f'The configuration cannot be read: {error}') from error
@@ -105,17 +106,24 @@ def _missing_key(error: AttributeError) -> str:
   return match[1] if match and match[1] in KEYS else ''
 
 
-def _check_file(argv: Sequence[str]) -> None:
-  """Refuses a configuration file that does not exist."""
+def _config_of(argv: Sequence[str]) -> str:
+  """Returns the last value of --config."""
+  values = ['']
   for arg, following in itertools.pairwise([*argv, '']):
     if match := re.fullmatch('--?config(?:=(.*))?', arg):
-      # The text after a colon is an argument of get_config.
-      path = (following if match[1] is None else match[1]).split(':')[0]
-      if not pathlib.Path(path).is_file():
-        raise MissingError(
-          f'There is no configuration {path}. Those of this project are in'
-          f' {CONFIGS}.'
-        )
+      values.append(following if match[1] is None else match[1])
+  return values[-1]
+
+
+def _check_file(argv: Sequence[str]) -> None:
+  """Refuses a configuration file that does not exist."""
+  # The text after a colon is an argument of get_config.
+  path = _config_of(argv).split(':')[0]
+  if not pathlib.Path(path).is_file():
+    raise MissingError(
+      f'There is no configuration {path}. Those of this project are in'
+      f' {CONFIGS}.'
+    )
 
 
 def given_keys(argv: Sequence[str]) -> set[str]:
@@ -173,20 +181,31 @@ def _split_options(
   return others, options
 
 
+def _drop_options_of_file(config: ConfigDict, path: str) -> None:
+  """Removes the options of a method or a rule that the run does not have.
+
+  Options of the file belong to the method and the rule of the file. Those that
+  the command line chooses instead may have options of the same names.
+
+  Args:
+    config: Configuration of the file and the command line, changed in place.
+    path: The value of --config.
+  """
+  given = given_keys(sys.argv)
+  chosen = {f: o.chooser for f, o in OPTIONS.items() if o.chooser in given}
+  if not chosen:
+    return
+  of_file = flags.FLAGS['config'].parser.parse(path)
+  with config.unlocked():
+    for field, chooser in chosen.items():
+      if field in config and config[chooser] != of_file[chooser]:
+        config[field] = ConfigDict()
+
+
 def _set_options(
   config: ConfigDict, options: Sequence[tuple[str, str, str | None]]
 ) -> None:
-  """Sets the options that the command line contains.
-
-  A rule that the command line chooses does not get options of the rule of the
-  file, which it may not have.
-  """
-  if 'estimator' in given_keys(sys.argv) and 'rule' in config:
-    check_value('config.estimator', KEYS['estimator'], config.estimator)
-    own = declared('rule', config)
-    with config.unlocked():
-      for name in set(config.rule) - set(own):
-        del config.rule[name]
+  """Sets the options that the command line contains."""
   for field, name, text in options:
     chooser = OPTIONS[field].chooser
     # A missing attribute becomes an error that names the key.

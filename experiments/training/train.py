@@ -278,9 +278,10 @@ def _train(
         f'{manager.directory} has checkpoints, but {log_path} is missing: put'
         ' the log of that run back, or use another --workdir.'
       )
-    position = start_epoch(steps, 0)
+    position, done = start_epoch(steps, 0), None
     if restored is not None:
       position = Position(**restored.progress)
+      done = epochs_done(steps, position)
     total = config.epochs * steps.steps_per_epoch
     with show(total, position.step) as bar:
       if restored is not None:
@@ -295,7 +296,7 @@ def _train(
         lambda: run_log.start_log(
           log_path,
           run_log.describe_run(config.to_dict()) | {'start': measured},
-          epochs_done=epochs_done(steps, position),
+          done,
         )
       )
       return run_epochs(

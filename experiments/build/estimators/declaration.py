@@ -38,6 +38,7 @@ class Estimator(NamedTuple):
     reads_cells: The estimator reads the distance of a weight from a threshold,
       so the quantizer must round to the nearest level.
     options: Keys of `config.rule`.
+    spans_run: The estimator has a schedule over all `context.steps`.
   """
 
   make: Callable[[ConfigDict, EstimatorContext], mq_jax.GradientEstimator]
@@ -48,3 +49,4 @@ class Estimator(NamedTuple):
   needs_shapes: bool = False
   reads_cells: bool = False
   options: Mapping[str, Key] = {}
+  spans_run: bool = False

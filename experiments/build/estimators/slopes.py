@@ -25,12 +25,14 @@ ESTIMATORS = {
     colour='#56B4E9',
     marker='X',
     options=_temperatures(0.1),
+    spans_run=True,
   ),
   'rbnn': _rule(
     lambda keys, context: estimators.rbnn(context.steps, **keys.rule),
     colour='#56B4E9',
     marker='p',
     options=_temperatures(0.01),
+    spans_run=True,
   ),
   'reste': _rule(
     lambda keys, context: estimators.reste(context.steps, **keys.rule),
@@ -43,6 +45,7 @@ ESTIMATORS = {
         0.1, 'Distance below which the slope is constant.', above=0
       ),
     },
+    spans_run=True,
   ),
   'approx_sign': _rule(
     lambda keys, context: estimators.approx_sign(),

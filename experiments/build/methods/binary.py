@@ -37,7 +37,7 @@ def _oscillation(keys: ConfigDict, context: MethodContext) -> MethodParts:
       " config.method.levels='uniform', or config.bits=1."
     )
   levels = mq_jax.bwn() if is_binary else methods.uniform(keys.bits)
-  first, last = keys.method.first, keys.method.last
+  first, last, steps = keys.method.first, keys.method.last, context.steps
   if first < last:
     raise ConfigError(
       f'config.method.first={first!r} must be at least'
@@ -45,7 +45,7 @@ def _oscillation(keys: ConfigDict, context: MethodContext) -> MethodParts:
     )
 
   def threshold(updates: Any) -> Any:
-    progress = jnp.minimum(updates / context.steps, 1.0)
+    progress = jnp.minimum(updates / steps, 1.0)
     return last + (first - last) * (1 + jnp.cos(jnp.pi * progress)) / 2
 
   return MethodParts(
@@ -84,6 +84,7 @@ METHODS = {
       'start': Key(0.85, 'τ at the start.', least=0.51, most=0.999),
       'end': Key(0.99, 'τ at the end of the run.', least=0.51, most=0.999),
     },
+    spans_run=True,
   ),
   'oscillation': Method(
     _oscillation,
@@ -99,6 +100,7 @@ METHODS = {
       ),
       'dampening': Key(0.0, 'Strength of the pull to the levels.', least=0),
     },
+    spans_run=True,
   ),
   'md_tanh': Method(
     _md_tanh,
@@ -107,6 +109,7 @@ METHODS = {
       'last': Key(100.0, 'β at the end of the run.', above=0),
       'mirror': Key(True, 'Mirror descent; False: the exact gradient.'),
     },
+    spans_run=True,
   ),
   'bayes_binn': Method(
     lambda keys, context: MethodParts(

@@ -73,6 +73,7 @@ class Method(NamedTuple):
     for_trained: The method quantizes trained networks and trains nothing.
     cosine: The learning rate follows a cosine to 0 instead of the steps that
       the configuration gives.
+    spans_run: The method has a schedule over all `context.steps`.
   """
 
   make: Callable[[ConfigDict, MethodContext], MethodParts]
@@ -80,6 +81,7 @@ class Method(NamedTuple):
   options: Mapping[str, Key] = {}
   for_trained: bool = False
   cosine: bool = False
+  spans_run: bool = False
 
 
 def numbers(option: str, text: str) -> list[float]:

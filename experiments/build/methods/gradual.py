@@ -173,6 +173,7 @@ METHODS = {
         most=1,
       ),
     },
+    spans_run=True,
   ),
   'binary_relax': Method(
     _binary_relax,
@@ -184,6 +185,7 @@ METHODS = {
         0.8, 'Fraction of the run after which λ is infinite.', least=0, most=1
       ),
     },
+    spans_run=True,
   ),
   'inq': Method(
     _inq,
@@ -193,6 +195,7 @@ METHODS = {
         '', 'Cumulative fractions of frozen weights; empty: the published ones.'
       )
     },
+    spans_run=True,
   ),
   'elq': Method(
     _elq,
@@ -202,6 +205,7 @@ METHODS = {
       'perturbation': Key(0.1, 'Strength of the loss-aware term.'),
       'approximation': Key(1e-3, 'Strength of the approximation error.'),
     },
+    spans_run=True,
   ),
   'admm': Method(
     _admm,
@@ -210,6 +214,7 @@ METHODS = {
       'rho': Key(1e-3, 'ρ, strength of the pull towards the projection.'),
       'rounds': Key(50, 'Number of dual updates in the run.', least=1),
     },
+    spans_run=True,
   ),
   'psgd': Method(
     _psgd,
@@ -226,6 +231,7 @@ METHODS = {
       ),
       'target': Key('grid', 'Target of the weights.', choices=('grid', 'zero')),
     },
+    spans_run=True,
   ),
   'slb': Method(
     _slb,
@@ -244,5 +250,6 @@ METHODS = {
       'sharpness': Key(1.0, 'Sharpness of the start from pretrained weights.'),
       'freeze': Key(False, 'Use only the levels after the window.'),
     },
+    spans_run=True,
   ),
 }

@@ -162,8 +162,14 @@ def test_start_log_resumed_keeps_header_and_epochs_done(path):
     header(),
     [record(1), record(2), record(3, seconds=9.0)],
   )
-  run_log.start_log(path, header(), epochs_done=0)
+  run_log.start_log(path, header(date='third'), epochs_done=0)
   assert run_log.read_log(path) == (header(), [])
+
+
+def test_start_log_without_checkpoint_has_new_header(path):
+  make_log(path, epochs=2)
+  run_log.start_log(path, header(date='second'), epochs_done=None)
+  assert run_log.read_log(path) == (header(date='second'), [])
 
 
 def test_start_log_cut_last_line_is_repaired(path):

@@ -74,11 +74,23 @@ def test_cell_prefers_runs_of_protocol_length(tmp_path):
   def shown():
     return comparison.cell(config, ledger.read(tmp_path)).names
 
-  for name, epochs in (('long', 5), ('short', 1), ('nearer', 2), ('own', 3)):
+  # The mean over the last epochs of a longer run is not that of the setting.
+  ledgers.write(tmp_path, 'long', config.to_dict(), [1.0] * 5)
+  assert comparison.cell(config, ledger.read(tmp_path)) is None
+  for name, epochs in (('short', 1), ('nearer', 2), ('own', 3)):
     ledgers.write(tmp_path, name, config.to_dict(), [1.0] * epochs)
     assert shown() == [name]
   ledgers.write(tmp_path, 'last', config.to_dict(), [1.0] * 4)
   assert shown() == ['own']
+
+
+@pytest.mark.parametrize('keys', [{'schedule': 'cosine'}, {'estimator': 'ede'}])
+def test_cell_of_schedule_over_the_run_has_no_shorter_run(tmp_path, keys):
+  config = spec.in_protocol('fair', epochs=3, **keys)
+  ledgers.write(tmp_path, 'short', config.to_dict(), [1.0] * 2)
+  assert comparison.cell(config, ledger.read(tmp_path)) is None
+  ledgers.write(tmp_path, 'own', config.to_dict(), [1.0] * 3)
+  assert comparison.cell(config, ledger.read(tmp_path)).names == ['own']
 
 
 def test_cell_does_not_pool_base_models(tmp_path):

@@ -374,6 +374,8 @@ def test_method_table_shows_costs_and_accuracy(tmp_path):
     if name == 'slb':
       first['start'] = {}
     path.write_text(json.dumps(first) + '\n' + json.dumps(last | more))
+  twn = study.settings['twn'].to_dict()
+  ledgers.write(tmp_path, 'twn', twn, [[60.0], [80.0]])
   costs = {
     'psgd': {'time / STE': [1.25, 1.0, 2.0], 'numbers kept per weight': 0.5}
   }
@@ -388,7 +390,8 @@ def test_method_table_shows_costs_and_accuracy(tmp_path):
     '0.50',
   )
   assert rows['`slb`']['measured'] == '80.00, from random weights'
-  assert rows['`twn`']['measured'] == 'no run'
+  assert rows['`twn`']['measured'] == '70.00, 2 trials'
+  assert rows['`ttq`']['measured'] == 'no run'
   assert method_table.read_costs(tmp_path) == {}
 
 

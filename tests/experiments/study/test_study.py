@@ -354,5 +354,25 @@ def test_base_models_pretrained_of_setting_is_kept(tmp_path):
 
 def test_select_settings_quantize_only_keeps_zero_epochs():
   methods = spec.load_all()['methods']
-  chosen = study_run.select_settings(methods, '^(aciq|ttq)$', 7, '/data')
-  assert {name: c.epochs for name, c in chosen.items()} == {'aciq': 0, 'ttq': 7}
+  for name in ('aciq', 'lsq', 'ttq'):
+    methods.settings[name].epochs *= 9
+  methods.settings['lsq'].epochs = 3
+  chosen = study_run.select_settings(methods, '^(aciq|lsq|ttq)$', 7, '/data')
+  assert {name: config.epochs for name, config in chosen.items()} == {
+    'aciq': 0,
+    'lsq': 3,
+    'ttq': 7,
+  }
+
+
+def test_select_settings_refuses_to_shorten_a_schedule_over_the_run():
+  study = spec.load_all()['best_1bit']
+  before = {name: config.epochs for name, config in study.settings.items()}
+  with pytest.raises(
+    errors.InvalidError, match=r'another protocol(.|\n)*best_1bit-30'
+  ):
+    study_run.select_settings(study, '', 7, '')
+  after = {name: config.epochs for name, config in study.settings.items()}
+  assert after == before
+  chosen = study_run.select_settings(study, 'released', 7, '')
+  assert max(config.epochs for config in chosen.values()) == 7

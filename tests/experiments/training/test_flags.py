@@ -138,6 +138,41 @@ def test_parse_flags_chosen_rule_has_no_options_of_rule_of_file(
   check(config)
 
 
+def test_parse_flags_chosen_rule_drops_an_option_of_equal_name(parse, tmp_path):
+  path = tmp_path / 'config.py'
+  path.write_text(
+    'from experiments.configs.recipe import Recipe\n'
+    'get_config = Recipe(\n'
+    "  'bwn', 'own', changes='', estimator='ede', rule={'end': 5.0}\n"
+    ')\n'
+  )
+  config = parse(f'--config={path}', '--config.estimator=rbnn')
+  assert config.rule.to_dict() == {}
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'options'),
+  [
+    ((), {'threshold': 0.7}),
+    (('--config.quantizer=twn',), {'threshold': 0.7}),
+    # Its threshold is 0.05.
+    (('--config.quantizer=ttq',), {}),
+    (('--config.quantizer', 'bwn'), {}),
+    (
+      ('--config.method.threshold=0.1', '--config.quantizer=ttq'),
+      {'threshold': 0.1},
+    ),
+  ],
+)
+def test_parse_flags_chosen_method_has_no_options_of_method_of_file(
+  parse, arguments, options
+):
+  path = flags.CONFIGS / 'methods' / 'twn.py'
+  config = parse(f'--config={path}', *arguments)
+  assert config.method.to_dict() == options
+  check(config)
+
+
 def test_similar_names_initials_come_first():
   for name, key in {
     'lr': 'learning_rate',

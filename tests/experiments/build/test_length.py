@@ -1,0 +1,62 @@
+"""Tests which schedules depend on the number of epochs of a run."""
+
+import optax
+import pytest
+
+from experiments.build import length
+from experiments.build.estimators import ESTIMATORS, EstimatorContext
+from experiments.build.key import defaults
+from experiments.build.methods import METHODS, MethodContext
+from experiments.build.options import declared
+from experiments.configs import resnet20
+
+
+def read_length(declaration, field, config, context_type, *others):
+  """Returns True if the declared factory reads the length of the run."""
+  read = []
+
+  class Probe(context_type):
+    @property
+    def steps(self):
+      read.append(True)
+      return 10
+
+  config[field] = defaults(declared(field, config))
+  parts = declaration.make(config, Probe(10, 5, *others))
+  for name in ('refine', 'post_update'):
+    if transformation := getattr(parts, name, None):
+      transformation([('.*', None)])
+  return bool(read)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_method_that_reads_the_length_spans_the_run(name):
+  config = resnet20.get_config(quantizer=name)
+  config.bits = 1 if name == 'oscillation' else 2
+  found = read_length(
+    METHODS[name], 'method', config, MethodContext, optax.sgd(0.1)
+  )
+  assert METHODS[name].spans_run == found
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_estimator_that_reads_the_length_spans_the_run(name):
+  config = resnet20.get_config(estimator=name)
+  found = read_length(ESTIMATORS[name], 'rule', config, EstimatorContext, 0.0)
+  assert ESTIMATORS[name].spans_run == found
+
+
+@pytest.mark.parametrize(
+  ('keys', 'spans'),
+  [
+    ({}, False),
+    ({'decay_every': 3}, False),
+    ({'estimator': 'multi_fc'}, False),
+    ({'schedule': 'cosine'}, True),
+    ({'quantizer': 'none'}, True),
+    ({'quantizer': 'slb'}, True),
+    ({'estimator': 'ede'}, True),
+  ],
+)
+def test_spans_run_of_configurations(keys, spans):
+  assert length.spans_run(resnet20.get_config(**keys)) is spans
