@@ -174,9 +174,9 @@ def loss_after_update(
   cotangent, _ = weight_gradient(
     rule, selected, rule_phi, evaluated._replace(step=state.step + 1)
   )
-  loss = with_cotangent(
-    loss, only(selected, updated.params), only(selected, cotangent)
-  )
+  # With `differentiate_refinement`, φ reaches the other leaves, too, if π
+  # couples leaves, as a clip of the global norm does.
+  loss = with_cotangent(loss, updated.params, cotangent)
   return loss, (evaluated, metrics)
 
 

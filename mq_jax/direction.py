@@ -58,13 +58,14 @@ def check_stand_in(
     is_learned: True if the estimator has a φ.
 
   Raises:
-    ValueError: If one has the wrong direction, or if `is_learned` and `refine`
-      returns zeros.
+    ValueError: If one has the wrong direction, if `post_update` lets weights
+      grow, or if `is_learned` and `refine` returns zeros.
   """
   # An error names the leaf, so the names describe the leaves of any network.
   kernels, biases = 'all kernels', 'all biases'
   stand_in = {kernels: jnp.full((3, 2), 0.3), biases: jnp.full(2, 0.1)}
   learned = (kernels,) if is_learned else ()
+  _check_growth(post_update)
   checks = (
     (refine, 1, lambda cosine: check_refine(cosine, learned)),
     (refine, UPDATES, check_refine),
@@ -163,6 +164,27 @@ def check_post_update(cosine: dict[str, Any]) -> None:
       f'post_update turns the move of {path} around, so the loss would grow. It'
       ' receives the move −α·π(g), not a gradient: pass an optimizer without'
       ' its learning rate as refine.'
+    )
+
+
+def _check_growth(post_update: optax.GradientTransformation) -> None:
+  """Raises `ValueError` if `post_update` multiplies weights by a factor > 1."""
+  params = jnp.array([-0.7, -0.1, 0.2, 0.5])
+  try:
+    moves, _ = post_update.update(
+      jnp.zeros_like(params), post_update.init(params), params
+    )
+    growth = moves / params
+  except Exception:
+    return
+  if isinstance(growth, jax.core.Tracer):
+    return
+  if growth[0] > 0 and jnp.allclose(growth, growth[0]):
+    raise ValueError(
+      'post_update moves all weights away from zero in proportion to their'
+      ' size, so they would grow. Weight decay belongs into refine:'
+      ' optax.chain(optax.add_decayed_weights(λ), optax.scale_by_adam()), or in'
+      ' the other order if it is decoupled.'
     )
 
 

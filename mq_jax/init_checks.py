@@ -36,9 +36,15 @@ def check_arguments(key: Any, params: Any) -> None:
     )
   for path, leaf in selection.named_leaves(params).items():
     if not jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating):
+      remedy = 'move it into the model state'
+      if not hasattr(leaf, 'dtype'):
+        remedy = (
+          'pass only the arrays, such as the first part of'
+          ' eqx.partition(model, eqx.is_inexact_array)'
+        )
       raise TypeError(
         f'params contain {path}, which is {describe(leaf)} and cannot be'
-        ' trained: move it into the model state.'
+        f' trained: {remedy}.'
       )
 
 
@@ -55,6 +61,9 @@ def check_params(setup: Setup, params: Params) -> None:
       'The estimator has a φ to learn, but no leaf is quantized: train full'
       ' precision with mq_jax.ste().'
     )
+  if is_learned(setup.estimator, {}):
+    for path, q in selected.items():
+      _check_one_number(path, q, leaves[path])
   if setup.differentiate_refinement:
     check_differentiable(setup.refine, params)
 
@@ -117,7 +126,8 @@ def check_trainable(is_trainable: dict[str, Any]) -> None:
         ' its initial values, so these weights would never train. Zeros need'
         ' small random values; weights that are all beyond the clip of the'
         ' quantizer need a larger clip. Otherwise keep the leaf in full'
-        f' precision by the rule ({path!r}, None).'
+        f' precision by the rule ({path!r}, None). A schedule of'
+        ' the quantizer must begin where a gradient passes.'
       )
 
 
@@ -125,6 +135,18 @@ def is_learned(estimator: GradientEstimator, leaves: Mapping[str, Any]) -> bool:
   """Returns True if the estimator has a φ for these leaves."""
   phi = jax.eval_shape(estimator.init, jax.random.key(0), leaves)
   return bool(jax.tree.leaves(phi))
+
+
+def _check_one_number(path: str, quantizer: Quantizer, leaf: Any) -> None:
+  """Raises `ValueError` if a quantizer trains several numbers per weight."""
+  if quantizer.parametrized is None:
+    return
+  theta = jax.eval_shape(quantizer.parametrized, leaf)
+  if theta.shape != jnp.shape(leaf):
+    raise ValueError(
+      f'{quantizer} trains several numbers per weight of {path}, of which a'
+      ' learned estimator knows no gradient: use mq_jax.ste().'
+    )
 
 
 def _check_tied(leaves: Mapping[str, Any], quantized: Iterable[str]) -> None:

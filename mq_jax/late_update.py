@@ -256,7 +256,8 @@ def check_differentiable(
       raise ValueError(
         'differentiate_refinement=True, but the derivative of refine is not'
         ' finite where a gradient is zero. Give Adam a positive eps_root, such'
-        ' as optax.scale_by_adam(eps_root=1e-8), or leave'
+        ' as optax.scale_by_adam(eps_root=1e-8). Other transformations, such as'
+        ' optax.clip_by_global_norm, have no derivative there: leave'
         ' differentiate_refinement False.'
       )
 

@@ -132,13 +132,18 @@ def check_rules(rules: Any) -> None:
 
   Raises:
     TypeError: If `rules` has another type.
-    ValueError: If a regex is invalid.
+    ValueError: If a regex is invalid, or if there is no rule.
   """
   if isinstance(rules, Quantizer):
     return
   hint = 'quantizer must be a Quantizer or a sequence of (regex, Quantizer)'
   if isinstance(rules, str) or not isinstance(rules, Sequence):
     raise TypeError(f'{hint} pairs, not {describe(rules)}.')
+  if not rules:
+    raise ValueError(
+      f'{hint} pairs, but there is no pair, so no leaf would be quantized. For'
+      " full precision, pass [('.*', None)]."
+    )
   for rule in rules:
     if not (isinstance(rule, tuple | list) and len(rule) == 2):
       raise TypeError(f'{hint} pairs, but one rule is {rule!r}.')

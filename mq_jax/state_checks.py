@@ -21,6 +21,10 @@ from mq_jax.selection import named_leaves, select
 P = ParamSpec('P')
 T = TypeVar('T')
 _ADDRESS = re.compile(' at 0x[0-9a-fA-F]+')
+_NEW_START = (
+  'To train its weights by this train step, start from them: train.init(key,'
+  ' state.params, state.model_state, batch).'
+)
 # Parts of a state that the setup determines. Another φ explains the
 # differences in the parts that follow φ.
 _FIELDS = (
@@ -87,7 +91,7 @@ def check_state(setup: Setup, state: State) -> None:
       raise ValueError(
         f'state.{field} {problem}, so the state does not belong to this train'
         ' step: pass a state of its own init. Restore a checkpoint into the'
-        ' structure of train.init(...).'
+        f' structure of train.init(...). {_NEW_START}'
       )
   structure: Any = jax.tree.structure(state.params)
   if jax.tree.structure(state.grads) != structure:
@@ -112,9 +116,8 @@ def check_trained_by(setup: Setup, state: State) -> None:
     ) from error
   raise ValueError(
     f'The state was trained with {trained}{where}, but this train step has'
-    f' {here}: call the functions of the train step that trained the state. To'
-    ' train its weights by this train step, start from them:'
-    ' train.init(key, state.params, state.model_state, batch).'
+    f' {here}: call the functions of the train step that trained the state.'
+    f' {_NEW_START}'
   )
 
 

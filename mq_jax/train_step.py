@@ -38,6 +38,7 @@ from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
 from mq_jax.printing import describe
+from mq_jax.quantizers import Quantizer
 from mq_jax.selection import Rules, Selection
 from mq_jax.state_checks import (
   check_is_state,
@@ -143,7 +144,8 @@ def make_train_step(
       `mq_jax.estimators`.
     refine: π, eq. (5), without a learning rate: `optax.identity()` is SGD,
       `optax.scale_by_adam()` is Adam. It receives parameters for weight decay.
-    learning_rate: α, or a schedule of the number of updates taken.
+    learning_rate: α, or a schedule of the number of updates taken. Each step
+      counts, also where `refine` only collects gradients (optax.MultiSteps).
     post_update: Transformation of the move −α·π(g) that runs last and receives
       the parameters: proximal steps, clips, masks.
     meta_optimizer: Optimizer of φ, with its learning rate γ.
@@ -179,6 +181,8 @@ def make_train_step(
     )
   check_choice('phi_cotangent', phi_cotangent, PHI_COTANGENTS)
   selection.check_rules(quantizer)
+  # A list may change before the functions are traced.
+  rules = quantizer if isinstance(quantizer, Quantizer) else (*quantizer,)
   transformations = {
     'refine': refine,
     'post_update': post_update,
@@ -193,7 +197,7 @@ def make_train_step(
     check_with_stand_in(refine)
   setup = Setup(
     loss_fn=checked_loss(loss_fn),
-    quantizer=quantizer,
+    quantizer=rules,
     estimator=estimator,
     refine=refine,
     learning_rate=_schedule(learning_rate),
@@ -237,9 +241,7 @@ def make_train_step(
     step=_donating(step_fn),
     step_fn=step_fn,
     quantized=over_trials(
-      lambda state: selection.quantized(
-        state.params, quantizer, state.variables
-      )
+      lambda state: selection.quantized(state.params, rules, state.variables)
     ),
     forward_params=over_trials(
       functools.partial(algorithm.forward_params, setup)
@@ -247,7 +249,7 @@ def make_train_step(
     codes=over_trials(functools.partial(codes, setup)),
     phi_loss=explains_donation(phi_loss),
     diagnostics=over_trials(functools.partial(diagnose, setup)),
-    selection=functools.partial(_selection, quantizer),
+    selection=functools.partial(_selection, rules),
     pack=explains_donation(functools.partial(pack_state, setup)),
   )
 

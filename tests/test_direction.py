@@ -83,6 +83,18 @@ def test_make_train_step_optimizer_as_post_update_raises():
     make(post_update=optax.adam(1e-2))
 
 
+def test_make_train_step_weight_decay_as_post_update_raises():
+  with pytest.raises(ValueError, match='Weight decay belongs into refine'):
+    make(post_update=optax.add_decayed_weights(1e-4))
+  # A decoupled decay has a negative factor, and a pull is not proportional.
+  make(post_update=optax.add_decayed_weights(-1e-4))
+  make(
+    post_update=optax.stateless(
+      lambda moves, w: jax.tree.map(lambda m, x: m + jnp.sign(x), moves, w)
+    )
+  )
+
+
 @pytest.mark.parametrize(
   'refine',
   [

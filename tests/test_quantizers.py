@@ -226,6 +226,9 @@ def test_quantizers_invalid_argument_raises():
     mq_jax.bwn(clip=0)
   with pytest.raises(ValueError, match=r'original=True.*bits=2'):
     mq_jax.dorefa(bits=2, original=True)
+  with pytest.raises(ValueError, match=r'original=True never clips.*clip=0\.5'):
+    mq_jax.dorefa(clip=0.5, original=True)
+  mq_jax.dorefa(clip=None, original=True)
 
 
 def test_projected_quantizer_with_preprocessing_or_state_raises():

@@ -126,6 +126,13 @@ def test_select_rules_of_wrong_type_raise(rules):
     selection.select(PARAMS, rules)
 
 
+def test_select_without_rules_raises():
+  with pytest.raises(
+    ValueError, match=r"full precision, pass \[\('\.\*', None\)"
+  ):
+    selection.select(PARAMS, [])
+
+
 def test_select_invalid_regex_raises():
   with pytest.raises(
     ValueError, match=r"'\(' is not a valid regular expression"

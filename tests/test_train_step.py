@@ -197,6 +197,24 @@ def test_phi_gradient_uses_new_variables_of_quantizer(x64):
   )
 
 
+def test_phi_gradient_reaches_leaves_that_refine_couples(x64):
+  def shrunk(gradients, params):
+    return jax.tree.map(
+      lambda g: g / (1 + optax.tree.norm(gradients, squared=True)), gradients
+    )
+
+  train = problem.make(
+    problem.smooth(),
+    mq_jax.multi_fc(hidden=2),
+    refine=optax.stateless(shrunk),
+    differentiate_refinement=True,
+  )
+  state, batch = problem.start(train), next(problem.batches(1))
+  assert_gradient_is_finite_difference(
+    lambda phi: train.phi_loss(phi, state, batch), state.phi
+  )
+
+
 def test_phi_gradient_through_adam_equals_finite_differences(x64):
   train = problem.make(
     problem.smooth(),
@@ -863,6 +881,22 @@ def test_make_train_step_invalid_argument_raises(options, error, message):
     problem.make(**options)
 
 
+def test_make_train_step_keeps_the_rules_it_was_given():
+  rules = [('first/kernel', mq_jax.bwn())]
+  train = problem.make(rules, mq_jax.ste())
+  rules.append(('last/kernel', mq_jax.bwn()))
+  assert list(problem.start(train).variables) == ['first/kernel']
+  assert list(train.selection(problem.params()).selected) == ['first/kernel']
+
+
+def test_init_learned_estimator_of_several_numbers_per_weight_raises():
+  slb = mq_jax.methods.slb(1, lambda updates: 1.0)
+  for estimator in (mq_jax.multi_fc(hidden=2), mq_jax.fc_grad(hidden=2)):
+    with pytest.raises(ValueError, match='first/kernel, of which a learned'):
+      problem.start(problem.make(slb, estimator))
+  problem.start(problem.make(slb, mq_jax.ste()))
+
+
 def test_init_rule_without_match_raises():
   train = problem.make([('frist/kernel', mq_jax.bwn()), ('.*kernel', None)])
   with pytest.raises(ValueError, match=r"'frist/kernel'.*first/kernel"):
@@ -998,6 +1032,14 @@ def test_init_leaf_that_cannot_be_trained_raises(leaf):
   params = problem.params() | {'other': {'leaf': leaf}}
   batch = next(problem.batches(1))
   with pytest.raises(TypeError, match='params contain other/leaf, which is'):
+    train.init(jax.random.key(0), params, problem.model_state(), batch)
+
+
+def test_init_leaf_that_is_no_array_raises_with_remedy():
+  train = problem.make(mq_jax.bwn(), mq_jax.ste())
+  params = problem.params() | {'activation': jax.nn.relu}
+  batch = next(problem.batches(1))
+  with pytest.raises(TypeError, match=r'activation.*eqx\.partition'):
     train.init(jax.random.key(0), params, problem.model_state(), batch)
 
 

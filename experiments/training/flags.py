@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -195,7 +196,7 @@ def _drop_options_of_file(config: ConfigDict, path: str) -> None:
   chosen = {f: o.chooser for f, o in OPTIONS.items() if o.chooser in given}
   if not chosen:
     return
-  of_file = flags.FLAGS['config'].parser.parse(path)
+  of_file: Any = flags.FLAGS['config'].parser.parse(path)
   with config.unlocked():
     for field, chooser in chosen.items():
       if field in config and config[chooser] != of_file[chooser]:

@@ -85,7 +85,8 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
 
   Returns:
     A `GradientEstimator`. φ and state are dicts from path, and the names in
-    `factor` begin with the path.
+    `factor` begin with the path. Its `init_state` raises `ValueError` if
+    `estimator` is a `slim`, which would draw from one layer.
   """
 
   def init_layers(
@@ -95,6 +96,15 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
       path: init(jax.random.fold_in(key, index), {path: leaf})
       for index, (path, leaf) in enumerate(leaves.items())
     }
+
+  def init_state(key: Array, leaves: Leaves) -> dict[str, Any]:
+    states = init_layers(estimator.init_state, key, leaves)
+    if any(isinstance(state, SlimState) for state in states.values()):
+      raise ValueError(
+        'per_layer(slim(...)) would draw from one layer, and so train every φ'
+        ' in every step: write slim(per_layer(...)).'
+      )
+    return states
 
   def apply(phi: Any, signals: Signals, state: Any) -> tuple[Leaves, Any]:
     g_tilde: dict[str, Array] = {}
@@ -115,7 +125,7 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
 
   return GradientEstimator(
     init=functools.partial(init_layers, estimator.init),
-    init_state=functools.partial(init_layers, estimator.init_state),
+    init_state=init_state,
     apply=apply,
     factor=factor,
   )

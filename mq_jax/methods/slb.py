@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from mq_jax.checks import (
   check_at_least,
@@ -84,8 +85,12 @@ def slb(
     soft = jax.nn.softmax(finite * theta, axis=-1)
     return jnp.where(is_hard, hard, soft), finite
 
+  def mean_level(share: Array) -> Array:
+    # The default precision of some devices would round the levels.
+    return jnp.dot(share, levels(share.dtype), precision=lax.Precision.HIGHEST)
+
   def relaxed(w_tilde: Array, variables: Array) -> Array:
-    return shares(w_tilde, variables)[0] @ levels(w_tilde.dtype)
+    return mean_level(shares(w_tilde, variables)[0])
 
   def codes(w_tilde: Array, variables: Array) -> tuple[Array, Array]:
     code = jnp.argmax(w_tilde, axis=-1).astype(jnp.uint8)
@@ -93,7 +98,7 @@ def slb(
 
   def straight_through(g_hat: Array, w_tilde: Array, variables: Array) -> Array:
     share, slope = shares(w_tilde, variables)
-    mean = (share @ levels(w_tilde.dtype))[..., None]
+    mean = mean_level(share)[..., None]
     return slope * share * (last_axis_levels(g_hat) - mean) * g_hat[..., None]
 
   return Quantizer(

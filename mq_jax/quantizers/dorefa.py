@@ -45,7 +45,8 @@ def dorefa(
   Args:
     bits: Bits per weight, 1 to 8.
     clip: The straight-through gradient is zero where |W̃| > clip. W̃ is in
-      [0, 1], so the default never clips. None disables clipping.
+      [0, 1], so the default never clips, and a smaller clip stops the weights
+      near +1 only. None disables clipping.
     original: If True, use the 1-bit form of the DoReFa paper: W̃ = W,
       Ŵ = mean|W| · sign(W), with g_ste = g_hat.
 
@@ -54,7 +55,7 @@ def dorefa(
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8, if `clip` is not
-      positive, or if `original` is True and `bits` is not 1.
+      positive, or if `original` is True and `bits` or `clip` is not 1.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -76,6 +77,11 @@ def dorefa(
   if original:
     if bits != 1:
       raise ValueError(f'original=True requires bits=1, not bits={bits}.')
+    if clip not in (1, None):
+      raise ValueError(
+        f'original=True never clips: leave out clip={clip!r}, or use'
+        ' mq_jax.bwn(clip=...).'
+      )
     return bwn(clip=None, scaled_gradient=False)
   steps = 2**bits - 1
 

@@ -64,3 +64,9 @@ def test_per_layer_fc_grad_gradient_is_hypergradient(x64):
     want = -0.1 * jnp.sum(g[layer]['kernel'] * next_g[layer]['kernel'])
     got = gradient[f'{layer}/kernel'][0]['kernel'][0, 0]
     np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
+def test_per_layer_of_slim_raises():
+  inner = mq_jax.slim(mq_jax.fc_grad(hidden=2))
+  with pytest.raises(ValueError, match=r'write slim\(per_layer\('):
+    problem.start(problem.make(mq_jax.bwn(), mq_jax.per_layer(inner)))
