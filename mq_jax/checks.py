@@ -31,19 +31,21 @@ def check_number(**arguments: Any) -> None:
 
 
 def check_at_least(minimum: float, **arguments: Any) -> None:
-  """Raises `ValueError` if one of the named arguments is below `minimum`."""
+  """Raises `ValueError` unless the named arguments are finite and in range."""
   check_number(**arguments)
   for name, value in arguments.items():
-    if not value >= minimum:
-      raise ValueError(f'{name}={value!r} must be at least {minimum}.')
+    if not minimum <= value < math.inf:
+      raise ValueError(
+        f'{name}={value!r} must be at least {minimum} and finite.'
+      )
 
 
 def check_positive(**arguments: Any) -> None:
-  """Raises `ValueError` if one of the named arguments is not positive."""
+  """Raises `ValueError` unless the named arguments are finite and positive."""
   check_number(**arguments)
   for name, value in arguments.items():
-    if not value > 0:
-      raise ValueError(f'{name}={value!r} must be positive.')
+    if not 0 < value < math.inf:
+      raise ValueError(f'{name}={value!r} must be positive and finite.')
 
 
 def check_rising(start: float, end: float, what: str) -> None:

@@ -17,7 +17,7 @@ class Key(NamedTuple):
     default: Value where the user gives none; its type is the type of the key.
       A key whose default is None takes a string or None.
     help: One line for `--help`.
-    least: Smallest value. A bounded value must be finite.
+    least: Smallest value. Floats must be finite, with and without bounds.
     most: Largest value; needs `least`.
     above: The value must be larger than this number.
     choices: Allowed values, as a table by name or a tuple.
@@ -60,12 +60,16 @@ class Key(NamedTuple):
   @property
   def bounds(self) -> str:
     """Description of the allowed numbers; '' if all are allowed."""
-    finite = ' and finite' if self.kind is float else ''
     if self.most is not None:
       return f'from {self.least} to {self.most}'
+    parts = []
     if self.above is not None:
-      return f'above {self.above}{finite}'
-    return '' if self.least is None else f'at least {self.least}{finite}'
+      parts.append(f'above {self.above}')
+    if self.least is not None:
+      parts.append(f'at least {self.least}')
+    if self.kind is float:
+      parts.append('finite')
+    return ' and '.join(parts)
 
   def is_in_bounds(self, value: float) -> bool:
     """Returns True if a number is finite and in the bounds of the key."""

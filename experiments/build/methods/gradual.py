@@ -202,8 +202,10 @@ METHODS = {
     options={
       'levels': Key('ternary', 'Levels of the weights.', choices=_LEVELS),
       'portions': Key(PORTIONS[2], 'Cumulative fractions of frozen weights.'),
-      'perturbation': Key(0.1, 'Strength of the loss-aware term.'),
-      'approximation': Key(1e-3, 'Strength of the approximation error.'),
+      'perturbation': Key(0.1, 'Strength of the loss-aware term.', least=0),
+      'approximation': Key(
+        1e-3, 'Strength of the approximation error.', least=0
+      ),
     },
     spans_run=True,
   ),
@@ -211,7 +213,9 @@ METHODS = {
     _admm,
     options={
       'levels': Key('-1 0 1', 'Levels up to a scale.'),
-      'rho': Key(1e-3, 'ρ, strength of the pull towards the projection.'),
+      'rho': Key(
+        1e-3, 'ρ, strength of the pull towards the projection.', least=0
+      ),
       'rounds': Key(50, 'Number of dual updates in the run.', least=1),
     },
     spans_run=True,
@@ -220,8 +224,8 @@ METHODS = {
     _psgd,
     ('bits',),
     {
-      'strength': Key(150.0, 'Factor of the distance to the target.'),
-      'epsilon': Key(0.0, 'Number that is added to every distance.'),
+      'strength': Key(150.0, 'Factor of the distance to the target.', above=0),
+      'epsilon': Key(0.0, 'Number that is added to every distance.', least=0),
       'normalised': Key(False, 'Divide distances by the largest in a layer.'),
       'start': Key(
         0.55,

@@ -14,6 +14,7 @@ from experiments.common.errors import ConfigError
     (Key(1, 'Count.', least=1, most=8), 9, 'from 1 to 8'),
     (Key(0.1, 'Rate.', least=0), float('inf'), 'at least 0 and finite'),
     (Key(0.1, 'Rate.', above=0), float('inf'), 'above 0 and finite'),
+    (Key(0.1, 'Rate.'), float('nan'), 'finite'),
   ],
 )
 def test_bounds_only_floats_must_be_finite(key, value, bounds):

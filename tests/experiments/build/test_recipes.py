@@ -441,7 +441,7 @@ def test_lapq_sweep_lowers_loss_of_training_images(base, tmp_path):
     ),
     (
       {'quantizer': 'slb', 'method': {'last': float('inf')}},
-      r'end=inf must be positive',
+      r'last=inf must be finite',
     ),
     ({'bits': 2}, r"bits=2 has no effect with config.quantizer='ttq'"),
     ({'quantizer': 'inq', 'bits': 6}, r'bits=6 has no published portions'),
