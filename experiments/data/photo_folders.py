@@ -1,6 +1,7 @@
 """Lists the photographs of a folder: train/CLASS/* and val/CLASS/*."""
 
 import collections
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -166,7 +167,11 @@ def _label_of(file: File, labels: dict[str, int], root: Path) -> int:
 def _class_names(folder: Path) -> tuple[str, ...]:
   """Returns the sorted names of the class folders."""
   with os.scandir(folder) as entries:
-    names = [e.name for e in entries if e.is_dir() and not _is_hidden(e.name)]
+    names = [
+      e.name
+      for e in entries
+      if not (_is_hidden(e.name) or _is_loop(e)) and e.is_dir()
+    ]
   for name in names:
     try:
       name.encode()
@@ -198,7 +203,7 @@ def _files(
   files = []
   for path, entry in _walk(root, folder):
     suffix = os.path.splitext(entry.name)[1]
-    if not entry.is_file():
+    if _is_loop(entry) or not entry.is_file():
       ignored[_LINK if entry.is_symlink() else suffix or entry.name] += 1
       continue
     if suffix.lower() not in SUFFIXES:
@@ -220,6 +225,17 @@ def _walk(root: Path, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         yield from _walk(root, path)
       else:
         yield path, entry
+
+
+def _is_loop(entry: os.DirEntry[str]) -> bool:
+  """Returns True for a link that leads back to itself."""
+  try:
+    entry.is_file()
+  except OSError as error:
+    if error.errno == errno.ELOOP:
+      return True
+    raise
+  return False
 
 
 def _is_hidden(name: str) -> bool:

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
@@ -15,12 +14,12 @@ from experiments.build.base_model import is_from_scratch
 from experiments.build.fingerprint import identity
 from experiments.build.length import spans_run
 from experiments.build.schema import KEYS
-from experiments.records import ledger, run_log
+from experiments.records import ledger, model_file, run_log
 from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
 _TABLES: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
-RESAMPLES = 10_000
+_ROUNDING = 1e-9  # relative to the values
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
 # The keys that choose the weights that a run starts from.
 START_KEYS = frozenset(
@@ -90,10 +89,10 @@ class Published(NamedTuple):
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   """Returns the measurements of a setting, or None if the ledger has no run.
 
-  A shorter run counts if it is the beginning of one run of the setting. Runs
-  that differ in length, base model or data are not pooled: the cell has the
-  longest ones, and among these the larger group. A seed that occurs twice
-  counts once.
+  If the setting names a base model, the runs are those from this file. A
+  shorter run counts if it is the beginning of one run of the setting. Runs that
+  differ in length, base model or data are not pooled: the cell has the longest
+  ones, and among these the larger group. A seed that occurs twice counts once.
   """
   wanted = identity(config.to_dict(), without=_CELL_KEYS)
   matching = [
@@ -103,6 +102,8 @@ def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
     and run.identity(_CELL_KEYS) == wanted
     and _is_beginning(run.header['config']['epochs'], config)
   ]
+  if config.pretrained:
+    matching = _from_base(matching, pathlib.Path(config.pretrained))
   # An older log lacks a digest. It joins the others if they agree.
   data = _only({_digest(run, 'data') for run in matching})
   bases = {
@@ -161,6 +162,23 @@ def _is_beginning(epochs: int, config: ConfigDict) -> bool:
   )
 
 
+def _from_base(
+  runs: Sequence[ledger.Run], path: pathlib.Path
+) -> list[ledger.Run]:
+  """Returns the runs from a base model, by its name and its contents."""
+  named = [
+    run
+    for run in runs
+    if pathlib.PurePath(run.header['config']['pretrained']).name == path.name
+  ]
+  path = path.expanduser()
+  if not named or not path.is_file():
+    return named
+  # An older log has no digest.
+  known = {'', *model_file.digests(path)}
+  return [run for run in named if _digest(run, 'base') in known]
+
+
 def _digest(run: ledger.Run, name: str) -> str:
   """Returns one of the `_DIGESTS` of a run; '' if it is not known."""
   return str(run.header['start'].get(name, ''))
@@ -214,25 +232,30 @@ def to_bits(loss: float) -> float:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-  """Returns the 95 % interval of a mean, by the percentile bootstrap.
+  """Returns Student's 95 % interval of a mean.
 
   Args:
     values: One value per trial.
 
   Returns:
-    The ends of the interval, equal in every call; None for fewer than three
-    values.
+    The ends of the interval; None for fewer than three values, or values that
+    are equal up to rounding.
   """
-  if len(values) < MINIMUM_TRIALS:
+  if len(values) < MINIMUM_TRIALS or are_equal(values):
     return None
-  low, high = stats.bootstrap(
-    (values,),
-    np.mean,
-    n_resamples=RESAMPLES,
-    method='percentile',
-    rng=np.random.default_rng(0),
-  ).confidence_interval
+  low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
   return float(low), float(high)
+
+
+def are_equal(values: Sequence[float], scale: float = 0.0) -> bool:
+  """Returns True if values are equal up to rounding errors.
+
+  Args:
+    values: The values.
+    scale: Size of the numbers that the values are differences of.
+  """
+  largest = max(scale, *map(abs, values))
+  return max(values) - min(values) <= _ROUNDING * largest
 
 
 def published(

@@ -1,5 +1,6 @@
 """Differences from a baseline setting, paired over equal seeds."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ NOTE = (
   ' The column difference is the mean difference from the baseline over the'
   " seeds of both. Its interval is Student's, for paired trials, and not"
   " adjusted. The column p is the p-value of Student's test that the"
-  ' difference is 0, adjusted for the number of differences in this table'
+  ' difference is 0, adjusted for the number of such tests in this table'
   ' (Holm).'
 )
 # The axis of a figure is linear up to this multiple of the median difference.
@@ -70,10 +71,11 @@ def difference(
   values = [a - b for a, b in zip(*pairs, strict=True)]
   ends = p = None
   # Equal differences have no spread that an interval could be based on.
-  if len(values) >= comparison.MINIMUM_TRIALS and len({*values}) > 1:
-    test = stats.ttest_1samp(values, 0)
-    low, high = test.confidence_interval(0.95)
-    ends, p = (float(low), float(high)), float(test.pvalue)
+  largest = max(map(abs, itertools.chain(*pairs)))
+  if not comparison.are_equal(values, largest):
+    ends = comparison.interval(values)
+  if ends:
+    p = float(stats.ttest_1samp(values, 0).pvalue)
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 

@@ -189,8 +189,8 @@ def _note(
   )
   if with_paper:
     text += (
-      ' The 95 % interval of the difference is a bootstrap over our trials,'
-      " which treats the paper's number as exact."
+      " The 95 % interval of the difference is Student's, over our trials, and"
+      " treats the paper's number as exact."
     )
   if not used:
     return text

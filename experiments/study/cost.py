@@ -32,6 +32,8 @@ _QUANTIZERS = ('dorefa', 'bwn')
 _MEASURED_WITH = {
   'activation_quantizer': 'relu',
   'accumulate': 1,
+  'distill': 0.0,
+  'group_size': 0,
   'mesh_data': 1,
   'width': 1.0,
   'per_channel': False,

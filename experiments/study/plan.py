@@ -121,7 +121,8 @@ def jobs(
     Jobs, setting by setting. A configuration with two names is in one job.
 
   Raises:
-    InvalidError: If two settings differ only in the contents of their data.
+    InvalidError: If two settings differ only in the contents of their data or
+      of their base models.
   """
   digests = data_digests()
   planned: list[Job] = []
@@ -129,7 +130,7 @@ def jobs(
   for name, config in settings.items():
     key = identity(config.to_dict())
     if key in seen:
-      _check_one_data(study, seen[key], name, settings, digests)
+      _check_same_contents(study, seen[key], name, settings, digests)
       continue
     seen[key] = name
     missing = set(range(trials)) - done_seeds(config, runs, digests)
@@ -155,22 +156,32 @@ def jobs(
   return planned
 
 
-def _check_one_data(
+def _check_same_contents(
   study: str,
   one: str,
   other: str,
   settings: Mapping[str, ConfigDict],
   digests: Digests,
 ) -> None:
-  """Refuses two settings of one identity whose data have other contents."""
-  contents = {digests(settings[name]) for name in (one, other)} - {''}
-  if len(contents) > 1:
-    raise InvalidError(
-      f'The settings {one} and {other} of the study {study} read different data'
-      ' of the same name, which the ledger cannot distinguish: give the files'
-      ' or folders different names, or make two studies with a --workdir and'
-      ' --results each.'
-    )
+  """Refuses two settings of one identity that read other contents."""
+  configs = [settings[name] for name in (one, other)]
+  bases = {pathlib.Path(c.pretrained).expanduser() for c in configs}
+  read = {
+    'data': {digests(config) for config in configs} - {''},
+    'base models': {
+      model_file.digest(path)
+      for path in bases
+      if len(bases) > 1 and path.is_file()
+    },
+  }
+  for what, contents in read.items():
+    if len(contents) > 1:
+      raise InvalidError(
+        f'The settings {one} and {other} of the study {study} read different'
+        f' {what} of the same name, which the ledger cannot distinguish: give'
+        ' the files or folders different names, or make two studies with a'
+        ' --workdir and --results each.'
+      )
 
 
 def missing(

@@ -71,6 +71,6 @@ def divergence(
     kept += f' {manager.directory}'
   return TrainingDiverged(
     f'{what} not finite at step {step}. {kept}. Try a smaller'
-    ' config.learning_rate or config.meta_learning_rate, or'
-    " config.init='identity', in a new workdir."
+    ' config.learning_rate in a new workdir; with a learned estimator, also a'
+    " smaller config.meta_learning_rate or config.init='identity'."
   )

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from experiments.build.networks import network_options
+from experiments.build.schema import KEYS
 from experiments.common import processes
 from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
@@ -42,12 +43,15 @@ class Initial(NamedTuple):
     has_numbers: The parameters contain trained clips and step sizes of the
       activations.
     is_folded: The statistics of the norms are unknown.
+    has_relus: The weights belong to a network with activations in full
+      precision.
   """
 
   params: Any
   batch_stats: Any
   has_numbers: bool = False
   is_folded: bool = False
+  has_relus: bool = True
 
 
 def initial_variables(
@@ -81,6 +85,7 @@ def initial_variables(
     **_fitted(config, base, model, random_variables),
     has_numbers=model.metadata.get('activations') == activation_label(config),
     is_folded=model.metadata.get(NORMS) == FOLDED,
+    has_relus=_has_relus(model.metadata),
   )
 
 
@@ -114,10 +119,10 @@ def fit_to_images(
   Returns:
     `(params, batch_stats)`.
   """
-  params, batch_stats, has_numbers, is_folded = initial
-  if config.activation_start == 'measured' and not has_numbers:
+  params, batch_stats = initial.params, initial.batch_stats
+  if config.activation_start == 'measured' and not initial.has_numbers:
     params = measure_numbers(net, params, batch_stats, images())
-  if is_folded:
+  if initial.is_folded:
     params, batch_stats = unfold_norms(net, params, batch_stats, images())
   return params, batch_stats
 
@@ -193,7 +198,7 @@ def _check_options(
 def _check_teacher(
   config: ConfigDict, base: str, metadata: Mapping[str, str]
 ) -> None:
-  """Refuses soft labels of a network for another data set."""
+  """Refuses soft labels of a network for other data or other activations."""
   recorded = metadata.get('dataset', config.dataset)
   is_other = recorded != config.dataset
   # A folder may have the classes of ImageNet.
@@ -205,6 +210,18 @@ def _check_teacher(
       f' {config.dataset}: use a network of this data set, or set'
       ' config.distill=0.'
     )
+  if config.distill and not _has_relus(metadata):
+    raise InvalidError(
+      f'config.distill={config.distill!r} takes soft labels from a network in'
+      f' full precision, but config.pretrained={base!r} was trained with the'
+      f' activations {metadata["activations"]}: use another file, or set'
+      ' config.distill=0.'
+    )
+
+
+def _has_relus(metadata: Mapping[str, str]) -> bool:
+  full_precision = str(KEYS['activation_quantizer'].default)
+  return metadata.get('activations', full_precision).startswith(full_precision)
 
 
 def _remedy(path: str) -> str:

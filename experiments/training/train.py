@@ -177,7 +177,9 @@ def _run(
   def start() -> tuple[mq_jax.State, dict[str, Any]]:
     state = steps.start()
     measured = _measure_factors(steps, state)
-    if not is_from_scratch(config) and not config.new_head:
+    # With other activations, these weights are no network in full precision.
+    is_base = not is_from_scratch(config) and initial.has_relus
+    if is_base and not config.new_head:
       base_net = make_network(base_config(config), len(pipeline.classes))
       losses_of = losses.LOSSES[config.loss]
       evaluate = make_evaluate(pipeline.evaluate, base_net, losses_of)

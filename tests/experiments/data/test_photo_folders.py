@@ -111,7 +111,10 @@ def test_list_folder_counts_links_that_lead_to_no_photograph(tmp_path):
   write_folder(tmp_path, train=2, val=2)
   (tmp_path / 'train' / 'cat' / 'more').symlink_to(tmp_path / 'val' / 'cat')
   (tmp_path / 'val' / 'dog' / 'gone.jpg').symlink_to('/gone/dog.jpg')
-  assert list_folder(tmp_path).ignored == {'links': 2}
+  for place in (('val', 'dog', 'own.jpg'), ('train', 'own')):
+    path = tmp_path.joinpath(*place)
+    path.symlink_to(path)
+  assert list_folder(tmp_path).ignored == {'links': 3}
 
 
 def test_list_folder_test_without_photographs_of_a_class_raises(tmp_path):

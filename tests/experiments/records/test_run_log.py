@@ -167,9 +167,17 @@ def test_start_log_resumed_keeps_header_and_epochs_done(path):
 
 
 def test_start_log_without_checkpoint_has_new_header(path):
-  make_log(path, epochs=2)
+  make_log(path, epochs=1)
   run_log.start_log(path, header(date='second'), epochs_done=None)
   assert run_log.read_log(path) == (header(date='second'), [])
+
+
+def test_start_log_epochs_without_checkpoint_raise_and_keep_the_log(path):
+  make_log(path, epochs=2)
+  before = path.read_bytes()
+  with pytest.raises(ValueError, match='has 2 epochs, but there is no checkp'):
+    run_log.start_log(path, header(date='second'), epochs_done=None)
+  assert path.read_bytes() == before
 
 
 def test_start_log_cut_last_line_is_repaired(path):

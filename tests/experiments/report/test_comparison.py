@@ -1,12 +1,11 @@
 """Tests the measurements of a setting and the statistics of its trials."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 
-from experiments.records import ledger
+from experiments.records import ledger, model_file
 from experiments.report import comparison
 from experiments.study import spec
 from tests.experiments import ledgers
@@ -139,19 +138,43 @@ def test_cell_separates_random_weights_from_base_model(tmp_path):
   assert comparison.cell(scratch, runs).names == ['scratch']
 
 
-def test_interval_matches_resamples_and_normal_limit():
+def test_cell_of_setting_with_own_base_model_has_runs_from_its_file(tmp_path):
+  settings = {}
+  for place, accuracy in (('good', 88.0), ('bad', 60.0)):
+    path = tmp_path / f'{place}.pth'
+    path.write_text(place)
+    settings[place] = spec.in_protocol('fair', epochs=1, pretrained=str(path))
+    for seed, start in enumerate(({'base': model_file.digest(path)}, {})):
+      values = settings[place].to_dict() | {
+        'pretrained': path.name,
+        'seed': seed,
+      }
+      ledgers.write(tmp_path, f'{place}{seed}', values, [accuracy], start=start)
+  runs = ledger.read(tmp_path)
+
+  def names(place):
+    return comparison.cell(settings[place], runs).names
+
+  for place in settings:
+    assert names(place) == [f'{place}0', f'{place}1']
+  # Runs from another file of this name do not count, if their digest says so.
+  (tmp_path / 'bad.pth').write_text('changed')
+  assert names('bad') == ['bad1']
+  # On another machine, the file may be missing.
+  (tmp_path / 'good.pth').unlink()
+  assert names('good') == ['good0', 'good1']
+
+
+def test_interval_is_students():
+  # Three values: the 97.5 % quantile of t with two degrees of freedom is
+  # 4.302653, from tables.
   values = [1.0, 2.0, 4.0]
-  means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
-  low, high = comparison.interval(values)
-  # The resamples have mean 1 or 4 with probability 1/27 each, above 2.5 %.
-  assert (low, high) == (min(means), max(means))
-  assert comparison.interval(values) == (low, high)
-  many = list(np.random.default_rng(1).normal(3.0, 2.0, 200))
-  low, high = comparison.interval(many)
-  deviation = np.std(many) / np.sqrt(200)
-  assert low == pytest.approx(np.mean(many) - 1.96 * deviation, abs=0.03)
-  assert high == pytest.approx(np.mean(many) + 1.96 * deviation, abs=0.03)
+  half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
+  np.testing.assert_allclose(
+    comparison.interval(values), [7 / 3 - half, 7 / 3 + half], rtol=1e-6
+  )
   assert comparison.interval(values[:2]) is None
+  assert comparison.interval([0.1 + 0.2, 0.3, 0.3]) is None
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,20 @@ def test_jobs_texts_of_one_name_are_refused(tmp_path):
     plan(tmp_path, 1, study=text_settings(tmp_path, b'abc', b'abd'))
 
 
+def test_jobs_base_models_of_one_name_are_refused(tmp_path):
+  study = make_study()
+  study['other'] = study['ste'].copy_and_resolve_references()
+  for name, content in (('ste', b'one'), ('other', b'two')):
+    path = tmp_path / name / 'base.pth'
+    path.parent.mkdir()
+    path.write_bytes(content)
+    study[name].pretrained = str(path)
+  with pytest.raises(InvalidError, match=r'ste and other .* different base mo'):
+    plan(tmp_path, 1, study=study)
+  path.write_bytes(b'one')
+  assert len(plan(tmp_path, 1, study=study)) == 2
+
+
 def test_jobs_two_names_of_one_configuration_run_once(tmp_path):
   study = make_study()
   study['same'] = study['ste']

@@ -100,6 +100,32 @@ def test_soft_labels_of_another_data_set_raise(tmp_path):
         initial.initial_variables(config, net, PIXELS, str(path))
 
 
+def test_base_model_with_quantized_activations_is_no_teacher(tmp_path, config):
+  net = tiny.Net(10)
+  weights = tiny.variables(net)
+  path = tmp_path / 'net.safetensors'
+  config.update(pretrained=str(path), epochs=1)
+  for activations, has_relus in (('relu 2', True), ('sign 2', False)):
+    model_file.save_model(
+      path,
+      weights['params'],
+      weights['batch_stats'],
+      {'activations': activations},
+    )
+    result = train.train_and_evaluate(config, tmp_path / activations)
+    # Its accuracy with ReLUs would be that of another network.
+    assert (result.base_accuracy is not None) == has_relus
+    config.distill = 0.5
+    if has_relus:
+      initial.initial_variables(config, net, PIXELS, str(path))
+    else:
+      with pytest.raises(
+        InvalidError, match='with the activations sign 2: use'
+      ):
+        initial.initial_variables(config, net, PIXELS, str(path))
+    config.distill = 0.0
+
+
 @pytest.mark.parametrize(
   ('options', 'match'),
   [
