@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -40,8 +41,9 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # The process id separates two processes that write the same file.
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  # Several processes and threads may write the same file.
+  writer = f'{threading.get_ident()}.{os.getpid()}'
+  partial = path.with_name(f'.{path.name}.{writer}.partial')
   try:
     with partial.open('wb') as file:
       yield file

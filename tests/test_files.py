@@ -1,5 +1,6 @@
 """Tests files that are written completely or not at all."""
 
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -58,6 +59,15 @@ def test_open_atomic_file_is_absent_until_complete(tmp_path):
     file.write(b'new')
     assert not path.exists()
   assert path.read_bytes() == b'new'
+
+
+def test_write_atomic_of_several_threads_leaves_one_whole_file(tmp_path):
+  path = tmp_path / 'file'
+  contents = [bytes([i]) * 10_000 for i in range(4)]
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda c: files.write_atomic(path, c), contents * 20))
+  assert path.read_bytes() in contents
+  assert os.listdir(tmp_path) == ['file']
 
 
 def test_write_atomic_renames_only_complete_file(tmp_path, monkeypatch):

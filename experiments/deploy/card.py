@@ -71,8 +71,9 @@ def describe(
   Returns:
     JSON: 'name' (folder of the run), 'count_bits' (whether convolutions of ±1
     count bits), 'accuracy', 'trained_bytes' of the trained network's file,
-    'layers' (fields of `mq_jax.Summary`), 'run' and 'made' (headers of
-    `run_log.describe_run`), 'artefacts' (empty: `check.compare` makes them).
+    'layers' and 'state_bytes' (fields of `mq_jax.Summary`), 'run' and 'made'
+    (headers of `run_log.describe_run`), 'artefacts' (empty: `check.compare`
+    makes them).
     With an ONNX model, `make.deploy` adds 'packed_layers' and 'direct_layers':
     numbers of layers with packed weights, and of those that it does not unpack.
     For images also 'classes', 'images' (shape of an image), 'resize' (as in
@@ -95,6 +96,7 @@ def describe(
     'layers': [
       layer._asdict() | {'shape': list(layer.shape)} for layer in layers.layers
     ],
+    'state_bytes': layers.state_bytes,
     'artefacts': [],
     'run': ledger.without_folders(header),
     'made': ledger.without_folders(run_log.describe_run(header['config'])),
@@ -166,6 +168,8 @@ def markdown(card: dict[str, Any]) -> str:
   files = [file['file'] for file in card['artefacts']]
   last = min(files, key=lambda file: _PACKAGES.index(file.rpartition('.')[2]))
   layers = [mq_jax.LayerSummary(**layer) for layer in card['layers']]
+  # Older cards lack it. They are of networks without a state.
+  state_bytes = card.get('state_bytes', 0)
   commit = run['commit'] or 'no checkout'
   counting = ' Convolutions of ±1 count bits.' if card['count_bits'] else ''
   paragraphs = [
@@ -178,7 +182,7 @@ def markdown(card: dict[str, Any]) -> str:
     *filter(None, [_products(card)]),
     *_use(card, last),
     '## Layers',
-    f'```\n{mq_jax.Summary(tuple(layers), 0)}\n```',
+    f'```\n{mq_jax.Summary(tuple(layers), state_bytes)}\n```',
     '## Origin',
     f'Trained {run["date"]} at commit {commit}: quantizer'
     f' {config["quantizer"]}, estimator {config["estimator"]}, optimizer'

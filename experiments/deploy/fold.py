@@ -60,7 +60,11 @@ def fold_run(
     run_folder.model_path(workdir, config, kind='folded'),
     folded.params,
     folded.batch_stats,
-    model.metadata | {'accuracy': f'{accuracies["folded"]:.2f}'},
+    model.metadata
+    | {
+      'accuracy': f'{accuracies["folded"]:.2f}',
+      model_file.SCALES: model_file.FOLDED,
+    },
   )
   leaves = selection.named_leaves(folded.params)
   kernels = {name: np.asarray(leaves[name]) for name in paths}

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 import mq_jax
@@ -25,6 +26,7 @@ from experiments.deploy import (
   loading,
   onnx_kernels,
   packed_network,
+  worker,
 )
 from experiments.deploy.kernels import fold_kernels
 from experiments.records import cards, model_file, run_log
@@ -95,7 +97,10 @@ def deploy(
   )
   if count_bits:
     _check_count_bits(config, formats)
-  with _open_folder_in(out) as folder:
+  with (
+    _open_folder_in(out) as folder,
+    jax.default_matmul_precision(worker.PRECISION),
+  ):
     described = _make_files(config, header, path, folder, formats, count_bits)
     _move_files(folder, out, described)
   return described

@@ -29,6 +29,9 @@ import numpy as np
 from experiments.common.errors import InvalidError, MissingError, UserError
 from experiments.deploy.artefact import BATCH, Artefact, open_here
 
+# Precision of products. At the default one, GPUs round inputs to 10 bits, and
+# two programs of one function differ by more than a check allows.
+PRECISION = 'highest'
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _MODULE = 'experiments.deploy.worker'
 _EXACT = 'exact'
@@ -65,7 +68,11 @@ def start(
   process = subprocess.Popen(
     [sys.executable, '-m', _MODULE, path.absolute(), *[_EXACT] * exact],
     cwd=_ROOT,
-    env=os.environ | ({'JAX_PLATFORMS': platform} if platform else {}),
+    env={
+      **os.environ,
+      'JAX_DEFAULT_MATMUL_PRECISION': PRECISION,
+      **({'JAX_PLATFORMS': platform} if platform else {}),
+    },
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=log,

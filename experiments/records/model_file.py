@@ -21,6 +21,9 @@ from experiments.common.errors import InvalidError, MissingError
 from mq_jax import selection
 from mq_jax.files import content_digest, safetensors_content, write_atomic
 
+# Keys of the metadata of a file whose norms are a scale and a shift, or whose
+# norms contain the scales of kernels, and their value.
+NORMS, SCALES, FOLDED = 'norms', 'scales', 'folded'
 _FIRST_BYTES = {
   b'PK': 'a zip archive, such as torch.save and numpy.savez write',
   b'\x80\x02': 'a pickle, such as old versions of torch.save write',

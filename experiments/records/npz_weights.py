@@ -18,12 +18,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.common.errors import InvalidError, MissingError
+from experiments.records.model_file import FOLDED, NORMS
 from experiments.records.torch_names import MOBILENET_RULES, few, torch_name
 from mq_jax.models import BatchNorm
 
-# Key and value in the metadata of a file whose norms are a shift only, so that
-# their statistics are unknown.
-NORMS, FOLDED = 'norms', 'folded'
 # What distinguishes the network from one of torchvision: its padding, pixels of
 # (x − 128) / 128, and folded norms.
 METADATA = {'padding': 'same', 'pixels': 'half', NORMS: FOLDED}

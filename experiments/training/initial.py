@@ -16,8 +16,7 @@ from experiments.common.errors import InvalidError
 from experiments.data.datasets import DATASETS
 from experiments.data.pipeline import Examples
 from experiments.records import torch_weights
-from experiments.records.model_file import ModelFile
-from experiments.records.npz_weights import FOLDED, NORMS
+from experiments.records.model_file import FOLDED, NORMS, SCALES, ModelFile
 from mq_jax import selection
 from mq_jax.models import measure_numbers, unfold_norms
 from mq_jax.selection import named_leaves
@@ -134,6 +133,12 @@ def _fitted(
   random_variables: Callable[[], Any],
 ) -> dict[str, Any]:
   """Returns the variables of a base model for the network of a run."""
+  if model.metadata.get(SCALES) == FOLDED:
+    raise InvalidError(
+      f'config.pretrained={base!r} has scales that are folded into its norms,'
+      ' which only inference can use: set config.pretrained to the'
+      ' model.safetensors of that run.'
+    )
   _check_options(config, base, model.metadata)
   _check_teacher(config, base, model.metadata)
   expected = {'batch_stats': {}} | jax.eval_shape(random_variables)

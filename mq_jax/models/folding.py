@@ -32,10 +32,11 @@ def fold_scales(
   """Moves the scales of quantized kernels into the norms after them.
 
   The norm of `conv1/kernel` is `norm1`; the norm of any other layer has the
-  layer's name and `_norm`, such as `stem_norm`. ReLU and pooling between them
-  are allowed, because they commute with positive scales. A kernel without such
-  a norm does not change, nor does a kernel that is not α times integers from
-  −255 to 255. The function reads values, so it does not run under jit.
+  layer's name and `_norm`, such as `stem_norm`. The norm must follow the layer,
+  which names alone do not show. ReLU and pooling between them are allowed,
+  because they commute with positive scales. A kernel without such a norm does
+  not change, nor does a kernel that is not α times integers from −255 to 255.
+  The function reads values, so it does not run under jit.
 
   Args:
     params: Pytree of quantized arrays: `TrainStep.quantized(state)`.
@@ -81,7 +82,7 @@ def fold_norms(
   Args:
     params: Nested dicts with the `scale` and `bias` of the norms.
     batch_stats: Nested dicts with the `mean` and `var` of the norms.
-    epsilon: ε of the norms.
+    epsilon: ε of the norms: `labnet` has 1e-4.
 
   Returns:
     Nested dicts of parameters, where each norm has `scale` and `shift` instead

@@ -211,7 +211,7 @@ class Gpt(nnx.Module):
       self.head = _linear(embed_dim, vocabulary, dtype, 0.02, rngs)
 
   def __call__(self, tokens: Array, train: bool = False) -> Array:
-    """Returns logits of shape (batch, tokens, vocabulary).
+    """Returns logits of shape (batch, tokens, vocabulary), at least float32.
 
     Args:
       tokens: int32 of shape (batch, tokens).
@@ -224,7 +224,9 @@ class Gpt(nnx.Module):
       return block(x)
 
     x = self.norm(apply_blocks(self.blocks, self.embed(tokens)))
-    return self.embed.attend(x) if self.tied else self.head(x)
+    logits = self.embed.attend(x) if self.tied else self.head(x)
+    # bfloat16 is too coarse for the exponentials and sums of a loss.
+    return logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
 
 
 def gpt(

@@ -15,6 +15,7 @@ a learning rate per channel. The kernel is therefore divided by √(v + ε) firs
 so that v is 1, as after an initialization that keeps the variance.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ from mq_jax.models.folding import norm_of
 from mq_jax.selection import named_leaves, replace
 
 Array = jax.Array
+# Largest change of a logit, relative to the largest logit.
+_TOLERANCE = 1e-2
 
 
 def unfold_norms(
@@ -39,21 +42,26 @@ def unfold_norms(
   statistics of the batch.
 
   Args:
-    net: Network whose norms are `BatchNorm`.
+    net: Network whose norms are `BatchNorm`. The norm of `conv1/kernel` is
+      `norm1`, and that of any other layer has its name and `_norm`. It must
+      directly follow the layer.
     params: Nested dicts with the `scale` and `bias` of the norms.
     batch_stats: Nested dicts with the `mean` and `var` of the norms.
     images: Normalised images, `(batch, height, width, channels)`.
 
   Returns:
     `(params, batch_stats)` with other norms, and other kernels before them.
+
+  Raises:
+    ValueError: If the logits change by more than rounding errors, because a
+      norm does not directly follow the layer of its name.
   """
   leaves, stats = named_leaves(params), named_leaves(batch_stats)
   kernels = {norm_of(path): path for path in leaves if path.endswith('/kernel')}
-  epsilon = BatchNorm.epsilon
   measured = jax.jit(_input_statistics, static_argnums=0)(
     net, params, batch_stats, images
   )
-  for norm, (m, v) in measured.items():
+  for norm, (m, v, epsilon) in measured.items():
     scale, bias, mean, var = (
       named[f'{norm}/{name}']
       for named, name in (
@@ -74,14 +82,36 @@ def unfold_norms(
     leaves[f'{norm}/scale'] = factor * jnp.sqrt(v + epsilon)
     leaves[f'{norm}/bias'] = offset + factor * m
     stats[f'{norm}/mean'], stats[f'{norm}/var'] = m, v
-  return replace(params, leaves), replace(batch_stats, stats)
+  unfolded = replace(params, leaves), replace(batch_stats, stats)
+  before, after = (
+    _logits(net, *variables, images)
+    for variables in ((params, batch_stats), unfolded)
+  )
+  error = jnp.max(jnp.abs(after - before)) / jnp.max(jnp.abs(before))
+  if error > _TOLERANCE:
+    raise ValueError(
+      f'The logits change by {float(error):.2g} of the largest one: a norm does'
+      ' not directly follow the layer of its name, such as norm1 after conv1 or'
+      ' stem_norm after stem. Rename the layers.'
+    )
+  return unfolded
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(
+  net: nn.Module, params: Any, batch_stats: Any, images: Array
+) -> Any:
+  variables = {'params': params, 'batch_stats': batch_stats}
+  with jax.default_matmul_precision('highest'):
+    logits: Any = net.apply(variables, images, train=False)
+  return logits.astype(jnp.float32)
 
 
 def _input_statistics(
   net: nn.Module, params: Any, batch_stats: Any, images: Array
-) -> dict[str, tuple[Array, Array]]:
-  """Returns mean and variance of the inputs of each norm, by its path."""
-  measured: dict[str, tuple[Array, Array]] = {}
+) -> dict[str, tuple[Array, Array, float]]:
+  """Returns mean and variance of the inputs of each norm and its ε, by path."""
+  measured: dict[str, tuple[Array, Array, float]] = {}
 
   def measure(
     call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
@@ -90,7 +120,8 @@ def _input_statistics(
     if isinstance(norm, BatchNorm) and context.method_name == '__call__':
       x = args[0].astype(jnp.promote_types(jnp.float32, args[0].dtype))
       axes = tuple(range(x.ndim - 1))
-      measured['/'.join(norm.path)] = jnp.mean(x, axes), jnp.var(x, axes)
+      found = jnp.mean(x, axes), jnp.var(x, axes), norm.epsilon
+      measured['/'.join(norm.path)] = found
     return call(*args, **kwargs)
 
   with nn.intercept_methods(measure):

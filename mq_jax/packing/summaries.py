@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mq_jax.packing import levels
@@ -109,7 +110,13 @@ def summary(
     for path, leaf in leaves.items()
   ]
   state = jax.tree.leaves(packed.model_state)
-  return Summary(tuple(layers), sum(np.asarray(leaf).nbytes for leaf in state))
+  return Summary(tuple(layers), sum(_bytes(leaf) for leaf in state))
+
+
+def _bytes(leaf: Any) -> int:
+  if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  return np.asarray(leaf).nbytes
 
 
 def _layer(path: str, leaf: Any, macs: int | None) -> LayerSummary:

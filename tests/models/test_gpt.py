@@ -95,6 +95,11 @@ def randomised(net):
 
 
 @pytest.mark.parametrize('tied', [False, True])
+def test_logits_of_a_bfloat16_network_are_float32(tied):
+  assert make(tied=tied, dtype=jnp.bfloat16)(tokens()).dtype == jnp.float32
+
+
+@pytest.mark.parametrize('tied', [False, True])
 @pytest.mark.parametrize('bits', [None, 8])
 def test_logits_equal_oracle(x64, tied, bits):
   activation = None

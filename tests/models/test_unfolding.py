@@ -1,5 +1,6 @@
 """Tests that unfolded norms keep the function of a network."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,3 +68,39 @@ def test_unfold_norms_folded_norm_has_closed_form():
     (params['norm']['bias'], shift + mean),
   ):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+class Block(nn.Module):
+  """A layer and norms with an ε of their own, in either order."""
+
+  norm_first: bool = False
+
+  @nn.compact
+  def __call__(self, x, train):
+    norm = models.BatchNorm(jnp.float64, epsilon=0.5, name='norm1')
+    layer = nn.Conv(4, (3,), name='conv1', param_dtype=jnp.float64)
+    for part in (norm, layer) if self.norm_first else (layer, norm):
+      x = part(x, train) if part is norm else part(x)
+    return nn.relu(x)
+
+
+def block_variables(net):
+  x = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, (6, 5, 4)))
+  variables = net.init(jax.random.key(0), x, train=False)
+  stats = {'norm1': {'mean': jnp.arange(4.0), 'var': jnp.arange(1.0, 5.0)}}
+  return variables['params'], stats, x
+
+
+def test_unfold_norms_uses_the_epsilon_of_each_norm():
+  net = Block()
+  params, stats, x = block_variables(net)
+  before = net.apply({'params': params, 'batch_stats': stats}, x, train=False)
+  params, stats = models.unfold_norms(net, params, stats, x)
+  after = net.apply({'params': params, 'batch_stats': stats}, x, train=False)
+  np.testing.assert_allclose(after, before, rtol=1e-10, atol=1e-10)
+
+
+def test_unfold_norms_norm_before_its_layer_raises():
+  net = Block(norm_first=True)
+  with pytest.raises(ValueError, match='does not directly follow the layer'):
+    models.unfold_norms(net, *block_variables(net))

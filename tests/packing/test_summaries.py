@@ -77,6 +77,8 @@ def test_summary_accepts_packed_params_and_latent_params():
   assert found.layers == mq_jax.summary(small_network.packed_params()).layers
   assert {layer.macs for layer in found.layers} == {None}
   assert found.state_bytes == 24
+  keys = small_network.packed_params(model_state={'k': jax.random.key(0)})
+  assert mq_jax.summary(keys).state_bytes == 8
   assert found.total_bytes == sum(layer.bytes for layer in found.layers) + 24
   assert found.total_bytes_before == 392 + 24
   found = mq_jax.summary(latent(), small_network.RULES)

@@ -308,6 +308,10 @@ def test_fold_bwn_kernels_are_integers(base, tmp_path):
   assert accuracy(tmp_path / 'folded.safetensors') == pytest.approx(
     accuracies['folded']
   )
+  # In training, its norms would compute another function.
+  config = tiny.config(pretrained=str(tmp_path / 'folded.safetensors'))
+  with pytest.raises(errors.InvalidError, match='folded into its norms'):
+    train.train_and_evaluate(config, tmp_path / 'further')
 
 
 def test_fold_tests_all_forms_of_network(base, tmp_path):
