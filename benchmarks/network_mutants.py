@@ -189,6 +189,15 @@ MUTANTS: list[Mutant] = [
     ('the error is squared for all p', '** power)', '** 2)'),
   ),
   *planted(
+    'experiments/report/comparison.py',
+    'tests/experiments/report/test_comparison.py',
+    (
+      'the interval is that of 90 %',
+      'confidence_interval(0.95)',
+      'confidence_interval(0.9)',
+    ),
+  ),
+  *planted(
     'experiments/report/paired.py',
     'tests/experiments/report/test_paired.py',
     (
@@ -205,11 +214,6 @@ MUTANTS: list[Mutant] = [
       'seeds of one setting count',
       'ours.records.keys() & baseline.records.keys()',
       'ours.records.keys() | ours.records.keys()',
-    ),
-    (
-      'the interval is that of 90 %',
-      'confidence_interval(0.95)',
-      'confidence_interval(0.9)',
     ),
     (
       'p-values are not adjusted',

@@ -30,6 +30,14 @@ def check_number(**arguments: Any) -> None:
       raise TypeError(f'{name}={value!r} must be a number.')
 
 
+def check_finite(**arguments: Any) -> None:
+  """Raises `ValueError` if one of the named arguments is not finite."""
+  check_number(**arguments)
+  for name, value in arguments.items():
+    if not math.isfinite(value):
+      raise ValueError(f'{name}={value!r} must be finite.')
+
+
 def check_at_least(minimum: float, **arguments: Any) -> None:
   """Raises `ValueError` unless the named arguments are finite and in range."""
   check_number(**arguments)

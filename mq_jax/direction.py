@@ -65,7 +65,7 @@ def check_stand_in(
   kernels, biases = 'all kernels', 'all biases'
   stand_in = {kernels: jnp.full((3, 2), 0.3), biases: jnp.full(2, 0.1)}
   learned = (kernels,) if is_learned else ()
-  _check_growth(post_update)
+  _check_growth(post_update, stand_in)
   checks = (
     (refine, 1, lambda cosine: check_refine(cosine, learned)),
     (refine, UPDATES, check_refine),
@@ -167,25 +167,31 @@ def check_post_update(cosine: dict[str, Any]) -> None:
     )
 
 
-def _check_growth(post_update: optax.GradientTransformation) -> None:
+def _check_growth(
+  post_update: optax.GradientTransformation, stand_in: Params
+) -> None:
   """Raises `ValueError` if `post_update` multiplies weights by a factor > 1."""
-  params = jnp.array([-0.7, -0.1, 0.2, 0.5])
+  # Different sizes, and large ones, which normalization makes smaller.
+  params = jax.tree.map(
+    lambda w: _gradient(w) * 1e3 * jnp.arange(1, w.size + 1).reshape(w.shape),
+    stand_in,
+  )
+  zeros = jax.tree.map(jnp.zeros_like, params)
   try:
-    moves, _ = post_update.update(
-      jnp.zeros_like(params), post_update.init(params), params
-    )
-    growth = moves / params
+    moves, _ = post_update.update(zeros, post_update.init(params), params)
+    growth = jax.tree.map(lambda move, w: (move / w).ravel(), moves, params)
   except Exception:
     return
-  if isinstance(growth, jax.core.Tracer):
-    return
-  if growth[0] > 0 and jnp.allclose(growth, growth[0]):
-    raise ValueError(
-      'post_update moves all weights away from zero in proportion to their'
-      ' size, so they would grow. Weight decay belongs into refine:'
-      ' optax.chain(optax.add_decayed_weights(λ), optax.scale_by_adam()), or in'
-      ' the other order if it is decoupled.'
-    )
+  for path, g in named_leaves(growth).items():
+    if isinstance(g, jax.core.Tracer):
+      return
+    if g[0] > 0 and jnp.allclose(g, g[0]):
+      raise ValueError(
+        f'post_update moves {path} away from zero in proportion to their size,'
+        ' so they would grow. Weight decay belongs in refine:'
+        ' optax.chain(optax.add_decayed_weights(λ), optax.scale_by_adam()), or'
+        ' in the other order if it is decoupled.'
+      )
 
 
 def check_descends(name: str, trained: str, cosine: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def check_params(setup: Setup, params: Params) -> None:
       'The estimator has a φ to learn, but no leaf is quantized: train full'
       ' precision with mq_jax.ste().'
     )
-  if is_learned(setup.estimator, {}):
+  if is_learned(setup.estimator, selection.only(selected, params)):
     for path, q in selected.items():
       _check_one_number(path, q, leaves[path])
   if setup.differentiate_refinement:
@@ -125,9 +125,9 @@ def check_trainable(is_trainable: dict[str, Any]) -> None:
         f'No gradient passes the quantizer of {path}, or of a slice of it, at'
         ' its initial values, so these weights would never train. Zeros need'
         ' small random values; weights that are all beyond the clip of the'
-        ' quantizer need a larger clip. Otherwise keep the leaf in full'
-        f' precision by the rule ({path!r}, None). A schedule of'
-        ' the quantizer must begin where a gradient passes.'
+        ' quantizer need a larger clip; a schedule of the quantizer must begin'
+        ' where a gradient passes. Otherwise keep the leaf in full precision by'
+        f' the rule ({path!r}, None).'
       )
 
 
@@ -144,8 +144,8 @@ def _check_one_number(path: str, quantizer: Quantizer, leaf: Any) -> None:
   theta = jax.eval_shape(quantizer.parametrized, leaf)
   if theta.shape != jnp.shape(leaf):
     raise ValueError(
-      f'{quantizer} trains several numbers per weight of {path}, of which a'
-      ' learned estimator knows no gradient: use mq_jax.ste().'
+      f'{quantizer} trains several numbers per weight of {path}, but a learned'
+      ' estimator returns one gradient per weight: use mq_jax.ste().'
     )
 
 

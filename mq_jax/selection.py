@@ -159,6 +159,16 @@ def check_rules(rules: Any) -> None:
       ) from error
 
 
+def fixed_rules(rules: Rules) -> Rules:
+  """Returns checked rules that do not change with the caller's list.
+
+  Raises:
+    ValueError, TypeError: As `check_rules`.
+  """
+  check_rules(rules)
+  return rules if isinstance(rules, Quantizer) else tuple(rules)
+
+
 def _first_match(
   leaves: Mapping[str, Any], rules: Sequence[tuple[str, Quantizer | None]]
 ) -> dict[str, Quantizer]:

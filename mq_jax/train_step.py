@@ -38,7 +38,6 @@ from mq_jax.loss import Batch, LossFn, Metrics, checked_loss
 from mq_jax.packing import PackedParams
 from mq_jax.packing.packed_params import pack_state
 from mq_jax.printing import describe
-from mq_jax.quantizers import Quantizer
 from mq_jax.selection import Rules, Selection
 from mq_jax.state_checks import (
   check_is_state,
@@ -180,9 +179,8 @@ def make_train_step(
       f' {describe(estimator)}.'
     )
   check_choice('phi_cotangent', phi_cotangent, PHI_COTANGENTS)
-  selection.check_rules(quantizer)
   # A list may change before the functions are traced.
-  rules = quantizer if isinstance(quantizer, Quantizer) else (*quantizer,)
+  rules = selection.fixed_rules(quantizer)
   transformations = {
     'refine': refine,
     'post_update': post_update,

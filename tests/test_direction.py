@@ -84,8 +84,14 @@ def test_make_train_step_optimizer_as_post_update_raises():
 
 
 def test_make_train_step_weight_decay_as_post_update_raises():
-  with pytest.raises(ValueError, match='Weight decay belongs into refine'):
-    make(post_update=optax.add_decayed_weights(1e-4))
+  decay = optax.add_decayed_weights
+
+  def is_matrix(tree):
+    return jax.tree.map(lambda w: w.ndim > 1, tree)
+
+  for post_update in (decay(1e-4), decay(1e-4, is_matrix)):
+    with pytest.raises(ValueError, match=r' away .* decay belongs in refine'):
+      make(post_update=post_update)
   # A decoupled decay has a negative factor, and a pull is not proportional.
   make(post_update=optax.add_decayed_weights(-1e-4))
   make(
@@ -93,6 +99,14 @@ def test_make_train_step_weight_decay_as_post_update_raises():
       lambda moves, w: jax.tree.map(lambda m, x: m + jnp.sign(x), moves, w)
     )
   )
+  for size in (jnp.linalg.norm, lambda w: jnp.max(jnp.abs(w)), jnp.std):
+    make(
+      post_update=optax.stateless(
+        lambda moves, params, size=size: jax.tree.map(
+          lambda m, w: (w + m) / size(w + m) - w, moves, params
+        )
+      )
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import mq_jax
-from mq_jax import selection
+from mq_jax import methods, selection
 from tests import problem
 
 PARAMS = {
@@ -131,6 +131,33 @@ def test_select_without_rules_raises():
     ValueError, match=r"full precision, pass \[\('\.\*', None\)"
   ):
     selection.select(PARAMS, [])
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda rules: methods.clip_weights(rules, bound=0.5),
+    lambda rules: methods.proximal_step(rules, lambda updates: 0.1),
+    lambda rules: methods.freeze_portions(rules, (1.0,), every=1),
+    lambda rules: methods.add_elq_penalties(
+      rules, perturbation=0.1, approximation=0.1
+    ),
+    lambda rules: methods.admm(rules, every=1),
+    lambda rules: methods.freeze_oscillating(rules, threshold=0.1),
+    lambda rules: methods.dampen(rules, strength=0.1),
+    lambda rules: methods.scale_by_position(rules, strength=2.0),
+  ],
+)
+def test_transformations_keep_the_rules_they_were_given(make):
+  rules = [('dense/kernel', mq_jax.methods.binary())]
+  moves = jax.tree.map(lambda w: jnp.full(w.shape, 0.7), PARAMS)
+  params = jax.tree.map(lambda w: jnp.full(w.shape, 0.3), PARAMS)
+  made = [make(list(rules)), make(rules)]
+  rules.append(('conv/kernel', mq_jax.methods.binary()))
+  kept, other = (t.update(moves, t.init(params), params)[0] for t in made)
+  jax.tree.map(np.testing.assert_array_equal, kept, other)
+  with pytest.raises(ValueError, match='there is no pair'):
+    make([])
 
 
 def test_select_invalid_regex_raises():

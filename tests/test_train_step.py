@@ -891,8 +891,9 @@ def test_make_train_step_keeps_the_rules_it_was_given():
 
 def test_init_learned_estimator_of_several_numbers_per_weight_raises():
   slb = mq_jax.methods.slb(1, lambda updates: 1.0)
-  for estimator in (mq_jax.multi_fc(hidden=2), mq_jax.fc_grad(hidden=2)):
-    with pytest.raises(ValueError, match='first/kernel, of which a learned'):
+  inner = mq_jax.multi_fc(hidden=2)
+  for estimator in (inner, mq_jax.fc_grad(hidden=2), mq_jax.per_layer(inner)):
+    with pytest.raises(ValueError, match='first/kernel, but a learned'):
       problem.start(problem.make(slb, estimator))
   problem.start(problem.make(slb, mq_jax.ste()))
 

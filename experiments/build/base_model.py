@@ -15,6 +15,10 @@ RECIPE: dict[str, Any] = {
   'learning_rate': 0.1,
 }
 
+# The keys that choose the weights that a run starts from.
+START_KEYS = frozenset(
+  name for name in KEYS if 'pretrained' in (name, KEYS[name].replaced_by)
+)
 
 # Weights that are trained further need smaller steps than random ones.
 FURTHER_LEARNING_RATE = 1e-3

@@ -11,13 +11,13 @@ from experiments.common.errors import ConfigError
 
 
 class Key(NamedTuple):
-  """One key of a configuration.
+  """One key of a configuration. Floats must be finite.
 
   Attributes:
     default: Value where the user gives none; its type is the type of the key.
       A key whose default is None takes a string or None.
     help: One line for `--help`.
-    least: Smallest value. Floats must be finite, with and without bounds.
+    least: Smallest value.
     most: Largest value; needs `least`.
     above: The value must be larger than this number.
     choices: Allowed values, as a table by name or a tuple.

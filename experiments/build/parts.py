@@ -15,8 +15,8 @@ from experiments.build.estimators import (
   EstimatorContext,
   make_estimator,
 )
-from experiments.build.length import is_cosine
 from experiments.build.networks import NETWORKS
+from experiments.build.schedules import is_cosine
 from mq_jax import selection
 
 

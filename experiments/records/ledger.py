@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
@@ -21,7 +22,7 @@ from experiments.common.errors import (
   MissingError,
   exit_on_user_error,
 )
-from experiments.records import run_log
+from experiments.records import model_file, run_log
 from experiments.records.entry import check_complete
 from experiments.records.workdir import LOG
 from mq_jax.files import write_atomic
@@ -132,6 +133,21 @@ def seeds(run: Run) -> list[int]:
   config = run.header['config']
   first: int = config['seed']
   return list(range(first, first + config.get('trials', 1)))
+
+
+def from_base(runs: Sequence[Run], path: pathlib.Path) -> list[Run]:
+  """Returns the runs from the base model in a file, by its contents.
+
+  Older runs have no digest, and a file may be missing, before the base model
+  exists or on another machine: such runs count.
+  """
+  path = path.expanduser()
+  if not (
+    path.is_file() and any('base' in run.header['start'] for run in runs)
+  ):
+    return list(runs)
+  known = {'', *model_file.digests(path)}
+  return [run for run in runs if run.header['start'].get('base', '') in known]
 
 
 def trials(run: Run) -> dict[int, list[dict[str, Any]]]:

@@ -82,8 +82,8 @@ def start_log(
     epochs_done: Number of complete epochs in the checkpoint; None without one.
 
   Raises:
-    InvalidError: If the file belongs to another configuration, has no record of
-      the last epoch of the checkpoint, or has several epochs without one.
+    InvalidError: If the file belongs to another configuration, or has no record
+      of the last epoch of the checkpoint.
   """
   path = Path(path)
   first = _plain(header, 'header')
@@ -92,13 +92,6 @@ def start_log(
     config = first['config']
     old, records = read_log(path)
     check_same_config(path, old, config)
-    # A kill may come between the record of the first epoch and its checkpoint.
-    if epochs_done is None and len(records) > 1:
-      raise InvalidError(
-        f'{path} has {len(records)} epochs, but there is no checkpoint to'
-        ' resume from: put the checkpoints of that run back, or use another'
-        ' --workdir.'
-      )
     if epochs_done is not None:
       first = old
       kept = [r for r in records if 0 < r['epoch'] <= epochs_done]
@@ -108,6 +101,17 @@ def start_log(
       ' checkpoint. Restore the file of that run, or use another --workdir.'
     )
   write_atomic(path, to_lines([first, *kept]))
+
+
+def check_resumable(path: str | os.PathLike[str]) -> None:
+  """Raises `InvalidError` if a log without a checkpoint has several epochs."""
+  _, records = read_log(path)
+  # The process may be killed after the first record, before its checkpoint.
+  if len(records) > 1:
+    raise InvalidError(
+      f'{path} has {len(records)} epochs, but there is no checkpoint to resume'
+      ' from: put the checkpoints of that run back, or use another --workdir.'
+    )
 
 
 def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:

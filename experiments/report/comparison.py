@@ -10,21 +10,17 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from scipy import stats
 
-from experiments.build.base_model import is_from_scratch
+from experiments.build.base_model import START_KEYS, is_from_scratch
 from experiments.build.fingerprint import identity
-from experiments.build.length import spans_run
+from experiments.build.schedules import spans_run
 from experiments.build.schema import KEYS
-from experiments.records import ledger, model_file, run_log
+from experiments.records import ledger, run_log
 from experiments.study.spec import in_protocol
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'studies' / 'published.json'
 _TABLES: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding='utf-8'))
 _ROUNDING = 1e-9  # relative to the values
 MINIMUM_TRIALS = 3  # An interval of fewer trials would mean nothing.
-# The keys that choose the weights that a run starts from.
-START_KEYS = frozenset(
-  name for name in KEYS if 'pretrained' in (name, KEYS[name].replaced_by)
-)
 # Digests in the start of a log, in the order of the fields of a cell.
 _DIGESTS = ('data', 'base')
 # Runs of one setting may differ in these keys, but those of one cell agree.
@@ -89,8 +85,8 @@ class Published(NamedTuple):
 def cell(config: ConfigDict, runs: Sequence[ledger.Run]) -> Cell | None:
   """Returns the measurements of a setting, or None if the ledger has no run.
 
-  If the setting names a base model, the runs are those from this file. A
-  shorter run counts if it is the beginning of one run of the setting. Runs that
+  If the setting names a base model, only runs from this file count. A shorter
+  run counts only if no schedule depends on the number of epochs. Runs that
   differ in length, base model or data are not pooled: the cell has the longest
   ones, and among these the larger group. A seed that occurs twice counts once.
   """
@@ -171,12 +167,7 @@ def _from_base(
     for run in runs
     if pathlib.PurePath(run.header['config']['pretrained']).name == path.name
   ]
-  path = path.expanduser()
-  if not named or not path.is_file():
-    return named
-  # An older log has no digest.
-  known = {'', *model_file.digests(path)}
-  return [run for run in named if _digest(run, 'base') in known]
+  return ledger.from_base(named, path)
 
 
 def _digest(run: ledger.Run, name: str) -> str:
@@ -231,31 +222,25 @@ def to_bits(loss: float) -> float:
   return loss / math.log(2)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
+def interval(
+  values: Sequence[float], scale: float = 0.0
+) -> tuple[float, float] | None:
   """Returns Student's 95 % interval of a mean.
 
   Args:
     values: One value per trial.
+    scale: Size of the numbers that the values are differences of.
 
   Returns:
     The ends of the interval; None for fewer than three values, or values that
     are equal up to rounding.
   """
-  if len(values) < MINIMUM_TRIALS or are_equal(values):
+  spread = max(values) - min(values)
+  is_equal = spread <= _ROUNDING * max(scale, *map(abs, values))
+  if len(values) < MINIMUM_TRIALS or is_equal:
     return None
   low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
   return float(low), float(high)
-
-
-def are_equal(values: Sequence[float], scale: float = 0.0) -> bool:
-  """Returns True if values are equal up to rounding errors.
-
-  Args:
-    values: The values.
-    scale: Size of the numbers that the values are differences of.
-  """
-  largest = max(scale, *map(abs, values))
-  return max(values) - min(values) <= _ROUNDING * largest
 
 
 def published(

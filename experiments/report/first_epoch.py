@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.build.base_model import START_KEYS
 from experiments.build.estimators import ESTIMATORS
 from experiments.build.fingerprint import identity
 from experiments.build.schema import KEYS, default_config
 from experiments.common.markdown import Table
 from experiments.records import ledger
-from experiments.report.comparison import START_KEYS
 from experiments.report.tables import join_conditions
 
 

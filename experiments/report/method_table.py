@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.build.base_model import is_from_scratch
 from experiments.common.markdown import Table
 from experiments.configs import methods
 from experiments.records import ledger
@@ -71,7 +72,7 @@ def _measured(ours: comparison.Cell | None, config: ConfigDict) -> str:
   remarks = []
   if len(values) > 1:
     remarks.append(f'{len(values)} trials')
-  if ours.base_accuracy is None:
+  if is_from_scratch(config):
     remarks.append('from random weights')
   if config.holdout:
     remarks.append(f'on {config.holdout:,} held-out images')

@@ -69,13 +69,9 @@ def difference(
     for cell in (ours, baseline)
   ]
   values = [a - b for a, b in zip(*pairs, strict=True)]
-  ends = p = None
   # Equal differences have no spread that an interval could be based on.
-  largest = max(map(abs, itertools.chain(*pairs)))
-  if not comparison.are_equal(values, largest):
-    ends = comparison.interval(values)
-  if ends:
-    p = float(stats.ttest_1samp(values, 0).pvalue)
+  ends = comparison.interval(values, max(map(abs, itertools.chain(*pairs))))
+  p = float(stats.ttest_1samp(values, 0).pvalue) if ends else None
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 

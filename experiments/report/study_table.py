@@ -162,7 +162,7 @@ def _compared(
     '' if theirs.raw is None else str(theirs.raw_trials),
   ]
   if values:
-    # Fewer than three trials have no interval.
+    # Fewer than three trials, and equal ones, have no interval.
     ends = comparison.interval(values) or ()
     numbers = (statistics.fmean(values), *ends)
     texts += [f'{number - theirs.paper:+.2f}' for number in numbers]

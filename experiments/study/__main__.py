@@ -209,7 +209,10 @@ if __name__ == '__main__':
   flags.DEFINE_string('only', '', 'Regular expression of the settings to run.')
   flags.DEFINE_integer('trials', None, 'Seeds per setting.', lower_bound=1)
   flags.DEFINE_integer(
-    'epochs', None, 'Run at most this many first epochs.', lower_bound=1
+    'epochs',
+    None,
+    'Run at most this many epochs, the first ones, of each setting.',
+    lower_bound=1,
   )
   flags.DEFINE_string(
     'budget', '', 'Save and exit after this time, such as 8m or 1h30m.'

@@ -74,7 +74,7 @@ def done_seeds(
     digests: Result of `data_digests`.
   """
   wanted = identity(dict(config))
-  path = pathlib.Path(config['pretrained']).expanduser()
+  path = pathlib.Path(config['pretrained'])
   matching = [run for run in runs if run.identity() == wanted]
   if any('data' in run.header['start'] for run in matching):
     data = digests(config)
@@ -83,15 +83,9 @@ def done_seeds(
       for run in matching
       if not data or run.header['start'].get('data', data) == data
     ]
-  # Without a digest, in old runs and before the base model exists, the name of
-  # the file in `identity` is all there is to compare.
-  logged = [run.header['start'].get('base') for run in matching]
-  is_read = any(logged) and path.is_file()
-  known_bases = model_file.digests(path) if is_read else frozenset()
   return {
     seed
-    for run, base in zip(matching, logged, strict=True)
-    if not (is_read and base) or base in known_bases
+    for run in ledger.from_base(matching, path)
     for seed in ledger.seeds(run)
   }
 
@@ -168,11 +162,7 @@ def _check_same_contents(
   bases = {pathlib.Path(c.pretrained).expanduser() for c in configs}
   read = {
     'data': {digests(config) for config in configs} - {''},
-    'base models': {
-      model_file.digest(path)
-      for path in bases
-      if len(bases) > 1 and path.is_file()
-    },
+    'base models': {model_file.digest(p) for p in bases if p.is_file()},
   }
   for what, contents in read.items():
     if len(contents) > 1:

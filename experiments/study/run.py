@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments import training
 from experiments.build.base_model import base_config, is_from_scratch
-from experiments.build.length import spans_run
+from experiments.build.schedules import spans_run
 from experiments.common.errors import BusyError, InvalidError, MissingError
 from experiments.records import ledger
 from experiments.records.workdir import model_path

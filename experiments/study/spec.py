@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments.build.base_model import START_KEYS, is_from_scratch
 from experiments.build.check import check
 from experiments.build.fingerprint import identity
 from experiments.build.schema import KEYS, default_config
@@ -91,7 +92,8 @@ def load(path: str | pathlib.Path) -> Study:
     MissingError: If there is no such file.
     InvalidError: If the file is not Python or has no `get_study`, if that
       returns no `Study`, if the name of a setting has characters that file
-      names should not have, or if the study would ignore a seed or a baseline.
+      names should not have, if the study would ignore a seed or a baseline, or
+      if tables could not distinguish the runs of two settings.
     ConfigError: If no run can have the configuration of a setting.
   """
   path = pathlib.Path(path)
@@ -121,7 +123,28 @@ def load(path: str | pathlib.Path) -> Study:
       _check(json.dumps(config.to_dict()))
     except ConfigError as error:
       raise ConfigError(f'{name} in {path}: {error}') from error
+  _check_bases(path, study.settings)
   return study
+
+
+def _check_bases(
+  path: pathlib.Path, settings: Mapping[str, ConfigDict]
+) -> None:
+  """Refuses settings of which only some name the base model they differ in.
+
+  A setting that names none takes the runs from any base model.
+  """
+  first: dict[Any, str] = {}
+  for name, config in settings.items():
+    start = is_from_scratch(config), config.epochs
+    key = start, identity(config.to_dict(), without=START_KEYS | {'epochs'})
+    other = first.setdefault(key, name)
+    if bool(settings[other].pretrained) != bool(config.pretrained):
+      raise InvalidError(
+        f'The settings {other} and {name} in {path} differ only in their base'
+        ' model, and one of them names none, so tables cannot distinguish'
+        ' their runs: set pretrained in both.'
+      )
 
 
 def _check_study(path: pathlib.Path, study: Any) -> None:

@@ -183,7 +183,7 @@ def _split_options(
 
 
 def _drop_options_of_file(config: ConfigDict, path: str) -> None:
-  """Removes the options of a method or a rule that the run does not have.
+  """Removes the options in the file of what the command line replaces.
 
   Options of the file belong to the method and the rule of the file. Those that
   the command line chooses instead may have options of the same names.

@@ -42,7 +42,7 @@ class Initial(NamedTuple):
     has_numbers: The parameters contain trained clips and step sizes of the
       activations.
     is_folded: The statistics of the norms are unknown.
-    has_relus: The weights belong to a network with activations in full
+    is_full_precision: The weights belong to a network with activations in full
       precision.
   """
 
@@ -50,7 +50,7 @@ class Initial(NamedTuple):
   batch_stats: Any
   has_numbers: bool = False
   is_folded: bool = False
-  has_relus: bool = True
+  is_full_precision: bool = True
 
 
 def initial_variables(
@@ -84,7 +84,7 @@ def initial_variables(
     **_fitted(config, base, model, random_variables),
     has_numbers=model.metadata.get('activations') == activation_label(config),
     is_folded=model.metadata.get(NORMS) == FOLDED,
-    has_relus=_has_relus(model.metadata),
+    is_full_precision=_is_full_precision(model.metadata),
   )
 
 
@@ -215,7 +215,7 @@ def _check_teacher(
       f' {config.dataset}: use a network of this data set, or set'
       ' config.distill=0.'
     )
-  if config.distill and not _has_relus(metadata):
+  if config.distill and not _is_full_precision(metadata):
     raise InvalidError(
       f'config.distill={config.distill!r} takes soft labels from a network in'
       f' full precision, but config.pretrained={base!r} was trained with the'
@@ -224,9 +224,9 @@ def _check_teacher(
     )
 
 
-def _has_relus(metadata: Mapping[str, str]) -> bool:
-  full_precision = str(KEYS['activation_quantizer'].default)
-  return metadata.get('activations', full_precision).startswith(full_precision)
+def _is_full_precision(metadata: Mapping[str, str]) -> bool:
+  label = metadata.get('activations')
+  return not label or label.split()[0] == KEYS['activation_quantizer'].default
 
 
 def _remedy(path: str) -> str:

@@ -17,8 +17,9 @@ class Result(NamedTuple):
 
   Attributes:
     base_accuracy: Test accuracy in percent of the weights in the base model
-      that the run started from. If it started from random weights, or with a
-      random last layer, it is the last accuracy of a run in full precision, and
+      that the run started from. If it started from random weights, with a
+      random last layer, or from a network with quantized activations, it is
+      the last accuracy of a run in full precision, and
       None for quantized weights.
     last_accuracy: Mean test accuracy of the last epochs (`config.last_epochs`),
       percent.

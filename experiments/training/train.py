@@ -177,8 +177,8 @@ def _run(
   def start() -> tuple[mq_jax.State, dict[str, Any]]:
     state = steps.start()
     measured = _measure_factors(steps, state)
-    # With other activations, these weights are no network in full precision.
-    is_base = not is_from_scratch(config) and initial.has_relus
+    # With other activations, these weights are not a full-precision network.
+    is_base = not is_from_scratch(config) and initial.is_full_precision
     if is_base and not config.new_head:
       base_net = make_network(base_config(config), len(pipeline.classes))
       losses_of = losses.LOSSES[config.loss]
@@ -280,6 +280,8 @@ def _train(
         f'{manager.directory} has checkpoints, but {log_path} is missing: put'
         ' the log of that run back, or use another --workdir.'
       )
+    if restored is None and has_log:
+      processes.from_first(lambda: run_log.check_resumable(log_path))
     position, done = start_epoch(steps, 0), None
     if restored is not None:
       position = Position(**restored.progress)

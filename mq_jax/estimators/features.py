@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_count, check_number
+from mq_jax.checks import check_count, check_finite, check_number
 from mq_jax.estimators import coordinates, stacks
 from mq_jax.estimators.base import (
   GradientEstimator,
@@ -62,6 +62,8 @@ def feature_fc(
     learned optimizers <https://arxiv.org/abs/1810.10180>`_, 2019: inputs of a
     per-coordinate network
   """
+  features = tuple(features)
+  check_finite(threshold=threshold)
   if unknown := sorted(set(features) - set(FEATURES)):
     raise ValueError(f'features {unknown} are unknown: choose from {FEATURES}.')
   if not features or len(set(features)) < len(features):

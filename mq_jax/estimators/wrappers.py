@@ -86,7 +86,7 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
   Returns:
     A `GradientEstimator`. φ and state are dicts from path, and the names in
     `factor` begin with the path. Its `init_state` raises `ValueError` if
-    `estimator` is a `slim`, which would draw from one layer.
+    `estimator` is a `slim`, which would see one layer only.
   """
 
   def init_layers(
@@ -101,8 +101,8 @@ def per_layer(estimator: GradientEstimator) -> GradientEstimator:
     states = init_layers(estimator.init_state, key, leaves)
     if any(isinstance(state, SlimState) for state in states.values()):
       raise ValueError(
-        'per_layer(slim(...)) would draw from one layer, and so train every φ'
-        ' in every step: write slim(per_layer(...)).'
+        'per_layer(slim(...)) would train every φ in every step, because each'
+        ' slim sees one layer only: write slim(per_layer(...)).'
       )
     return states
 

@@ -109,6 +109,7 @@ def admm(
     Leng et al., 2018, eqs. (6) to (8). Their extragradient step for W, which
     takes two gradients, is a plain step here.
   """
+  rules = selection.fixed_rules(rules)
   check_at_least(0, rho=rho)
   check_count('every', every)
 

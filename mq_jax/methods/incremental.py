@@ -168,10 +168,11 @@ def freeze_portions(
     Zhou et al., INQ, 2017, section 2.2 and algorithm 1. A widespread
     implementation freezes the smallest weights first.
   """
+  rules, portions = selection.fixed_rules(rules), tuple(portions)
   bounds = [0.0, *portions]
   if not portions or portions[-1] != 1 or sorted(set(bounds)) != bounds:
     raise ValueError(
-      f'portions={tuple(portions)} must start above 0, ascend and end with 1.'
+      f'portions={portions} must start above 0, ascend and end with 1.'
     )
   check_count('every', every)
   check_at_least(0, first=first)
@@ -253,6 +254,7 @@ def add_elq_penalties(
     Zhou, Yao, Wang, Chen, `Explicit Loss-Error-Aware Quantization for Low-Bit
     Deep Neural Networks`, CVPR 2018 (abstract, and descriptions by others)
   """
+  rules = selection.fixed_rules(rules)
   check_at_least(0, perturbation=perturbation, approximation=approximation)
 
   def update(

@@ -84,6 +84,7 @@ def freeze_oscillating(
     Nagel et al., `Overcoming Oscillations in Quantization-Aware Training
     <https://arxiv.org/abs/2203.11086>`_, 2022, algorithm 1 and eqs. (4) to (6)
   """
+  rules = selection.fixed_rules(rules)
   check_number(momentum=momentum)
   if not 0 < momentum < 1:
     raise ValueError(f'momentum={momentum!r} must be between 0 and 1.')
@@ -184,6 +185,7 @@ def dampen(
     Nagel et al., Overcoming Oscillations, 2022, eq. (7). Their W is clipped to
     the range of the levels first.
   """
+  rules = selection.fixed_rules(rules)
   check_at_least(0, strength=strength)
 
   def pulled(quantizer: Quantizer, w: Array, g: Array) -> Array:

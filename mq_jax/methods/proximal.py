@@ -92,6 +92,7 @@ def proximal_step(
     Bai, Wang, Liberty, `ProxQuant <https://arxiv.org/abs/1810.00861>`_, 2019,
     algorithm 1 and eqs. (9) and (12)
   """
+  rules = selection.fixed_rules(rules)
 
   def update(
     moves: Any, state: ProxState, params: Any = None
@@ -126,6 +127,7 @@ def clip_weights(
   Raises:
     ValueError: If `bound` is not positive.
   """
+  rules = selection.fixed_rules(rules)
   check_positive(bound=bound)
 
   def clip_weight(_: Quantizer, w: Array, move: Array) -> Array:

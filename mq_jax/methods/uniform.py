@@ -82,6 +82,7 @@ def scale_by_position(
     Kim, Yoo, Kwak, `Position-based Scaled Gradient for Model Quantization and
     Pruning <https://arxiv.org/abs/2005.11035>`_, 2020, eqs. (5) to (7)
   """
+  rules = selection.fixed_rules(rules)
   check_at_least(0, epsilon=epsilon)
   check_positive(strength=strength)
 

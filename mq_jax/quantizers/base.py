@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mq_jax.checks import check_number
+from mq_jax.checks import check_positive
 from mq_jax.printing import prints_call
 
 Array = jax.Array
@@ -301,12 +301,9 @@ def unquantized(projection: Quantizer) -> Quantizer:
 
 
 def check_clip(clip: float | None) -> None:
-  """Raises `ValueError` unless `clip` is positive or None."""
-  if clip is None:
-    return
-  check_number(clip=clip)
-  if not clip > 0:
-    raise ValueError(f'clip={clip!r} must be a positive number or None.')
+  """Raises `ValueError` unless `clip` is positive and finite, or None."""
+  if clip is not None:
+    check_positive(clip=clip)
 
 
 def clip_gradient(g: Array, w_tilde: Array, clip: float | None) -> Array:

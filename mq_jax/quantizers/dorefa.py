@@ -55,7 +55,8 @@ def dorefa(
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8, if `clip` is not
-      positive, or if `original` is True and `bits` or `clip` is not 1.
+      positive and finite, or if `original` is True and `bits` is not 1 or
+      `clip` is neither 1 nor None.
 
   Examples:
     >>> import jax.numpy as jnp

@@ -151,6 +151,15 @@ def test_temperature_schedule_invalid_arguments_raise(values):
     )
 
 
+def test_slb_mean_of_levels_has_full_precision():
+  quantizer = methods.slb(2, constant(1.0))
+  theta = jnp.zeros((3, 2, 4))
+  steps = jax.make_jaxpr(quantizer.relaxed)(theta, jnp.zeros((), jnp.int32))
+  products = [line for line in str(steps).splitlines() if 'dot_general' in line]
+  assert products
+  assert 'HIGHEST' in str(steps)
+
+
 def test_slb_invalid_arguments_raise():
   with pytest.raises(ValueError, match='bits=5'):
     methods.slb(5, constant(1.0))

@@ -73,7 +73,9 @@ class Method(NamedTuple):
     for_trained: The method quantizes trained networks and trains nothing.
     cosine: The learning rate follows a cosine to 0 instead of the steps that
       the configuration gives.
-    spans_run: The method has a schedule over all `context.steps`.
+    spans_run: The method has a schedule over all `context.steps`. `make` reads
+      them itself, and not in a function that it returns, so that a test can
+      compare this declaration with it.
   """
 
   make: Callable[[ConfigDict, MethodContext], MethodParts]

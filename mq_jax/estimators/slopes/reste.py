@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_number, check_positive
+from mq_jax.checks import check_at_least, check_positive
 from mq_jax.estimators.base import GradientEstimator
 from mq_jax.estimators.slopes.base import Position, slope_rule
 from mq_jax.printing import prints_call
@@ -42,9 +42,7 @@ def reste(
     authors' code
   """
   check_positive(clip=clip, secant=secant)
-  check_number(power=power)
-  if not power >= 1:
-    raise ValueError(f'power={power!r} must be at least 1.')
+  check_at_least(1, power=power)
 
   def slope(position: Position) -> Array:
     grown = 1 - jnp.cos(jnp.pi / 2 * position.progress)

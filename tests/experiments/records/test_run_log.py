@@ -172,12 +172,12 @@ def test_start_log_without_checkpoint_has_new_header(path):
   assert run_log.read_log(path) == (header(date='second'), [])
 
 
-def test_start_log_epochs_without_checkpoint_raise_and_keep_the_log(path):
-  make_log(path, epochs=2)
-  before = path.read_bytes()
+def test_check_resumable_log_of_several_epochs_raises(path):
+  make_log(path, epochs=1)
+  run_log.check_resumable(path)
+  run_log.append(path, record(2))
   with pytest.raises(ValueError, match='has 2 epochs, but there is no checkp'):
-    run_log.start_log(path, header(date='second'), epochs_done=None)
-  assert path.read_bytes() == before
+    run_log.check_resumable(path)
 
 
 def test_start_log_cut_last_line_is_repaired(path):

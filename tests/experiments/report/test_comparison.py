@@ -175,6 +175,10 @@ def test_interval_is_students():
   )
   assert comparison.interval(values[:2]) is None
   assert comparison.interval([0.1 + 0.2, 0.3, 0.3]) is None
+  # Differences of equal numbers near 0.3.
+  rounding = [0.1 + 0.2 - 0.3, 0.0, 0.0]
+  assert comparison.interval(rounding, scale=0.3) is None
+  assert comparison.interval(rounding) is not None
 
 
 @pytest.mark.parametrize(

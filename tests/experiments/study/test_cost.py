@@ -54,6 +54,8 @@ def test_of_epochs_other_dtype_is_marked():
     {'activation_quantizer': 'dorefa'},
     {'estimator': 'kernel_wise'},
     {'accumulate': 2},
+    {'distill': 0.5},
+    {'group_size': 16},
   ],
 )
 def test_of_epochs_step_that_was_not_measured_is_unknown(changes):

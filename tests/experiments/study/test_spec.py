@@ -140,3 +140,18 @@ def test_load_what_a_study_would_ignore_raises(tmp_path, returned, message):
   )
   with pytest.raises(InvalidError, match=message):
     spec.load(path)
+
+
+def test_load_settings_of_which_one_names_its_base_model_raises(tmp_path):
+  path = tmp_path / 'mine.py'
+  text = (
+    'from experiments.study import Study, in_protocol\n'
+    'def get_study():\n'
+    "  return Study('Mine', {{'a': in_protocol('fair'), 'b': in_protocol("
+    "'fair', pretrained='mine.pth'{})}})\n"
+  )
+  path.write_text(text.format(''))
+  with pytest.raises(InvalidError, match=r'a and b .* set pretrained in both'):
+    spec.load(path)
+  path.write_text(text.format(', learning_rate=0.1'))
+  assert set(spec.load(path).settings) == {'a', 'b'}

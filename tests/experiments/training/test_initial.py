@@ -105,7 +105,7 @@ def test_base_model_with_quantized_activations_is_no_teacher(tmp_path, config):
   weights = tiny.variables(net)
   path = tmp_path / 'net.safetensors'
   config.update(pretrained=str(path), epochs=1)
-  for activations, has_relus in (('relu 2', True), ('sign 2', False)):
+  for activations, is_full in (('relu 2', True), ('sign 2', False)):
     model_file.save_model(
       path,
       weights['params'],
@@ -114,9 +114,9 @@ def test_base_model_with_quantized_activations_is_no_teacher(tmp_path, config):
     )
     result = train.train_and_evaluate(config, tmp_path / activations)
     # Its accuracy with ReLUs would be that of another network.
-    assert (result.base_accuracy is not None) == has_relus
+    assert (result.base_accuracy is not None) == is_full
     config.distill = 0.5
-    if has_relus:
+    if is_full:
       initial.initial_variables(config, net, PIXELS, str(path))
     else:
       with pytest.raises(

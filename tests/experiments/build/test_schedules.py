@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from experiments.build import length
+from experiments.build import schedules
 from experiments.build.estimators import ESTIMATORS, EstimatorContext
 from experiments.build.key import defaults
 from experiments.build.methods import METHODS, MethodContext
@@ -59,4 +59,4 @@ def test_estimator_that_reads_the_length_spans_the_run(name):
   ],
 )
 def test_spans_run_of_configurations(keys, spans):
-  assert length.spans_run(resnet20.get_config(**keys)) is spans
+  assert schedules.spans_run(resnet20.get_config(**keys)) is spans
