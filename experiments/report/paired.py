@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from scipy import stats
 
 from experiments.build.estimators import ESTIMATORS
@@ -205,7 +205,8 @@ def draw(
     axes[-1].set_xscale('symlog', linthresh=linear, linscale=2)
     longest = max(abs(end) for both in ends.values() for end in both)
     axes[-1].xaxis.set_major_locator(FixedLocator(_ticks(linear, longest)))
-    axes[-1].xaxis.set_major_formatter(ScalarFormatter())
+    axes[-1].xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+    axes[-1].tick_params(axis='x', labelsize=8)
     label += f' (logarithmic beyond {linear:.1f})'
   axes[-1].set_xlabel(label)
   figure.suptitle(title)
@@ -217,5 +218,5 @@ def _ticks(linear: float, longest: float) -> list[float]:
   first = math.floor(math.log10(linear)) - 1
   last = math.ceil(math.log10(longest))
   sizes = [m * 10.0**k for k in range(first, last) for m in (1, 2, 5)]
-  shown = [size for size in sizes if linear / 8 <= size <= longest]
+  shown = [size for size in sizes if linear / 5 <= size <= longest]
   return [*(-size for size in reversed(shown)), 0.0, *shown]
