@@ -87,12 +87,13 @@ def unfold_norms(
     _logits(net, *variables, images)
     for variables in ((params, batch_stats), unfolded)
   )
-  error = jnp.max(jnp.abs(after - before)) / jnp.max(jnp.abs(before))
-  if error > _TOLERANCE:
+  error, largest = jnp.max(jnp.abs(after - before)), jnp.max(jnp.abs(before))
+  # NaN is an error, too.
+  if not error <= _TOLERANCE * largest:
     raise ValueError(
-      f'The logits change by {float(error):.2g} of the largest one: a norm does'
-      ' not directly follow the layer of its name, such as norm1 after conv1 or'
-      ' stem_norm after stem. Rename the layers.'
+      f'The logits change by {error:.2g}, and the largest one is {largest:.2g}:'
+      ' a norm does not directly follow the layer of its name, such as norm1'
+      ' after conv1 or stem_norm after stem. Rename the layers.'
     )
   return unfolded
 
