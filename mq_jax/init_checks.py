@@ -56,12 +56,12 @@ def check_params(setup: Setup, params: Params) -> None:
     selection.check_not_empty(path, leaves[path])
   _check_tied(leaves, selected.keys())
   data_parallel.check_sharding(selection.only(selected, params))
-  if not selected and is_learned(setup.estimator, {}):
-    raise ValueError(
-      'The estimator has a φ to learn, but no leaf is quantized: train full'
-      ' precision with mq_jax.ste().'
-    )
   if is_learned(setup.estimator, selection.only(selected, params)):
+    if not selected:
+      raise ValueError(
+        'The estimator has a φ to learn, but no leaf is quantized: train full'
+        ' precision with mq_jax.ste().'
+      )
     for path, q in selected.items():
       _check_one_number(path, q, leaves[path])
   if setup.differentiate_refinement:

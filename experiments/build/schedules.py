@@ -1,4 +1,4 @@
-"""Whether the schedules of a run depend on its number of epochs."""
+"""Checks whether a schedule of a run depends on its number of epochs."""
 
 from collections.abc import Mapping
 from typing import Any

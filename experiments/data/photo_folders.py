@@ -168,9 +168,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
   """Returns the sorted names of the class folders."""
   with os.scandir(folder) as entries:
     names = [
-      e.name
-      for e in entries
-      if not (_is_hidden(e.name) or _is_loop(e)) and e.is_dir()
+      e.name for e in entries if _is(e.is_dir) and not _is_hidden(e.name)
     ]
   for name in names:
     try:
@@ -203,7 +201,7 @@ def _files(
   files = []
   for path, entry in _walk(root, folder):
     suffix = os.path.splitext(entry.name)[1]
-    if _is_loop(entry) or not entry.is_file():
+    if not _is(entry.is_file):
       ignored[_LINK if entry.is_symlink() else suffix or entry.name] += 1
       continue
     if suffix.lower() not in SUFFIXES:
@@ -227,15 +225,18 @@ def _walk(root: Path, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         yield path, entry
 
 
-def _is_loop(entry: os.DirEntry[str]) -> bool:
-  """Returns True for a link that leads back to itself."""
+def _is(check: Callable[[], bool]) -> bool:
+  """Returns what an entry is, and False for a link that leads to itself.
+
+  Args:
+    check: Method `is_file` or `is_dir` of the entry.
+  """
   try:
-    entry.is_file()
+    return check()
   except OSError as error:
     if error.errno == errno.ELOOP:
-      return True
+      return False
     raise
-  return False
 
 
 def _is_hidden(name: str) -> bool:
