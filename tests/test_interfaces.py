@@ -15,6 +15,7 @@ from mq_jax.quantizers import Quantizer
 QUANTIZERS = {
   'absmean': methods.absmean,
   'aciq': lambda: methods.aciq(4),
+  'annealed_adaste': lambda: methods.annealed_adaste(lambda step: 1.0),
   'bayes_binn': methods.bayes_binn,
   'binary': methods.binary,
   'binary_relax': lambda: methods.binary_relax(mq_jax.bwn(), lambda step: 1.0),

@@ -8,6 +8,7 @@ masks or clips weights.
 
 from mq_jax.methods.aciq import aciq as aciq
 from mq_jax.methods.aciq import best_clip as best_clip
+from mq_jax.methods.adaste import annealed_adaste as annealed_adaste
 from mq_jax.methods.admm import admm as admm
 from mq_jax.methods.admm import scaled_levels as scaled_levels
 from mq_jax.methods.balanced import absmean as absmean

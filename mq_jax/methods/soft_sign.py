@@ -1,5 +1,6 @@
 """Binary weights as the limit of a smooth function: MD-tanh and BayesBiNN."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,26 @@ from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer
 
 Array = jax.Array
+
+
+def scaled_start(start: float | None) -> Callable[[Array], Array] | None:
+  """Returns w ↦ `start` · w / mean|w|, or None.
+
+  Args:
+    start: Mean size of a layer before training, or None to keep its weights.
+
+  Raises:
+    ValueError: If `start` is not positive.
+  """
+  if start is None:
+    return None
+  check_positive(start=start)
+
+  def scaled(w: Array) -> Array:
+    size = jnp.mean(jnp.abs(widened(w)))
+    return (start * w / jnp.where(size > 0, size, 1)).astype(w.dtype)
+
+  return scaled
 
 
 @prints_call
@@ -101,9 +122,6 @@ def bayes_binn(
     with one sample per step
   """
   check_positive(temperature=temperature, stability=stability)
-  if start is not None:
-    check_positive(start=start)
-  first = 1.0 if start is None else start
 
   def folded(key: Array, values: Array) -> Array:
     """Folds a number that depends on all signs and places into a key."""
@@ -115,10 +133,6 @@ def bayes_binn(
   def init(w: Array) -> Sampled:
     # A quantizer gets no key, so the weights distinguish the layers.
     return Sampled(folded(jax.random.key(seed), w))
-
-  def parametrized(w: Array) -> Array:
-    size = jnp.mean(jnp.abs(widened(w)))
-    return (first * w / jnp.where(size > 0, size, 1)).astype(w.dtype)
 
   def noisy(w_tilde: Array, variables: Sampled) -> Array:
     key = jax.random.wrap_key_data(variables.key)
@@ -148,5 +162,5 @@ def bayes_binn(
     relaxed=lambda w_tilde, variables: jnp.tanh(
       noisy(w_tilde, variables)
     ).astype(w_tilde.dtype),
-    parametrized=None if start is None else parametrized,
+    parametrized=scaled_start(start),
   )

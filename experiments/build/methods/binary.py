@@ -58,16 +58,29 @@ def _oscillation(keys: ConfigDict, context: MethodContext) -> MethodParts:
   )
 
 
-def _md_tanh(keys: ConfigDict, context: MethodContext) -> MethodParts:
+def _rising(keys: ConfigDict, steps: int) -> optax.Schedule:
+  """Returns β, which rises exponentially over `steps` and then is constant."""
   if keys.method.first > keys.method.last:
     raise ConfigError(
       f'config.method.first={keys.method.first!r} must be at most'
       f' config.method.last={keys.method.last!r}: β rises.'
     )
-  beta = optax.exponential_decay(
-    keys.method.first, context.steps, keys.method.last / keys.method.first
+  return optax.exponential_decay(
+    keys.method.first,
+    steps,
+    keys.method.last / keys.method.first,
+    end_value=keys.method.last,
   )
+
+
+def _md_tanh(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  beta = _rising(keys, context.steps)
   return MethodParts(methods.md_tanh(beta, mirror=keys.method.mirror))
+
+
+def _annealed_adaste(keys: ConfigDict, context: MethodContext) -> MethodParts:
+  beta = _rising(keys, max(round(keys.method.rise * context.steps), 1))
+  return MethodParts(methods.annealed_adaste(beta, start=keys.method.start))
 
 
 METHODS = {
@@ -108,6 +121,18 @@ METHODS = {
       'first': Key(1.0, 'β at the start, which rises exponentially.', above=0),
       'last': Key(100.0, 'β at the end of the run.', above=0),
       'mirror': Key(True, 'Mirror descent; False: the exact gradient.'),
+    },
+    spans_run=True,
+  ),
+  'annealed_adaste': Method(
+    _annealed_adaste,
+    options={
+      'first': Key(0.01, 'β at the start, which rises exponentially.', above=0),
+      'last': Key(200.0, 'β at the end of its rise.', above=0),
+      'rise': Key(
+        0.11, 'Share of the run in which β rises.', least=0.0, most=1.0
+      ),
+      'start': Key(2.0, 'First size of the weights, per layer.', above=0),
     },
     spans_run=True,
   ),

@@ -40,7 +40,7 @@ def adaste(
     Train Binary Neural Networks <https://arxiv.org/abs/2112.02880>`_, 2022, and
     the rule in versions of the authors' code with a constant β of at least 100
     (`FenBPOpt`), whose loss receives the levels, as here. Their last version
-    lets β grow from 0.01 to 200 and has other slopes while it is below 100.
+    lets β grow from 0.01 to 200: `mq_jax.methods.annealed_adaste`.
   """
   check_at_least(
     0, largest=largest, least_gradient=least_gradient, margin=margin

@@ -35,6 +35,7 @@ CHECKPOINT, CHUNKS_TO_CHECKPOINT = 29, 5
 # Number of levels of a kernel, and True if each channel has other levels.
 LEVELS = {
   'adaste': (2, False),
+  'annealed_adaste': (2, False),
   'approx_sign': (2, True),
   'bayes_binn': (2, False),
   'bitnet': (3, False),
