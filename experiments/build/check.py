@@ -96,6 +96,11 @@ def _check_network(config: ConfigDict) -> None:
       f'config.quantize_ends=True has no effect with {name}, all of whose'
       ' kernels are quantized: leave config.quantize_ends at False.'
     )
+  if config.recalibrate and network.inputs == 'tokens':
+    raise ConfigError(
+      f'config.recalibrate={config.recalibrate} has no effect with {name},'
+      ' which has no batch statistics: set config.recalibrate=0.'
+    )
   if config.new_head and config.tied:
     raise ConfigError(
       'config.new_head=True needs a last layer of its own: set'
@@ -136,6 +141,11 @@ def _check_start_and_batch(config: ConfigDict) -> None:
     raise ConfigError(
       'config.new_head=True replaces the last layer of a model file: set'
       ' config.pretrained, or config.new_head=False.'
+    )
+  if config.new_head and config.epochs == 0:
+    raise ConfigError(
+      'config.new_head=True leaves the last layer random with config.epochs=0:'
+      ' set config.epochs, or config.new_head=False.'
     )
   if config.distill and not have_one_start(config):
     raise ConfigError(

@@ -59,7 +59,7 @@ def difference(
   data of the runs differ.
   """
   common = sorted(ours.records.keys() & baseline.records.keys())
-  if not common or not _are_comparable(ours, baseline):
+  if not common or not are_comparable(ours, baseline):
     return None
   pairs = [
     comparison.accuracies(
@@ -75,7 +75,7 @@ def difference(
   return Difference(statistics.fmean(values), ends, p, len(values))
 
 
-def _are_comparable(one: comparison.Cell, other: comparison.Cell) -> bool:
+def are_comparable(one: comparison.Cell, other: comparison.Cell) -> bool:
   """Returns True if length, data and base model of two cells agree."""
   if one.data and other.data and one.data != other.data:
     return False

@@ -43,6 +43,9 @@ class Tuned(NamedTuple):
 def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
   """Returns the best step size of each rule that was run.
 
+  Step sizes whose runs have other data, or another base model, than most step
+  sizes of their rule do not count.
+
   Args:
     study: Study whose settings are called 'FORWARD-BACKWARD-RATE', or
       'FORWARD-RATE' in full precision.
@@ -60,9 +63,18 @@ def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
     tried.setdefault(group, []).append(row)
   return [
     lowest._replace(rates=len(rows))
-    for rows in tried.values()
+    for rows in map(_comparable, tried.values())
     if (lowest := _lowest(rows))
   ]
+
+
+def _comparable(rows: Sequence[Tuned]) -> list[Tuned]:
+  """Returns the most rows that have the same data and base model."""
+  groups = (
+    [row for row in rows if paired.are_comparable(row.cell, first.cell)]
+    for first in rows
+  )
+  return max(groups, key=len)
 
 
 def _lowest(rows: Sequence[Tuned]) -> Tuned | None:

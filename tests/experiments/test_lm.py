@@ -313,6 +313,7 @@ def test_scales_are_per_layer_or_per_group(group_size):
     ({'quantizer': 'lapq', 'bits': 4, 'epochs': 0}, 'has a stack of layers'),
     ({'loss': 'squared_hinge'}, "set config.loss='cross_entropy'"),
     ({'tied': True, 'new_head': True}, 'set config.tied=False'),
+    ({'recalibrate': 20}, "recalibrate=20 has no effect .*'gpt'"),
     ({'context': 1}, 'context=1 must be at least 2'),
     ({'activation_quantizer': 'dorefa'}, 'signed=True'),
   ],

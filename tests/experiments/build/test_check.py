@@ -215,6 +215,13 @@ def test_check_unknown_or_missing_key_is_named():
       {'distill': 0.5, 'pretrained': 'x.safetensors', 'new_head': True},
       'its last layer is random',
     ),
+    (
+      {
+        **{'new_head': True, 'pretrained': 'x.safetensors', 'epochs': 0},
+        **{'estimator': 'ste', 'quantizer': 'uniform', 'bits': 4},
+      },
+      'leaves the last layer random with config.epochs=0',
+    ),
     ({'schedule': 'linear'}, "schedule='linear' must be one of"),
     ({'estimator': 'ste', 'per_layer': True}, 'must be False'),
   ],
