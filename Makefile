@@ -76,8 +76,10 @@ docs: $(VENV)/.dev  ## Build the documentation in docs/_build/html; EXECUTE=1 ru
 links: $(VENV)/.dev  ## Follow all links of the documentation; needs the Internet
 	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck docs docs/_build/links
 
+# The results of an interrupted call count for the same code only.
 mutants: $(VENV)/.dev  ## Plant bugs and count those that the tests notice; takes an hour
 	$(BIN)/python -m benchmarks.mutants --workers $(WORKERS) \
+	  --done $(VENV)/mutants-$$(git stash create | grep . || git rev-parse HEAD).jsonl \
 	  --json results/benchmarks/mutants.json
 
 install: $(VENV)/.dev  ## Make .venv with everything that development needs; LOCKED=1 as in the lock file

@@ -152,6 +152,7 @@ def work(
   shutil.rmtree(bad, ignore_errors=True)
   shutil.copytree(good, bad)
   expected = _frozen(format_.read(bad, lambda text: None))
+  (folder / 'undamaged').touch()
   paths = sorted(p for p in good.glob(format_.files) if p.is_file())
   with (folder / 'log.jsonl').open('a', encoding='utf-8') as log:
     for index in range(first, last):
@@ -183,7 +184,7 @@ def watch(
     rows = [json.loads(line) for line in lines]
     if status == 0:
       continue
-    if not rows and status:
+    if not (folder / 'undamaged').exists():
       raise RuntimeError(f'The undamaged {name} cannot be read.')
     # The process ended while it read the next file.
     kind = tuple(KINDS)[len(rows) % len(KINDS)]

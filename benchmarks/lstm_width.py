@@ -43,7 +43,7 @@ def main() -> None:
         'backward': program.name,
         'ms': measure.medians(seconds)[i],
         'time / STE': measure.ratios(seconds, i, over=0),
-        'peak MB': program.memory / measure.MB,
+        'peak MiB': program.memory / measure.MIB,
         'peak memory / STE': program.memory / programs[0].memory,
       }
       for i, program in enumerate(programs)

@@ -12,7 +12,7 @@ from jax import lax
 from benchmarks import flops
 from benchmarks.cases import Case
 
-MB = 2**20
+MIB = 2**20
 
 
 class Spread(NamedTuple):

@@ -36,14 +36,14 @@ def main() -> None:
     rows.append(
       {
         'backward': case.name,
-        'peak MB': needed / measure.MB,
+        'peak MiB': needed / measure.MIB,
         'peak / STE': needed / peaks[1],
-        'beyond STE MB': extra / measure.MB,
-        'pending gradients MB': bytes_of(getattr(case.state, 'grads', ()))
-        / measure.MB,
-        'estimator state MB': kept / measure.MB,
+        'beyond STE MiB': extra / measure.MIB,
+        'pending gradients MiB': bytes_of(getattr(case.state, 'grads', ()))
+        / measure.MIB,
+        'estimator state MiB': kept / measure.MIB,
         # The keys of slim are too small for a ratio.
-        'beyond STE / state': extra / kept if kept > measure.MB else None,
+        'beyond STE / state': extra / kept if kept > measure.MIB else None,
       }
     )
   table.show('Memory of one step', rows, args)

@@ -40,6 +40,7 @@ IN_LIBRARY = [
   ('quantizer', "make(quantizer='bwn')"),
   ('quantizer', 'mq_jax.bwn(3)'),
   ('quantizer', 'mq_jax.dorefa(bits=9)'),
+  ('quantizer', "mq_jax.bwn(scaled_gradient='no')"),
   ('quantizer', 'mq_jax.per(mq_jax.bwn())'),
   ('quantizer', 'start(quantizer=mq_jax.per(mq_jax.bwn(), group_size=3))'),
   ('rules', "start(quantizer=[('kernle', mq_jax.bwn())])"),

@@ -82,7 +82,7 @@ def estimator_bytes(
 
 def main() -> None:
   """Prints the predictions."""
-  options = table.parser(__doc__)
+  options = table.bare_parser(__doc__)
   options.add_argument('--hidden', type=int, default=100)
   args = table.parse(options, {})
   rows = [

@@ -44,7 +44,7 @@ def main() -> None:
       'ms': measure.medians(seconds)[i],
       'time / STE': measure.ratios(seconds, i, over=0),
       'published time / STE': PUBLISHED.get(program.name, (None, None))[1],
-      'peak MB': program.memory / measure.MB,
+      'peak MiB': program.memory / measure.MIB,
       'memory / STE': program.memory / programs[0].memory,
       'published memory / STE': PUBLISHED.get(program.name, (None, None))[0],
     }

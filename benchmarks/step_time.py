@@ -33,7 +33,7 @@ def main() -> None:
       'ms': measure.medians(seconds)[i],
       'time / full precision': measure.ratios(seconds, i, over=0),
       'time / STE': measure.ratios(seconds, i, over=1),
-      'peak MB': program.memory / measure.MB,
+      'peak MiB': program.memory / measure.MIB,
       'peak memory / STE': program.memory / programs[1].memory,
       'GFLOP': operations[i] / 1e9,
       'XLA GFLOP': program.xla_flops / 1e9,

@@ -15,15 +15,15 @@ pretrained=$(realpath "${2:?a folder of base models}")
 end=$((SECONDS + 60 * ${3:?a number of minutes}))
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# One line per study: its name, then the options of experiments.study. The study of
-# language models reads tinyshakespeare.txt in this folder.
+# One line per study: its name, then the options of experiments.study. The studies of
+# language models read tinyshakespeare.txt in the root of the repository.
 queue=(
   'as_released --trials=2'
   'best_1bit_search'
   'small_files'
   'language'
   'lstm_width'
-  'language_curves --trials=1'
+  'language_curves'
   'best_1bit --only=-(1|2|4)$'
   'fair_search --only=sgd'
   'fair --only=sgd'
@@ -35,7 +35,10 @@ queue=(
   'table2 --only=resnet56-dorefa-sgd --trials=1 --epochs=5'
 )
 lanes=${LANES:-1}
-cores=$(($(nproc) / lanes))
+python=${PYTHON:-python}
+# The cores that this process may use, which need not start at 0.
+read -ra allowed <<<"$("$python" -c 'import os; print(*sorted(os.sched_getaffinity(0)))')"
+cores=$((${#allowed[@]} / lanes))
 
 # Runs one process of a study in a lane, which is counted from 0.
 run_lane() {
@@ -43,16 +46,17 @@ run_lane() {
   shift 3
   local pin=()
   if ((lanes > 1 && cores > 0)) && ! command -v nvidia-smi >/dev/null; then
-    pin=(taskset -c "$((lane * cores))-$(((lane + 1) * cores - 1))")
+    local own=("${allowed[@]:lane * cores:cores}")
+    pin=(taskset -c "$(IFS=,; echo "${own[*]}")")
   fi
-  exec nice -n 19 "${pin[@]}" "${PYTHON:-python}" -m experiments.study \
+  exec nice -n 19 "${pin[@]}" "$python" -m experiments.study \
     --study="experiments/studies/$name.py" --workdir="$workdir/$name" \
     --results=results --pretrained="$pretrained" --budget="${left}s" "$@"
 }
 
 pids=()
 # All lanes save their runs before the queue ends.
-trap 'trap "" INT TERM; kill -TERM "${pids[@]}"; wait; exit 143' INT TERM
+trap 'trap "" INT TERM; kill -TERM $(jobs -p) 2>/dev/null || true; wait; exit 143' INT TERM
 for line in "${queue[@]}"; do
   read -r name options <<<"$line"
   left=$((end - SECONDS))

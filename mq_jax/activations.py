@@ -110,7 +110,7 @@ def dorefa_activation(bits: int) -> Callable[[Array], Array]:
     Zhou et al., `DoReFa-Net <https://arxiv.org/abs/1606.06160>`_, 2016,
     eq. (11)
   """
-  check_bits(bits, 1, 8)
+  bits = check_bits(bits, 1, 8)
   steps = 2**bits - 1
 
   def activation(x: Array) -> Array:
@@ -141,7 +141,7 @@ def hwgq(bits: int) -> Callable[[Array], Array]:
     Cai et al., `Deep Learning with Low Precision by Half-wave Gaussian
     Quantization <https://arxiv.org/abs/1702.00953>`_, 2017, eqs. (12) and (21)
   """
-  check_bits(bits, 1, 4)
+  bits = check_bits(bits, 1, 4)
   step, largest = _HALF_GAUSSIAN_STEPS[bits], 2**bits - 1
 
   def activation(x: Array) -> Array:
@@ -174,7 +174,7 @@ def absmax(bits: int) -> Callable[[Array], Array]:
     2024, section 2, and Wang et al., `BitNet
     <https://arxiv.org/abs/2310.11453>`_, 2023, eq. (4)
   """
-  check_bits(bits, 2, 8)
+  bits = check_bits(bits, 2, 8)
   q = 2 ** (bits - 1) - 1
 
   def activation(x: Array) -> Array:
@@ -207,7 +207,7 @@ def pact(bits: int) -> Callable[[Array, Array], Array]:
   References:
     Choi et al., `PACT <https://arxiv.org/abs/1805.06085>`_, 2018, eqs. (1)-(3)
   """
-  check_bits(bits, 1, 8)
+  bits = check_bits(bits, 1, 8)
   steps = 2**bits - 1
 
   def activation(x: Array, alpha: Array) -> Array:
@@ -243,7 +243,7 @@ def lsq_activation(bits: int) -> Callable[[Array, Array], Array]:
     Esser et al., `Learned Step Size Quantization
     <https://arxiv.org/abs/1902.08153>`_, 2020, eqs. (1) to (3)
   """
-  check_bits(bits, 1, 8)
+  bits = check_bits(bits, 1, 8)
   q_max = 2**bits - 1
 
   def activation(x: Array, step: Array) -> Array:

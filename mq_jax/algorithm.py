@@ -21,6 +21,7 @@ from mq_jax.late_update import (
   weight_gradient,
 )
 from mq_jax.loss import Batch, Metrics
+from mq_jax.precision import strong
 from mq_jax.quantizers import forward_weight
 from mq_jax.selection import (
   initial_variables,
@@ -50,6 +51,8 @@ def first_state(
   Returns:
     The state after the first loss.
   """
+  # A weak dtype would become strong in a step, which compiles a new program.
+  params, model_state = jax.tree.map(strong, (params, model_state))
   selected = select(params, setup.quantizer)
   weights = named_leaves(params)
   variables = initial_variables(params, setup.quantizer)

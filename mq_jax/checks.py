@@ -6,15 +6,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> None:
-  """Raises `ValueError` unless `bits` is an integer in the given range."""
-  is_integer = isinstance(bits, int) and not isinstance(bits, bool)
+def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> int:
+  """Returns `bits` as an int; `ValueError` unless it is in the given range."""
+  is_integer = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
   if not is_integer or not minimum <= bits <= maximum:
     raise ValueError(
       f'bits={bits!r} must be an integer from {minimum} to {maximum}{hint}.'
     )
+  # A NumPy integer of 8 bits overflows in 2**bits.
+  return int(bits)
+
+
+def check_switch(**arguments: Any) -> None:
+  """Raises `TypeError` unless the named arguments are True or False.
+
+  Text such as 'False' counts as true.
+  """
+  for name, value in arguments.items():
+    if not isinstance(value, bool | np.bool):
+      raise TypeError(f'{name}={value!r} must be True or False.')
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -1,5 +1,7 @@
 """Arithmetic of narrow dtypes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,3 +15,11 @@ def widened(x: Array) -> Array:
   averages in bfloat16 do not move by less than 0.4 percent.
   """
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def strong(x: Any) -> Any:
+  """Returns a Python number, or an array of weak dtype, with a strong dtype."""
+  is_weak = isinstance(x, bool | int | float | complex) or getattr(
+    x, 'weak_type', False
+  )
+  return jnp.asarray(x, jnp.result_type(x)) if is_weak else x

@@ -63,7 +63,8 @@ def describe(value: Any) -> str:
 
 def _is_default(value: Any, default: Any) -> bool:
   return value is default or (
-    isinstance(value, bool | int | float | str) and value == default
+    isinstance(value, bool | int | float | str | np.generic)
+    and bool(value == default)
   )
 
 

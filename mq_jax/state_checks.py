@@ -16,14 +16,16 @@ from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import Setup, State, preprocessed
 from mq_jax.printing import describe
 from mq_jax.quantizers import Quantizer
-from mq_jax.selection import named_leaves, select
+from mq_jax.selection import named_leaves, replace, select
 
 P = ParamSpec('P')
 T = TypeVar('T')
 _ADDRESS = re.compile(' at 0x[0-9a-fA-F]+')
 _NEW_START = (
   'To train its weights by this train step, start from them: train.init(key,'
-  ' state.params, state.model_state, batch).'
+  ' params, state.model_state, batch), with params=state.params, or after a'
+  ' method that trains other numbers than weights, such as slb(), with'
+  " params=quantized(state) of that method's train step."
 )
 # Parts of a state that the setup determines. Another φ explains the
 # differences in the parts that follow φ.
@@ -93,11 +95,11 @@ def check_state(setup: Setup, state: State) -> None:
         ' step: pass a state of its own init. Restore a checkpoint into the'
         f' structure of train.init(...). {_NEW_START}'
       )
-  structure: Any = jax.tree.structure(state.params)
-  if jax.tree.structure(state.grads) != structure:
+  if problem := _difference(state.grads, expected['grads']):
     raise ValueError(
-      'state.grads does not have the structure of state.params: restore a'
-      ' checkpoint into the structure of train.init(...).'
+      f'state.grads {problem}, so it does not belong to state.params: restore a'
+      ' checkpoint into the structure of train.init(...). New weights need a'
+      ' new state: train.init(key, params, state.model_state, batch).'
     )
 
 
@@ -139,7 +141,14 @@ def _first_difference(
 def _parts(
   setup: Setup, params: Any, key: jax.Array, found: Any
 ) -> dict[str, Any]:
-  """Returns the `_FIELDS` of a first state; `found` are its variables."""
+  """Returns the `_FIELDS` and the gradients of a first state.
+
+  Args:
+    setup: The `Setup`.
+    params: The parameters of the state.
+    key: Its key.
+    found: Its variables.
+  """
   selected = select(params, setup.quantizer)
   leaves = named_leaves(params)
   # The parameters contain θ, from which `init` cannot compute the variables.
@@ -158,6 +167,7 @@ def _parts(
     'meta_opt_state': setup.meta_optimizer.init(phi),
     'refine_state': setup.refine.init(params),
     'post_update_state': setup.post_update.init(params),
+    'grads': replace(params, w_tilde),
   }
 
 

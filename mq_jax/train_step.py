@@ -24,7 +24,7 @@ from mq_jax import (
   init_checks,
   selection,
 )
-from mq_jax.checks import check_choice, check_rate
+from mq_jax.checks import check_choice, check_rate, check_switch
 from mq_jax.data_parallel import AxisName
 from mq_jax.diagnostics import Diagnostics, codes, diagnose
 from mq_jax.estimators import GradientEstimator
@@ -68,7 +68,9 @@ class TrainStep(NamedTuple):
     step: `(state, batch, learning_rate=None) -> (state, metrics)`, jitted; the
       state is donated. A `learning_rate`, a number, replaces that of the train
       step in this update; another value compiles nothing again.
-    step_fn: The pure function behind `step`, for scan, vmap and sharding.
+    step_fn: The pure function behind `step`, for scan, vmap and sharding. Its
+      loss has no derivative in the state or in `learning_rate` if the
+      estimator has a φ; `phi_loss` has.
     quantized: `(state) -> params` with Ŵ on quantized leaves.
     forward_params: `(state) -> params` as the loss receives them: Ŵ on
       quantized leaves unless a quantizer is `relaxed`.
@@ -179,6 +181,7 @@ def make_train_step(
       f' {describe(estimator)}.'
     )
   check_choice('phi_cotangent', phi_cotangent, PHI_COTANGENTS)
+  check_switch(differentiate_refinement=differentiate_refinement)
   # A list may change before the functions are traced.
   rules = selection.fixed_rules(quantizer)
   transformations = {

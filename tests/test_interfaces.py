@@ -133,6 +133,62 @@ def test_factory_positional_option_raises(call):
     call()
 
 
+# Calls of all functions that have switches, without the switches.
+SWITCHED = {
+  'aciq': lambda **switch: methods.aciq(4, **switch),
+  'bwn': mq_jax.bwn,
+  'clipped_uniform': lambda **switch: methods.clipped_uniform(4, **switch),
+  'dorefa': mq_jax.dorefa,
+  'fc_grad': mq_jax.fc_grad,
+  'lstm_fc': mq_jax.lstm_fc,
+  'make_train_step': lambda **switch: mq_jax.make_train_step(
+    lambda *arguments: None, mq_jax.bwn(), mq_jax.ste(), **switch
+  ),
+  'md_tanh': lambda **switch: methods.md_tanh(lambda step: 1.0, **switch),
+  'multi_fc': mq_jax.multi_fc,
+  'pack': lambda **switch: mq_jax.pack(
+    {'w': np.ones((2, 2))}, mq_jax.bwn(), **switch
+  ),
+  'scale_by_position': lambda **switch: methods.scale_by_position(
+    mq_jax.bwn(), **switch
+  ),
+  'temperature_schedule': lambda **switch: methods.temperature_schedule(
+    'exp', start=1.0, end=2.0, total=3, **switch
+  ),
+  'twn': methods.twn,
+}
+
+
+def test_switches_take_nothing_but_true_and_false():
+  found = {
+    name: [
+      parameter
+      for parameter, declared in inspect.signature(value).parameters.items()
+      if declared.annotation is bool or isinstance(declared.default, bool)
+    ]
+    for module in (mq_jax, estimators, methods, quantizers)
+    for name, value in vars(module).items()
+    if inspect.isfunction(value)
+  }
+  assert {name for name, switches in found.items() if switches} == set(SWITCHED)
+  for name, call in SWITCHED.items():
+    for switch in found[name]:
+      for value in ('False', 'no', 1, None):
+        with pytest.raises(TypeError, match=f'{switch}={value!r} must be True'):
+          call(**{switch: value})
+
+
+def test_numpy_options_make_the_same_call():
+  """A state compares the calls of its quantizers."""
+  for ours, numpy in (
+    (mq_jax.dorefa(8), mq_jax.dorefa(np.int8(8))),
+    (mq_jax.dorefa(), mq_jax.dorefa(np.int64(1))),
+    (mq_jax.bwn(), mq_jax.bwn(scaled_gradient=np.True_)),
+    (methods.twn(two_scales=True), methods.twn(two_scales=np.True_)),
+  ):
+    assert str(ours) == str(numpy)
+
+
 def test_factory_wrong_call_names_arguments():
   message = r'lsq: too many positional .* lsq\(bits, optimizer=\.\.\.\)'
   with pytest.raises(TypeError, match=message):

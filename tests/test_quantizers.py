@@ -219,6 +219,14 @@ def test_dorefa_bits_out_of_range_raises(bits):
     mq_jax.dorefa(bits)
 
 
+@pytest.mark.parametrize('bits', [1, 2, 8])
+def test_numpy_integers_of_bits_quantize_equally(bits):
+  w = jnp.linspace(-1, 1, 50)
+  expected = quantize(mq_jax.dorefa(bits), w, ())
+  actual = quantize(mq_jax.dorefa(np.int8(bits)), w, ())
+  np.testing.assert_array_equal(actual, expected)
+
+
 def test_quantizers_invalid_argument_raises():
   with pytest.raises(ValueError, match='clip=-1'):
     mq_jax.dorefa(clip=-1)

@@ -509,6 +509,30 @@ def test_step_traces_loss_once():
   assert len(traces) == before + 1
 
 
+def test_step_python_number_in_a_state_compiles_nothing_again():
+  traces = []
+
+  def loss_fn(params, model_state, batch, rng):
+    traces.append(1)
+    loss, aux = problem.loss_fn(params, model_state, batch, rng)
+    return params['scale'] * loss, aux
+
+  train = mq_jax.make_train_step(
+    loss_fn, mq_jax.bwn(), mq_jax.ste(), refine=optax.scale_by_adam()
+  )
+  params = problem.start(problem.make()).params | {'scale': 1.0}
+  first, *batches = problem.batches(4)
+  model_state = {'seen': 0, 'mean': 0.0}
+  state = train.init(jax.random.key(0), params, model_state, first)
+  before = len(traces)
+  for batch in batches:
+    state, _ = train.step(state, batch)
+  assert len(traces) == before + 1
+  assert int(state.model_state['seen']) == 4
+  leaves = jax.tree.leaves(state)
+  assert not any(getattr(leaf, 'weak_type', False) for leaf in leaves)
+
+
 def test_quantized_ignores_pending_gradient():
   train = problem.make(mq_jax.dorefa(2))
   state = problem.start(train)
@@ -1155,8 +1179,17 @@ def test_step_state_with_restored_dicts_raises():
     train.step(restored, next(problem.batches(1)))
   params = jax.tree.leaves(state.params)
   restored = state._replace(grads=dict(enumerate(params)))
-  with pytest.raises(ValueError, match='grads does not have the structure'):
+  with pytest.raises(ValueError, match='grads lacks first/'):
     train.step(restored, next(problem.batches(1)))
+
+
+def test_step_weights_of_another_shape_in_a_state_raise():
+  train = problem.make(mq_jax.bwn())
+  state = problem.start(train)
+  first = {k: v[..., :3] for k, v in state.params['first'].items()}
+  params = state.params | {'first': first}
+  with pytest.raises(ValueError, match=r'grads has first/.* of shape .*New we'):
+    train.step(state._replace(params=params), next(problem.batches(1)))
 
 
 def test_functions_of_donated_state_raise_clear_error():

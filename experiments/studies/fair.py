@@ -1,7 +1,7 @@
 """Every backward rule at its own best step size: five trials, two epochs.
 
   python -m experiments.study --study=experiments/studies/fair.py \\
-    --workdir=runs/fair --pretrained=FOLDER
+    --workdir=runs/fair --results=results --pretrained=FOLDER
 
 The step size of a rule is the one with the highest accuracy on held-out images
 in the runs of `fair_search.py` in results/. A rule whose search is not complete

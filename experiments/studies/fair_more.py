@@ -1,7 +1,7 @@
 """Four backward rules for ten epochs, and with the ends in full precision.
 
   python -m experiments.study --study=experiments/studies/fair_more.py \\
-    --workdir=runs/fair_more --pretrained=FOLDER
+    --workdir=runs/fair_more --results=results --pretrained=FOLDER
 
 The rules are the straight-through rule, the best learned rule, and the two best
 of the others, by the runs of `fair.py` in results/. Each keeps its step size.

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from mq_jax.checks import check_switch
 from mq_jax.estimators import stacks
 from mq_jax.estimators.base import (
   GradientEstimator,
@@ -45,8 +46,10 @@ def fc_grad(
   Raises:
     ValueError: If an argument is out of range, or if `init` is 'identity' and
       the stack has an activation: no φ makes such a stack the identity.
+    TypeError: If `bias` is not a bool.
   """
   activation = stacks.checked_activation(hidden, layers, activation)
+  check_switch(bias=bias)
   identity = stacks.is_identity(init)
   if identity and activation is not None:
     raise ValueError(
@@ -97,9 +100,11 @@ def multi_fc(
 
   Raises:
     ValueError: If an argument is out of range.
+    TypeError: If `bias` is not a bool.
   """
   identity = stacks.is_identity(init)
   activation = stacks.checked_activation(hidden, layers, activation)
+  check_switch(bias=bias)
   last_bias = bias or identity
 
   def init_phi(key: Array, leaves: Leaves) -> stacks.Phi:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mq_jax.checks import check_count
+from mq_jax.checks import check_count, check_switch
 from mq_jax.estimators import coordinates, lstm_cell, lstm_grid, stacks
 from mq_jax.estimators.base import (
   GradientEstimator,
@@ -59,8 +59,10 @@ def lstm_fc(
   Raises:
     ValueError: If an argument is out of range, or if both `memory_dtype` and
       `grid_points` are given.
+    TypeError: If `carry` is not a bool.
   """
   check_count('hidden', hidden)
+  check_switch(carry=carry)
   identity = stacks.is_identity(init)
   if memory_dtype is not None and not jnp.issubdtype(
     memory_dtype, jnp.floating

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mq_jax.checks import check_bits, check_choice
+from mq_jax.checks import check_bits, check_choice, check_switch
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables
@@ -83,14 +83,16 @@ def aciq(
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8 or `prior` is unknown.
+    TypeError: If `corrected` is not a bool.
 
   References:
     Banner, Nahshan, Soudry, `Post training 4-bit quantization of convolutional
     networks for rapid-deployment <https://arxiv.org/abs/1810.05723>`_, 2019,
     sections 2 to 5, without its allocation of bits to channels.
   """
-  check_bits(bits, 1, 8)
+  bits = check_bits(bits, 1, 8)
   check_choice('prior', prior, PRIORS)
+  check_switch(corrected=corrected)
   steps = 2**bits - 1
   clip = 0.0 if prior == 'range' else best_clip(prior, bits)
 

@@ -49,7 +49,7 @@ def powers_of_two(bits: int) -> Quantizer:
     Zhou, Yao, Guo, Xu, Chen, `Incremental Network Quantization
     <https://arxiv.org/abs/1702.03044>`_, 2017, eqs. (1) to (4)
   """
-  check_bits(bits, 2, 6)
+  bits = check_bits(bits, 2, 6)
   count = 2 ** (bits - 2)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax import selection
-from mq_jax.checks import check_at_least, check_bits
+from mq_jax.checks import check_at_least, check_bits, check_switch
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import (
@@ -38,8 +38,10 @@ def clipped_uniform(bits: int, *, corrected: bool = True) -> Quantizer:
 
   Raises:
     ValueError: If `bits` is not an integer from 1 to 8.
+    TypeError: If `corrected` is not a bool.
   """
-  check_bits(bits, 1, 8)
+  bits = check_bits(bits, 1, 8)
+  check_switch(corrected=corrected)
   steps = 2**bits - 1
 
   def init(w: Array) -> Array:

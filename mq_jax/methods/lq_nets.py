@@ -41,7 +41,7 @@ def lq_nets(bits: int = 2, *, decay: float = 0.9) -> Quantizer:
     algorithm 1; start, δ and decay from the authors' code. Each step runs one
     round of QEM, on the weights of the last loss.
   """
-  check_bits(bits, 1, 4)
+  bits = check_bits(bits, 1, 4)
   check_number(decay=decay)
   if not 0 <= decay <= 1:
     raise ValueError(f'decay={decay!r} must be in [0, 1].')

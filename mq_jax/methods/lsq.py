@@ -59,7 +59,7 @@ def lsq(
     section 2.2. The paper does not treat a step that crosses zero; here an
     update divides s by at most 1000.
   """
-  check_bits(bits, 2, 8, '; use bwn for 1 bit')
+  bits = check_bits(bits, 2, 8, '; use bwn for 1 bit')
   check_transformation('optimizer', optimizer)
   check_optimizer = optimizer_check('optimizer', 's', optimizer)
   q_max, q_min = 2 ** (bits - 1) - 1, -(2 ** (bits - 1))

@@ -13,6 +13,7 @@ from mq_jax.checks import (
   check_bits,
   check_choice,
   check_positive,
+  check_switch,
 )
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, even_levels
@@ -61,7 +62,7 @@ def slb(
     (4) to (8). Transcriptions differ on T and 1/T. The authors' schedule, 0.01
     to 10 and "sharpening", fits the inverse temperature only.
   """
-  check_bits(bits, 1, 4)
+  bits = check_bits(bits, 1, 4)
   check_positive(sharpness=sharpness)
 
   def levels(dtype: jnp.dtype) -> Array:
@@ -149,8 +150,10 @@ def temperature_schedule(
 
   Raises:
     ValueError: If an argument is out of range.
+    TypeError: If `freeze` is not a bool.
   """
   check_choice('kind', kind, tuple(SHAPES))
+  check_switch(freeze=freeze)
   first, last = window
   if not 0 < start <= end < math.inf or not 0 <= first < last <= 1:
     raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.checks import check_positive
+from mq_jax.checks import check_positive, check_switch
 from mq_jax.derivatives import sech_squared
 from mq_jax.methods.proximal import binary
 from mq_jax.precision import widened
@@ -53,7 +53,7 @@ def md_tanh(beta: optax.Schedule, *, mirror: bool = True) -> Quantizer:
     A `Quantizer` whose variables are the number of updates so far.
 
   Raises:
-    TypeError: If `beta` is not a function.
+    TypeError: If `beta` is not a function or `mirror` is not a bool.
 
   References:
     Ajanthan, Gupta, Torr, Hartley, Dokania, `Mirror Descent View for Neural
@@ -62,6 +62,7 @@ def md_tanh(beta: optax.Schedule, *, mirror: bool = True) -> Quantizer:
   """
   if not callable(beta):
     raise TypeError(f'beta={beta!r} must be a function of the updates so far.')
+  check_switch(mirror=mirror)
 
   def relaxed(w_tilde: Array, variables: Array) -> Array:
     return jnp.tanh(beta(variables) * w_tilde).astype(w_tilde.dtype)

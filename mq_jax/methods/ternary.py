@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.checks import check_at_least, check_number
+from mq_jax.checks import check_at_least, check_number, check_switch
 from mq_jax.direction import check_transformation, optimizer_check
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
@@ -33,6 +33,7 @@ def twn(*, threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
 
   Raises:
     ValueError: If `threshold` is negative.
+    TypeError: If `two_scales` is not a bool.
 
   References:
     Li, Zhang, Liu, `Ternary Weight Networks
@@ -40,6 +41,7 @@ def twn(*, threshold: float = 0.7, two_scales: bool = False) -> Quantizer:
     per layer, not per filter, follows ProxQuant's code, not the text.
   """
   check_at_least(0, threshold=threshold)
+  check_switch(two_scales=two_scales)
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
     size = jnp.abs(widened(w_tilde))

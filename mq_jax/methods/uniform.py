@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from mq_jax import selection
-from mq_jax.checks import check_at_least, check_bits, check_positive
+from mq_jax.checks import (
+  check_at_least,
+  check_bits,
+  check_positive,
+  check_switch,
+)
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
 from mq_jax.quantizers import Quantizer, Variables, projected, w_itself
@@ -32,7 +37,7 @@ def uniform(bits: int) -> Quantizer:
   Raises:
     ValueError: If `bits` is not an integer from 2 to 8.
   """
-  check_bits(bits, 2, 8)
+  bits = check_bits(bits, 2, 8)
   q_max = 2 ** (bits - 1) - 1
 
   def codes(w_tilde: Array, variables: Variables) -> tuple[Array, Array]:
@@ -77,6 +82,7 @@ def scale_by_position(
 
   Raises:
     ValueError: If `strength` is not positive or `epsilon` is negative.
+    TypeError: If `normalised` is not a bool.
 
   References:
     Kim, Yoo, Kwak, `Position-based Scaled Gradient for Model Quantization and
@@ -85,6 +91,7 @@ def scale_by_position(
   rules = selection.fixed_rules(rules)
   check_at_least(0, epsilon=epsilon)
   check_positive(strength=strength)
+  check_switch(normalised=normalised)
 
   def scaled(quantizer: Quantizer, w: Array, g: Array) -> Array:
     nearest = projected(quantizer, w) if target is None else target(w)

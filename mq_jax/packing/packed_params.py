@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mq_jax import selection
+from mq_jax.checks import check_switch
 from mq_jax.host import on_host
 from mq_jax.late_update import Setup, State
 from mq_jax.packing import levels
@@ -92,14 +93,15 @@ def pack(
       if `quantized` does not match the parameters; if the method has variables
       and the parameters are not `quantized`; if a rule applies to no leaf; or
       if `metadata` are not texts.
-    TypeError: If `params` is a `State`, or if a leaf that a rule quantizes is
-      not floating point.
+    TypeError: If `params` is a `State`, if `quantized` is not a bool, or if a
+      leaf that a rule quantizes is not floating point.
   """
   if isinstance(params, State):
     raise TypeError(
       'pack received a State, whose rules only its TrainStep knows: call'
       ' train.pack(state).'
     )
+  check_switch(quantized=quantized)
   _check_finite(params, quantizer)
   weights = named_leaves(params)
   w_hat = {

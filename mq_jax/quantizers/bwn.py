@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mq_jax.checks import check_switch
 from mq_jax.printing import prints_call
 from mq_jax.quantizers.base import (
   Quantizer,
@@ -35,6 +36,7 @@ def bwn(*, clip: float | None = 1.0, scaled_gradient: bool = True) -> Quantizer:
 
   Raises:
     ValueError: If `clip` is not positive.
+    TypeError: If `scaled_gradient` is not a bool.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -50,6 +52,7 @@ def bwn(*, clip: float | None = 1.0, scaled_gradient: bool = True) -> Quantizer:
     Rastegari et al., `XNOR-Net <https://arxiv.org/abs/1603.05279>`_, 2016
   """
   check_clip(clip)
+  check_switch(scaled_gradient=scaled_gradient)
 
   def scale(w_tilde: Array) -> Array:
     return jnp.mean(jnp.abs(w_tilde))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mq_jax.checks import check_bits
+from mq_jax.checks import check_bits, check_switch
 from mq_jax.derivatives import sech_squared
 from mq_jax.precision import widened
 from mq_jax.printing import prints_call
@@ -57,6 +57,7 @@ def dorefa(
     ValueError: If `bits` is not an integer from 1 to 8, if `clip` is not
       positive and finite, or if `original` is True and `bits` is not 1 or
       `clip` is neither 1 nor None.
+    TypeError: If `original` is not a bool.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -73,8 +74,9 @@ def dorefa(
 
     Zhou et al., `DoReFa-Net <https://arxiv.org/abs/1606.06160>`_, 2016
   """
-  check_bits(bits, 1, 8)
+  bits = check_bits(bits, 1, 8)
   check_clip(clip)
+  check_switch(original=original)
   if original:
     if bits != 1:
       raise ValueError(f'original=True requires bits=1, not bits={bits}.')

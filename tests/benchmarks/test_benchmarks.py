@@ -219,11 +219,11 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
   rows = run_quick(monkeypatch, tmp_path, memory, *small)['rows']
   kept = {row['backward']: row for row in rows}
   wide, narrow = kept['lstm_fc'], kept['lstm_fc, bfloat16 memory']
-  assert kept['multi_fc']['estimator state MB'] == 0
-  assert narrow['estimator state MB'] < 0.52 * wide['estimator state MB']
-  assert narrow['beyond STE MB'] < 0.7 * wide['beyond STE MB']
+  assert kept['multi_fc']['estimator state MiB'] == 0
+  assert narrow['estimator state MiB'] < 0.52 * wide['estimator state MiB']
+  assert narrow['beyond STE MiB'] < 0.7 * wide['beyond STE MiB']
   unblocked = kept['lstm_fc, unblocked']
-  assert unblocked['beyond STE MB'] > 3 * wide['beyond STE MB']
+  assert unblocked['beyond STE MiB'] > 3 * wide['beyond STE MiB']
 
   rows = run_quick(
     monkeypatch, tmp_path, trials, '--trials', '2', '--steps', '1', *small
@@ -237,6 +237,29 @@ def test_benchmarks_write_expected_rows(monkeypatch, tmp_path, capsys):
     monkeypatch, tmp_path, compile, '--only', 'multi_fc', '--batch_size', '4'
   )['rows']
   assert all(row['together s'] > 0 for row in rows)
+
+
+def test_compile_does_not_read_programs_of_the_cache(tmp_path):
+  names = ('jax_compilation_cache_dir', 'jax_enable_compilation_cache')
+  names += ('jax_persistent_cache_min_compile_time_secs',)
+  names += ('jax_persistent_cache_min_entry_size_bytes',)
+  before = {name: getattr(jax.config, name) for name in names}
+  values = (str(tmp_path), True, 0, -1)
+  try:
+    for name, value in zip(names, values, strict=True):
+      jax.config.update(name, value)
+    jax.jit(lambda x: x + 1.25).lower(1.0).compile()
+    cached = len(list(tmp_path.iterdir()))
+    assert cached
+    with compile._no_cache():
+      jax.jit(lambda x: x + 2.25).lower(1.0).compile()
+    assert len(list(tmp_path.iterdir())) == cached
+    jax.jit(lambda x: x + 3.25).lower(1.0).compile()
+    assert len(list(tmp_path.iterdir())) > cached
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compile.compilation_cache.reset_cache()
 
 
 @pytest.mark.slow
@@ -361,7 +384,7 @@ def test_lstm_width_has_one_row_per_width(monkeypatch, tmp_path):
     'lstm_fc, 1, 32 points',
     'lstm_fc, 4, 32 points',
   ]
-  memory = [row['peak MB'] for row in rows]
+  memory = [row['peak MiB'] for row in rows]
   # Each hidden unit keeps h and c per weight, in float32.
   assert rows[0]['time / STE'][0] == 1
   assert memory[0] < memory[1] < memory[2]

@@ -70,6 +70,7 @@ def test_watch_crash_is_counted_and_others_are_read(tmp_path, monkeypatch):
 
   def run(name, seed, first, last, folder):
     status = next(statuses)
+    (folder / 'undamaged').touch()
     with (folder / 'log.jsonl').open('a') as log:
       for index in range(first, last if status == 0 else first + 2):
         row = {'index': index, 'kind': 'cut short', 'outcome': damage.EQUAL}
@@ -107,9 +108,10 @@ def test_watch_crash_confirmed_values_are_compared(tmp_path, monkeypatch):
   )
 
   def crash(name, seed, first, last, folder):
-    if first == 0:  # A crash before the first file ends the benchmark.
+    if first == 0:
       row = {'index': 0, 'kind': 'cut short', 'outcome': damage.EQUAL}
       (folder / 'log.jsonl').write_text(json.dumps(row) + '\n')
+    (folder / 'undamaged').touch()
     (folder / 'bad').mkdir(exist_ok=True)
     (folder / 'bad' / 'number').write_text(str(max(first, 1)))
     return -11
@@ -122,6 +124,23 @@ def test_watch_crash_confirmed_values_are_compared(tmp_path, monkeypatch):
     damage.EQUAL_NOTICE,
     damage.OTHER_NOTICE,
   ]
+
+
+@pytest.mark.parametrize('status', [-11, None])
+def test_watch_first_file_may_crash_the_reader(tmp_path, monkeypatch, status):
+  unread, read = tmp_path / 'unread', tmp_path / 'read'
+  unread.mkdir()
+  read.mkdir()
+  monkeypatch.setattr(damage, '_run', lambda *arguments: status)
+  with pytest.raises(RuntimeError, match='undamaged card cannot be read'):
+    damage.watch('card', 0, 1, unread)
+  monkeypatch.setattr(
+    damage,
+    '_run',
+    lambda *arguments: (arguments[-1] / 'undamaged').touch() or status,
+  )
+  (row,) = damage.watch('card', 0, 1, read)
+  assert row['outcome'] == (damage.CRASH if status else damage.HANG)
 
 
 @pytest.mark.slow
