@@ -206,7 +206,7 @@ def draw(
     longest = max(abs(end) for both in ends.values() for end in both)
     axes[-1].xaxis.set_major_locator(FixedLocator(_ticks(linear, longest)))
     axes[-1].xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
-    axes[-1].tick_params(axis='x', labelsize=8)
+    axes[-1].tick_params(axis='x', labelsize=7)
     label += f' (logarithmic beyond {linear:.1f})'
   axes[-1].set_xlabel(label)
   figure.suptitle(title)
