@@ -79,7 +79,8 @@ links: $(VENV)/.dev  ## Follow all links of the documentation; needs the Interne
 # The results of an interrupted call count for the same code only.
 mutants: $(VENV)/.dev  ## Plant bugs and count those that the tests notice; takes an hour
 	$(BIN)/python -m benchmarks.mutants --workers $(WORKERS) \
-	  --done $(VENV)/mutants-$$(git stash create | grep . || git rev-parse HEAD).jsonl \
+	  --done $(VENV)/mutants-$$(git ls-files -co --exclude-standard -z | \
+	    xargs -0 cat 2>/dev/null | sha256sum | cut -c1-16).jsonl \
 	  --json results/benchmarks/mutants.json
 
 install: $(VENV)/.dev  ## Make .venv with everything that development needs; LOCKED=1 as in the lock file

@@ -3,16 +3,12 @@
 python -m benchmarks.compile [--quick] [--network resnet110] [--json FILE]
 """
 
-import contextlib
 import time
-from collections.abc import Iterator
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks import cases, table
+from benchmarks import cases, measure, table
 
-_CACHES = 'jax_enable_compilation_cache'
 QUICK = {'network': 'resnet8', 'batch_size': 16}
 
 
@@ -24,23 +20,9 @@ def main() -> None:
   args = table.parse(options, QUICK)
   at = cases.problem_of(args)
   names = args.only or [cases.STE, 'multi_fc', 'lstm_fc']
-  with _no_cache():
+  with measure.no_cache():
     rows = [_row(case) for case in cases.all_cases(at, names, hidden=100)]
   table.show('Time to compile one step', rows, args)
-
-
-@contextlib.contextmanager
-def _no_cache() -> Iterator[None]:
-  """Compiles programs that JAX would read from its cache on disk."""
-  enabled = getattr(jax.config, _CACHES)
-  try:
-    jax.config.update(_CACHES, False)
-    # JAX reads the flag once.
-    compilation_cache.reset_cache()
-    yield
-  finally:
-    jax.config.update(_CACHES, enabled)
-    compilation_cache.reset_cache()
 
 
 def _row(case: cases.Case) -> dict[str, object]:

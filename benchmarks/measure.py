@@ -1,18 +1,21 @@
 """Interleaved times of programs, and their costs as XLA reports them."""
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import flops
 from benchmarks.cases import Case
 
 MIB = 2**20
+_CACHES = 'jax_enable_compilation_cache'
 
 
 class Spread(NamedTuple):
@@ -84,6 +87,20 @@ def peak_bytes(compiled: Any) -> int:
     - stats.alias_size_in_bytes
     + stats.temp_size_in_bytes
   )
+
+
+@contextlib.contextmanager
+def no_cache() -> Iterator[None]:
+  """Compiles programs that JAX would read from its cache on disk."""
+  enabled = getattr(jax.config, _CACHES)
+  try:
+    jax.config.update(_CACHES, False)
+    # JAX reads the flag once.
+    compilation_cache.reset_cache()
+    yield
+  finally:
+    jax.config.update(_CACHES, enabled)
+    compilation_cache.reset_cache()
 
 
 def interleaved(programs: Sequence[Program], rounds: int) -> list[list[float]]:

@@ -54,7 +54,6 @@ run_lane() {
     --results=results --pretrained="$pretrained" --budget="${left}s" "$@"
 }
 
-pids=()
 # All lanes save their runs before the queue ends.
 trap 'trap "" INT TERM; kill -TERM $(jobs -p) 2>/dev/null || true; wait; exit 143' INT TERM
 for line in "${queue[@]}"; do

@@ -23,7 +23,7 @@ def check_bits(bits: Any, minimum: int, maximum: int, hint: str = '') -> int:
 def check_switch(**arguments: Any) -> None:
   """Raises `TypeError` unless the named arguments are True or False.
 
-  Text such as 'False' counts as true.
+  Python treats text such as 'False' as true, so text is refused.
   """
   for name, value in arguments.items():
     if not isinstance(value, bool | np.bool):

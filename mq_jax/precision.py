@@ -18,8 +18,5 @@ def widened(x: Array) -> Array:
 
 
 def strong(x: Any) -> Any:
-  """Returns a Python number, or an array of weak dtype, with a strong dtype."""
-  is_weak = isinstance(x, bool | int | float | complex) or getattr(
-    x, 'weak_type', False
-  )
-  return jnp.asarray(x, jnp.result_type(x)) if is_weak else x
+  """Returns `x`, with a strong dtype if it is an array of weak dtype."""
+  return jnp.asarray(x, x.dtype) if getattr(x, 'weak_type', False) else x

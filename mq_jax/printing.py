@@ -64,6 +64,7 @@ def describe(value: Any) -> str:
 def _is_default(value: Any, default: Any) -> bool:
   return value is default or (
     isinstance(value, bool | int | float | str | np.generic)
+    and isinstance(default, bool | int | float | str)
     and bool(value == default)
   )
 

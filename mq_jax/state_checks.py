@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from mq_jax.estimators import GradientEstimator
 from mq_jax.late_update import Setup, State, preprocessed
 from mq_jax.printing import describe
-from mq_jax.quantizers import Quantizer
-from mq_jax.selection import named_leaves, replace, select
+from mq_jax.quantizers import Quantizer, forward_weight
+from mq_jax.selection import map_selected, named_leaves, replace, select
 
 P = ParamSpec('P')
 T = TypeVar('T')
@@ -167,7 +167,10 @@ def _parts(
     'meta_opt_state': setup.meta_optimizer.init(phi),
     'refine_state': setup.refine.init(params),
     'post_update_state': setup.post_update.init(params),
-    'grads': replace(params, w_tilde),
+    # The gradient of the weights of the loss, which θ need not be like.
+    'grads': replace(
+      params, map_selected(forward_weight, selected, w_tilde, variables)
+    ),
   }
 
 

@@ -184,6 +184,10 @@ def test_numpy_options_make_the_same_call():
     (mq_jax.dorefa(8), mq_jax.dorefa(np.int8(8))),
     (mq_jax.dorefa(), mq_jax.dorefa(np.int64(1))),
     (mq_jax.bwn(), mq_jax.bwn(scaled_gradient=np.True_)),
+    (
+      mq_jax.per(mq_jax.bwn(), axes=-1),
+      mq_jax.per(mq_jax.bwn(), axes=np.int64(-1)),
+    ),
     (methods.twn(two_scales=True), methods.twn(two_scales=np.True_)),
   ):
     assert str(ours) == str(numpy)

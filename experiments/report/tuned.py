@@ -1,8 +1,9 @@
 """Bits per symbol of each rule at its own best step size."""
 
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -69,12 +70,24 @@ def best(study: Study, runs: Sequence[ledger.Run]) -> list[Tuned]:
 
 
 def _comparable(rows: Sequence[Tuned]) -> list[Tuned]:
-  """Returns the most rows that have the same data and base model."""
-  groups = (
-    [row for row in rows if paired.are_comparable(row.cell, first.cell)]
-    for first in rows
+  """Returns the largest group of rows with the same data and base model.
+
+  A row of an older log, which does not name them, belongs to the others only if
+  these agree.
+  """
+  cells = [row.cell for row in rows]
+  if all(
+    paired.are_comparable(one, other)
+    for one, other in itertools.combinations(cells, 2)
+  ):
+    return list(rows)
+  groups: dict[Any, list[Tuned]] = {}
+  for row in rows:
+    base = row.cell.base or row.cell.base_accuracy
+    groups.setdefault((row.cell.data, base), []).append(row)
+  return max(
+    groups.values(), key=lambda group: (len(group), group[0].cell.data)
   )
-  return max(groups, key=len)
 
 
 def _lowest(rows: Sequence[Tuned]) -> Tuned | None:

@@ -63,7 +63,8 @@ def annealed_adaste(
     Train Binary Neural Networks <https://arxiv.org/abs/2112.02880>`_, 2022, in
     the last version of the authors' code (`FenBPOpt`). For positive θ with
     s(θ) < 1, that code subtracts θ in the numerator of the last slope instead
-    of adding it. For negative θ, and for the line itself, θ is added.
+    of adding it. For negative θ, and for the line itself, θ is added. As soon
+    as αβ ≥ 1, its margin is 1e-3.
   """
   if not callable(beta):
     raise TypeError(f'beta={beta!r} must be a function of the updates so far.')

@@ -130,7 +130,10 @@ METHODS = {
       'first': Key(0.01, 'β at the start, which rises exponentially.', above=0),
       'last': Key(200.0, 'β at the end of its rise.', above=0),
       'rise': Key(
-        0.11, 'Share of the run in which β rises.', least=0.0, most=1.0
+        0.11,
+        'Share of the run in which β rises; 0: until the first update.',
+        least=0.0,
+        most=1.0,
       ),
       'start': Key(2.0, 'First size of the weights, per layer.', above=0),
     },

@@ -6,7 +6,7 @@
 
 All layers are binary. β rises in the first 11 % of the run, as in the authors'
 500 epochs, and the weights of each layer start at a mean size of 2; the authors
-draw ±10. The rates are ours.
+draw ±10. The rates are ours: 0.001 was the best of three on held-out images.
 """
 
 from experiments.configs.recipe import Recipe
@@ -19,7 +19,7 @@ get_config = Recipe(
   published='ResNet-18 94 (r)',
   status='rates and start are ours; signs replace the weights after training',
   optimizer='adam',
-  learning_rate=0.01,
+  learning_rate=0.001,
   weight_decay=0.0001,
   epochs=100,
 )

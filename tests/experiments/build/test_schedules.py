@@ -1,5 +1,7 @@
 """Tests which schedules depend on the number of epochs of a run."""
 
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -37,6 +39,29 @@ def test_method_that_reads_the_length_spans_the_run(name):
     METHODS[name], 'method', config, MethodContext, optax.sgd(0.1)
   )
   assert METHODS[name].spans_run == found
+
+
+@pytest.mark.parametrize(
+  ('rise', 'updates', 'beta'),
+  [
+    (0.5, 0, 0.01),
+    (0.5, 250, 2**0.5),  # the geometric mean of 0.01 and 200
+    (0.5, 500, 200.0),
+    (0.5, 1000, 200.0),
+    (0.0, 0, 0.01),
+    (0.0, 1, 200.0),
+  ],
+)
+def test_beta_of_annealed_adaste_rises_in_its_share_of_the_run(
+  rise, updates, beta
+):
+  config = resnet20.get_config(quantizer='annealed_adaste')
+  config.method = defaults(declared('method', config)) | {'rise': rise}
+  context = MethodContext(1000, 5, optax.sgd(0.1))
+  quantizer = METHODS['annealed_adaste'].make(config, context).quantizer
+  value = quantizer.relaxed(jnp.asarray(-0.3), jnp.asarray(updates))
+  expected = -min((0.3 + 1.01 * beta) / (1 + beta), 1)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)

@@ -71,22 +71,35 @@ def test_best_never_takes_a_step_size_at_which_a_seed_diverged(
   ]
 
 
-def test_best_compares_step_sizes_on_the_same_data_only(tmp_path):
-  settings, values = {}, {'0.001': (3.0, 'a'), '0.003': (3.1, 'a')}
-  for rate, (value, data) in (values | {'0.01': (1.0, 'b')}).items():
-    config = gpt.get_config(epochs=1, learning_rate=float(rate))
-    settings[f'1bit-ste-{rate}'] = config
+@pytest.mark.parametrize(
+  ('data', 'rate', 'rates'),
+  [
+    (['a', 'a', 'b'], 0.001, 2),
+    (['b', 'a', 'a'], 0.01, 2),
+    # A run of an older log has no digest.
+    (['', 'a', 'a'], 0.01, 3),
+    (['a', '', 'b'], 0.01, 1),
+  ],
+)
+def test_best_compares_step_sizes_on_the_same_data_only(
+  tmp_path, data, rate, rates
+):
+  settings = {}
+  losses = {'0.001': 3.0, '0.003': 3.1, '0.01': 1.0}
+  for (number, value), digest in zip(losses.items(), data, strict=True):
+    config = gpt.get_config(epochs=1, learning_rate=float(number))
+    settings[f'1bit-ste-{number}'] = config
     ledgers.write(
       tmp_path,
-      rate,
+      number,
       config.to_dict(),
       [50.0],
       test_loss=value,
-      start={'data': data},
+      start={'data': digest},
     )
   study = spec.Study('Title', settings, figures=False, tuned=True)
   (row,) = tuned.best(study, ledger.read(tmp_path))
-  assert (row.rate, row.rates) == (0.001, 2)
+  assert (row.rate, row.rates) == (rate, rates)
 
 
 def test_table_has_the_paired_difference_from_straight_through(study_and_runs):
