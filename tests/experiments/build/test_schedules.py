@@ -56,7 +56,8 @@ def test_beta_of_annealed_adaste_rises_in_its_share_of_the_run(
   rise, updates, beta
 ):
   config = resnet20.get_config(quantizer='annealed_adaste')
-  config.method = defaults(declared('method', config)) | {'rise': rise}
+  config['method'] = defaults(declared('method', config))
+  config.method.rise = rise
   context = MethodContext(1000, 5, optax.sgd(0.1))
   quantizer = METHODS['annealed_adaste'].make(config, context).quantizer
   value = quantizer.relaxed(jnp.asarray(-0.3), jnp.asarray(updates))
