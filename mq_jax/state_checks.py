@@ -167,7 +167,7 @@ def _parts(
     'meta_opt_state': setup.meta_optimizer.init(phi),
     'refine_state': setup.refine.init(params),
     'post_update_state': setup.post_update.init(params),
-    # The gradient of the weights of the loss, which θ need not be like.
+    # The loss receives Ŵ, whose shape may differ from that of θ.
     'grads': replace(
       params, map_selected(forward_weight, selected, w_tilde, variables)
     ),

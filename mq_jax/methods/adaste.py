@@ -36,9 +36,9 @@ def annealed_adaste(
   - (s(|θ|) + s(0⁺))/|θ|, at most `largest`, where g moves θ towards the
     threshold: the slope of the line from s(θ) to the value behind it.
 
-  As soon as αβ ≥ 1, the slopes are those of `mq_jax.estimators.adaste`, with 1
-  for the first and 1/|θ| for the last, as in the authors' code. A norm layer
-  must follow.
+  As soon as αβ ≥ 1, the first slope is 1 and the last 1/|θ|, at most `largest`,
+  as in the authors' code and in `mq_jax.estimators.adaste`. A norm layer must
+  follow.
 
   Args:
     beta: β as an increasing function of the number of updates so far. The
@@ -63,8 +63,8 @@ def annealed_adaste(
     Train Binary Neural Networks <https://arxiv.org/abs/2112.02880>`_, 2022, in
     the last version of the authors' code (`FenBPOpt`). For positive θ with
     s(θ) < 1, that code subtracts θ in the numerator of the last slope instead
-    of adding it. For negative θ, and for the line itself, θ is added. As soon
-    as αβ ≥ 1, its margin is 1e-3.
+    of adding it. For negative θ that code adds |θ|, as here. As soon as αβ ≥ 1,
+    its margin is 1e-3.
   """
   if not callable(beta):
     raise TypeError(f'beta={beta!r} must be a function of the updates so far.')
