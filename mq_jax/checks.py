@@ -69,6 +69,15 @@ def check_positive(**arguments: Any) -> None:
       raise ValueError(f'{name}={value!r} must be positive and finite.')
 
 
+def check_schedule(**arguments: Any) -> None:
+  """Raises `TypeError` unless the named arguments are functions."""
+  for name, value in arguments.items():
+    if not callable(value):
+      raise TypeError(
+        f'{name}={value!r} must be a function of the updates so far.'
+      )
+
+
 def check_rising(start: float, end: float, what: str) -> None:
   """Raises `ValueError` if a schedule of `what` starts above its end."""
   if start > end:

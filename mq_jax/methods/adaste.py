@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.checks import check_at_least, check_positive
+from mq_jax.checks import check_at_least, check_positive, check_schedule
 from mq_jax.methods.proximal import binary
 from mq_jax.methods.soft_sign import scaled_start
 from mq_jax.precision import widened
@@ -66,8 +66,7 @@ def annealed_adaste(
     of adding it. For negative θ that code adds |θ|, as here. As soon as αβ ≥ 1,
     its margin is 1e-3.
   """
-  if not callable(beta):
-    raise TypeError(f'beta={beta!r} must be a function of the updates so far.')
+  check_schedule(beta=beta)
   check_positive(alpha=alpha)
   check_at_least(
     0, largest=largest, least_gradient=least_gradient, margin=margin

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mq_jax.checks import check_positive, check_switch
+from mq_jax.checks import check_positive, check_schedule, check_switch
 from mq_jax.derivatives import sech_squared
 from mq_jax.methods.proximal import binary
 from mq_jax.precision import widened
@@ -60,8 +60,7 @@ def md_tanh(beta: optax.Schedule, *, mirror: bool = True) -> Quantizer:
     Network Quantization <https://arxiv.org/abs/1910.08237>`_, 2021, eqs. (8) to
     (11): MD-tanh-s, and its projected-gradient counterpart
   """
-  if not callable(beta):
-    raise TypeError(f'beta={beta!r} must be a function of the updates so far.')
+  check_schedule(beta=beta)
   check_switch(mirror=mirror)
 
   def relaxed(w_tilde: Array, variables: Array) -> Array:
